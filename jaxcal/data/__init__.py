@@ -1,0 +1,1 @@
+"""Files become labelled uint8 views on the host."""

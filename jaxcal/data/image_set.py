@@ -1,0 +1,136 @@
+"""The one type by which labelled images travel: names, labels and a reader."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class ImageSet(NamedTuple):
+  """Labelled images that are decoded only when they are read.
+
+  Attributes:
+    name: What the set is called in predictions and reports.
+    class_names: The classes in label order. Names may repeat (ImageNet has two
+      classes called "missile"); labels, not names, tell classes apart.
+    ids: One stable, distinct id per image; seeds and stored features go by it.
+    labels: int32 [n], each in [0, len(class_names)).
+    read: Position -> uint8 [h w 3], RGB. Called from several threads at once.
+  """
+
+  name: str
+  class_names: tuple[str, ...]
+  ids: tuple[str, ...]
+  labels: np.ndarray
+  read: Callable[[int], np.ndarray]
+
+
+def check(image_set: ImageSet) -> None:
+  """Refuses a set whose ids, labels and class names do not fit together.
+
+  No image is read.
+
+  Args:
+    image_set: The set to look at.
+
+  Raises:
+    ValueError: if the set is empty, has no classes, an id occurs twice, there
+      is not one integer label per id, or a label has no class name.
+  """
+  name, class_names, ids, labels, _ = image_set
+  labels = np.asarray(labels)
+  if not ids:
+    raise ValueError(f"image set {name!r} has no images.")
+  if not class_names:
+    raise ValueError(f"image set {name!r} has no class names.")
+  if labels.shape != (len(ids),):
+    raise ValueError(
+        f"image set {name!r} has {len(ids)} ids but labels of shape "
+        f"{labels.shape}; expected one label per id."
+    )
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise ValueError(
+        f"image set {name!r} has labels of type {labels.dtype}; expected "
+        "integers (positions in the class names)."
+    )
+  outside = (labels < 0) | (labels >= len(class_names))
+  if outside.any():
+    first = int(np.argmax(outside))
+    raise ValueError(
+        f"image set {name!r} has {int(outside.sum())} labels outside "
+        f"[0, {len(class_names)}), the first one {int(labels[first])} of "
+        f"{ids[first]!r}; are the class names complete?"
+    )
+  seen = set()
+  for example_id in ids:
+    if example_id in seen:
+      raise ValueError(
+          f"image set {name!r} has the id {example_id!r} more than once; "
+          "predictions and stored views go by the id."
+      )
+    seen.add(example_id)
+
+
+def take(image_set: ImageSet, indices: Sequence[int] | np.ndarray) -> ImageSet:
+  """The images at the given positions, in the given order.
+
+  Args:
+    image_set: The set to take from; its class names are kept.
+    indices: Positions in [0, n), each at most once.
+
+  Returns:
+    A set of `len(indices)` images that keep their ids.
+
+  Raises:
+    ValueError: if there are no indices, or one is outside the set or repeated.
+  """
+  indices = np.asarray(indices)
+  num_images = len(image_set.ids)
+  if indices.ndim != 1 or not indices.size:
+    raise ValueError(
+        f"expected at least one position in one dimension, got {indices.shape=}"
+    )
+  outside = (indices < 0) | (indices >= num_images)
+  if outside.any():
+    raise ValueError(
+        f"position {indices[outside][0]} is outside image set "
+        f"{image_set.name!r} of {num_images} images."
+    )
+  values, counts = np.unique(indices, return_counts=True)
+  if counts.max() > 1:
+    raise ValueError(f"position {values[counts.argmax()]} is taken twice.")
+  positions = [int(index) for index in indices]
+  return image_set._replace(
+      ids=tuple(image_set.ids[position] for position in positions),
+      labels=np.asarray(image_set.labels)[indices],
+      read=lambda position: image_set.read(positions[position]),
+  )
+
+
+def limit(image_set: ImageSet, num_images: int) -> ImageSet:
+  """At most `num_images` images, spread over the classes; for short runs.
+
+  The rule has no randomness: first the first image of each class in label
+  order, then the second of each class, and so on. So a short run over a folder
+  sees as many classes as it can, and a longer run begins with the shorter one.
+
+  Args:
+    image_set: The set to shorten.
+    num_images: How many images to keep, at least 1.
+
+  Returns:
+    The images in the order of the rule; all of them, in that order, where the
+    set has no more than `num_images`.
+
+  Raises:
+    ValueError: if `num_images` is below 1.
+  """
+  if num_images < 1:
+    raise ValueError(f"expected at least 1 image to keep, got {num_images}.")
+  labels = np.asarray(image_set.labels)
+  by_class = np.argsort(labels, kind="stable")
+  starts = np.searchsorted(labels[by_class], labels[by_class])
+  rank = np.empty(len(labels), np.int64)
+  rank[by_class] = np.arange(len(labels)) - starts
+  order = np.lexsort((labels, rank))
+  return take(image_set, order[:num_images])
