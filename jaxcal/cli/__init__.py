@@ -1,0 +1,1 @@
+"""The jaxcal command: the only room that knows flags."""

@@ -1,0 +1,1 @@
+"""Checkpoints become functions from arrays to features."""

@@ -1,0 +1,363 @@
+"""The two towers of CLIP as Linen modules, and as pure functions of arrays.
+
+Parameter names are those of Hugging Face's Flax CLIP, so that its weights load
+unrenamed. Computation follows the dtype of the parameters; softmax and layer
+norm never go below float32.
+
+Radford et al., Learning Transferable Visual Models From Natural Language
+Supervision, ICML 2021.
+"""
+
+import dataclasses
+import math
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+from jaxcal.typing import Key
+from jaxcal.typing import PyTree
+
+Params = PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerConfig:
+  """One transformer: sizes, activation and layer norm."""
+
+  width: int
+  layers: int
+  heads: int
+  mlp_width: int
+  activation: str = "quick_gelu"
+  layer_norm_eps: float = 1e-5
+
+  def __post_init__(self):
+    if self.width % self.heads:
+      raise ValueError(
+          f"a width of {self.width} does not split into {self.heads} heads")
+    if self.activation not in ACTIVATIONS:
+      raise ValueError(f"unknown activation {self.activation!r}; choose from: "
+                       f"{', '.join(sorted(ACTIVATIONS))}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig:
+  """Both towers and what joins them; hashable, so static under `jit`.
+
+  `eos_token_id` 2 is the legacy value of OpenAI's converted checkpoints and
+  means "the end is where the highest token id stands"; see
+  `prompts.end_positions`.
+  """
+
+  text: TowerConfig
+  vision: TowerConfig
+  vocab_size: int
+  context_length: int
+  eos_token_id: int
+  image_size: int
+  patch_size: int
+  projection: int
+
+  def __post_init__(self):
+    if self.image_size % self.patch_size:
+      raise ValueError(f"an image of {self.image_size} pixels does not split "
+                       f"into patches of {self.patch_size}")
+
+
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+  """OpenAI's cheap approximation of GELU."""
+  return x * jax.nn.sigmoid(1.702 * x)
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+  """GELU with the error function, as PyTorch computes it by default."""
+  return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
+
+
+def _at_least_float32(x):
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _layer_norm(epsilon, name):
+  # The one-pass variance of Linen's default loses digits that the parity with
+  # PyTorch needs.
+  return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention; `mask` is True where attention is allowed."""
+
+  config: TowerConfig
+
+  @nn.compact
+  def __call__(self, x, mask=None):
+    width, heads = self.config.width, self.config.heads
+    init = nn.initializers.normal(width**-0.5)
+    split = lambda a: a.reshape(*a.shape[:-1], heads, width // heads)
+    dense = lambda name: nn.Dense(width, kernel_init=init, name=name)
+    query, key, value = (
+        split(dense(name)(x)) for name in ("q_proj", "k_proj", "v_proj"))
+    scores = jnp.einsum("...qhd,...khd->...hqk", query, key)
+    scores = _at_least_float32(scores) * (width // heads)**-0.5
+    if mask is not None:
+      scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+    mixed = jnp.einsum("...hqk,...khd->...qhd", weights, value)
+    out = nn.initializers.normal((2 * self.config.layers * width)**-0.5)
+    return nn.Dense(width, kernel_init=out, name="out_proj")(
+        mixed.reshape(x.shape))
+
+
+class Mlp(nn.Module):
+  """Two dense layers with the tower's activation in between."""
+
+  config: TowerConfig
+
+  @nn.compact
+  def __call__(self, x):
+    width = self.config.width
+    up = nn.initializers.normal((2 * width)**-0.5)
+    down = nn.initializers.normal((2 * self.config.layers * width)**-0.5)
+    x = nn.Dense(self.config.mlp_width, kernel_init=up, name="fc1")(x)
+    x = ACTIVATIONS[self.config.activation](x)
+    return nn.Dense(width, kernel_init=down, name="fc2")(x)
+
+
+class Block(nn.Module):
+  """One pre-norm transformer block."""
+
+  config: TowerConfig
+
+  @nn.compact
+  def __call__(self, x, mask=None):
+    epsilon = self.config.layer_norm_eps
+    normed = _layer_norm(epsilon, "layer_norm1")(x)
+    x = x + Attention(self.config, name="self_attn")(normed, mask)
+    normed = _layer_norm(epsilon, "layer_norm2")(x)
+    return x + Mlp(self.config, name="mlp")(normed)
+
+
+class Layers(nn.Module):
+  """The stack of blocks, named by their numbers."""
+
+  config: TowerConfig
+
+  @nn.compact
+  def __call__(self, x, mask=None):
+    for layer in range(self.config.layers):
+      x = Block(self.config, name=str(layer))(x, mask)
+    return x
+
+
+class Encoder(nn.Module):
+  """A level that only the parameter names ask for: encoder/layers/0/..."""
+
+  config: TowerConfig
+
+  @nn.compact
+  def __call__(self, x, mask=None):
+    return Layers(self.config, name="layers")(x, mask)
+
+
+class TextEmbeddings(nn.Module):
+  """Token vectors, and the position vectors added to them."""
+
+  config: ClipConfig
+
+  def setup(self):
+    width = self.config.text.width
+    self.token_embedding = nn.Embed(
+        self.config.vocab_size, width,
+        embedding_init=nn.initializers.normal(0.02))
+    self.position_embedding = nn.Embed(
+        self.config.context_length, width,
+        embedding_init=nn.initializers.normal(0.01))
+
+  def __call__(self, embeddings):
+    length = embeddings.shape[-2]
+    if length > self.config.context_length:
+      raise ValueError(f"prompts of {length} tokens, but the text tower has "
+                       f"{self.config.context_length} positions")
+    positions = self.position_embedding(jnp.arange(length))
+    return embeddings + positions[None]
+
+  def tokens(self, token_ids):
+    return self.token_embedding(token_ids)
+
+
+class TextTower(nn.Module):
+  """Causal transformer over token vectors, read off at the end token."""
+
+  config: ClipConfig
+
+  def setup(self):
+    text = self.config.text
+    self.embeddings = TextEmbeddings(self.config)
+    self.encoder = Encoder(text)
+    self.final_layer_norm = nn.LayerNorm(
+        epsilon=text.layer_norm_eps, use_fast_variance=False)
+
+  def __call__(self, embeddings, end_positions):
+    length = embeddings.shape[-2]
+    x = self.embeddings(embeddings)
+    x = self.encoder(x, jnp.tril(jnp.ones((length, length), bool))[None, None])
+    x = x[jnp.arange(len(x)), end_positions]
+    return self.final_layer_norm(x)
+
+  def from_tokens(self, token_ids, end_positions):
+    return self(self.embeddings.tokens(token_ids), end_positions)
+
+
+class PatchEmbedding(nn.Module):
+  """A convolution whose stride is its kernel size, written as one matmul."""
+
+  config: ClipConfig
+
+  @nn.compact
+  def __call__(self, pixels):
+    side, width = self.config.patch_size, self.config.vision.width
+    init = nn.initializers.normal((3 * side * side)**-0.5)
+    kernel = self.param("kernel", init, (side, side, 3, width))
+    grid = self.config.image_size // side
+    patches = pixels.reshape(-1, grid, side, grid, side, 3)
+    patches = patches.transpose(0, 1, 3, 2, 4, 5)
+    patches = patches.reshape(-1, grid * grid, 3 * side * side)
+    return patches @ kernel.reshape(-1, width)
+
+
+class VisionEmbeddings(nn.Module):
+  """Class token, patches and their positions."""
+
+  config: ClipConfig
+
+  @nn.compact
+  def __call__(self, pixels):
+    width = self.config.vision.width
+    patches = PatchEmbedding(self.config, name="patch_embedding")(pixels)
+    first = self.param(
+        "class_embedding", nn.initializers.normal(width**-0.5), (width,))
+    first = jnp.broadcast_to(first, (len(patches), 1, width))
+    positions = nn.Embed(
+        patches.shape[1] + 1, width, name="position_embedding",
+        embedding_init=nn.initializers.normal(0.02))
+    x = jnp.concatenate([first, patches], axis=1)
+    return x + positions(jnp.arange(x.shape[1]))[None]
+
+
+class VisionTower(nn.Module):
+  """Vision transformer, read off at the class token."""
+
+  config: ClipConfig
+
+  @nn.compact
+  def __call__(self, pixels):
+    vision = self.config.vision
+    x = VisionEmbeddings(self.config, name="embeddings")(pixels)
+    # The missing letter is the checkpoint's.
+    x = _layer_norm(vision.layer_norm_eps, "pre_layrnorm")(x)
+    x = Encoder(vision, name="encoder")(x)
+    return _layer_norm(vision.layer_norm_eps, "post_layernorm")(x[:, 0])
+
+
+def init(config: ClipConfig, key: Key[Array, ""]) -> Params:
+  """Fresh parameters (float32) in the layout of Hugging Face's Flax CLIP."""
+  text_key, vision_key, text_out, visual_out = jax.random.split(key, 4)
+  side = config.image_size
+  text = TextTower(config).init(
+      text_key, jnp.zeros((1, 1), int), jnp.zeros((1,), int),
+      method="from_tokens")
+  vision = VisionTower(config).init(vision_key, jnp.zeros((1, side, side, 3)))
+  project = lambda key, width: {
+      "kernel": jax.random.normal(key, (width, config.projection)) * width**-0.5
+  }
+  return {
+      "text_model": text["params"],
+      "vision_model": vision["params"],
+      "text_projection": project(text_out, config.text.width),
+      "visual_projection": project(visual_out, config.vision.width),
+      "logit_scale": jnp.asarray(math.log(1 / 0.07)),
+  }
+
+
+def token_embeddings(
+    params: Params, token_ids: Int[Array, "*shape"]) -> Float[Array, "*shape w"]:
+  """Vectors of the tokens, before positions are added."""
+  embedding = params["text_model"]["embeddings"]["token_embedding"]["embedding"]
+  return embedding[token_ids]
+
+
+def pooled_text(
+    config: ClipConfig,
+    params: Params,
+    embeddings: Float[Array, "k t w"],
+    end_positions: Int[Array, "k"],
+) -> Float[Array, "k w"]:
+  """Text features before the projection: final norm, row of the end token.
+
+  Args:
+    config: Sizes of the model.
+    params: The whole parameter tree.
+    embeddings: Token vectors without positions. Nothing after the end token
+      matters, because the tower is causal.
+    end_positions: Index of each prompt's end token.
+
+  Raises:
+    ValueError: more tokens than the tower has positions, or another width.
+  """
+  if embeddings.ndim != 3 or embeddings.shape[-1] != config.text.width:
+    raise ValueError(
+        f"token vectors of shape [k, t, {config.text.width}] expected, but "
+        f"{embeddings.shape=}")
+  return TextTower(config).apply(
+      {"params": params["text_model"]}, embeddings, end_positions)
+
+
+def text_features(
+    config: ClipConfig,
+    params: Params,
+    embeddings: Float[Array, "k t w"],
+    end_positions: Int[Array, "k"],
+) -> Float[Array, "k d"]:
+  """Unit-norm text features of prompts; arguments as in `pooled_text`."""
+  pooled = pooled_text(config, params, embeddings, end_positions)
+  return normalize(pooled @ params["text_projection"]["kernel"])
+
+
+def pooled_image(
+    config: ClipConfig,
+    params: Params,
+    pixels: Float[Array, "n s s 3"],
+) -> Float[Array, "n w"]:
+  """Image features before the projection, from normalised pixels.
+
+  Raises:
+    ValueError: images of another size than the model's.
+  """
+  side = config.image_size
+  if pixels.ndim != 4 or pixels.shape[1:] != (side, side, 3):
+    raise ValueError(f"pixels of shape [n, {side}, {side}, 3] expected, but "
+                     f"{pixels.shape=}")
+  return VisionTower(config).apply({"params": params["vision_model"]}, pixels)
+
+
+def image_features(
+    config: ClipConfig,
+    params: Params,
+    pixels: Float[Array, "n s s 3"],
+) -> Float[Array, "n d"]:
+  """Unit-norm image features of normalised pixels."""
+  pooled = pooled_image(config, params, pixels)
+  return normalize(pooled @ params["visual_projection"]["kernel"])
+
+
+def normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+  """Vectors scaled to unit Euclidean length."""
+  x = _at_least_float32(x)
+  return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

@@ -1,0 +1,1 @@
+"""Entropies and regularisers: pure functions of arrays, one example at a time."""

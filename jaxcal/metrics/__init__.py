@@ -1,0 +1,1 @@
+"""Calibration errors, proper scores and their intervals, from arrays."""

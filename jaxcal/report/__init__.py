@@ -1,0 +1,1 @@
+"""Predictions become tables, figures and pages."""

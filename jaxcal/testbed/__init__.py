@@ -1,0 +1,1 @@
+"""A small CLIP and its image sets, shipped with the package."""

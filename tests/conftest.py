@@ -1,0 +1,19 @@
+"""What holds for every test: virtual devices, strict shapes, parsed flags."""
+
+import os
+
+# Before jax is imported: the sharding tests need several devices.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") +
+    " --xla_force_host_platform_device_count=4")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from absl import flags  # noqa: E402
+import jax  # noqa: E402
+
+# Broadcasting between different ranks hides mistakes in axis order.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure():
+  flags.FLAGS.mark_as_parsed()
