@@ -1,1 +1,1 @@
-"""Files become labelled uint8 views on the host."""
+"""Files become fixed-shape batches of views."""

@@ -1,9 +1,13 @@
 """The one type by which labelled images travel: names, labels and a reader."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from jaxcal.typing import Int
+from jaxcal.typing import UInt8
 
 
 class ImageSet(NamedTuple):
@@ -21,8 +25,8 @@ class ImageSet(NamedTuple):
   name: str
   class_names: tuple[str, ...]
   ids: tuple[str, ...]
-  labels: np.ndarray
-  read: Callable[[int], np.ndarray]
+  labels: Int[np.ndarray, "n"]
+  read: Callable[[int], UInt8[np.ndarray, "h w 3"]]
 
 
 def check(image_set: ImageSet) -> None:
