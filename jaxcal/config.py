@@ -1,0 +1,163 @@
+"""The experiment as typed dataclasses, one field per decision.
+
+Files in `configs/` build an `ExperimentConfig`; the command line overrides
+single fields. Library functions never see these objects. Only the standard
+library is imported.
+"""
+
+import dataclasses
+from typing import Any
+
+
+def _field(default: Any, about: str) -> Any:
+  return dataclasses.field(default=default, metadata={"help": about})
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class ModelConfig:
+  """Which checkpoint."""
+
+  name: str = _field(
+      "testbed", "'testbed' (the small CLIP that ships with jaxcal), a folder, "
+      "or a Hugging Face hub id such as openai/clip-vit-base-patch16")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class DataConfig:
+  """Which images, and what their classes are called."""
+
+  name: tuple[str, ...] = _field(
+      ("shapes", "compositions", "shades", "digits"),
+      "image sets, separated by commas: testbed sets, folders with one "
+      "sub-folder per class, or CSV files with the columns path,label")
+  limit: int = _field(
+      0, "images per set, spread over the classes; 0 for all of them")
+  class_names: str | None = _field(
+      None, "text file with one class name per line, in label order, for "
+      "folders and CSV files whose own names are not to be used")
+  template: str = _field(
+      "a photo of a {}.", "prompt; the words before {} are the initial context")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class ViewsConfig:
+  """Which views of an image the method sees; the first is the clean one."""
+
+  number: int = _field(64, "views per image, the clean one included")
+  min_area: float = _field(
+      0.08, "smallest part of the image that a random crop covers")
+  max_area: float = _field(1.0, "largest part")
+  flip_probability: float = _field(0.5, "of each random crop")
+  seed: int = _field(0, "views depend on this, the image's id and their number")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class MethodConfig:
+  """What is done with an image before it is answered."""
+
+  name: tuple[str, ...] = _field(
+      ("zero_shot", "tpt", "c_tpt", "o_tpt", "soc"),
+      "methods, separated by commas")
+  weight: float | None = _field(
+      None, "of the regulariser, for every method that has one; the released "
+      "default of each method if None")
+  delta: float | None = _field(
+      None, "margin of soc's Huber penalty on cosines; 0.5 if None")
+  quantile: float | None = _field(
+      None, "of the similarities, where soc_quantile puts its margin; 0.2 if "
+      "None")
+  learning_rate: float = _field(5e-3, "of AdamW")
+  weight_decay: float = _field(1e-2, "of AdamW; PyTorch's default")
+  num_steps: int = _field(1, "optimiser steps per image")
+  selection_fraction: float = _field(
+      0.1, "part of the views, those of lowest entropy, that enter the entropy")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class MetricsConfig:
+  """How predictions become numbers."""
+
+  num_bins: int = _field(20, "of the calibration error, of equal width")
+  edges: str = _field(
+      "right", "'right': bins (lo, hi], as in the test-time tuning papers; "
+      "'left': [lo, hi)")
+  level: float = _field(0.95, "of the bootstrap intervals")
+  num_resamples: int = _field(1000, "of the bootstrap")
+  seed: int = _field(0, "of the bootstrap and of the calibration floor")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class ExperimentConfig:
+  """One run of `jaxcal evaluate`."""
+
+  model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  views: ViewsConfig = dataclasses.field(default_factory=ViewsConfig)
+  method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
+  metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
+  batch_size: int = _field(
+      8, "images per device and step; no influence on the numbers")
+  num_threads: int = _field(4, "that decode images and cut views")
+
+
+def validate(config: ExperimentConfig) -> None:
+  """Refuses values out of range, before anything is loaded.
+
+  Names of methods and image sets are checked where their tables are.
+
+  Raises:
+    ValueError: names the field, the value and what was expected.
+  """
+  views, method, metrics = config.views, config.method, config.metrics
+  checks = (
+      ("data.name", config.data.name, bool(config.data.name), "a name"),
+      ("data.limit", config.data.limit, config.data.limit >= 0, ">= 0"),
+      ("data.template", config.data.template,
+       config.data.template.count("{}") == 1, "exactly one {}"),
+      ("views.number", views.number, views.number >= 1, ">= 1"),
+      ("views.min_area", views.min_area,
+       0 < views.min_area <= views.max_area, "in (0, views.max_area]"),
+      ("views.max_area", views.max_area, views.max_area <= 1, "<= 1"),
+      ("views.flip_probability", views.flip_probability,
+       0 <= views.flip_probability <= 1, "in [0, 1]"),
+      ("method.name", method.name, bool(method.name), "a name"),
+      ("method.learning_rate", method.learning_rate,
+       method.learning_rate >= 0, ">= 0"),
+      ("method.weight_decay", method.weight_decay,
+       method.weight_decay >= 0, ">= 0"),
+      ("method.num_steps", method.num_steps, method.num_steps >= 0, ">= 0"),
+      ("method.selection_fraction", method.selection_fraction,
+       0 < method.selection_fraction <= 1, "in (0, 1]"),
+      ("method.selection_fraction", method.selection_fraction,
+       int(views.number * method.selection_fraction) >= 1,
+       f"large enough to keep one of {views.number} views"),
+      ("method.delta", method.delta,
+       method.delta is None or 0 < method.delta <= 1, "in (0, 1]"),
+      ("method.quantile", method.quantile,
+       method.quantile is None or 0 <= method.quantile <= 1, "in [0, 1]"),
+      ("metrics.num_bins", metrics.num_bins, metrics.num_bins >= 1, ">= 1"),
+      ("metrics.edges", metrics.edges, metrics.edges in ("left", "right"),
+       "'left' or 'right'"),
+      ("metrics.level", metrics.level, 0 < metrics.level < 1, "in (0, 1)"),
+      ("metrics.num_resamples", metrics.num_resamples,
+       metrics.num_resamples >= 2, ">= 2"),
+      ("batch_size", config.batch_size, config.batch_size >= 1, ">= 1"),
+      ("num_threads", config.num_threads, config.num_threads >= 1, ">= 1"),
+  )
+  for name, value, holds, expected in checks:
+    if not holds:
+      raise ValueError(
+          f"config.{name} is {value!r}, expected {expected}; set it with "
+          f"--config.{name}=...")
+
+
+def describe(config: Any, prefix: str = "config") -> list[tuple[str, Any, str]]:
+  """Every field below `config` as (dotted name, value, what it is)."""
+  rows = []
+  for field in dataclasses.fields(config):
+    value, name = getattr(config, field.name), f"{prefix}.{field.name}"
+    if dataclasses.is_dataclass(value):
+      rows.extend(describe(value, name))
+    else:
+      rows.append((name, value, field.metadata["help"]))
+  return rows
