@@ -1,0 +1,338 @@
+"""Calibration errors of the predicted class, and of all classes.
+
+An error without its conventions is not a number: state bin count, edge side and
+norm with it. The defaults are those of the test-time tuning papers: 20 bins of
+equal width, right-closed, L1. Everything is a fraction, not percent, and is
+computed over a whole test set; errors of parts do not average to it, but their
+`binning.BinStatistics` add up.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxcal.metrics import binning
+from jaxcal.metrics import examples
+from jaxcal.metrics import statistics
+from jaxcal.typing import Array
+from jaxcal.typing import Bool
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+from jaxcal.typing import Key
+
+
+def expected_calibration_error(
+    confidence: Float[Array, "n"],
+    correct: Bool[Array, "n"],
+    *,
+    num_bins: int = 20,
+    edges: str = "right",
+    norm: str = "l1",
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  r"""Expected calibration error (ECE), a fraction.
+
+  .. math:: \sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|
+
+  Args:
+    confidence: Probability of the predicted class, in [0, 1].
+    correct: Whether the prediction is right.
+    num_bins: Bins of equal width.
+    edges: Which edge belongs to a bin, "right" as in the test-time tuning
+      papers or "left"; 0 and 1 are always counted.
+    norm: "l1"; "l2" for the root of the weighted mean square; "max" for the
+      largest gap of a bin (see `maximum_calibration_error`).
+    weights: Multiplicity of each example; one if None.
+
+  Returns:
+    Error in [0, 1]; biased upwards in small samples (`calibration_floor`).
+
+  Raises:
+    ValueError: An unknown `edges` or `norm`, wrong shapes, or (where not
+      traced) a confidence outside [0, 1] or NaN.
+
+  References:
+    Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    Differs from the released code of C-TPT, O-TPT, A-TPT and FPP in: a
+    confidence of zero is counted, in the first bin.
+  """
+  return calibration_error(
+      binning.bin_statistics(
+          confidence, correct, num_bins=num_bins, edges=edges, weights=weights),
+      norm=norm)
+
+
+def maximum_calibration_error(
+    confidence: Float[Array, "n"],
+    correct: Bool[Array, "n"],
+    *,
+    num_bins: int = 20,
+    edges: str = "right",
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Maximum calibration error (MCE): largest gap of a bin, a fraction.
+
+  Args, errors and range as for `expected_calibration_error`, of which it is the
+  norm "max". One example alone in a bin can decide it.
+
+  References:
+    Guo et al. 2017. Some released programs print `max_bin_contribution` under
+    this name.
+  """
+  return expected_calibration_error(
+      confidence, correct, num_bins=num_bins, edges=edges, norm="max",
+      weights=weights)
+
+
+def max_bin_contribution(
+    confidence: Float[Array, "n"],
+    correct: Bool[Array, "n"],
+    *,
+    num_bins: int = 20,
+    edges: str = "right",
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Largest contribution of one bin to the ECE, a fraction in [0, ECE].
+
+  Args and errors as for `expected_calibration_error`.
+
+  References:
+    ml-stat-Sustech/CLIP_Calibration @5b68fb1, where it is called MCE.
+    Differs from the released code in: a confidence of one is counted.
+  """
+  bins = binning.bin_statistics(
+      confidence, correct, num_bins=num_bins, edges=edges, weights=weights)
+  return jnp.max(jnp.abs(_contributions(bins)))
+
+
+def average_calibration_error(
+    confidence: Float[Array, "n"],
+    correct: Bool[Array, "n"],
+    *,
+    num_bins: int = 20,
+    edges: str = "right",
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Average gap of the bins that hold examples, a fraction in [0, 1].
+
+  Args and errors as for `expected_calibration_error`. All bins count alike,
+  however few examples they hold.
+
+  References:
+    Neumann et al., Relaxed Softmax, NeurIPS workshop 2018 (netcal: ACE).
+  """
+  bins = binning.bin_statistics(
+      confidence, correct, num_bins=num_bins, edges=edges, weights=weights)
+  filled = (bins.count > 0).astype(bins.count.dtype)
+  return jnp.sum(jnp.abs(_gaps(bins))) / jnp.sum(filled)
+
+
+def overconfidence_error(
+    confidence: Float[Array, "n"],
+    correct: Bool[Array, "n"],
+    *,
+    num_bins: int = 20,
+    edges: str = "right",
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Part of the ECE from bins with confidence above accuracy, a fraction.
+
+  Args and errors as for `expected_calibration_error`; together with
+  `underconfidence_error` it makes the ECE.
+  """
+  bins = binning.bin_statistics(
+      confidence, correct, num_bins=num_bins, edges=edges, weights=weights)
+  return jnp.sum(jnp.maximum(_contributions(bins), 0))
+
+
+def underconfidence_error(
+    confidence: Float[Array, "n"],
+    correct: Bool[Array, "n"],
+    *,
+    num_bins: int = 20,
+    edges: str = "right",
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Part of the ECE from bins with confidence below accuracy, a fraction.
+
+  Args and errors as for `expected_calibration_error`; together with
+  `overconfidence_error` it makes the ECE.
+  """
+  bins = binning.bin_statistics(
+      confidence, correct, num_bins=num_bins, edges=edges, weights=weights)
+  return jnp.sum(jnp.maximum(-_contributions(bins), 0))
+
+
+def adaptive_calibration_error(
+    confidence: Float[Array, "n"],
+    correct: Bool[Array, "n"],
+    *,
+    num_bins: int = 20,
+    norm: str = "l1",
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Calibration error with bins of equal mass, a fraction in [0, 1].
+
+  Args and errors as for `expected_calibration_error`. The edges are linearly
+  interpolated quantiles and bins are left-closed: see
+  `binning.equal_mass_bin_statistics`, also for the source.
+  """
+  return calibration_error(
+      binning.equal_mass_bin_statistics(
+          confidence, correct, num_bins=num_bins, weights=weights),
+      norm=norm)
+
+
+def classwise_calibration_error(
+    probs: Float[Array, "n k"],
+    labels: Int[Array, "n"],
+    *,
+    num_bins: int = 20,
+    edges: str = "right",
+    norm: str = "l1",
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Mean over classes of the calibration error of each class's probability.
+
+  For class k the probabilities p_k of all examples are binned and compared with
+  how often k is the label. Classes are taken one after the other, so that
+  memory does not grow with their number.
+
+  Args:
+    probs: Probabilities, one row per example.
+    labels: True classes.
+    num_bins: Bins of equal width.
+    edges: Which edge belongs to a bin, "right" or "left".
+    norm: As for `expected_calibration_error`.
+    weights: Multiplicity of each example; one if None.
+
+  Returns:
+    Error in [0, 1], a fraction.
+
+  Raises:
+    ValueError: As `expected_calibration_error`, and for labels out of range.
+    TypeError: `labels` are not integers.
+
+  References:
+    Kull et al., Beyond Temperature Scaling, NeurIPS 2019; with 15 bins the one
+    of Bala93/CLIPCalib. Called static calibration error (SCE) elsewhere.
+    Differs from the released code in: nothing.
+  """
+  probs, labels = jnp.asarray(probs), jnp.asarray(labels)
+  if probs.ndim != 2 or labels.shape != probs.shape[:1]:
+    raise ValueError(
+        "expected probs [examples, classes] and one label per example, but "
+        f"{probs.shape=} and {labels.shape=}.")
+  examples.check_labels(labels, probs.shape[1])
+  examples.check_probabilities(probs, name="probs")
+
+  def of_class(column_and_class):
+    column, index = column_and_class
+    return expected_calibration_error(
+        column, labels == index, num_bins=num_bins, edges=edges, norm=norm,
+        weights=weights)
+
+  classes = jnp.arange(probs.shape[1], dtype=labels.dtype)
+  return jnp.mean(jax.lax.map(of_class, (probs.T, classes)))
+
+
+def confidence_gap(
+    confidence: Float[Array, "n"],
+    correct: Bool[Array, "n"],
+    *,
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Mean confidence minus accuracy, a fraction in [-1, 1].
+
+  Positive for an over-confident model. Its size is at most the ECE.
+
+  Raises:
+    ValueError: As `expected_calibration_error`.
+  """
+  one_bin = binning.bin_statistics(
+      confidence, correct, num_bins=1, weights=weights)
+  return jnp.sum(_contributions(one_bin))
+
+
+def calibration_floor(
+    confidence: Float[Array, "n"],
+    *,
+    key: Key[Array, ""],
+    num_samples: int = 200,
+    num_bins: int = 20,
+    edges: str = "right",
+) -> Float[Array, ""]:
+  """Mean ECE of a perfectly calibrated model with these confidences.
+
+  The ECE of a finite test set is above zero even where every confidence is
+  right, and the more so the fewer examples and the more bins there are. Here
+  correctness is drawn with exactly the stated probability, again and again. An
+  ECE near this value shows no miscalibration; do not subtract it from one,
+  since the bias fades as the true error grows.
+
+  Args:
+    confidence: Probability of the predicted class, in [0, 1].
+    key: Typed key.
+    num_samples: Number of drawn test sets.
+    num_bins: Bins of equal width.
+    edges: Which edge belongs to a bin, "right" or "left".
+
+  Returns:
+    Mean of the drawn errors, a fraction in [0, 1].
+
+  Raises:
+    ValueError: As `expected_calibration_error`, or `num_samples` below one.
+
+  References:
+    Bröcker and Smith, Increasing the Reliability of Reliability Diagrams, 2007
+    (consistency resampling, here with the confidences held fixed).
+  """
+  if num_samples < 1:
+    raise ValueError(f"num_samples must be at least one, but {num_samples=}.")
+  confidence = examples.widen(confidence)
+  examples.check_probabilities(confidence, name="confidence")
+
+  def drawn_error(one):
+    correct = jax.random.uniform(
+        one, confidence.shape, confidence.dtype) < confidence
+    return expected_calibration_error(
+        confidence, correct, num_bins=num_bins, edges=edges)
+
+  keys = jax.random.split(key, num_samples)
+  errors = jax.lax.map(drawn_error, keys, batch_size=min(50, num_samples))
+  return jnp.mean(errors)
+
+
+def calibration_error(
+    bins: binning.BinStatistics, *, norm: str = "l1") -> Float[Array, ""]:
+  """Calibration error from the statistics of bins, however they were made.
+
+  Args:
+    bins: From `binning`, or a sum of such.
+    norm: "l1", "l2" or "max" over the gaps, weighted by the share of the bin
+      except for "max".
+
+  Returns:
+    Error in [0, 1], a fraction; NaN (for "max": zero) if all bins are empty.
+
+  Raises:
+    ValueError: An unknown `norm`.
+  """
+  if norm == "l1":
+    return jnp.sum(jnp.abs(_contributions(bins)))
+  if norm == "l2":
+    share = bins.count / jnp.sum(bins.count)
+    return jnp.sqrt(jnp.sum(share * jnp.square(_gaps(bins))))
+  if norm == "max":
+    return jnp.max(jnp.abs(_gaps(bins)))
+  raise ValueError(f"unknown {norm=}; choose from: l1, l2, max.")
+
+
+def _gaps(bins):
+  """Confidence minus accuracy of each bin, zero in an empty one."""
+  count = jnp.where(bins.count > 0, bins.count, 1)
+  return (bins.confidence_sum - bins.correct_sum) / count
+
+
+def _contributions(bins):
+  """Confidence minus accuracy of each bin, times its share of the examples."""
+  return (bins.confidence_sum - bins.correct_sum) / jnp.sum(bins.count)

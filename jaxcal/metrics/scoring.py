@@ -1,0 +1,140 @@
+"""Accuracy and proper scores, one value per example.
+
+Their means over a data set are `statistics.weighted_mean` of the values.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxcal.metrics import examples
+from jaxcal.metrics import statistics
+from jaxcal.typing import Array
+from jaxcal.typing import Bool
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+
+
+def correct(
+    logits: Float[Array, "*n k"], labels: Int[Array, "*n"], *, k: int = 1
+) -> Bool[Array, "*n"]:
+  """Whether the label is among the k classes of the highest logits.
+
+  Among equal logits the lower class index goes first, as in an argmax. A class
+  whose logit is NaN ranks before the label, and no class ranks behind a label
+  whose own logit is NaN.
+
+  Args:
+    logits: Or anything that grows with the probability.
+    labels: True classes.
+    k: How many classes may be named.
+
+  Returns:
+    One boolean per example.
+
+  Raises:
+    ValueError: Wrong shapes, `k` below one, or a label out of range (where not
+      traced).
+    TypeError: `labels` are not integers.
+  """
+  logits, labels = _paired(logits, labels)
+  if k < 1:
+    raise ValueError(f"k must be at least one, but {k=}.")
+  own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
+  classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+  classes = jnp.broadcast_to(classes, logits.shape)
+  not_before = classes >= labels[..., None]
+  behind = (logits < own) | ((logits == own) & not_before)
+  return jnp.sum(~behind, axis=-1) < k
+
+
+def accuracy(
+    logits: Float[Array, "n k"],
+    labels: Int[Array, "n"],
+    *,
+    k: int = 1,
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Share of the examples that are `correct`, a fraction in [0, 1].
+
+  Args and errors as for `correct`; `weights` are the multiplicity of each
+  example, one if None.
+  """
+  return statistics.weighted_mean(correct(logits, labels, k=k), weights)
+
+
+def negative_log_likelihood(
+    logits: Float[Array, "*n k"],
+    labels: Int[Array, "*n"],
+    *,
+    clamp: float = 0.0,
+) -> Float[Array, "*n"]:
+  """Negative log-probability of the label, in nats.
+
+  Log-probabilities may stand in for logits, since they normalise to themselves.
+
+  Args:
+    logits: Unnormalised log-probabilities.
+    labels: True classes.
+    clamp: The probability of the label is moved into [clamp, 1 - clamp]. With
+      the float32 spacing 2**-23 no example costs more than 15.942 nats, as in
+      programs that score with torch's categorical distribution.
+
+  Returns:
+    One value per example, not negative; infinite where the label has
+    probability zero and `clamp` is zero. Unreduced.
+
+  Raises:
+    ValueError: Wrong shapes, a label out of range (where not traced), or
+      `clamp` outside [0, 1/2).
+    TypeError: `labels` are not integers.
+  """
+  logits, labels = _paired(logits, labels)
+  if not 0 <= clamp < 0.5:
+    raise ValueError(f"clamp must lie in [0, 1/2), but {clamp=}.")
+  log_probs = jax.nn.log_softmax(examples.widen(logits))
+  of_label = jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+  if clamp:
+    of_label = jnp.clip(of_label, math.log(clamp), math.log1p(-clamp))
+  return -of_label
+
+
+def brier_score(
+    probs: Float[Array, "*n k"], labels: Int[Array, "*n"]
+) -> Float[Array, "*n"]:
+  r"""Brier score, summed over classes.
+
+  .. math:: \sum_k (p_k - [k = y])^2
+
+  Some programs divide by the number of classes; this one does not.
+
+  Args:
+    probs: Probabilities.
+    labels: True classes.
+
+  Returns:
+    One value per example in [0, 2]; zero for a certain, right prediction.
+    Unreduced.
+
+  Raises:
+    ValueError: Wrong shapes, or (where not traced) a label out of range or a
+      probability outside [0, 1] or NaN.
+    TypeError: `labels` are not integers.
+  """
+  probs, labels = _paired(probs, labels)
+  examples.check_probabilities(probs, name="probs")
+  probs = examples.widen(probs)
+  target = jax.nn.one_hot(labels, probs.shape[-1], dtype=probs.dtype)
+  return jnp.sum(jnp.square(probs - target), axis=-1)
+
+
+def _paired(scores, labels):
+  """Scores and labels as arrays, once they are seen to belong together."""
+  scores, labels = jnp.asarray(scores), jnp.asarray(labels)
+  if scores.ndim == 0 or scores.shape[:-1] != labels.shape:
+    raise ValueError(
+        "expected scores [..., classes] and one label for each row, but their "
+        f"shapes are {scores.shape} and {labels.shape}.")
+  examples.check_labels(labels, scores.shape[-1])
+  return scores, labels
