@@ -7,6 +7,7 @@ the same program, so the answers do not depend on how many devices there are.
 
 from collections.abc import Callable, Iterable, Mapping
 import functools
+import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -88,9 +89,11 @@ def evaluate(
   answer = _answering(model, image_set, methods, template=template, mesh=mesh,
                       optimizer=optimizer or engine.default_optimizer(),
                       selection_fraction=selection_fraction)
-  settings = settings or {name: {} for name in methods}
+  # As JSON gives them back, so that parts of before and after an interruption
+  # are seen to be of one run.
+  settings = json.loads(json.dumps(settings or {name: {} for name in methods}))
   blank = {name: Predictions(None, None, (), image_set.class_names, {},
-                             dict(settings[name])) for name in methods}
+                             settings[name]) for name in methods}
   finished = _load_parts(parts, image_set, blank)
   done = sum(len(part[next(iter(methods))].ids) for part in finished)
   total = len(image_set.ids)

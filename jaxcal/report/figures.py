@@ -1,0 +1,87 @@
+"""Reliability diagrams: what a confidence is worth."""
+
+from collections.abc import Mapping
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxcal.metrics import binning
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+_INK, _BAR, _GAP, _QUIET = "#1c2b3a", "#3f7cac", "#d1495b", "#9aa5b1"
+
+
+def reliability_diagrams(
+    bins_by_title: Mapping[str, binning.BinStatistics],
+) -> "Figure":
+  """One panel per method: accuracy against confidence, and where images lie.
+
+  A bar is the accuracy of a bin. The red line from its top ends at the bin's
+  mean confidence: above the bar the model is over-confident, below it
+  under-confident. Empty bins stay empty. The strip below shows the share of
+  the images in each bin.
+
+  Args:
+    bins_by_title: Bins of equal width over [0, 1] by the title of the panel.
+
+  Raises:
+    ValueError: nothing to draw.
+  """
+  if not bins_by_title:
+    raise ValueError("no predictions to draw")
+  # Not pyplot: a library must not touch the caller's figures or backend.
+  from matplotlib.figure import Figure
+  columns = len(bins_by_title)
+  figure = Figure(figsize=(2.5 * columns, 3.4), layout="constrained")
+  panels = figure.subplots(
+      2, columns, sharex=True, sharey="row", squeeze=False,
+      height_ratios=(4, 1))
+  for (top, bottom), (title, bins) in zip(panels.T, bins_by_title.items()):
+    _draw_reliability(top, bins)
+    _draw_shares(bottom, bins)
+    top.set_title(title, fontsize=10, color=_INK)
+    bottom.set_xlabel("confidence", fontsize=9, color=_INK)
+  panels[0, 0].set_ylabel("accuracy", fontsize=9, color=_INK)
+  panels[1, 0].set_ylabel("images", fontsize=9, color=_INK)
+  return figure
+
+
+def svg(figure: "Figure") -> str:
+  """The figure as an `<svg>` element, the same bytes for the same figure."""
+  import matplotlib
+  text = io.StringIO()
+  # Fixed salt and no date: running twice gives the same page.
+  with matplotlib.rc_context({"svg.hashsalt": "jaxcal", "font.size": 9}):
+    figure.savefig(text, format="svg", metadata={"Date": None})
+  return text.getvalue()[text.getvalue().index("<svg"):]
+
+
+def _draw_reliability(panel, bins):
+  num_bins = len(bins.count)
+  middle, width = (np.arange(num_bins) + 0.5) / num_bins, 1 / num_bins
+  filled = bins.count > 0
+  count = np.where(filled, bins.count, 1)
+  accuracy, confidence = bins.correct_sum / count, bins.confidence_sum / count
+  panel.plot([0, 1], [0, 1], color=_QUIET, linewidth=1, linestyle="--")
+  panel.bar(middle[filled], accuracy[filled], width=0.9 * width, color=_BAR)
+  panel.vlines(middle[filled], accuracy[filled], confidence[filled],
+               color=_GAP, linewidth=2)
+  panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+  _quiet_axes(panel)
+
+
+def _draw_shares(panel, bins):
+  num_bins = len(bins.count)
+  middle = (np.arange(num_bins) + 0.5) / num_bins
+  panel.bar(middle, bins.count / bins.count.sum(), width=0.9 / num_bins,
+            color=_QUIET)
+  _quiet_axes(panel)
+
+
+def _quiet_axes(panel):
+  panel.spines[["top", "right"]].set_visible(False)
+  panel.tick_params(labelsize=8, colors=_INK)
+  panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])

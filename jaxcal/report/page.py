@@ -1,0 +1,49 @@
+"""One self-contained HTML page per run: tables, diagrams, settings."""
+
+from collections.abc import Mapping, Sequence
+import importlib.resources
+from typing import Any
+
+from jaxcal.metrics import binning
+from jaxcal.report import figures
+from jaxcal.report import summary
+from jaxcal.report import tables
+
+
+def render(
+    *,
+    title: str,
+    rows: Sequence[summary.Row],
+    differences: Sequence[summary.Row],
+    bins: Mapping[str, Mapping[str, binning.BinStatistics]],
+    conventions: summary.Conventions,
+    settings: Mapping[str, Any],
+) -> str:
+  """The page as text.
+
+  Args:
+    title: Heading of the page.
+    rows: From `summary.summarize`, with `data` and `method`.
+    differences: From `summary.compare`, with `data`, `method`, `reference`.
+    bins: For each image set, the bins of each method.
+    conventions: What ECE and intervals mean.
+    settings: Everything needed to run it again, by dotted name.
+  """
+  import jinja2
+  template = importlib.resources.files("jaxcal.report").joinpath(
+      "page.html").read_text(encoding="utf-8")
+  environment = jinja2.Environment(
+      autoescape=True, trim_blocks=True, lstrip_blocks=True,
+      undefined=jinja2.StrictUndefined)
+  table = lambda some, columns: {
+      "headings": [column.heading for column in columns],
+      "rows": tables.cells(some, columns)}
+  tuned = [row for row in rows if row["median_context_shift"] > 0]
+  return environment.from_string(template).render(
+      title=title, conventions=conventions, settings=settings,
+      results={data: table(group, tables.RESULTS[1:])
+               for data, group in summary.by_data(rows).items()},
+      differences=table(differences, tables.DIFFERENCES),
+      tuning=table(tuned, tables.TUNING),
+      diagrams={data: figures.svg(figures.reliability_diagrams(by_method))
+                for data, by_method in bins.items()})

@@ -1,0 +1,173 @@
+"""Predictions become rows of numbers, each with its interval.
+
+Everything is computed in float64 on the host's values; fractions throughout,
+percent only where a table is written.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal.metrics import binning
+from jaxcal.metrics import calibration
+from jaxcal.metrics import scoring
+from jaxcal.metrics import statistics
+from jaxcal.predictions import Predictions
+from jaxcal.typing import Array
+from jaxcal.typing import Bool
+from jaxcal.typing import Float
+
+Row = dict[str, Any]
+
+# The metrics that carry an interval, in the order of `_weighted_scores`.
+SCORES = ("accuracy", "ece", "nll", "brier")
+
+
+class Conventions(NamedTuple):
+  """What an ECE and an interval mean here."""
+
+  num_bins: int = 20
+  edges: str = "right"
+  level: float = 0.95
+  num_resamples: int = 1000
+  seed: int = 0
+
+
+class _Scored(NamedTuple):
+  """What the metrics see of each example."""
+
+  confidence: Float[Array, "n"]
+  correct: Bool[Array, "n"]
+  nll: Float[Array, "n"]
+  brier: Float[Array, "n"]
+
+
+def summarize(predictions: Predictions, conventions: Conventions) -> Row:
+  """All metrics of one method on one image set.
+
+  Returns:
+    `num_images`, `num_classes`; accuracy, ece, nll and brier with `_low` and
+    `_high`; `ece_floor` (what a perfectly calibrated model with the same
+    confidences would show at this sample size), adaptive_ece, mce, confidence,
+    confidence_gap (mean confidence minus accuracy); and the median of every
+    per-image diagnostic as `median_...`.
+  """
+  with jax.enable_x64(True):
+    scored = _score(predictions)
+    interval = statistics.bootstrap_interval(
+        lambda weights: _weighted_scores(scored, weights, conventions),
+        len(predictions.ids), key=jax.random.key(conventions.seed),
+        num_samples=conventions.num_resamples, level=conventions.level)
+    bins = {"num_bins": conventions.num_bins}
+    edges = {"edges": conventions.edges}
+    seen = (scored.confidence, scored.correct)
+    row = {
+        "num_images": len(predictions.ids),
+        "num_classes": len(predictions.class_names),
+        **_flat(interval, suffix=""),
+        "ece_floor": calibration.calibration_floor(
+            scored.confidence, key=jax.random.key(conventions.seed), **bins,
+            **edges),
+        "adaptive_ece": calibration.adaptive_calibration_error(*seen, **bins),
+        "mce": calibration.maximum_calibration_error(*seen, **bins, **edges),
+        "confidence": jnp.mean(scored.confidence),
+        "confidence_gap": calibration.confidence_gap(*seen),
+    }
+  row |= {f"median_{name}": np.median(values)
+          for name, values in predictions.info.items()}
+  return {name: value if isinstance(value, int) else float(value)
+          for name, value in row.items()}
+
+
+def compare(
+    predictions: Predictions,
+    reference: Predictions,
+    conventions: Conventions,
+) -> Row:
+  """Paired differences of one method to another on the same images.
+
+  Returns:
+    `accuracy_difference` and so on, each with `_low` and `_high`; positive
+    where `predictions` has the larger value. Both methods see the same
+    resamples.
+
+  Raises:
+    ValueError: the two answer different images.
+  """
+  if predictions.ids != reference.ids:
+    raise ValueError(
+        "paired differences need the same images in the same order, but the "
+        f"ids of {len(predictions.ids)} and {len(reference.ids)} images differ")
+  with jax.enable_x64(True):
+    ours, theirs = _score(predictions), _score(reference)
+    interval = statistics.bootstrap_interval(
+        lambda weights: (_weighted_scores(ours, weights, conventions) -
+                         _weighted_scores(theirs, weights, conventions)),
+        len(predictions.ids), key=jax.random.key(conventions.seed),
+        num_samples=conventions.num_resamples, level=conventions.level)
+    return _flat(interval, suffix="_difference")
+
+
+def bins_of(
+    predictions: Predictions, conventions: Conventions
+) -> binning.BinStatistics:
+  """The bins of a reliability diagram, as float64 numpy arrays."""
+  with jax.enable_x64(True):
+    scored = _score(predictions)
+    bins = binning.bin_statistics(
+        scored.confidence, scored.correct, num_bins=conventions.num_bins,
+        edges=conventions.edges)
+  return binning.BinStatistics(*map(np.asarray, bins))
+
+
+def by_data(
+    rows: Sequence[Row]) -> Mapping[str, Sequence[Row]]:
+  """Rows grouped by their image set, both in the order of appearance.
+
+  Raises:
+    ValueError: a method occurs twice for one image set.
+  """
+  groups = {}
+  for row in rows:
+    group = groups.setdefault(row["data"], [])
+    if any(other["method"] == row["method"] for other in group):
+      raise ValueError(f"two rows for method {row['method']!r} on image set "
+                       f"{row['data']!r}")
+    group.append(row)
+  return groups
+
+
+def _score(predictions):
+  logits = jnp.asarray(predictions.logits, jnp.float64)
+  labels = jnp.asarray(predictions.labels)
+  probs = jax.nn.softmax(logits)
+  # Rounding may leave a sum of probabilities just above one.
+  return _Scored(
+      jnp.minimum(jnp.max(probs, axis=-1), 1.0),
+      scoring.correct(logits, labels),
+      scoring.negative_log_likelihood(logits, labels),
+      scoring.brier_score(probs, labels))
+
+
+def _weighted_scores(scored, weights, conventions):
+  mean = lambda values: statistics.weighted_mean(values, weights)
+  return jnp.stack([
+      mean(scored.correct),
+      calibration.expected_calibration_error(
+          scored.confidence, scored.correct, num_bins=conventions.num_bins,
+          edges=conventions.edges, weights=weights),
+      mean(scored.nll),
+      mean(scored.brier),
+  ])
+
+
+def _flat(interval, *, suffix):
+  row = {}
+  for index, name in enumerate(SCORES):
+    row[f"{name}{suffix}"] = float(interval.estimate[index])
+    row[f"{name}{suffix}_low"] = float(interval.low[index])
+    row[f"{name}{suffix}_high"] = float(interval.high[index])
+  return row
