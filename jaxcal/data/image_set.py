@@ -1,7 +1,6 @@
 """The one type by which labelled images travel: names, labels and a reader."""
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np

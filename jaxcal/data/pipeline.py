@@ -5,8 +5,7 @@ last one is filled up and says so in its mask.
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 import itertools
 from typing import NamedTuple

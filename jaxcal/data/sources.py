@@ -5,9 +5,8 @@ the same on every machine. The order is sorted (folders) or as written (lists),
 never that of an unsorted directory listing.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+import collections
+from collections.abc import Callable, Mapping, Sequence
 import csv
 import os
 import pathlib
@@ -137,7 +136,7 @@ def image_folder(
   loose = [entry for entry in entries if _is_image(entry)]
   if loose:
     raise ValueError(
-        f"{loose[0]} lies outside any class folder; expected one folder of "
+        f"{loose[0].path} lies outside any class folder; expected a folder of "
         f"images per class below {root}, or a list of the images in a CSV file."
     )
   if not folders:
@@ -147,9 +146,10 @@ def image_folder(
   if all(name.isdecimal() for name in folders):
     folders.sort(key=int)
   names = _names_by_folder(root, folders, class_names)
+  present = set(folders)
   ids, labels = [], []
   for label, folder in enumerate(names):
-    files = _images_of(root / folder) if folder in folders else []
+    files = _images_of(root / folder) if folder in present else []
     ids.extend(f"{folder}/{name}" for name in files)
     labels.extend([label] * len(files))
   if not ids:
@@ -195,19 +195,24 @@ def csv_file(
     class_names = sorted({_as_name(label) for _, _, label in rows})
     if all(name.isdecimal() for name in class_names):
       raise ValueError(
-          f"the labels of {path} are numbers (such as {class_names[0]!r}), which "
-          "name no class; give the class names in label order."
+          f"the labels of {path} are numbers (such as {class_names[0]!r}), "
+          "which name no class; give the class names in label order."
       )
-  names = [_as_name(name) for name in class_names]
+  positions = collections.defaultdict(list)
+  for position, name in enumerate(class_names):
+    positions[_as_name(name)].append(position)
   ids, labels = [], []
   for line, image, label in rows:
     if not (root / image).is_file():
       raise FileNotFoundError(
-          f"{path}, line {line}: no file {root / image}; are the paths meant to "
+          f"{path}, line {line}: no file {root / image}; should the paths "
           "start from another root?"
       )
     ids.append(pathlib.PurePath(image).as_posix())
-    labels.append(_label(label, names, f"{path}, line {line}"))
+    try:
+      labels.append(_label(label, positions, len(class_names)))
+    except ValueError as error:
+      raise ValueError(f"{path}, line {line}: {error}") from None
   return _file_set(path.stem, class_names, ids, labels, root)
 
 
@@ -294,12 +299,14 @@ def _existing_file(path):
 
 def _visible(folder):
   """The entries of a folder without the hidden ones, sorted by name."""
-  entries = (entry for entry in folder.iterdir() if entry.name[0] != ".")
-  return sorted(entries, key=lambda entry: entry.name)
+  with os.scandir(folder) as entries:
+    visible = [entry for entry in entries if not entry.name.startswith(".")]
+  return sorted(visible, key=lambda entry: entry.name)
 
 
-def _is_image(path):
-  return path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+def _is_image(entry):
+  suffix = pathlib.PurePath(entry.name).suffix
+  return suffix.lower() in IMAGE_SUFFIXES and not entry.is_dir()
 
 
 def _images_of(folder):
@@ -308,8 +315,8 @@ def _images_of(folder):
   for entry in entries:
     if entry.is_dir():
       raise ValueError(
-          f"{entry} is a folder inside a class folder; expected images only. Is "
-          f"{folder} rather the root, with one folder per class?"
+          f"{entry.path} is a folder inside a class folder; expected images "
+          f"only. Is {folder} rather the root, with one folder per class?"
       )
   images = [entry.name for entry in entries if _is_image(entry)]
   if len(images) < len(entries):
@@ -355,41 +362,45 @@ def _names_by_folder(root, folders, class_names):
 
 def _rows(path):
   """(line, path, label) of each row of a list of images."""
+  rows = []
   with path.open(encoding="utf-8-sig", newline="") as file:
     reader = csv.DictReader(file, strict=True)
-    columns = reader.fieldnames or []
-    missing = [name for name in ("path", "label") if name not in columns]
-    if missing:
-      raise ValueError(
-          f"{path} has no column {missing[0]!r}; expected a first line with "
-          f"'path' and 'label', got {columns}."
-      )
-    rows = []
-    for row in reader:
-      for column in ("path", "label"):
-        if not row[column]:
-          raise ValueError(f"{path}, line {reader.line_num}: no {column}.")
-      rows.append((reader.line_num, row["path"], row["label"]))
+    try:
+      columns = reader.fieldnames or []
+      if not {"path", "label"} <= set(columns):
+        raise ValueError(
+            f"expected a first line with 'path' and 'label', got {columns}."
+        )
+      for row in reader:
+        # Too many values come under None: a comma that is not quoted.
+        if None in row or not row["path"] or not row["label"]:
+          raise ValueError(
+              f"expected values for {columns}, got {list(row.values())}."
+          )
+        rows.append((reader.line_num, row["path"], row["label"]))
+    except (ValueError, csv.Error) as error:
+      line = reader.reader.line_num
+      raise ValueError(f"{path}, line {line}: {error}") from error
   if not rows:
     raise ValueError(f"{path} lists no images.")
   return rows
 
 
-def _label(value, names, where):
+def _label(value, positions, num_classes):
   """The position of a class that is given by name or by position."""
-  positions = [i for i, name in enumerate(names) if name == _as_name(value)]
-  if len(positions) == 1:
-    return positions[0]
-  if positions:
+  named = positions.get(_as_name(value), [])
+  if len(named) == 1:
+    return named[0]
+  if named:
     raise ValueError(
-        f"{where}: {len(positions)} classes are called {value!r}; give the "
-        "position instead."
+        f"{len(named)} classes are called {value!r}; give the position, one of "
+        f"{named}."
     )
-  if value.isdecimal() and int(value) < len(names):
+  if value.isdecimal() and int(value) < num_classes:
     return int(value)
   raise ValueError(
-      f"{where}: label {value!r} is neither one of the {len(names)} class names "
-      f"nor a position in [0, {len(names)})."
+      f"label {value!r} is neither one of the {num_classes} class names nor a "
+      f"position in [0, {num_classes})."
   )
 
 

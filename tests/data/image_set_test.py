@@ -1,0 +1,107 @@
+"""Tests of jaxcal.data.image_set."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from jaxcal.data import image_set as image_sets
+
+
+def _image_set(**changes):
+  image_set = image_sets.ImageSet(
+      name="birds",
+      class_names=("wren", "rook", "owl"),
+      ids=("w1", "w2", "w3", "r1", "o1", "o2"),
+      labels=np.array([0, 0, 0, 1, 2, 2], np.int32),
+      read=lambda position: np.full((2, 3, 3), position, np.uint8),
+  )
+  return image_set._replace(**changes)
+
+
+class CheckTest(parameterized.TestCase):
+
+  def test_a_sound_set_passes(self):
+    image_sets.check(_image_set())
+
+  def test_class_names_may_repeat(self):
+    image_sets.check(_image_set(class_names=("missile", "owl", "missile")))
+
+  @parameterized.named_parameters(
+      ("empty", dict(ids=(), labels=np.zeros(0, np.int32)), "has no images"),
+      ("classes", dict(class_names=()), "has no class names"),
+      ("length", dict(ids=("a", "b")), r"2 ids but labels of shape \(6,\)"),
+      ("type", dict(labels=np.zeros(6)), "type float64; expected integers"),
+      (
+          "too_high",
+          dict(labels=np.array([0, 0, 3, 7, 1, 1])),
+          r"2 labels outside \[0, 3\), the first one 3 of 'w3'",
+      ),
+      ("negative", dict(labels=np.array([0, 0, 0, 0, 0, -1])), "-1 of 'o2'"),
+      ("repeated", dict(ids=tuple("abcdea")), "the id 'a' more than once"),
+  )
+  def test_refuses(self, changes, message):
+    with self.assertRaisesRegex(ValueError, "'birds'.*" + message):
+      image_sets.check(_image_set(**changes))
+
+
+class TakeTest(parameterized.TestCase):
+
+  def test_ids_labels_and_images_stay_together(self):
+    taken = image_sets.take(_image_set(), [4, 0])
+    image_sets.check(taken)
+    self.assertEqual(taken.ids, ("o1", "w1"))
+    np.testing.assert_array_equal(taken.labels, [2, 0])
+    self.assertEqual([taken.read(i)[0, 0, 0] for i in range(2)], [4, 0])
+    self.assertEqual(taken.class_names, ("wren", "rook", "owl"))
+
+  def test_taking_from_what_was_taken(self):
+    taken = image_sets.take(image_sets.take(_image_set(), [5, 3, 1]), [2, 0])
+    self.assertEqual(taken.ids, ("w2", "o2"))
+    self.assertEqual([taken.read(i)[0, 0, 0] for i in range(2)], [1, 5])
+
+  @parameterized.named_parameters(
+      ("none", [], "at least one position"),
+      ("scalar", 3, "one dimension"),
+      ("outside", [0, 6], "position 6 is outside image set 'birds' of 6"),
+      ("negative", [-1], "position -1 is outside"),
+      ("twice", [2, 0, 2], "position 2 is taken twice"),
+  )
+  def test_refuses(self, indices, message):
+    with self.assertRaisesRegex(ValueError, message):
+      image_sets.take(_image_set(), indices)
+
+
+class LimitTest(parameterized.TestCase):
+
+  def test_classes_take_turns(self):
+    self.assertEqual(image_sets.limit(_image_set(), 3).ids, ("w1", "r1", "o1"))
+    self.assertEqual(
+        image_sets.limit(_image_set(), 6).ids,
+        ("w1", "r1", "o1", "w2", "o2", "w3"),
+    )
+
+  def test_longer_runs_begin_with_shorter_ones(self):
+    labels = np.random.default_rng(0).integers(5, size=40)
+    image_set = _image_set(
+        class_names=tuple("abcde"),
+        ids=tuple(str(i) for i in range(40)),
+        labels=labels,
+    )
+    longest = image_sets.limit(image_set, 1000)
+    self.assertCountEqual(longest.ids, image_set.ids)
+    for num_images in (1, 7, 23, 40):
+      shorter = image_sets.limit(image_set, num_images)
+      self.assertEqual(shorter.ids, longest.ids[:num_images])
+      counts = np.bincount(shorter.labels, minlength=5)
+      # A class lags behind another only where it has no images left.
+      for label in range(5):
+        if counts[label] < counts.max() - 1:
+          self.assertEqual(counts[label], np.sum(labels == label))
+
+  def test_refuses_nothing(self):
+    with self.assertRaisesRegex(ValueError, "at least 1 image to keep, got 0"):
+      image_sets.limit(_image_set(), 0)
+
+
+if __name__ == "__main__":
+  absltest.main()
