@@ -80,6 +80,12 @@ class LimitTest(parameterized.TestCase):
         ("w1", "r1", "o1", "w2", "o2", "w3"),
     )
 
+  def test_label_order_whatever_the_order_of_the_set(self):
+    shuffled = _image_set(labels=np.array([2, 0, 1, 1, 2, 0]))
+    self.assertEqual(
+        image_sets.limit(shuffled, 5).ids, ("w2", "w3", "w1", "o2", "r1")
+    )
+
   def test_longer_runs_begin_with_shorter_ones(self):
     labels = np.random.default_rng(0).integers(5, size=40)
     image_set = _image_set(
