@@ -1,0 +1,81 @@
+"""The `jaxcal` command: picks the sub-command and words its errors."""
+
+from collections.abc import Sequence
+import sys
+import traceback
+from typing import NamedTuple
+from typing import Callable
+
+from absl import flags
+
+from jaxcal.cli import evaluate
+
+_DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
+
+
+class Command(NamedTuple):
+  """A sub-command: what it does in a line, its help and its code."""
+
+  about: str
+  help_text: Callable[[], str]
+  main: Callable[[], None]
+
+
+COMMANDS = {
+    "evaluate": Command(evaluate.ABOUT, evaluate.help_text, evaluate.main),
+}
+
+
+def overview() -> str:
+  """What `jaxcal --help` prints."""
+  lines = [f"  {name:10s} {command.about}"
+           for name, command in COMMANDS.items()]
+  return "\n".join([
+      "jaxcal: can the confidence of a CLIP-style model be trusted?", "",
+      "Usage: jaxcal COMMAND [FLAGS]", "", *lines, "",
+      "Example:", f"  {evaluate.EXAMPLE}", "",
+      "jaxcal COMMAND --help names every flag and field with its default."])
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+  """Runs a command line; returns the exit status (0, 2 on an error)."""
+  program, *arguments = sys.argv if argv is None else argv
+  if not arguments or arguments[0] in ("--help", "-h", "help"):
+    print(overview())
+    return 0
+  name, *rest = arguments
+  if name not in COMMANDS:
+    return _fail(f"unknown command {name!r}; choose from: "
+                 f"{', '.join(sorted(COMMANDS))}.")
+  if {"--help", "-h", "--helpfull", "--helpshort"} & set(rest):
+    print(COMMANDS[name].help_text())
+    return 0
+  try:
+    left_over = flags.FLAGS([program, *rest])[1:]
+  except (flags.Error, KeyError, TypeError) as error:
+    return _fail(f"{_message(error)}\n`jaxcal {name} --help` names every "
+                 "field with its default.")
+  if left_over:
+    return _fail(f"not a flag: {' '.join(left_over)}; flags look like "
+                 "--name=value")
+  try:
+    COMMANDS[name].main()
+  except (ValueError, OSError) as error:
+    if _DEBUG.value:
+      traceback.print_exc()
+    return _fail(_message(error))
+  except KeyboardInterrupt:
+    print("\njaxcal: interrupted; the same command goes on from here.",
+          file=sys.stderr)
+    return 130
+  return 0
+
+
+def _message(error):
+  # The str() of a KeyError is the repr of its message.
+  return str(error.args[0]) if isinstance(error, KeyError) else str(error)
+
+
+def _fail(message):
+  print(f"jaxcal: {message}", file=sys.stderr)
+  return 2
