@@ -1,0 +1,173 @@
+"""Writes a trained model as a folder that Hugging Face's CLIPModel reads."""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import platform
+
+import numpy as np
+
+from jaxcal.clip import towers
+from jaxcal.testbed import captions
+from jaxcal.testbed import tokenizer
+
+# OpenAI's CLIP statistics, as in every CLIP preprocessor.
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Root mean square of the vectors of "a photo of a", about that of OpenAI's
+# CLIP: prompt tuning steps have a fixed size, so this sets how far they reach.
+CONTEXT_RMS = 0.015
+_CONTEXT = "a photo of a"
+
+
+def set_context_rms(
+    config: towers.ClipConfig,
+    params: towers.Params,
+    token_ids: np.ndarray,
+    rms: float = CONTEXT_RMS,
+) -> tuple[towers.ClipConfig, towers.Params, float]:
+  """Rescales the text tower's residual stream without changing its features.
+
+  All that is added to the stream (embeddings, outputs of attention and MLP) is
+  multiplied by one factor, and the layer norms' epsilon by its square; as every
+  block begins with a norm, the features stay as they are.
+
+  Args:
+    config: Sizes of the model.
+    params: Its parameters.
+    token_ids: Tokens whose vectors get the wanted size.
+    rms: The wanted root mean square of their entries.
+
+  Returns:
+    The new config and parameters, and the factor.
+  """
+  text = params["text_model"]
+  vectors = np.asarray(
+      text["embeddings"]["token_embedding"]["embedding"])[token_ids]
+  factor = float(rms / np.sqrt(np.mean(vectors ** 2)))
+  scale = lambda tree: {name: np.asarray(leaf) * np.float32(factor)
+                        for name, leaf in tree.items()}
+  layers = {
+      index: {
+          **layer,
+          "self_attn": {**layer["self_attn"],
+                        "out_proj": scale(layer["self_attn"]["out_proj"])},
+          "mlp": {**layer["mlp"], "fc2": scale(layer["mlp"]["fc2"])},
+      }
+      for index, layer in text["encoder"]["layers"].items()
+  }
+  embeddings = {name: scale(leaf) for name, leaf in text["embeddings"].items()}
+  params = {**params, "text_model": {
+      **text, "embeddings": embeddings, "encoder": {"layers": layers}}}
+  # The final norm sees the same stream and has the same epsilon.
+  epsilon = config.text.layer_norm_eps * factor ** 2
+  tower = dataclasses.replace(config.text, layer_norm_eps=epsilon)
+  return dataclasses.replace(config, text=tower), params, factor
+
+
+def state_dict(params: towers.Params) -> dict[str, np.ndarray]:
+  """Parameters under PyTorch names and in PyTorch layout, as float16."""
+  flat = {}
+
+  def visit(tree, names):
+    if hasattr(tree, "items"):
+      for name, branch in tree.items():
+        visit(branch, (*names, name))
+      return
+    leaf, last = np.asarray(tree), names[-1]
+    if last == "kernel":
+      # Patches: [height, width, channel, out] -> [out, channel, height, width].
+      leaf = leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf.T
+    if last in ("kernel", "scale", "embedding"):
+      names = (*names[:-1], "weight")
+    flat[".".join(names)] = np.ascontiguousarray(leaf.astype(np.float16))
+
+  visit(params, ())
+  return flat
+
+
+def huggingface_config(config: towers.ClipConfig) -> dict:
+  """The content of config.json."""
+  def tower(sizes):
+    return {
+        "hidden_size": sizes.width, "intermediate_size": sizes.mlp_width,
+        "num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads,
+        "hidden_act": sizes.activation, "layer_norm_eps": sizes.layer_norm_eps,
+        "projection_dim": config.projection, "attention_dropout": 0.0,
+        "initializer_factor": 1.0, "initializer_range": 0.02,
+    }
+  return {
+      "architectures": ["CLIPModel"], "model_type": "clip",
+      "projection_dim": config.projection, "logit_scale_init_value": 2.6592,
+      "initializer_factor": 1.0, "dtype": "float16",
+      "text_config": {
+          "model_type": "clip_text_model", **tower(config.text),
+          "vocab_size": config.vocab_size,
+          "max_position_embeddings": config.context_length,
+          "bos_token_id": config.eos_token_id - 1,
+          "eos_token_id": config.eos_token_id,
+          "pad_token_id": config.eos_token_id,
+      },
+      "vision_config": {
+          "model_type": "clip_vision_model", **tower(config.vision),
+          "image_size": config.image_size, "patch_size": config.patch_size,
+          "num_channels": 3,
+      },
+  }
+
+
+def write_folder(
+    config: towers.ClipConfig,
+    params: towers.Params,
+    folder: pathlib.Path,
+    *,
+    record: dict,
+) -> None:
+  """Writes weights, config, tokenizer, preprocessor and training record.
+
+  The residual stream of the text tower is rescaled first, see
+  `set_context_rms`; the record says by how much.
+
+  Args:
+    config: Sizes of the model.
+    params: Trained parameters.
+    folder: Where to write; made if missing.
+    record: What training.json says about the run, next to the rescaling and
+      the versions of the libraries.
+  """
+  from safetensors import numpy as safetensors
+  folder.mkdir(parents=True, exist_ok=True)
+  vocabulary, _ = tokenizer.build(captions.vocabulary())
+  context = np.array(tokenizer.encode(_CONTEXT, vocabulary)[1:-1])
+  config, params, factor = set_context_rms(config, params, context)
+  safetensors.save_file(
+      state_dict(params), folder / "model.safetensors", {"format": "pt"})
+  tokenizer.save(captions.vocabulary(), folder)
+  _write_json(folder / "config.json", huggingface_config(config))
+  side = config.image_size
+  _write_json(folder / "preprocessor_config.json", {
+      "image_processor_type": "CLIPImageProcessor",
+      "do_convert_rgb": True, "do_resize": True, "resample": 3,
+      "size": {"shortest_edge": side}, "do_center_crop": True,
+      "crop_size": {"height": side, "width": side}, "do_rescale": True,
+      "rescale_factor": 1 / 255, "do_normalize": True,
+      "image_mean": PIXEL_MEAN, "image_std": PIXEL_STD,
+  })
+  versions = {name: importlib.metadata.version(name)
+              for name in ("jax", "flax", "optax", "numpy", "scikit-learn")}
+  _write_json(folder / "training.json", record | {
+      "context_rms": CONTEXT_RMS,
+      "context_rms_rule": (
+          f"The vectors of {_CONTEXT!r} have this root mean square. Embeddings "
+          "and block outputs of the text tower were multiplied by the factor, "
+          "the epsilon of its layer norms by the square; features unchanged."),
+      "context_rms_factor": factor,
+      "logit_scale": float(np.exp(params["logit_scale"])),
+      "versions": {"python": platform.python_version(), **versions},
+  })
+
+
+def _write_json(path, content):
+  path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
