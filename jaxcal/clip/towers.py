@@ -44,9 +44,12 @@ class TowerConfig:
                        f"{', '.join(sorted(ACTIVATIONS))}.")
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
   """Both towers and what joins them; hashable, so static under `jit`.
+
+  As a pytree it has no leaves, so that it may also be an argument under `jit`.
 
   `eos_token_id` 2 is the legacy value of OpenAI's converted checkpoints and
   means "the end is where the highest token id stands"; see

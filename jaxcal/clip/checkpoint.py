@@ -1,0 +1,354 @@
+"""A checkpoint on disk or on the hub becomes a model: sizes, arrays, tokenizer.
+
+Weights are read from safetensors and flax msgpack, never unpickled, and must be
+exactly those that the configuration describes.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from absl import logging
+from flax import serialization
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal.clip import layout
+from jaxcal.clip import open_clip
+from jaxcal.clip import preprocess as preprocess_lib
+from jaxcal.clip import prompts
+from jaxcal.clip import towers
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import UInt8
+
+_SAFETENSORS = "model.safetensors"
+_SHARDS = "model.safetensors.index.json"
+_MSGPACK = "flax_model.msgpack"
+_OPEN_CLIP = "open_clip_model.safetensors"
+
+# In the order of preference, with the files that each one takes from the hub.
+_WEIGHTS = {
+    _SAFETENSORS: (_SAFETENSORS,),
+    _SHARDS: (_SHARDS, "model-*-of-*.safetensors"),
+    _MSGPACK: (_MSGPACK,),
+    _OPEN_CLIP: (_OPEN_CLIP,),
+}
+_SMALL_FILES = ("*.json", "merges.txt")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_TOKENIZER_HOME = "openai/clip-vit-base-patch32"
+_MAX_LISTED = 20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+  """What a checkpoint holds; thin methods over the functions of `towers`.
+
+  Under an outer `jit`, call those functions with `config` static and `params`
+  as an argument, so that the weights do not become constants of the program.
+
+  Attributes:
+    config: Sizes; hashable.
+    params: The tree of `towers.init`, in the dtype that was asked for.
+    tokenizer: Of transformers; None where the checkpoint has none, and then
+      prompts are made by `prompts.from_token_ids`.
+    preprocess: From a decoded image to `pixels`.
+    name: As given to `load`.
+    fingerprint: sha256, hexadecimal, of the sizes and the weights as loaded,
+      whatever the file format they came in.
+  """
+
+  config: towers.ClipConfig
+  params: towers.Params
+  tokenizer: Any
+  preprocess: preprocess_lib.Preprocess
+  name: str
+  fingerprint: str
+
+  def image_features(
+      self, pixels: UInt8[Array, "n s s 3"]) -> Float[Array, "n d"]:
+    """Unit-norm features of resized and cropped images."""
+    return _image_features(self.config, self.preprocess, self.params, pixels)
+
+  def pooled(self, pixels: UInt8[Array, "n s s 3"]) -> Float[Array, "n w"]:
+    """Image features before the projection into the joint space."""
+    return _pooled(self.config, self.preprocess, self.params, pixels)
+
+  def text_features(self, bank: prompts.PromptBank) -> Float[Array, "k d"]:
+    """Unit-norm features of the prompts as they were tokenised."""
+    return _text_features(self.config, self.params, bank)
+
+
+def load(
+    name_or_path: str | pathlib.Path,
+    *,
+    dtype=jnp.float32,
+    revision: str | None = None,
+    cache_dir: str | pathlib.Path | None = None,
+) -> Model:
+  """Reads a CLIP checkpoint from a folder, or from the Hugging Face hub.
+
+  Understood are the layouts of Hugging Face (config.json with safetensors, in
+  one file or in shards, or with flax_model.msgpack) and of OpenCLIP
+  (open_clip_config.json with open_clip_model.safetensors; a CLIP tokenizer is
+  fetched from the hub where that folder has none). This is the only function
+  of the package that downloads, and it does so only for a name on the hub.
+
+  Args:
+    name_or_path: An existing folder, or an id such as
+      "openai/clip-vit-base-patch16".
+    dtype: Of the parameters, and so of the computation.
+    revision: Branch, tag or commit on the hub.
+    cache_dir: Where downloads are kept, instead of the usual place.
+
+  Raises:
+    FileNotFoundError: if there is no such folder or hub repository, or a file
+      is missing from it.
+    ValueError: if the checkpoint is of another kind of model, or its weights
+      are not exactly those of the model that its configuration describes.
+  """
+  dtype = jnp.dtype(dtype)
+  if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+    raise ValueError(f"{dtype} parameters need `with jax.enable_x64(True):`")
+  folder = _folder(str(name_or_path), revision, cache_dir)
+  weights = _weights_file(folder)
+  if weights.name == _OPEN_CLIP:
+    settings = _read_json(folder, "open_clip_config.json")
+    config = open_clip.config(settings)
+    preprocess = open_clip.preprocessing(settings, config.image_size)
+  else:
+    config = _hugging_face_config(_read_json(folder, "config.json"), folder)
+    preprocess = _hugging_face_preprocess(folder, config.image_size)
+  flat = _checked(_read_weights(weights), config, dtype, weights)
+  tokenizer = _tokenizer(folder, config)
+  if tokenizer is None and weights.name == _OPEN_CLIP:
+    home = _snapshot(_TOKENIZER_HOME, _SMALL_FILES, None, cache_dir)
+    tokenizer = _tokenizer(home, config)
+  return Model(
+      config=config,
+      params=jax.tree.map(
+          jnp.asarray, traverse_util.unflatten_dict(flat, sep="/")),
+      tokenizer=tokenizer,
+      preprocess=preprocess,
+      name=str(name_or_path),
+      fingerprint=_fingerprint(config, flat),
+  )
+
+
+def _normalized(preprocess, params, pixels):
+  dtype = params["visual_projection"]["kernel"].dtype
+  pixels = preprocess_lib.normalize_pixels(
+      pixels, preprocess.mean, preprocess.std,
+      jnp.promote_types(dtype, jnp.float32))
+  return pixels.astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _image_features(config, preprocess, params, pixels):
+  return towers.image_features(
+      config, params, _normalized(preprocess, params, pixels))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _pooled(config, preprocess, params, pixels):
+  return towers.pooled_image(
+      config, params, _normalized(preprocess, params, pixels))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _text_features(config, params, bank):
+  embeddings = towers.token_embeddings(params, bank.token_ids)
+  return towers.text_features(config, params, embeddings, bank.end_positions)
+
+
+def _folder(name, revision, cache_dir):
+  """The local folder, or the hub's files copied into one."""
+  folder = pathlib.Path(name)
+  if folder.is_dir():
+    return folder
+  if folder.exists():
+    raise ValueError(f"{name} is a file; name the folder that holds the whole "
+                     "checkpoint (weights and configuration)")
+  folder = _snapshot(name, _SMALL_FILES, revision, cache_dir)
+  for file, patterns in _WEIGHTS.items():
+    _snapshot(name, patterns, revision, cache_dir)
+    if (folder / file).exists():
+      break
+  return folder
+
+
+def _snapshot(name, patterns, revision, cache_dir):
+  import huggingface_hub
+  from huggingface_hub import errors
+  try:
+    return pathlib.Path(huggingface_hub.snapshot_download(
+        name, revision=revision, cache_dir=cache_dir,
+        allow_patterns=list(patterns)))
+  except errors.HFValidationError as error:
+    raise FileNotFoundError(
+        f"no checkpoint {name!r}: there is no such folder, and it is not an id "
+        "of the Hugging Face hub (owner/name)") from error
+  except (errors.HfHubHTTPError, OSError) as error:
+    at = f" at revision {revision}" if revision else ""
+    raise FileNotFoundError(
+        f"no checkpoint {name!r}{at}: there is no such folder, and the Hugging "
+        f"Face hub gave no files {', '.join(patterns)} ({error}). Without "
+        "network, download it elsewhere (`hf download "
+        f"{name}`) and give the folder.") from error
+
+
+def _weights_file(folder):
+  for file in _WEIGHTS:
+    if (folder / file).exists():
+      return folder / file
+  pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
+  found = f" Found only {', '.join(pickles)}." if pickles else ""
+  raise FileNotFoundError(
+      f"no weights in {folder}; looked for {', '.join(_WEIGHTS)}.{found} Pickled "
+      "weights are never read, because they can run code. Convert them once: "
+      "`transformers.CLIPModel.from_pretrained(source).save_pretrained(folder)` "
+      f"writes {_SAFETENSORS}.")
+
+
+def _read_json(folder, file):
+  path = folder / file
+  if not path.exists():
+    raise FileNotFoundError(
+        f"no {path}, which must describe the weights beside it; copy it from "
+        "where they came from")
+  return json.loads(path.read_text("utf-8"))
+
+
+def _hugging_face_config(settings, folder):
+  kind = settings.get("model_type")
+  if kind != "clip":
+    raise ValueError(
+        f"{folder} holds a model of type {kind!r}; supported are 'clip' and "
+        "OpenCLIP's plain transformers")
+  import transformers
+  full = transformers.CLIPConfig.from_dict(settings)
+  text, vision = full.text_config, full.vision_config
+  if vision.num_channels != 3:
+    raise ValueError(f"{folder} takes images of {vision.num_channels} channels;"
+                     " only 3 (RGB) are supported")
+  return towers.ClipConfig(
+      text=_hugging_face_tower(text),
+      vision=_hugging_face_tower(vision),
+      vocab_size=text.vocab_size,
+      context_length=text.max_position_embeddings,
+      eos_token_id=text.eos_token_id,
+      image_size=vision.image_size,
+      patch_size=vision.patch_size,
+      projection=full.projection_dim,
+  )
+
+
+def _hugging_face_tower(tower):
+  return towers.TowerConfig(
+      width=tower.hidden_size,
+      layers=tower.num_hidden_layers,
+      heads=tower.num_attention_heads,
+      mlp_width=tower.intermediate_size,
+      activation=tower.hidden_act,
+      layer_norm_eps=tower.layer_norm_eps,
+  )
+
+
+def _hugging_face_preprocess(folder, image_size):
+  settings = {}
+  if (folder / "preprocessor_config.json").exists():
+    settings = _read_json(folder, "preprocessor_config.json")
+  elif (folder / "processor_config.json").exists():
+    settings = _read_json(folder, "processor_config.json").get(
+        "image_processor", {})
+  else:
+    logging.warning(
+        "no preprocessor_config.json in %s: images are resized to %d, cropped "
+        "and normalised as OpenAI's CLIP does", folder, image_size)
+  return preprocess_lib.from_image_processor(settings, image_size)
+
+
+def _tokenizer(folder, config):
+  """The folder's tokenizer, None where it has no files of one."""
+  whole = (folder / "tokenizer.json").exists()
+  parts = all((folder / file).exists() for file in ("vocab.json", "merges.txt"))
+  if not whole and not parts:
+    return None
+  import transformers
+  tokenizer = transformers.CLIPTokenizerFast.from_pretrained(
+      folder, local_files_only=True)
+  if len(tokenizer) > config.vocab_size:
+    raise ValueError(
+        f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the text "
+        f"tower only {config.vocab_size}; it belongs to another model")
+  return tokenizer
+
+
+def _read_weights(path):
+  """The tree of arrays in a file of weights, in our layout."""
+  if path.name == _MSGPACK:
+    return serialization.msgpack_restore(path.read_bytes())
+  from safetensors import numpy as safetensors
+  if path.name == _SHARDS:
+    tensors = {}
+    for file in sorted(set(_read_json(
+        path.parent, path.name)["weight_map"].values())):
+      if not (path.parent / file).exists():
+        raise FileNotFoundError(f"no {path.parent / file}, which {path.name} "
+                                "names as a part of the weights")
+      tensors.update(safetensors.load_file(path.parent / file))
+  else:
+    tensors = safetensors.load_file(path)
+  if path.name == _OPEN_CLIP:
+    return open_clip.from_open_clip_names(tensors)
+  return layout.from_torch_names(tensors)
+
+
+def _checked(tree, config, dtype, path):
+  """Flat arrays in `dtype`; exactly the model's, all finite."""
+  found = traverse_util.flatten_dict(tree, sep="/")
+  expected = traverse_util.flatten_dict(
+      jax.eval_shape(lambda: towers.init(config, jax.random.key(0))), sep="/")
+  problems = [
+      f"{name}: missing, expected {list(leaf.shape)}"
+      for name, leaf in expected.items() if name not in found]
+  problems += [
+      f"{name}: not of this model, found {list(leaf.shape)}"
+      for name, leaf in found.items() if name not in expected]
+  flat = {}
+  for name in expected.keys() & found.keys():
+    array, shape = found[name], expected[name].shape
+    if array.shape != shape:
+      problems.append(f"{name}: expected {list(shape)}, found "
+                      f"{list(array.shape)}")
+    elif not jnp.issubdtype(array.dtype, jnp.floating):
+      problems.append(f"{name}: expected real numbers, found {array.dtype}")
+    else:
+      flat[name] = np.asarray(array).astype(dtype)
+      wrong = int(np.size(array) - np.isfinite(flat[name]).sum())
+      if wrong:
+        problems.append(f"{name}: {wrong} values are not finite in {dtype}")
+  if problems:
+    raise ValueError(_describe(problems, path))
+  return flat
+
+
+def _describe(problems, path):
+  problems = sorted(problems)
+  more = len(problems) - _MAX_LISTED
+  lines = problems[:_MAX_LISTED] + ([f"and {more} more"] if more > 0 else [])
+  return (f"{path} does not hold the model that its configuration describes:"
+          + "".join(f"\n  {line}" for line in lines))
+
+
+def _fingerprint(config, flat):
+  digest = hashlib.sha256(repr(config).encode())
+  for name in sorted(flat):
+    digest.update(f"{name} {flat[name].dtype} {flat[name].shape}".encode())
+    digest.update(flat[name].tobytes())
+  return digest.hexdigest()

@@ -1,0 +1,130 @@
+"""From a decoded image to what the image tower reads, as a checkpoint says.
+
+Resizing and cropping happen where images are decoded, normalising on the
+device; this module only carries the numbers and does the latter.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import UInt8
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Pillow's numbers, which image processors store.
+_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+  """How an image of any size becomes the model's input.
+
+  Attributes:
+    resize: Length of the shorter edge, or (height, width) exactly.
+    crop: Side of the central square that is kept; the model's image size.
+    resample: "nearest", "bilinear", "bicubic" or "lanczos", as Pillow has them.
+    mean: Per channel, of pixels in [0, 1]; subtracted.
+    std: Per channel; divided by.
+  """
+
+  resize: int | tuple[int, int]
+  crop: int
+  resample: str = "bicubic"
+  mean: tuple[float, float, float] = CLIP_MEAN
+  std: tuple[float, float, float] = CLIP_STD
+
+  def __post_init__(self):
+    if self.resample not in _RESAMPLE.values():
+      raise ValueError(f"unknown filter {self.resample!r}; choose from: "
+                       f"{', '.join(sorted(_RESAMPLE.values()))}.")
+    if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std):
+      raise ValueError("expected a mean and a nonzero deviation for each of "
+                       f"three channels, got {self.mean=}, {self.std=}")
+
+
+def normalize_pixels(
+    pixels: UInt8[Array, "*n s s 3"],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    dtype=jnp.float32,
+) -> Float[Array, "*n s s 3"]:
+  """Pixels in [0, 1], minus `mean`, divided by `std`, channel by channel.
+
+  Raises:
+    TypeError: if the pixels are not uint8; normalised pixels go to the
+      functions of `towers` directly.
+  """
+  pixels = jnp.asarray(pixels)
+  if pixels.dtype != jnp.uint8:
+    raise TypeError(
+        f"uint8 pixels expected, but {pixels.dtype=}. Pixels that are already "
+        "normalised go to towers.image_features or towers.pooled_image.")
+  per_channel = (1,) * (pixels.ndim - 1) + (3,)
+  mean = jnp.asarray(mean, dtype).reshape(per_channel)
+  std = jnp.asarray(std, dtype).reshape(per_channel)
+  return (pixels.astype(dtype) / 255 - mean) / std
+
+
+def from_image_processor(
+    settings: Mapping[str, Any], image_size: int) -> Preprocess:
+  """Reads the settings of Hugging Face's CLIP image processor.
+
+  Sizes may be numbers, as in older files, or dictionaries. Absent keys mean
+  what they mean to that processor; the absent size is the model's.
+
+  Args:
+    settings: Content of preprocessor_config.json.
+    image_size: Side of the images that the model takes.
+
+  Raises:
+    ValueError: if images would not come out as squares of that side, or a
+      setting is not known.
+  """
+  if not settings.get("do_resize", True):
+    raise ValueError("the image processor does not resize (do_resize is false),"
+                     f" but the model takes only {image_size} x {image_size}")
+  resize = _resize(settings.get("size", image_size))
+  if settings.get("do_center_crop", True):
+    crop = _crop(settings.get("crop_size", image_size))
+  else:
+    crop = resize
+  if crop not in (image_size, (image_size, image_size)):
+    raise ValueError(
+        f"the image processor makes images of {crop}, but the model takes "
+        f"{image_size} x {image_size}")
+  resample = settings.get("resample", 3)
+  if resample not in _RESAMPLE:
+    raise ValueError(f"unknown resampling number {resample!r}; choose from: "
+                     f"{_RESAMPLE}.")
+  mean, std = (0.0,) * 3, (1.0,) * 3
+  if settings.get("do_normalize", True):
+    mean = tuple(settings.get("image_mean", CLIP_MEAN))
+    std = tuple(settings.get("image_std", CLIP_STD))
+  # Our pixels are divided by 255; another factor moves into mean and deviation.
+  factor = 255 * settings.get("rescale_factor", 1 / 255)
+  if not settings.get("do_rescale", True):
+    factor = 255
+  if abs(factor - 1) > 1e-9:
+    mean, std = (tuple(x / factor for x in values) for values in (mean, std))
+  return Preprocess(resize, image_size, _RESAMPLE[resample], mean, std)
+
+
+def _resize(size):
+  if isinstance(size, int):
+    return size
+  if set(size) == {"shortest_edge"}:
+    return size["shortest_edge"]
+  if set(size) == {"height", "width"}:
+    return size["height"], size["width"]
+  raise ValueError("a size of 'shortest_edge', or of 'height' and 'width', "
+                   f"expected in the image processor, but {size=}")
+
+
+def _crop(size):
+  return size if isinstance(size, int) else (size["height"], size["width"])
