@@ -88,7 +88,7 @@ def semantic_orthogonality(
 
   Raises:
     ValueError: `text_features` is not [classes, dimensions], or `delta` is
-      outside (0, 1].
+      outside (0, 1] (checked where it is not traced).
 
   References:
     SoC as published, with a constant delta.
@@ -96,7 +96,7 @@ def semantic_orthogonality(
     published rule names the positive side only; negative cosines are treated
     alike here, see `huber`.
   """
-  if not 0 < delta <= 1:
+  if not isinstance(delta, jax.core.Tracer) and not 0 < delta <= 1:
     raise ValueError(f"delta must lie in (0, 1], but {delta=}.")
   values = _mean(huber(_pair_cosines(text_features), delta))
   return values.astype(text_features.dtype)
@@ -124,13 +124,13 @@ def quantile_semantic_orthogonality(
 
   Raises:
     ValueError: `text_features` is not [classes, dimensions], or `quantile` is
-      outside [0, 1].
+      outside [0, 1] (checked where it is not traced).
 
   References:
     SoC as found among the baselines of CoTS (yuweiliang911/CoTS @104997f).
     Differs from the released code in: nothing.
   """
-  if not 0 <= quantile <= 1:
+  if not isinstance(quantile, jax.core.Tracer) and not 0 <= quantile <= 1:
     raise ValueError(f"quantile must lie in [0, 1], but {quantile=}.")
   pairs = _pair_cosines(text_features)
   if pairs.size < 2:

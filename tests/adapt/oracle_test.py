@@ -94,7 +94,7 @@ class OracleTest(parameterized.TestCase):
           self._stored(k, stored, "view_entropy")[image], atol=1e-9)
       kept = entropy.confident_views(logits, 0.25)
       self.assertCountEqual(np.flatnonzero(kept), selected[image])
-      step = engine.tuning_step(
+      step = jax.jit(engine.tuning_step)(
           encode, prepared.context, views, kept, prepared.logit_scale, method)
       self._assert_step(step, k, stored, image, 0)
 
