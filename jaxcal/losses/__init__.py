@@ -1,1 +1,1 @@
-"""Entropies and regularisers: pure functions of arrays, one example at a time."""
+"""Entropies and regularisers: pure functions of one example's arrays."""

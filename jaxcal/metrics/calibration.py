@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from jaxcal.metrics import binning
 from jaxcal.metrics import examples
-from jaxcal.metrics import statistics
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float

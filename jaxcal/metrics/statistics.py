@@ -2,8 +2,8 @@
 
 Everywhere in `jaxcal.metrics` the weight of an example is its multiplicity: a
 metric under integer weights equals the metric of the data with every example
-repeated that many times. A mask is a weight of zero or one, a bootstrap resample
-a vector of counts.
+repeated that many times. A mask is a weight of zero or one, a bootstrap
+resample a vector of counts.
 """
 
 from collections.abc import Callable
@@ -117,11 +117,12 @@ def bootstrap_interval(
   their mean. A calibration error is an average of absolute values: resampling
   adds noise inside the bins and so raises it, often by more than the spread of
   the resamples, and the plain percentile interval can then lie wholly above the
-  estimate that it belongs to. Recentring keeps the spread and drops that shift.
-  For an unbiased statistic it is the percentile interval up to Monte Carlo
-  error. It says how much the estimate varies between test sets of this size; it
-  does not remove the estimate's own upward bias, for which see
-  `calibration.calibration_floor`. The ends are not cut at the statistic's range.
+  estimate it belongs to. Recentring keeps the spread and drops that shift. For
+  an unbiased statistic it is the percentile interval up to Monte Carlo error.
+
+  The interval says how much the estimate varies between test sets of this size.
+  It does not remove the estimate's own upward bias, for which see
+  `calibration.calibration_floor`, and is not cut at the statistic's range.
 
   For the difference of two systems pass the difference as the statistic.
 
