@@ -209,10 +209,10 @@ def _weights_file(folder):
   pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
   found = f" Found only {', '.join(pickles)}." if pickles else ""
   raise FileNotFoundError(
-      f"no weights in {folder}; looked for {', '.join(_WEIGHTS)}.{found} Pickled "
-      "weights are never read, because they can run code. Convert them once: "
-      "`transformers.CLIPModel.from_pretrained(source).save_pretrained(folder)` "
-      f"writes {_SAFETENSORS}.")
+      f"no weights in {folder}; looked for {', '.join(_WEIGHTS)}.{found} "
+      "Pickled weights are never read, because they can run code. Convert them "
+      "once: `transformers.CLIPModel.from_pretrained(source).save_pretrained("
+      f"folder)` writes {_SAFETENSORS}.")
 
 
 def _read_json(folder, file):

@@ -94,8 +94,9 @@ def prompt_bank(
   _check_lengths(names, rows, context_length)
   for name, row in zip(names, rows):
     if row[:num_context + 1] != start:
-      raise ValueError(f"the words before {name!r} in {template!r} become other "
-                       "tokens with the name than alone; put a space between")
+      raise ValueError(f"the words before {name!r} in {template!r} become "
+                       "other tokens with the name than alone; put a space "
+                       "between")
   name_lengths = [len(ids) - 2 for ids in tokenizer(names)["input_ids"]]
   in_front = _context_in_front(num_context, class_position)
   placed = [

@@ -1,0 +1,240 @@
+import importlib.util
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import numpy as safetensors
+import scipy.special
+
+from jaxcal.clip import checkpoint
+from jaxcal.clip import layout
+from jaxcal.clip import prompts
+from jaxcal.clip import towers
+from tests.clip import make_oracle
+
+TEXT = towers.TowerConfig(width=16, layers=2, heads=2, mlp_width=24)
+VISION = towers.TowerConfig(
+    width=12, layers=1, heads=3, mlp_width=20, activation="gelu")
+CONFIG = towers.ClipConfig(
+    text=TEXT, vision=VISION, vocab_size=30, context_length=8, eos_token_id=2,
+    image_size=6, patch_size=3, projection=5)
+
+
+def answers(model, pixels, ids):
+  """What our towers say, under the names of `make_oracle.outputs`."""
+  ends = prompts.end_positions(ids, model.config.eos_token_id)
+  embeddings = towers.token_embeddings(model.params, ids)
+  text = towers.text_features(model.config, model.params, embeddings, ends)
+  image = towers.image_features(model.config, model.params, pixels)
+  return {
+      "image_embeds": image,
+      "text_embeds": text,
+      "image_pooled": towers.pooled_image(model.config, model.params, pixels),
+      "text_pooled": towers.pooled_text(
+          model.config, model.params, embeddings, ends),
+      "logits": jnp.exp(model.params["logit_scale"]) * image @ text.T,
+  }
+
+
+class ParityTest(parameterized.TestCase):
+
+  def assert_same(self, ours, theirs):
+    self.assertEqual(ours.keys(), theirs.keys())
+    for name in ours:
+      np.testing.assert_allclose(
+          ours[name], theirs[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+  @parameterized.parameters(*make_oracle.CONFIGS)
+  def test_stored_outputs_of_the_pytorch_towers(self, case):
+    with np.load(make_oracle.PATH) as oracle:
+      mine = {
+          key.removeprefix(f"{case}/"): oracle[key]
+          for key in oracle if key.startswith(f"{case}/")}
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    (folder / "config.json").write_text(str(mine.pop("config")))
+    safetensors.save_file(
+        {key.removeprefix("weights/"): mine.pop(key)
+         for key in list(mine) if key.startswith("weights/")},
+        folder / "model.safetensors")
+    model = checkpoint.load(folder)
+    ours = answers(model, mine.pop("pixels"), mine.pop("token_ids"))
+    self.assert_same(ours, mine)
+
+  @parameterized.parameters(
+      ("legacy", 11, {}), ("first", 12, {}),
+      ("legacy", 13, {"hidden_act": "gelu"}),
+      ("first", 14, {"num_attention_heads": 6, "layer_norm_eps": 1e-6}))
+  def test_pytorch_towers_live(self, case, seed, changes):
+    if not importlib.util.find_spec("torch"):
+      self.skipTest("no torch")
+    config = json.loads(json.dumps(make_oracle.CONFIGS[case]))
+    config["vision_config"] |= changes
+    theirs, pixels, ids = make_oracle.model_and_inputs(config, seed)
+    folder = self.create_tempdir().full_path
+    theirs.save_pretrained(folder)
+    ours = answers(checkpoint.load(folder), pixels, ids)
+    self.assert_same(ours, make_oracle.outputs(theirs, pixels, ids))
+
+  @parameterized.parameters(*make_oracle.CONFIGS)
+  def test_flax_towers_live(self, case):
+    import transformers
+    if int(transformers.__version__.split(".")[0]) >= 5:
+      self.skipTest("transformers 5 has no Flax towers")
+    config = make_oracle.CONFIGS[case]
+    theirs = transformers.FlaxCLIPModel(
+        transformers.CLIPConfig.from_dict(config), seed=3)
+    rng = np.random.default_rng(5)
+    theirs.params = jax.tree.map(
+        lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32),
+        theirs.params)
+    folder = self.create_tempdir().full_path
+    theirs.save_pretrained(folder)
+    model = checkpoint.load(folder)
+    jax.tree.map(np.testing.assert_array_equal, model.params, theirs.params)
+    text, side = config["text_config"], config["vision_config"]["image_size"]
+    ids = make_oracle.prompts(rng, text, count=3)
+    pixels = rng.standard_normal((2, side, side, 3), np.float32)
+    with jax.numpy_rank_promotion("allow"):
+      out = theirs(ids, pixels.transpose(0, 3, 1, 2))
+    self.assert_same(answers(model, pixels, ids), {
+        "image_embeds": out.image_embeds,
+        "text_embeds": out.text_embeds,
+        "image_pooled": out.vision_model_output.pooler_output,
+        "text_pooled": out.text_model_output.pooler_output,
+        "logits": out.logits_per_image,
+    })
+
+
+class TowersTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.params = towers.init(CONFIG, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    cls.pixels = rng.standard_normal((3, 6, 6, 3), np.float32)
+    cls.tokens = rng.standard_normal((4, 8, 16), np.float32)
+    cls.ends = jnp.array([3, 5, 7, 2])
+
+  def test_activations_match_scipy(self):
+    x = np.linspace(-6, 6, 49)
+    with jax.enable_x64(True):
+      np.testing.assert_allclose(
+          towers.gelu(jnp.asarray(x)), x * scipy.special.ndtr(x), atol=1e-14)
+      np.testing.assert_allclose(
+          towers.quick_gelu(jnp.asarray(x)), x * scipy.special.expit(1.702 * x),
+          atol=1e-14)
+
+  def test_features_have_unit_norm(self):
+    text = towers.text_features(CONFIG, self.params, self.tokens, self.ends)
+    image = towers.image_features(CONFIG, self.params, self.pixels)
+    self.assertEqual(text.shape, (4, 5))
+    self.assertEqual(image.shape, (3, 5))
+    for features in (text, image):
+      np.testing.assert_allclose(
+          np.linalg.norm(features, axis=-1), 1, rtol=1e-6)
+
+  def test_nothing_after_the_end_token_matters(self):
+    whole = towers.text_features(CONFIG, self.params, self.tokens, self.ends)
+    changed = self.tokens.copy()
+    changed[1, 6:] += 7.0
+    np.testing.assert_array_equal(
+        towers.text_features(CONFIG, self.params, changed, self.ends), whole)
+    np.testing.assert_allclose(
+        towers.text_features(
+            CONFIG, self.params, self.tokens[[0, 1, 3], :6],
+            self.ends[jnp.array([0, 1, 3])]),
+        whole[jnp.array([0, 1, 3])], atol=1e-6)
+
+  def test_everything_up_to_the_end_token_matters(self):
+    whole = towers.text_features(CONFIG, self.params, self.tokens, self.ends)
+    for position in range(4):
+      changed = self.tokens.copy()
+      changed[0, position] += np.linspace(-1, 1, 16)
+      moved = towers.text_features(CONFIG, self.params, changed, self.ends)
+      self.assertGreater(np.abs(moved[0] - whole[0]).max(), 1e-4)
+
+  def test_jit_and_vmap_change_nothing(self):
+    features = towers.image_features(CONFIG, self.params, self.pixels)
+    jitted = jax.jit(towers.image_features, static_argnums=0)
+    np.testing.assert_allclose(
+        jitted(CONFIG, self.params, self.pixels), features, atol=1e-6)
+    # The configuration has no leaves, so it may be an ordinary argument too.
+    np.testing.assert_allclose(
+        jax.jit(towers.image_features)(CONFIG, self.params, self.pixels),
+        features, atol=1e-6)
+    one_by_one = jax.vmap(
+        lambda x: towers.image_features(CONFIG, self.params, x[None])[0])
+    np.testing.assert_allclose(
+        one_by_one(self.pixels), features, atol=1e-6)
+
+  def test_bfloat16_stays_close(self):
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), self.params)
+    features = towers.image_features(
+        CONFIG, half, self.pixels.astype(jnp.bfloat16))
+    self.assertEqual(features.dtype, jnp.float32)  # normalised in float32
+    expected = towers.image_features(CONFIG, self.params, self.pixels)
+    self.assertGreater((features * expected).sum(-1).min(), 0.999)
+
+  def test_parameters_are_those_of_the_pytorch_model(self):
+    names = layout.to_torch_names(self.params)
+    with np.load(make_oracle.PATH) as oracle:
+      stored = {
+          key.removeprefix("legacy/weights/") for key in oracle
+          if key.startswith("legacy/weights/")}
+    # The stored model has a second vision layer, ours has one.
+    expected = {
+        name for name in stored
+        if not name.startswith("vision_model.encoder.layers.1")}
+    self.assertEqual(names.keys(), expected)
+
+  def test_init_depends_on_the_key_alone(self):
+    again = towers.init(CONFIG, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, again, self.params)
+    other = towers.init(CONFIG, jax.random.key(1))
+    self.assertFalse(np.array_equal(
+        other["visual_projection"]["kernel"],
+        self.params["visual_projection"]["kernel"]))
+
+  def test_gradients_reach_every_parameter(self):
+    def loss(params):
+      ids = jnp.arange(30).reshape(5, 6)
+      text = towers.text_features(
+          CONFIG, params, towers.token_embeddings(params, ids),
+          jnp.full((5,), 5))
+      image = towers.image_features(CONFIG, params, self.pixels)
+      return jnp.exp(params["logit_scale"]) * (image @ text.T)[0, 0]
+    gradients = layout.to_torch_names(jax.grad(loss)(self.params))
+    for name, gradient in gradients.items():
+      self.assertTrue(np.isfinite(gradient).all(), name)
+      # A constant added to all keys of a head cancels in the softmax.
+      if not name.endswith("k_proj.bias"):
+        self.assertGreater(np.abs(gradient).max(), 0, name)
+
+  def test_errors(self):
+    with self.assertRaisesRegex(ValueError, "16 does not split into 3 heads"):
+      towers.TowerConfig(width=16, layers=1, heads=3, mlp_width=4)
+    with self.assertRaisesRegex(
+        ValueError, "unknown activation 'relu'; choose from: gelu, quick_gelu"):
+      towers.TowerConfig(
+          width=4, layers=1, heads=2, mlp_width=4, activation="relu")
+    with self.assertRaisesRegex(ValueError, "6 pixels does not split"):
+      towers.ClipConfig(
+          text=TEXT, vision=VISION, vocab_size=30, context_length=8,
+          eos_token_id=2, image_size=6, patch_size=4, projection=5)
+    with self.assertRaisesRegex(ValueError, r"\[n, 6, 6, 3\] expected"):
+      towers.image_features(CONFIG, self.params, self.pixels[:, :3])
+    with self.assertRaisesRegex(ValueError, r"\[k, t, 16\] expected"):
+      towers.text_features(
+          CONFIG, self.params, self.tokens[..., :8], self.ends)
+    with self.assertRaisesRegex(ValueError, "9 tokens.* 8 positions"):
+      towers.text_features(
+          CONFIG, self.params, jnp.zeros((4, 9, 16)), self.ends)
+
+
+if __name__ == "__main__":
+  absltest.main()
