@@ -23,7 +23,9 @@ from jaxcal import predictions as predictions_lib
 from jaxcal.adapt import engine
 from jaxcal.adapt import objectives
 from jaxcal.clip import checkpoint
+from jaxcal.clip import preprocess
 from jaxcal.clip import prompts
+from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pipeline
 from jaxcal.typing import Array
@@ -126,7 +128,7 @@ def _answering(model, image_set, methods, *, template, mesh, optimizer,
       (model.params, encode, prepared, dict(methods)),
       NamedSharding(mesh, PartitionSpec()))
   per_device = functools.partial(
-      answer_batch, model.image_features_from, optimizer=optimizer,
+      answer_batch, _image_features(model), optimizer=optimizer,
       selection_fraction=selection_fraction)
   over_devices = jax.jit(jax.shard_map(
       per_device, mesh=mesh,
@@ -135,6 +137,13 @@ def _answering(model, image_set, methods, *, template, mesh, optimizer,
   by_image = NamedSharding(mesh, PartitionSpec("data"))
   return lambda views: over_devices(
       *replicated, jax.device_put(views, by_image))
+
+
+def _image_features(model):
+  """From (parameters, pixels uint8 [n s s 3]) to unit-norm features [n d]."""
+  mean, std = model.preprocess.mean, model.preprocess.std
+  return lambda params, pixels: towers.image_features(
+      model.config, params, preprocess.normalize_pixels(pixels, mean, std))
 
 
 def answer_batch(

@@ -29,7 +29,7 @@ from jaxcal.report import page
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.testbed import sets as testbed_sets
-from jaxcal.testbed import weights as testbed_weights
+from jaxcal.testbed import shipped
 
 ABOUT = "adapt a model to each image of some sets and measure its calibration"
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
@@ -160,7 +160,7 @@ def _load_set(name, class_names_path):
 
 def _load_model(name):
   if name == "testbed":
-    return checkpoint.load(testbed_weights.folder())
+    return checkpoint.load(shipped.folder())
   return checkpoint.load(name)
 
 

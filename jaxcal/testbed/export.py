@@ -8,6 +8,7 @@ import platform
 
 import numpy as np
 
+from jaxcal.clip import layout
 from jaxcal.clip import towers
 from jaxcal.testbed import captions
 from jaxcal.testbed import tokenizer
@@ -69,23 +70,8 @@ def set_context_rms(
 
 def state_dict(params: towers.Params) -> dict[str, np.ndarray]:
   """Parameters under PyTorch names and in PyTorch layout, as float16."""
-  flat = {}
-
-  def visit(tree, names):
-    if hasattr(tree, "items"):
-      for name, branch in tree.items():
-        visit(branch, (*names, name))
-      return
-    leaf, last = np.asarray(tree), names[-1]
-    if last == "kernel":
-      # Patches: [height, width, channel, out] -> [out, channel, height, width].
-      leaf = leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf.T
-    if last in ("kernel", "scale", "embedding"):
-      names = (*names[:-1], "weight")
-    flat[".".join(names)] = np.ascontiguousarray(leaf.astype(np.float16))
-
-  visit(params, ())
-  return flat
+  return {name: np.asarray(leaf, np.float16, order="C")
+          for name, leaf in layout.to_torch_names(params).items()}
 
 
 def huggingface_config(config: towers.ClipConfig) -> dict:
