@@ -5,17 +5,17 @@ and answers from the same features. Each device works on its own images with
 the same program, so the answers do not depend on how many devices there are.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import json
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -56,6 +56,7 @@ def evaluate(
     num_threads: int = 4,
     parts: pathlib.Path | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    devices: Sequence[jax.Device] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> dict[str, Predictions]:
   """Answers of every method for every image of a set.
@@ -75,6 +76,7 @@ def evaluate(
     parts: Folder that receives the answers batch by batch; what lies there
       from an interrupted run with the same settings is not computed again.
     settings: What to write into the predictions of each method.
+    devices: That share the images; all if None.
     on_batch: Called with (images done, images in all) after each batch.
 
   Returns:
@@ -86,8 +88,9 @@ def evaluate(
       finite.
   """
   image_sets.check(image_set)
-  mesh = jax.make_mesh(
-      (jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+  devices = devices or jax.devices()
+  mesh = jax.make_mesh((len(devices),), ("data",), devices=devices,
+                       axis_types=(AxisType.Auto,))
   answer = _answering(model, image_set, methods, template=template, mesh=mesh,
                       optimizer=optimizer or engine.default_optimizer(),
                       selection_fraction=selection_fraction)
@@ -100,7 +103,7 @@ def evaluate(
   done = sum(len(part[next(iter(methods))].ids) for part in finished)
   total = len(image_set.ids)
   for batch in pipeline.batches(
-      image_set, make_views, batch_size=batch_size * jax.device_count(),
+      image_set, make_views, batch_size=batch_size * len(devices),
       num_threads=num_threads, start=done):
     part = _part(jax.device_get(answer(batch.views)), batch, blank)
     _save_part(parts, done, part)

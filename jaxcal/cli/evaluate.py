@@ -90,9 +90,14 @@ def _checked_config():
   config = _CONFIG.value
   if config is None:
     raise ValueError(f"--config is missing; for example: {EXAMPLE}")
+  path = config_flags.get_config_filename(flags.FLAGS["config"])
+  if not os.path.exists(path):
+    raise FileNotFoundError(f"no config file {path}; examples lie in configs/ "
+                            "of the source tree")
   if not isinstance(config, config_lib.ExperimentConfig):
+    # A file that failed to load shows its error when it is looked at.
     raise ValueError("get_config() of the config file must return a "
-                     f"jaxcal.config.ExperimentConfig, not {type(config)}")
+                     f"jaxcal.config.ExperimentConfig, not {config}")
   # The flag hands over "a,b" as the one name "a,b".
   for part in (config.data, config.method):
     part.name = tuple(
@@ -290,7 +295,7 @@ def _write_rows(path, rows):
 def _printed(rows, differences, conventions, output):
   blocks = [
       tables.markdown(rows, tables.RESULTS),
-      f"ECE: {conventions.num_bins} {conventions.edges}-closed bins; floor: ECE "
+      f"ECE: {conventions.num_bins} {conventions.edges}-closed bins; floor: that "
       "of a perfectly calibrated model with these confidences; brackets: "
       f"{100 * conventions.level:g} % bootstrap."]
   if differences:

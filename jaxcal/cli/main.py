@@ -1,10 +1,9 @@
 """The `jaxcal` command: picks the sub-command and words its errors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 import sys
 import traceback
 from typing import NamedTuple
-from typing import Callable
 
 from absl import flags
 
@@ -37,9 +36,9 @@ def overview() -> str:
       "jaxcal COMMAND --help names every flag and field with its default."])
 
 
-def run(argv: Sequence[str] | None = None) -> int:
-  """Runs a command line; returns the exit status (0, 2 on an error)."""
-  program, *arguments = sys.argv if argv is None else argv
+def run() -> int:
+  """Runs `sys.argv`; returns the exit status (0, or 2 on an error)."""
+  program, *arguments = sys.argv
   if not arguments or arguments[0] in ("--help", "-h", "help"):
     print(overview())
     return 0

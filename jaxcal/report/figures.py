@@ -35,14 +35,14 @@ def reliability_diagrams(
   # Not pyplot: a library must not touch the caller's figures or backend.
   from matplotlib.figure import Figure
   columns = len(bins_by_title)
-  figure = Figure(figsize=(2.5 * columns, 3.4), layout="constrained")
+  figure = Figure(figsize=(2.3 * columns, 3.5), layout="constrained")
   panels = figure.subplots(
       2, columns, sharex=True, sharey="row", squeeze=False,
       height_ratios=(4, 1))
   for (top, bottom), (title, bins) in zip(panels.T, bins_by_title.items()):
     _draw_reliability(top, bins)
     _draw_shares(bottom, bins)
-    top.set_title(title, fontsize=10, color=_INK)
+    top.set_title(title, fontsize=9, color=_INK)
     bottom.set_xlabel("confidence", fontsize=9, color=_INK)
   panels[0, 0].set_ylabel("accuracy", fontsize=9, color=_INK)
   panels[1, 0].set_ylabel("images", fontsize=9, color=_INK)
@@ -69,7 +69,7 @@ def _draw_reliability(panel, bins):
   panel.bar(middle[filled], accuracy[filled], width=0.9 * width, color=_BAR)
   panel.vlines(middle[filled], accuracy[filled], confidence[filled],
                color=_GAP, linewidth=2)
-  panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+  panel.set(xlim=(0, 1), ylim=(0, 1))
   _quiet_axes(panel)
 
 

@@ -38,6 +38,12 @@ def render(
   table = lambda some, columns: {
       "headings": [column.heading for column in columns],
       "rows": tables.cells(some, columns)}
+  titles = {
+      (row["data"], row["method"]):
+          f"{row['method']}\nECE {tables.percent(row['ece'])}, floor "
+          f"{tables.percent(row['ece_floor'])}" for row in rows}
+  diagram = lambda data, by_method: figures.svg(figures.reliability_diagrams(
+      {titles[data, method]: one for method, one in by_method.items()}))
   tuned = [row for row in rows if row["median_context_shift"] > 0]
   return environment.from_string(template).render(
       title=title, conventions=conventions, settings=settings,
@@ -45,5 +51,5 @@ def render(
                for data, group in summary.by_data(rows).items()},
       differences=table(differences, tables.DIFFERENCES),
       tuning=table(tuned, tables.TUNING),
-      diagrams={data: figures.svg(figures.reliability_diagrams(by_method))
+      diagrams={data: diagram(data, by_method)
                 for data, by_method in bins.items()})

@@ -22,8 +22,9 @@ from jaxcal.typing import Float
 
 Row = dict[str, Any]
 
-# The metrics that carry an interval, in the order of `_weighted_scores`.
-SCORES = ("accuracy", "ece", "nll", "brier")
+# The metrics that carry an interval, in the order of `_weighted_scores`, and
+# the largest value of each; the smallest is 0.
+SCORES = {"accuracy": 1.0, "ece": 1.0, "nll": np.inf, "brier": 2.0}
 
 
 class Conventions(NamedTuple):
@@ -50,10 +51,10 @@ def summarize(predictions: Predictions, conventions: Conventions) -> Row:
 
   Returns:
     `num_images`, `num_classes`; accuracy, ece, nll and brier with `_low` and
-    `_high`; `ece_floor` (what a perfectly calibrated model with the same
-    confidences would show at this sample size), adaptive_ece, mce, confidence,
-    confidence_gap (mean confidence minus accuracy); and the median of every
-    per-image diagnostic as `median_...`.
+    `_high`, cut at the range of the metric; `ece_floor` (what a perfectly
+    calibrated model with the same confidences would show at this sample size),
+    adaptive_ece, mce, confidence, confidence_gap (mean confidence minus
+    accuracy); and the median of every per-image diagnostic as `median_...`.
   """
   with jax.enable_x64(True):
     scored = _score(predictions)
@@ -67,7 +68,7 @@ def summarize(predictions: Predictions, conventions: Conventions) -> Row:
     row = {
         "num_images": len(predictions.ids),
         "num_classes": len(predictions.class_names),
-        **_flat(interval, suffix=""),
+        **_flat(_within_range(interval), suffix=""),
         "ece_floor": calibration.calibration_floor(
             scored.confidence, key=jax.random.key(conventions.seed), **bins,
             **edges),
@@ -162,6 +163,13 @@ def _weighted_scores(scored, weights, conventions):
       mean(scored.nll),
       mean(scored.brier),
   ])
+
+
+def _within_range(interval):
+  """The same interval without the part that no data could show."""
+  highest = jnp.asarray(list(SCORES.values()))
+  return interval._replace(low=jnp.maximum(interval.low, 0),
+                           high=jnp.minimum(interval.high, highest))
 
 
 def _flat(interval, *, suffix):

@@ -1,4 +1,4 @@
-"""Rows of numbers as markdown, for people: percent, and as many digits as hold."""
+"""Rows of numbers as tables for people: percent, and few digits."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -94,7 +94,7 @@ class OracleTest(parameterized.TestCase):
           self._stored(k, stored, "view_entropy")[image], atol=1e-9)
       kept = entropy.confident_views(logits, 0.25)
       self.assertCountEqual(np.flatnonzero(kept), selected[image])
-      step = jax.jit(engine.tuning_step)(
+      step = engine.tuning_step(
           encode, prepared.context, views, kept, prepared.logit_scale, method)
       self._assert_step(step, k, stored, image, 0)
 
@@ -129,7 +129,8 @@ class OracleTest(parameterized.TestCase):
     adapt = functools.partial(
         engine.adapt, optimizer=engine.default_optimizer(),
         selection_fraction=0.25)
-    adapted = jax.jit(jax.vmap(adapt, in_axes=(None, None, 0, None)))(
+    # Not compiled: with three images, compiling would take most of the time.
+    adapted = jax.vmap(adapt, in_axes=(None, None, 0, None))(
         self._encode(k), self._prepared(k), self._views(k), method)
     np.testing.assert_allclose(
         adapted.logits, self._stored(k, stored, "final_logits"), atol=1e-7)

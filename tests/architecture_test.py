@@ -1,0 +1,116 @@
+"""Who may import whom: read from the sources, and seen in a fresh process."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Each room, and the rooms that it may import; itself is always allowed.
+_MAY_IMPORT = {
+    "typing": set(),
+    "config": set(),
+    "provenance": set(),
+    "losses": {"typing"},
+    "metrics": {"typing"},
+    "clip": {"typing"},
+    "data": {"typing"},
+    "predictions": {"typing"},
+    "adapt": {"typing", "losses", "clip"},
+    "testbed": {"typing", "clip", "data"},
+    "report": {"typing", "metrics", "predictions"},
+    "evaluate": {"typing", "adapt", "clip", "data", "predictions"},
+}
+_MAY_IMPORT["cli"] = set(_MAY_IMPORT)
+# What a room may use from outside, where the rule is stricter than setup.cfg.
+_ONLY = {
+    "config": {"collections", "dataclasses", "typing"},
+    "losses": {"collections", "jax", "math", "numpy", "typing"},
+    "metrics": {"collections", "jax", "math", "numpy", "typing"},
+}
+# Packages with one home each. `testbed.train` is a program of its own.
+_HOMES = {
+    "transformers": {"clip"},
+    "huggingface_hub": {"clip"},
+    "ml_collections": {"cli"},
+    "matplotlib": {"report"},
+    "jinja2": {"report"},
+    "sklearn": {"testbed"},
+    "absl.flags": {"cli", "testbed"},
+}
+_NEVER = {"torch", "tensorflow", "clu", "wandb", "pickle", "pandas"}
+# What importing any library module must not load.
+_HEAVY = ("transformers", "matplotlib", "jinja2", "sklearn", "torch",
+          "tensorflow", "tensorflow_datasets", "ml_collections")
+
+
+def _imports(path):
+  """Dotted names that a file imports, `from a import b` as a.b and a."""
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      yield from (name.name for name in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import"
+      yield node.module
+      yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def _files():
+  for path in sorted((_ROOT / "jaxcal").rglob("*.py")):
+    room = path.relative_to(_ROOT / "jaxcal").parts[0].removesuffix(".py")
+    if room != "__init__":
+      yield path, room
+
+
+def _rooms_used(path):
+  known = set(_MAY_IMPORT)
+  names = (name.split(".") for name in _imports(path))
+  return {n[1] for n in names if n[0] == "jaxcal" and len(n) > 1} & known
+
+
+class ArchitectureTest(parameterized.TestCase):
+
+  def test_every_room_has_a_rule(self):
+    self.assertEqual({room for _, room in _files()}, set(_MAY_IMPORT))
+
+  def test_imports_point_one_way(self):
+    for path, room in _files():
+      self.assertLessEqual(
+          _rooms_used(path), _MAY_IMPORT[room] | {room}, str(path))
+
+  def test_strict_rooms_use_little_from_outside(self):
+    for path, room in _files():
+      if room in _ONLY:
+        outside = {name.split(".")[0] for name in _imports(path)} - {"jaxcal"}
+        self.assertLessEqual(outside, _ONLY[room], str(path))
+
+  def test_packages_stay_in_their_homes(self):
+    for path, room in _files():
+      names = set(_imports(path))
+      self.assertFalse({n.split(".")[0] for n in names} & _NEVER, str(path))
+      for package, homes in _HOMES.items():
+        used = any(n == package or n.startswith(package + ".") for n in names)
+        self.assertTrue(not used or room in homes, f"{path}: {package}")
+
+  def test_configs_know_only_the_dataclasses(self):
+    for path in (_ROOT / "configs").glob("*.py"):
+      self.assertLessEqual(_rooms_used(path), {"config"}, str(path))
+
+  def test_library_modules_load_nothing_heavy(self):
+    modules = [
+        ".".join(path.relative_to(_ROOT).with_suffix("").parts)
+        for path, room in _files()
+        if room != "cli" and path.stem not in ("__init__", "train")]
+    code = (f"import sys, {', '.join(modules)}\n"
+            f"print([m for m in {_HEAVY!r} if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, check=True,
+                          capture_output=True, text=True)
+    self.assertEqual(done.stdout.strip(), "[]")
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,51 @@
+"""Ranges of the experiment's fields, and their descriptions."""
+
+import dataclasses
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from jaxcal import config
+
+
+class ConfigTest(parameterized.TestCase):
+
+  def test_defaults_are_valid(self):
+    config.validate(config.ExperimentConfig())
+
+  @parameterized.parameters(
+      ("data", "limit", -1, "expected >= 0"),
+      ("data", "template", "a photo.", "exactly one"),
+      ("data", "name", (), "a name"),
+      ("views", "number", 0, ">= 1"),
+      ("views", "number", 8, "large enough to keep one of 8 views"),
+      ("views", "min_area", 0.0, "in \\(0, views.max_area\\]"),
+      ("views", "max_area", 1.5, "<= 1"),
+      ("views", "flip_probability", -0.1, "in \\[0, 1\\]"),
+      ("method", "learning_rate", -1.0, ">= 0"),
+      ("method", "num_steps", -1, ">= 0"),
+      ("method", "selection_fraction", 0.0, "in \\(0, 1\\]"),
+      ("method", "delta", 0.0, "in \\(0, 1\\]"),
+      ("method", "quantile", 2.0, "in \\[0, 1\\]"),
+      ("metrics", "num_bins", 0, ">= 1"),
+      ("metrics", "edges", "both", "'left' or 'right'"),
+      ("metrics", "level", 1.0, "in \\(0, 1\\)"),
+      ("metrics", "num_resamples", 1, ">= 2"))
+  def test_values_out_of_range_are_named(self, part, name, value, expected):
+    experiment = config.ExperimentConfig()
+    setattr(getattr(experiment, part), name, value)
+    with self.assertRaisesRegex(ValueError, rf"config\.{part}.*{expected}"):
+      config.validate(experiment)
+
+  def test_every_field_is_described(self):
+    rows = config.describe(config.ExperimentConfig())
+    self.assertIn(("config.method.learning_rate", 5e-3, "of AdamW"), rows)
+    self.assertTrue(all(about for _, _, about in rows))
+    count = lambda c: sum(
+        count(getattr(c, f.name)) if dataclasses.is_dataclass(
+            getattr(c, f.name)) else 1 for f in dataclasses.fields(c))
+    self.assertLen(rows, count(config.ExperimentConfig()))
+
+
+if __name__ == "__main__":
+  absltest.main()
