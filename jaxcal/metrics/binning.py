@@ -123,7 +123,8 @@ def _sums(confidence, correct, inner_edges, *, edges, weights):
   hits = jnp.where(mass > 0, hits, 0).astype(values.dtype)
   examples.check_probabilities(values, name="confidence")
   index = jnp.searchsorted(
-      jnp.asarray(inner_edges, values.dtype), values, side=_SIDES[edges])
+      jnp.asarray(inner_edges, values.dtype), values, side=_SIDES[edges],
+      method="compare_all")
   # A product instead of a scatter: the same sum on every run, and resamples
   # (many weights for one confidence) share one membership matrix.
   member = jax.nn.one_hot(index, len(inner_edges) + 1, dtype=values.dtype)
@@ -141,7 +142,8 @@ def _quantiles(values, mass, fractions):
   below = jnp.floor(position)
 
   def at(rank):
-    found = jnp.searchsorted(ranks, rank, side="right")
+    found = jnp.searchsorted(
+        ranks, rank, side="right", method="compare_all")
     return ordered[jnp.minimum(found, ordered.size - 1)]
 
   low, high = at(below), at(jnp.minimum(below + 1, ranks[-1] - 1))

@@ -137,6 +137,7 @@ class MarginalEntropyTest(parameterized.TestCase):
   def test_jit_and_vmap(self):
     logits = jnp.asarray(_logits(5, 3, 4, 5), jnp.float32)
     where = jnp.asarray(_logits(6, 3, 4) > -1)
+
     def run(x, w):
       return entropy.marginal_entropy(x, where=w)
 

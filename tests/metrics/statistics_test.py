@@ -1,0 +1,157 @@
+"""The bootstrap against theory, scipy and its own promises."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from jaxcal.metrics import calibration
+from jaxcal.metrics import statistics
+
+
+def _mean_of(values):
+  return lambda weights: statistics.weighted_mean(jnp.asarray(values), weights)
+
+
+class WeightedMeanTest(absltest.TestCase):
+
+  def test_by_hand(self):
+    values = jnp.array([1.0, 2.0, jnp.nan])
+    np.testing.assert_allclose(
+        statistics.weighted_mean(values, jnp.array([1, 3, 0])), 1.75)
+    np.testing.assert_allclose(
+        statistics.weighted_mean(jnp.array([True, False, True, True])), 0.75)
+
+  def test_no_weight_at_all_is_nan(self):
+    self.assertTrue(np.isnan(
+        statistics.weighted_mean(jnp.ones(2), jnp.zeros(2))))
+
+  def test_wrong_weights_raise(self):
+    with self.assertRaisesRegex(ValueError, r"shape \(2,\).*\(3,\)"):
+      statistics.weighted_mean(jnp.ones(2), jnp.ones(3))
+    with self.assertRaisesRegex(ValueError, "not negative"):
+      statistics.weighted_mean(jnp.ones(2), jnp.array([1.0, -1.0]))
+
+
+class ResampleTest(absltest.TestCase):
+
+  def test_counts_are_multinomial(self):
+    n, num_samples = 12, 4000
+    counts = np.asarray(jax.vmap(
+        lambda key: statistics.resample_weights(key, n))(
+            jax.random.split(jax.random.key(0), num_samples)))
+    np.testing.assert_array_equal(counts.sum(axis=1), n)
+    np.testing.assert_array_equal(counts, np.round(counts))
+    # Each count is binomial(n, 1 / n): mean 1, variance 1 - 1 / n.
+    variance = 1 - 1 / n
+    np.testing.assert_allclose(
+        counts.mean(axis=0), 1, atol=4.5 * (variance / num_samples)**0.5)
+    np.testing.assert_allclose(counts.var(), variance, rtol=0.03)
+    covariance = np.cov(counts.T)[np.triu_indices(n, 1)].mean()
+    np.testing.assert_allclose(covariance, -1 / n, rtol=0.05)
+
+  def test_samples_do_not_depend_on_the_batch(self):
+    values = np.random.default_rng(0).normal(size=30)
+    draws = [
+        statistics.bootstrap_samples(
+            _mean_of(values), 30, key=jax.random.key(1), num_samples=23,
+            batch_size=size)
+        for size in (1, 5, 1000)]
+    for other in draws[1:]:
+      np.testing.assert_allclose(other, draws[0], rtol=1e-6)
+
+  def test_same_key_gives_paired_differences(self):
+    generator = np.random.default_rng(1)
+    first = generator.normal(size=40)
+    second = first + 0.1 * generator.normal(size=40)
+
+    def draw(values):
+      return statistics.bootstrap_samples(
+          _mean_of(values), 40, key=jax.random.key(2), num_samples=50)
+
+    np.testing.assert_allclose(
+        draw(first) - draw(second), draw(first - second), atol=1e-6)
+
+
+class IntervalTest(parameterized.TestCase):
+
+  @parameterized.parameters(0.8, 0.95)
+  def test_scipy_for_an_unbiased_statistic(self, level):
+    values = np.random.default_rng(2).gamma(2.0, size=80)
+    ours = statistics.bootstrap_interval(
+        _mean_of(values), 80, key=jax.random.key(3), num_samples=6000,
+        level=level)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=6000, confidence_level=level,
+        method="percentile", rng=np.random.default_rng(4)).confidence_interval
+    error = values.std() / 80**0.5
+    np.testing.assert_allclose(ours.estimate, values.mean(), rtol=1e-6)
+    np.testing.assert_allclose(ours.low, theirs.low, atol=0.1 * error)
+    np.testing.assert_allclose(ours.high, theirs.high, atol=0.1 * error)
+
+  def test_covers_the_mean_as_often_as_it_says(self):
+    values = np.random.default_rng(5).normal(size=(400, 60))
+    run = jax.jit(jax.vmap(lambda x, key: statistics.bootstrap_interval(
+        lambda weights: statistics.weighted_mean(x, weights), 60, key=key,
+        num_samples=400, level=0.9)))
+    intervals = run(
+        jnp.asarray(values, jnp.float32),
+        jax.random.split(jax.random.key(6), 400))
+    covered = np.mean((intervals.low < 0) & (intervals.high > 0))
+    # 0.9 less the bootstrap's 1 / n shortfall; 0.015 is a standard error.
+    self.assertBetween(covered, 0.84, 0.945)
+
+  def test_contains_its_estimate_where_percentiles_miss_it(self):
+    # A calibrated model on few examples: the ECE of a resample is larger.
+    generator = np.random.default_rng(7)
+    confidence = np.linspace(0.3, 0.99, 400)
+    correct = generator.uniform(size=400) < confidence
+
+    def ece(weights):
+      return calibration.expected_calibration_error(
+          confidence, correct, weights=weights)
+
+    interval = statistics.bootstrap_interval(
+        ece, 400, key=jax.random.key(8), num_samples=500)
+    percentile = np.quantile(
+        statistics.bootstrap_samples(
+            ece, 400, key=jax.random.key(8), num_samples=500), 0.025)
+    self.assertGreater(percentile, interval.estimate)
+    self.assertLess(interval.low, interval.estimate)
+    self.assertGreater(interval.high, interval.estimate)
+    np.testing.assert_allclose(interval.estimate, ece(jnp.ones(400)))
+
+  def test_arrays_of_statistics_under_jit(self):
+    values = jnp.asarray(
+        np.random.default_rng(9).normal(size=(3, 50)), jnp.float32)
+
+    @jax.jit
+    def run(key):
+      return statistics.bootstrap_interval(
+          lambda weights: jnp.matmul(values, weights) / 50, 50, key=key,
+          num_samples=50)
+
+    interval = run(jax.random.key(10))
+    self.assertEqual(interval.low.shape, (3,))
+    one = statistics.bootstrap_interval(
+        _mean_of(values[1]), 50, key=jax.random.key(10), num_samples=50)
+    np.testing.assert_allclose(
+        [part[1] for part in interval], one, rtol=1e-4, atol=1e-6)
+
+  def test_errors(self):
+    for level in (0, 1, 95, float("nan")):
+      with self.assertRaisesRegex(ValueError, r"\(0, 1\), but level="):
+        statistics.bootstrap_interval(
+            _mean_of(np.ones(3)), 3, key=jax.random.key(0), level=level)
+    with self.assertRaisesRegex(ValueError, "num_samples=1"):
+      statistics.bootstrap_interval(
+          _mean_of(np.ones(3)), 3, key=jax.random.key(0), num_samples=1)
+    with self.assertRaisesRegex(ValueError, "num_examples=0"):
+      statistics.bootstrap_samples(
+          _mean_of(np.ones(3)), 0, key=jax.random.key(0))
+
+
+if __name__ == "__main__":
+  absltest.main()
