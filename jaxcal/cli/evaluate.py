@@ -25,6 +25,7 @@ from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import sources
 from jaxcal.data import views
+from jaxcal.report import figures
 from jaxcal.report import page
 from jaxcal.report import summary
 from jaxcal.report import tables
@@ -57,8 +58,8 @@ def help_text() -> str:
             for name, value, about in rows]
   return "\n".join([
       f"jaxcal evaluate: {ABOUT}.", "",
-      "Writes predictions/, results.jsonl, differences.jsonl and report.html, "
-      "and prints a table.", "An interrupted run goes on where it stopped.", "",
+      "Writes predictions/, results.jsonl, differences.jsonl, report.html and "
+      "diagram-*.svg,", "and prints a table.", "An interrupted run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "",
       "Methods: " + ", ".join(objectives.METHODS),
       "Image sets: " + ", ".join(testbed_sets.NAMES) +
@@ -253,22 +254,26 @@ def _write_report(output, config, data_names, method_names, settings):
   conventions = summary.Conventions(
       metrics.num_bins, metrics.edges, metrics.level, metrics.num_resamples,
       metrics.seed)
-  rows, differences, bins = [], [], {}
+  rows, differences, diagrams = [], [], {}
   for data in data_names:
     answers = {name: predictions_lib.load(output / "predictions" / data / name)
                for name in method_names}
-    rows += _labelled(data, {
+    of_data = _labelled(data, {
         name: summary.summarize(answer, conventions)
         for name, answer in answers.items()})
+    rows += of_data
     differences += _differences(data, answers, conventions)
-    bins[data] = {name: summary.bins_of(answer, conventions)
-                  for name, answer in answers.items()}
+    diagrams[data] = figures.svg(figures.reliability_diagrams({
+        figures.panel_title(row): summary.bins_of(
+            answers[row["method"]], conventions) for row in of_data}))
+    predictions_lib.write_whole(
+        output / f"diagram-{data}.svg", diagrams[data].encode())
   _write_rows(output / "results.jsonl", rows)
   _write_rows(output / "differences.jsonl", differences)
   text = page.render(
       title=f"Calibration of {config.model.name}", rows=rows,
-      differences=differences, bins=bins, conventions=conventions,
-      settings=settings)
+      differences=differences, diagrams=diagrams,
+      conventions=conventions, settings=settings)
   predictions_lib.write_whole(output / "report.html", text.encode())
   print(_printed(rows, differences, conventions, output))
 
@@ -301,8 +306,8 @@ def _printed(rows, differences, conventions, output):
   if differences:
     blocks += ["Paired differences:",
                tables.markdown(differences, tables.DIFFERENCES)]
-  blocks.append(f"Written: {output}/report.html, results.jsonl, "
-                "differences.jsonl, predictions/")
+  blocks.append(f"Written: {output}/report.html, diagram-*.svg, "
+                "results.jsonl, differences.jsonl, predictions/")
   return "\n\n".join(blocks)
 
 

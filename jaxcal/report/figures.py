@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxcal.metrics import binning
+from jaxcal.report import summary
+from jaxcal.report import tables
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -49,13 +51,20 @@ def reliability_diagrams(
   return figure
 
 
+def panel_title(row: summary.Row) -> str:
+  """Method, calibration error and floor: the heading of its panel."""
+  return (f"{row['method']}\nECE {tables.percent(row['ece'])} %, floor "
+          f"{tables.percent(row['ece_floor'])}")
+
+
 def svg(figure: "Figure") -> str:
   """The figure as an `<svg>` element, the same bytes for the same figure."""
   import matplotlib
   text = io.StringIO()
   # Fixed salt and no date: running twice gives the same page.
   with matplotlib.rc_context({"svg.hashsalt": "jaxcal", "font.size": 9}):
-    figure.savefig(text, format="svg", metadata={"Date": None})
+    figure.savefig(
+        text, format="svg", metadata={"Date": None, "Creator": None})
   return text.getvalue()[text.getvalue().index("<svg"):]
 
 

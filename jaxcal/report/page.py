@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 import importlib.resources
 from typing import Any
 
-from jaxcal.metrics import binning
-from jaxcal.report import figures
 from jaxcal.report import summary
 from jaxcal.report import tables
 
@@ -15,7 +13,7 @@ def render(
     title: str,
     rows: Sequence[summary.Row],
     differences: Sequence[summary.Row],
-    bins: Mapping[str, Mapping[str, binning.BinStatistics]],
+    diagrams: Mapping[str, str],
     conventions: summary.Conventions,
     settings: Mapping[str, Any],
 ) -> str:
@@ -25,7 +23,7 @@ def render(
     title: Heading of the page.
     rows: From `summary.summarize`, with `data` and `method`.
     differences: From `summary.compare`, with `data`, `method`, `reference`.
-    bins: For each image set, the bins of each method.
+    diagrams: For each image set, its reliability diagrams as `<svg>`.
     conventions: What ECE and intervals mean.
     settings: Everything needed to run it again, by dotted name.
   """
@@ -38,18 +36,10 @@ def render(
   table = lambda some, columns: {
       "headings": [column.heading for column in columns],
       "rows": tables.cells(some, columns)}
-  titles = {
-      (row["data"], row["method"]):
-          f"{row['method']}\nECE {tables.percent(row['ece'])}, floor "
-          f"{tables.percent(row['ece_floor'])}" for row in rows}
-  diagram = lambda data, by_method: figures.svg(figures.reliability_diagrams(
-      {titles[data, method]: one for method, one in by_method.items()}))
   tuned = [row for row in rows if row["median_context_shift"] > 0]
   return environment.from_string(template).render(
       title=title, conventions=conventions, settings=settings,
       results={data: table(group, tables.RESULTS[1:])
                for data, group in summary.by_data(rows).items()},
       differences=table(differences, tables.DIFFERENCES),
-      tuning=table(tuned, tables.TUNING),
-      diagrams={data: diagram(data, by_method)
-                for data, by_method in bins.items()})
+      tuning=table(tuned, tables.TUNING), diagrams=diagrams)

@@ -1,0 +1,90 @@
+"""Every command and code block of the README runs."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+from absl.testing import absltest
+import numpy as np
+from PIL import Image
+
+from jaxcal.testbed import shipped
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_README = (_ROOT / "README.md").read_text(encoding="utf-8")
+# Few images and views; otherwise the commands are those that are printed.
+_SMALL = ("--config.data.limit=3 --config.views.number=8 "
+          "--config.method.selection_fraction=0.25 "
+          "--config.metrics.num_resamples=20")
+
+
+def _blocks(language):
+  return re.findall(rf"```{language}\n(.*?)```", _README, re.DOTALL)
+
+
+def _shell(script, folder):
+  """Runs a script with `jaxcal` standing for this checkout's command."""
+  command = folder / "jaxcal"
+  command.write_text(
+      f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(_ROOT)!r})\n"
+      "from jaxcal.cli import main\nsys.exit(main.run())\n")
+  command.chmod(0o755)
+  environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+  environment.pop("XLA_FLAGS", None)
+  return subprocess.run(["bash", "-euc", script], cwd=folder, check=True,
+                        capture_output=True, text=True, env=environment).stdout
+
+
+class ReadmeTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.create_tempdir().full_path)
+    (self.folder / "configs").symlink_to(_ROOT / "configs")
+
+  def test_install_commands_are_those_of_continuous_integration(self):
+    script = re.sub(r"\\\n\s*", "", (_ROOT / ".ci" / "run").read_text())
+    script = script.replace("pip install -q", "pip install")
+    commands = [block.strip() for block in _blocks("bash")
+                if "pip install" in block]
+    self.assertLen(commands, 2)
+    for command in commands:
+      self.assertIn(command, script)
+
+  def test_commands(self):
+    images = self.folder / "path" / "to" / "images" / "cat"
+    images.mkdir(parents=True)
+    Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(images / "1.png")
+    commands = [block for block in _blocks("bash")
+                if "pip install" not in block]
+    self.assertLen(commands, 3)
+    for command in commands:
+      # No download: the shipped weights stand in for those of the hub.
+      command = command.replace(
+          "openai/clip-vit-base-patch16", str(shipped.folder()))
+      command = command.replace("limit=0", "limit=1").replace(
+          "3 10 30", "3").replace("configs/quickstart.py",
+                                  f"configs/quickstart.py {_SMALL}")
+      out = _shell(command, self.folder)
+      self.assertRegex(out, r"\| soc|--config\.views\.seed")
+
+  def test_code(self):
+    blocks = _blocks("python")
+    self.assertLen(blocks, 3)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks) +
+         "\nprint(0.05 < ece < 0.15, floor < 0.05, soc > 0, pull.shape)"],
+        cwd=_ROOT, check=True, capture_output=True, text=True)
+    word, shift, *checks = done.stdout.split(maxsplit=2)
+    self.assertEqual(" ".join(checks).split(), "True True True (47, 512)".split())
+
+  def test_files_that_it_names_exist(self):
+    for path in re.findall(r"`((?:tests|configs|benchmarks)/[^`*]+)`|"
+                           r"\]\(((?!http)[^)]+)\)", _README):
+      self.assertTrue((_ROOT / (path[0] or path[1])).exists(), path)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,116 @@
+"""Tables, diagrams and the page: what they show, not how they look."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from jaxcal.metrics import binning
+from jaxcal.report import figures
+from jaxcal.report import page
+from jaxcal.report import summary
+from jaxcal.report import tables
+
+_BINS = binning.BinStatistics(
+    np.array([0., 4., 0., 16.]), np.array([0., 1.6, 0., 15.2]),
+    np.array([0., 3., 0., 8.]))
+
+
+def _row(**changes):
+  row = {"data": "digits", "method": "soc", "num_images": 20,
+         "ece_floor": 0.063, "confidence_gap": -0.0004,
+         "median_entropy_before": 1.0, "median_entropy_after": 0.5,
+         "median_context_shift": 0.113, "median_regulariser": 0.3,
+         "median_gradient_ratio": 12.34}
+  for name in summary.SCORES:
+    row |= {name: 0.5, f"{name}_low": 0.4, f"{name}_high": 0.625}
+  return row | changes
+
+
+def _difference():
+  row = {"data": "digits", "method": "soc", "reference": "tpt"}
+  for name in summary.SCORES:
+    row |= {f"{name}_difference": -0.05, f"{name}_difference_low": -0.1,
+            f"{name}_difference_high": 0.0001}
+  return row
+
+
+def _page(**changes):
+  return page.render(**{
+      "title": "A <title>", "rows": [_row()], "differences": [_difference()],
+      "diagrams": {"digits": "<svg>bars</svg>"},
+      "conventions": summary.Conventions(), "settings": {"a.b": "<c>"},
+  } | changes)
+
+
+class TablesTest(parameterized.TestCase):
+
+  def test_markdown(self):
+    lines = tables.markdown([_row()], tables.RESULTS).splitlines()
+    self.assertLen({len(line) for line in lines}, 1)
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    self.assertEqual(cells, [
+        "digits", "20", "soc", "50.0 [40.0, 62.5]", "50.0 [40.0, 62.5]", "6.3",
+        "0.0", "0.500 [0.400, 0.625]", "0.500 [0.400, 0.625]"])
+
+  def test_differences_carry_their_sign(self):
+    text = tables.markdown([_difference()], tables.DIFFERENCES)
+    self.assertIn("soc - tpt", text)
+    self.assertIn("-5.0 [-10.0, 0.0]", text)
+    self.assertIn("-0.050 [-0.100, 0.000]", text)
+
+  @parameterized.parameters(
+      (0.1234, "+12.3"), (-0.1234, "-12.3"), (0.0004, "0.0"), (-0.0004, "0.0"))
+  def test_signed_percent(self, value, text):
+    self.assertEqual(tables.signed_percent(value), text)
+
+
+class FiguresTest(absltest.TestCase):
+
+  def test_bars_are_accuracies_of_filled_bins(self):
+    figure = figures.reliability_diagrams({"soc": _BINS, "tpt": _BINS})
+    top, _, bottom, _ = figure.axes
+    bars = {round(bar.get_x() + bar.get_width() / 2, 9): bar.get_height()
+            for bar in top.patches}
+    self.assertEqual(bars, {0.375: 0.75, 0.875: 0.5})
+    segments = top.collections[0].get_segments()
+    np.testing.assert_allclose(segments[0][:, 1], [0.75, 0.4])
+    np.testing.assert_allclose(segments[1][:, 1], [0.5, 0.95])
+    np.testing.assert_allclose(
+        [bar.get_height() for bar in bottom.patches], [0, 0.2, 0, 0.8])
+    self.assertEqual(top.get_title(), "soc")
+
+  def test_same_bytes_twice(self):
+    draw = lambda: figures.svg(figures.reliability_diagrams({"soc": _BINS}))
+    self.assertEqual(draw(), draw())
+    self.assertStartsWith(draw(), "<svg")
+
+  def test_title_tells_the_error_and_its_floor(self):
+    self.assertEqual(
+        figures.panel_title(_row()), "soc\nECE 50.0 %, floor 6.3")
+
+  def test_nothing_to_draw(self):
+    with self.assertRaisesRegex(ValueError, "no predictions to draw"):
+      figures.reliability_diagrams({})
+
+
+class PageTest(absltest.TestCase):
+
+  def test_holds_everything_and_escapes_it(self):
+    text = _page()
+    self.assertIn("A &lt;title&gt;", text)
+    self.assertIn("&lt;c&gt;", text)
+    self.assertEqual(text.count("<svg"), 1)
+    for needed in ("50.0 [40.0, 62.5]", "-5.0 [-10.0, 0.0]", "12.3",
+                   "20 bins of equal width", "95 % bootstrap"):
+      self.assertIn(needed, text)
+    for outside in ("http", "<script", "src="):
+      self.assertNotIn(outside, text)
+
+  def test_empty_sections_are_left_out(self):
+    text = _page(differences=[], rows=[_row(median_context_shift=0.0)])
+    self.assertNotIn("Paired differences", text)
+    self.assertNotIn("What tuning did", text)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,143 @@
+"""Rows of numbers against recorded ones and against plain loops."""
+
+import json
+import math
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from jaxcal import predictions
+from jaxcal.report import summary
+from tests import shared
+
+_QUICK = summary.Conventions(num_resamples=20)
+
+
+def _predictions(logits, labels, **changes):
+  n, k = logits.shape
+  return predictions.Predictions(
+      np.asarray(logits, np.float32), np.asarray(labels, np.int32),
+      tuple(map(str, range(n))), tuple(map(str, range(k))),
+      {"context_shift": np.arange(n, dtype=np.float32)}, {})._replace(**changes)
+
+
+def _random(seed=0, n=300, k=5):
+  rng = np.random.default_rng(seed)
+  logits = 2 * rng.normal(size=(n, k))
+  labels = np.where(rng.random(n) < 0.7, logits.argmax(-1),
+                    rng.integers(0, k, n))
+  return _predictions(logits, labels)
+
+
+def _by_loops(answer):
+  """Accuracy, ECE, NLL, Brier and gap, one example at a time."""
+  bins = [[] for _ in range(20)]
+  nll = brier = 0
+  for row, label in zip(answer.logits.astype(float), answer.labels):
+    exponentials = [math.exp(z - max(row)) for z in row]
+    probs = [e / sum(exponentials) for e in exponentials]
+    confidence = max(probs)
+    bins[max(math.ceil(confidence * 20) - 1, 0)].append(
+        (confidence, probs.index(confidence) == label))
+    nll -= math.log(probs[label])
+    brier += sum((p - (c == label))**2 for c, p in enumerate(probs))
+  n = len(answer.labels)
+  everything = [pair for members in bins for pair in members]
+  return {
+      "accuracy": sum(hit for _, hit in everything) / n,
+      "confidence": sum(c for c, _ in everything) / n,
+      "ece": sum(abs(sum(c - hit for c, hit in members))
+                 for members in bins) / n,
+      "mce": max(abs(sum(c - hit for c, hit in members)) / len(members)
+                 for members in bins if members),
+      "nll": nll / n,
+      "brier": brier / n,
+  }
+
+
+class SummaryTest(parameterized.TestCase):
+
+  def test_against_loops(self):
+    answer = _random()
+    row = summary.summarize(answer, _QUICK)
+    for name, value in _by_loops(answer).items():
+      self.assertAlmostEqual(row[name], value, places=10, msg=name)
+    self.assertAlmostEqual(
+        row["confidence_gap"], row["confidence"] - row["accuracy"])
+    self.assertEqual(row["num_images"], 300)
+    self.assertEqual(row["median_context_shift"], 149.5)
+    for name in summary.SCORES:
+      self.assertLess(row[f"{name}_low"], row[name])
+      self.assertGreater(row[f"{name}_high"], row[name])
+
+  @parameterized.parameters(
+      "lenet-5-cifar-10", "wideresnet-16-4-cifar-10",
+      "densenet-bc-100-cifar-100")
+  def test_against_recorded_networks(self, name):
+    data = shared.folder("data")
+    expected = json.loads(
+        (data / "expected_metrics.json").read_text())[f"{name}.npz"]
+    with np.load(data / "recorded_confidences" / f"{name}.npz") as arrays:
+      probs = arrays["predictions"].astype(np.float64)
+      labels = arrays["ground_truth"].reshape(-1)
+    row = summary.summarize(
+        _predictions(np.log(np.maximum(probs, 1e-30)), labels), _QUICK)
+    for ours, theirs, places in (
+        ("accuracy", "acc", 12), ("confidence", "mean_conf", 6),
+        ("ece", "ece_netcal_20", 6), ("mce", "mce_netcal_20", 5),
+        ("brier", "brier_sum", 6), ("nll", "nll", 5)):
+      self.assertAlmostEqual(row[ours], expected[theirs], places, msg=ours)
+
+  def test_intervals_stay_within_the_range_of_the_metric(self):
+    sure = _predictions(np.eye(4)[[0, 1, 2, 3]] * 50, [0, 1, 2, 3])
+    row = summary.summarize(sure, _QUICK)
+    self.assertEqual((row["accuracy_low"], row["accuracy_high"]), (1, 1))
+    few = _predictions(np.random.default_rng(0).normal(size=(4, 3)),
+                       [0, 1, 2, 0])
+    row = summary.summarize(few, summary.Conventions(num_resamples=200))
+    for name, largest in summary.SCORES.items():
+      self.assertGreaterEqual(row[f"{name}_low"], 0)
+      self.assertLessEqual(row[f"{name}_high"], largest)
+
+  def test_floor_of_a_calibrated_model_is_near_its_error(self):
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(4000, 3)) * 1.5
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    labels = (rng.random((4000, 1)) > probs.cumsum(-1)).sum(-1)
+    row = summary.summarize(_predictions(logits, labels), _QUICK)
+    self.assertLess(abs(row["ece"] - row["ece_floor"]), 0.01)
+    self.assertGreater(row["ece_floor"], 0.005)
+
+  def test_paired_differences(self):
+    ours, theirs = _random(0), _random(0)
+    same = summary.compare(ours, theirs, _QUICK)
+    self.assertEqual(set(same.values()), {0.0})
+    sharper = ours._replace(logits=ours.logits * 3)
+    row = summary.compare(sharper, ours, _QUICK)
+    difference = (_by_loops(sharper)["ece"] - _by_loops(ours)["ece"])
+    self.assertAlmostEqual(row["ece_difference"], difference, places=10)
+    self.assertEqual(row["accuracy_difference"], 0)
+    self.assertGreater(row["nll_difference_low"], 0)
+
+  def test_paired_differences_need_the_same_images(self):
+    ours = _random()
+    with self.assertRaisesRegex(ValueError, "same images in the same order"):
+      summary.compare(ours, ours._replace(ids=ours.ids[::-1]), _QUICK)
+
+  def test_bins_add_up(self):
+    bins = summary.bins_of(_random(), summary.Conventions(num_bins=7))
+    self.assertEqual(bins.count.sum(), 300)
+    self.assertLen(bins.count, 7)
+
+  def test_a_method_twice_is_refused(self):
+    row = {"data": "digits", "method": "tpt"}
+    with self.assertRaisesRegex(ValueError, "two rows for method 'tpt'"):
+      summary.by_data([row, row])
+    groups = summary.by_data([row, row | {"method": "soc"},
+                              row | {"data": "shapes"}])
+    self.assertEqual(list(groups), ["digits", "shapes"])
+
+
+if __name__ == "__main__":
+  absltest.main()
