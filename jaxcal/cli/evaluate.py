@@ -58,8 +58,8 @@ def help_text() -> str:
             for name, value, about in rows]
   return "\n".join([
       f"jaxcal evaluate: {ABOUT}.", "",
-      "Writes predictions/, results.jsonl, differences.jsonl, report.html and "
-      "diagram-*.svg,", "and prints a table.", "An interrupted run goes on where it stopped.", "",
+      "Writes predictions/, results.jsonl, results.md, differences.jsonl, "
+      "report.html and", "diagram-*.svg, and prints a table.", "An interrupted run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "",
       "Methods: " + ", ".join(objectives.METHODS),
       "Image sets: " + ", ".join(testbed_sets.NAMES) +
@@ -275,7 +275,10 @@ def _write_report(output, config, data_names, method_names, settings):
       differences=differences, diagrams=diagrams,
       conventions=conventions, settings=settings)
   predictions_lib.write_whole(output / "report.html", text.encode())
-  print(_printed(rows, differences, conventions, output))
+  text = _tables(rows, differences, conventions)
+  predictions_lib.write_whole(output / "results.md", f"{text}\n".encode())
+  print(f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, "
+        "results.md, results.jsonl, differences.jsonl, predictions/")
 
 
 def _labelled(data, by_method: Mapping[str, summary.Row]):
@@ -297,17 +300,15 @@ def _write_rows(path, rows):
   predictions_lib.write_whole(path, text.encode())
 
 
-def _printed(rows, differences, conventions, output):
+def _tables(rows, differences, conventions):
   blocks = [
       tables.markdown(rows, tables.RESULTS),
-      f"ECE: {conventions.num_bins} {conventions.edges}-closed bins; floor: that "
-      "of a perfectly calibrated model with these confidences; brackets: "
+      f"ECE: {conventions.num_bins} {conventions.edges}-closed bins; floor: "
+      "that of a perfectly calibrated model with these confidences; brackets: "
       f"{100 * conventions.level:g} % bootstrap."]
   if differences:
     blocks += ["Paired differences:",
                tables.markdown(differences, tables.DIFFERENCES)]
-  blocks.append(f"Written: {output}/report.html, diagram-*.svg, "
-                "results.jsonl, differences.jsonl, predictions/")
   return "\n\n".join(blocks)
 
 

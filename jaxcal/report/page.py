@@ -39,7 +39,7 @@ def render(
   tuned = [row for row in rows if row["median_context_shift"] > 0]
   return environment.from_string(template).render(
       title=title, conventions=conventions, settings=settings,
-      results={data: table(group, tables.RESULTS[1:])
+      results={data: table(group, tables.RESULTS[1:] + tables.MORE)
                for data, group in summary.by_data(rows).items()},
       differences=table(differences, tables.DIFFERENCES),
       tuning=table(tuned, tables.TUNING), diagrams=diagrams)

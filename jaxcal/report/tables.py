@@ -52,6 +52,12 @@ RESULTS = (
     Column("Brier", _interval("brier", _three)),
 )
 
+MORE = (
+    Column("confidence %", lambda row: percent(row["confidence"])),
+    Column("adaptive ECE %", lambda row: percent(row["adaptive_ece"])),
+    Column("MCE %", lambda row: percent(row["mce"])),
+)
+
 DIFFERENCES = (
     Column("images of", lambda row: row["data"]),
     Column("method", lambda row: f"{row['method']} - {row['reference']}"),

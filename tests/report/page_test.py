@@ -18,6 +18,7 @@ _BINS = binning.BinStatistics(
 def _row(**changes):
   row = {"data": "digits", "method": "soc", "num_images": 20,
          "ece_floor": 0.063, "confidence_gap": -0.0004,
+         "confidence": 0.4996, "adaptive_ece": 0.071, "mce": 0.25,
          "median_entropy_before": 1.0, "median_entropy_after": 0.5,
          "median_context_shift": 0.113, "median_regulariser": 0.3,
          "median_gradient_ratio": 12.34}
@@ -100,7 +101,7 @@ class PageTest(absltest.TestCase):
     self.assertIn("A &lt;title&gt;", text)
     self.assertIn("&lt;c&gt;", text)
     self.assertEqual(text.count("<svg"), 1)
-    for needed in ("50.0 [40.0, 62.5]", "-5.0 [-10.0, 0.0]", "12.3",
+    for needed in ("50.0 [40.0, 62.5]", "-5.0 [-10.0, 0.0]", "12.3", "7.1",
                    "20 bins of equal width", "95 % bootstrap"):
       self.assertIn(needed, text)
     for outside in ("http", "<script", "src="):
