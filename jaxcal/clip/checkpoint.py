@@ -329,7 +329,8 @@ def _checked(tree, config, dtype, path):
     elif not jnp.issubdtype(array.dtype, jnp.floating):
       problems.append(f"{name}: expected real numbers, found {array.dtype}")
     else:
-      flat[name] = np.asarray(array).astype(dtype)
+      with np.errstate(over="ignore"):  # counted in the next line
+        flat[name] = np.asarray(array).astype(dtype)
       wrong = int(np.size(array) - np.isfinite(flat[name]).sum())
       if wrong:
         problems.append(f"{name}: {wrong} values are not finite in {dtype}")

@@ -89,14 +89,16 @@ def from_image_processor(
   if not settings.get("do_resize", True):
     raise ValueError("the image processor does not resize (do_resize is false),"
                      f" but the model takes only {image_size} x {image_size}")
-  resize = _resize(settings.get("size", image_size))
+  resize = made = _resize(settings.get("size", image_size))
   if settings.get("do_center_crop", True):
-    crop = _crop(settings.get("crop_size", image_size))
-  else:
-    crop = resize
-  if crop not in (image_size, (image_size, image_size)):
+    made = _crop(settings.get("crop_size", image_size))
+  elif isinstance(resize, int):
     raise ValueError(
-        f"the image processor makes images of {crop}, but the model takes "
+        "the image processor resizes the shorter edge and does not crop "
+        "(do_center_crop is false), but the model takes only squares")
+  if made != (image_size, image_size):
+    raise ValueError(
+        f"the image processor makes images of {made}, but the model takes "
         f"{image_size} x {image_size}")
   resample = settings.get("resample", 3)
   if resample not in _RESAMPLE:
@@ -127,4 +129,6 @@ def _resize(size):
 
 
 def _crop(size):
-  return size if isinstance(size, int) else (size["height"], size["width"])
+  if isinstance(size, int):
+    return size, size
+  return size["height"], size["width"]

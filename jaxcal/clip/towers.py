@@ -293,10 +293,12 @@ def init(config: ClipConfig, key: Key[Array, ""]) -> Params:
 
 
 def token_embeddings(
-    params: Params, token_ids: Int[Array, "*shape"]) -> Float[Array, "*shape w"]:
+    params: Params,
+    token_ids: Int[Array, "*shape"],
+) -> Float[Array, "*shape w"]:
   """Vectors of the tokens, before positions are added."""
   embedding = params["text_model"]["embeddings"]["token_embedding"]["embedding"]
-  return embedding[token_ids]
+  return jnp.asarray(embedding)[token_ids]
 
 
 def pooled_text(

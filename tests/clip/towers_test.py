@@ -27,16 +27,20 @@ CONFIG = towers.ClipConfig(
 def answers(model, pixels, ids):
   """What our towers say, under the names of `make_oracle.outputs`."""
   ends = prompts.end_positions(ids, model.config.eos_token_id)
-  embeddings = towers.token_embeddings(model.params, ids)
-  text = towers.text_features(model.config, model.params, embeddings, ends)
-  image = towers.image_features(model.config, model.params, pixels)
+  return _answers(model.config, model.params, pixels, ids, ends)
+
+
+@jax.jit
+def _answers(config, params, pixels, ids, ends):
+  embeddings = towers.token_embeddings(params, ids)
+  text = towers.text_features(config, params, embeddings, ends)
+  image = towers.image_features(config, params, pixels)
   return {
       "image_embeds": image,
       "text_embeds": text,
-      "image_pooled": towers.pooled_image(model.config, model.params, pixels),
-      "text_pooled": towers.pooled_text(
-          model.config, model.params, embeddings, ends),
-      "logits": jnp.exp(model.params["logit_scale"]) * image @ text.T,
+      "image_pooled": towers.pooled_image(config, params, pixels),
+      "text_pooled": towers.pooled_text(config, params, embeddings, ends),
+      "logits": jnp.exp(params["logit_scale"]) * image @ text.T,
   }
 
 
@@ -109,6 +113,10 @@ class ParityTest(parameterized.TestCase):
     })
 
 
+text_features = jax.jit(towers.text_features)
+image_features = jax.jit(towers.image_features)
+
+
 class TowersTest(parameterized.TestCase):
 
   @classmethod
@@ -130,8 +138,8 @@ class TowersTest(parameterized.TestCase):
           atol=1e-14)
 
   def test_features_have_unit_norm(self):
-    text = towers.text_features(CONFIG, self.params, self.tokens, self.ends)
-    image = towers.image_features(CONFIG, self.params, self.pixels)
+    text = text_features(CONFIG, self.params, self.tokens, self.ends)
+    image = image_features(CONFIG, self.params, self.pixels)
     self.assertEqual(text.shape, (4, 5))
     self.assertEqual(image.shape, (3, 5))
     for features in (text, image):
@@ -139,45 +147,43 @@ class TowersTest(parameterized.TestCase):
           np.linalg.norm(features, axis=-1), 1, rtol=1e-6)
 
   def test_nothing_after_the_end_token_matters(self):
-    whole = towers.text_features(CONFIG, self.params, self.tokens, self.ends)
+    whole = text_features(CONFIG, self.params, self.tokens, self.ends)
     changed = self.tokens.copy()
     changed[1, 6:] += 7.0
     np.testing.assert_array_equal(
-        towers.text_features(CONFIG, self.params, changed, self.ends), whole)
+        text_features(CONFIG, self.params, changed, self.ends), whole)
     np.testing.assert_allclose(
-        towers.text_features(
+        text_features(
             CONFIG, self.params, self.tokens[[0, 1, 3], :6],
             self.ends[jnp.array([0, 1, 3])]),
         whole[jnp.array([0, 1, 3])], atol=1e-6)
 
   def test_everything_up_to_the_end_token_matters(self):
-    whole = towers.text_features(CONFIG, self.params, self.tokens, self.ends)
+    whole = text_features(CONFIG, self.params, self.tokens, self.ends)
     for position in range(4):
       changed = self.tokens.copy()
       changed[0, position] += np.linspace(-1, 1, 16)
-      moved = towers.text_features(CONFIG, self.params, changed, self.ends)
+      moved = text_features(CONFIG, self.params, changed, self.ends)
       self.assertGreater(np.abs(moved[0] - whole[0]).max(), 1e-4)
 
   def test_jit_and_vmap_change_nothing(self):
-    features = towers.image_features(CONFIG, self.params, self.pixels)
-    jitted = jax.jit(towers.image_features, static_argnums=0)
+    eager = towers.image_features(CONFIG, self.params, self.pixels)
+    features = image_features(CONFIG, self.params, self.pixels)
+    np.testing.assert_allclose(features, eager, atol=1e-6)
+    static = jax.jit(towers.image_features, static_argnums=0)
     np.testing.assert_allclose(
-        jitted(CONFIG, self.params, self.pixels), features, atol=1e-6)
-    # The configuration has no leaves, so it may be an ordinary argument too.
-    np.testing.assert_allclose(
-        jax.jit(towers.image_features)(CONFIG, self.params, self.pixels),
-        features, atol=1e-6)
-    one_by_one = jax.vmap(
-        lambda x: towers.image_features(CONFIG, self.params, x[None])[0])
+        static(CONFIG, self.params, self.pixels), features, atol=1e-6)
+    one_by_one = jax.jit(jax.vmap(
+        lambda x: towers.image_features(CONFIG, self.params, x[None])[0]))
     np.testing.assert_allclose(
         one_by_one(self.pixels), features, atol=1e-6)
 
   def test_bfloat16_stays_close(self):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), self.params)
-    features = towers.image_features(
+    features = image_features(
         CONFIG, half, self.pixels.astype(jnp.bfloat16))
     self.assertEqual(features.dtype, jnp.float32)  # normalised in float32
-    expected = towers.image_features(CONFIG, self.params, self.pixels)
+    expected = image_features(CONFIG, self.params, self.pixels)
     self.assertGreater((features * expected).sum(-1).min(), 0.999)
 
   def test_parameters_are_those_of_the_pytorch_model(self):
@@ -201,6 +207,7 @@ class TowersTest(parameterized.TestCase):
         self.params["visual_projection"]["kernel"]))
 
   def test_gradients_reach_every_parameter(self):
+    @jax.jit
     def loss(params):
       ids = jnp.arange(30).reshape(5, 6)
       text = towers.text_features(

@@ -1,0 +1,374 @@
+import functools
+import gzip
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal.clip import prompts
+from jaxcal.clip import towers
+from tests import shared
+from tests.clip import tiny
+
+# EOT index, minimum / mean / maximum, of "a photo of a {}." as the released
+# test-time tuning codes tokenise their class names.
+_ENDS = {
+    "imagenet": (7, 8.16, 17),
+    "sun397": (7, 7.98, 11),
+    "stanford_cars": (13, 14.54, 22),
+    "food101": (7, 8.17, 12),
+    "oxford_flowers": (7, 8.54, 12),
+    "ucf101": (7, 8.10, 11),
+    "oxford_pets": (7, 8.16, 10),
+    "fgvc_aircraft": (7, 11.24, 14),
+    "caltech101": (7, 7.47, 9),
+    "dtd": (7, 7.96, 9),
+    "eurosat": (7, 8.40, 10),
+}
+
+
+class Words:
+  """A tokenizer of whole words: start 28, end 29, the words in their order."""
+
+  def __init__(self, words):
+    self.ids = {word: i + 3 for i, word in enumerate(words.split())}
+
+  def __call__(self, texts):
+    if isinstance(texts, str):
+      return {"input_ids": self._encode(texts)}
+    return {"input_ids": [self._encode(text) for text in texts]}
+
+  def _encode(self, text):
+    words = text.replace(".", " . ").split()
+    return [28, *(self.ids[word] for word in words), 29]
+
+
+#                  3 4     5  6    7   8     9   10 11
+TOKENIZER = Words("a photo of tall red house cat .  X")
+BANK = functools.partial(
+    prompts.prompt_bank, TOKENIZER, context_length=8, eos_token_id=29)
+
+
+@functools.cache
+def clip_tokenizer():
+  """CLIP's own tokenizer from its published list of merges."""
+  import transformers
+  path = shared.folder("data/clip_bpe") / "bpe_simple_vocab_16e6.txt.gz"
+  lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
+  merges = lines[1:49152 - 256 - 2 + 1]
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  symbols = [chr(byte) for byte in printable]
+  symbols += [chr(256 + i) for i in range(256 - len(printable))]
+  tokens = symbols + [f"{symbol}</w>" for symbol in symbols]
+  tokens += [merge.replace(" ", "") for merge in merges]
+  tokens += ["<|startoftext|>", "<|endoftext|>"]
+  folder = pathlib.Path(absltest.get_default_test_tmpdir()) / "clip_bpe"
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "vocab.json").write_text(
+      json.dumps({token: i for i, token in enumerate(tokens)}), "utf-8")
+  (folder / "merges.txt").write_text(
+      "\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
+  return transformers.CLIPTokenizerFast.from_pretrained(folder)
+
+
+class ClipTokenizerTest(parameterized.TestCase):
+
+  def _bank(self, names, **settings):
+    return prompts.prompt_bank(
+        clip_tokenizer(), names, context_length=77, eos_token_id=2, **settings)
+
+  def test_a_photo_of_a(self):
+    bank = self._bank(["Tiger_cat", "dog"], crop=False)
+    self.assertEqual(bank.token_ids.shape, (2, 77))
+    self.assertEqual(
+        bank.token_ids[1, :8].tolist(),
+        [49406, 320, 1125, 539, 320, 1929, 269, 49407])
+    self.assertEqual(bank.context_positions.tolist(), [[1, 2, 3, 4]] * 2)
+    self.assertEqual(bank.end_positions.tolist(), [8, 7])
+    self.assertEqual(
+        bank.token_ids[0].tolist(),
+        self._bank(["tiger cat"], crop=False).token_ids[0].tolist())
+
+  @parameterized.parameters(*_ENDS)
+  def test_where_the_prompts_of_known_data_sets_end(self, name):
+    folder = shared.folder("data/class_names")
+    names = json.loads((folder / "class_names.json").read_text())[name]
+    bank = self._bank(names)
+    ends = np.asarray(bank.end_positions)
+    lowest, mean, highest = _ENDS[name]
+    self.assertEqual((ends.min(), ends.max()), (lowest, highest))
+    self.assertAlmostEqual(ends.mean(), mean, delta=0.00501)
+    self.assertEqual(bank.token_ids.shape[1], highest + 1)
+
+  def test_placeholders(self):
+    bank = self._bank(["dog"], num_context_tokens=16)
+    self.assertLen(set(bank.token_ids[0, 1:17].tolist()), 1)
+    self.assertEqual(
+        bank.token_ids[0, 17:].tolist(), [1929, 269, 49407])
+
+  def test_a_name_too_long_is_named(self):
+    with self.assertRaisesRegex(
+        ValueError, "77 positions, but 'very very.*' needs 87; shorten"):
+      self._bank(["dog", "very " * 80])
+
+
+class ReferenceTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ("words4", "a photo of a {}.", None), ("x4", "a photo of a {}.", 4),
+      ("x2", "{}.", 2), ("x4words4", "X X X X a photo of a {}.", None),
+      ("pet", "a photo of a {}, a type of pet.", None))
+  def test_token_ids_of_the_few_shot_reference(self, key, template, num):
+    import transformers
+    folder = shared.folder("oracles/few_shot")
+    tokenizer = transformers.CLIPTokenizerFast.from_pretrained(
+        folder / "hf_clip_tiny")
+    with np.load(folder / "fewshot_oracle.npz") as oracle:
+      for group in ("base", "new", "outlier"):
+        bank = prompts.prompt_bank(
+            tokenizer, oracle[f"names/{group}"].tolist(), template=template,
+            context_length=24, eos_token_id=999, num_context_tokens=num,
+            crop=False)
+        np.testing.assert_array_equal(
+            bank.token_ids, oracle[f"ids/{key}/{group}"])
+
+  @parameterized.parameters("coop", "coop_middle", "coop_front", "coop_csc")
+  def test_tuned_contexts_of_the_few_shot_reference(self, method):
+    """Logits of the released prompt learner, class by class."""
+    from jaxcal.clip import checkpoint
+    folder = shared.folder("oracles/few_shot")
+    model = checkpoint.load(folder / "hf_clip_tiny")
+    with np.load(folder / "fewshot_oracle.npz") as oracle:
+      names = oracle["names/base"].tolist()
+      images = oracle["zs/image_features"]
+      scale = oracle["zs/logit_scale_exp"]
+      context = oracle[f"{method}/init/ctx"]
+      expected = oracle[f"{method}/logits_base_init"]
+    place = method.removeprefix("coop_")
+    bank = prompts.prompt_bank(
+        model.tokenizer, names, context_length=24, eos_token_id=999,
+        num_context_tokens=4,
+        class_position=place if place in prompts.CLASS_POSITIONS else "end")
+    with jax.enable_x64(True):
+      params = jax.tree.map(
+          lambda x: jnp.asarray(np.asarray(x, np.float64)), model.params)
+      encode = prompts.context_encoder(model.config, params, bank)
+      text = jax.jit(encode)(jnp.asarray(context, jnp.float64))
+      np.testing.assert_allclose(scale * images @ text.T, expected, atol=1e-9)
+
+
+class PromptBankTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(
+      # "a photo of" with "tall house": ids 3 4 5 with 6 8, period 10.
+      ("end", "end", [28, 3, 4, 5, 6, 8, 10, 29], [1, 2, 3]),
+      ("middle", "middle", [28, 3, 6, 8, 4, 5, 10, 29], [1, 4, 5]),
+      ("front", "front", [28, 6, 8, 3, 4, 5, 10, 29], [3, 4, 5]))
+  def test_class_positions(self, class_position, ids, positions):
+    bank = BANK(["tall_house"], template="a photo of {}.",
+                class_position=class_position)
+    self.assertEqual(bank.token_ids.tolist(), [ids])
+    self.assertEqual(bank.context_positions.tolist(), [positions])
+    self.assertEqual(bank.end_positions.tolist(), [7])
+
+  def test_positions_differ_where_names_differ_in_length(self):
+    bank = BANK(["cat", "red house"], template="a of {}.",
+                class_position="front")
+    self.assertEqual(bank.token_ids.tolist(), [
+        [28, 9, 3, 5, 10, 29, 0], [28, 7, 8, 3, 5, 10, 29]])
+    self.assertEqual(bank.context_positions.tolist(), [[2, 3], [3, 4]])
+    self.assertEqual(bank.end_positions.tolist(), [5, 6])
+
+  def test_placeholders_of_any_number(self):
+    bank = BANK(["cat"], num_context_tokens=3, class_position="middle")
+    self.assertEqual(bank.token_ids.tolist(), [[28, 11, 9, 11, 11, 10, 29]])
+    self.assertEqual(bank.context_positions.tolist(), [[1, 3, 4]])
+
+  def test_no_context(self):
+    bank = BANK(["cat"], template="{} photo")
+    self.assertEqual(bank.token_ids.tolist(), [[28, 9, 4, 29]])
+    self.assertEqual(bank.context_positions.shape, (1, 0))
+
+  def test_words_after_the_name_stay(self):
+    bank = BANK(["cat", "house"], template="a photo of {} tall.")
+    self.assertEqual(bank.token_ids[1].tolist(), [28, 3, 4, 5, 8, 6, 10, 29])
+    self.assertEqual(bank.context_positions.tolist(), [[1, 2, 3]] * 2)
+
+  def test_crop(self):
+    names = ["cat", "tall_cat", "cat"]  # a name may occur twice
+    cropped, whole = (
+        BANK(names, template="a {}.", crop=crop) for crop in (True, False))
+    self.assertEqual(cropped.token_ids.shape, (3, 6))
+    self.assertEqual(whole.token_ids.shape, (3, 8))
+    params = tiny.params()
+    context = np.random.default_rng(0).standard_normal((1, 16), np.float32)
+    short, long = (
+        jax.jit(prompts.context_encoder(tiny.CONFIG, params, bank))(context)
+        for bank in (cropped, whole))
+    np.testing.assert_allclose(short, long, atol=1e-6)
+    np.testing.assert_array_equal(short[0], short[2])
+    self.assertGreater(np.abs(short[0] - short[1]).max(), 1e-3)
+
+  @parameterized.parameters(
+      ([], {}, "at least one, got"),
+      ("cat", {}, "sequence of class names.*'cat'"),
+      (["cat", "_ "], {}, "class 1 has an empty name: '_ '"),
+      (["cat"], {"template": "a photo"}, "exactly once, got 'a photo'"),
+      (["cat"], {"template": "{} {}"}, "exactly once"),
+      (["cat"], {"class_position": "last"},
+       "unknown class position 'last'; choose from: end, middle, front"),
+      (["cat", "tall red house"], {},
+       "8 positions, but 'tall red house' needs 10; shorten"),
+      (["cat"], {"num_context_tokens": -1}, "to be 0 or more"),
+      (["cat"], {"eos_token_id": 27}, "prompt 0 has no end token 27"),
+  )
+  def test_errors(self, names, settings, message):
+    with self.assertRaisesRegex(ValueError, message):
+      BANK(names, **settings)
+
+  def test_words_that_melt_into_the_name(self):
+    class Pairs(Words):
+
+      def _encode(self, text):
+        return super()._encode(text.replace("a cat", "red"))
+
+    with self.assertRaisesRegex(ValueError, "words before 'cat'.*other"):
+      prompts.prompt_bank(
+          Pairs("a photo of red . cat"), ["cat"], context_length=8,
+          eos_token_id=29)
+
+  def test_a_placeholder_of_several_tokens(self):
+    class Letters(Words):
+
+      def _encode(self, text):
+        return super()._encode(text.replace("X", "a a"))
+
+    with self.assertRaisesRegex(ValueError, "2 placeholders 'X' became 4"):
+      prompts.prompt_bank(
+          Letters("a cat ."), ["cat"], context_length=8, eos_token_id=29,
+          num_context_tokens=2)
+
+
+class EndPositionsTest(absltest.TestCase):
+
+  def test_rules(self):
+    ids = [[28, 5, 29, 29, 29], [28, 29, 30, 0, 0]]
+    self.assertEqual(prompts.end_positions(ids, 29).tolist(), [2, 1])
+    # The value 2 asks for the highest id; of equal ones the first counts.
+    self.assertEqual(prompts.end_positions(ids, 2).tolist(), [2, 2])
+    with self.assertRaisesRegex(ValueError, r"prompt 0 has no end token 30"):
+      prompts.end_positions(ids, 30)
+
+
+class FromTokenIdsTest(parameterized.TestCase):
+
+  def test_shared_positions_are_repeated(self):
+    bank = prompts.from_token_ids(np.ones((3, 5), int), [1, 2], [3, 4, 3])
+    self.assertEqual(bank.context_positions.tolist(), [[1, 2]] * 3)
+    for array in bank:
+      self.assertEqual(array.dtype, jnp.int32)
+
+  @parameterized.parameters(
+      ([1, 2], [1], [3], r"token ids of shape \[k, t\]"),
+      ([[1, 2]], [0], [1, 1], r"end positions of shape \[k\]"),
+      ([[1, 2]], [[0], [0]], [1], r"\[m\] or \[1, m\]"),
+      ([[1, 2]], [0], [2], "end positions outside rows of 2"),
+      ([[1, 2]], [0], [-1], "end positions outside"),
+      ([[1, 2]], [1], [1], "before the end token"),
+      ([[1, 2]], [-1], [1], "before the end token"),
+      ([[1, 2, 3]], [0, 0], [2], "occurs twice"),
+  )
+  def test_errors(self, ids, context, ends, message):
+    with self.assertRaisesRegex(ValueError, message):
+      prompts.from_token_ids(ids, context, ends)
+
+
+class ContextTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    rng = np.random.default_rng(0)
+    self.embeddings = rng.standard_normal((3, 6, 16), np.float32)
+    self.positions = jnp.array([[1, 2], [2, 4], [3, 1]])
+    self.context = rng.standard_normal((3, 2, 16), np.float32)
+
+  def test_insert_against_a_loop(self):
+    for context in (self.context, self.context[0]):
+      expected = self.embeddings.copy()
+      for k in range(3):
+        for m in range(2):
+          vectors = context[k] if context.ndim == 3 else context
+          expected[k, self.positions[k, m]] = vectors[m]
+      np.testing.assert_array_equal(
+          prompts.insert_context(
+              jnp.asarray(self.embeddings), jnp.asarray(context),
+              self.positions),
+          expected)
+
+  def test_insert_refuses_another_shape(self):
+    for shape in ((3, 16), (2, 8), (2, 2, 16)):
+      with self.assertRaisesRegex(ValueError, r"\[2, 16\] or \[3, 2, 16\]"):
+        prompts.insert_context(
+            jnp.asarray(self.embeddings), jnp.zeros(shape), self.positions)
+
+  def test_the_initial_context_changes_nothing(self):
+    bank = BANK(["cat", "tall house"], template="a photo of {}.")
+    params = tiny.params()
+    context = prompts.initial_context(params, bank)
+    table = params["text_model"]["embeddings"]["token_embedding"]["embedding"]
+    np.testing.assert_array_equal(context, table[[3, 4, 5]])
+    encode = prompts.context_encoder(tiny.CONFIG, params, bank)
+    plain = towers.text_features(
+        tiny.CONFIG, params, towers.token_embeddings(params, bank.token_ids),
+        bank.end_positions)
+    np.testing.assert_allclose(encode(context), plain, atol=1e-6)
+    per_class = jnp.stack([context, context + 1.0])
+    self.assertGreater(
+        np.abs(encode(per_class)[1] - plain[1]).max(), 1e-3)
+    np.testing.assert_allclose(encode(per_class)[0], plain[0], atol=1e-6)
+
+  def test_the_encoder_passes_through_jit(self):
+    params = [tiny.params(seed=seed) for seed in range(2)]
+    banks = [BANK([name], template="a photo of {}.") for name in ("cat", "red")]
+    traces = []
+
+    @jax.jit
+    def features(encode, context):
+      traces.append(0)
+      return encode(context)
+
+    for weights, bank in zip(params, banks):
+      encode = prompts.context_encoder(tiny.CONFIG, weights, bank)
+      context = prompts.initial_context(weights, bank)
+      np.testing.assert_allclose(
+          features(encode, context), encode(context), atol=1e-6)
+    self.assertLen(traces, 1)
+    for leaf in jax.tree.leaves(encode):
+      self.assertIsInstance(leaf, (jax.Array, np.ndarray))
+
+  def test_gradient_against_differences(self):
+    bank = BANK(["cat", "tall house"], template="a {}.", class_position="front")
+    with jax.enable_x64(True):
+      params = jax.tree.map(
+          lambda x: jnp.asarray(x, jnp.float64), tiny.params())
+      encode = prompts.context_encoder(tiny.CONFIG, params, bank)
+      weights = jnp.asarray(np.random.default_rng(1).standard_normal((2, 5)))
+
+      @jax.jit
+      def loss(context):
+        return (weights * encode(context)).sum()
+
+      context = prompts.initial_context(params, bank)
+      step = 1e-5 * jnp.asarray(
+          np.random.default_rng(2).standard_normal(context.shape))
+      slope = (loss(context + step) - loss(context - step)) / 2
+      np.testing.assert_allclose(
+          (jax.grad(loss)(context) * step).sum(), slope, rtol=1e-6)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,54 @@
+"""A tiny random CLIP and the files of a checkpoint that holds it."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+from safetensors import numpy as safetensors
+
+from jaxcal.clip import layout
+from jaxcal.clip import towers
+
+CONFIG = towers.ClipConfig(
+    text=towers.TowerConfig(width=16, layers=2, heads=2, mlp_width=24),
+    vision=towers.TowerConfig(width=12, layers=1, heads=3, mlp_width=20),
+    vocab_size=30, context_length=8, eos_token_id=29, image_size=6,
+    patch_size=3, projection=5)
+
+SETTINGS = {
+    "model_type": "clip",
+    "projection_dim": 5,
+    "text_config": {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 24, "vocab_size": 30, "max_position_embeddings": 8,
+        "eos_token_id": 29,
+    },
+    "vision_config": {
+        "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3,
+        "intermediate_size": 20, "image_size": 6, "patch_size": 3,
+    },
+}
+
+
+def params(config=CONFIG, seed=0):
+  """Random numbers everywhere, also where fresh models have zeros and ones."""
+  shapes = jax.eval_shape(lambda: towers.init(config, jax.random.key(0)))
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+      lambda leaf: 0.3 * rng.standard_normal(leaf.shape, np.float32) + 0.1,
+      shapes)
+
+
+def write(folder, tensors=None, settings=SETTINGS):
+  """Writes config.json and model.safetensors; returns the folder."""
+  folder = pathlib.Path(folder)
+  if tensors is None:
+    tensors = layout.to_torch_names(params())
+  write_json(folder / "config.json", settings)
+  safetensors.save_file(tensors, folder / "model.safetensors")
+  return folder
+
+
+def write_json(path, content):
+  path.write_text(json.dumps(content), "utf-8")
