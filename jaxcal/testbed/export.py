@@ -6,16 +6,14 @@ import json
 import pathlib
 import platform
 
+import jax
 import numpy as np
 
 from jaxcal.clip import layout
+from jaxcal.clip import preprocess
 from jaxcal.clip import towers
 from jaxcal.testbed import captions
 from jaxcal.testbed import tokenizer
-
-# OpenAI's CLIP statistics, as in every CLIP preprocessor.
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 # Root mean square of the vectors of "a photo of a", about that of OpenAI's
 # CLIP: prompt tuning steps have a fixed size, so this sets how far they reach.
@@ -48,8 +46,10 @@ def set_context_rms(
   vectors = np.asarray(
       text["embeddings"]["token_embedding"]["embedding"])[token_ids]
   factor = float(rms / np.sqrt(np.mean(vectors ** 2)))
-  scale = lambda tree: {name: np.asarray(leaf) * np.float32(factor)
-                        for name, leaf in tree.items()}
+
+  def scale(tree):
+    return jax.tree.map(lambda leaf: leaf * np.float32(factor), tree)
+
   layers = {
       index: {
           **layer,
@@ -59,10 +59,9 @@ def set_context_rms(
       }
       for index, layer in text["encoder"]["layers"].items()
   }
-  embeddings = {name: scale(leaf) for name, leaf in text["embeddings"].items()}
   params = {**params, "text_model": {
-      **text, "embeddings": embeddings, "encoder": {"layers": layers}}}
-  # The final norm sees the same stream and has the same epsilon.
+      **text, "embeddings": scale(text["embeddings"]),
+      "encoder": {"layers": layers}}}
   epsilon = config.text.layer_norm_eps * factor ** 2
   tower = dataclasses.replace(config.text, layer_norm_eps=epsilon)
   return dataclasses.replace(config, text=tower), params, factor
@@ -139,7 +138,7 @@ def write_folder(
       "size": {"shortest_edge": side}, "do_center_crop": True,
       "crop_size": {"height": side, "width": side}, "do_rescale": True,
       "rescale_factor": 1 / 255, "do_normalize": True,
-      "image_mean": PIXEL_MEAN, "image_std": PIXEL_STD,
+      "image_mean": preprocess.CLIP_MEAN, "image_std": preprocess.CLIP_STD,
   })
   versions = {name: importlib.metadata.version(name)
               for name in ("jax", "flax", "optax", "numpy", "scikit-learn")}

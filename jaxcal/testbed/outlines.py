@@ -4,7 +4,8 @@ import functools
 
 import numpy as np
 
-from jaxcal.typing import Array, Float
+from jaxcal.typing import Array
+from jaxcal.typing import Float
 
 SHAPES = (
     "circle", "oval", "square", "triangle", "diamond", "star", "cross",

@@ -208,7 +208,8 @@ def _draw_pose(rng):
   radius = float(np.exp(rng.uniform(np.log(.4), np.log(.9))))
   room = max(1 - radius, .06)
   x, y = rng.uniform(-room, room, 2)
-  return Pose(x, y, radius, float(np.clip(.16 * rng.standard_normal(), -.5, .5)))
+  angle = .16 * rng.standard_normal()
+  return Pose(x, y, radius, float(np.clip(angle, -.5, .5)))
 
 
 def _draw_background(rng, subject_colour):

@@ -1,11 +1,10 @@
 """A byte-level BPE tokenizer in CLIP's file layout, built from a word list."""
 
 import collections
+from collections.abc import Iterable
 import json
 import pathlib
 import re
-
-from collections.abc import Iterable
 
 import numpy as np
 

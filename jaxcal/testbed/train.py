@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcal.clip import preprocess
 from jaxcal.clip import towers
 from jaxcal.testbed import captions
 from jaxcal.testbed import digits
@@ -39,12 +40,14 @@ from jaxcal.typing import Int
 from jaxcal.typing import PyTree
 from jaxcal.typing import UInt8
 
+_VOCABULARY, _ = tokenizer.build(captions.vocabulary())
+
 MODEL = towers.ClipConfig(
     text=towers.TowerConfig(width=128, layers=3, heads=4, mlp_width=512),
     vision=towers.TowerConfig(width=128, layers=4, heads=4, mlp_width=512),
-    vocab_size=len(tokenizer.build(captions.vocabulary())[0]),
+    vocab_size=len(_VOCABULARY),
     context_length=tokenizer.CONTEXT_LENGTH,
-    eos_token_id=len(tokenizer.build(captions.vocabulary())[0]) - 1,
+    eos_token_id=_VOCABULARY[tokenizer.END],
     image_size=48,
     patch_size=12,
     projection=128,
@@ -156,16 +159,10 @@ def draw_batch(pool: Pool, size: int, seed: int, step: int) -> Batch:
       images=pool.images[rows],
       windows=np.stack([top, left, height, width], -1).astype(np.float32),
       token_ids=tokenizer.encode_all(
-          [caption.text for caption in written], _vocabulary(),
-          _CAPTION_LENGTH),
+          [caption.text for caption in written], _VOCABULARY, _CAPTION_LENGTH),
       values=values.astype(np.int32),
       matches=captions.is_true(claims, values),
   )
-
-
-@functools.cache
-def _vocabulary():
-  return tokenizer.build(captions.vocabulary())[0]
 
 
 def init(config: towers.ClipConfig, seed: int) -> State:
@@ -177,20 +174,25 @@ def init(config: towers.ClipConfig, seed: int) -> State:
           for name, (classes, _) in _HEADS.items()
       },
   }
-  return State(params, _optimizer(1).init(params), jnp.zeros((), jnp.int32))
+  return State(
+      params, _optimizer(STEPS).init(params), jnp.zeros((), jnp.int32))
 
 
 def _optimizer(steps):
   learning_rate = optax.warmup_cosine_decay_schedule(
-      0., LEARNING_RATE, warmup_steps=min(400, steps // 10),
+      0., LEARNING_RATE, warmup_steps=min(400, steps // 10 + 1),
       decay_steps=steps, end_value=LEARNING_RATE / 100)
-  is_kernel = lambda tree: jax.tree_util.tree_map_with_path(
-      lambda path, _: getattr(path[-1], "key", None) == "kernel", tree)
   return optax.chain(
       optax.clip_by_global_norm(1.),
       optax.adamw(learning_rate, b2=.98, eps=1e-6, weight_decay=WEIGHT_DECAY,
-                  mask=is_kernel),
+                  mask=_is_kernel),
   )
+
+
+def _is_kernel(tree):
+  """Marks the leaves that weight decay touches."""
+  return jax.tree_util.tree_map_with_path(
+      lambda path, _: path[-1].key == "kernel", tree)
 
 
 def _pixels(config, images, windows):
@@ -204,8 +206,8 @@ def _pixels(config, images, windows):
         method="cubic")
 
   unit = jax.vmap(cut)(images.astype(jnp.float32) / 255, windows).clip(0, 1)
-  mean, deviation = jnp.array(export.PIXEL_MEAN), jnp.array(export.PIXEL_STD)
-  return (unit - mean[None, None, None]) / deviation[None, None, None]
+  mean, std = jnp.array(preprocess.CLIP_MEAN), jnp.array(preprocess.CLIP_STD)
+  return (unit - mean[None, None, None]) / std[None, None, None]
 
 
 def _text_features(config, params, token_ids):
@@ -298,7 +300,7 @@ def zero_shot_logits(
 ) -> Float[Array, "n k"]:
   """Scaled similarities of images to "a photo of a {}." per class."""
   sentences = [f"a photo of a {name}." for name in class_names]
-  token_ids = tokenizer.encode_all(sentences, _vocabulary(), _CAPTION_LENGTH)
+  token_ids = tokenizer.encode_all(sentences, _VOCABULARY, _CAPTION_LENGTH)
   texts = _text_features(config, params, token_ids)
   features = jnp.concatenate([
       _whole_image_features(config, params, part)

@@ -1,0 +1,134 @@
+"""Training: determinism, resuming, the loss and what a run leaves behind."""
+
+import functools
+import pathlib
+import tempfile
+
+from absl.testing import absltest
+import jax
+import numpy as np
+from PIL import Image
+
+from jaxcal.clip import preprocess
+from jaxcal.clip import towers
+from jaxcal.testbed import captions
+from jaxcal.testbed import scenes
+from jaxcal.testbed import train
+
+_TOWER = towers.TowerConfig(width=16, layers=1, heads=2, mlp_width=32)
+_TINY = towers.ClipConfig(
+    text=_TOWER, vision=_TOWER, vocab_size=train.MODEL.vocab_size,
+    context_length=train.MODEL.context_length,
+    eos_token_id=train.MODEL.eos_token_id, image_size=16, patch_size=8,
+    projection=16)
+
+
+@functools.cache
+def _pool():
+  return train.draw_pool(32, seed=5, workers=1)
+
+
+def _fit(state, steps):
+  losses = []
+  state = train.fit(
+      _TINY, state, _pool(), steps=steps, batch_size=8, seed=5,
+      on_step=lambda _, loss: losses.append(np.asarray(loss)))
+  return state, np.array(losses)
+
+
+class TrainTest(absltest.TestCase):
+
+  def assertSameTree(self, one, two):
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+  def test_two_runs_are_equal(self):
+    one, losses = _fit(train.init(_TINY, 5), 3)
+    two, _ = _fit(train.init(_TINY, 5), 3)
+    self.assertSameTree(one, two)
+    self.assertEqual(int(one.step), 3)
+    self.assertTrue(np.isfinite(losses).all())
+
+  def test_another_seed_differs(self):
+    one = train.draw_batch(_pool(), 8, seed=5, step=0)
+    two = train.draw_batch(_pool(), 8, seed=6, step=0)
+    three = train.draw_batch(_pool(), 8, seed=5, step=1)
+    self.assertFalse(np.array_equal(one.token_ids, two.token_ids))
+    self.assertFalse(np.array_equal(one.token_ids, three.token_ids))
+
+  def test_resumed_run_equals_an_uninterrupted_one(self):
+    with tempfile.TemporaryDirectory() as folder:
+      path = pathlib.Path(folder) / "checkpoint.msgpack"
+
+      def stop_after_two(state, _):
+        if int(state.step) == 2:
+          train.save_checkpoint(state, path)
+
+      expected = train.fit(
+          _TINY, train.init(_TINY, 5), _pool(), steps=4, batch_size=8, seed=5,
+          on_step=stop_after_two)
+      resumed = train.load_checkpoint(_TINY, 5, path)
+    self.assertEqual(int(resumed.step), 2)
+    resumed, losses = _fit(resumed, 4)
+    self.assertLen(losses, 2)
+    self.assertSameTree(resumed, expected)
+
+  def test_no_checkpoint(self):
+    with self.assertRaises(FileNotFoundError):
+      train.load_checkpoint(_TINY, 5, pathlib.Path("/nowhere/at.all"))
+
+  def test_training_lowers_the_loss(self):
+    _, losses = _fit(train.init(_TINY, 5), 60)
+    self.assertLess(losses[-5:, 0].mean(), losses[:5, 0].mean() - .1)
+    self.assertLess(losses[-5:, 1].mean(), losses[:5, 1].mean() - .1)
+
+  def test_pool_does_not_depend_on_its_workers(self):
+    # The scenes follow from the seed and the place alone.
+    pool = _pool()
+    for index in (0, 7, 8, 31):
+      scene = train.training_scene(5, index)
+      np.testing.assert_array_equal(pool.images[index], scenes.render(scene))
+      np.testing.assert_array_equal(
+          pool.values[index], captions.attributes(scene))
+
+  def test_held_out_pairs_are_never_trained_on(self):
+    shapes = len(scenes.SHAPES)
+    seen = set()
+    for index in range(3000):
+      scene = train.training_scene(0, index)
+      if scene.subject < shapes:
+        seen.add((scenes.COLOURS[scene.colour],
+                  scenes.SHAPES[scene.subject]))
+      seen |= {(scenes.COLOURS[d.colour], scenes.SHAPES[d.shape])
+               for d in scene.distractors}
+    self.assertEmpty(seen & scenes.HELD_OUT)
+
+  def test_true_captions_are_no_negatives(self):
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((5, 5)).astype(np.float32)
+    matches = np.eye(5, dtype=bool)
+    matches[1, 3] = matches[4, 0] = True
+    expected = 0.
+    for i in range(5):
+      row = [logits[i, j] for j in range(5) if i == j or not matches[i, j]]
+      column = [logits[j, i] for j in range(5) if i == j or not matches[j, i]]
+      expected += np.log(np.exp(row).sum()) + np.log(np.exp(column).sum())
+      expected -= 2 * logits[i, i]
+    np.testing.assert_allclose(
+        train._contrastive_loss(logits, matches), expected / 10, rtol=1e-6)
+
+  def test_whole_windows_resize_as_pillow_does(self):
+
+    images = _pool().images[:3]
+    windows = np.tile(np.float32([0, 0, 64, 64]), (3, 1))
+    pixels = train._pixels(train.MODEL, images, windows)
+    for image, ours in zip(images, np.asarray(pixels)):
+      side = train.MODEL.image_size
+      resized = np.asarray(Image.fromarray(image).resize(
+          (side, side), Image.Resampling.BICUBIC)) / 255
+      theirs = (resized - preprocess.CLIP_MEAN) / preprocess.CLIP_STD
+      # Pillow rounds to bytes between its two passes and after them.
+      np.testing.assert_allclose(ours, theirs, atol=3 / 255 / .26)
+
+
+if __name__ == "__main__":
+  absltest.main()
