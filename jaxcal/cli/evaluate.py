@@ -59,7 +59,8 @@ def help_text() -> str:
   return "\n".join([
       f"jaxcal evaluate: {ABOUT}.", "",
       "Writes predictions/, results.jsonl, results.md, differences.jsonl, "
-      "report.html and", "diagram-*.svg, and prints a table.", "An interrupted run goes on where it stopped.", "",
+      "report.html and", "diagram-*.svg, and prints a table.",
+      "An interrupted run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "",
       "Methods: " + ", ".join(objectives.METHODS),
       "Image sets: " + ", ".join(testbed_sets.NAMES) +
