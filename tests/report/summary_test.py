@@ -81,8 +81,9 @@ class SummaryTest(parameterized.TestCase):
     with np.load(data / "recorded_confidences" / f"{name}.npz") as arrays:
       probs = arrays["predictions"].astype(np.float64)
       labels = arrays["ground_truth"].reshape(-1)
+    # The recorded likelihoods are clipped there, too.
     row = summary.summarize(
-        _predictions(np.log(np.maximum(probs, 1e-30)), labels), _QUICK)
+        _predictions(np.log(np.maximum(probs, 1e-12)), labels), _QUICK)
     for ours, theirs, places in (
         ("accuracy", "acc", 12), ("confidence", "mean_conf", 6),
         ("ece", "ece_netcal_20", 6), ("mce", "mce_netcal_20", 5),
