@@ -193,6 +193,21 @@ class QuantileTest(parameterized.TestCase):
           jnp.eye(3), quantile=quantile)
 
 
+class SweepTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      (orthogonality.semantic_orthogonality, "delta"),
+      (orthogonality.quantile_semantic_orthogonality, "quantile"))
+  def test_the_margin_may_be_traced(self, function, name):
+    features = jnp.asarray(_unit(6, 6, 4), jnp.float32)
+    margins = jnp.array([0.1, 0.4, 1.0])
+    swept = jax.jit(jax.vmap(lambda one: function(features, **{name: one})))(
+        margins)
+    loop = [function(features, **{name: float(one)}) for one in margins]
+    np.testing.assert_allclose(swept, loop, rtol=1e-5)
+    self.assertLess(swept[0], swept[2])
+
+
 class EntropyProportionalWeightTest(absltest.TestCase):
 
   def test_value_and_no_gradient(self):
