@@ -220,7 +220,7 @@ def _make_views(config, model):
   return functools.partial(
       views.make_views, seed=config.seed, num_views=config.number,
       resize=preprocess.resize, crop=preprocess.crop,
-      resample=preprocess.resample,
+      resample=preprocess.resample, offset=preprocess.offset,
       area=(config.min_area, config.max_area),
       flip_probability=config.flip_probability)
 

@@ -134,6 +134,7 @@ def preprocessing(
       resample=chosen.get("interpolation", "bicubic"),
       mean=tuple(chosen.get("mean", preprocess.CLIP_MEAN)),
       std=tuple(chosen.get("std", preprocess.CLIP_STD)),
+      offset="round",
   )
 
 

@@ -31,6 +31,8 @@ class Preprocess:
     resample: "nearest", "bilinear", "bicubic" or "lanczos", as Pillow has them.
     mean: Per channel, of pixels in [0, 1]; subtracted.
     std: Per channel; divided by.
+    offset: Where the crop begins if the margin is odd: "floor" as Hugging
+      Face's image processor has it, "round" as torchvision and so OpenCLIP.
   """
 
   resize: int | tuple[int, int]
@@ -38,6 +40,7 @@ class Preprocess:
   resample: str = "bicubic"
   mean: tuple[float, float, float] = CLIP_MEAN
   std: tuple[float, float, float] = CLIP_STD
+  offset: str = "floor"
 
   def __post_init__(self):
     if self.resample not in _RESAMPLE.values():

@@ -110,7 +110,7 @@ class LoadTest(absltest.TestCase):
     self.assertEqual(model.config, config)
     jax.tree.map(np.testing.assert_array_equal, model.params, params)
     self.assertEqual(model.preprocess, preprocess.Preprocess(
-        6, 6, "bilinear", (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
+        6, 6, "bilinear", (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), "round"))
     bank = prompts.prompt_bank(
         model.tokenizer, ["a", "photo"], template="a {}.", context_length=8,
         eos_token_id=model.config.eos_token_id)
@@ -254,7 +254,8 @@ class SettingsTest(parameterized.TestCase):
       return open_clip.preprocessing({"preprocess_cfg": settings}, 8)
 
     self.assertEqual(
-        open_clip.preprocessing({}, 8), preprocess.Preprocess(8, 8))
+        open_clip.preprocessing({}, 8),
+        preprocess.Preprocess(8, 8, offset="round"))
     self.assertEqual(
         read({"resize_mode": "squash", "size": [8, 8]}).resize, (8, 8))
     with self.assertRaisesRegex(ValueError, "'longest'.*shortest, squash"):
