@@ -9,6 +9,7 @@
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,33 @@ SHADES = (
     "lime", "green", "emerald", "mint", "teal", "cyan", "azure", "blue",
     "navy", "indigo", "purple", "violet", "magenta", "pink",
 )
+
+
+class Conditions(NamedTuple):
+  """Under what a set's photos are taken; each range is drawn from evenly.
+
+  Attributes:
+    radius: Of the subject, in half-images (training: 0.4 to 0.9).
+    noise: Of the camera, of the full range (training: 0 to 0.08).
+    contrast: Of the camera (training: 0.7 to 1.1).
+    cast: Deviation of the light's colour per channel (training: 0.025).
+  """
+
+  radius: tuple[float, float]
+  noise: tuple[float, float]
+  contrast: tuple[float, float]
+  cast: float
+
+
+# From the hard end of what training shows to a little beyond. Chosen on the
+# validation splits: the shipped model should be useful and imperfect on each
+# set.
+CONDITIONS = {
+    "shapes": Conditions((.35, .6), (.04, .1), (.6, .9), .025),
+    "compositions": Conditions((.35, .6), (.04, .1), (.6, .9), .025),
+    "shades": Conditions((.35, .6), (.04, .1), (.6, .9), .08),
+    "digits": Conditions((.5, .9), (.04, .1), (.6, .9), .025),
+}
 
 _SCENE_STREAM = 3
 _SHIFT_STREAM = 4
@@ -102,17 +130,33 @@ def _read(base, shift, split, index):
 
 def _scene(base, split, index, key):
   rng = np.random.default_rng([_SCENE_STREAM, *key])
+  scene = scenes.draw(rng, **_fixed(base, split, index))
+  return _under(CONDITIONS[base], scene, rng)
+
+
+def _fixed(base, split, index):
+  """The attributes that make an example one of its class."""
   if base == "digits":
-    return scenes.draw(rng, scan=digits.split(split)[index])
+    return {"scan": digits.split(split)[index]}
   if base == "shapes":
     shape = scenes.SHAPES[index % len(scenes.SHAPES)]
-    return scenes.draw(rng, shape=shape, style="photo")
+    return {"shape": shape, "style": "photo"}
   if base == "shades":
-    return scenes.draw(
-        rng, colour=SHADES[index % len(SHADES)], style="photo")
+    return {"colour": SHADES[index % len(SHADES)], "style": "photo"}
   pairs = _held_out_pairs()
   colour, shape = pairs[index % len(pairs)]
-  return scenes.draw(rng, shape=shape, colour=colour, style="photo")
+  return {"colour": colour, "shape": shape, "style": "photo"}
+
+
+def _under(conditions, scene, rng):
+  """The scene as a photo that was taken under the given conditions."""
+  pose = scene.pose._replace(radius=rng.uniform(*conditions.radius))
+  camera = scene.camera._replace(
+      noise=rng.uniform(*conditions.noise),
+      contrast=rng.uniform(*conditions.contrast),
+      gain=1 + conditions.cast * rng.standard_normal(3),
+  )
+  return scene._replace(camera=camera, pose=pose)
 
 
 def add_noise(

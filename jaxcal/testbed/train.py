@@ -345,7 +345,8 @@ def load_checkpoint(
   Raises:
     FileNotFoundError: If there is no such file.
   """
-  state = serialization.from_bytes(init(config, seed), path.read_bytes())
+  content = path.read_bytes()
+  state = serialization.from_bytes(init(config, seed), content)
   return jax.tree.map(jnp.asarray, state)
 
 
