@@ -54,10 +54,10 @@ class Conditions(NamedTuple):
 # validation splits: the shipped model should be useful and imperfect on each
 # set.
 CONDITIONS = {
-    "shapes": Conditions((.35, .6), (.04, .1), (.6, .9), .025),
-    "compositions": Conditions((.35, .6), (.04, .1), (.6, .9), .025),
-    "shades": Conditions((.35, .6), (.04, .1), (.6, .9), .08),
-    "digits": Conditions((.5, .9), (.04, .1), (.6, .9), .025),
+    "shapes": Conditions((.32, .48), (.05, .1), (.6, .9), .025),
+    "compositions": Conditions((.28, .42), (.04, .1), (.6, .9), .05),
+    "shades": Conditions((.3, .5), (.04, .1), (.6, .9), .1),
+    "digits": Conditions((.35, .5), (.06, .12), (.5, .9), .025),
 }
 
 _SCENE_STREAM = 3
