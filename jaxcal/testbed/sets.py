@@ -170,29 +170,31 @@ def add_noise(
 def blur(
     image: UInt8[Array, "64 64 3"], rng: np.random.Generator
 ) -> UInt8[Array, "64 64 3"]:
-  """Gaussian blur of two to three pixels."""
-  kernel = scenes.gaussian_matrix(rng.uniform(2, 3))
+  """Gaussian blur of one and a half to two and a half pixels."""
+  kernel = scenes.gaussian_matrix(rng.uniform(1.5, 2.5))
   return _to_bytes(_filter(_to_unit(image), kernel))
 
 
 def lower_contrast(
     image: UInt8[Array, "64 64 3"], rng: np.random.Generator
 ) -> UInt8[Array, "64 64 3"]:
-  """A quarter to a half of the contrast, around the image's mean."""
+  """Half to four fifths of the contrast, around the image's mean."""
   unit = _to_unit(image)
   mean = unit.mean(axis=(0, 1))
-  return _to_bytes(mean + np.float32(rng.uniform(.25, .5)) * (unit - mean))
+  return _to_bytes(mean + np.float32(rng.uniform(.5, .8)) * (unit - mean))
 
 
 def sketch(
     image: UInt8[Array, "64 64 3"], rng: np.random.Generator
 ) -> UInt8[Array, "64 64 3"]:
-  """The edges of the image, in its own colours on white paper."""
-  smooth = _filter(_to_unit(image), scenes.gaussian_matrix(1.))
-  down, right = np.gradient(smooth, axis=(0, 1))
+  """A tinted drawing: the edges in dark ink over fainter colours."""
+  unit = _to_unit(image)
+  down, right = np.gradient(
+      _filter(unit, scenes.gaussian_matrix(1.)), axis=(0, 1))
   strength = np.sqrt((down ** 2 + right ** 2).sum(axis=-1))
-  ink = (strength / np.float32(rng.uniform(.1, .2))).clip(0, 1)[..., None]
-  return _to_bytes(1 - ink * (1 - np.float32(.8) * _to_unit(image)))
+  ink = (strength / np.float32(rng.uniform(.15, .3))).clip(0, 1)[..., None]
+  tint = 1 - np.float32(rng.uniform(.75, .95)) * (1 - unit)
+  return _to_bytes((1 - np.float32(.8) * ink) * tint)
 
 
 _SHIFT = {"noise": add_noise, "blur": blur, "contrast": lower_contrast,

@@ -120,6 +120,16 @@ class TrainTest(absltest.TestCase):
     np.testing.assert_allclose(
         train._contrastive_loss(logits, matches), expected / 10, rtol=1e-6)
 
+  def test_best_scale_is_the_one_that_drew_the_labels(self):
+    rng = np.random.default_rng(0)
+    parts = []
+    for classes, images in ((4, 6000), (10, 4000)):
+      cosines = rng.uniform(-1, 1, (images, classes)).astype(np.float32)
+      # Gumbel noise on logits draws from their softmax.
+      noisy = 12 * cosines + rng.gumbel(size=cosines.shape)
+      parts.append((cosines, noisy.argmax(axis=1)))
+    self.assertAlmostEqual(train.best_scale(parts), 12, delta=.5)
+
   def test_whole_windows_resize_as_pillow_does(self):
     image = _pool().images[0]
     window = np.float32([[0, 0, 64, 64]])

@@ -38,9 +38,11 @@ def _text_features(class_names):
 def _images(name, limit):
   """Labels, and images as the model reads them."""
   part = sets.load(name, limit=limit)
-  resize = lambda image: np.asarray(Image.fromarray(image).resize(
-      (_SIDE, _SIDE), Image.Resampling.BICUBIC))
-  return part.labels, np.stack([resize(part.read(i)) for i in range(limit)])
+  resized = [
+      Image.fromarray(part.read(i)).resize(
+          (_SIDE, _SIDE), Image.Resampling.BICUBIC)
+      for i in range(limit)]
+  return part.labels, np.stack(list(map(np.asarray, resized)))
 
 
 def _logits(name, limit):
@@ -63,7 +65,8 @@ class WeightsTest(parameterized.TestCase):
     self.assertEqual(record["batch_size"], train.BATCH_SIZE)
     self.assertEqual(record["pool_size"], train.POOL_SIZE)
     self.assertContainsSubset(
-        ("seed", "validation_accuracy", "context_rms_factor", "versions"),
+        ("seed", "validation_accuracy", "context_rms_factor", "versions",
+         "logit_scale_learned"),
         record)
 
   def test_sizes_are_those_of_the_training_code(self):
@@ -88,9 +91,9 @@ class WeightsTest(parameterized.TestCase):
   def test_useful_and_imperfect(self, name):
     labels, logits = _logits(name, 396)
     accuracy = float((logits.argmax(axis=1) == labels).mean())
-    self.assertBetween(accuracy, .5, .93)
+    self.assertBetween(accuracy, .6, .9)
     confidence = float(jax.nn.softmax(logits).max(axis=1).mean())
-    self.assertLess(abs(confidence - accuracy), .15)
+    self.assertLess(abs(confidence - accuracy), .1)
 
   @parameterized.parameters(*sets.BASES)
   def test_text_features_differ(self, name):
