@@ -1,6 +1,7 @@
 """The `jaxcal` command: picks the sub-command and words its errors."""
 
 from collections.abc import Callable
+import os
 import sys
 import traceback
 from typing import NamedTuple
@@ -42,6 +43,8 @@ def run() -> int:
   if not arguments or arguments[0] in ("--help", "-h", "help"):
     print(overview())
     return 0
+  # Only its tokenizers are used: no word about PyTorch not being there.
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   name, *rest = arguments
   if name not in COMMANDS:
     return _fail(f"unknown command {name!r}; choose from: "
