@@ -133,10 +133,12 @@ def _answering(model, image_set, methods, *, template, mesh, optimizer,
   per_device = functools.partial(
       answer_batch, _image_features(model), optimizer=optimizer,
       selection_fraction=selection_fraction)
+  # Without the check of varying axes: with it, the derivative by a replicated
+  # value (the context) would be summed over devices, images mixed with others.
   over_devices = jax.jit(jax.shard_map(
       per_device, mesh=mesh,
       in_specs=(*(PartitionSpec() for _ in replicated), PartitionSpec("data")),
-      out_specs=PartitionSpec("data")))
+      out_specs=PartitionSpec("data"), check_vma=False))
   by_image = NamedSharding(mesh, PartitionSpec("data"))
   return lambda views: over_devices(
       *replicated, jax.device_put(views, by_image))
@@ -181,9 +183,10 @@ def _part(answers, batch, blank):
   real = batch.mask
   ids = tuple(np.asarray(batch.ids, object)[real])
   part = {}
-  for name, answer in answers.items():
+  for name, empty in blank.items():
+    answer = answers[name]
     _check_finite(answer.logits[real], f"logits of {name}", ids)
-    part[name] = blank[name]._replace(
+    part[name] = empty._replace(
         logits=answer.logits[real], labels=batch.labels[real], ids=ids,
         info={key: value[real] for key, value in answer.info._asdict().items()})
   return part
