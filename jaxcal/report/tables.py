@@ -53,7 +53,6 @@ RESULTS = (
 )
 
 MORE = (
-    Column("confidence %", lambda row: percent(row["confidence"])),
     Column("adaptive ECE %", lambda row: percent(row["adaptive_ece"])),
     Column("MCE %", lambda row: percent(row["mce"])),
 )

@@ -19,7 +19,7 @@ from jaxcal.losses import orthogonality
 _K, _M, _W, _D, _V = 6, 2, 5, 7, 20
 # One of each kind: no regulariser, constant weight, margin, weight per image.
 _SOME = ("tpt", "c_tpt", "soc", "soc_quantile")
-_TUNED = [name for name in objectives.METHODS if name != "zero_shot"]
+_TUNED = _SOME + ("o_tpt", "a_tpt")
 
 
 def _features(weights, context):
