@@ -59,16 +59,20 @@ class ReadmeTest(absltest.TestCase):
     Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(images / "1.png")
     commands = [block for block in _blocks("bash")
                 if "pip install" not in block]
-    self.assertLen(commands, 3)
+    self.assertLen(commands, 4)
     for command in commands:
       # No download: the shipped weights stand in for those of the hub.
       command = command.replace(
           "openai/clip-vit-base-patch16", str(shipped.folder()))
-      command = command.replace("limit=0", "limit=1").replace(
-          "3 10 30", "3").replace("configs/quickstart.py",
-                                  f"configs/quickstart.py {_SMALL}")
+      command = command.replace("limit=0", "limit=1").replace("3 10 30", "3")
+      command = command.replace(
+          "configs/quickstart.py", f"configs/quickstart.py {_SMALL}")
+      command = command.replace(
+          "configs/testbed.py",
+          "configs/testbed.py --config.data.name=digits-blur,shapes "
+          "--config.data.limit=3 --config.metrics.num_resamples=20")
       out = _shell(command, self.folder)
-      self.assertRegex(out, r"\| soc|--config\.views\.seed")
+      self.assertRegex(out, r"\| soc|\| shapes|--config\.views\.seed")
 
   def test_code(self):
     blocks = _blocks("python")
