@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib.metadata
+import os
 import pathlib
 import platform
 import subprocess
@@ -27,7 +28,8 @@ def describe() -> dict[str, str | None]:
       "commit": _commit(),
       "python": platform.python_version(),
       **{name: importlib.metadata.version(name) for name in _PACKAGES},
-      "platform": platform.platform(),
+      "platform": f"{platform.system()} {platform.machine()}",
+      "num_cores": str(os.cpu_count()),
       "device": jax.devices()[0].device_kind,
       "num_devices": str(jax.device_count()),
   }
