@@ -15,7 +15,8 @@ from jaxcal.testbed import shipped
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _README = (_ROOT / "README.md").read_text(encoding="utf-8")
 # Few images and views; otherwise the commands are those that are printed.
-_SMALL = ("--config.data.limit=3 --config.views.number=8 "
+_SMALL = ("--config.data.limit=3 --config.data.name=digits "
+          "--config.views.number=8 "
           "--config.method.selection_fraction=0.25 "
           "--config.metrics.num_resamples=20")
 
@@ -59,12 +60,13 @@ class ReadmeTest(absltest.TestCase):
     Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(images / "1.png")
     commands = [block for block in _blocks("bash")
                 if "pip install" not in block]
-    self.assertLen(commands, 4)
+    self.assertLen(commands, 5)
     for command in commands:
       # No download: the shipped weights stand in for those of the hub.
       command = command.replace(
           "openai/clip-vit-base-patch16", str(shipped.folder()))
-      command = command.replace("limit=0", "limit=1").replace("3 10 30", "3")
+      command = command.replace("--config.data.limit=0", "").replace(
+          "3 10 30", "3")
       command = command.replace(
           "configs/quickstart.py", f"configs/quickstart.py {_SMALL}")
       command = command.replace(
