@@ -433,6 +433,7 @@ def run(
 
 
 def main(argv):
+  """Trains with the settings of the flags."""
   del argv
   run(pathlib.Path(_OUTPUT.value), steps=_STEPS.value, seed=_SEED.value)
 
