@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal.typing import Array
+from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
@@ -53,7 +54,8 @@ class ClipConfig:
 
   `eos_token_id` 2 is the legacy value of OpenAI's converted checkpoints and
   means "the end is where the highest token id stands"; see
-  `prompts.end_positions`.
+  `prompts.end_positions`. Where `causal` is false, text tokens see those after
+  them, so that prompts must keep all positions (`prompt_bank(crop=False)`).
   """
 
   text: TowerConfig
@@ -64,6 +66,7 @@ class ClipConfig:
   image_size: int
   patch_size: int
   projection: int
+  causal: bool = True
 
   def __post_init__(self):
     if self.image_size % self.patch_size:
@@ -84,7 +87,13 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
 
 
-def _at_least_float32(x):
+def causal_mask(length: int) -> Bool[Array, "t t"]:
+  """True where a token (row) may look: at itself and at those before it."""
+  return jnp.tril(jnp.ones((length, length), bool))
+
+
+def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
+  """Half precision widened, for what must not be computed in it."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -111,7 +120,7 @@ class Attention(nn.Module):
     query, key, value = (
         split(dense(name)(x)) for name in ("q_proj", "k_proj", "v_proj"))
     scores = query @ key.swapaxes(-1, -2)
-    scores = _at_least_float32(scores) * (width // heads)**-0.5
+    scores = at_least_float32(scores) * (width // heads)**-0.5
     if mask is not None:
       scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
@@ -199,7 +208,7 @@ class TextEmbeddings(nn.Module):
 
 
 class TextTower(nn.Module):
-  """Causal transformer over token vectors, read off at the end token."""
+  """Transformer over token vectors, read off at the end token."""
 
   config: ClipConfig
 
@@ -213,7 +222,8 @@ class TextTower(nn.Module):
   def __call__(self, embeddings, end_positions):
     length = embeddings.shape[-2]
     x = self.embeddings(embeddings)
-    x = self.encoder(x, jnp.tril(jnp.ones((length, length), bool))[None, None])
+    mask = causal_mask(length)[None, None] if self.config.causal else None
+    x = self.encoder(x, mask)
     x = x[jnp.arange(len(x)), end_positions]
     return self.final_layer_norm(x)
 
@@ -367,5 +377,5 @@ def image_features(
 
 def normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
   """Vectors scaled to unit Euclidean length."""
-  x = _at_least_float32(x)
+  x = at_least_float32(x)
   return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

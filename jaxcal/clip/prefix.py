@@ -1,0 +1,356 @@
+"""Text features of all classes with what their prompts share computed once.
+
+In a causal tower a token depends on those before it alone. So the tokens that
+all prompts have in common at their beginning (the start token and the context
+before the class name) run once per context; their keys and values are what the
+tokens after them need. Nothing runs behind the end token, and classes are
+grouped by length so that short names do not wait for long ones. All of this is
+exact, up to the order of additions.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal.clip import prompts
+from jaxcal.clip import towers
+from jaxcal.typing import Array
+from jaxcal.typing import Bool
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+from jaxcal.typing import PyTree
+
+# More groups waste less on padding, but each is a program of its own.
+_MAX_GROUPS = 4
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Classes whose prompts are about equally long; what follows the prefix.
+
+  Attributes:
+    embeddings: Token vectors after the shared prefix, without positions.
+    context_positions: Where the rest of the context stands in them, if the
+      class name does not come last.
+    end_positions: Where the end token stands in them.
+  """
+
+  embeddings: Float[Array, "c t w"]
+  context_positions: Int[Array, "c r"]
+  end_positions: Int[Array, "c"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """From a context [m w] to unit-norm text features [k d].
+
+  A pytree: pass it through `jit` as an argument, so that weights and prompts
+  are not constants of the program.
+
+  Attributes:
+    start: Vector of the start token, [w].
+    positions: Vectors of the positions, [t w].
+    layers: The tower's blocks, stacked along a first axis.
+    final_layer_norm: Its scale and bias.
+    projection: [w d].
+    groups: The classes, in groups of about equal length.
+    order: For each class, its row in the groups one after the other.
+    config: The text tower.
+    num_context: m.
+    num_shared: Context vectors that stand before the class name.
+    classes_per_chunk: Classes that run at a time, or None for all of a group.
+  """
+
+  start: Float[Array, "w"]
+  positions: Float[Array, "t w"]
+  layers: PyTree
+  final_layer_norm: PyTree
+  projection: Float[Array, "w d"]
+  groups: tuple[Group, ...]
+  order: Int[Array, "k"]
+  config: towers.TowerConfig = dataclasses.field(metadata={"static": True})
+  num_context: int = dataclasses.field(metadata={"static": True})
+  num_shared: int = dataclasses.field(metadata={"static": True})
+  classes_per_chunk: int | None = dataclasses.field(
+      metadata={"static": True})
+
+  def __call__(
+      self,
+      context: Float[Array, "m w"],
+      offset: Float[Array, "t w"] | None = None,
+  ) -> Float[Array, "k d"]:
+    """Unit-norm text features.
+
+    Args:
+      context: Shared by all classes.
+      offset: Added to the token vectors of every prompt, position by position
+        (the noise of flatness-aware pre-training).
+
+    Raises:
+      ValueError: a context of another shape.
+    """
+    context = self._checked(context)
+    keys, values = self._prefix(context, offset)
+    rows = []
+    for group in self.groups:
+      one = lambda tail: self._class(context, keys, values, offset, tail)
+      rows.append(self._over_classes(one, group))
+    return jnp.concatenate(rows)[self.order]
+
+  def jacobian(
+      self, context: Float[Array, "m w"]) -> Float[Array, "k d m w"]:
+    """Derivative of every text feature by the context.
+
+    Class by class, d backward passes each: about the cost of 2 d images, after
+    which the gradient of an image is one matrix product.
+    """
+    context = self._checked(context)
+
+    def one(tail):
+      def features(context):
+        keys, values = self._prefix(context, None)
+        return self._class(context, keys, values, None, tail)
+
+      return jax.jacrev(features)(context)
+
+    rows = [jax.lax.map(one, group) for group in self.groups]
+    return jnp.concatenate(rows)[self.order]
+
+  def _over_classes(self, one, group):
+    size = self.classes_per_chunk
+    if size is None or size >= len(group.end_positions):
+      return jax.vmap(one)(group)
+    # Backward, a chunk runs again instead of keeping what it computed.
+    return jax.lax.map(jax.checkpoint(one), group, batch_size=size)
+
+  def _prefix(self, context, offset):
+    """Keys and values [layer, head, token, .] of what all prompts share."""
+    x = jnp.concatenate([self.start[None], context[:self.num_shared]])
+    x = self._placed(x, offset, 0)
+    mask = towers.causal_mask(len(x))
+
+    def block(x, layer):
+      query, key, value = self._heads(x, layer)
+      mixed = _attend(query, ((key, value, mask),))
+      return self._mlp(x + mixed @ layer["out"] + layer["out_bias"],
+                       layer), (key, value)
+
+    return jax.lax.scan(block, x, self.layers)[1]
+
+  def _class(self, context, prefix_keys, prefix_values, offset, tail):
+    """The feature of one class, given what came before its tokens."""
+    x = tail.embeddings.at[tail.context_positions].set(
+        context[self.num_shared:], unique_indices=True)
+    x = self._placed(x, offset, 1 + self.num_shared)
+    mask = towers.causal_mask(len(x))
+    everything = jnp.ones((len(x), 1 + self.num_shared), bool)
+
+    def block(x, given):
+      layer, earlier_key, earlier_value = given
+      query, key, value = self._heads(x, layer)
+      mixed = _attend(query, ((earlier_key, earlier_value, everything),
+                              (key, value, mask)))
+      return self._mlp(x + mixed @ layer["out"] + layer["out_bias"],
+                       layer), None
+
+    x, _ = jax.lax.scan(block, x, (self.layers, prefix_keys, prefix_values))
+    x = _layer_norm(x[tail.end_positions], self.final_layer_norm,
+                    self.config.layer_norm_eps)
+    return towers.normalize(x @ self.projection)
+
+  def _placed(self, x, offset, first):
+    places = slice(first, first + len(x))
+    x = x + self.positions[places]
+    return x if offset is None else x + offset[places]
+
+  def _heads(self, x, layer):
+    """Queries, keys and values, each [head, token, .]."""
+    x = _layer_norm(x, layer["layer_norm1"], self.config.layer_norm_eps)
+    x = x @ layer["query_key_value"] + layer["query_key_value_bias"]
+    x = x.reshape(len(x), 3, self.config.heads, -1)
+    return x.transpose(1, 2, 0, 3)
+
+  def _mlp(self, x, layer):
+    hidden = _layer_norm(x, layer["layer_norm2"], self.config.layer_norm_eps)
+    hidden = hidden @ layer["up"] + layer["up_bias"]
+    hidden = towers.ACTIVATIONS[self.config.activation](hidden)
+    return x + hidden @ layer["down"] + layer["down_bias"]
+
+  def _checked(self, context):
+    expected = (self.num_context, self.projection.shape[0])
+    if context.shape != expected:
+      raise ValueError(
+          f"a context of shape {expected}, shared by the classes, expected, "
+          f"but {context.shape=}; prompts.context_encoder takes one per class")
+    return context.astype(self.start.dtype)
+
+
+def context_encoder(
+    config: towers.ClipConfig,
+    params: towers.Params,
+    bank: prompts.PromptBank,
+    *,
+    classes_per_chunk: int | None = None,
+) -> Encoder:
+  """The fast form of `prompts.context_encoder`, for causal text towers.
+
+  Args:
+    config: Sizes of the model.
+    params: The whole parameter tree.
+    bank: The prompts whose context is replaced.
+    classes_per_chunk: Bounds memory by this many classes at a time, see
+      `classes_within`; None runs all at once.
+
+  Raises:
+    ValueError: a tower that is not causal, where nothing can be shared; use
+      `prompts.context_encoder`.
+  """
+  if not config.causal:
+    raise ValueError("prompts share a prefix only in a causal text tower; this "
+                     "one is not, so use prompts.context_encoder")
+  ids, context, ends = (np.asarray(array) for array in bank)
+  num_shared = _num_shared(context)
+  first = 1 + num_shared
+  lengths = ends + 1 - first
+  padded = group_lengths(lengths, _MAX_GROUPS)
+  group_of = np.searchsorted(padded, lengths)
+  groups = []
+  for number, longest in enumerate(padded):
+    rows = np.flatnonzero(group_of == number)
+    groups.append(Group(
+        towers.token_embeddings(params, ids[rows, first:first + longest]),
+        jnp.asarray(context[rows, num_shared:] - first),
+        jnp.asarray(ends[rows] - first)))
+  text = params["text_model"]
+  embeddings = text["embeddings"]
+  return Encoder(
+      start=towers.token_embeddings(params, ids[0, 0]),
+      positions=jnp.asarray(embeddings["position_embedding"]["embedding"]),
+      layers=_stacked(text["encoder"]["layers"], config.text.layers),
+      final_layer_norm=text["final_layer_norm"],
+      projection=jnp.asarray(params["text_projection"]["kernel"]),
+      groups=tuple(groups),
+      order=jnp.asarray(np.argsort(np.argsort(group_of, kind="stable"))),
+      config=config.text, num_context=context.shape[1], num_shared=num_shared,
+      classes_per_chunk=classes_per_chunk)
+
+
+def classes_within(
+    config: towers.ClipConfig,
+    bank: prompts.PromptBank,
+    *,
+    max_bytes: int,
+    num_contexts: int = 1,
+) -> int:
+  """How many classes fit a memory budget, at least 1.
+
+  Counted is what a backward pass keeps of one context, in all layers, and
+  what one layer of `num_contexts` contexts needs at a time.
+
+  Args:
+    config: Sizes of the model.
+    bank: The prompts; the longest one counts.
+    max_bytes: The budget.
+    num_contexts: That are encoded at once, under `vmap`.
+
+  Raises:
+    ValueError: a budget or number of contexts below 1.
+  """
+  if max_bytes < 1 or num_contexts < 1:
+    raise ValueError(f"expected {max_bytes=} and {num_contexts=} of 1 or more")
+  text = config.text
+  tokens = int(np.max(np.asarray(bank.end_positions))) - _num_shared(
+      np.asarray(bank.context_positions))
+  # Of one token in one layer: norms, queries, keys, values, attention and its
+  # output, and three forms of the hidden layer.
+  per_token = 4 * (10 * text.width + 3 * text.mlp_width)
+  per_class = tokens * per_token * (text.layers + num_contexts)
+  return max(1, int(max_bytes // per_class))
+
+
+def group_lengths(lengths: Int[np.ndarray, "k"], max_groups: int) -> list[int]:
+  """Lengths to pad to, at most `max_groups`, with the least padding in all.
+
+  Args:
+    lengths: Tokens of each prompt.
+    max_groups: At least 1.
+
+  Returns:
+    Ascending; the last one is the longest length.
+  """
+  values, counts = np.unique(lengths, return_counts=True)
+  # best[j]: least number of tokens, and the choice, for the first j values.
+  best = {0: (0, [])}
+  for _ in range(max_groups):
+    best |= {
+        stop: min(
+            ([best[stop]] if stop in best else []) +
+            [(best[start][0] + int(counts[start:stop].sum() * values[stop - 1]),
+              best[start][1] + [int(values[stop - 1])])
+             for start in range(stop) if start in best])
+        for stop in range(len(values), 0, -1)}
+  return best[len(values)][1]
+
+
+def _num_shared(context_positions):
+  """Context tokens that follow the start token at once, in every prompt."""
+  m = context_positions.shape[1]
+  in_place = (context_positions == np.arange(1, m + 1)[None]).all(axis=0)
+  return m if in_place.all() else int(in_place.argmin())
+
+
+def _stacked(layers, count):
+  """The blocks' parameters, queries, keys and values side by side."""
+  return jax.tree.map(
+      lambda *leaves: jnp.stack(leaves),
+      *(_merged(layers[str(number)]) for number in range(count)))
+
+
+def _merged(layer):
+  attention, mlp = layer["self_attn"], layer["mlp"]
+  three = [attention[name] for name in ("q_proj", "k_proj", "v_proj")]
+  return {
+      "layer_norm1": layer["layer_norm1"],
+      "query_key_value": jnp.concatenate([p["kernel"] for p in three], axis=1),
+      "query_key_value_bias": jnp.concatenate([p["bias"] for p in three]),
+      "out": attention["out_proj"]["kernel"],
+      "out_bias": attention["out_proj"]["bias"],
+      "layer_norm2": layer["layer_norm2"],
+      "up": mlp["fc1"]["kernel"], "up_bias": mlp["fc1"]["bias"],
+      "down": mlp["fc2"]["kernel"], "down_bias": mlp["fc2"]["bias"],
+  }
+
+
+def _layer_norm(x, params, epsilon):
+  dtype, x = x.dtype, towers.at_least_float32(x)
+  x = x - x.mean(axis=-1, keepdims=True)
+  x = x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) + epsilon)
+  return (x * params["scale"] + params["bias"]).astype(dtype)
+
+
+def _attend(
+    query: Float[Array, "h t e"],
+    sources: tuple[
+        tuple[Float[Array, "h u e"], Float[Array, "h u e"], Bool[Array, "t u"]],
+        ...],
+) -> Float[Array, "t w"]:
+  """Attention over several sources of (keys, values, mask) as one.
+
+  The sources are not put together, so that under `vmap` over classes those
+  that classes share are not copied for each.
+  """
+  scale = query.shape[-1]**-0.5
+  scores = []
+  for key, _, mask in sources:
+    score = towers.at_least_float32(query @ key.swapaxes(-1, -2)) * scale
+    scores.append(jnp.where(mask[None], score, jnp.finfo(score.dtype).min))
+  sizes = [score.shape[-1] for score in scores]
+  weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
+  weights = jnp.split(weights.astype(query.dtype), np.cumsum(sizes)[:-1], -1)
+  mixed = sum(weight @ value
+              for weight, (_, value, _) in zip(weights, sources))
+  return mixed.swapaxes(0, 1).reshape(query.shape[1], -1)
