@@ -1,0 +1,574 @@
+"""The feature store: the image tower's output, computed once, read many times.
+
+A store is a folder:
+
+  manifest.json           what the features are of; written first
+  index.json              class names, ids and labels, in the order of the set
+  view_features/          zarr array [n v d], unit-norm features of every view
+  pooled/                 zarr array [n w], view 0 before the projection
+  finished/00000000.json  one per finished chunk of images: sha256 of its values
+
+Any number of processes may write chunks. Every file appears whole or not at
+all, and that of a finished chunk last, so an interrupted store goes on where it
+stopped and can be read while it grows. No file depends on when or by how many
+processes it was written.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcal.data import image_set as image_sets
+from jaxcal.typing import Bool
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+
+FORMAT_VERSION = 1
+DTYPES = ("float16", "float32")
+
+_MANIFEST = "manifest.json"
+_INDEX = "index.json"
+_ARRAYS = ("view_features", "pooled")
+_WAY_OUT = ("Choose another folder, or remove this one to compute the features "
+            "again.")
+
+
+class Manifest(NamedTuple):
+  """What the features of a store are of; all of it is JSON.
+
+  Attributes:
+    model: Name of the model.
+    model_fingerprint: Of its weights.
+    data: Name of the image set.
+    data_fingerprint: See `data_fingerprint`.
+    views: How the views were made.
+    seed: Of the views.
+    image_dtype: In which the image tower computed.
+    num_images: n.
+    num_views: v.
+    feature_size: d, of the joint space.
+    pooled_size: w, of the image tower.
+    dtype: Of the stored values, one of `DTYPES`. Unit-norm features in float16
+      are within 2.5e-4 of their values in float32.
+    chunk_size: Images per chunk. No influence on the values.
+    versions: Of the programs; for the record.
+    format_version: Of the files.
+  """
+
+  model: str
+  model_fingerprint: str
+  data: str
+  data_fingerprint: str
+  views: Mapping[str, Any]
+  seed: int
+  image_dtype: str
+  num_images: int
+  num_views: int
+  feature_size: int
+  pooled_size: int
+  dtype: str = "float16"
+  chunk_size: int = 256
+  versions: Mapping[str, str] = {}
+  format_version: int = FORMAT_VERSION
+
+
+class Store(NamedTuple):
+  """An open store, from `create` or `open_store`.
+
+  Attributes:
+    folder: Where it lies.
+    manifest: As it was made.
+    image_ids: One per image, in the order of the set.
+    labels: int32 [n], positions in `class_names`.
+    class_names: In label order.
+    arrays: The open zarr arrays by name; use `read` and `batches`.
+  """
+
+  folder: pathlib.Path
+  manifest: Manifest
+  image_ids: tuple[str, ...]
+  labels: Int[np.ndarray, "n"]
+  class_names: tuple[str, ...]
+  arrays: Mapping[str, Any]
+
+
+class Batch(NamedTuple):
+  """Features of `b` images; those with a false mask only fill the batch up.
+
+  Attributes:
+    view_features: [b v d], in the stored dtype; unit norm up to its rounding.
+    pooled: [b w].
+    positions: int64 [b], in the order of the set; the filling repeats the last.
+    mask: bool [b]; whether the entry is not filling.
+  """
+
+  view_features: Float[np.ndarray, "b v d"]
+  pooled: Float[np.ndarray, "b w"]
+  positions: Int[np.ndarray, "b"]
+  mask: Bool[np.ndarray, "b"]
+
+
+def data_fingerprint(image_set: image_sets.ImageSet) -> str:
+  """sha256, hexadecimal, of class names, ids and labels in their order.
+
+  The name of the set and the place of its files do not enter.
+  """
+  return hashlib.sha256(_index(image_set)).hexdigest()
+
+
+def create(
+    folder: str | os.PathLike,
+    manifest: Manifest,
+    image_set: image_sets.ImageSet,
+) -> Store:
+  """Makes a store, or opens the one that is there if it is of the same.
+
+  Several processes may call this at the same time.
+
+  Args:
+    folder: New, empty, or a store.
+    manifest: What is to be stored.
+    image_set: The images; none is read.
+
+  Returns:
+    The store, with its own chunk size and versions where it was there before.
+
+  Raises:
+    ValueError: the manifest has a value out of range or does not fit the image
+      set, the folder holds something else, or a store of something else (see
+      `check`).
+  """
+  image_sets.check(image_set)
+  _check_values(manifest)
+  _check_data(manifest, image_set)
+  folder = pathlib.Path(folder).absolute()
+  _refuse_foreign(folder)
+  _write_once(folder, _MANIFEST, _as_json(manifest._asdict()))
+  stored = _read_manifest(folder)
+  check(stored, manifest, name=str(folder))
+  _write_once(folder, _INDEX, _index(image_set))
+  for array in _ARRAYS:
+    _open_array(folder, stored, array, create=True)
+  return open_store(folder)
+
+
+def open_store(folder: str | os.PathLike) -> Store:
+  """Opens a store for reading and writing, complete or not.
+
+  Raises:
+    FileNotFoundError: there is no store, or making it was interrupted.
+    ValueError: the manifest or the index is damaged or of another format.
+  """
+  folder = pathlib.Path(folder).absolute()
+  manifest = _read_manifest(folder)
+  for name in (_INDEX, *(f"{array}/zarr.json" for array in _ARRAYS)):
+    if not (folder / name).exists():
+      raise FileNotFoundError(
+          f"no {folder / name}: making the store was interrupted; run `jaxcal "
+          "features` again")
+  index = (folder / _INDEX).read_bytes()
+  if hashlib.sha256(index).hexdigest() != manifest.data_fingerprint:
+    raise ValueError(f"{folder / _INDEX} is damaged: its checksum is not that "
+                     f"of the manifest. {_WAY_OUT}")
+  about = json.loads(index)
+  return Store(
+      folder, manifest, tuple(about["image_ids"]),
+      np.asarray(about["labels"], np.int32), tuple(about["class_names"]),
+      {array: _open_array(folder, manifest, array) for array in _ARRAYS})
+
+
+def check(stored: Manifest, asked: Manifest, *,
+          name: str = "the store") -> None:
+  """Refuses a store that holds other features than those asked for.
+
+  `chunk_size` and `versions` may differ.
+
+  Args:
+    stored: Of the store.
+    asked: What is wanted.
+    name: What to call the store in the message.
+
+  Raises:
+    ValueError: they differ; names every field with both values.
+  """
+  ours, theirs = _fields(stored), _fields(asked)
+  differing = [
+      f"  {key}: stored {ours.get(key, 'nothing')!r}, "
+      f"asked {theirs.get(key, 'nothing')!r}"
+      for key in sorted(ours | theirs)
+      if (key in ours, ours.get(key)) != (key in theirs, theirs.get(key))]
+  if differing:
+    raise ValueError("\n".join(
+        [f"{name} holds other features than those asked for:", *differing,
+         _WAY_OUT]))
+
+
+def num_chunks(store: Store) -> int:
+  """Chunks of the whole store, finished or not."""
+  return -(-store.manifest.num_images // store.manifest.chunk_size)
+
+
+def chunk_positions(store: Store, chunk: int) -> range:
+  """Positions of the images of a chunk; the last chunk may have fewer.
+
+  Raises:
+    ValueError: there is no such chunk.
+  """
+  if not 0 <= chunk < num_chunks(store):
+    raise ValueError(f"expected a chunk in [0, {num_chunks(store)}), those of "
+                     f"{store.folder}, got {chunk}")
+  size = store.manifest.chunk_size
+  return range(chunk * size,
+               min((chunk + 1) * size, store.manifest.num_images))
+
+
+def missing(store: Store, process: int = 0,
+            num_processes: int = 1) -> list[int]:
+  """Unfinished chunks whose number is `process` modulo `num_processes`.
+
+  Raises:
+    ValueError: `process` is not in [0, num_processes).
+  """
+  if not 0 <= process < num_processes:
+    raise ValueError(f"expected process in [0, {num_processes}), got {process}")
+  return [chunk for chunk in range(process, num_chunks(store), num_processes)
+          if not _finished_path(store, chunk).exists()]
+
+
+def num_finished(store: Store) -> int:
+  """Chunks that can be read."""
+  return num_chunks(store) - len(missing(store))
+
+
+def is_complete(store: Store) -> bool:
+  """Whether all chunks can be read."""
+  return not missing(store)
+
+
+def write_chunk(
+    store: Store,
+    chunk: int,
+    view_features: Float[np.ndarray, "c v d"],
+    pooled: Float[np.ndarray, "c w"],
+) -> None:
+  """Writes the features of the images `chunk_positions(store, chunk)`.
+
+  A chunk that is finished stays as it is, so several processes may write the
+  same one. Returns when the chunk is safe on the disk.
+
+  Args:
+    store: The store.
+    chunk: Number of the chunk.
+    view_features: Any floating dtype; rounded to nearest where the stored one
+      is narrower.
+    pooled: Likewise.
+
+  Raises:
+    ValueError: there is no such chunk, a shape is wrong, or a value is not
+      finite, or not in the stored dtype; names the first such image. Nothing
+      is written then.
+  """
+  positions = chunk_positions(store, chunk)
+  values = {name: _stored_values(store, name, positions, given)
+            for name, given in zip(_ARRAYS, (view_features, pooled))}
+  if _finished_path(store, chunk).exists():
+    return
+  rows = slice(positions.start, positions.stop)
+  writes = [store.arrays[name][rows].write(values[name]) for name in _ARRAYS]
+  for write in writes:
+    write.result()
+  _write(store.folder, f"finished/{chunk:08d}.json", _as_json(
+      {name: hashlib.sha256(values[name]).hexdigest() for name in _ARRAYS}))
+
+
+def read(
+    store: Store, positions: Sequence[int] | Int[np.ndarray, "b"]
+) -> tuple[Float[np.ndarray, "b v d"], Float[np.ndarray, "b w"]]:
+  """View features and pooled features, in the stored dtype.
+
+  Whole chunks are read and compared with their checksums; for a pass over the
+  store in small steps see `batches`.
+
+  Args:
+    store: The store, complete or not.
+    positions: Of the images, in any order; `range` for a stretch.
+
+  Raises:
+    FileNotFoundError: a chunk is not written yet.
+    ValueError: a position is outside the store, or a chunk is damaged; names
+      the file to remove so that it is computed again.
+  """
+  return _gather(store, functools.partial(_read_chunk, store, _ARRAYS),
+                 _check_positions(store, positions), _ARRAYS)
+
+
+def read_pooled(
+    store: Store, positions: Sequence[int] | Int[np.ndarray, "b"]
+) -> Float[np.ndarray, "b w"]:
+  """The pooled features of `read`, without reading those of the views."""
+  names = ("pooled",)
+  pooled, = _gather(store, functools.partial(_read_chunk, store, names),
+                    _check_positions(store, positions), names)
+  return pooled
+
+
+def batches(store: Store, *, batch_size: int,
+            start: int = 0) -> Iterator[Batch]:
+  """The images of a store in batches of one shape; each chunk is read once.
+
+  Args:
+    store: The store.
+    batch_size: Images per batch.
+    start: Position of the first image.
+
+  Returns:
+    A generator of ceil((n - start) / batch_size) batches.
+
+  Raises:
+    FileNotFoundError: at once, if a chunk from `start` on is not written yet.
+    ValueError: at once if a number is out of range; with its batch if a chunk
+      is damaged.
+  """
+  num_images = store.manifest.num_images
+  if batch_size < 1 or not 0 <= start <= num_images:
+    raise ValueError(
+        f"expected batch_size of at least 1 and start in [0, {num_images}], "
+        f"got {batch_size=} and {start=}")
+  _check_positions(store, range(start, num_images))
+  read_chunk = functools.lru_cache(maxsize=1)(
+      functools.partial(_read_chunk, store, _ARRAYS))
+
+  def generate():
+    for first in range(start, num_images, batch_size):
+      positions = np.arange(first, first + batch_size)
+      mask = positions < num_images
+      positions = np.minimum(positions, num_images - 1)
+      yield Batch(*_gather(store, read_chunk, positions, _ARRAYS), positions,
+                  mask)
+
+  return generate()
+
+
+def _gather(store, read_chunk: Callable[[int], Mapping[str, np.ndarray]],
+            positions, names):
+  """The rows at the positions, chunk by chunk, for each of the names."""
+  size = store.manifest.chunk_size
+  gathered = tuple(
+      np.empty((len(positions), *store.arrays[name].shape[1:]),
+               store.manifest.dtype) for name in names)
+  chunks = positions // size
+  order = np.argsort(chunks, kind="stable")
+  for rows in np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1):
+    if rows.size:
+      chunk = int(chunks[rows[0]])
+      values = read_chunk(chunk)
+      for name, target in zip(names, gathered):
+        target[rows] = values[name][positions[rows] - chunk * size]
+  return gathered
+
+
+def _read_chunk(store, names, chunk):
+  """The values of a finished chunk, once they agree with their checksums."""
+  path = _finished_path(store, chunk)
+  positions = chunk_positions(store, chunk)
+  rows = slice(positions.start, positions.stop)
+  reads = {name: store.arrays[name][rows].read() for name in names}
+  values = {}
+  for name in names:
+    try:
+      values[name] = reads[name].result()
+      expected = json.loads(path.read_bytes())[name]
+      sound = hashlib.sha256(values[name]).hexdigest() == expected
+    except (ValueError, KeyError, TypeError):  # files cut short or mangled
+      sound = False
+    if not sound:
+      raise ValueError(
+          f"chunk {chunk} of {store.folder / name} is damaged: its values do "
+          f"not have the checksum in {path}. Remove that file and run `jaxcal "
+          "features` again, which computes the chunk anew.")
+  return values
+
+
+def _check_positions(store, positions):
+  """The positions as an array, all of them inside the store and written."""
+  positions = np.asarray(positions)
+  if not positions.size:
+    positions = positions.astype(int)
+  if positions.ndim != 1 or positions.dtype.kind not in "iu":
+    raise ValueError(f"expected integer positions in one dimension, got "
+                     f"{positions.dtype} of {positions.shape=}")
+  outside = (positions < 0) | (positions >= store.manifest.num_images)
+  if outside.any():
+    raise ValueError(f"position {positions[outside][0]} is outside the "
+                     f"{store.manifest.num_images} images of {store.folder}")
+  for chunk in np.unique(positions // store.manifest.chunk_size):
+    if not _finished_path(store, int(chunk)).exists():
+      raise FileNotFoundError(
+          f"no {_finished_path(store, int(chunk))}: {len(missing(store))} of "
+          f"{num_chunks(store)} chunks are not written yet; `jaxcal features` "
+          "computes them")
+  return positions
+
+
+def _stored_values(store, name, positions, values):
+  """Values of a chunk in the stored dtype, or an error naming an image."""
+  values = np.asarray(values)
+  expected = (len(positions), *store.arrays[name].shape[1:])
+  if values.shape != expected:
+    raise ValueError(f"expected {name} of shape {expected} for the images "
+                     f"{positions.start} to {positions.stop - 1}, got "
+                     f"{values.shape}")
+
+  def first_id(wrong):
+    row = int(wrong.reshape(len(positions), -1).any(-1).argmax())
+    return store.image_ids[positions[row]]
+
+  finite = np.isfinite(values)
+  if not finite.all():
+    raise ValueError(f"the {name} of image {first_id(~finite)!r} are not "
+                     "finite; are the weights of the model sound?")
+  with np.errstate(over="ignore"):
+    stored = np.ascontiguousarray(values, store.manifest.dtype)
+  finite = np.isfinite(stored)
+  if not finite.all():
+    raise ValueError(
+        f"the {name} of image {first_id(~finite)!r} are beyond the "
+        f"{np.finfo(stored.dtype).max:g} of {stored.dtype}; make the store "
+        "with dtype float32")
+  return stored
+
+
+def _check_values(manifest):
+  """Refuses numbers and names of a manifest that are out of range."""
+  if manifest.dtype not in DTYPES:
+    raise ValueError(f"unknown dtype {manifest.dtype!r} of a store; choose "
+                     f"from: {', '.join(DTYPES)}")
+  for name in ("num_images", "num_views", "feature_size", "pooled_size",
+               "chunk_size"):
+    if getattr(manifest, name) < 1:
+      raise ValueError(f"expected {name} of at least 1, got "
+                       f"{getattr(manifest, name)}")
+
+
+def _check_data(manifest, image_set):
+  """Refuses a manifest of other images than those of the set."""
+  ours = (len(image_set.ids), data_fingerprint(image_set))
+  theirs = (manifest.num_images, manifest.data_fingerprint)
+  if ours != theirs:
+    raise ValueError(
+        f"image set {image_set.name!r} has (num_images, data_fingerprint) "
+        f"{ours}, but the manifest says {theirs}")
+
+
+def _fields(manifest):
+  """The fields that must agree, by dotted name, as JSON has them."""
+  fields = json.loads(_as_json(manifest._asdict()))
+  del fields["chunk_size"], fields["versions"]
+  views = fields.pop("views")
+  return fields | {f"views.{name}": value for name, value in views.items()}
+
+
+def _read_manifest(folder):
+  path = folder / _MANIFEST
+  if not path.exists():
+    raise FileNotFoundError(
+        f"no {path}; feature stores are written by `jaxcal features`")
+  try:
+    fields = dict(json.loads(path.read_bytes()))
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"{path} is damaged ({error}). {_WAY_OUT}") from error
+  version = fields.get("format_version")
+  if version != FORMAT_VERSION:
+    raise ValueError(f"{path} has the format version {version}; this program "
+                     f"reads {FORMAT_VERSION}. {_WAY_OUT}")
+  odd = set(fields) ^ set(Manifest._fields)
+  if odd:
+    raise ValueError(f"{path} is damaged: these fields are missing or too "
+                     f"many: {', '.join(sorted(odd))}. {_WAY_OUT}")
+  return Manifest(**fields)
+
+
+def _refuse_foreign(folder):
+  """Refuses a folder with files in it that are not those of a store."""
+  # A process that is writing the manifest, or was killed then, has a half one.
+  others = [path.name for path in sorted(folder.glob("*"))
+            if not path.name.startswith(_MANIFEST)]
+  # In this order: where another process makes the store, the manifest is first.
+  if others and not (folder / _MANIFEST).exists():
+    raise ValueError(f"{folder} is not a feature store, but holds "
+                     f"{others[0]!r}; choose a new folder")
+
+
+def _index(image_set):
+  return _as_json({
+      "class_names": image_set.class_names,
+      "image_ids": image_set.ids,
+      "labels": np.asarray(image_set.labels).tolist(),
+  })
+
+
+def _as_json(fields) -> bytes:
+  """Always the same bytes for the same fields."""
+  return (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _finished_path(store, chunk):
+  return store.folder / f"finished/{chunk:08d}.json"
+
+
+def _open_array(folder, manifest, name, create=False):
+  import tensorstore as ts
+
+  row = {"view_features": (manifest.num_views, manifest.feature_size),
+         "pooled": (manifest.pooled_size,)}[name]
+  regular = {"chunk_shape": (manifest.chunk_size, *row)}
+  return ts.open({
+      "driver": "zarr3",
+      "kvstore": {"driver": "file", "path": f"{folder / name}/"},
+      # A file for every chunk, even where all values are zero.
+      "store_data_equal_to_fill_value": True,
+      "metadata": {
+          "shape": (manifest.num_images, *row),
+          "chunk_grid": {"name": "regular", "configuration": regular},
+          # Files beside each other, not each in folders of its own.
+          "chunk_key_encoding": {
+              "name": "default", "configuration": {"separator": "."}},
+          "data_type": manifest.dtype,
+          # Not compressed: the bits of features are close to noise.
+          "codecs": [
+              {"name": "bytes", "configuration": {"endian": "little"}}],
+          "fill_value": 0,
+      },
+  }, open=True, create=create).result()
+
+
+def _key_value_store(folder):
+  """Files of a folder, each of which appears whole and safe, or not at all.
+
+  Processes that write the same file take turns, over a half file beside it; a
+  killed one leaves that to be written over by the next.
+  """
+  import tensorstore as ts
+
+  return ts.KvStore.open({"driver": "file", "path": f"{folder}/"}).result()
+
+
+def _write(folder, name, content: bytes):
+  _key_value_store(folder).write(name, content).result()
+
+
+def _write_once(folder, name, content: bytes):
+  """Writes a file unless it is there; of several processes, one succeeds."""
+  files = _key_value_store(folder)
+  found = files.read(name).result()
+  if found.state == "missing":
+    # Deletes nothing but the half file of a killed process, which may be longer
+    # than ours and would be written over without being cut.
+    files.write(name, None, if_equal=found.stamp.generation).result()
+    files.write(name, content, if_equal=found.stamp.generation).result()
