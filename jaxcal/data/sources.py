@@ -8,6 +8,7 @@ never that of an unsorted directory listing.
 import collections
 from collections.abc import Callable, Mapping, Sequence
 import csv
+import io
 import os
 import pathlib
 import struct
@@ -54,13 +55,23 @@ def decode(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
       for Pillow to trust, or holds numbers without a known range (32-bit grey);
       names the file.
   """
-  try:
-    with Image.open(path) as image:
-      return np.asarray(_to_rgb(image))
-  except FileNotFoundError:
-    raise
-  except _DAMAGED as error:
-    raise ValueError(f"cannot read {path} as an image: {error}") from error
+  return _decode(path, path)
+
+
+def decode_bytes(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+  """What `decode` makes of a file, from the file's content.
+
+  Args:
+    encoded: The bytes of an image file.
+    name: What errors call the image.
+
+  Returns:
+    uint8 [h w 3].
+
+  Raises:
+    ValueError: as `decode` does.
+  """
+  return _decode(io.BytesIO(encoded), name)
 
 
 def verify(
@@ -92,11 +103,9 @@ def verify(
     if progress is not None:
       progress(number, len(image_set.ids))
   if bad:
-    more = len(bad) - _MAX_LISTED
-    lines = bad[:_MAX_LISTED] + ([f"and {more} more"] if more > 0 else [])
     raise ValueError(
         f"{len(bad)} of {len(image_set.ids)} files of {image_set.name!r} below "
-        f"{root} cannot be read as images:\n  " + "\n  ".join(lines)
+        f"{root} cannot be read as images:\n  " + "\n  ".join(_shortened(bad))
     )
 
 
@@ -216,6 +225,51 @@ def csv_file(
   return _file_set(path.stem, class_names, ids, labels, root)
 
 
+def listed_files(
+    name: str,
+    class_names: Sequence[str],
+    rows: Sequence[tuple[str, int]],
+    root: str | os.PathLike,
+    *,
+    partial: bool = False,
+) -> image_sets.ImageSet:
+  """Listed images, once it is known that their files are there.
+
+  Args:
+    name: What the set is called.
+    class_names: In label order.
+    rows: The path below the root, with `/` between its parts, and the label of
+      each image.
+    root: The folder that the paths start from.
+    partial: Leave out listed files that are absent, with a warning in the log,
+      instead of refusing the list.
+
+  Returns:
+    The images in the order of the rows.
+
+  Raises:
+    FileNotFoundError: if there is no such folder or none of the files, or some
+      are absent and `partial` is not set; names up to ten.
+    ValueError: if a path is repeated or a label has no class name.
+  """
+  root = _existing_folder(root)
+  absent = [path for path, _ in rows if not (root / path).is_file()]
+  if absent and (len(absent) == len(rows) or not partial):
+    raise FileNotFoundError(
+        f"{len(absent)} of the {len(rows)} images listed for {name!r} are not "
+        f"below {root}:\n  " + "\n  ".join(_shortened(absent))
+    )
+  if absent:
+    logging.warning(
+        "%s: left out %d of %d listed images that are not below %s.", name,
+        len(absent), len(rows), root
+    )
+    gone = set(absent)
+    rows = [row for row in rows if row[0] not in gone]
+  ids, labels = zip(*rows) if rows else ((), ())
+  return _file_set(name, class_names, ids, labels, root)
+
+
 def class_names_file(
     path: str | os.PathLike,
 ) -> tuple[str, ...] | dict[str, str]:
@@ -251,6 +305,22 @@ def class_names_file(
   if len(names) < len(pairs):
     raise ValueError(f"{path} names a folder twice.")
   return names
+
+
+def _decode(file, name):
+  try:
+    with Image.open(file) as image:
+      return np.asarray(_to_rgb(image))
+  except FileNotFoundError:
+    raise
+  except _DAMAGED as error:
+    raise ValueError(f"cannot read {name} as an image: {error}") from error
+
+
+def _shortened(lines):
+  """The first lines of a long list, and how many more there are."""
+  more = len(lines) - _MAX_LISTED
+  return lines[:_MAX_LISTED] + ([f"and {more} more"] if more > 0 else [])
 
 
 def _to_rgb(image):

@@ -114,6 +114,14 @@ class DecodeTest(_FolderCase):
     with self.assertRaisesRegex(ValueError, r"cannot read .*a\.png"):
       sources.decode(path)
 
+  def test_bytes_as_the_file(self):
+    path = self.image("a.jpg", _pixels(32, 32))
+    np.testing.assert_array_equal(
+        sources.decode_bytes(path.read_bytes(), "x"), sources.decode(path)
+    )
+    with self.assertRaisesRegex(ValueError, "cannot read test/7 as an image"):
+      sources.decode_bytes(b"not an image", "test/7")
+
   def test_text_named_jpg(self):
     path = self.text("note.jpg", "not an image")
     with self.assertRaisesRegex(ValueError, r"cannot read .*note\.jpg as an"):
@@ -324,6 +332,47 @@ class CsvFileTest(_FolderCase):
       sources.csv_file(path)
     with self.assertRaisesRegex(FileNotFoundError, "no folder .*nowhere"):
       sources.csv_file(path, root=self.root / "nowhere")
+
+
+class ListedFilesTest(_FolderCase):
+
+  def setUp(self):
+    super().setUp()
+    self.image("x/a.png", _pixels(seed=1))
+    self.image("b.png", _pixels(seed=2))
+
+  def test_in_the_order_of_the_rows(self):
+    image_set = sources.listed_files(
+        "birds", ["ant", "bee"], [("x/a.png", 1), ("b.png", 0)], self.root
+    )
+    self.assertEqual(image_set.name, "birds")
+    self.assertEqual(image_set.class_names, ("ant", "bee"))
+    self.assertEqual(image_set.ids, ("x/a.png", "b.png"))
+    np.testing.assert_array_equal(image_set.labels, [1, 0])
+    np.testing.assert_array_equal(image_set.read(1), _pixels(seed=2))
+
+  def test_absent(self):
+    rows = [("b.png", 0), ("c.png", 0), ("x", 0)]
+    with self.assertRaisesRegex(
+        FileNotFoundError, r"(?s)2 of the 3 images listed for 'l' .*c\.png.*x"
+    ):
+      sources.listed_files("l", ["ant"], rows, self.root)
+    with self.assertLogs(level="WARNING") as log:
+      image_set = sources.listed_files(
+          "l", ["ant"], rows, self.root, partial=True
+      )
+    self.assertEqual(image_set.ids, ("b.png",))
+    self.assertRegex(log.output[0], "l: left out 2 of 3 listed images")
+    with self.assertRaisesRegex(FileNotFoundError, "2 of the 2 images"):
+      sources.listed_files("l", ["ant"], rows[1:], self.root, partial=True)
+    with self.assertRaisesRegex(FileNotFoundError, "no folder .*nowhere"):
+      sources.listed_files("l", ["ant"], rows, self.root / "nowhere")
+
+  def test_refuses(self):
+    with self.assertRaisesRegex(ValueError, "1 labels outside"):
+      sources.listed_files("l", ["ant"], [("b.png", 1)], self.root)
+    with self.assertRaisesRegex(ValueError, "has no images"):
+      sources.listed_files("l", ["ant"], [], self.root)
 
 
 class VerifyTest(_FolderCase):
