@@ -334,8 +334,9 @@ def load(
       candidates.
 
   Returns:
-    The images under the catalogue's name and class names. Ids are paths below
-    the image folder or, from "tfds", what `tfds.read` makes of them.
+    The images under the catalogue's name and class names. Ids are the paths in
+    the lists or below the folder that has the class folders; from "tfds" those
+    in the split file where one is needed, else what `tfds.read` makes of them.
 
   Raises:
     FileNotFoundError: if the set or some of its files are not there; says where
@@ -349,8 +350,8 @@ def load(
     if value not in choices:
       raise ValueError(f"unknown {kind} {value!r} of {name}; choose from: "
                        f"{', '.join(choices)}.")
-  readers = _READERS if source == "files" else {entry.layout: _read_prepared}
-  image_set = readers[entry.layout](entry, pathlib.Path(root), split, partial)
+  read = _READERS[entry.layout] if source == "files" else _read_prepared
+  image_set = read(entry, pathlib.Path(root), split, partial)
   _check_names(entry, image_set.class_names)
   _check_count(entry, split, len(image_set.ids), partial)
   return image_set._replace(name=name, class_names=entry.class_names)
@@ -423,8 +424,7 @@ def _read_prepared(entry, root, split, partial):
   )
   image_set = image_set._replace(class_names=entry.class_names)
   if prepared.every:
-    path = _split_file(entry, root)
-    image_set = _select(image_set, path, split, partial)
+    return _select(image_set, _split_file(entry, root), split, partial)
   return image_set
 
 
