@@ -1,9 +1,11 @@
 """Test-time prompt tuning of one image; vmap and jit are the caller's.
 
-`prepare` computes what depends on the data set alone, `adapt` what depends on
-the image. Under `vmap` over images the first step stays shared: every image
-starts from the same context, so the text features, the residuals of their
-derivative and the regulariser's gradient are computed once for the batch.
+Every image starts from the same context. So the text features there, their
+derivative and the gradients of all regularisers are constants of a data set
+(`prepare`, `penalty`); the gradient of the entropy is one of the image, for all
+methods (`begin`); and what is left for each method is to step and to encode
+the prompts once with the image's own context (`tune`, `answer`). `adapt` is all
+of it for one image and method.
 
 Shu et al., Test-Time Prompt Tuning for Zero-Shot Generalization in
 Vision-Language Models, NeurIPS 2022, and the methods of `objectives`.
@@ -14,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 import optax
 
 from jaxcal.adapt import objectives
@@ -22,26 +25,50 @@ from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 
-# From a context [m w] to unit-norm text features [k d]. A
-# `jax.tree_util.Partial`, so that its arrays are arguments under `jit`.
+# From a context [m w] to unit-norm text features [k d]. A pytree, so that its
+# arrays are arguments under `jit`.
 Encode = Callable[[Float[Array, "m w"]], Float[Array, "k d"]]
 
 
 class Prepared(NamedTuple):
-  """What all images of a data set share."""
+  """What all images of a data set share, at the context where each starts."""
 
-  context: Float[Array, "m w"]  # where every image starts
-  text_features: Float[Array, "k d"]  # unit norm, at `context`
+  context: Float[Array, "m w"]
+  text_features: Float[Array, "k d"]  # unit norm
+  # From a gradient by the text features [k d] to one by the context [m w]: a
+  # `jax.tree_util.Partial` over residuals or over the Jacobian.
+  pull_back: Callable[[Float[Array, "k d"]], Float[Array, "m w"]]
   logit_scale: Float[Array, ""]  # the factor of cosines, 100 for OpenAI's CLIP
 
 
-class Step(NamedTuple):
-  """The objective and its gradient at one context."""
+class Penalty(NamedTuple):
+  """A method's regulariser at the initial context, the same for all images."""
 
-  entropy: Float[Array, ""]  # nats, of the mean prediction of the kept views
-  regulariser: Float[Array, ""]  # before weighting; 0 without one
+  value: Float[Array, ""]
+  gradient: Float[Array, "m w"]  # before weighting
+
+
+class Start(NamedTuple):
+  """What all methods share of one image, at the initial context."""
+
+  kept: Bool[Array, "v"]  # views that enter the entropy
+  entropy: Float[Array, ""]  # nats, of their mean prediction
+  gradient: Float[Array, "m w"]  # of the entropy
+
+
+class Step(NamedTuple):
+  """What the optimiser sees at one step."""
+
+  gradient: Float[Array, "m w"]
+  pull: Float[Array, "m w"]  # the weighted regulariser's share of it
   weight: Float[Array, ""]  # signed factor of the regulariser
-  gradient: Float[Array, "m w"]  # of entropy + weight * regulariser
+
+
+class Tuned(NamedTuple):
+  """A context that was tuned on one image."""
+
+  context: Float[Array, "m w"]
+  regulariser: Float[Array, ""]  # at the initial context
   gradient_ratio: Float[Array, ""]  # |weight * regulariser's| / |entropy's|
 
 
@@ -51,7 +78,7 @@ class Info(NamedTuple):
   entropy_before: Float[Array, ""]  # nats, mean prediction of the kept views
   entropy_after: Float[Array, ""]  # the same views with the tuned context
   regulariser: Float[Array, ""]  # at the initial context
-  gradient_ratio: Float[Array, ""]  # of the first step, see `Step`
+  gradient_ratio: Float[Array, ""]  # of the first step, see `Tuned`
   context_shift: Float[Array, ""]  # Euclidean norm of the context's change
 
 
@@ -67,46 +94,199 @@ def prepare(
     encode: Encode,
     context: Float[Array, "m w"],
     logit_scale: Float[Array, ""],
+    *,
+    linearisation: str = "vjp",
 ) -> Prepared:
   """Computes what depends on the class names but not on the image.
 
   Args:
-    encode: From a context to unit-norm text features, one row per class.
+    encode: From a context to unit-norm text features, one row per class:
+      `prefix.context_encoder` or `prompts.context_encoder`.
     context: Initial context vectors, e.g. those of "a photo of a".
     logit_scale: Factor of the cosines (the exponential of the checkpoint's
       parameter of that name).
+    linearisation: How gradients by the text features become gradients by the
+      context: "vjp" keeps what the backward pass needs, "jacobian" the whole
+      derivative [k d m w], which costs about 2 d images and makes every
+      gradient one matrix product. See `choose_linearisation`.
+
+  Raises:
+    ValueError: an unknown linearisation, or "jacobian" for an encoder that
+      has no `jacobian` method.
   """
-  return Prepared(context, encode(context), jnp.asarray(logit_scale))
+  scale = jnp.asarray(logit_scale)
+  if linearisation == "vjp":
+    features, pull_back = jax.vjp(encode, context)
+    return Prepared(context, features, Partial(_first_of, pull_back), scale)
+  if linearisation != "jacobian":
+    raise ValueError(f"unknown linearisation {linearisation!r}; choose from: "
+                     "jacobian, vjp.")
+  if not hasattr(encode, "jacobian"):
+    raise ValueError("this encoder has no Jacobian class by class; use "
+                     "prefix.context_encoder, or linearisation='vjp'")
+  jacobian = encode.jacobian(context)
+  return Prepared(context, encode(context), Partial(_contract, jacobian), scale)
 
 
-def tuning_step(
-    encode: Encode,
-    context: Float[Array, "m w"],
+def choose_linearisation(
+    num_classes: int,
+    projection: int,
+    context_size: int,
+    *,
+    num_images: int,
+    max_bytes: int,
+) -> str:
+  """The faster of `prepare`'s linearisations, "vjp" or "jacobian".
+
+  The Jacobian costs about as much as the backward passes of 2 d images, so it
+  pays where there are more, and where its float32 matrix fits the budget.
+
+  Args:
+    num_classes: k.
+    projection: d.
+    context_size: m times w.
+    num_images: That will be adapted.
+    max_bytes: The budget for the matrix.
+  """
+  fits = 4 * num_classes * projection * context_size <= max_bytes
+  return "jacobian" if fits and num_images > 2 * projection else "vjp"
+
+
+def penalty(prepared: Prepared, method: objectives.Method) -> Penalty:
+  """The regulariser's value and gradient at the initial context.
+
+  They do not depend on the weight; zeros for a method without regulariser.
+  """
+  if method.regulariser is None:
+    zero = jnp.zeros((), prepared.text_features.dtype)
+    return Penalty(zero, jnp.zeros_like(prepared.context))
+  value, cotangent = jax.value_and_grad(method.regulariser)(
+      prepared.text_features)
+  return Penalty(value, prepared.pull_back(cotangent))
+
+
+def begin(
+    prepared: Prepared,
+    views: Float[Array, "v d"],
+    selection_fraction: float,
+) -> Start:
+  """Selects an image's views and differentiates their entropy.
+
+  Args:
+    prepared: What `prepare` returned.
+    views: Unit-norm features of the views.
+    selection_fraction: Part of the views, rounded down, with the lowest
+      entropies that is kept; in (0, 1].
+
+  Raises:
+    ValueError: no view would be kept, or `views` and the text features differ
+      in width.
+  """
+  _check_views(views, prepared)
+  logits = prepared.logit_scale * views @ prepared.text_features.T
+  kept = entropy.confident_views(logits, selection_fraction)
+  return entropy_at(prepared, views, kept)
+
+
+def entropy_at(
+    prepared: Prepared,
     views: Float[Array, "v d"],
     kept: Bool[Array, "v"],
-    logit_scale: Float[Array, ""],
-    method: objectives.Method,
-) -> Step:
-  """Objective of one image at one context, with its gradient.
-
-  Entropy and regulariser are pulled back to the context apart from each
-  other: a weight of 0 leaves exactly the gradient of the entropy, and under
-  `vmap` the regulariser's part is computed once for all images.
-  """
-  features, pull_back = jax.vjp(encode, context)
+) -> Start:
+  """Entropy of the kept views and its gradient, at the prepared context."""
   value, cotangent = jax.value_and_grad(
-      lambda f: entropy.marginal_entropy(
-          logit_scale * views @ f.T, where=kept))(features)
-  gradient, = pull_back(cotangent)
-  zero = jnp.zeros_like(value)
+      lambda features: entropy.marginal_entropy(
+          prepared.logit_scale * views @ features.T, where=kept))(
+              prepared.text_features)
+  return Start(kept, value, prepared.pull_back(cotangent))
+
+
+def combine(
+    method: objectives.Method,
+    start: Start,
+    pulled: Penalty,
+    step: int = 0,
+) -> Step:
+  """The objective's gradient at the context where both gradients were taken.
+
+  A weight of 0 leaves exactly the gradient of the entropy.
+
+  Args:
+    method: From `objectives`.
+    start: The entropy, from `begin` or `entropy_at`.
+    pulled: The regulariser, from `penalty`.
+    step: Number of the step, for methods whose parts take turns.
+  """
   if method.regulariser is None:
-    return Step(value, zero, zero, gradient, zero)
-  penalty, cotangent = jax.value_and_grad(method.regulariser)(features)
-  weight = jnp.asarray(method.weighting(value, penalty), value.dtype)
-  pull = weight * pull_back(cotangent)[0]
-  ratio = _norm(pull) / jnp.maximum(
-      _norm(gradient), jnp.finfo(gradient.dtype).tiny)
-  return Step(value, penalty, weight, gradient + pull, ratio)
+    zero = jnp.zeros_like(start.gradient)
+    return Step(start.gradient, zero, jnp.zeros_like(start.entropy))
+  weight = jnp.asarray(
+      method.weighting(start.entropy, pulled.value), start.entropy.dtype)
+  pull = weight * pulled.gradient
+  if not method.turns:
+    return Step(start.gradient + pull, pull, weight)
+  if step % 2:
+    return Step(pull, pull, weight)
+  return Step(start.gradient, jnp.zeros_like(pull), jnp.zeros_like(weight))
+
+
+def tune(
+    encode: Encode,
+    prepared: Prepared,
+    views: Float[Array, "v d"],
+    start: Start,
+    first: Penalty,
+    method: objectives.Method,
+    optimizer: optax.GradientTransformation,
+) -> Tuned:
+  """Takes a method's steps on one image, the first without a text forward.
+
+  Args:
+    encode: As in `prepare`; used from the second step on.
+    prepared: What `prepare` returned.
+    views: Unit-norm features of the views.
+    start: Of the image, from `begin`.
+    first: Of the method, from `penalty`.
+    method: From `objectives`.
+    optimizer: Its state begins empty for every image.
+  """
+  context, state = prepared.context, optimizer.init(prepared.context)
+  ratio = jnp.zeros_like(start.entropy)
+  here, at, pulled = prepared, start, first
+  for number in range(method.num_steps):
+    if number:
+      here = prepare(encode, context, prepared.logit_scale)
+      at, pulled = entropy_at(here, views, start.kept), penalty(here, method)
+    step = combine(method, at, pulled, number)
+    if not number:
+      ratio = _norm(step.pull) / jnp.maximum(
+          _norm(at.gradient), jnp.finfo(ratio.dtype).tiny)
+    updates, state = optimizer.update(step.gradient, state, context)
+    context = optax.apply_updates(context, updates)
+  return Tuned(context, first.value, ratio)
+
+
+def answer(
+    encode: Encode,
+    prepared: Prepared,
+    views: Float[Array, "v d"],
+    start: Start,
+    tuned: Tuned,
+) -> Adapted:
+  """Answers for the clean view (row 0) with a tuned context."""
+  # A context that did not move answers with the prepared features, so that
+  # a learning rate of 0 is zero-shot to the last bit.
+  moved = jnp.any(tuned.context != prepared.context)
+  features = jnp.where(moved, encode(tuned.context), prepared.text_features)
+  return _answer(features, prepared, views, start, tuned)
+
+
+def zero_shot(
+    prepared: Prepared, views: Float[Array, "v d"], start: Start) -> Adapted:
+  """Answers for the clean view with the initial context."""
+  zero = jnp.zeros_like(start.entropy)
+  return _answer(prepared.text_features, prepared, views, start,
+                 Tuned(prepared.context, zero, zero))
 
 
 def adapt(
@@ -122,7 +302,8 @@ def adapt(
 
   Every image starts from the same context with an empty optimiser state. The
   views that enter the entropy are chosen once, at the initial context; the
-  clean view competes with the others.
+  clean view competes with the others. For many methods on the same images see
+  `settings.answer`.
 
   Args:
     encode: As in `prepare`; the same function.
@@ -131,45 +312,21 @@ def adapt(
       one that is answered.
     method: From `objectives`.
     optimizer: See `default_optimizer`.
-    selection_fraction: Part of the views, rounded down, with the lowest
-      entropies that is kept; in (0, 1].
+    selection_fraction: See `begin`.
 
   Raises:
-    ValueError: no view would be kept, or `views` and the text features differ
-      in width.
+    ValueError: see `begin`.
 
   Source: Shu et al. 2022, Eq. (1)-(4) and their released loop.
   Differs from the released code in: no loss scaling, hence no image that is
   silently left unadapted; an error instead of NaN where no view is kept.
   """
-  _check_views(views, prepared)
-  logits = lambda features: prepared.logit_scale * views @ features.T
-  before = logits(prepared.text_features)
-  kept = entropy.confident_views(before, selection_fraction)
-  context, state = prepared.context, optimizer.init(prepared.context)
-  first = None
-  for _ in range(method.num_steps):  # unrolled: the first step is shared
-    step = tuning_step(
-        encode, context, views, kept, prepared.logit_scale, method)
-    first = first or step
-    updates, state = optimizer.update(step.gradient, state, context)
-    context = optax.apply_updates(context, updates)
-  features = prepared.text_features
-  if method.num_steps:
-    # A context that did not move answers with the prepared features, so that
-    # a learning rate of 0 is zero-shot to the last bit.
-    moved = jnp.any(context != prepared.context)
-    features = jnp.where(moved, encode(context), prepared.text_features)
-  after = logits(features)
-  zero = jnp.zeros((), before.dtype)
-  return Adapted(
-      after[0], context,
-      Info(
-          entropy_before=entropy.marginal_entropy(before, where=kept),
-          entropy_after=entropy.marginal_entropy(after, where=kept),
-          regulariser=first.regulariser if first else zero,
-          gradient_ratio=first.gradient_ratio if first else zero,
-          context_shift=_norm(context - prepared.context)))
+  start = begin(prepared, views, selection_fraction)
+  if not method.num_steps:
+    return zero_shot(prepared, views, start)
+  tuned = tune(encode, prepared, views, start, penalty(prepared, method),
+               method, optimizer)
+  return answer(encode, prepared, views, start, tuned)
 
 
 def default_optimizer(
@@ -183,6 +340,25 @@ def default_optimizer(
   the size of its gradient.
   """
   return optax.adamw(learning_rate, weight_decay=weight_decay)
+
+
+def _first_of(pull_back, cotangent):
+  return pull_back(cotangent)[0]
+
+
+def _contract(jacobian, cotangent):
+  return jnp.tensordot(cotangent, jacobian, 2)
+
+
+def _answer(features, prepared, views, start, tuned):
+  logits = prepared.logit_scale * views @ features.T
+  return Adapted(
+      logits[0], tuned.context,
+      Info(entropy_before=start.entropy,
+           entropy_after=entropy.marginal_entropy(logits, where=start.kept),
+           regulariser=tuned.regulariser,
+           gradient_ratio=tuned.gradient_ratio,
+           context_shift=_norm(tuned.context - prepared.context)))
 
 
 def _norm(x):

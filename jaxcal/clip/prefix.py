@@ -22,10 +22,6 @@ from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import PyTree
 
-# More groups waste less on padding, but each is a program of its own.
-_MAX_GROUPS = 4
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -136,8 +132,8 @@ class Encoder:
     def block(x, layer):
       query, key, value = self._heads(x, layer)
       mixed = _attend(query, ((key, value, mask),))
-      return self._mlp(x + mixed @ layer["out"] + layer["out_bias"],
-                       layer), (key, value)
+      x = x + _dense(mixed, layer["out"])
+      return self._mlp(x, layer), (key, value)
 
     return jax.lax.scan(block, x, self.layers)[1]
 
@@ -154,13 +150,11 @@ class Encoder:
       query, key, value = self._heads(x, layer)
       mixed = _attend(query, ((earlier_key, earlier_value, everything),
                               (key, value, mask)))
-      return self._mlp(x + mixed @ layer["out"] + layer["out_bias"],
-                       layer), None
+      return self._mlp(x + _dense(mixed, layer["out"]), layer), None
 
     x, _ = jax.lax.scan(block, x, (self.layers, prefix_keys, prefix_values))
-    x = _layer_norm(x[tail.end_positions], self.final_layer_norm,
-                    self.config.layer_norm_eps)
-    return towers.normalize(x @ self.projection)
+    x = self._norm(x[tail.end_positions][None], self.final_layer_norm)
+    return towers.normalize(x[0] @ self.projection)
 
   def _placed(self, x, offset, first):
     places = slice(first, first + len(x))
@@ -169,16 +163,21 @@ class Encoder:
 
   def _heads(self, x, layer):
     """Queries, keys and values, each [head, token, .]."""
-    x = _layer_norm(x, layer["layer_norm1"], self.config.layer_norm_eps)
-    x = x @ layer["query_key_value"] + layer["query_key_value_bias"]
+    x = _dense(self._norm(x, layer["layer_norm1"]), layer["query_key_value"])
     x = x.reshape(len(x), 3, self.config.heads, -1)
     return x.transpose(1, 2, 0, 3)
 
   def _mlp(self, x, layer):
-    hidden = _layer_norm(x, layer["layer_norm2"], self.config.layer_norm_eps)
-    hidden = hidden @ layer["up"] + layer["up_bias"]
+    hidden = _dense(self._norm(x, layer["layer_norm2"]), layer["up"])
     hidden = towers.ACTIVATIONS[self.config.activation](hidden)
-    return x + hidden @ layer["down"] + layer["down_bias"]
+    return x + _dense(hidden, layer["down"])
+
+  def _norm(self, x, params):
+    dtype, x = x.dtype, towers.at_least_float32(x)
+    x = x - x.mean(axis=-1, keepdims=True)
+    x = x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) +
+                          self.config.layer_norm_eps)
+    return (x * params["scale"][None] + params["bias"][None]).astype(dtype)
 
   def _checked(self, context):
     expected = (self.num_context, self.projection.shape[0])
@@ -195,6 +194,7 @@ def context_encoder(
     bank: prompts.PromptBank,
     *,
     classes_per_chunk: int | None = None,
+    max_groups: int = 4,
 ) -> Encoder:
   """The fast form of `prompts.context_encoder`, for causal text towers.
 
@@ -204,6 +204,8 @@ def context_encoder(
     bank: The prompts whose context is replaced.
     classes_per_chunk: Bounds memory by this many classes at a time, see
       `classes_within`; None runs all at once.
+    max_groups: Groups of equal length that the classes are padded to. More of
+      them waste less, but each takes its time to compile.
 
   Raises:
     ValueError: a tower that is not causal, where nothing can be shared; use
@@ -216,7 +218,7 @@ def context_encoder(
   num_shared = _num_shared(context)
   first = 1 + num_shared
   lengths = ends + 1 - first
-  padded = group_lengths(lengths, _MAX_GROUPS)
+  padded = group_lengths(lengths, max_groups)
   group_of = np.searchsorted(padded, lengths)
   groups = []
   for number, longest in enumerate(padded):
@@ -315,21 +317,17 @@ def _merged(layer):
   three = [attention[name] for name in ("q_proj", "k_proj", "v_proj")]
   return {
       "layer_norm1": layer["layer_norm1"],
-      "query_key_value": jnp.concatenate([p["kernel"] for p in three], axis=1),
-      "query_key_value_bias": jnp.concatenate([p["bias"] for p in three]),
-      "out": attention["out_proj"]["kernel"],
-      "out_bias": attention["out_proj"]["bias"],
+      "query_key_value": jax.tree.map(
+          lambda *leaves: jnp.concatenate(leaves, axis=-1), *three),
+      "out": attention["out_proj"],
       "layer_norm2": layer["layer_norm2"],
-      "up": mlp["fc1"]["kernel"], "up_bias": mlp["fc1"]["bias"],
-      "down": mlp["fc2"]["kernel"], "down_bias": mlp["fc2"]["bias"],
+      "up": mlp["fc1"],
+      "down": mlp["fc2"],
   }
 
 
-def _layer_norm(x, params, epsilon):
-  dtype, x = x.dtype, towers.at_least_float32(x)
-  x = x - x.mean(axis=-1, keepdims=True)
-  x = x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) + epsilon)
-  return (x * params["scale"] + params["bias"]).astype(dtype)
+def _dense(x, params):
+  return x @ params["kernel"] + params["bias"][None]
 
 
 def _attend(

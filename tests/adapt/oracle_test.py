@@ -15,7 +15,9 @@ import numpy as np
 
 from jaxcal.adapt import engine
 from jaxcal.adapt import objectives
+from jaxcal.adapt import settings as settings_lib
 from jaxcal.clip import checkpoint
+from jaxcal.clip import prefix
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
 from jaxcal.losses import entropy
@@ -32,9 +34,27 @@ _METHODS = {
     "soc_const": ("soc", {"weight": 30.0, "delta": 0.5}),
     "soc_quantile": ("soc_quantile", {"weight": 30.0}),
 }
+# Those with two steps, of which the last one lets the parts take turns.
+_TWO_STEPS = {
+    "tpt_2step": objectives.Method(num_steps=2),
+    "ctpt_2step": dataclasses.replace(objectives.c_tpt(), num_steps=2),
+    "ctpt_two_step": objectives.c_tpt_two_step(),
+}
+_ALL = {stored: objectives.method(name, **settings)
+        for stored, (name, settings) in _METHODS.items()} | _TWO_STEPS
 _CASES = [
     dict(testcase_name=f"{stored}_{k}_classes", stored=stored, k=k)
-    for k in (5, 12) for stored in _METHODS]
+    for k in (5, 12) for stored in _ALL]
+
+
+# Compiled once for all tests; eager, every call would compile its scans anew.
+_prepare = jax.jit(engine.prepare, static_argnames="linearisation")
+_begin = jax.jit(engine.begin, static_argnums=2)
+_adapt = jax.jit(jax.vmap(
+    lambda encode, prepared, views, method: engine.adapt(
+        encode, prepared, views, method, selection_fraction=0.25,
+        optimizer=engine.default_optimizer()), (None, None, 0, None)))
+_answer = jax.jit(settings_lib.answer)
 
 
 class OracleTest(parameterized.TestCase):
@@ -53,12 +73,14 @@ class OracleTest(parameterized.TestCase):
     positions = np.broadcast_to(np.arange(1, 5), (k, 4))
     bank = prompts.from_token_ids(
         ids, positions, self.oracle[f"K{k}/eot_index"])
-    return prompts.context_encoder(self.model.config, self.params, bank)
+    return prefix.context_encoder(self.model.config, self.params, bank, max_groups=1)
 
-  def _prepared(self, k):
-    return engine.prepare(
-        self._encode(k), jnp.asarray(self.oracle[f"K{k}/ctx0/f64"]),
-        jnp.asarray(self.oracle[f"K{k}/logit_scale_exp/f64"]))
+  def _prepared(self, k, context=None, linearisation="vjp"):
+    context = self.oracle[f"K{k}/ctx0/f64"] if context is None else context
+    return _prepare(
+        self._encode(k), jnp.asarray(context),
+        jnp.asarray(self.oracle[f"K{k}/logit_scale_exp/f64"]),
+        linearisation=linearisation)
 
   def _views(self, k):
     return jnp.asarray(self.oracle[f"K{k}/image_features/f64"])
@@ -81,9 +103,7 @@ class OracleTest(parameterized.TestCase):
   @parameterized.named_parameters(*(c for c in _CASES if c["stored"] !=
                                     "zeroshot"))
   def test_first_step(self, stored, k):
-    name, settings = _METHODS[stored]
-    method = objectives.method(name, **settings)
-    prepared, encode = self._prepared(k), self._encode(k)
+    method, prepared = _ALL[stored], self._prepared(k)
     selected = self._stored(k, stored, "selected")
     for image, views in enumerate(self._views(k)):
       logits = prepared.logit_scale * views @ prepared.text_features.T
@@ -92,49 +112,59 @@ class OracleTest(parameterized.TestCase):
       np.testing.assert_allclose(
           entropy.prediction_entropy(logits),
           self._stored(k, stored, "view_entropy")[image], atol=1e-9)
-      kept = entropy.confident_views(logits, 0.25)
-      self.assertCountEqual(np.flatnonzero(kept), selected[image])
-      step = engine.tuning_step(
-          encode, prepared.context, views, kept, prepared.logit_scale, method)
-      self._assert_step(step, k, stored, image, 0)
-
-  def _assert_step(self, step, k, stored, image, index):
-    at = lambda name: self._stored(k, stored, name)[image, index]
-    np.testing.assert_allclose(step.entropy, at("loss_entropy"), atol=1e-9)
-    if f"K{k}/{stored}/f64/reg" in self.oracle.files:
-      np.testing.assert_allclose(step.regulariser, at("reg"), atol=1e-9)
-      np.testing.assert_allclose(step.weight, at("reg_weight"), rtol=1e-9)
-    np.testing.assert_allclose(
-        step.entropy + step.weight * step.regulariser, at("loss_total"),
-        rtol=1e-9)
-    scale = np.abs(at("grad")).max()
-    np.testing.assert_allclose(
-        step.gradient, at("grad"), atol=1e-8 * scale, rtol=0)
-
-  @parameterized.named_parameters(*_CASES)
-  def test_answers(self, stored, k):
-    name, settings = _METHODS[stored]
-    self._assert_adapted(objectives.method(name, **settings), stored, k)
+      start = _begin(prepared, views, 0.25)
+      self.assertCountEqual(np.flatnonzero(start.kept), selected[image])
+      self._assert_step(prepared, method, start, k, stored, image, 0)
 
   @parameterized.named_parameters(
       dict(testcase_name=f"{stored}_{k}", stored=stored, k=k)
-      for k in (5, 12) for stored in ("tpt_2step", "ctpt_2step"))
-  def test_two_steps(self, stored, k):
-    name, settings = _METHODS[stored.removesuffix("_2step")]
-    method = dataclasses.replace(
-        objectives.method(name, **settings), num_steps=2)
-    self._assert_adapted(method, stored, k)
+      for k in (5, 12) for stored in _TWO_STEPS)
+  def test_second_step(self, stored, k):
+    for image, views in enumerate(self._views(k)):
+      prepared = self._prepared(k, self._stored(k, stored, "ctx")[image, 0])
+      kept = jnp.zeros(len(views), bool).at[
+          self._stored(k, stored, "selected")[image]].set(True)
+      start = engine.entropy_at(prepared, views, kept)
+      self._assert_step(prepared, _ALL[stored], start, k, stored, image, 1)
 
-  def _assert_adapted(self, method, stored, k):
-    adapt = functools.partial(
-        engine.adapt, optimizer=engine.default_optimizer(),
-        selection_fraction=0.25)
-    # Not compiled: with three images, compiling would take most of the time.
-    adapted = jax.vmap(adapt, in_axes=(None, None, 0, None))(
-        self._encode(k), self._prepared(k), self._views(k), method)
+  def _assert_step(self, prepared, method, start, k, stored, image, number):
+    at = lambda name: self._stored(k, stored, name)[image, number]
+    first = engine.penalty(prepared, method)
+    step = engine.combine(method, start, first, number)
+    total = 0
+    if np.isfinite(at("loss_entropy")):
+      np.testing.assert_allclose(start.entropy, at("loss_entropy"), atol=1e-9)
+      total += start.entropy
+    if f"K{k}/{stored}/f64/reg" in self.oracle.files:
+      np.testing.assert_allclose(first.value, at("reg"), atol=1e-9)
+      np.testing.assert_allclose(step.weight, at("reg_weight"), rtol=1e-9)
+      total += step.weight * first.value
+    np.testing.assert_allclose(total, at("loss_total"), rtol=1e-9)
+    scale = np.abs(at("grad")).max()
     np.testing.assert_allclose(
-        adapted.logits, self._stored(k, stored, "final_logits"), atol=1e-7)
-    if method.num_steps:
+        step.gradient, at("grad"), atol=1e-9 * scale, rtol=0)
+
+  @parameterized.parameters((5, "vjp"), (12, "vjp"), (12, "jacobian"))
+  def test_answers(self, k, linearisation):
+    prepared = self._prepared(k, linearisation=linearisation)
+    settings = {stored: settings_lib.Setting(method, selection_fraction=0.25)
+                for stored, method in _ALL.items()}
+    answers = _answer(
+        self._encode(k), prepared, settings_lib.penalties(prepared, settings),
+        settings, self._views(k))
+    for stored, adapted in answers.items():
+      with self.subTest(stored):
+        self._assert_adapted(adapted, stored, k)
+
+  def test_one_method_alone(self, k=5):
+    adapted = _adapt(self._encode(k), self._prepared(k), self._views(k),
+                     _ALL["soc_const"])
+    self._assert_adapted(adapted, "soc_const", k)
+
+  def _assert_adapted(self, adapted, stored, k):
+    np.testing.assert_allclose(
+        adapted.logits, self._stored(k, stored, "final_logits"), atol=1e-8)
+    if _ALL[stored].num_steps:
       np.testing.assert_allclose(
           adapted.context, self._stored(k, stored, "ctx")[:, -1], atol=1e-9)
       np.testing.assert_allclose(
