@@ -1,0 +1,1 @@
+"""One measurement per claim about speed or memory; see `timing`."""

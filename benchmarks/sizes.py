@@ -1,0 +1,71 @@
+"""Models and prompts of real sizes with random contents: nothing to download.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal.clip import prompts
+from jaxcal.clip import towers
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+
+_SHARED = dict(vocab_size=49408, context_length=77, eos_token_id=2,
+               image_size=224)
+
+MODELS = {
+    "ViT-B/16": towers.ClipConfig(
+        text=towers.TowerConfig(512, layers=12, heads=8, mlp_width=2048),
+        vision=towers.TowerConfig(768, layers=12, heads=12, mlp_width=3072),
+        patch_size=16, projection=512, **_SHARED),
+    "ViT-L/14": towers.ClipConfig(
+        text=towers.TowerConfig(768, layers=12, heads=12, mlp_width=3072),
+        vision=towers.TowerConfig(1024, layers=24, heads=16, mlp_width=4096),
+        patch_size=14, projection=768, **_SHARED),
+}
+
+LOGIT_SCALE = 100.0
+NUM_VIEWS = 64
+
+# Of OpenAI's vocabulary: start, "a photo of a", full stop, end.
+_START, _CONTEXT, _STOP, _END = 49406, (320, 1125, 539, 320), 269, 49407
+
+
+def text_params(config: towers.ClipConfig, dtype=jnp.float32) -> towers.Params:
+  """Random parameters of the text side; the image tower is never computed."""
+  return _some_params(config, dtype, ("text_model", "text_projection"))
+
+
+def image_params(config: towers.ClipConfig, dtype=jnp.float32) -> towers.Params:
+  """Random parameters of the image side."""
+  return _some_params(config, dtype, ("vision_model", "visual_projection"))
+
+
+def prompt_bank(num_classes: int) -> prompts.PromptBank:
+  """Prompts "a photo of a NAME." at all 77 positions, names of 1-4 tokens."""
+  rng = np.random.default_rng(0)
+  ids = np.zeros((num_classes, _SHARED["context_length"]), np.int32)
+  context = np.arange(1, 1 + len(_CONTEXT))
+  ends = np.zeros(num_classes, np.int32)
+  for number, row in enumerate(ids):
+    name = rng.integers(1000, 40000, rng.integers(1, 5))
+    prompt = [_START, *_CONTEXT, *name, _STOP, _END]
+    row[:len(prompt)], ends[number] = prompt, len(prompt) - 1
+  return prompts.from_token_ids(ids, context, ends)
+
+
+def view_features(
+    num_images: int, config: towers.ClipConfig, dtype=jnp.float32,
+) -> Float[Array, "b v d"]:
+  """Random unit vectors in place of what the image tower saw."""
+  shape = (num_images, NUM_VIEWS, config.projection)
+  return towers.normalize(jax.random.normal(jax.random.key(1), shape, dtype))
+
+
+def _some_params(config, dtype, names):
+  def init(key):
+    params = towers.init(config, key)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype),
+                        {name: params[name] for name in names})
+
+  return jax.jit(init)(jax.random.key(0))
