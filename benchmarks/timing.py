@@ -45,7 +45,14 @@ def measure(fn: Callable[..., Any], *args: Any, repeats: int = 3) -> float:
   The least, because other programs on the machine can only add to it.
   """
   jax.block_until_ready(fn(*args))
-  return min(_seconds(fn, args) for _ in range(repeats))
+  return min(timed(fn, *args)[1] for _ in range(repeats))
+
+
+def timed(fn: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+  """What one call returns, and the seconds it took."""
+  start = time.perf_counter()
+  result = jax.block_until_ready(fn(*args))
+  return result, time.perf_counter() - start
 
 
 def compiled(fn: Callable[..., Any], *args: Any) -> jax.stages.Compiled:
@@ -101,12 +108,6 @@ def finish(claims: Sequence[Claim]) -> None:
          for key, value in claim.describe().items()} for claim in claims]))
   if not all(claim.holds for claim in claims):
     sys.exit(1)
-
-
-def _seconds(fn, args):
-  start = time.perf_counter()
-  jax.block_until_ready(fn(*args))
-  return time.perf_counter() - start
 
 
 def _cell(value):

@@ -1,0 +1,202 @@
+"""What sharing the prompts' prefix and the first step saves per image.
+
+From view features to logits with O-TPT, at the size of ViT-B/16's text tower:
+
+  released    as the released codes do it: prompts of 77 positions, and for each
+              image a forward, a backward and a forward pass
+  prefix      the same passes over cropped prompts whose prefix runs once
+  first step  ... with the first forward and its derivative shared by all images
+  Jacobian    ... with that derivative as a matrix
+
+All are equal up to rounding; that is checked before anything is timed.
+"""
+
+import argparse
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import sizes
+from benchmarks import timing
+from jaxcal.adapt import engine
+from jaxcal.adapt import objectives
+from jaxcal.adapt import settings as settings_lib
+from jaxcal.clip import prefix
+from jaxcal.clip import prompts
+from jaxcal.losses import entropy
+
+_CONFIG = sizes.MODELS["ViT-B/16"]
+_SETTING = settings_lib.Setting(objectives.o_tpt())
+_LINEARISATIONS = {"first step": "vjp", "Jacobian": "jacobian"}
+# In float32, rounding decides the sign of a gradient near zero, and with it a
+# whole step of that coordinate. So some logits may differ a little.
+_TOLERANCE, _MOST_BEYOND, _LARGEST = 2e-3, 0.05, 0.1
+# Where the claims are made: CPU, and as many classes as the textures of DTD.
+_CLAIMED_CLASSES = 47
+_FLOORS = {"first step": 20, "Jacobian": 40}
+
+
+def image_by_image(encode, context, views):
+  """Logits [b k]; every image is a training problem of its own."""
+
+  def objective(context, views):
+    features = encode(context)
+    logits = sizes.LOGIT_SCALE * views @ features.T
+    kept = entropy.confident_views(logits, _SETTING.selection_fraction)
+    value = _SETTING.method.regulariser(features)
+    uncertainty = entropy.marginal_entropy(logits, where=kept)
+    return uncertainty + _SETTING.method.weighting(uncertainty, value) * value
+
+  def one(views):
+    gradient = jax.grad(objective)(context, views)
+    optimizer = _SETTING.optimizer
+    updates, _ = optimizer.update(gradient, optimizer.init(context), context)
+    features = encode(optax.apply_updates(context, updates))
+    return sizes.LOGIT_SCALE * views[0] @ features.T
+
+  return jax.vmap(one)(views)
+
+
+def prepare(encode, context, linearisation):
+  """What the engine does once for all images."""
+  prepared = engine.prepare(
+      encode, context, sizes.LOGIT_SCALE, linearisation=linearisation)
+  return prepared, settings_lib.penalties(prepared, {"o_tpt": _SETTING})
+
+
+def with_engine(encode, prepared, penalties, views):
+  """Logits [b k] of the same images, from what is prepared."""
+  return settings_lib.answer(
+      encode, prepared, penalties, {"o_tpt": _SETTING}, views)["o_tpt"].logits
+
+
+def float64_difference(num_classes=3):
+  """Largest difference of a logit between the released way and the others."""
+  with jax.enable_x64(True):
+    params = sizes.text_params(_CONFIG, jnp.float64)
+    bank = sizes.prompt_bank(num_classes)
+    context = prompts.initial_context(params, bank)
+    views = sizes.view_features(1, _CONFIG, jnp.float64)
+    plain = prompts.context_encoder(_CONFIG, params, bank)
+    encode = prefix.context_encoder(_CONFIG, params, bank)
+    expected = jax.jit(image_by_image)(plain, context, views)
+    others = [jax.jit(image_by_image)(encode, context, views)]
+    for linearisation in _LINEARISATIONS.values():
+      once = jax.jit(prepare, static_argnums=2)(encode, context, linearisation)
+      others.append(jax.jit(with_engine)(encode, *once, views))
+    return max(float(jnp.abs(other - expected).max()) for other in others)
+
+
+def compare(num_classes, args):
+  """Rows of the table, one per way."""
+  params = sizes.text_params(_CONFIG)
+  bank = sizes.prompt_bank(num_classes)
+  context = prompts.initial_context(params, bank)
+  views = sizes.view_features(args.num_images, _CONFIG)
+  plain = prompts.context_encoder(_CONFIG, params, bank)
+  encode = prefix.context_encoder(_CONFIG, params, bank)
+  run = functools.partial(_run, most=1e9 * args.max_gigabytes)
+  ways = {
+      "released": run(image_by_image, plain, context, views[:1], repeats=1),
+      "prefix": run(image_by_image, encode, context, views),
+  }
+  for name, linearisation in _LINEARISATIONS.items():
+    if name == "Jacobian" and num_classes > args.max_jacobian_classes:
+      print(f"{num_classes} classes: no Jacobian, as it is asked for up to "
+            f"--max_jacobian_classes={args.max_jacobian_classes} only")
+      continue
+    program = timing.compiled(
+        functools.partial(prepare, linearisation=linearisation),
+        encode, context)
+    once, seconds = timing.timed(program, encode, context)
+    ways[name] = run(with_engine, encode, *once, views) | {"once": seconds}
+  return [_row(num_classes, name, ways) for name in ways]
+
+
+def _run(function, *given, most, repeats=3):
+  """Seconds per image, memory and logits, if the memory is there."""
+  program = timing.compiled(function, *given)
+  needed = timing.temporary_bytes(program)
+  if needed > most:
+    print(f"not run: {needed / 1e9:.0f} GB needed, --max_gigabytes="
+          f"{most / 1e9:g} allowed")
+    return {"bytes": needed}
+  logits = np.asarray(program(*given))
+  seconds = timing.measure(program, *given, repeats=repeats) / len(logits)
+  return {"bytes": needed, "seconds": seconds, "logits": logits}
+
+
+def _row(num_classes, name, ways):
+  this, released = ways[name], ways["released"]
+  seconds, once = this.get("seconds"), this.get("once")
+  row = dict.fromkeys(("times_faster", "max_difference", "share_beyond"))
+  if "logits" in released and "logits" in this:
+    row = {"times_faster": released["seconds"] / seconds,
+           **_differences(this["logits"][:1], released["logits"])}
+  return {
+      "classes": num_classes, "way": name,
+      "ms_per_image": seconds and 1e3 * seconds,
+      "times_faster": row["times_faster"],
+      "temporary_mb": this["bytes"] / 1e6,
+      "times_less": released["bytes"] / this["bytes"],
+      "once_s": once, "once_in_images": once and once / seconds,
+      "max_difference": row["max_difference"],
+      "share_beyond": row["share_beyond"],
+  }
+
+
+def _differences(got, expected):
+  difference = np.abs(got - expected)
+  largest = float(difference.max())
+  beyond = float((difference > _TOLERANCE).mean())
+  if not (largest <= _LARGEST and beyond <= _MOST_BEYOND):
+    raise AssertionError(f"float32 logits differ by up to {largest:.2g}, and "
+                         f"{beyond:.0%} of them by more than {_TOLERANCE}")
+  return {"max_difference": largest, "share_beyond": beyond}
+
+
+def claims_of(rows):
+  """Made on CPU, where the released way was measured at the claimed size."""
+  if jax.default_backend() != "cpu":
+    return []
+  claims = []
+  for row in rows:
+    floor = _FLOORS.get(row["way"])
+    if row["classes"] == _CLAIMED_CLASSES and floor:
+      name = f"{row['way']}, {_CLAIMED_CLASSES} classes: "
+      claims += [
+          timing.Claim(name + "times faster", row["times_faster"], floor),
+          timing.Claim(name + "times less memory", row["times_less"], 10.0),
+      ]
+  return claims
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--num_classes", type=int, nargs="+", default=[10, 47])
+  parser.add_argument("--num_images", type=int, default=8)
+  parser.add_argument("--max_gigabytes", type=float, default=12.0)
+  parser.add_argument("--max_jacobian_classes", type=int, default=50)
+  args = parser.parse_args()
+  exact = float64_difference()
+  print(f"largest difference of a float64 logit: {exact:.1e}")
+  if not exact <= 1e-10:
+    raise AssertionError("the ways do not agree in float64")
+  rows = []
+  for num_classes in args.num_classes:
+    rows += compare(num_classes, args)
+  print(timing.table(rows))
+  claims = claims_of(rows)
+  timing.write("prefix_sharing", {
+      "model": "ViT-B/16", "method": "o_tpt", "dtype": "float32",
+      "num_views": sizes.NUM_VIEWS, "num_images": args.num_images,
+      "float64_max_difference": exact, "tolerance": _TOLERANCE, "rows": rows,
+  }, claims)
+  timing.finish(claims)
+
+
+if __name__ == "__main__":
+  main()
