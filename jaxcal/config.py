@@ -20,6 +20,12 @@ class ModelConfig:
   name: str = _field(
       "testbed", "'testbed' (the small CLIP that ships with jaxcal), a folder, "
       "or a Hugging Face hub id such as openai/clip-vit-base-patch16")
+  image_dtype: str = _field(
+      "auto", "of the image tower: 'float32', 'bfloat16', or 'auto': bfloat16 "
+      "on accelerators, float32 elsewhere")
+  text_dtype: str = _field(
+      "float32", "of the text tower: 'float32' or 'bfloat16'; losses and "
+      "optimiser are float32 in any case")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -28,8 +34,20 @@ class DataConfig:
 
   name: tuple[str, ...] = _field(
       ("shapes", "compositions", "shades", "digits"),
-      "image sets, separated by commas: testbed sets, folders with one "
-      "sub-folder per class, or CSV files with the columns path,label")
+      "image sets, separated by commas: testbed sets, benchmark sets (with "
+      "root), folders with one sub-folder per class, or CSV files with the "
+      "columns path,label")
+  root: str | None = _field(
+      None, "folder that holds the benchmark sets, each in its usual layout")
+  split: str = _field("test", "of the benchmark sets")
+  source: str = _field(
+      "files", "of the benchmark sets: 'files', or 'tfds' for sets prepared by "
+      "tensorflow-datasets")
+  partial: bool = _field(
+      False, "accept benchmark sets of which files are missing")
+  store: str | None = _field(
+      None, "folder with stored features, see `jaxcal features`; images are "
+      "not needed then")
   limit: int = _field(
       0, "images per set, spread over the classes; 0 for all of them")
   class_names: str | None = _field(
@@ -48,6 +66,9 @@ class ViewsConfig:
       0.08, "smallest part of the image that a random crop covers")
   max_area: float = _field(1.0, "largest part")
   flip_probability: float = _field(0.5, "of each random crop")
+  augmix: bool = _field(
+      False, "AugMix on the random views, as the released codes do for the ten "
+      "fine-grained sets")
   seed: int = _field(0, "views depend on this, the image's id and their number")
 
 
@@ -68,9 +89,27 @@ class MethodConfig:
       "None")
   learning_rate: float = _field(5e-3, "of AdamW")
   weight_decay: float = _field(1e-2, "of AdamW; PyTorch's default")
-  num_steps: int = _field(1, "optimiser steps per image")
+  num_steps: int | None = _field(
+      None, "optimiser steps per image; the method's own (1, or 2 for "
+      "c_tpt_two_step) if None")
   selection_fraction: float = _field(
       0.1, "part of the views, those of lowest entropy, that enter the entropy")
+  context: str = _field(
+      "template", "where every image starts: 'template', the words before the "
+      "class name, or 'fpp', a context pre-trained to be flat")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class FppConfig:
+  """Flatness-aware pre-training, where method.context is 'fpp'."""
+
+  num_steps: int = _field(1000, "of AdamW")
+  learning_rate: float = _field(1e-2, "at the start; cosine to 1e-4")
+  flatness_weight: float | None = _field(
+      None, "of the flatness term; 1 + 15 / classes if None")
+  from_template: bool = _field(
+      False, "start from the template's words instead of random vectors")
+  seed: int = _field(0, "of the noise and the random start")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -88,16 +127,22 @@ class MetricsConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class ExperimentConfig:
-  """One run of `jaxcal evaluate`."""
+  """One run of `jaxcal evaluate`, `sweep` or `features`."""
 
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   views: ViewsConfig = dataclasses.field(default_factory=ViewsConfig)
   method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
+  fpp: FppConfig = dataclasses.field(default_factory=FppConfig)
   metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
   batch_size: int = _field(
       8, "images per device and step; no influence on the numbers")
-  num_threads: int = _field(4, "that decode images and cut views")
+  num_threads: int = _field(4, "that read images")
+  memory_gb: float = _field(
+      4.0, "rough bound for the text tower and, apart, for its Jacobian")
+  linearisation: str = _field(
+      "auto", "of the text tower at the initial context: 'vjp', 'jacobian', or "
+      "'auto': the faster one for the number of images")
 
 
 def validate(config: ExperimentConfig) -> None:
@@ -125,7 +170,26 @@ def validate(config: ExperimentConfig) -> None:
        method.learning_rate >= 0, ">= 0"),
       ("method.weight_decay", method.weight_decay,
        method.weight_decay >= 0, ">= 0"),
-      ("method.num_steps", method.num_steps, method.num_steps >= 0, ">= 0"),
+      ("method.num_steps", method.num_steps,
+       method.num_steps is None or method.num_steps >= 0, ">= 0"),
+      ("method.context", method.context,
+       method.context in ("template", "fpp"), "'template' or 'fpp'"),
+      ("fpp.num_steps", config.fpp.num_steps, config.fpp.num_steps >= 1,
+       ">= 1"),
+      ("fpp.learning_rate", config.fpp.learning_rate,
+       config.fpp.learning_rate >= 0, ">= 0"),
+      ("model.image_dtype", config.model.image_dtype,
+       config.model.image_dtype in ("auto", "float32", "bfloat16"),
+       "'auto', 'float32' or 'bfloat16'"),
+      ("model.text_dtype", config.model.text_dtype,
+       config.model.text_dtype in ("float32", "bfloat16"),
+       "'float32' or 'bfloat16'"),
+      ("data.source", config.data.source,
+       config.data.source in ("files", "tfds"), "'files' or 'tfds'"),
+      ("memory_gb", config.memory_gb, config.memory_gb > 0, "> 0"),
+      ("linearisation", config.linearisation,
+       config.linearisation in ("auto", "vjp", "jacobian"),
+       "'auto', 'vjp' or 'jacobian'"),
       ("method.selection_fraction", method.selection_fraction,
        0 < method.selection_fraction <= 1, "in (0, 1]"),
       ("method.selection_fraction", method.selection_fraction,

@@ -1,231 +1,311 @@
-"""From images to Predictions: one pass over a set serves all methods.
+"""From images or stored features to Predictions, many settings in one pass.
 
-The views of an image go through the image tower once; every method then tunes
-and answers from the same features. Each device works on its own images with
-the same program, so the answers do not depend on how many devices there are.
+The views of an image go through the image tower once; all settings then tune
+and answer from the same features, and share what `adapt.settings` can share.
+Each device works on its own images with the same program, so the answers do not
+depend on how many devices or processes there are.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-import functools
-import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import pathlib
+import tempfile
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 import jax.numpy as jnp
-from jax.sharding import AxisType
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
 import numpy as np
-import optax
 
+from jaxcal import parts as parts_lib
 from jaxcal import predictions as predictions_lib
+from jaxcal import sharding
 from jaxcal.adapt import engine
-from jaxcal.adapt import objectives
+from jaxcal.adapt import settings as settings_lib
 from jaxcal.clip import checkpoint
-from jaxcal.clip import preprocess
+from jaxcal.clip import prefix
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
+from jaxcal.data import device_views
 from jaxcal.data import image_set as image_sets
-from jaxcal.data import pipeline
+from jaxcal.features import extract
+from jaxcal.features import store as stores
 from jaxcal.typing import Array
 from jaxcal.typing import Float
-from jaxcal.typing import UInt8
 
 Predictions = predictions_lib.Predictions
+_GIGABYTE = 2**30
 
 
-class Answer(NamedTuple):
-  """One method's answers for a batch of images."""
+class TextSide(NamedTuple):
+  """The prompts of a data set as a function of their context."""
 
-  logits: Float[Array, "b k"]
-  info: engine.Info  # one number per image in each field
+  encode: engine.Encode
+  context: Float[Array, "m w"]  # of the template's own words
+  logit_scale: Float[Array, ""]
+
+
+def text_side(
+    model: checkpoint.Model,
+    class_names: Sequence[str],
+    *,
+    template: str = "a photo of a {}.",
+    max_bytes: int = 4 * _GIGABYTE,
+    num_contexts: int = 1,
+) -> TextSide:
+  """The fastest exact encoder of the classes' prompts.
+
+  Args:
+    model: From `checkpoint.load`.
+    class_names: In label order.
+    template: Prompt; the words before {} are the initial context.
+    max_bytes: Classes are encoded in chunks to stay within about this.
+    num_contexts: That will be encoded at once, under `vmap`.
+
+  Raises:
+    ValueError: see `prompts.prompt_bank`.
+  """
+  config = model.config
+  bank = prompts.prompt_bank(
+      model.tokenizer, class_names, template=template,
+      context_length=config.context_length, eos_token_id=config.eos_token_id,
+      crop=config.causal)
+  if config.causal:
+    encode = prefix.context_encoder(
+        config, model.params, bank,
+        classes_per_chunk=prefix.classes_within(
+            config, bank, max_bytes=max_bytes, num_contexts=num_contexts),
+        # With few classes, compiling takes longer than the padding.
+        max_groups=2 if len(class_names) < 100 else 4)
+  else:
+    encode = prompts.context_encoder(config, model.params, bank)
+  context = towers.at_least_float32(
+      prompts.initial_context(model.params, bank))
+  return TextSide(encode, context, jnp.exp(model.params["logit_scale"]))
+
+
+def prepare(
+    text: TextSide,
+    *,
+    num_images: int,
+    linearisation: str = "auto",
+    max_bytes: int = 4 * _GIGABYTE,
+) -> engine.Prepared:
+  """`engine.prepare`, compiled, choosing the faster linearisation.
+
+  Args:
+    text: From `text_side`; another `context` may have taken the place of the
+      template's.
+    num_images: That will be adapted.
+    linearisation: "vjp", "jacobian", or "auto" to choose.
+    max_bytes: Budget for the Jacobian.
+  """
+  if linearisation == "auto":
+    features = jax.eval_shape(text.encode, text.context)
+    linearisation = "vjp"
+    if isinstance(text.encode, prefix.Encoder):
+      linearisation = engine.choose_linearisation(
+          *features.shape, text.context.size, num_images=num_images,
+          max_bytes=max_bytes)
+  return jax.jit(engine.prepare, static_argnames="linearisation")(
+      *text, linearisation=linearisation)
 
 
 def evaluate(
     model: checkpoint.Model,
     image_set: image_sets.ImageSet,
-    methods: Mapping[str, objectives.Method],
+    settings: Mapping[str, settings_lib.Setting],
     *,
-    make_views: Callable[
-        [UInt8[np.ndarray, "h w 3"], str], UInt8[np.ndarray, "v s s 3"]],
-    template: str = "a photo of a {}.",
-    optimizer: optax.GradientTransformation | None = None,
-    selection_fraction: float = 0.1,
+    recipe: device_views.Recipe,
+    seed: int = 0,
+    store: stores.Store | None = None,
+    text: TextSide | None = None,
+    linearisation: str = "auto",
+    max_bytes: int = 4 * _GIGABYTE,
     batch_size: int = 8,
     num_threads: int = 4,
     parts: pathlib.Path | None = None,
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
     devices: Sequence[jax.Device] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> dict[str, Predictions]:
-  """Answers of every method for every image of a set.
+  """Answers under every setting for every image of a set.
+
+  For long runs use `run` and `collect`, of which this is made.
 
   Args:
     model: From `checkpoint.load`.
     image_set: Labelled images; labels are only copied to the result.
-    methods: Methods by the name under which their answers are returned.
-    make_views: (image uint8 [h w 3], id) -> uint8 [v s s 3]; view 0 is the
-      clean one, which is answered.
-    template: Prompt; the words before {} are the initial context.
-    optimizer: Of the tuning; `engine.default_optimizer()` if None.
-    selection_fraction: See `engine.adapt`.
+    settings: By the name under which their answers are returned.
+    recipe: Of the views.
+    seed: Of the views.
+    store: Stored features of these images (and perhaps others), which are then
+      not read; its manifest is the caller's to check.
+    text: From `text_side`; of the template "a photo of a {}." if None.
+    linearisation: See `prepare`.
+    max_bytes: See `prepare`.
     batch_size: Images per device and step. No influence on the answers beyond
       rounding.
-    num_threads: Threads that read images and cut views.
+    num_threads: Threads that read images.
     parts: Folder that receives the answers batch by batch; what lies there
       from an interrupted run with the same settings is not computed again.
-    settings: What to write into the predictions of each method.
-    devices: That share the images; all if None.
+    devices: That share the images; those of all processes if None.
     on_batch: Called with (images done, images in all) after each batch.
 
   Returns:
-    Predictions by method, in the order of the set.
+    Predictions by setting, in the order of the set; the same in each process.
 
   Raises:
     ValueError: the set does not hold together (see `image_set.check`), a class
       name is too long, an image cannot be read, or features or answers are not
       finite.
   """
+  with tempfile.TemporaryDirectory() as scratch:
+    parts = parts or pathlib.Path(scratch)
+    run(model, image_set, settings, parts, recipe=recipe, seed=seed,
+        store=store, text=text, linearisation=linearisation,
+        max_bytes=max_bytes, batch_size=batch_size, num_threads=num_threads, devices=devices,
+        on_batch=on_batch)
+    return dict(collect(parts, image_set, {name: {} for name in settings}))
+
+
+def run(
+    model: checkpoint.Model,
+    image_set: image_sets.ImageSet,
+    settings: Mapping[str, settings_lib.Setting],
+    parts: pathlib.Path,
+    *,
+    recipe: device_views.Recipe,
+    seed: int = 0,
+    store: stores.Store | None = None,
+    text: TextSide | None = None,
+    linearisation: str = "auto",
+    max_bytes: int = 4 * _GIGABYTE,
+    batch_size: int = 8,
+    num_threads: int = 4,
+    devices: Sequence[jax.Device] | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> None:
+  """Writes the answers that a folder lacks; arguments as in `evaluate`.
+
+  With several processes each calls this with the same arguments, and the folder
+  is one that all of them see.
+  """
   image_sets.check(image_set)
-  devices = devices or jax.devices()
-  mesh = jax.make_mesh((len(devices),), ("data",), devices=devices,
-                       axis_types=(AxisType.Auto,))
-  answer = _answering(model, image_set, methods, template=template, mesh=mesh,
-                      optimizer=optimizer or engine.default_optimizer(),
-                      selection_fraction=selection_fraction)
-  # As JSON gives them back, so that parts of before and after an interruption
-  # are seen to be of one run.
-  settings = json.loads(json.dumps(settings or {name: {} for name in methods}))
-  blank = {name: Predictions(None, None, (), image_set.class_names, {},
-                             settings[name]) for name in methods}
-  finished = _load_parts(parts, image_set, blank)
-  done = sum(len(part[next(iter(methods))].ids) for part in finished)
-  total = len(image_set.ids)
-  for batch in pipeline.batches(
-      image_set, make_views, batch_size=batch_size * len(devices),
-      num_threads=num_threads, start=done):
-    part = _part(jax.device_get(answer(batch.views)), batch, blank)
-    _save_part(parts, done, part)
-    finished.append(part)
-    done += int(batch.mask.sum())
+  if jax.process_index() == 0:
+    parts_lib.open_folder(parts, image_set.ids, tuple(settings))
+  sharding.barrier("folder")
+  parts_lib.open_folder(parts, image_set.ids, tuple(settings))
+  todo = parts_lib.missing(parts, len(image_set.ids))
+  sharding.barrier("missing")  # nobody writes before all have looked
+  if not len(todo):
+    return
+  mesh = sharding.data_mesh(devices)
+  text = text or text_side(model, image_set.class_names, max_bytes=max_bytes,
+                           num_contexts=batch_size)
+  # All images count, so that a resumed run chooses like the one before.
+  prepared = prepare(text, num_images=len(image_set.ids),
+                     linearisation=linearisation, max_bytes=max_bytes)
+  _check_finite(prepared.text_features, "text features", image_set.class_names)
+  answer = _answering(text.encode, prepared, settings, mesh)
+  batches = _batches(model, image_set, todo, store, recipe=recipe, seed=seed,
+                     mesh=mesh, batch_size=batch_size, num_threads=num_threads)
+  done, total = len(image_set.ids) - len(todo), len(image_set.ids)
+  for batch, answers in _one_behind(batches, answer):
+    _write(parts, image_set, batch, sharding.gather_local(answers))
+    done = min(done + mesh.devices.size * batch_size, total)
     if on_batch is not None:
       on_batch(done, total)
-  return {name: predictions_lib.concatenate([part[name] for part in finished])
-          for name in methods}
 
 
-def _answering(model, image_set, methods, *, template, mesh, optimizer,
-               selection_fraction):
-  """The compiled function from views [b v s s 3] to an Answer per method."""
-  bank = prompts.prompt_bank(
-      model.tokenizer, image_set.class_names, template=template,
-      context_length=model.config.context_length,
-      eos_token_id=model.config.eos_token_id)
-  encode = prompts.context_encoder(model.config, model.params, bank)
-  prepared = jax.jit(engine.prepare)(
-      encode, prompts.initial_context(model.params, bank),
-      jnp.exp(model.params["logit_scale"]))
-  _check_finite(prepared.text_features, "text features", image_set.class_names)
-  replicated = jax.device_put(
-      (model.params, encode, prepared, dict(methods)),
-      NamedSharding(mesh, PartitionSpec()))
-  per_device = functools.partial(
-      answer_batch, _image_features(model), optimizer=optimizer,
-      selection_fraction=selection_fraction)
-  # Without the check of varying axes: with it, the derivative by a replicated
-  # value (the context) would be summed over devices, images mixed with others.
-  over_devices = jax.jit(jax.shard_map(
-      per_device, mesh=mesh,
-      in_specs=(*(PartitionSpec() for _ in replicated), PartitionSpec("data")),
-      out_specs=PartitionSpec("data"), check_vma=False))
-  by_image = NamedSharding(mesh, PartitionSpec("data"))
-  return lambda views: over_devices(
-      *replicated, jax.device_put(views, by_image))
+def collect(
+    parts: pathlib.Path,
+    image_set: image_sets.ImageSet,
+    settings: Mapping[str, Mapping[str, Any]],
+) -> Iterator[tuple[str, Predictions]]:
+  """Predictions from what `run` wrote, one setting at a time.
+
+  Args:
+    parts: The folder.
+    image_set: As it was run.
+    settings: What to write into the predictions, by setting.
+
+  Raises:
+    ValueError: answers are missing.
+  """
+  for name, about in settings.items():
+    fields = parts_lib.gather(parts, name)
+    logits = fields.pop("logits")
+    yield name, Predictions(
+        logits, np.asarray(image_set.labels, np.int32), image_set.ids,
+        image_set.class_names, fields, about)
 
 
-def _image_features(model):
-  """From (parameters, pixels uint8 [n s s 3]) to unit-norm features [n d]."""
-  mean, std = model.preprocess.mean, model.preprocess.std
-  return lambda params, pixels: towers.image_features(
-      model.config, params, preprocess.normalize_pixels(pixels, mean, std))
+def _batches(model, image_set, todo, store, *, mesh, batch_size, recipe, seed,
+             num_threads) -> Iterator[extract.Batch]:
+  """Features of the images at `todo`, with positions in the image set."""
+  if store is None:
+    yield from extract.from_images(
+        model, image_set, todo, recipe=recipe, seed=seed, mesh=mesh,
+        batch_size=batch_size, num_threads=num_threads)
+    return
+  row_of = {image_id: row for row, image_id in enumerate(store.image_ids)}
+  absent = [i for i in image_set.ids if i not in row_of]
+  if absent:
+    raise ValueError(f"the store {store.folder} has no features of "
+                     f"{len(absent)} of {len(image_set.ids)} images, the first "
+                     f"one {absent[0]!r}")
+  rows = np.array([row_of[image_set.ids[position]] for position in todo])
+  position_of = dict(zip(rows.tolist(), todo.tolist()))
+  for batch in extract.from_store(
+      store, np.sort(rows), mesh=mesh, batch_size=batch_size):
+    # Filling may name a row that nobody asked for.
+    yield batch._replace(positions=np.array(
+        [position_of.get(row, -1) for row in batch.positions.tolist()]))
 
 
-def answer_batch(
-    image_features: Callable[..., Float[Array, "n d"]],
-    params: Any,
-    encode: engine.Encode,
-    prepared: engine.Prepared,
-    methods: Mapping[str, objectives.Method],
-    views: UInt8[Array, "b v s s 3"],
-    *,
-    optimizer: optax.GradientTransformation,
-    selection_fraction: float,
-) -> dict[str, Answer]:
-  """Features of all views once, then every method on them; for `jit`."""
-  b, v = views.shape[:2]
-  features = image_features(params, views.reshape(b * v, *views.shape[2:]))
-  features = features.reshape(b, v, -1)
+def _answering(encode, prepared, settings, mesh):
+  """The compiled function from features [b v d] to answers by setting."""
+  penalties = settings_lib.penalties(prepared, settings)
+  shared = sharding.replicate(
+      (encode, prepared, penalties, dict(settings)), mesh)
 
-  def answer(method):
-    adapt = functools.partial(
-        engine.adapt, optimizer=optimizer,
-        selection_fraction=selection_fraction)
-    adapted = jax.vmap(adapt, in_axes=(None, None, 0, None))(
-        encode, prepared, features, method)
-    return Answer(adapted.logits, adapted.info)
+  def answer(shared, views):
+    adapted = settings_lib.answer(*shared, views)
+    return {name: {"logits": one.logits} | one.info._asdict()
+            for name, one in adapted.items()}
 
-  return {name: answer(method) for name, method in methods.items()}
+  compiled = sharding.over_rows(answer, mesh)
+  return lambda batch: compiled(shared, batch.view_features)
 
 
-def _part(answers, batch, blank):
-  """The answers for the images of a batch that are not filling."""
-  real = batch.mask
-  ids = tuple(np.asarray(batch.ids, object)[real])
-  part = {}
-  for name, empty in blank.items():
-    answer = answers[name]
-    _check_finite(answer.logits[real], f"logits of {name}", ids)
-    part[name] = empty._replace(
-        logits=answer.logits[real], labels=batch.labels[real], ids=ids,
-        info={key: value[real] for key, value in answer.info._asdict().items()})
-  return part
+def _one_behind(batches, function):
+  """(batch, result) pairs; the next batch is under way before one is used."""
+  waiting = None
+  for batch in batches:
+    result = function(batch)
+    if waiting is not None:
+      yield waiting
+    waiting = batch, result
+  if waiting is not None:
+    yield waiting
 
 
-def _check_finite(rows, what, names: Iterable[str]):
+def _write(parts, image_set, batch, answers):
+  """Checks and writes this process's share of a batch, without the filling."""
+  if not batch.mask.any():
+    return
+  positions = batch.positions[batch.mask]
+  answers = {name: {field: value[batch.mask] for field, value in one.items()}
+             for name, one in answers.items()}
+  for name, one in answers.items():
+    _check_finite(one["logits"], f"logits of {name}",
+                  [image_set.ids[position] for position in positions])
+  parts_lib.write(parts, positions, answers)
+
+
+def _check_finite(rows, what, names):
   broken = ~np.isfinite(np.asarray(rows)).all(-1)
   if broken.any():
     raise ValueError(
         f"the {what} are not finite for {broken.sum()} of {len(broken)}, the "
-        f"first one {tuple(names)[int(broken.argmax())]!r}. The weights were "
+        f"first one {names[int(broken.argmax())]!r}. The weights were "
         "finite when they were loaded: do they overflow in this dtype?")
-
-
-def _part_path(parts, first, name):
-  return parts / f"{first:08d}" / name
-
-
-def _save_part(parts, first, part):
-  """Writes one batch; its folder appears only when all methods are there."""
-  if parts is None:
-    return
-  half = parts / "half"
-  for name, one in part.items():
-    predictions_lib.save(one, half / name)
-  half.rename(parts / f"{first:08d}")
-
-
-def _load_parts(parts, image_set, blank):
-  """Finished batches of an interrupted run, as far as they are without gap."""
-  finished, done = [], 0
-  while parts is not None and (parts / f"{done:08d}").is_dir():
-    part = {name: predictions_lib.load(_part_path(parts, done, name))
-            for name in blank}
-    first = next(iter(part.values()))
-    if first.ids != image_set.ids[done:done + len(first.ids)]:
-      raise ValueError(
-          f"{parts} holds answers for other images than {image_set.name!r}; "
-          "remove it, or write to another folder")
-    finished.append(part)
-    done += len(first.ids)
-  return finished

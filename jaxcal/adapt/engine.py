@@ -157,12 +157,17 @@ def penalty(prepared: Prepared, method: objectives.Method) -> Penalty:
 
   They do not depend on the weight; zeros for a method without regulariser.
   """
-  if method.regulariser is None:
-    zero = jnp.zeros((), prepared.text_features.dtype)
-    return Penalty(zero, jnp.zeros_like(prepared.context))
-  value, cotangent = jax.value_and_grad(method.regulariser)(
-      prepared.text_features)
+  value, cotangent = regulariser_at(prepared.text_features, method)
   return Penalty(value, prepared.pull_back(cotangent))
+
+
+def regulariser_at(
+    text_features: Float[Array, "k d"], method: objectives.Method
+) -> tuple[Float[Array, ""], Float[Array, "k d"]]:
+  """The regulariser and its gradient by the text features; or zeros."""
+  if method.regulariser is None:
+    return (jnp.zeros((), text_features.dtype), jnp.zeros_like(text_features))
+  return jax.value_and_grad(method.regulariser)(text_features)
 
 
 def begin(

@@ -52,15 +52,20 @@ def penalties(
 
   Weights do not enter, so settings that differ in them alone share the work.
   """
-  done, result = {}, {}
+  values, cotangents, place = [], [], {}
   for name, setting in settings.items():
-    regulariser = setting.method.regulariser
-    leaves, structure = jax.tree.flatten(regulariser)
+    leaves, structure = jax.tree.flatten(setting.method.regulariser)
     key = (structure, *map(float, leaves))
-    if key not in done:
-      done[key] = engine.penalty(prepared, setting.method)
-    result[name] = done[key]
-  return result
+    if key not in place:
+      place[key] = len(values)
+      value, cotangent = engine.regulariser_at(
+          prepared.text_features, setting.method)
+      values.append(value)
+      cotangents.append(cotangent)
+    place[name] = place[key]
+  gradients = _pull_all_back(prepared.pull_back, jnp.stack(cotangents))
+  return {name: engine.Penalty(values[place[name]], gradients[place[name]])
+          for name in settings}
 
 
 def answer(
@@ -113,6 +118,11 @@ def answer(
     result |= {name: jax.tree.map(lambda x, i=i: x[i], answers)
                for i, name in enumerate(tuned)}
   return {name: result[name] for name in settings}
+
+
+@jax.jit
+def _pull_all_back(pull_back, cotangents):
+  return jax.lax.map(pull_back, cotangents)
 
 
 def _alike(settings) -> dict[PyTree, list[str]]:

@@ -140,6 +140,26 @@ def load(
   )
 
 
+def in_precision(model: Model, *, image: Any, text: Any) -> Model:
+  """The same model, each tower in a floating point type of its own.
+
+  A tower computes in the type of its parameters; its layer norms and softmax,
+  and the unit-norm features, never go below float32. The fingerprint stays
+  that of the weights as they were loaded.
+
+  Args:
+    model: From `load`.
+    image: Of the image tower and its projection, e.g. jnp.bfloat16.
+    text: Of the text tower and its projection.
+  """
+  dtypes = {"vision_model": image, "visual_projection": image,
+            "text_model": text, "text_projection": text}
+  params = {
+      name: jax.tree.map(lambda x, t=dtypes[name]: x.astype(t), value)
+      if name in dtypes else value for name, value in model.params.items()}
+  return dataclasses.replace(model, params=params)
+
+
 def _normalized(preprocess, params, pixels):
   dtype = params["visual_projection"]["kernel"].dtype
   pixels = preprocess_lib.normalize_pixels(

@@ -68,6 +68,19 @@ def normalize_pixels(
     raise TypeError(
         f"uint8 pixels expected, but {pixels.dtype=}. Pixels that are already "
         "normalised go to towers.image_features or towers.pooled_image.")
+  return standardize(pixels, mean, std, dtype)
+
+
+def standardize(
+    pixels: Array,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    dtype=jnp.float32,
+) -> Float[Array, "*n s s 3"]:
+  """As `normalize_pixels`, also for values in [0, 255] between whole ones.
+
+  A mixture of views is not rounded to pixels.
+  """
   per_channel = (1,) * (pixels.ndim - 1) + (3,)
   mean = jnp.asarray(mean, dtype).reshape(per_channel)
   std = jnp.asarray(std, dtype).reshape(per_channel)

@@ -6,7 +6,7 @@ of the same shape, and `jax.vmap` adds views and images.
 
 Resizing follows Pillow: two passes with antialiasing, the horizontal one first,
 with rounding to 8 bits in between. (From Pillow 13 on, some tall boxes get the
-vertical pass first; that changes their pixels by 1/255 at most.)
+vertical pass first, which changes a part of their pixels by about 1/255.)
 
 What happens to pixels is integer arithmetic throughout. Filter coefficients are
 multiples of 2^-15, so that a sum of coefficients times pixels, in units of
@@ -19,7 +19,6 @@ share the work.
 import dataclasses
 import functools
 import hashlib
-import math
 from typing import NamedTuple
 
 import jax
@@ -27,6 +26,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.data import augmix
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -37,8 +37,8 @@ from jaxcal.typing import UInt8
 _SUPPORT = {"nearest": 0, "bilinear": 1, "bicubic": 2, "lanczos": 3}
 _OFFSETS = ("floor", "round")
 _MAX_TRIES = 10
+_NUM_RATIOS = 4096
 # Bounds within which all sums of integers stay below 2^31.
-_MAX_VIEW_SIDE = 1024
 _MAX_IMAGE_SIDE = 2**14
 _MAX_LONG_BY_SHORT = 2**20
 _COEFFICIENT_BITS = 15
@@ -92,9 +92,9 @@ class Recipe:
   def __post_init__(self):
     resize = self.resize if isinstance(self.resize, tuple) else (self.resize,)
     for name, sides in (("size", (self.size,)), ("resize", resize)):
-      if not 1 <= min(sides) <= max(sides) <= _MAX_VIEW_SIDE:
+      if not 1 <= min(sides) <= max(sides) <= augmix.MAX_SIDE:
         raise ValueError(
-            f"expected {name} in [1, {_MAX_VIEW_SIDE}] pixels, got {sides}."
+            f"expected {name} in [1, {augmix.MAX_SIDE}] pixels, got {sides}."
         )
     if self.num_views < 1:
       raise ValueError(f"expected at least 1 view, got {self.num_views=}.")
@@ -125,9 +125,8 @@ def canvas_shape(height: int, width: int) -> tuple[int, int]:
       shorter one.
   """
   short, long = sorted((height, width))
-  if (
-      short < 1 or long > _MAX_IMAGE_SIDE or long**2 > _MAX_LONG_BY_SHORT * short
-  ):
+  too_narrow = long**2 > _MAX_LONG_BY_SHORT * short
+  if short < 1 or long > _MAX_IMAGE_SIDE or too_narrow:
     raise ValueError(
         f"cannot make views of an image of {height} by {width} pixels; expected"
         f" sides from 1 to {_MAX_IMAGE_SIDE} that are not too unequal "
@@ -304,7 +303,7 @@ def crop_resized(
     resample: "nearest", "bilinear", "bicubic" or "lanczos", as Pillow has them.
 
   Returns:
-    uint8 [size size 3]; within 1/255 of Pillow's result.
+    uint8 [size size 3].
 
   Raises:
     ValueError: if the filter is unknown.
@@ -357,13 +356,17 @@ def random_box(
   height, width = jnp.int32(height), jnp.int32(width)
   # All tries at once; the first one that fits counts.
   draws = jax.random.uniform(key, (4 * _MAX_TRIES,)).reshape(4, -1)
-  box_area = (area[0] + draws[0] * (area[1] - area[0])) * height * width
-  low, high = (math.log(edge) for edge in ratio)
-  box_ratio = jnp.exp(low + draws[1] * (high - low))
-  box_height = jnp.round(jnp.sqrt(box_area / box_ratio)).astype(jnp.int32)
-  box_width = jnp.round(jnp.sqrt(box_area * box_ratio)).astype(jnp.int32)
-  top = _below(draws[2], height - box_height + 1)
-  left = _below(draws[3], width - box_width + 1)
+  # Steps of 2^-20 of the area and 4096 ratios, finer than a pixel, so that no
+  # sum or exponential is left that devices might round differently.
+  low, high = (round(edge * 2**20) for edge in area)
+  share = low + augmix.below(draws[0], high - low + 1)
+  box_area = share.astype(jnp.float32) * (height * width) / 2**20
+  stretches = jnp.asarray(_stretches(ratio))
+  stretch = stretches[augmix.below(draws[1], _NUM_RATIOS)]
+  box_height = jnp.round(jnp.sqrt(box_area) / stretch).astype(jnp.int32)
+  box_width = jnp.round(jnp.sqrt(box_area) * stretch).astype(jnp.int32)
+  top = augmix.below(draws[2], height - box_height + 1)
+  left = augmix.below(draws[3], width - box_width + 1)
   fits = (
       (0 < box_height) & (box_height <= height) &
       (0 < box_width) & (box_width <= width)
@@ -391,12 +394,15 @@ def _random_view(key, canvas, size, recipe):
       canvas, box, recipe.size, resample=recipe.random_resample
   )
   mirrored = jax.random.bernoulli(flip_key, recipe.flip_probability)
-  return jnp.where(mirrored, flip(view), view)
+  view = jnp.where(mirrored, flip(view), view)
+  return augmix.mix(mix_key, view) if recipe.augmix else view
 
 
-def _below(uniform, count):
-  """An integer in [0, count) from a number in [0, 1)."""
-  return jnp.clip((uniform * count).astype(jnp.int32), 0, count - 1)
+def _stretches(ratio):
+  """Square roots of ratios, which are log-uniform in their range."""
+  low, high = np.log(ratio)
+  middle = (np.arange(_NUM_RATIOS) + 0.5) / _NUM_RATIOS
+  return np.exp((low + middle * (high - low)) / 2).astype(np.float32)
 
 
 def _centred_box(height, width, ratio):
@@ -445,9 +451,8 @@ def _coefficients(start, length, target, first, size, side, resample):
   total = jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1)
   # Division cuts towards zero, so half a divisor away from it rounds.
   half = jnp.sign(weight) * (total // 2)
-  scaled = lax.div(
-      (weight << _COEFFICIENT_BITS) + half, jnp.broadcast_to(total, weight.shape)
-  )
+  total = jnp.broadcast_to(total, weight.shape)
+  scaled = lax.div((weight << _COEFFICIENT_BITS) + half, total)
   return scaled.astype(jnp.float32)
 
 
@@ -457,8 +462,8 @@ def _filter(distance, unit, target, resample):
     # The one source pixel that the wanted pixel's centre falls into.
     return ((-target < distance) & (distance <= target)).astype(jnp.int32)
   distance = jnp.minimum(jnp.abs(distance), _SUPPORT[resample] * unit)
-  # Only images that are enlarged to more than 2^15 pixels lose anything here.
-  coarse = 1 + unit // 2**16
+  # Units of 2^15 at most; sides below 2^14 pixels are not touched by this.
+  coarse = 1 + unit // 2**15
   distance, unit = distance // coarse, unit // coarse
   if resample == "bilinear":
     return unit - distance

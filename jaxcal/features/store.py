@@ -183,6 +183,17 @@ def open_store(folder: str | os.PathLike) -> Store:
       {array: _open_array(folder, manifest, array) for array in _ARRAYS})
 
 
+def image_set(store: Store) -> image_sets.ImageSet:
+  """The stored images by name, id and label; their pixels are not here."""
+
+  def read(position):
+    raise ValueError(f"{store.folder} holds features, not the pixels of "
+                     f"{store.image_ids[position]!r}")
+
+  return image_sets.ImageSet(store.manifest.data, store.class_names,
+                             store.image_ids, store.labels, read)
+
+
 def check(stored: Manifest, asked: Manifest, *,
           name: str = "the store") -> None:
   """Refuses a store that holds other features than those asked for.

@@ -1,0 +1,149 @@
+"""The answers to one image set: what is missing is computed and saved."""
+
+from collections.abc import Iterator, Mapping
+import hashlib
+import io
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcal import evaluate as evaluate_lib
+from jaxcal import parts as parts_lib
+from jaxcal import predictions as predictions_lib
+from jaxcal import sharding
+from jaxcal.adapt import flatness
+from jaxcal.adapt import settings as settings_lib
+from jaxcal.cli import experiment
+from jaxcal.data import image_set as image_sets
+from jaxcal.features import store as stores
+
+_GIGABYTE = 2**30
+_FPP_PART = 50  # steps between two saves
+
+
+def answer_set(
+    config,
+    model,
+    images: image_sets.ImageSet,
+    settings: Mapping[str, settings_lib.Setting],
+    about: Mapping[str, Mapping[str, Any]],
+    folder: pathlib.Path,
+) -> Iterator[tuple[str, predictions_lib.Predictions]]:
+  """Every setting's predictions, saved below `folder` and yielded in order.
+
+  What is there already is not computed again. Several processes share the
+  images; the first one saves, and only there is anything yielded.
+
+  Args:
+    config: Of the experiment.
+    model: From `experiment.load_model`.
+    images: The image set, its name that of a store if the config has one.
+    settings: By file name.
+    about: What to write into each one's predictions.
+    folder: Of the predictions of this set.
+  """
+  path_of = lambda name: folder / name
+  missing = [name for name in settings
+             if not predictions_lib.exists(path_of(name))]
+  sharding.barrier("looked for predictions")
+  parts = _parts_folder(folder, missing)
+  if missing:
+    # Those that an interrupted run had begun together stay together.
+    names = parts_lib.names(parts) or missing
+    _run(config, model, images, {name: settings[name] for name in names},
+         parts, folder)
+  sharding.barrier("answered")
+  if not experiment.is_first():
+    return
+  collected = evaluate_lib.collect(
+      parts, images, {name: about[name] for name in missing})
+  for name in settings:
+    if name in missing:
+      _, answer = next(collected)
+      predictions_lib.save(answer, path_of(name))
+    yield name, predictions_lib.load(path_of(name))
+  shutil.rmtree(parts, ignore_errors=True)
+
+
+def _parts_folder(folder, missing):
+  """That of an interrupted run which was to answer these, or a new one."""
+  begun = [parts for parts in sorted(folder.glob("parts-*"))
+           if set(missing) <= set(parts_lib.names(parts))]
+  digest = hashlib.sha256("\n".join(missing).encode()).hexdigest()[:8]
+  return begun[0] if begun else folder / f"parts-{digest}"
+
+
+def _run(config, model, images, settings, parts, folder):
+  budget = int(config.memory_gb * _GIGABYTE)
+  text = evaluate_lib.text_side(
+      model, images.class_names, template=config.data.template,
+      max_bytes=budget, num_contexts=config.batch_size)
+  if config.method.context == "fpp":
+    text = text._replace(context=_flat_context(
+        config.fpp, text, folder / "fpp.npz", images.name))
+  store = None
+  if config.data.store is not None:
+    store = _checked_store(config, model, images)
+  with experiment.progress(images.name, len(images.ids)) as bar:
+    evaluate_lib.run(
+        model, images, settings, parts,
+        recipe=experiment.recipe(config.views, model), seed=config.views.seed,
+        store=store, text=text, linearisation=config.linearisation,
+        max_bytes=budget, batch_size=config.batch_size,
+        num_threads=config.num_threads,
+        on_batch=lambda done, total: bar.update(done - bar.n))
+
+
+def _checked_store(config, model, images):
+  """The store of these images, if it holds what the config asks for."""
+  store = experiment.open_store(config.data, images.name)
+  asked = experiment.manifest(
+      config, model, stores.image_set(store), store.manifest.dtype,
+      store.manifest.chunk_size)
+  stores.check(store.manifest, asked, name=str(store.folder))
+  return store
+
+
+def _flat_context(config, text, path, name):
+  """A context pre-trained by FPP; goes on from what `path` holds."""
+  recipe = flatness.Recipe(
+      learning_rate=config.learning_rate, num_steps=config.num_steps,
+      flatness_weight=config.flatness_weight)
+  noise_key, start_key = jax.random.split(jax.random.key(config.seed))
+  start = text.context if config.from_template else flatness.random_context(
+      start_key, text.context.shape)
+  state = _load_tree(path, flatness.begin(start, recipe))
+  target = jax.jit(lambda encode, context: encode(context))(
+      text.encode, text.context)
+  advance = jax.jit(flatness.advance, static_argnames="num_steps")
+  with experiment.progress(
+      f"{name}: flat context", config.num_steps, "step") as bar:
+    bar.update(int(state.step))
+    while state.step < config.num_steps:
+      steps = min(_FPP_PART, config.num_steps - int(state.step))
+      state, _ = advance(text.encode, target, noise_key, state, recipe,
+                         num_steps=steps)
+      _save_tree(path, state)
+      bar.update(steps)
+  return state.context
+
+
+def _save_tree(path, tree):
+  if not experiment.is_first():
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  content = io.BytesIO()
+  np.savez(content, *jax.tree.leaves(tree))
+  predictions_lib.write_whole(path, content.getvalue())
+
+
+def _load_tree(path, like):
+  if not path.exists():
+    return like
+  with np.load(path, allow_pickle=False) as leaves:
+    return jax.tree.unflatten(
+        jax.tree.structure(like),
+        [leaves[f"arr_{number}"] for number in range(len(leaves.files))])

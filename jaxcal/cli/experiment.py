@@ -1,0 +1,293 @@
+"""What the sub-commands share: flags, and config fields that become objects."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+from ml_collections import config_flags
+import tqdm
+
+from jaxcal import config as config_lib
+from jaxcal import predictions as predictions_lib
+from jaxcal import provenance
+from jaxcal import sharding
+from jaxcal.adapt import objectives
+from jaxcal.adapt import settings as settings_lib
+from jaxcal.clip import checkpoint
+from jaxcal.data import catalogue
+from jaxcal.data import device_views
+from jaxcal.data import image_set as image_sets
+from jaxcal.data import sources
+from jaxcal.features import store as stores
+from jaxcal.testbed import sets as testbed_sets
+from jaxcal.testbed import shipped
+
+# Fields that do not change the numbers, so that a run may go on with others.
+FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
+        "config.data.root", "config.data.store")
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "a Python file with get_config(), see configs/",
+    lock_config=True)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "folder to write to; runs/NAME-HASH if absent, with the "
+    "name of the config file and a hash of its fields")
+OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "remove what the output folder holds first")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0 where several processes share "
+    "the work, or 'auto' on a cluster that JAX knows; all see one output folder")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "how many, with --coordinator=HOST:PORT")
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "of this one, from 0, with --coordinator=HOST:PORT")
+SHARED_FLAGS = ("config", "output", "overwrite", "coordinator",
+                "num_processes", "process_id", "debug")
+
+DATA_HELP = (
+    "Image sets: " + ", ".join(testbed_sets.NAMES) + ",\n"
+    "  with --config.data.root=FOLDER: " + ", ".join(catalogue.CATALOGUE) +
+    ",\n  a folder with one sub-folder per class, or a CSV file (path,label)")
+
+
+def flag_help(*names: str) -> list[str]:
+  """Lines that name flags and say what they are for."""
+  return [f"  --{name}\n      {flags.FLAGS[name].help}" for name in names]
+
+
+def field_help() -> list[str]:
+  """Lines that name every config field with its default."""
+  rows = config_lib.describe(config_lib.ExperimentConfig())
+  return [f"  --{name}={_plain(value)}\n      {about}"
+          for name, value, about in rows]
+
+
+def checked_config(example: str) -> config_lib.ExperimentConfig:
+  """The config of --config with its overrides, every field in range.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: --config is missing, its file gives something else, or a field
+      is out of range.
+  """
+  config = CONFIG.value
+  if config is None:
+    raise ValueError(f"--config is missing; for example: {example}")
+  path = config_flags.get_config_filename(flags.FLAGS["config"])
+  if not os.path.exists(path):
+    raise FileNotFoundError(f"no config file {path}; examples lie in configs/ "
+                            "of the source tree")
+  if not isinstance(config, config_lib.ExperimentConfig):
+    # A file that failed to load shows its error when it is looked at.
+    raise ValueError("get_config() of the config file must return a "
+                     f"jaxcal.config.ExperimentConfig, not {config}")
+  # The flag hands over "a,b" as the one name "a,b".
+  for part in (config.data, config.method):
+    part.name = tuple(
+        name.strip() for joined in part.name for name in joined.split(","))
+  config_lib.validate(config)
+  return config
+
+
+def join_processes() -> None:
+  """Makes this process one of several, where the flags say so.
+
+  Raises:
+    ValueError: flags that do not go together.
+  """
+  numbers = (_NUM_PROCESSES.value, _PROCESS_ID.value)
+  if _COORDINATOR.value is None:
+    if numbers != (None, None):
+      raise ValueError("--num_processes and --process_id need --coordinator")
+    return
+  if _COORDINATOR.value == "auto":
+    jax.distributed.initialize()
+    return
+  if None in numbers or not 0 <= numbers[1] < numbers[0]:
+    raise ValueError("--coordinator=HOST:PORT needs --num_processes and "
+                     f"--process_id from 0 to one less, got {numbers}")
+  jax.distributed.initialize(_COORDINATOR.value, *numbers)
+
+
+def load_sets(config) -> dict[str, image_sets.ImageSet]:
+  """The image sets by name, checked and shortened."""
+  loaded = {}
+  for name in config.name:
+    images = _load_set(name, config)
+    if images.name in loaded:
+      raise ValueError(f"two image sets are called {images.name!r}")
+    loaded[images.name] = image_sets.limit(
+        images, config.limit) if config.limit else images
+  return loaded
+
+
+def _load_set(name, config):
+  if config.store is not None:
+    return stores.image_set(open_store(config, name))
+  if name in testbed_sets.NAMES:
+    return testbed_sets.load(name)
+  if name in catalogue.CATALOGUE:
+    if config.root is None:
+      raise ValueError(f"{name} is a benchmark set: name the folder that holds "
+                       "it with --config.data.root=...")
+    return catalogue.load(name, config.root, split=config.split,
+                          source=config.source, partial=config.partial)
+  class_names = (
+      sources.class_names_file(config.class_names) if config.class_names
+      else None)
+  if os.path.isdir(name):
+    images, root = sources.image_folder(name, class_names=class_names), name
+  elif name.endswith(".csv"):
+    images = sources.csv_file(name, class_names=class_names)
+    root = os.path.dirname(name) or "."
+  else:
+    raise ValueError(
+        f"unknown image set {name!r}: no folder and no .csv file of that name "
+        f"here, nor a testbed set ({', '.join(testbed_sets.NAMES)}), nor a "
+        f"benchmark set ({', '.join(catalogue.CATALOGUE)}).")
+  with progress(f"{images.name}: headers", len(images.ids)) as bar:
+    sources.verify(
+        images, root, progress=lambda done, total: bar.update(done - bar.n))
+  return images
+
+
+def open_store(config, name: str) -> stores.Store:
+  """The stored features of an image set, by its name or its path."""
+  name = pathlib.Path(name).name.removesuffix(".csv")
+  return stores.open_store(pathlib.Path(config.store, name))
+
+
+def load_model(config) -> checkpoint.Model:
+  """The model, each tower in its precision."""
+  model = checkpoint.load(
+      shipped.folder() if config.name == "testbed" else config.name)
+  image = config.image_dtype
+  if image == "auto":
+    image = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  return checkpoint.in_precision(
+      model, image=jnp.dtype(image), text=jnp.dtype(config.text_dtype))
+
+
+def recipe(config, model: checkpoint.Model) -> device_views.Recipe:
+  """How views are made for a model."""
+  preprocess = model.preprocess
+  return device_views.Recipe(
+      size=preprocess.crop, resize=preprocess.resize,
+      resample=preprocess.resample, offset=preprocess.offset,
+      num_views=config.number, area=(config.min_area, config.max_area),
+      flip_probability=config.flip_probability, augmix=config.augmix)
+
+
+def manifest(config, model, images: image_sets.ImageSet, dtype: str,
+             chunk_size: int) -> stores.Manifest:
+  """What a store of these images' features must be of."""
+  vision = model.params["visual_projection"]["kernel"]
+  return stores.Manifest(
+      model=config.model.name, model_fingerprint=model.fingerprint,
+      data=images.name, data_fingerprint=stores.data_fingerprint(images),
+      views=json.loads(json.dumps(
+          dataclasses.asdict(recipe(config.views, model)))),
+      seed=config.views.seed, image_dtype=str(vision.dtype),
+      num_images=len(images.ids), num_views=config.views.number,
+      feature_size=vision.shape[1], pooled_size=vision.shape[0],
+      dtype=dtype, chunk_size=chunk_size,
+      versions={name: str(value)
+                for name, value in provenance.describe().items()})
+
+
+def setting(config, name: str) -> settings_lib.Setting:
+  """One method with the numbers of the config, where it has such a number."""
+  known = objectives.settings_of(name)
+  chosen = {key: getattr(config, key) for key in known}
+  method = objectives.method(
+      name, **{key: value for key, value in chosen.items()
+               if value is not None})
+  if method.num_steps and config.num_steps is not None:
+    method = dataclasses.replace(method, num_steps=config.num_steps)
+  return settings_lib.Setting(
+      method, config.learning_rate, config.weight_decay,
+      config.selection_fraction)
+
+
+def describe(config, model) -> dict[str, Any]:
+  """Everything that decides the numbers, by dotted name, as JSON has it."""
+  settings = {name: value for name, value, _ in config_lib.describe(config)
+              if name not in FREE}
+  settings |= {
+      "model.fingerprint": model.fingerprint,
+      "model.image_dtype": str(
+          model.params["visual_projection"]["kernel"].dtype),
+      "model.features": "computed" if config.data.store is None else "stored as "
+      + open_store(config.data, config.data.name[0]).manifest.dtype}
+  settings |= {f"provenance.{key}": value
+               for key, value in provenance.describe().items()}
+  return json.loads(json.dumps(settings))
+
+
+def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
+  """The folder of the run, with `run.json` in it.
+
+  Raises:
+    ValueError: it holds a run with other settings.
+  """
+  fields = {name: value for name, value in settings.items()
+            if name.startswith("config.")}
+  if OUTPUT.value:
+    output = pathlib.Path(OUTPUT.value)
+  else:
+    stem = pathlib.Path(config_flags.get_config_filename(
+        flags.FLAGS["config"])).stem
+    digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:8]
+    output = pathlib.Path("runs", f"{stem}-{digest}")
+  if is_first() and OVERWRITE.value and (output / "run.json").exists():
+    shutil.rmtree(output)
+  sharding.barrier("output")
+  path = output / "run.json"
+  if path.exists():
+    _refuse_other_run(output, json.loads(path.read_text()), settings)
+  sharding.barrier("checked")
+  if is_first():
+    output.mkdir(parents=True, exist_ok=True)
+    predictions_lib.write_whole(
+        path, json.dumps(settings, indent=2).encode())
+  return output
+
+
+def _refuse_other_run(output, before, now):
+  decisive = ("config.", "model.", "provenance.source", "provenance.jax")
+  changed = [
+      f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+      for name in sorted(set(before) | set(now))
+      if name.startswith(decisive) and before.get(name) != now.get(name)]
+  if changed:
+    raise ValueError(
+        f"{output} holds another run:\n  " + "\n  ".join(changed) +
+        "\ngive another --output, or --overwrite to remove it")
+
+
+def is_first() -> bool:
+  """Whether this process writes what is written once."""
+  return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def progress(name: str, total: int, unit: str = "image") -> Iterator[tqdm.tqdm]:
+  """A progress bar; in a log file a line every half minute is enough."""
+  interval = 0.2 if sys.stderr.isatty() else 30
+  with tqdm.tqdm(total=total, desc=name, unit=unit, mininterval=interval,
+                 disable=not is_first()) as bar:
+    yield bar
+
+
+def _plain(value):
+  return ",".join(value) if isinstance(value, tuple) else value

@@ -1,0 +1,165 @@
+"""Images are decoded on a few threads and become batches of canvases.
+
+All images of a batch lie on canvases of one shape, of which there are few, and
+every batch has the same number of entries; so compiled functions see few
+shapes. Views are made from the canvases on the device, see `device_views`.
+"""
+
+import collections
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent import futures
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcal.data import device_views
+from jaxcal.data import image_set as image_sets
+from jaxcal.typing import Bool
+from jaxcal.typing import Int
+from jaxcal.typing import UInt8
+
+
+class Batch(NamedTuple):
+  """Images on canvases; those with a false mask only fill the batch up.
+
+  Attributes:
+    canvases: uint8 [b H W 3], each image in the upper left corner.
+    sizes: int32 [b 2], height and width of the images.
+    keys: uint32 [b 2], see `device_views.image_key`.
+    labels: int32 [b]; -1 in the filling.
+    ids: One id per image; empty in the filling.
+    mask: bool [b]; whether the entry is an image of the set.
+  """
+
+  canvases: UInt8[np.ndarray, "b H W 3"]
+  sizes: Int[np.ndarray, "b 2"]
+  keys: Int[np.ndarray, "b 2"]
+  labels: Int[np.ndarray, "b"]
+  ids: tuple[str, ...]
+  mask: Bool[np.ndarray, "b"]
+
+
+def batches(
+    image_set: image_sets.ImageSet,
+    positions: Iterable[Sequence[int]],
+    *,
+    seed: int,
+    batch_size: int,
+    num_threads: int,
+    prefetch: int = 2,
+) -> Iterator[Batch]:
+  """The images at the given positions, a batch for each sequence of them.
+
+  Images are read on threads that run ahead while the caller works on a batch.
+  At most `max(prefetch * batch_size, num_threads)` images are being read or
+  waiting at a time, beside the batch being handed over. Threads begin with the
+  first batch and end with the last one, on an error, or when the iterator is
+  closed; closing waits for the images being read.
+
+  Args:
+    image_set: The images.
+    positions: For each batch the positions in the set of its images: at most
+      `batch_size`, possibly none; taken as far ahead as images are read.
+    seed: The run's seed, see `device_views.image_key`.
+    batch_size: Entries of a batch. The filling repeats the last image; where a
+      batch has none, it is a black image of one pixel.
+    num_threads: Threads that read images.
+    prefetch: Batches to work ahead.
+
+  Returns:
+    A generator of as many batches as `positions` has sequences. Canvases are
+    as small as the batch allows, see `device_views.canvas_shape`.
+
+  Raises:
+    ValueError: at once if a number is out of range; with the batch that it
+      belongs to if there are too many positions, or an image cannot be read or
+      has no usable size, naming its id. The batches before it are complete.
+  """
+  for name, value in (
+      ("batch_size", batch_size),
+      ("num_threads", num_threads),
+      ("prefetch", prefetch),
+  ):
+    if value < 1:
+      raise ValueError(f"expected {name} of at least 1, got {value}.")
+  window = max(prefetch * batch_size, num_threads)
+
+  def generate():
+    current, ahead = itertools.tee(positions)
+    images = _in_order(
+        image_set, itertools.chain.from_iterable(ahead), num_threads, window
+    )
+    try:
+      for chosen in current:
+        if len(chosen) > batch_size:
+          raise ValueError(
+              f"{len(chosen)} positions for a batch of {batch_size} images."
+          )
+        taken = list(itertools.islice(images, len(chosen)))
+        yield _assemble(image_set, chosen, taken, seed, batch_size)
+    finally:
+      images.close()
+
+  return generate()
+
+
+def _in_order(image_set, positions, num_threads, window):
+  """Image by image, while later ones are read on threads."""
+
+  def read(position):
+    if not 0 <= position < len(image_set.ids):
+      raise ValueError(
+          f"there is no image number {position} in {image_set.name!r} of "
+          f"{len(image_set.ids)} images."
+      )
+    try:
+      image = image_set.read(position)
+      device_views.check_image(image)
+      device_views.canvas_shape(*image.shape[:2])
+    except Exception as error:
+      raise ValueError(
+          f"cannot use image {image_set.ids[position]!r} (number {position} of "
+          f"{image_set.name!r}): {error}"
+      ) from error
+    return image
+
+  pool = futures.ThreadPoolExecutor(num_threads, "decoding")
+  begun = collections.deque()
+
+  def begin(count):
+    for position in itertools.islice(positions, count):
+      begun.append(pool.submit(read, position))
+
+  try:
+    begin(window)
+    while begun:
+      image = begun.popleft().result()
+      begin(1)
+      yield image
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _assemble(image_set, positions, images, seed, batch_size):
+  """The images on canvases, filled up to a batch."""
+  num_real = len(images)
+  ids = tuple(image_set.ids[position] for position in positions)
+  labels = np.full(batch_size, -1, np.int32)
+  labels[:num_real] = [image_set.labels[position] for position in positions]
+  # One black pixel stands in where there is no image to repeat.
+  filling = batch_size - num_real
+  shown = images or [np.zeros((1, 1, 3), np.uint8)]
+  shown = shown + [shown[-1]] * (batch_size - len(shown))
+  names = ids or ("",)
+  names = names + (names[-1],) * (batch_size - len(names))
+  sizes = np.array([image.shape[:2] for image in shown], np.int32)
+  shape = device_views.canvas_shape(*(int(side) for side in sizes.max(axis=0)))
+  return Batch(
+      canvases=np.stack([device_views.on_canvas(one, shape) for one in shown]),
+      sizes=sizes,
+      keys=np.stack([device_views.image_key(seed, name) for name in names]),
+      labels=labels,
+      ids=ids + ("",) * filling,
+      mask=np.arange(batch_size) < num_real,
+  )

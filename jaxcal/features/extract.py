@@ -1,0 +1,165 @@
+"""Batches of image features: from pixels by the image tower, or from a store.
+
+Either way a batch is split over the devices of a mesh, and knows which images
+of the set its rows are.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import functools
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal import sharding
+from jaxcal.clip import checkpoint
+from jaxcal.clip import preprocess
+from jaxcal.clip import towers
+from jaxcal.data import decoding
+from jaxcal.data import device_views
+from jaxcal.data import image_set as image_sets
+from jaxcal.features import store as stores
+from jaxcal.typing import Array
+from jaxcal.typing import Bool
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+
+
+class Batch(NamedTuple):
+  """Features of a batch; each process knows the rows of its own devices.
+
+  Attributes:
+    view_features: [b v d] over all devices, unit norm; view 0 is the clean one.
+    pooled: [b w], of view 0, before the projection.
+    positions: Of this process's rows in the set.
+    mask: False for rows of this process that only fill the batch up.
+  """
+
+  view_features: Float[Array, "b v d"]
+  pooled: Float[Array, "b w"]
+  positions: Int[np.ndarray, "r"]
+  mask: Bool[np.ndarray, "r"]
+
+
+def from_images(
+    model: checkpoint.Model,
+    image_set: image_sets.ImageSet,
+    positions: Sequence[int],
+    *,
+    recipe: device_views.Recipe,
+    seed: int,
+    mesh: Mesh,
+    batch_size: int,
+    num_threads: int,
+) -> Iterator[Batch]:
+  """Reads images, cuts their views and runs the image tower.
+
+  Args:
+    model: From `checkpoint.load`.
+    image_set: The images.
+    positions: Of the images wanted, in the order to go through them. Every
+      process gives the same ones and reads those of its own rows.
+    recipe: Of the views.
+    seed: Of the views.
+    mesh: Devices that share the work.
+    batch_size: Images per device.
+    num_threads: Threads that read images.
+
+  Raises:
+    ValueError: an image that cannot be read; names it.
+  """
+  encode = image_encoder(model, recipe, mesh)
+  mine = sharding.local_rows(mesh, batch_size)
+  shares = [chunk[mine[mine < len(chunk)]]
+            for chunk in _chunks(positions, mesh.devices.size * batch_size)]
+  read = decoding.batches(
+      image_set, shares, seed=seed, batch_size=len(mine),
+      num_threads=num_threads)
+  for share, images in zip(shares, read):
+    yield Batch(*encode(images), *_filled(share, len(mine)))
+
+
+def from_store(
+    store: stores.Store,
+    positions: Sequence[int],
+    *,
+    mesh: Mesh,
+    batch_size: int,
+) -> Iterator[Batch]:
+  """The same from a store; arguments as in `from_images`.
+
+  Fastest where `positions` ascend.
+
+  Raises:
+    ValueError: features that are not in the store yet, or were damaged.
+  """
+  mine = sharding.local_rows(mesh, batch_size)
+  size = store.manifest.chunk_size
+  read = functools.lru_cache(maxsize=2)(
+      lambda chunk: stores.read(store, stores.chunk_positions(store, chunk)))
+
+  def rows(position):
+    return [array[position % size] for array in read(position // size)]
+
+  for chunk in _chunks(positions, mesh.devices.size * batch_size):
+    share, mask = _filled(chunk[mine[mine < len(chunk)]], len(mine))
+    arrays = [np.stack(column) for column in zip(*map(rows, share))]
+    # float16 is a form of storage, not of computing.
+    arrays = [array.astype(np.float32) for array in arrays]
+    yield Batch(*sharding.split(arrays, mesh), share, mask)
+
+
+def image_encoder(
+    model: checkpoint.Model,
+    recipe: device_views.Recipe,
+    mesh: Mesh,
+) -> Callable[
+    [decoding.Batch], tuple[Float[Array, "b v d"], Float[Array, "b w"]]]:
+  """From this process's images to features of all views and pooled view 0.
+
+  Views are one program per shape of canvas and small; the tower is one for
+  all, and keeps the precision of the model's parameters.
+  """
+  local = sharding.local_mesh(mesh)
+  make_views = sharding.over_rows(
+      lambda _, rows: jax.vmap(functools.partial(
+          device_views.make_views, recipe=recipe))(*rows), local)
+  tower = sharding.over_rows(
+      functools.partial(_encode, model.config, model.preprocess), mesh)
+  params = sharding.replicate(
+      {name: model.params[name]
+       for name in ("vision_model", "visual_projection")}, mesh)
+
+  def encode(images: decoding.Batch):
+    pixels = make_views((), sharding.split(
+        (images.canvases, images.sizes, images.keys), local))
+    return tower(params, sharding.split(pixels, mesh))
+
+  return encode
+
+
+def _encode(config, preprocessing, params, pixels):
+  b, v = pixels.shape[:2]
+  dtype = params["visual_projection"]["kernel"].dtype
+  pixels = preprocess.standardize(
+      pixels.reshape(b * v, *pixels.shape[2:]), preprocessing.mean,
+      preprocessing.std, jnp.promote_types(dtype, jnp.float32))
+  pooled = towers.pooled_image(config, params, pixels.astype(dtype))
+  features = towers.normalize(pooled @ params["visual_projection"]["kernel"])
+  return (features.reshape(b, v, -1),
+          towers.at_least_float32(pooled.reshape(b, v, -1)[:, 0]))
+
+
+def _chunks(positions, size):
+  positions = np.asarray(positions, np.int64)
+  return [positions[first:first + size]
+          for first in range(0, len(positions), size)]
+
+
+def _filled(share, size):
+  """Positions filled up to a batch, and which of them are meant."""
+  filling = np.repeat(share[-1:] if len(share) else [0], size - len(share))
+  return (np.concatenate([share, filling]).astype(np.int64),
+          np.arange(size) < len(share))

@@ -1,0 +1,120 @@
+"""A batch shared out over the devices of one or several processes.
+
+Nothing is exchanged between images: every device runs the same program on its
+own rows, and every process hands in and takes back the rows of its own devices.
+One device is a mesh of one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from jaxcal.typing import Array
+from jaxcal.typing import ArrayLike
+from jaxcal.typing import PyTree
+
+_AXIS = "data"
+_ROWS = PartitionSpec(_AXIS)
+_WHOLE = PartitionSpec()
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Devices in a row; those of all processes if None."""
+  devices = list(devices or jax.devices())
+  return jax.make_mesh((len(devices),), (_AXIS,), devices=devices,
+                       axis_types=(AxisType.Auto,))
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+  """The part of a mesh that belongs to this process.
+
+  Raises:
+    ValueError: no device of the mesh does.
+  """
+  mine = [device for device in mesh.devices.flat
+          if device.process_index == jax.process_index()]
+  if not mine:
+    raise ValueError(f"process {jax.process_index()} has no device among "
+                     f"{list(mesh.devices.flat)}")
+  return data_mesh(mine)
+
+
+def local_rows(mesh: Mesh, rows_per_device: int) -> np.ndarray:
+  """Which rows of a batch over the mesh this process holds, in their order."""
+  rows = np.arange(mesh.devices.size * rows_per_device).reshape(
+      mesh.devices.size, rows_per_device)
+  mine = [device.process_index == jax.process_index()
+          for device in mesh.devices.flat]
+  return rows[mine].reshape(-1)
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+  """Every leaf whole on every device."""
+  sharding = NamedSharding(mesh, _WHOLE)
+  if mesh.devices.size == len(local_mesh(mesh).devices):
+    return jax.device_put(tree, sharding)
+  return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
+      tree)
+
+
+def split(tree: PyTree, mesh: Mesh) -> PyTree:
+  """Rows over devices: this process's rows become a batch over the mesh.
+
+  Args:
+    tree: Leaves whose first axis are the rows of `local_rows`, on the host or
+      already on this process's devices, split in the same way.
+    mesh: Of this process or of all.
+  """
+  sharding = NamedSharding(mesh, _ROWS)
+
+  def place(x):
+    if isinstance(x, jax.Array) and len(x.sharding.device_set) == len(
+        local_mesh(mesh).devices):
+      shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+      rows = len(x) // len(shards) * mesh.devices.size
+      return jax.make_array_from_single_device_arrays(
+          (rows, *x.shape[1:]), sharding, [shard.data for shard in shards])
+    return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+  return jax.tree.map(place, tree)
+
+
+def over_rows(
+    function: Callable[[Any, Any], PyTree], mesh: Mesh
+) -> Callable[[Any, Any], PyTree]:
+  """Compiles `function(shared, rows)` to run on each device's own rows.
+
+  Args:
+    function: Pure; what it returns has the rows on the first axis. `shared` is
+      the same on all devices, see `replicate`; `rows` comes from `split`.
+    mesh: The devices.
+  """
+  # Without the check of varying axes: with it, the derivative by a replicated
+  # value (the context) would be summed over devices, images mixed with others.
+  return jax.jit(jax.shard_map(
+      function, mesh=mesh, in_specs=(_WHOLE, _ROWS), out_specs=_ROWS,
+      check_vma=False))
+
+
+def gather_local(tree: PyTree) -> PyTree:
+  """This process's rows of a batch, on the host; waits for them."""
+
+  def fetch(x: Array) -> ArrayLike:
+    shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+  return jax.tree.map(fetch, tree)
+
+
+def barrier(name: str) -> None:
+  """Waits until all processes have come here; nothing for a single one."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+    multihost_utils.sync_global_devices(name)
