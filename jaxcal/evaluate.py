@@ -242,9 +242,10 @@ def collect(
 def _batches(model, image_set, todo, store, *, mesh, batch_size, recipe, seed,
              num_threads) -> Iterator[extract.Batch]:
   """Features of the images at `todo`, with positions in the image set."""
+  size = mesh.devices.size * batch_size
   if store is None:
     yield from extract.from_images(
-        model, image_set, todo, recipe=recipe, seed=seed, mesh=mesh,
+        model, image_set, extract.batches_of(todo, size), recipe=recipe, seed=seed, mesh=mesh,
         batch_size=batch_size, num_threads=num_threads)
     return
   row_of = {image_id: row for row, image_id in enumerate(store.image_ids)}
@@ -256,7 +257,8 @@ def _batches(model, image_set, todo, store, *, mesh, batch_size, recipe, seed,
   rows = np.array([row_of[image_set.ids[position]] for position in todo])
   position_of = dict(zip(rows.tolist(), todo.tolist()))
   for batch in extract.from_store(
-      store, np.sort(rows), mesh=mesh, batch_size=batch_size):
+      store, extract.batches_of(np.sort(rows), size), mesh=mesh,
+      batch_size=batch_size):
     # Filling may name a row that nobody asked for.
     yield batch._replace(positions=np.array(
         [position_of.get(row, -1) for row in batch.positions.tolist()]))

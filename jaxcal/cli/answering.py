@@ -1,6 +1,6 @@
 """The answers to one image set: what is missing is computed and saved."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import hashlib
 import io
 import pathlib
@@ -31,8 +31,10 @@ def answer_set(
     settings: Mapping[str, settings_lib.Setting],
     about: Mapping[str, Mapping[str, Any]],
     folder: pathlib.Path,
-) -> Iterator[tuple[str, predictions_lib.Predictions]]:
-  """Every setting's predictions, saved below `folder` and yielded in order.
+    *,
+    on_batch: Callable[[int, int], None],
+) -> Iterator[tuple[str, pathlib.Path]]:
+  """Names of the settings and paths of their predictions, as they are saved.
 
   What is there already is not computed again. Several processes share the
   images; the first one saves, and only there is anything yielded.
@@ -44,6 +46,7 @@ def answer_set(
     settings: By file name.
     about: What to write into each one's predictions.
     folder: Of the predictions of this set.
+    on_batch: See `evaluate.run`.
   """
   path_of = lambda name: folder / name
   missing = [name for name in settings
@@ -54,7 +57,7 @@ def answer_set(
     # Those that an interrupted run had begun together stay together.
     names = parts_lib.names(parts) or missing
     _run(config, model, images, {name: settings[name] for name in names},
-         parts, folder)
+         parts, folder, on_batch)
   sharding.barrier("answered")
   if not experiment.is_first():
     return
@@ -64,7 +67,7 @@ def answer_set(
     if name in missing:
       _, answer = next(collected)
       predictions_lib.save(answer, path_of(name))
-    yield name, predictions_lib.load(path_of(name))
+    yield name, path_of(name)
   shutil.rmtree(parts, ignore_errors=True)
 
 
@@ -76,7 +79,7 @@ def _parts_folder(folder, missing):
   return begun[0] if begun else folder / f"parts-{digest}"
 
 
-def _run(config, model, images, settings, parts, folder):
+def _run(config, model, images, settings, parts, folder, on_batch):
   budget = int(config.memory_gb * _GIGABYTE)
   text = evaluate_lib.text_side(
       model, images.class_names, template=config.data.template,
@@ -87,14 +90,12 @@ def _run(config, model, images, settings, parts, folder):
   store = None
   if config.data.store is not None:
     store = _checked_store(config, model, images)
-  with experiment.progress(images.name, len(images.ids)) as bar:
-    evaluate_lib.run(
-        model, images, settings, parts,
-        recipe=experiment.recipe(config.views, model), seed=config.views.seed,
-        store=store, text=text, linearisation=config.linearisation,
-        max_bytes=budget, batch_size=config.batch_size,
-        num_threads=config.num_threads,
-        on_batch=lambda done, total: bar.update(done - bar.n))
+  evaluate_lib.run(
+      model, images, settings, parts,
+      recipe=experiment.recipe(config.views, model), seed=config.views.seed,
+      store=store, text=text, linearisation=config.linearisation,
+      max_bytes=budget, batch_size=config.batch_size,
+      num_threads=config.num_threads, on_batch=on_batch)
 
 
 def _checked_store(config, model, images):

@@ -1,6 +1,8 @@
 """`jaxcal evaluate`: images in; predictions, a table and a page out."""
 
+import collections
 from collections.abc import Mapping
+import dataclasses
 import json
 
 from jaxcal import predictions as predictions_lib
@@ -45,12 +47,12 @@ def main() -> None:
   about = experiment.describe(config, model)
   output = experiment.output_folder(about)
   for data, images in sets_by_name.items():
-    answers = answering.answer_set(
-        config, model, images, methods,
-        {name: about | {"data": data, "method": name} for name in methods},
-        output / "predictions" / data)
-    for _ in answers:
-      pass
+    with experiment.progress(data, len(images.ids)) as bar:
+      collections.deque(answering.answer_set(
+          config, model, images, methods,
+          {name: about | {"data": data, "method": name} for name in methods},
+          output / "predictions" / data,
+          on_batch=lambda done, _, bar=bar: bar.update(done - bar.n)), maxlen=0)
   if experiment.is_first():
     _write_report(output, config, list(sets_by_name), list(methods), about)
   sharding.barrier("done")
@@ -62,7 +64,9 @@ def _settings(config):
   for name in config.name:
     if name in methods:
       raise ValueError(f"config.method.name has {name!r} twice")
-    methods[name] = experiment.setting(config, name)
+    methods[name] = experiment.setting_of(name, {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)})
   known = {key for name in methods for key in objectives.settings_of(name)}
   for key in ("weight", "delta", "quantile"):
     if getattr(config, key) is not None and key not in known:
@@ -73,10 +77,7 @@ def _settings(config):
 
 def _write_report(output, config, data_names, method_names, settings):
   """Predictions on disk become results.jsonl, the page and a printed table."""
-  metrics = config.metrics
-  conventions = summary.Conventions(
-      metrics.num_bins, metrics.edges, metrics.level, metrics.num_resamples,
-      metrics.seed)
+  conventions = experiment.conventions(config.metrics)
   rows, differences, diagrams = [], [], {}
   for data in data_names:
     answers = {name: predictions_lib.load(output / "predictions" / data / name)

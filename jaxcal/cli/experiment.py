@@ -29,6 +29,7 @@ from jaxcal.data import device_views
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import sources
 from jaxcal.features import store as stores
+from jaxcal.report import summary
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.testbed import shipped
 
@@ -91,12 +92,16 @@ def checked_config(example: str) -> config_lib.ExperimentConfig:
     # A file that failed to load shows its error when it is looked at.
     raise ValueError("get_config() of the config file must return a "
                      f"jaxcal.config.ExperimentConfig, not {config}")
-  # The flag hands over "a,b" as the one name "a,b".
+  check(config)
+  return config
+
+
+def check(config: config_lib.ExperimentConfig) -> None:
+  """Splits names that a flag handed over as one, and checks every field."""
   for part in (config.data, config.method):
     part.name = tuple(
         name.strip() for joined in part.name for name in joined.split(","))
   config_lib.validate(config)
-  return config
 
 
 def join_processes() -> None:
@@ -205,18 +210,24 @@ def manifest(config, model, images: image_sets.ImageSet, dtype: str,
                 for name, value in provenance.describe().items()})
 
 
-def setting(config, name: str) -> settings_lib.Setting:
-  """One method with the numbers of the config, where it has such a number."""
-  known = objectives.settings_of(name)
-  chosen = {key: getattr(config, key) for key in known}
+def setting_of(
+    name: str, numbers: Mapping[str, Any]) -> settings_lib.Setting:
+  """A method with numbers by field name; None is the default of each."""
+  given = {key: value for key, value in numbers.items() if value is not None}
   method = objectives.method(
-      name, **{key: value for key, value in chosen.items()
-               if value is not None})
-  if method.num_steps and config.num_steps is not None:
-    method = dataclasses.replace(method, num_steps=config.num_steps)
-  return settings_lib.Setting(
-      method, config.learning_rate, config.weight_decay,
-      config.selection_fraction)
+      name, **{key: given[key] for key in objectives.settings_of(name)
+               if key in given})
+  if method.num_steps and "num_steps" in given:
+    method = dataclasses.replace(method, num_steps=given["num_steps"])
+  return settings_lib.Setting(method, **{
+      key: given[key] for key in ("learning_rate", "weight_decay",
+                                  "selection_fraction") if key in given})
+
+
+def conventions(config) -> summary.Conventions:
+  """How predictions become numbers."""
+  return summary.Conventions(config.num_bins, config.edges, config.level,
+                             config.num_resamples, config.seed)
 
 
 def describe(config, model) -> dict[str, Any]:

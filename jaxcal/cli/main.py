@@ -9,6 +9,8 @@ from typing import NamedTuple
 from absl import flags
 
 from jaxcal.cli import evaluate
+from jaxcal.cli import features
+from jaxcal.cli import sweep
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 
@@ -23,6 +25,8 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "evaluate": Command(evaluate.ABOUT, evaluate.help_text, evaluate.main),
+    "features": Command(features.ABOUT, features.help_text, features.main),
+    "sweep": Command(sweep.ABOUT, sweep.help_text, sweep.main),
 }
 
 

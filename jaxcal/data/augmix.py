@@ -101,8 +101,10 @@ def mix(
   def apply(copy, operation_and_levels):
     return apply_operation(copy, *operation_and_levels), None
 
-  copies, _ = jax.vmap(lambda xs: lax.scan(apply, view, xs))(
-      (operations, levels)
+  # One copy after the other: there are views enough to work on at a time, and
+  # this takes a third of the memory.
+  copies = lax.map(
+      lambda steps: lax.scan(apply, view, steps)[0], (operations, levels)
   )
   images = jnp.concatenate([view[None], copies]).astype(jnp.int32)
   mixed = jnp.sum(weights[:, None, None, None] * images, axis=0)

@@ -28,6 +28,7 @@ import numpy as np
 
 from jaxcal.data import augmix
 from jaxcal.typing import Array
+from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
@@ -54,6 +55,20 @@ class Box(NamedTuple):
   left: int | Int[Array, ""]
   height: int | Int[Array, ""]
   width: int | Int[Array, ""]
+
+
+class Draw(NamedTuple):
+  """All that is random about a view.
+
+  Attributes:
+    box: The part of the image that it shows.
+    mirrored: bool, whether left and right change places.
+    mix_key: What AugMix draws from, see `augmix.draw`.
+  """
+
+  box: Box
+  mirrored: Bool[Array, ""]
+  mix_key: Key[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,12 +241,34 @@ def make_views(
   clean = clean[None].astype(dtype)
   if recipe.num_views == 1:
     return clean
+  make = lambda draw: _random_view(canvas, draw, recipe)
+  return jnp.concatenate([clean, jax.vmap(make)(draw(key, size, recipe))])
+
+
+def draw(key: Int[Array, "2"], size: Int[Array, "2"], recipe: Recipe) -> Draw:
+  """Draws the random views of an image: all views but the first.
+
+  Args:
+    key: uint32 [2], from `image_key`.
+    size: int32 [2], height and width of the image.
+    recipe: Of the views; static.
+
+  Returns:
+    What `make_views` shows, with leading axes of `num_views` - 1.
+  """
   base = jax.random.wrap_key_data(key, impl="threefry2x32")
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(
-      base, jnp.arange(1, recipe.num_views)
-  )
-  make = lambda key: _random_view(key, canvas, size, recipe)
-  return jnp.concatenate([clean, jax.vmap(make)(keys)])
+
+  def one(view):
+    box_key, flip_key, mix_key = jax.random.split(
+        jax.random.fold_in(base, view), 3
+    )
+    box = random_box(
+        box_key, size[0], size[1], area=recipe.area, ratio=recipe.ratio
+    )
+    mirrored = jax.random.bernoulli(flip_key, recipe.flip_probability)
+    return Draw(box, mirrored, mix_key)
+
+  return jax.vmap(one)(jnp.arange(1, recipe.num_views))
 
 
 def clean_view(
@@ -384,18 +421,13 @@ def flip(view: UInt8[Array, "s s 3"]) -> UInt8[Array, "s s 3"]:
   return view[:, ::-1]
 
 
-def _random_view(key, canvas, size, recipe):
-  """One random view: box, resize, perhaps mirrored, perhaps AugMix."""
-  box_key, flip_key, mix_key = jax.random.split(key, 3)
-  box = random_box(
-      box_key, size[0], size[1], area=recipe.area, ratio=recipe.ratio
-  )
+def _random_view(canvas, draw, recipe):
+  """One random view: a box of the image, perhaps mirrored, perhaps mixed."""
   view = crop_resized(
-      canvas, box, recipe.size, resample=recipe.random_resample
+      canvas, draw.box, recipe.size, resample=recipe.random_resample
   )
-  mirrored = jax.random.bernoulli(flip_key, recipe.flip_probability)
-  view = jnp.where(mirrored, flip(view), view)
-  return augmix.mix(mix_key, view) if recipe.augmix else view
+  view = jnp.where(draw.mirrored, flip(view), view)
+  return augmix.mix(draw.mix_key, view) if recipe.augmix else view
 
 
 def _stretches(ratio):

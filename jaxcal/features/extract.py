@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 def from_images(
     model: checkpoint.Model,
     image_set: image_sets.ImageSet,
-    positions: Sequence[int],
+    batches: Sequence[Sequence[int]],
     *,
     recipe: device_views.Recipe,
     seed: int,
@@ -59,8 +59,9 @@ def from_images(
   Args:
     model: From `checkpoint.load`.
     image_set: The images.
-    positions: Of the images wanted, in the order to go through them. Every
-      process gives the same ones and reads those of its own rows.
+    batches: Positions of the images in each batch, at most `batch_size` per
+      device, see `batches_of`. Every process of the mesh gives the same ones
+      and reads those of its own rows.
     recipe: Of the views.
     seed: Of the views.
     mesh: Devices that share the work.
@@ -72,8 +73,7 @@ def from_images(
   """
   encode = image_encoder(model, recipe, mesh)
   mine = sharding.local_rows(mesh, batch_size)
-  shares = [chunk[mine[mine < len(chunk)]]
-            for chunk in _chunks(positions, mesh.devices.size * batch_size)]
+  shares = [_share(batch, mine) for batch in batches]
   read = decoding.batches(
       image_set, shares, seed=seed, batch_size=len(mine),
       num_threads=num_threads)
@@ -83,14 +83,14 @@ def from_images(
 
 def from_store(
     store: stores.Store,
-    positions: Sequence[int],
+    batches: Sequence[Sequence[int]],
     *,
     mesh: Mesh,
     batch_size: int,
 ) -> Iterator[Batch]:
   """The same from a store; arguments as in `from_images`.
 
-  Fastest where `positions` ascend.
+  Fastest where positions ascend.
 
   Raises:
     ValueError: features that are not in the store yet, or were damaged.
@@ -103,12 +103,20 @@ def from_store(
   def rows(position):
     return [array[position % size] for array in read(position // size)]
 
-  for chunk in _chunks(positions, mesh.devices.size * batch_size):
-    share, mask = _filled(chunk[mine[mine < len(chunk)]], len(mine))
+  for batch in batches:
+    share, mask = _filled(_share(batch, mine), len(mine))
     arrays = [np.stack(column) for column in zip(*map(rows, share))]
     # float16 is a form of storage, not of computing.
     arrays = [array.astype(np.float32) for array in arrays]
     yield Batch(*sharding.split(arrays, mesh), share, mask)
+
+
+def batches_of(
+    positions: Sequence[int], size: int) -> list[Int[np.ndarray, "r"]]:
+  """Positions in batches of `size`; the last one may be smaller."""
+  positions = np.asarray(positions, np.int64)
+  return [positions[first:first + size]
+          for first in range(0, len(positions), size)]
 
 
 def image_encoder(
@@ -152,10 +160,10 @@ def _encode(config, preprocessing, params, pixels):
           towers.at_least_float32(pooled.reshape(b, v, -1)[:, 0]))
 
 
-def _chunks(positions, size):
-  positions = np.asarray(positions, np.int64)
-  return [positions[first:first + size]
-          for first in range(0, len(positions), size)]
+def _share(batch, mine):
+  """Positions of a batch that fall on the rows of this process."""
+  batch = np.asarray(batch, np.int64)
+  return batch[mine[mine < len(batch)]]
 
 
 def _filled(share, size):

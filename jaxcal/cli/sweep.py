@@ -1,0 +1,226 @@
+"""`jaxcal sweep`: many settings in as few passes over the images as can be."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+import typing
+
+from absl import flags
+import tqdm
+
+from jaxcal import predictions as predictions_lib
+from jaxcal import sharding
+from jaxcal import sweep as sweep_lib
+from jaxcal.cli import answering
+from jaxcal.cli import experiment
+from jaxcal.report import summary
+from jaxcal.report import tables
+
+ABOUT = "evaluate all combinations of some fields' values, sharing the work"
+EXAMPLE = ("jaxcal sweep --config=configs/quickstart.py "
+           "--sweep=method.name=tpt,c_tpt,soc --sweep=method.weight=1,3,10,30")
+
+_SWEEP = flags.DEFINE_multi_string(
+    "sweep", [], "FIELD=VALUE,VALUE,... of the config; given several times, "
+    "all combinations are run")
+
+# Rows do not say these: they belong to the whole sweep, and lie in run.json.
+_NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
+              "linearisation", "data.root", "data.store", "data.limit")
+
+
+class _Variant(typing.NamedTuple):
+  """Points that share a pass over the images of each set."""
+
+  config: typing.Any
+  fields: dict[str, typing.Any]  # swept, other than the points' own
+  points: dict[str, sweep_lib.Point]  # by label
+  folder: str
+
+
+def help_text() -> str:
+  """What `jaxcal sweep --help` prints."""
+  return "\n".join([
+      f"jaxcal sweep: {ABOUT}.", "",
+      "Methods, weights, margins, learning rates, decays, steps and selection "
+      "fractions", "share one pass over the images; other fields (views, "
+      "template, model, ...) make", "a pass for each value. Writes "
+      "results.jsonl, a row per setting, results.md and", "predictions/. "
+      "Settings that are done are skipped, so a sweep can be interrupted, ",
+      "resumed, and grown by further values.", "",
+      "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
+      "Flags:", *experiment.flag_help("sweep", *experiment.SHARED_FLAGS), "",
+      "Fields of the config, with their defaults:", *experiment.field_help()])
+
+
+def main() -> None:
+  """Runs the sweep that the flags describe."""
+  config = experiment.checked_config(EXAMPLE)
+  axes = [sweep_lib.parse_axis(text, _field_types(config))
+          for text in _SWEEP.value]
+  if not axes:
+    raise ValueError(f"--sweep is missing; for example: {EXAMPLE}")
+  plan = _plan(config, axes)
+  experiment.join_processes()
+  about = experiment.describe(config, experiment.load_model(config.model))
+  output = experiment.output_folder(
+      {name: value for name, value in about.items()
+       if not name.startswith("config.method.") and
+       name.removeprefix("config.") not in [axis.name for axis in axes]})
+  rows = _Rows(output / "results.jsonl")
+  loaded = [(variant, experiment.load_sets(variant.config.data))
+            for variant in plan]
+  total = sum(len(variant.points) * len(images.ids)
+              for variant, sets_by_name in loaded
+              for images in sets_by_name.values())
+  _announce(loaded)
+  with experiment.progress("sweep", total, "answer") as bar:
+    for variant, sets_by_name in loaded:
+      model = experiment.load_model(variant.config.model)
+      for images in sets_by_name.values():
+        _run_variant(variant, model, images, output, rows, bar)
+  if experiment.is_first():
+    _print_table(output, config, rows.all)
+  sharding.barrier("done")
+
+
+def _field_types(config, prefix=""):
+  """Annotation of every field that can be swept, by dotted name."""
+  hints, found = typing.get_type_hints(type(config)), {}
+  for field in dataclasses.fields(config):
+    name, value = prefix + field.name, getattr(config, field.name)
+    if dataclasses.is_dataclass(value):
+      found |= _field_types(value, f"{name}.")
+    else:
+      found[name] = hints[field.name]
+  return {name: kind for name, kind in found.items()
+          if not name.startswith(_NOT_SWEPT)}
+
+
+def _plan(config, axes) -> list[_Variant]:
+  """The settings of every variant; refuses what cannot be run."""
+  axes = list(axes)
+  if not any(axis.name == "method.name" for axis in axes):
+    axes.insert(0, sweep_lib.Axis(
+        "method.name", tuple((name,) for name in config.method.name)))
+  per_image = [f"method.{name}" for name in (
+      "name", "weight", "delta", "quantile", *sweep_lib.SHARED)]
+  plan = []
+  for fields, rest in sweep_lib.variants(sweep_lib.product(axes), per_image):
+    changed = _changed(config, fields)
+    points = {}
+    for one in rest:
+      method = _changed(changed, one).method
+      point = sweep_lib.point(method.name[0], {
+          name.removeprefix("method."): getattr(
+              method, name.removeprefix("method."))
+          for name in per_image[1:]})
+      points[point.label] = point
+    plan.append(_Variant(changed, fields, points, _folder_name(fields)))
+  every = [point for variant in plan for point in variant.points.values()]
+  idle = sweep_lib.unused(every, [
+      axis.name.removeprefix("method.") for axis in axes
+      if axis.name in per_image[1:]])
+  if idle:
+    raise ValueError(f"none of the methods has a {' or a '.join(idle)}, so "
+                     "there is nothing to sweep")
+  return plan
+
+
+def _changed(config, fields):
+  """A copy of the config with other values, checked."""
+  config = copy.deepcopy(config)
+  for name, value in fields.items():
+    *path, last = name.split(".")
+    part = config
+    for step in path:
+      part = getattr(part, step)
+    setattr(part, last, value)
+  experiment.check(config)
+  return config
+
+
+def _folder_name(fields):
+  """Swept fields as a folder; with a hash where characters had to go."""
+  name = ",".join(f"{field}={_plain(value)}" for field, value in fields.items())
+  safe = re.sub(r"[^\w=.,+-]+", "_", name)
+  if safe != name:
+    safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
+  return safe
+
+
+def _run_variant(variant, model, images, output, rows, bar):
+  """One pass over one set: predictions and a row for every setting."""
+  config = variant.config
+  about = experiment.describe(config, model)
+  own = {label: {f"config.method.{name}": value
+                 for name, value in point.numbers.items()} |
+         {"config.method.name": [point.method]}
+         for label, point in variant.points.items()}
+  count, before = len(variant.points), bar.n
+  saved = answering.answer_set(
+      config, model, images,
+      {label: experiment.setting_of(point.method, point.numbers)
+       for label, point in variant.points.items()},
+      {label: about | own[label] | {"data": images.name, "method": label}
+       for label in variant.points},
+      output / "predictions" / images.name / variant.folder,
+      on_batch=lambda done, total: bar.update(
+          before + done * count - bar.n))
+  for label, path in saved:
+    key = {"data": images.name, "setting": label, **{
+        name: _plain(value) for name, value in variant.fields.items()}}
+    if not rows.has(key):
+      point = variant.points[label]
+      rows.add(key | {"method": point.method, **point.numbers} |
+               summary.summarize(predictions_lib.load(path),
+                                 experiment.conventions(config.metrics)))
+  bar.update(before + len(images.ids) * count - bar.n)
+
+
+class _Rows:
+  """The rows of a results file, written whole with every new one."""
+
+  def __init__(self, path):
+    self._path = path
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    self.all = [json.loads(line) for line in text.splitlines()]
+
+  def has(self, key):
+    return any(key.items() <= row.items() and self._same(key, row)
+               for row in self.all)
+
+  def _same(self, key, row):
+    # A row of a sweep with further fields is another one.
+    return {name for name in row if "." in name} == {
+        name for name in key if "." in name}
+
+  def add(self, row):
+    self.all.append(json.loads(json.dumps(row)))
+    predictions_lib.write_whole(self._path, "".join(
+        json.dumps(one) + "\n" for one in self.all).encode())
+
+
+def _announce(loaded):
+  if experiment.is_first():
+    for variant, sets_by_name in loaded:
+      tqdm.tqdm.write(
+          f"{variant.folder or 'sweep'}: {len(variant.points)} settings in one "
+          f"pass over each of {', '.join(sets_by_name)}", file=sys.stderr)
+
+
+def _print_table(output, config, rows):
+  shown = [row | {"method": "-".join(filter(None, (
+      row["setting"], _folder_name({name: row[name] for name in row
+                                    if "." in name}))))} for row in rows]
+  text = tables.markdown(shown, tables.RESULTS)
+  predictions_lib.write_whole(output / "results.md", f"{text}\n".encode())
+  print(f"{text}\n\nWritten to {output}: results.jsonl, results.md, "
+        "predictions/")
+
+
+def _plain(value):
+  return ",".join(value) if isinstance(value, tuple) else value

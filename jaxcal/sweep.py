@@ -1,0 +1,147 @@
+"""The plan of a sweep: its points, which of them share work, their names.
+
+A sweep is the product of a few fields' values. Points that differ only in how
+an image is answered (method, weight, learning rate, ...) share a pass over the
+images; those that differ in model, data, views or initial context do not.
+"""
+
+from collections.abc import Mapping, Sequence
+import itertools
+import types
+import typing
+from typing import Any, NamedTuple
+
+from jaxcal.adapt import objectives
+
+# Fields below config.method of which all values share a pass, with the values
+# that are left out of names.
+SHARED = {"learning_rate": 5e-3, "weight_decay": 1e-2, "num_steps": None,
+          "selection_fraction": 0.1}
+
+
+class Axis(NamedTuple):
+  """A field and the values that it takes in turn."""
+
+  name: str
+  values: tuple[Any, ...]
+
+
+class Point(NamedTuple):
+  """One setting of a sweep.
+
+  Attributes:
+    method: Its name in `objectives.METHODS`.
+    numbers: Values of the fields that this method has.
+    label: Method and numbers other than their defaults, fit for a file name.
+  """
+
+  method: str
+  numbers: Mapping[str, Any]
+  label: str
+
+
+def parse_axis(text: str, types_of: Mapping[str, Any]) -> Axis:
+  """Reads "method.weight=1,3,10", each value by the type of its field.
+
+  Args:
+    text: A field, an equals sign and values separated by commas.
+    types_of: Annotation of every field by its dotted name; `T | None` takes
+      "none", a tuple of names one name per value.
+
+  Raises:
+    ValueError: no such field, no values, one twice, or one of another type.
+  """
+  name, equals, values = text.partition("=")
+  name = name.strip().removeprefix("config.")
+  if not equals or not values:
+    raise ValueError(f"--sweep={text} is not FIELD=VALUE,VALUE,...")
+  if name not in types_of:
+    raise ValueError(f"--sweep={text}: no field {name!r}; choose from: "
+                     f"{', '.join(sorted(types_of))}.")
+  parsed = tuple(_parse(value.strip(), types_of[name], text)
+                 for value in values.split(","))
+  if len(set(parsed)) < len(parsed):
+    raise ValueError(f"--sweep={text} has a value twice")
+  return Axis(name, parsed)
+
+
+def product(axes: Sequence[Axis]) -> list[dict[str, Any]]:
+  """Every combination of values, the last axis changing fastest.
+
+  Raises:
+    ValueError: a field has two axes.
+  """
+  names = [axis.name for axis in axes]
+  if len(set(names)) < len(names):
+    raise ValueError(f"a field is swept twice: {', '.join(names)}")
+  return [dict(zip(names, values))
+          for values in itertools.product(*(axis.values for axis in axes))]
+
+
+def point(method: str, numbers: Mapping[str, Any]) -> Point:
+  """A setting with the fields that its method has; the others are dropped.
+
+  Args:
+    method: Name of the method.
+    numbers: Field below config.method -> value, None for the default.
+
+  Raises:
+    ValueError: an unknown method.
+  """
+  objectives.method(method)  # an unknown name lists the choices
+  defaults = dict(objectives.settings_of(method))
+  if objectives.method(method).num_steps:
+    defaults |= SHARED
+  kept = {name: defaults[name] if numbers.get(name) is None else numbers[name]
+          for name in defaults}
+  changed = [f"{name}={value:g}" for name, value in kept.items()
+             if value != defaults[name]]
+  return Point(method, kept, "-".join([method, *changed]))
+
+
+def variants(
+    points: Sequence[Mapping[str, Any]], shared: Sequence[str]
+) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+  """Points apart by the fields that cannot share a pass over the images.
+
+  Args:
+    points: From `product`.
+    shared: Names of the fields that can.
+
+  Returns:
+    (the other fields, the shared fields of each point), in order.
+  """
+  groups = {}
+  for one in points:
+    apart = {name: value for name, value in one.items() if name not in shared}
+    _, rest = groups.setdefault(tuple(apart.items()), (apart, []))
+    rest.append({name: value for name, value in one.items()
+                 if name in shared})
+  return list(groups.values())
+
+
+def unused(points: Sequence[Point], fields: Sequence[str]) -> list[str]:
+  """Fields that none of the points has."""
+  known = {name for one in points for name in one.numbers}
+  return [field for field in fields if field not in known]
+
+
+def _parse(value, annotation, text):
+  origin = typing.get_origin(annotation)
+  if origin in (types.UnionType, typing.Union):
+    if value.lower() == "none":
+      return None
+    annotation, = (one for one in typing.get_args(annotation)
+                   if one is not types.NoneType)
+    return _parse(value, annotation, text)
+  if origin is tuple:
+    return (value,)
+  if annotation is bool:
+    if value.lower() not in ("true", "false"):
+      raise ValueError(f"--sweep={text}: {value!r} is not true or false")
+    return value.lower() == "true"
+  try:
+    return annotation(value)
+  except ValueError as error:
+    raise ValueError(f"--sweep={text}: {value!r} is not of type "
+                     f"{annotation.__name__}") from error
