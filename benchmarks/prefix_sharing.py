@@ -182,7 +182,8 @@ def main():
   timing.write("prefix_sharing", {
       "model": "ViT-B/16", "method": "o_tpt", "dtype": "float32",
       "num_views": sizes.NUM_VIEWS, "num_images": args.num_images,
-      "float64_max_difference": exact, "tolerance": agreement.TOLERANCE, "rows": rows,
+      "float64_max_difference": exact, "tolerance": agreement.TOLERANCE,
+      "rows": rows,
   }, claims)
   timing.finish(claims)
 
