@@ -20,10 +20,15 @@ _MAY_IMPORT = {
     "clip": {"typing"},
     "data": {"typing"},
     "predictions": {"typing"},
+    "parts": {"typing", "predictions"},
+    "sharding": {"typing"},
     "adapt": {"typing", "losses", "clip"},
+    "features": {"typing", "clip", "data", "sharding"},
     "testbed": {"typing", "clip", "data"},
     "report": {"typing", "metrics", "predictions"},
-    "evaluate": {"typing", "adapt", "clip", "data", "predictions"},
+    "evaluate": {"typing", "adapt", "clip", "data", "features", "parts",
+                 "predictions", "sharding"},
+    "sweep": {"adapt"},
 }
 _MAY_IMPORT["cli"] = set(_MAY_IMPORT)
 # What a room may use from outside, where the rule is stricter than setup.cfg.
@@ -35,6 +40,8 @@ _ONLY = {
 # Packages with one home each. `testbed.train` is a program of its own.
 _HOMES = {
     "transformers": {"clip"},
+    "tensorflow_datasets": {"data"},
+    "tensorstore": {"features"},
     "huggingface_hub": {"clip"},
     "ml_collections": {"cli"},
     "matplotlib": {"report"},
@@ -45,7 +52,8 @@ _HOMES = {
 _NEVER = {"torch", "tensorflow", "clu", "wandb", "pickle", "pandas"}
 # What importing any library module must not load.
 _HEAVY = ("transformers", "matplotlib", "jinja2", "sklearn", "torch",
-          "tensorflow", "tensorflow_datasets", "ml_collections")
+          "tensorflow", "tensorflow_datasets", "tensorstore",
+          "ml_collections")
 
 
 def _imports(path):

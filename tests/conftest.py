@@ -1,7 +1,13 @@
 """What holds for every test: virtual devices, strict shapes, parsed flags."""
 
 import os
+import pathlib
 
+# Most of the time goes into compiling; all processes of a run share it.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # Before jax is imported: the sharding tests need several devices.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") +

@@ -260,9 +260,12 @@ class MixTest(absltest.TestCase):
     mean = np.array([0.48145466, 0.4578275, 0.40821073])
     std = np.array([0.26862954, 0.26130258, 0.27577711])
     normalise = lambda pixels: (pixels / 255 - mean) / std
-    for seed in range(30):
-      view, key = _view(seed=seed), jax.random.key(seed)
-      operations, levels, weights = augmix.draw(key, 32)
+    keys = jax.random.split(jax.random.key(0), 30)
+    draws = jax.tree.map(np.asarray, _DRAW(keys, 32))
+    for seed, key in enumerate(keys):
+      view = _view(seed=seed)
+      operations, levels, weights = jax.tree.map(
+          lambda part: part[seed], draws)
       expected = float(weights[0]) / 2**15 * normalise(view)
       for copy in range(3):
         changed = view

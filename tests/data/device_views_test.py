@@ -29,16 +29,17 @@ _PILLOW = {
 _CLEAN_VIEW = jax.jit(
     views.clean_view, static_argnames=("resize", "crop", "resample", "offset")
 )
-_UNRESIZED = jax.jit(
-    lambda canvas, size, **options: views.clean_view(
-        canvas, size, resize=size, **options),
+_RESIZED = jax.jit(
+    lambda canvas, size, resize, **options: views.clean_view(
+        canvas, size, resize=resize, **options),
     static_argnames=("crop", "offset"),
 )
 _CROP_RESIZED = jax.jit(
     views.crop_resized, static_argnums=2, static_argnames="resample"
 )
 _MAKE_VIEWS = jax.jit(views.make_views, static_argnums=3)
-_PLAIN = views.Recipe(size=16, resize=16, num_views=6)
+_DRAW = jax.jit(views.draw, static_argnums=2)
+_PLAIN = views.Recipe(size=16, resize=16, num_views=20)
 _MIXED = dataclasses.replace(_PLAIN, augmix=True)
 
 
@@ -55,11 +56,6 @@ def _coordinates(height, width):
   return image
 
 
-def _mixed_of_all(canvases, sizes, keys):
-  return jax.vmap(lambda *image: views.make_views(*image, _MIXED))(
-      canvases, sizes, keys)
-
-
 def _clean_view(image, canvas=None, **options):
   canvas = canvas or views.canvas_shape(*image.shape[:2])
   return np.asarray(_CLEAN_VIEW(
@@ -67,8 +63,9 @@ def _clean_view(image, canvas=None, **options):
   ))
 
 
-def _crop_resized(image, box, size, **options):
-  canvas = views.on_canvas(image, views.canvas_shape(*image.shape[:2]))
+def _crop_resized(image, box, size, canvas=None, **options):
+  canvas = views.on_canvas(
+      image, canvas or views.canvas_shape(*image.shape[:2]))
   box = views.Box(*(int(edge) for edge in box))
   return np.asarray(_CROP_RESIZED(canvas, box, size, **options))
 
@@ -109,7 +106,7 @@ class StoredViewsTest(parameterized.TestCase):
     kind = "crops32" if resample == "bilinear" else "crops32_bicubic"
     for number, box in enumerate(self.stored[f"{image}/boxes"]):
       crop = _crop_resized(
-          self.stored[f"{image}/rgb"], box, 32, resample=resample
+          self.stored[f"{image}/rgb"], box, 32, (256, 384), resample=resample
       )
       # Pillow 13 changed the order of the two passes for some tall boxes.
       for passes, share in (("hfirst", 0.06), ("pillow13", 0.25)):
@@ -155,9 +152,18 @@ class PillowTest(parameterized.TestCase):
       limit = {"nearest": 0, "bilinear": 1}.get(resample, 2)
       self.assertLessEqual(np.abs(crop - expected).max(), limit)
 
-  @parameterized.product(
-      resample=["bilinear", "bicubic", "lanczos"],
-      sides=[(300, 16384), (8192, 64), (1, 1024)],
+  @parameterized.parameters(*_PILLOW)
+  def test_flat_colour_stays_flat(self, resample):
+    image = np.full((100, 120, 3), (1, 128, 254), np.uint8)
+    for size in (7, 32):
+      for box in ((0, 0, 100, 120), (5, 6, 70, 3), (7, 8, 9, 101)):
+        view = _crop_resized(image, box, size, resample=resample)
+        np.testing.assert_array_equal(
+            view, np.tile(image[0, 0], (size, size, 1)))
+
+  @parameterized.parameters(
+      ("bilinear", (300, 16384)), ("bicubic", (8192, 64)),
+      ("bicubic", (1, 1024)), ("lanczos", (1, 1024)),
   )
   def test_extreme_shapes(self, resample, sides):
     image = _image(*sides)
@@ -191,10 +197,12 @@ class PillowTest(parameterized.TestCase):
 
 class CleanViewTest(parameterized.TestCase):
 
-  def unresized(self, image, **options):
-    """The central square; the size is traced, to compile only once."""
-    size = np.array(image.shape[:2])
-    return _UNRESIZED(views.on_canvas(image, (64, 64)), size, **options)
+  def resized(self, image, resize, **options):
+    """With a traced size, to compile only once."""
+    return _RESIZED(
+        views.on_canvas(image, (64, 64)), np.array(image.shape[:2]),
+        np.array(resize), **options
+    )
 
   # First rows by torchvision's int(round((edge - crop) / 2)) and by the rule
   # of Hugging Face's processors, (edge - crop) // 2, worked out by hand.
@@ -205,7 +213,7 @@ class CleanViewTest(parameterized.TestCase):
   def test_odd_margins(self, edge, rounded, floored):
     image = _coordinates(edge, 40)
     for offset, first in (("round", rounded), ("floor", floored)):
-      view = self.unresized(image, crop=30, offset=offset)
+      view = self.resized(image, image.shape[:2], crop=30, offset=offset)
       np.testing.assert_array_equal(view, image[first:first + 30, 5:35])
 
   # torchvision pads (crop - edge) // 2 first; Hugging Face rounds up instead.
@@ -215,7 +223,7 @@ class CleanViewTest(parameterized.TestCase):
     for offset, first in (("round", rounded), ("floor", floored)):
       expected = np.zeros((10, 10, 3), np.uint8)
       expected[first:first + edge] = image[:, 5:15]
-      view = self.unresized(image, crop=10, offset=offset)
+      view = self.resized(image, image.shape[:2], crop=10, offset=offset)
       np.testing.assert_array_equal(view, expected)
 
   # 16 * 47 / 31 = 24.26 and 16 * 31 / 16 = 31, rounded down.
@@ -227,14 +235,8 @@ class CleanViewTest(parameterized.TestCase):
     image = _image(height, width)
     np.testing.assert_array_equal(
         _clean_view(image, resize=16, crop=24),
-        _clean_view(image, resize=exact, crop=24),
+        self.resized(image, exact, crop=24),
     )
-
-  def test_flat_colour_stays_flat(self):
-    image = np.full((33, 21, 3), (1, 128, 254), np.uint8)
-    for resample in _PILLOW:
-      view = _clean_view(image, resize=24, crop=24, resample=resample)
-      np.testing.assert_array_equal(view, np.tile(image[0, 0], (24, 24, 1)))
 
   @parameterized.parameters(
       (dict(resample="cubic"), "filter 'cubic'; choose from: bicubic, bil"),
@@ -400,50 +402,37 @@ class MakeViewsTest(parameterized.TestCase):
 
   def test_clean_view_first(self):
     made = _make_views(_image(), _PLAIN)
-    self.assertEqual(made.shape, (6, 16, 16, 3))
+    self.assertEqual(made.shape, (20, 16, 16, 3))
     self.assertEqual(made.dtype, np.uint8)
     np.testing.assert_array_equal(
         made[0], _clean_view(_image(), resize=16, crop=16)
     )
 
   def test_a_view_does_not_depend_on_how_many_there_are(self):
-    few = dataclasses.replace(_PLAIN, num_views=2)
+    few = dataclasses.replace(_PLAIN, num_views=6)
     np.testing.assert_array_equal(
-        _make_views(_image(), few), _make_views(_image(), _PLAIN)[:2]
+        _make_views(_image(), few), _make_views(_image(), _PLAIN)[:6]
     )
 
-  def test_canvas_batch_and_order_do_not_matter(self):
-    images, ids, alone = self.four_images()
-    backwards = jax.jit(_mixed_of_all)(*self.batch(images[::-1], ids[::-1]))
-    np.testing.assert_array_equal(backwards, alone[::-1])
-
-  def test_devices_do_not_matter(self):
-    images, ids, alone = self.four_images()
+  def test_canvas_batch_order_and_devices_do_not_matter(self):
+    images = [_image(30 + 4 * n, 64 - 3 * n, seed=n) for n in range(8)]
+    ids = [f"{n}.png" for n in range(8)]
+    # Together backwards, two on each of four devices, on a larger canvas.
     mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4],
                          axis_types=(jax.sharding.AxisType.Auto,))
     spec = PartitionSpec("data")
-    on_four = jax.device_put(
-        self.batch(images, ids), NamedSharding(mesh, spec))
-    made = jax.jit(jax.shard_map(
-        _mixed_of_all, mesh=mesh, in_specs=spec, out_specs=spec))(*on_four)
-    np.testing.assert_array_equal(made, alone)
-
-  def four_images(self):
-    images = [_image(30 + 7 * n, 64 - 5 * n, seed=n) for n in range(4)]
-    ids = [f"{n}.png" for n in range(4)]
-    alone = np.stack([
-        _make_views(image, _MIXED, image_id=name)
-        for image, name in zip(images, ids, strict=True)
-    ])
-    return images, ids, alone
-
-  def batch(self, images, ids):
-    """On canvases larger than what `four_images` uses."""
-    return (
-        np.stack([views.on_canvas(image, (64, 96)) for image in images]),
-        np.array([image.shape[:2] for image in images]),
-        np.stack([views.image_key(0, name) for name in ids]),
-    )
+    batch = jax.device_put((
+        np.stack([views.on_canvas(image, (64, 96)) for image in images[::-1]]),
+        np.array([image.shape[:2] for image in images[::-1]]),
+        np.stack([views.image_key(0, name) for name in ids[::-1]]),
+    ), NamedSharding(mesh, spec))
+    together = jax.jit(jax.shard_map(
+        jax.vmap(lambda *image: views.make_views(*image, _MIXED)),
+        mesh=mesh, in_specs=spec, out_specs=spec))(*batch)
+    for image, name, made in zip(
+        images, ids, np.asarray(together)[::-1], strict=True):
+      np.testing.assert_array_equal(
+          made, _make_views(image, _MIXED, image_id=name))
 
   def test_repeatable_and_different(self):
     make = lambda **changes: _make_views(_image(), _PLAIN, **changes)
@@ -451,9 +440,9 @@ class MakeViewsTest(parameterized.TestCase):
     np.testing.assert_array_equal(first, make())
     for other in (make(seed=1), make(image_id="ant/b.jpg")):
       np.testing.assert_array_equal(first[0], other[0])
-      for view in range(1, 6):
+      for view in range(1, 20):
         self.assertFalse(np.array_equal(first[view], other[view]))
-    for view in range(2, 6):
+    for view in range(2, 20):
       self.assertFalse(np.array_equal(first[1], first[view]))
 
   def test_options_reach_the_views(self):
@@ -464,18 +453,14 @@ class MakeViewsTest(parameterized.TestCase):
     for view in whole[1:]:
       np.testing.assert_array_equal(view, whole[0])
 
-  def test_views_are_boxes_half_of_them_mirrored(self):
-    recipe = views.Recipe(4, resize=4, num_views=1000)
-    made = _make_views(_coordinates(20, 30), recipe)[1:].astype(int)
-    down, right = np.diff(made, axis=1), np.diff(made, axis=2)
-    np.testing.assert_array_equal(made[..., 2], 7)
-    np.testing.assert_array_equal(right[..., 0], 0)
-    np.testing.assert_array_equal(down[..., 1], 0)
-    self.assertTrue((down[..., 0] >= 0).all())
-    mirrored = (right[..., 1] <= 0).all(axis=(1, 2))
-    self.assertTrue((right[~mirrored, ..., 1] >= 0).all())
-    # Four standard deviations of a fair coin.
-    self.assertBetween(mirrored.sum(), 500 - 64, 500 + 64)
+  def test_half_are_mirrored(self):
+    key, size = views.image_key(0, "ant/a.jpg"), np.array([20, 30])
+    for probability, count in ((0.0, 0), (0.25, 500), (0.5, 1000), (1.0, 2000)):
+      drawn = views.draw(key, size, views.Recipe(
+          4, resize=4, num_views=2001, flip_probability=probability))
+      # Four standard deviations.
+      margin = 4 * math.sqrt(2000 * probability * (1 - probability))
+      self.assertLessEqual(abs(drawn.mirrored.sum() - count), margin)
 
   def test_augmix_mixes_the_same_views(self):
     plain, mixed = (
@@ -483,12 +468,25 @@ class MakeViewsTest(parameterized.TestCase):
     )
     self.assertEqual(mixed.dtype, np.float32)
     np.testing.assert_array_equal(mixed[0], plain[0])
-    key = jax.random.wrap_key_data(views.image_key(0, "ant/a.jpg"))
-    for view in (1, 5):
-      mix_key = jax.random.split(jax.random.fold_in(key, view), 3)[2]
+    keys = _DRAW(
+        views.image_key(0, "ant/a.jpg"), np.array([40, 50]), _PLAIN).mix_key
+    mix = jax.jit(augmix.mix)
+    for view in range(1, 20):
       np.testing.assert_array_equal(
-          mixed[view], augmix.mix(mix_key, plain[view])
-      )
+          mixed[view], mix(keys[view - 1], plain[view]))
+
+  def test_random_views_are_the_drawn_boxes(self):
+    boxes, mirrored, _ = _DRAW(
+        views.image_key(0, "ant/a.jpg"), np.array([40, 50]), _PLAIN)
+    made = _make_views(_image(), _PLAIN)
+    self.assertLess(mirrored.sum(), len(mirrored))
+    self.assertGreater(mirrored.sum(), 0)
+    for view, (top, left, height, width), mirror in zip(
+        made[1:], np.stack(boxes, axis=1), mirrored, strict=True):
+      part = _image()[top:top + height, left:left + width]
+      expected = _pillow(part, 16, 16, "bilinear").astype(int)
+      expected = expected[:, ::-1] if mirror else expected
+      self.assertLessEqual(np.abs(view - expected).max(), 1)
 
 
 class RecipeTest(parameterized.TestCase):

@@ -1,0 +1,275 @@
+"""The fast encoder against the plain tower: values, gradients, memory."""
+
+import dataclasses
+import functools
+import itertools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal.clip import prefix
+from jaxcal.clip import prompts
+from jaxcal.clip import towers
+from tests import quick
+from tests.clip import tiny
+
+# As many positions as CLIP has, and a tower as small as can be.
+_CONFIG = dataclasses.replace(
+    tiny.CONFIG, context_length=77,
+    text=towers.TowerConfig(width=8, layers=2, heads=2, mlp_width=12))
+_M = 3
+# Tokens of each class's name, and of what comes after it.
+_LENGTHS = (1, 4, 9, 2, 2, 17)
+_CLASSES = len(_LENGTHS)
+
+
+def _params(dtype, config=_CONFIG):
+  return jax.tree.map(lambda x: jnp.asarray(x, dtype), tiny.params(config))
+
+
+def _bank(lengths=_LENGTHS, in_front=_M, m=_M, num_tokens=77):
+  """Random names; the fourth and fifth of `_LENGTHS` are the same."""
+  rng = np.random.default_rng(0)
+  ids = np.zeros((len(lengths), num_tokens), int)
+  positions = np.zeros((len(lengths), m), int)
+  ends = np.zeros(len(lengths), int)
+  same = rng.integers(3, 28, 2)
+  for row, length in enumerate(lengths):
+    name = same if length == 2 else rng.integers(3, 28, length)
+    end = 1 + m + length
+    positions[row] = [
+        1 + i + (length if i >= in_front else 0) for i in range(m)]
+    ids[row, 0], ids[row, end], ends[row] = 28, 29, end
+    ids[row, np.setdiff1d(np.arange(1, end), positions[row])] = name
+  return prompts.from_token_ids(ids, positions, ends)
+
+
+@quick.jit
+def _pulled(encode, context, cotangent):
+  """Features, and a gradient by them as one by the context."""
+  features, pull_back = jax.vjp(encode, context)
+  return features, pull_back(cotangent)[0]
+
+
+def _random(*shape, seed=1, scale=1.0):
+  return scale * jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+@functools.cache
+def _plain(in_front=_M):
+  """Features and gradient of the plain tower with all of its positions."""
+  encode = prompts.context_encoder(
+      _CONFIG, _params(jnp.float64), _bank(in_front=in_front))
+  return _pulled(encode, _random(_M, 8), _random(_CLASSES, 5, seed=2))
+
+
+class EncoderTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.enterContext(jax.enable_x64(True))
+
+  def _encoder(self, bank, **options):
+    return prefix.context_encoder(
+        _CONFIG, _params(jnp.float64), bank, **options)
+
+  def _assert_same(self, encode, expected):
+    features, gradient = _pulled(
+        encode, _random(encode.num_context, 8),
+        _random(len(encode.order), 5, seed=2))
+    np.testing.assert_allclose(features, expected[0], atol=1e-10)
+    np.testing.assert_allclose(gradient, expected[1], atol=1e-10)
+    return features
+
+  def test_the_plain_tower_is_not_flat(self):
+    features, gradient = _plain()
+    self.assertGreater(np.ptp(features, axis=0).max(), 0.1)
+    self.assertGreater(np.abs(gradient).max(), 1e-2)
+    np.testing.assert_array_equal(features[3], features[4])
+
+  @parameterized.parameters(
+      (1, None, [6]), (2, 1, [5, 1]), (3, 2, [4, 1, 1]), (4, 7, [3, 1, 1, 1]))
+  def test_groups_and_chunks(self, max_groups, classes_per_chunk, sizes):
+    encode = self._encoder(_bank(), max_groups=max_groups,
+                           classes_per_chunk=classes_per_chunk)
+    self.assertEqual([len(g.end_positions) for g in encode.groups], sizes)
+    self.assertEqual((encode.num_context, encode.num_shared), (_M, _M))
+    features = self._assert_same(encode, _plain())
+    # Classes of one name are the same to the last bit.
+    np.testing.assert_array_equal(features[3], features[4])
+
+  @parameterized.parameters((0, None), (1, 2))
+  def test_name_before_or_amid_the_context(self, in_front, chunk):
+    encode = self._encoder(
+        _bank(in_front=in_front), max_groups=1, classes_per_chunk=chunk)
+    self.assertEqual((encode.num_context, encode.num_shared), (_M, in_front))
+    self._assert_same(encode, _plain(in_front))
+
+  @parameterized.parameters(((6,), _M), (_LENGTHS, 0))
+  def test_one_class_and_no_context(self, lengths, m):
+    bank = _bank(lengths, in_front=m, m=m)
+    plain = prompts.context_encoder(_CONFIG, _params(jnp.float64), bank)
+    expected = _pulled(
+        plain, _random(m, 8), _random(len(lengths), 5, seed=2))
+    self._assert_same(self._encoder(bank, max_groups=1), expected)
+
+  def test_jacobian(self, in_front=1):
+    encode = self._encoder(_bank(in_front=in_front), max_groups=1)
+    plain = prompts.context_encoder(
+        _CONFIG, _params(jnp.float64), _bank(in_front=in_front))
+    context = _random(_M, 8)
+    expected = quick.jit(lambda e, c: jax.jacrev(e)(c))(plain, context)
+    self.assertEqual(expected.shape, (_CLASSES, 5, _M, 8))
+    np.testing.assert_allclose(
+        quick.jit(lambda e, c: e.jacobian(c))(encode, context), expected,
+        atol=1e-10)
+
+  def test_offset(self, in_front=1):
+    bank, params = _bank(in_front=in_front), _params(jnp.float64)
+    encode = self._encoder(bank, max_groups=1, classes_per_chunk=2)
+
+    @quick.jit
+    def features(encode, context, offset):
+      return encode(context, offset)
+
+    @quick.jit
+    def expected(context, offset):
+      embeddings = prompts.insert_context(
+          towers.token_embeddings(params, bank.token_ids), context,
+          bank.context_positions)
+      return towers.text_features(
+          _CONFIG, params, embeddings + offset[None], bank.end_positions)
+
+    context, offset = _random(_M, 8), _random(77, 8, seed=3)
+    np.testing.assert_allclose(
+        features(encode, context, offset), expected(context, offset),
+        atol=1e-10)
+    for row in (0, _M, _M + 2):  # each position matters
+      moved = offset.at[row].add(_random(8, seed=4))
+      np.testing.assert_allclose(
+          features(encode, context, moved), expected(context, moved),
+          atol=1e-10)
+      self.assertGreater(np.abs(
+          features(encode, context, moved) -
+          features(encode, context, offset)).max(), 1e-3)
+
+  def test_vmapped_over_contexts(self):
+    encode = self._encoder(_bank(), max_groups=1, classes_per_chunk=4)
+    contexts = jnp.stack([_random(_M, 8), _random(_M, 8, seed=5)])
+    together = quick.jit(jax.vmap(
+        lambda e, c: e(c), (None, 0)))(encode, contexts)
+    np.testing.assert_allclose(together[0], _plain()[0], atol=1e-10)
+    self.assertFalse(np.allclose(together[0], together[1], atol=1e-3))
+
+  def test_half_precision(self):
+    encode = prefix.context_encoder(
+        _CONFIG, _params(jnp.bfloat16), _bank(), max_groups=1)
+    features = quick.jit(lambda e, c: e(c))(
+        encode, _random(_M, 8).astype(jnp.float32))
+    self.assertEqual(features.dtype, jnp.float32)
+    np.testing.assert_allclose(
+        np.linalg.norm(features, axis=-1), 1, rtol=1e-6)
+    # bfloat16 keeps two to three digits, and the tower has two layers.
+    np.testing.assert_allclose(features, _plain()[0], atol=0.1)
+
+  def test_another_shape_of_context(self):
+    encode = prefix.context_encoder(_CONFIG, _params(jnp.float32), _bank())
+    for context in (jnp.ones((2, 8)), jnp.ones((_CLASSES, _M, 8))):
+      for call in (encode, encode.jacobian):
+        with self.assertRaisesRegex(
+            ValueError, r"context of shape \(3, 8\).*context_encoder takes"):
+          call(context)
+
+
+class CausalityTest(parameterized.TestCase):
+
+  @parameterized.parameters(True, False)
+  def test_what_the_plain_tower_sees(self, causal):
+    config = dataclasses.replace(_CONFIG, causal=causal)
+    params = _params(jnp.float32, config)
+    features = quick.jit(
+        lambda x: towers.text_features(config, params, x, jnp.array([4])))
+    tokens = _random(1, 9, 8)
+    other = _random(1, 9, 8, seed=2)
+    later = features(tokens.at[:, 5:].set(other[:, 5:])) - features(tokens)
+    earlier = features(tokens.at[:, 3].set(other[:, 3])) - features(tokens)
+    self.assertGreater(np.abs(earlier).max(), 1e-3)
+    if causal:
+      np.testing.assert_array_equal(later, 0)
+    else:
+      self.assertGreater(np.abs(later).max(), 1e-3)
+
+  def test_a_tower_that_looks_ahead_is_refused(self):
+    config = dataclasses.replace(_CONFIG, causal=False)
+    with self.assertRaisesRegex(
+        ValueError, "only in a causal.*use prompts.context_encoder"):
+      prefix.context_encoder(config, _params(jnp.float32), _bank())
+
+
+class MemoryTest(absltest.TestCase):
+
+  def test_chunks_bound_what_the_gradient_needs(self):
+    def temporary(num_classes, classes_per_chunk):
+      bank = _bank((4,) * num_classes)
+      encode = prefix.context_encoder(
+          _CONFIG, _params(jnp.float32), bank,
+          classes_per_chunk=classes_per_chunk)
+      program = quick.jit(
+          lambda encode, context: jax.grad(lambda c: encode(c).sum())(context))
+      lowered = program.lower(encode, jnp.ones((_M, 8)))
+      return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    self.assertLess(temporary(64, 4), 1.5 * temporary(8, 4))
+    self.assertGreater(temporary(64, None), 3 * temporary(8, None))
+
+
+class ClassesWithinTest(parameterized.TestCase):
+
+  def test_monotone_and_at_least_one(self):
+    bank = _bank()
+    budgets = [1, 10**4, 10**5, 10**6, 10**9]
+    fits = [prefix.classes_within(_CONFIG, bank, max_bytes=b) for b in budgets]
+    self.assertEqual(fits, sorted(fits))
+    self.assertEqual(fits[0], 1)
+    self.assertGreater(fits[-1], fits[-2])
+    more = [prefix.classes_within(_CONFIG, bank, max_bytes=10**7, num_contexts=n)
+            for n in (1, 4, 64)]
+    self.assertEqual(more, sorted(more, reverse=True))
+    self.assertLess(more[-1], more[0])
+    short = _bank((1, 2))
+    self.assertGreater(
+        prefix.classes_within(_CONFIG, short, max_bytes=10**7), more[0])
+
+  @parameterized.parameters((0, 1), (-1, 1), (1, 0))
+  def test_errors(self, max_bytes, num_contexts):
+    with self.assertRaisesRegex(ValueError, "of 1 or more"):
+      prefix.classes_within(_CONFIG, _bank(), max_bytes=max_bytes,
+                            num_contexts=num_contexts)
+
+
+class GroupLengthsTest(parameterized.TestCase):
+
+  @parameterized.product(seed=(0, 1, 2), max_groups=(1, 2, 3, 4))
+  def test_against_all_choices(self, seed, max_groups):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, 9 if seed else 30, 12)
+    padded = lambda to: sum(min(p for p in to if p >= n) for n in lengths)
+    values = sorted(set(map(int, lengths)))
+    best = min(
+        padded(choice) for count in range(1, max_groups + 1)
+        for choice in itertools.combinations(values, min(count, len(values)))
+        if choice[-1] == values[-1])
+    chosen = prefix.group_lengths(lengths, max_groups)
+    self.assertLessEqual(len(chosen), max_groups)
+    self.assertEqual(chosen, sorted(chosen))
+    self.assertEqual(padded(chosen), best)
+
+  def test_one_length_is_one_group(self):
+    self.assertEqual(prefix.group_lengths(np.array([5, 5, 5]), 4), [5])
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,78 @@
+"""Plans of sweeps: values by type, the product, what shares a pass, names."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from jaxcal import sweep
+
+_TYPES = {"method.name": tuple[str, ...], "method.weight": float | None,
+          "views.seed": int, "views.augmix": bool, "data.template": str}
+
+
+class SweepTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ("method.weight=1,3.5,none", "method.weight", (1.0, 3.5, None)),
+      ("config.views.seed=0,1", "views.seed", (0, 1)),
+      ("views.augmix=true,False", "views.augmix", (True, False)),
+      ("method.name=tpt, soc", "method.name", (("tpt",), ("soc",))),
+      ("data.template=a {}.,the {}=x", "data.template", ("a {}.", "the {}=x")))
+  def test_values_have_the_type_of_their_field(self, text, name, values):
+    axis = sweep.parse_axis(text, _TYPES)
+    self.assertEqual(axis, (name, values))
+    self.assertEqual([type(v) for v in axis.values], [type(v) for v in values])
+
+  @parameterized.parameters(
+      ("method.wight=1", "no field 'method.wight'; choose from: data.template"),
+      ("method.weight", "is not FIELD=VALUE,VALUE"),
+      ("method.weight=", "is not FIELD=VALUE,VALUE"),
+      ("method.weight=1,x", "'x' is not of type float"),
+      ("views.seed=1.5", "'1.5' is not of type int"),
+      ("views.augmix=yes", "'yes' is not true or false"),
+      ("method.weight=1,1.0", "has a value twice"))
+  def test_bad_axes_are_refused(self, text, message):
+    with self.assertRaisesRegex(ValueError, message):
+      sweep.parse_axis(text, _TYPES)
+
+  def test_product_changes_the_last_axis_fastest(self):
+    axes = [sweep.Axis("a", (1, 2)), sweep.Axis("b", ("x", "y", "z"))]
+    self.assertEqual(
+        [(p["a"], p["b"]) for p in sweep.product(axes)],
+        [(1, "x"), (1, "y"), (1, "z"), (2, "x"), (2, "y"), (2, "z")])
+    with self.assertRaisesRegex(ValueError, "swept twice: a, a"):
+      sweep.product([axes[0], axes[0]])
+
+  @parameterized.parameters(
+      ("tpt", {"weight": 3.0}, "tpt"),  # it has no weight
+      ("soc", {"weight": 3.0, "delta": None}, "soc-weight=3"),
+      ("soc", {"weight": 30.0, "delta": 0.5}, "soc"),  # the defaults
+      ("c_tpt", {"weight": 0.5, "delta": 0.1, "learning_rate": 1e-4},
+       "c_tpt-weight=0.5-learning_rate=0.0001"),
+      ("zero_shot", {"learning_rate": 1e-4, "num_steps": 2}, "zero_shot"),
+      ("tpt", {"num_steps": 2}, "tpt-num_steps=2"))
+  def test_points_have_only_what_their_method_has(self, name, numbers, label):
+    point = sweep.point(name, numbers)
+    self.assertEqual(point.label, label)
+    if name == "zero_shot":
+      self.assertEqual(point.numbers, {})
+
+  def test_unknown_method(self):
+    with self.assertRaisesRegex(ValueError, "unknown method 'x'; choose from"):
+      sweep.point("x", {})
+
+  def test_variants_keep_apart_what_needs_a_pass_of_its_own(self):
+    points = sweep.product([
+        sweep.Axis("method.weight", (1, 3)), sweep.Axis("views.seed", (0, 1))])
+    self.assertEqual(
+        sweep.variants(points, ["method.weight"]),
+        [({"views.seed": 0}, [{"method.weight": 1}, {"method.weight": 3}]),
+         ({"views.seed": 1}, [{"method.weight": 1}, {"method.weight": 3}])])
+
+  def test_fields_that_no_method_has(self):
+    points = [sweep.point("tpt", {}), sweep.point("c_tpt", {})]
+    self.assertEqual(
+        sweep.unused(points, ["weight", "delta", "learning_rate"]), ["delta"])
+
+
+if __name__ == "__main__":
+  absltest.main()
