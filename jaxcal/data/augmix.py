@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.typing import Array
+from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
@@ -140,7 +141,7 @@ def draw(key: Key[Array, ""], side: int) -> Draw:
 
 
 def operation_levels(
-    strength: Int[Array, "..."], negative: Array, side: int
+    strength: Int[Array, "..."], negative: Bool[Array, "..."], side: int
 ) -> Levels:
   """Levels at severity 1.
 
