@@ -55,7 +55,8 @@ def penalties(
   values, cotangents, place = [], [], {}
   for name, setting in settings.items():
     leaves, structure = jax.tree.flatten(setting.method.regulariser)
-    key = (structure, *map(float, leaves))
+    key = (structure, *(
+        id(leaf) if jnp.ndim(leaf) else float(leaf) for leaf in leaves))
     if key not in place:
       place[key] = len(values)
       value, cotangent = engine.regulariser_at(

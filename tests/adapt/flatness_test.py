@@ -73,7 +73,8 @@ def _plain_pulled(params, context, cotangent, noise):
 def _reference(params, context, target, noise, weight):
   """Losses and the gradient, the features t^r being numbers."""
   silent = jnp.zeros_like(noise[0])
-  pulled = lambda *given: map(np.asarray, _plain_pulled(params, context, *given))
+  pulled = lambda *given: map(
+      np.asarray, _plain_pulled(params, context, *given))
   target = np.asarray(target)
   clean, _ = pulled(target, silent)
   noisy = [next(pulled(target, one)) for one in noise]
