@@ -16,7 +16,7 @@ from PIL import ImageOps
 
 from benchmarks import timing
 from jaxcal.data import augmix
-from jaxcal.data import device_views as views
+from jaxcal.data import views
 
 _SHAPES = ((375, 500), (600, 600))
 _DEFAULT_IMAGES = {"cpu": 1, "gpu": 16, "tpu": 16}

@@ -12,7 +12,6 @@ import tempfile
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,8 +24,8 @@ from jaxcal.clip import checkpoint
 from jaxcal.clip import prefix
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
-from jaxcal.data import device_views
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import views
 from jaxcal.features import extract
 from jaxcal.features import store as stores
 from jaxcal.typing import Array
@@ -115,7 +114,7 @@ def evaluate(
     image_set: image_sets.ImageSet,
     settings: Mapping[str, settings_lib.Setting],
     *,
-    recipe: device_views.Recipe,
+    recipe: views.Recipe,
     seed: int = 0,
     store: stores.Store | None = None,
     text: TextSide | None = None,
@@ -162,8 +161,8 @@ def evaluate(
     parts = parts or pathlib.Path(scratch)
     run(model, image_set, settings, parts, recipe=recipe, seed=seed,
         store=store, text=text, linearisation=linearisation,
-        max_bytes=max_bytes, batch_size=batch_size, num_threads=num_threads, devices=devices,
-        on_batch=on_batch)
+        max_bytes=max_bytes, batch_size=batch_size, num_threads=num_threads,
+        devices=devices, on_batch=on_batch)
     return dict(collect(parts, image_set, {name: {} for name in settings}))
 
 
@@ -173,7 +172,7 @@ def run(
     settings: Mapping[str, settings_lib.Setting],
     parts: pathlib.Path,
     *,
-    recipe: device_views.Recipe,
+    recipe: views.Recipe,
     seed: int = 0,
     store: stores.Store | None = None,
     text: TextSide | None = None,
@@ -245,8 +244,8 @@ def _batches(model, image_set, todo, store, *, mesh, batch_size, recipe, seed,
   size = mesh.devices.size * batch_size
   if store is None:
     yield from extract.from_images(
-        model, image_set, extract.batches_of(todo, size), recipe=recipe, seed=seed, mesh=mesh,
-        batch_size=batch_size, num_threads=num_threads)
+        model, image_set, extract.batches_of(todo, size), recipe=recipe,
+        seed=seed, mesh=mesh, batch_size=batch_size, num_threads=num_threads)
     return
   row_of = {image_id: row for row, image_id in enumerate(store.image_ids)}
   absent = [i for i in image_set.ids if i not in row_of]

@@ -36,8 +36,8 @@ def open_folder(
   stored = json.loads(path.read_text(encoding="utf-8"))
   for key, value in about.items():
     if stored.get(key) != value:
-      raise ValueError(f"{folder} holds answers of an unfinished run with other "
-                       f"{key}; remove it, or write to another folder")
+      raise ValueError(f"{folder} holds answers of an unfinished run with "
+                       f"other {key}; remove it, or write to another folder")
 
 
 def names(folder: pathlib.Path) -> tuple[str, ...]:

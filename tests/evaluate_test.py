@@ -1,4 +1,4 @@
-"""One pass over a set: devices, ragged ends, stores, interruptions, bad data."""
+"""One pass over a set: devices, ragged ends, stores, interruptions."""
 
 import dataclasses
 import pathlib
@@ -16,8 +16,8 @@ from jaxcal.adapt import objectives
 from jaxcal.adapt import settings as settings_lib
 from jaxcal.clip import checkpoint
 from jaxcal.clip import prompts
-from jaxcal.data import device_views
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import views
 from jaxcal.features import extract
 from jaxcal.features import store as stores
 from jaxcal.testbed import sets
@@ -26,7 +26,7 @@ from jaxcal.testbed import shipped
 _SETTINGS = {name: settings_lib.Setting(
     objectives.method(name), selection_fraction=0.25)
              for name in ("zero_shot", "soc")}
-_RECIPE = device_views.Recipe(size=48, resize=48, num_views=8)
+_RECIPE = views.Recipe(size=48, resize=48, num_views=8)
 
 
 class Interrupted(Exception):

@@ -25,9 +25,9 @@ from jaxcal.adapt import objectives
 from jaxcal.adapt import settings as settings_lib
 from jaxcal.clip import checkpoint
 from jaxcal.data import catalogue
-from jaxcal.data import device_views
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import sources
+from jaxcal.data import views
 from jaxcal.features import store as stores
 from jaxcal.report import summary
 from jaxcal.testbed import sets as testbed_sets
@@ -47,7 +47,7 @@ OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "remove what the output folder holds first")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0 where several processes share "
-    "the work, or 'auto' on a cluster that JAX knows; all see one output folder")
+    "the work, or 'auto' on a cluster that JAX knows; all see the same output")
 _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "how many, with --coordinator=HOST:PORT")
 _PROCESS_ID = flags.DEFINE_integer(
@@ -183,10 +183,10 @@ def load_model(config) -> checkpoint.Model:
       model, image=jnp.dtype(image), text=jnp.dtype(config.text_dtype))
 
 
-def recipe(config, model: checkpoint.Model) -> device_views.Recipe:
+def recipe(config, model: checkpoint.Model) -> views.Recipe:
   """How views are made for a model."""
   preprocess = model.preprocess
-  return device_views.Recipe(
+  return views.Recipe(
       size=preprocess.crop, resize=preprocess.resize,
       resample=preprocess.resample, offset=preprocess.offset,
       num_views=config.number, area=(config.min_area, config.max_area),
@@ -238,11 +238,16 @@ def describe(config, model) -> dict[str, Any]:
       "model.fingerprint": model.fingerprint,
       "model.image_dtype": str(
           model.params["visual_projection"]["kernel"].dtype),
-      "model.features": "computed" if config.data.store is None else "stored as "
-      + open_store(config.data, config.data.name[0]).manifest.dtype}
+      "model.features": _features_are(config.data)}
   settings |= {f"provenance.{key}": value
                for key, value in provenance.describe().items()}
   return json.loads(json.dumps(settings))
+
+
+def _features_are(config):
+  if config.store is None:
+    return "computed"
+  return f"stored as {open_store(config, config.name[0]).manifest.dtype}"
 
 
 def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:

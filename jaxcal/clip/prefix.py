@@ -22,6 +22,7 @@ from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import PyTree
 
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Group:

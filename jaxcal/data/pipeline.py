@@ -1,11 +1,12 @@
-"""Images become batches of views on a few threads, in order and bounded memory.
+"""Images are decoded on a few threads and become batches of canvases.
 
-Every batch has the same shape, so a compiled function sees one shape only; the
-last one is filled up and says so in its mask.
+All images of a batch lie on canvases of one shape, of which there are few, and
+every batch has the same number of entries; so compiled functions see few
+shapes. Views are made from the canvases on the device, see `views`.
 """
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 import itertools
 from typing import NamedTuple
@@ -13,22 +14,27 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import views
 from jaxcal.typing import Bool
 from jaxcal.typing import Int
 from jaxcal.typing import UInt8
 
 
 class Batch(NamedTuple):
-  """Views of `b` images; those with a false mask only fill the batch up.
+  """Images on canvases; those with a false mask only fill the batch up.
 
   Attributes:
-    views: uint8 [b v s s 3]; the filling repeats the last image.
+    canvases: uint8 [b H W 3], each image in the upper left corner.
+    sizes: int32 [b 2], height and width of the images.
+    keys: uint32 [b 2], see `views.image_key`.
     labels: int32 [b]; -1 in the filling.
     ids: One id per image; empty in the filling.
     mask: bool [b]; whether the entry is an image of the set.
   """
 
-  views: UInt8[np.ndarray, "b v s s 3"]
+  canvases: UInt8[np.ndarray, "b H W 3"]
+  sizes: Int[np.ndarray, "b 2"]
+  keys: Int[np.ndarray, "b 2"]
   labels: Int[np.ndarray, "b"]
   ids: tuple[str, ...]
   mask: Bool[np.ndarray, "b"]
@@ -36,40 +42,39 @@ class Batch(NamedTuple):
 
 def batches(
     image_set: image_sets.ImageSet,
-    make_views: Callable[
-        [UInt8[np.ndarray, "h w 3"], str], UInt8[np.ndarray, "v s s 3"]
-    ],
+    positions: Iterable[Sequence[int]],
     *,
+    seed: int,
     batch_size: int,
     num_threads: int,
-    start: int = 0,
     prefetch: int = 2,
 ) -> Iterator[Batch]:
-  """The images of a set as batches of views, in the order of the set.
+  """The images at the given positions, a batch for each sequence of them.
 
-  Reading and making views happens on threads that run ahead while the caller
-  works on a batch. At most `max(prefetch * batch_size, num_threads)` images are
-  in the making or waiting at a time, beside the batch being handed over.
-  Threads begin with the first batch and end with the last one, on an error, or
-  when the iterator is closed; closing waits for the images being made.
+  Images are read on threads that run ahead while the caller works on a batch.
+  At most `max(prefetch * batch_size, num_threads)` images are being read or
+  waiting at a time, beside the batch being handed over. Threads begin with the
+  first batch and end with the last one, on an error, or when the iterator is
+  closed; closing waits for the images being read.
 
   Args:
     image_set: The images.
-    make_views: (image uint8 [h w 3], id) -> uint8 [v s s 3], of the same shape
-      for every image. Called from several threads at once.
-    batch_size: Images per batch.
-    num_threads: Threads that read and make views.
-    start: Position of the first image, for going on with an interrupted run;
-      the number of images where nothing is left to do.
+    positions: For each batch the positions in the set of its images: at most
+      `batch_size`, possibly none; taken as far ahead as images are read.
+    seed: The run's seed, see `views.image_key`.
+    batch_size: Entries of a batch. The filling repeats the last image; where a
+      batch has none, it is a black image of one pixel.
+    num_threads: Threads that read images.
     prefetch: Batches to work ahead.
 
   Returns:
-    A generator of ceil((n - start) / batch_size) batches.
+    A generator of as many batches as `positions` has sequences. Canvases are
+    as small as the batch allows, see `views.canvas_shape`.
 
   Raises:
     ValueError: at once if a number is out of range; with the batch that it
-      belongs to if an image cannot be read or turned into views, naming its id.
-      The batches before it are complete.
+      belongs to if there are too many positions, or an image cannot be read or
+      has no usable size, naming its id. The batches before it are complete.
   """
   for name, value in (
       ("batch_size", batch_size),
@@ -78,76 +83,83 @@ def batches(
   ):
     if value < 1:
       raise ValueError(f"expected {name} of at least 1, got {value}.")
-  num_images = len(image_set.ids)
-  if not 0 <= start <= num_images:
-    raise ValueError(
-        f"expected start in [0, {num_images}], the number of images in "
-        f"{image_set.name!r}, got {start}."
-    )
   window = max(prefetch * batch_size, num_threads)
 
   def generate():
-    made = _in_order(image_set, make_views, start, num_threads, window)
+    current, ahead = itertools.tee(positions)
+    images = _in_order(
+        image_set, itertools.chain.from_iterable(ahead), num_threads, window
+    )
     try:
-      for first in range(start, num_images, batch_size):
-        num_real = min(batch_size, num_images - first)
-        yield _assemble(image_set, made, first, num_real, batch_size)
+      for chosen in current:
+        if len(chosen) > batch_size:
+          raise ValueError(
+              f"{len(chosen)} positions for a batch of {batch_size} images."
+          )
+        taken = list(itertools.islice(images, len(chosen)))
+        yield _assemble(image_set, chosen, taken, seed, batch_size)
     finally:
-      made.close()
+      images.close()
 
   return generate()
 
 
-def _in_order(image_set, make_views, start, num_threads, window):
-  """Views image by image, while later ones are made on threads."""
+def _in_order(image_set, positions, num_threads, window):
+  """Image by image, while later ones are read on threads."""
 
-  def make(position):
-    image_id = image_set.ids[position]
+  def read(position):
+    if not 0 <= position < len(image_set.ids):
+      raise ValueError(
+          f"there is no image number {position} in {image_set.name!r} of "
+          f"{len(image_set.ids)} images."
+      )
     try:
-      return make_views(image_set.read(position), image_id)
+      image = image_set.read(position)
+      views.check_image(image)
+      views.canvas_shape(*image.shape[:2])
     except Exception as error:
       raise ValueError(
-          f"no views of image {image_id!r} (number {position} of "
+          f"cannot use image {image_set.ids[position]!r} (number {position} of "
           f"{image_set.name!r}): {error}"
       ) from error
+    return image
 
-  positions = iter(range(start, len(image_set.ids)))
-  pool = futures.ThreadPoolExecutor(num_threads, "views")
+  pool = futures.ThreadPoolExecutor(num_threads, "decoding")
   begun = collections.deque()
 
   def begin(count):
     for position in itertools.islice(positions, count):
-      begun.append((position, pool.submit(make, position)))
+      begun.append(pool.submit(read, position))
 
   try:
     begin(window)
-    expected = None
     while begun:
-      position, future = begun.popleft()
-      views = future.result()
-      expected = expected or (views.shape, np.dtype(np.uint8))
-      if (views.shape, views.dtype) != expected:
-        raise ValueError(
-            f"the views of image {image_set.ids[position]!r} are {views.dtype} "
-            f"{list(views.shape)}; expected uint8 {list(expected[0])}."
-        )
+      image = begun.popleft().result()
       begin(1)
-      yield views
+      yield image
   finally:
     pool.shutdown(cancel_futures=True)
 
 
-def _assemble(image_set, made, first, num_real, batch_size):
-  """The next `num_real` views, filled up to a batch."""
-  views = None
-  for row in range(num_real):
-    one = next(made)
-    if views is None:
-      views = np.empty((batch_size, *one.shape), np.uint8)
-    views[row] = one
-  views[num_real:] = one
-  real = slice(first, first + num_real)
+def _assemble(image_set, positions, images, seed, batch_size):
+  """The images on canvases, filled up to a batch."""
+  num_real = len(images)
+  ids = tuple(image_set.ids[position] for position in positions)
   labels = np.full(batch_size, -1, np.int32)
-  labels[:num_real] = image_set.labels[real]
-  ids = image_set.ids[real] + ("",) * (batch_size - num_real)
-  return Batch(views, labels, ids, np.arange(batch_size) < num_real)
+  labels[:num_real] = [image_set.labels[position] for position in positions]
+  # One black pixel stands in where there is no image to repeat.
+  filling = batch_size - num_real
+  shown = images or [np.zeros((1, 1, 3), np.uint8)]
+  shown = shown + [shown[-1]] * (batch_size - len(shown))
+  names = ids or ("",)
+  names = names + (names[-1],) * (batch_size - len(names))
+  sizes = np.array([image.shape[:2] for image in shown], np.int32)
+  shape = views.canvas_shape(*(int(side) for side in sizes.max(axis=0)))
+  return Batch(
+      canvases=np.stack([views.on_canvas(one, shape) for one in shown]),
+      sizes=sizes,
+      keys=np.stack([views.image_key(seed, name) for name in names]),
+      labels=labels,
+      ids=ids + ("",) * filling,
+      mask=np.arange(batch_size) < num_real,
+  )

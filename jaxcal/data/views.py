@@ -1,59 +1,364 @@
-"""The clean view and the random views of one image, by Pillow's geometry.
+"""The views of one image, made on the device: crop, resize, mirror, AugMix.
 
-Views are uint8 and not normalised: the model's mean and standard deviation are
-applied on the device. Every random view has a generator of its own, made from
-the run's seed, the image's id and the view's number, so that a view depends
-neither on the batch, the order or the thread it is made in nor on how many
-other views there are.
+Everything is a pure function of one image with static shapes; sizes and boxes
+are traced integers, so that one compiled function serves all images on a canvas
+of the same shape, and `jax.vmap` adds views and images.
+
+Resizing follows Pillow: two passes with antialiasing, the horizontal one first,
+with rounding to 8 bits in between. (From Pillow 13 on, some tall boxes get the
+vertical pass first, which changes a part of their pixels by about 1/255.)
+
+What happens to pixels is integer arithmetic throughout. Filter coefficients are
+multiples of 2^-15, so that a sum of coefficients times pixels, in units of
+2^-15, stays below 2^24: float32 holds every partial sum exactly, and matrix
+products give the same result in whatever order a device adds. So a view does
+not depend on the canvas around its image, on the batch or on how many devices
+share the work.
 """
 
+import dataclasses
+import functools
 import hashlib
-import math
 from typing import NamedTuple
 
+import jax
+from jax import lax
+import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
+from jaxcal.data import augmix
+from jaxcal.typing import Array
+from jaxcal.typing import Bool
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+from jaxcal.typing import Key
 from jaxcal.typing import UInt8
 
-_RESAMPLE = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+# Pixels per filter unit to either side, before it is stretched to antialias.
+_SUPPORT = {"nearest": 0, "bilinear": 1, "bicubic": 2, "lanczos": 3}
+_OFFSETS = ("floor", "round")
 _MAX_TRIES = 10
+_NUM_RATIOS = 4096
+# Bounds within which all sums of integers stay below 2^31.
+_MAX_IMAGE_SIDE = 2**14
+_MAX_LONG_BY_SHORT = 2**20
+_COEFFICIENT_BITS = 15
+# Resolution of tabulated filters: of the argument and of the value.
+_ARGUMENT_BITS = 12
+_VALUE_BITS = 14
 
 
 class Box(NamedTuple):
   """A part of an image, in pixels."""
 
-  top: int
-  left: int
-  height: int
-  width: int
+  top: int | Int[Array, ""]
+  left: int | Int[Array, ""]
+  height: int | Int[Array, ""]
+  width: int | Int[Array, ""]
 
 
-def view_rng(seed: int, image_id: str, view: int) -> np.random.Generator:
-  """The random generator of one view of one image.
+class Draw(NamedTuple):
+  """All that is random about a view.
+
+  Attributes:
+    box: The part of the image that it shows.
+    mirrored: bool, whether left and right change places.
+    mix_key: What AugMix draws from, see `augmix.draw`.
+  """
+
+  box: Box
+  mirrored: Bool[Array, ""]
+  mix_key: Key[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How the views of an image are made; hashable, so static under `jax.jit`.
+
+  Attributes:
+    size: Side of every view, in pixels, at most 1024.
+    resize: Of the clean view: length of the shorter edge, the longer one
+      following rounded down; or (height, width) exactly; at most 1024.
+    resample: Filter of the clean view: "nearest", "bilinear", "bicubic" or
+      "lanczos", as Pillow has them.
+    offset: Where the clean view's crop starts if the margin is odd. "round" is
+      half the margin rounded to even, as in torchvision and so in OpenAI's and
+      the test-time tuning codes; "floor" is rounded down, as in Hugging Face's
+      image processors. They differ by at most one pixel.
+    num_views: How many views in all: one clean view, then random ones.
+    area: Of the random views, see `random_box`.
+    ratio: Of the random views, see `random_box`.
+    random_resample: Filter of the random views.
+    flip_probability: How often left and right of a random view change places.
+    augmix: Whether random views go through `augmix`.
+  """
+
+  size: int
+  resize: int | tuple[int, int]
+  resample: str = "bicubic"
+  offset: str = "round"
+  num_views: int = 64
+  area: tuple[float, float] = (0.08, 1.0)
+  ratio: tuple[float, float] = (3 / 4, 4 / 3)
+  random_resample: str = "bilinear"
+  flip_probability: float = 0.5
+  augmix: bool = False
+
+  def __post_init__(self):
+    resize = self.resize if isinstance(self.resize, tuple) else (self.resize,)
+    for name, sides in (("size", (self.size,)), ("resize", resize)):
+      if not 1 <= min(sides) <= max(sides) <= augmix.MAX_SIDE:
+        raise ValueError(
+            f"expected {name} in [1, {augmix.MAX_SIDE}] pixels, got {sides}."
+        )
+    if self.num_views < 1:
+      raise ValueError(f"expected at least 1 view, got {self.num_views=}.")
+    for resample in (self.resample, self.random_resample):
+      _check_choice("filter", resample, _SUPPORT)
+    _check_choice("offset", self.offset, _OFFSETS)
+    _check_ranges(self.area, self.ratio)
+    if not 0 <= self.flip_probability <= 1:
+      raise ValueError(
+          f"expected {self.flip_probability=} to lie in [0, 1]."
+      )
+
+
+def canvas_shape(height: int, width: int) -> tuple[int, int]:
+  """Shape of the canvas for an image: one of a few, to compile few programs.
+
+  Args:
+    height: Of the image, in pixels.
+    width: Of the image, in pixels.
+
+  Returns:
+    Height and width of the canvas; each is the side rounded up to a power of
+    two, or to three halves of one, 64 at least.
+
+  Raises:
+    ValueError: if the image is empty, has a side above 16384 pixels, or is so
+      narrow that the square of the longer side is more than 2^20 times the
+      shorter one.
+  """
+  short, long = sorted((height, width))
+  too_narrow = long**2 > _MAX_LONG_BY_SHORT * short
+  if short < 1 or long > _MAX_IMAGE_SIDE or too_narrow:
+    raise ValueError(
+        f"cannot make views of an image of {height} by {width} pixels; expected"
+        f" sides from 1 to {_MAX_IMAGE_SIDE} that are not too unequal "
+        f"(long * long <= {_MAX_LONG_BY_SHORT} * short)."
+    )
+  return _bucket(height), _bucket(width)
+
+
+def on_canvas(
+    image: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int]
+) -> UInt8[np.ndarray, "H W 3"]:
+  """The image in the upper left corner of a black canvas; on the host.
+
+  Args:
+    image: uint8 [h w 3].
+    shape: Height and width of the canvas.
+
+  Returns:
+    uint8 [H W 3].
+
+  Raises:
+    ValueError: if the image is not uint8 [h w 3] or does not fit.
+  """
+  check_image(image)
+  height, width = image.shape[:2]
+  if height > shape[0] or width > shape[1]:
+    raise ValueError(
+        f"an image of {height} by {width} pixels does not fit on a canvas of "
+        f"{shape[0]} by {shape[1]}."
+    )
+  canvas = np.zeros((*shape, 3), np.uint8)
+  canvas[:height, :width] = image
+  return canvas
+
+
+def check_image(image: UInt8[np.ndarray, "h w 3"]) -> None:
+  """Raises ValueError if an image is not a nonempty uint8 [h w 3] array."""
+  if (
+      not isinstance(image, np.ndarray) or image.dtype != np.uint8 or
+      image.ndim != 3 or image.shape[2] != 3 or not image.size
+  ):
+    raise ValueError(
+        "expected an image as uint8 [h w 3], got "
+        f"{getattr(image, 'dtype', type(image).__name__)} "
+        f"{list(getattr(image, 'shape', []))}."
+    )
+
+
+def image_key(seed: int, image_id: str) -> Int[np.ndarray, "2"]:
+  """What the random views of one image are drawn from; on the host.
 
   Args:
     seed: The run's seed.
     image_id: The image's id in its set.
-    view: The view's number.
 
   Returns:
-    A fresh generator, the same on every machine and in every process.
+    uint32 [2], the data of a threefry key; the same on every machine and in
+    every process, whatever the position or the batch of the image.
   """
-  name = f"{seed}/{view}/{image_id}".encode("utf-8", "surrogateescape")
-  digest = hashlib.sha256(name).digest()
-  return np.random.default_rng(np.frombuffer(digest, "<u4"))
+  name = f"{seed}/{image_id}".encode("utf-8", "surrogateescape")
+  return np.frombuffer(hashlib.sha256(name).digest()[:8], "<u4")
+
+
+def make_views(
+    canvas: UInt8[Array, "H W 3"],
+    size: Int[Array, "2"],
+    key: Int[Array, "2"],
+    recipe: Recipe,
+) -> UInt8[Array, "v s s 3"] | Float[Array, "v s s 3"]:
+  """The clean view of an image, then random ones.
+
+  Args:
+    canvas: uint8 [H W 3], the image in its upper left corner.
+    size: int32 [2], height and width of the image.
+    key: uint32 [2], from `image_key`. Each view folds in its number, so that
+      it is the same for every number of views above it.
+    recipe: What to make; static.
+
+  Returns:
+    [v s s 3]; view 0 is the clean one. uint8; with AugMix float32 pixel values
+    in [0, 255], because mixtures are not rounded.
+
+  References:
+    Shu et al., Test-Time Prompt Tuning, NeurIPS 2022: one clean and 63 random
+    views. Differs from the released code in: the random numbers (a key per
+    image and view instead of global streams).
+  """
+  clean = clean_view(
+      canvas,
+      size,
+      resize=recipe.resize,
+      crop=recipe.size,
+      resample=recipe.resample,
+      offset=recipe.offset,
+  )
+  dtype = jnp.float32 if recipe.augmix else jnp.uint8
+  clean = clean[None].astype(dtype)
+  if recipe.num_views == 1:
+    return clean
+  make = lambda draw: _random_view(canvas, draw, recipe)
+  return jnp.concatenate([clean, jax.vmap(make)(draw(key, size, recipe))])
+
+
+def draw(key: Int[Array, "2"], size: Int[Array, "2"], recipe: Recipe) -> Draw:
+  """Draws the random views of an image: all views but the first.
+
+  Args:
+    key: uint32 [2], from `image_key`.
+    size: int32 [2], height and width of the image.
+    recipe: Of the views; static.
+
+  Returns:
+    What `make_views` shows, with leading axes of `num_views` - 1.
+  """
+  base = jax.random.wrap_key_data(key, impl="threefry2x32")
+
+  def one(view):
+    box_key, flip_key, mix_key = jax.random.split(
+        jax.random.fold_in(base, view), 3
+    )
+    box = random_box(
+        box_key, size[0], size[1], area=recipe.area, ratio=recipe.ratio
+    )
+    mirrored = jax.random.bernoulli(flip_key, recipe.flip_probability)
+    return Draw(box, mirrored, mix_key)
+
+  return jax.vmap(one)(jnp.arange(1, recipe.num_views))
+
+
+def clean_view(
+    canvas: UInt8[Array, "H W 3"],
+    size: Int[Array, "2"],
+    *,
+    resize: int | tuple[int, int],
+    crop: int,
+    resample: str = "bicubic",
+    offset: str = "round",
+) -> UInt8[Array, "s s 3"]:
+  """The image resized and cropped at its centre, without randomness.
+
+  Args:
+    canvas: uint8 [H W 3], the image in its upper left corner.
+    size: int32 [2], height and width of the image.
+    resize: See `Recipe`.
+    crop: Side of the central square. Where the resized image is smaller, it is
+      padded with black.
+    resample: See `Recipe`.
+    offset: See `Recipe`.
+
+  Returns:
+    uint8 [crop crop 3].
+
+  Raises:
+    ValueError: if the filter or the offset is unknown.
+  """
+  size = jnp.asarray(size)
+  if np.ndim(resize) == 0:
+    target = resize * size // jnp.min(size)
+  else:
+    target = jnp.asarray(resize)
+  margin = target - crop
+  if offset == "floor":
+    first = margin // 2
+  else:
+    _check_choice("offset", offset, _OFFSETS)
+    # Halves go to the even side; but torchvision, which pads before it crops,
+    # puts the odd pixel of padding last.
+    half = margin // 2
+    odd = margin - 2 * half
+    first = half + jnp.where(margin < 0, odd, odd & half)
+  vertical, horizontal = (
+      _coefficients(
+          0, size[axis], target[axis], first[axis], crop, canvas.shape[axis],
+          resample,
+      ) for axis in (0, 1)
+  )
+  return _resample(canvas, vertical, horizontal)
+
+
+def crop_resized(
+    canvas: UInt8[Array, "H W 3"],
+    box: Box,
+    size: int,
+    *,
+    resample: str = "bilinear",
+) -> UInt8[Array, "s s 3"]:
+  """A box of an image, resized to a square with antialiasing.
+
+  As if the box were cut out before resizing: no pixel outside of it has a say.
+
+  Args:
+    canvas: uint8 [H W 3].
+    box: The part to show; it must lie inside the canvas and not be empty,
+      which is not checked.
+    size: Side of the result, in pixels.
+    resample: "nearest", "bilinear", "bicubic" or "lanczos", as Pillow has them.
+
+  Returns:
+    uint8 [size size 3].
+
+  Raises:
+    ValueError: if the filter is unknown.
+  """
+  top, left, height, width = box
+  vertical = _coefficients(
+      top, height, size, 0, size, canvas.shape[0], resample
+  )
+  horizontal = _coefficients(
+      left, width, size, 0, size, canvas.shape[1], resample
+  )
+  return _resample(canvas, vertical, horizontal)
 
 
 def random_box(
-    rng: np.random.Generator,
-    height: int,
-    width: int,
+    key: Key[Array, ""],
+    height: int | Int[Array, ""],
+    width: int | Int[Array, ""],
     *,
     area: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
@@ -65,15 +370,15 @@ def random_box(
   allowed ratio is taken.
 
   Args:
-    rng: The generator to draw from.
+    key: To draw from.
     height: Of the image, in pixels.
     width: Of the image, in pixels.
     area: Range of the box's share of the image, within (0, 1].
     ratio: Range of width / height, positive.
 
   Returns:
-    A box of at least one pixel that lies inside the image. Sides are rounded to
-    pixels, so small boxes may leave the ranges by a pixel.
+    A box of at least one pixel that lies inside the image, of int32 scalars.
+    Sides are rounded to pixels, so small boxes may leave the ranges by a pixel.
 
   Raises:
     ValueError: if a range is empty or outside its bounds.
@@ -82,250 +387,172 @@ def random_box(
     Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6.
     Defaults and tries as in torchvision's RandomResizedCrop, which the
     test-time tuning codes use. Differs from the released code in: the random
-    numbers (numpy's generator, one per view, instead of one global stream).
+    numbers (a key per view instead of one global stream).
   """
-  if not 0 < area[0] <= area[1] <= 1:
-    raise ValueError(f"expected 0 < low <= high <= 1, got {area=}.")
-  if not 0 < ratio[0] <= ratio[1]:
-    raise ValueError(f"expected 0 < low <= high, got {ratio=}.")
-  for _ in range(_MAX_TRIES):
-    box_area = height * width * rng.uniform(*area)
-    box_ratio = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-    box_width = round(math.sqrt(box_area * box_ratio))
-    box_height = round(math.sqrt(box_area / box_ratio))
-    if 0 < box_width <= width and 0 < box_height <= height:
-      top = int(rng.integers(height - box_height + 1))
-      left = int(rng.integers(width - box_width + 1))
-      return Box(top, left, box_height, box_width)
-  return _centred_box(height, width, ratio)
-
-
-def crop_resized(
-    image: UInt8[np.ndarray, "h w 3"],
-    box: Box,
-    size: int,
-    *,
-    resample: str = "bilinear",
-) -> UInt8[np.ndarray, "s s 3"]:
-  """A box of an image, resized to a square with antialiasing.
-
-  The box is cut out before resizing, so no pixel outside of it has a say; a
-  resize that is merely told the box would let the filter look beyond its edges.
-
-  Args:
-    image: uint8 [h w 3].
-    box: The part to show; it must lie inside the image.
-    size: Side of the result, in pixels.
-    resample: "nearest", "bilinear", "bicubic" or "lanczos", as Pillow has them.
-
-  Returns:
-    uint8 [size size 3].
-
-  Raises:
-    ValueError: if the image is not uint8 [h w 3], the box is empty or leaves
-      it, or the filter is unknown.
-  """
-  _check_image(image)
-  top, left, height, width = (int(edge) for edge in box)
-  if (
-      min(top, left) < 0 or min(height, width) < 1 or
-      top + height > image.shape[0] or left + width > image.shape[1]
-  ):
-    raise ValueError(
-        f"the box (top {top}, left {left}, height {height}, width {width}) is "
-        f"not inside the image of {image.shape[0]} by {image.shape[1]} pixels."
-    )
-  part = image[top:top + height, left:left + width]
-  return _resize(part, (size, size), resample)
-
-
-def clean_view(
-    image: UInt8[np.ndarray, "h w 3"],
-    *,
-    resize: int | tuple[int, int],
-    crop: int,
-    resample: str = "bicubic",
-    offset: str = "round",
-) -> UInt8[np.ndarray, "s s 3"]:
-  """The image resized and cropped at its centre, without randomness.
-
-  Args:
-    image: uint8 [h w 3].
-    resize: Length of the shorter edge, the longer one following rounded down;
-      or (height, width) exactly.
-    crop: Side of the central square. Where the resized image is smaller, it is
-      padded with black.
-    resample: "nearest", "bilinear", "bicubic" or "lanczos", as Pillow has them.
-    offset: Where the crop starts if the margin is odd. "round" is half the
-      margin rounded to even, as in torchvision and so in OpenAI's and the
-      test-time tuning codes; "floor" is rounded down, as in Hugging Face's
-      image processors. They differ by at most one pixel.
-
-  Returns:
-    uint8 [crop crop 3].
-
-  Raises:
-    ValueError: if the image is not uint8 [h w 3], a size is below 1, or the
-      filter or the offset is unknown.
-  """
-  _check_image(image)
-  if np.ndim(resize) == 0:
-    height, width = image.shape[:2]
-    short = min(height, width)
-    target = (int(resize * height / short), int(resize * width / short))
-  else:
-    target = tuple(resize)
-  return _centre_crop(_resize(image, target, resample), crop, offset)
-
-
-def random_view(
-    rng: np.random.Generator,
-    image: UInt8[np.ndarray, "h w 3"],
-    *,
-    size: int,
-    area: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    resample: str = "bilinear",
-    flip_probability: float = 0.5,
-) -> UInt8[np.ndarray, "s s 3"]:
-  """A random part of the image, resized and perhaps mirrored.
-
-  Args:
-    rng: The generator to draw from.
-    image: uint8 [h w 3], the original and not its clean view.
-    size: Side of the result, in pixels.
-    area: See `random_box`.
-    ratio: See `random_box`.
-    resample: See `crop_resized`.
-    flip_probability: How often left and right change places, in [0, 1].
-
-  Returns:
-    uint8 [size size 3].
-  """
-  _check_image(image)
-  box = random_box(rng, *image.shape[:2], area=area, ratio=ratio)
-  view = crop_resized(image, box, size, resample=resample)
-  return view[:, ::-1] if rng.random() < flip_probability else view
-
-
-def make_views(
-    image: UInt8[np.ndarray, "h w 3"],
-    image_id: str,
-    *,
-    seed: int,
-    num_views: int,
-    resize: int | tuple[int, int],
-    crop: int,
-    resample: str = "bicubic",
-    offset: str = "round",
-    area: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    random_resample: str = "bilinear",
-    flip_probability: float = 0.5,
-) -> UInt8[np.ndarray, "v s s 3"]:
-  """The clean view of an image, then random ones.
-
-  Args:
-    image: uint8 [h w 3].
-    image_id: The image's id in its set.
-    seed: The run's seed.
-    num_views: How many views in all, at least 1.
-    resize: Of the clean view, see `clean_view`.
-    crop: Side of every view, in pixels.
-    resample: Of the clean view.
-    offset: Of the clean view.
-    area: Of the random views, see `random_box`.
-    ratio: Of the random views, see `random_box`.
-    random_resample: Of the random views.
-    flip_probability: Of the random views.
-
-  Returns:
-    uint8 [num_views crop crop 3]. View 0 is the clean one; view i is the same
-    for every `num_views` above i.
-
-  Raises:
-    ValueError: if `num_views` is below 1, or for the reasons of `clean_view`
-      and `random_box`.
-
-  References:
-    Shu et al., Test-Time Prompt Tuning, NeurIPS 2022: one clean and 63 random
-    views, without AugMix. Differs from the released code in: the random
-    numbers (see `random_box`).
-  """
-  if num_views < 1:
-    raise ValueError(f"expected at least 1 view, got {num_views=}.")
-  clean = clean_view(
-      image, resize=resize, crop=crop, resample=resample, offset=offset
+  _check_ranges(area, ratio)
+  height, width = jnp.int32(height), jnp.int32(width)
+  # All tries at once; the first one that fits counts.
+  draws = jax.random.uniform(key, (4 * _MAX_TRIES,)).reshape(4, -1)
+  # Steps of 2^-20 of the area and 4096 ratios, finer than a pixel, so that no
+  # sum or exponential is left that devices might round differently.
+  low, high = (round(edge * 2**20) for edge in area)
+  share = low + augmix.below(draws[0], high - low + 1)
+  box_area = share.astype(jnp.float32) * (height * width) / 2**20
+  stretches = jnp.asarray(_stretches(ratio))
+  stretch = stretches[augmix.below(draws[1], _NUM_RATIOS)]
+  box_height = jnp.round(jnp.sqrt(box_area) / stretch).astype(jnp.int32)
+  box_width = jnp.round(jnp.sqrt(box_area) * stretch).astype(jnp.int32)
+  top = augmix.below(draws[2], height - box_height + 1)
+  left = augmix.below(draws[3], width - box_width + 1)
+  fits = (
+      (0 < box_height) & (box_height <= height) &
+      (0 < box_width) & (box_width <= width)
   )
-  views = np.empty((num_views, crop, crop, 3), np.uint8)
-  views[0] = clean
-  for view in range(1, num_views):
-    views[view] = random_view(
-        view_rng(seed, image_id, view),
-        image,
-        size=crop,
-        area=area,
-        ratio=ratio,
-        resample=random_resample,
-        flip_probability=flip_probability,
-    )
-  return views
+  first = jnp.argmax(fits)
+  drawn = Box(*(edge[first] for edge in (top, left, box_height, box_width)))
+  centred = _centred_box(height, width, ratio)
+  return jax.tree.map(
+      lambda *edges: jnp.where(jnp.any(fits), *edges), drawn, centred
+  )
+
+
+def flip(view: UInt8[Array, "s s 3"]) -> UInt8[Array, "s s 3"]:
+  """The view with left and right exchanged."""
+  return view[:, ::-1]
+
+
+def _random_view(canvas, draw, recipe):
+  """One random view: a box of the image, perhaps mirrored, perhaps mixed."""
+  view = crop_resized(
+      canvas, draw.box, recipe.size, resample=recipe.random_resample
+  )
+  view = jnp.where(draw.mirrored, flip(view), view)
+  return augmix.mix(draw.mix_key, view) if recipe.augmix else view
+
+
+def _stretches(ratio):
+  """Square roots of ratios, which are log-uniform in their range."""
+  low, high = np.log(ratio)
+  middle = (np.arange(_NUM_RATIOS) + 0.5) / _NUM_RATIOS
+  return np.exp((low + middle * (high - low)) / 2).astype(np.float32)
 
 
 def _centred_box(height, width, ratio):
   """The largest centred box whose aspect ratio is within the range."""
-  box_height, box_width = height, width
-  if width / height < ratio[0]:
-    box_height = max(1, round(width / ratio[0]))
-  elif width / height > ratio[1]:
-    box_width = max(1, round(height * ratio[1]))
+  own = width / height
+  most_height = jnp.round(width / ratio[0]).astype(jnp.int32)
+  most_width = jnp.round(height * ratio[1]).astype(jnp.int32)
+  box_height = jnp.where(own < ratio[0], jnp.maximum(most_height, 1), height)
+  box_width = jnp.where(own > ratio[1], jnp.maximum(most_width, 1), width)
   top, left = (height - box_height) // 2, (width - box_width) // 2
   return Box(top, left, box_height, box_width)
 
 
-def _resize(image, size, resample):
-  """Resizes to (height, width); Pillow counts the other way round."""
-  if resample not in _RESAMPLE:
+def _coefficients(start, length, target, first, size, side, resample):
+  """What each pixel along an axis of the canvas adds to each pixel of a view.
+
+  The part [start, start + length) of the axis is resized to `target` pixels;
+  of these, those of [first, first + size) are wanted. Pixels outside of the
+  part have no say; wanted pixels outside of the target get nothing, so stay
+  black.
+
+  Args:
+    start: First pixel of the part.
+    length: Pixels of the part.
+    target: Pixels that the part becomes.
+    first: First wanted pixel, perhaps negative.
+    size: How many pixels are wanted; static.
+    side: Pixels of the canvas along the axis; static.
+    resample: Name of the filter; static.
+
+  Returns:
+    float32 [size side], integers; 2^15 stands for one.
+  """
+  _check_choice("filter", resample, _SUPPORT)
+  wanted = (first + jnp.arange(size))[:, None]
+  source = (jnp.arange(side) - start)[None]
+  # Distance of the pixels' centres, in units of 1 / (2 * target) source pixel.
+  distance = (2 * source + 1) * target - (2 * wanted + 1) * length
+  # Filters are stretched where the image shrinks; then one filter unit is as
+  # long as a pixel of the view. In the same units:
+  unit = 2 * jnp.maximum(length, target)
+  inside = (
+      (0 <= source) & (source < length) & (0 <= wanted) & (wanted < target)
+  )
+  weight = jnp.where(inside, _filter(distance, unit, target, resample), 0)
+  total = jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1)
+  # Division cuts towards zero, so half a divisor away from it rounds.
+  half = jnp.sign(weight) * (total // 2)
+  total = jnp.broadcast_to(total, weight.shape)
+  scaled = lax.div((weight << _COEFFICIENT_BITS) + half, total)
+  return scaled.astype(jnp.float32)
+
+
+def _filter(distance, unit, target, resample):
+  """Filter weights in a common unit, as int32; see `_coefficients`."""
+  if resample == "nearest":
+    # The one source pixel that the wanted pixel's centre falls into.
+    return ((-target < distance) & (distance <= target)).astype(jnp.int32)
+  distance = jnp.minimum(jnp.abs(distance), _SUPPORT[resample] * unit)
+  # Units of 2^15 at most; sides below 2^14 pixels are not touched by this.
+  coarse = 1 + unit // 2**15
+  distance, unit = distance // coarse, unit // coarse
+  if resample == "bilinear":
+    return unit - distance
+  step = unit >> 1
+  index = ((distance << (_ARGUMENT_BITS - 1)) + (step >> 1)) // step
+  return jnp.asarray(_filter_table(resample))[index]
+
+
+@functools.cache
+def _filter_table(resample):
+  """Values of a filter at 0, 2^-12, ..., support, in units of 2^-14."""
+  count = (_SUPPORT[resample] << _ARGUMENT_BITS) + 1
+  x = np.arange(count) / 2**_ARGUMENT_BITS
+  if resample == "bicubic":
+    # Cubic convolution with the slope -1/2 at the first zero.
+    near = (1.5 * x - 2.5) * x**2 + 1
+    far = ((2.5 - 0.5 * x) * x - 4) * x + 2
+    values = np.where(x < 1, near, far)
+  else:
+    values = np.sinc(x) * np.sinc(x / 3)
+  return np.round(values * 2**_VALUE_BITS).astype(np.int32)
+
+
+def _resample(canvas, vertical, horizontal):
+  """Both passes; see `_coefficients` for the matrices."""
+  # Views share the planes, and both products contract the last axes.
+  planes = jnp.moveaxis(canvas, 2, 0).astype(jnp.float32)
+  rows = _rounded(jnp.einsum(
+      "xw,chw->xch", horizontal, planes, precision=lax.Precision.HIGHEST
+  ))
+  return _rounded(jnp.einsum(
+      "yh,xch->yxc", vertical, rows, precision=lax.Precision.HIGHEST
+  )).astype(jnp.uint8)
+
+
+def _rounded(total):
+  """Sums in units of 2^-15 as pixel values; all steps are exact."""
+  one = 2.0**_COEFFICIENT_BITS
+  return jnp.clip(jnp.floor((total + one / 2) / one), 0, 255)
+
+
+def _bucket(side):
+  """The side rounded up to a power of two, or to three halves of one."""
+  power = max(1 << (side - 1).bit_length(), 64)
+  between = 3 * power // 4
+  return between if 64 < between >= side else power
+
+
+def _check_ranges(area, ratio):
+  if not 0 < area[0] <= area[1] <= 1:
+    raise ValueError(f"expected 0 < low <= high <= 1, got {area=}.")
+  if not 0 < ratio[0] <= ratio[1]:
+    raise ValueError(f"expected 0 < low <= high, got {ratio=}.")
+
+
+def _check_choice(kind, name, choices):
+  if name not in choices:
     raise ValueError(
-        f"unknown filter {resample!r}; choose from: {', '.join(_RESAMPLE)}."
-    )
-  height, width = size
-  if min(height, width) < 1:
-    raise ValueError(f"cannot resize to {height} by {width} pixels.")
-  resized = Image.fromarray(image).resize((width, height), _RESAMPLE[resample])
-  return np.asarray(resized)
-
-
-def _centre_crop(image, size, offset):
-  """The central square, on black where the image does not reach."""
-  if size < 1:
-    raise ValueError(f"expected a crop of at least 1 pixel, got {size}.")
-  result = np.zeros((size, size, 3), np.uint8)
-  top, left = (_start(edge - size, offset) for edge in image.shape[:2])
-  inside = image[max(top, 0):top + size, max(left, 0):left + size]
-  height, width = inside.shape[:2]
-  top, left = max(-top, 0), max(-left, 0)
-  result[top:top + height, left:left + width] = inside
-  return result
-
-
-def _start(margin, offset):
-  """First row or column of a centred crop; negative: so much padding first."""
-  if offset == "floor":
-    return margin // 2
-  if offset == "round":
-    # With padding, torchvision puts the odd pixel last, whatever its parity.
-    return round(margin / 2) if margin >= 0 else -(-margin // 2)
-  raise ValueError(f"unknown offset {offset!r}; choose from: floor, round.")
-
-
-def _check_image(image):
-  if (
-      not isinstance(image, np.ndarray) or image.dtype != np.uint8 or
-      image.ndim != 3 or image.shape[2] != 3 or not image.size
-  ):
-    raise ValueError(
-        "expected an image as uint8 [h w 3], got "
-        f"{getattr(image, 'dtype', type(image).__name__)} "
-        f"{list(getattr(image, 'shape', []))}."
+        f"unknown {kind} {name!r}; choose from: {', '.join(sorted(choices))}."
     )

@@ -9,17 +9,17 @@ import functools
 from typing import NamedTuple
 
 import jax
-from jax.sharding import Mesh
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
 from jaxcal import sharding
 from jaxcal.clip import checkpoint
 from jaxcal.clip import preprocess
 from jaxcal.clip import towers
-from jaxcal.data import decoding
-from jaxcal.data import device_views
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import pipeline
+from jaxcal.data import views
 from jaxcal.features import store as stores
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
@@ -48,7 +48,7 @@ def from_images(
     image_set: image_sets.ImageSet,
     batches: Sequence[Sequence[int]],
     *,
-    recipe: device_views.Recipe,
+    recipe: views.Recipe,
     seed: int,
     mesh: Mesh,
     batch_size: int,
@@ -74,7 +74,7 @@ def from_images(
   encode = image_encoder(model, recipe, mesh)
   mine = sharding.local_rows(mesh, batch_size)
   shares = [_share(batch, mine) for batch in batches]
-  read = decoding.batches(
+  read = pipeline.batches(
       image_set, shares, seed=seed, batch_size=len(mine),
       num_threads=num_threads)
   for share, images in zip(shares, read):
@@ -121,10 +121,10 @@ def batches_of(
 
 def image_encoder(
     model: checkpoint.Model,
-    recipe: device_views.Recipe,
+    recipe: views.Recipe,
     mesh: Mesh,
 ) -> Callable[
-    [decoding.Batch], tuple[Float[Array, "b v d"], Float[Array, "b w"]]]:
+    [pipeline.Batch], tuple[Float[Array, "b v d"], Float[Array, "b w"]]]:
   """From this process's images to features of all views and pooled view 0.
 
   Views are one program per shape of canvas and small; the tower is one for
@@ -133,14 +133,14 @@ def image_encoder(
   local = sharding.local_mesh(mesh)
   make_views = sharding.over_rows(
       lambda _, rows: jax.vmap(functools.partial(
-          device_views.make_views, recipe=recipe))(*rows), local)
+          views.make_views, recipe=recipe))(*rows), local)
   tower = sharding.over_rows(
       functools.partial(_encode, model.config, model.preprocess), mesh)
   params = sharding.replicate(
       {name: model.params[name]
        for name in ("vision_model", "visual_projection")}, mesh)
 
-  def encode(images: decoding.Batch):
+  def encode(images: pipeline.Batch):
     pixels = make_views((), sharding.split(
         (images.canvases, images.sizes, images.keys), local))
     return tower(params, sharding.split(pixels, mesh))

@@ -73,7 +73,8 @@ class OracleTest(parameterized.TestCase):
     positions = np.broadcast_to(np.arange(1, 5), (k, 4))
     bank = prompts.from_token_ids(
         ids, positions, self.oracle[f"K{k}/eot_index"])
-    return prefix.context_encoder(self.model.config, self.params, bank, max_groups=1)
+    return prefix.context_encoder(
+        self.model.config, self.params, bank, max_groups=1)
 
   def _prepared(self, k, context=None, linearisation="vjp"):
     context = self.oracle[f"K{k}/ctx0/f64"] if context is None else context

@@ -1,6 +1,5 @@
 """Tests of jaxcal.data.pipeline."""
 
-import functools
 import itertools
 import threading
 import time
@@ -11,14 +10,17 @@ import numpy as np
 
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pipeline
+from jaxcal.data import sources
 from jaxcal.data import views
 
 _COUNT = 11
 
 
 def _image(position):
+  """Of sizes that need canvases of 64 or 96 pixels."""
   generator = np.random.default_rng(position)
-  return generator.integers(256, size=(20, 24, 3), dtype=np.uint8)
+  shape = (20 + 7 * position, 90 - 6 * position, 3)
+  return generator.integers(256, size=shape, dtype=np.uint8)
 
 
 def _image_set(read=_image):
@@ -31,14 +33,21 @@ def _image_set(read=_image):
   )
 
 
-_make_views = functools.partial(
-    views.make_views, seed=3, num_views=4, resize=8, crop=8
-)
+def _in_turn(batch_size):
+  return [
+      range(first, min(first + batch_size, _COUNT))
+      for first in range(0, _COUNT, batch_size)
+  ]
+
+
+def _batches(image_set, positions, **options):
+  arguments = dict(seed=3, batch_size=2, num_threads=2) | options
+  return pipeline.batches(image_set, positions, **arguments)
 
 
 def _alive():
   names = (thread.name for thread in threading.enumerate())
-  return [name for name in names if name.startswith("views")]
+  return [name for name in names if name.startswith("decoding")]
 
 
 class BatchesTest(parameterized.TestCase):
@@ -51,84 +60,81 @@ class BatchesTest(parameterized.TestCase):
       batch_size=[1, 4, 11, 16], num_threads=[1, 5], prefetch=[1, 3]
   )
   def test_equal_to_a_plain_loop(self, batch_size, num_threads, prefetch):
-    image_set = _image_set()
-    batches = list(
-        pipeline.batches(
-            image_set, _make_views, batch_size=batch_size,
-            num_threads=num_threads, prefetch=prefetch,
-        )
-    )
+    batches = list(_batches(
+        _image_set(), _in_turn(batch_size), batch_size=batch_size,
+        num_threads=num_threads, prefetch=prefetch,
+    ))
     self.assertLen(batches, -(-_COUNT // batch_size))
     seen = 0
     for batch in batches:
-      self.assertEqual(batch.views.shape, (batch_size, 4, 8, 8, 3))
-      self.assertEqual(batch.views.dtype, np.uint8)
-      self.assertEqual(batch.labels.shape, (batch_size,))
+      self.assertEqual(batch.canvases.dtype, np.uint8)
+      self.assertEqual(batch.sizes.dtype, np.int32)
+      self.assertEqual(batch.keys.dtype, np.uint32)
       self.assertEqual(batch.labels.dtype, np.int32)
-      self.assertEqual(batch.mask.shape, (batch_size,))
       self.assertEqual(batch.mask.dtype, np.bool_)
-      self.assertLen(batch.ids, batch_size)
+      for entries in batch:
+        self.assertLen(entries, batch_size)
       for row in range(batch_size):
         self.assertEqual(batch.mask[row], seen < _COUNT)
         if seen < _COUNT:
           self.assertEqual(batch.ids[row], f"{seen}.png")
           self.assertEqual(batch.labels[row], seen % 3)
-          last = _make_views(_image(seen), f"{seen}.png")
+          last = _image(seen), views.image_key(3, f"{seen}.png")
           seen += 1
         else:
           self.assertEqual(batch.ids[row], "")
           self.assertEqual(batch.labels[row], -1)
-        np.testing.assert_array_equal(batch.views[row], last)
+        image, key = last
+        height, width = batch.sizes[row]
+        canvas = batch.canvases[row]
+        np.testing.assert_array_equal(canvas[:height, :width], image)
+        self.assertEqual(canvas.sum(), image.sum())
+        np.testing.assert_array_equal(batch.keys[row], key)
     self.assertEqual(seen, _COUNT)
 
-  @parameterized.parameters(0, 1, 4, 10)
-  def test_resumed_run_gives_the_rest(self, start):
-    def gather(start):
-      batches = pipeline.batches(
-          _image_set(), _make_views, batch_size=3, num_threads=2, start=start
-      )
-      return {
-          image_id: batch.views[row]
-          for batch in batches
-          for row, image_id in enumerate(batch.ids)
-          if batch.mask[row]
-      }
+  def test_smallest_canvas_for_each_batch(self):
+    # Heights 20, 27, ..., 90 and widths 90, 84, ..., 30.
+    positions = [[0], [0, 1], [9, 10], [5, 6], [0, 10]]
+    shapes = [batch.canvases.shape[1:3] for batch in _batches(
+        _image_set(), positions)]
+    self.assertEqual(
+        shapes, [(64, 96), (64, 96), (96, 64), (64, 64), (96, 96)])
 
-    whole, rest = gather(0), gather(start)
-    self.assertEqual(list(rest), list(whole)[start:])
-    for image_id, made in rest.items():
-      np.testing.assert_array_equal(made, whole[image_id])
+  def test_positions_in_any_order_and_number(self):
+    positions = [[], [7, 2], [], [2], [10], []]
+    batches = list(_batches(_image_set(), iter(positions)))
+    for chosen, batch in zip(positions, batches, strict=True):
+      names = [f"{position}.png" for position in chosen]
+      self.assertEqual([name for name in batch.ids if name], names)
+      self.assertEqual(batch.mask.sum(), len(chosen))
+      np.testing.assert_array_equal(
+          batch.labels[batch.mask], np.array(chosen, int) % 3)
+    np.testing.assert_array_equal(
+        batches[1].keys[1], batches[3].keys[0])
 
-  def test_nothing_left(self):
-    batches = pipeline.batches(
-        _image_set(), _make_views, batch_size=3, num_threads=2, start=_COUNT
-    )
-    self.assertEmpty(list(batches))
+  def test_filling_only(self):
+    batch, = _batches(_image_set(), [[]])
+    self.assertEqual(batch.canvases.shape, (2, 64, 64, 3))
+    self.assertFalse(batch.canvases.any() or batch.mask.any())
+    np.testing.assert_array_equal(batch.sizes, 1)
+    np.testing.assert_array_equal(batch.labels, -1)
+    self.assertEqual(batch.ids, ("", ""))
 
-  def test_a_view_depends_on_the_id_and_not_on_the_position(self):
-    reversed_set = image_sets.take(_image_set(), range(_COUNT)[::-1])
-    forth, back = (
-        np.concatenate([
-            batch.views[batch.mask] for batch in pipeline.batches(
-                image_set, _make_views, batch_size=4, num_threads=3
-            )
-        ]) for image_set in (_image_set(), reversed_set)
-    )
-    np.testing.assert_array_equal(forth, back[::-1])
+  def test_no_batches(self):
+    self.assertEmpty(list(_batches(_image_set(), [])))
 
   def test_order_is_kept_if_early_images_are_slow(self):
     def read(position):
       time.sleep(0.05 if position == 0 else 0)
       return _image(position)
 
-    batches = pipeline.batches(
-        _image_set(read), _make_views, batch_size=4, num_threads=4
-    )
+    batches = _batches(
+        _image_set(read), _in_turn(4), batch_size=4, num_threads=4)
     ids = list(itertools.chain(*(batch.ids for batch in batches)))
     self.assertEqual(ids[:_COUNT], [f"{i}.png" for i in range(_COUNT)])
 
   def test_threads_work_side_by_side(self):
-    # Passes only when three images are in the making at the same time.
+    # Passes only when three images are being read at the same time.
     together = threading.Barrier(3, timeout=20)
 
     def read(position):
@@ -136,32 +142,37 @@ class BatchesTest(parameterized.TestCase):
         together.wait()
       return _image(position)
 
-    batches = pipeline.batches(
-        _image_set(read), _make_views, batch_size=1, num_threads=3, prefetch=1
-    )
+    batches = _batches(
+        _image_set(read), _in_turn(1), batch_size=1, num_threads=3, prefetch=1)
     self.assertLen(list(batches), _COUNT)
 
   @parameterized.parameters((1, 1, 1, 1), (2, 1, 2, 4), (1, 3, 1, 3))
   def test_works_ahead_but_not_further(
       self, batch_size, num_threads, prefetch, window
   ):
-    read = []
+    read, taken = [], []
 
     def note(position):
       read.append(position)
       return _image(position)
 
-    batches = pipeline.batches(
-        _image_set(note), _make_views, batch_size=batch_size,
+    def positions():
+      for chosen in _in_turn(batch_size):
+        taken.append(chosen)
+        yield chosen
+
+    batches = _batches(
+        _image_set(note), positions(), batch_size=batch_size,
         num_threads=num_threads, prefetch=prefetch,
     )
-    self.assertEmpty(read)
+    self.assertEmpty(read + taken)
     next(batches)
     deadline = time.monotonic() + 10
     while len(read) < batch_size + window and time.monotonic() < deadline:
       time.sleep(0.01)
     time.sleep(0.05)
     self.assertLen(read, batch_size + window)
+    self.assertLen(taken, -(-(batch_size + window) // batch_size))
     batches.close()
 
   def test_closing_early_ends_the_threads(self):
@@ -172,9 +183,7 @@ class BatchesTest(parameterized.TestCase):
       time.sleep(0.01)
       return _image(position)
 
-    batches = pipeline.batches(
-        _image_set(note), _make_views, batch_size=2, num_threads=2, prefetch=4
-    )
+    batches = _batches(_image_set(note), _in_turn(2), prefetch=4)
     next(batches)
     self.assertLen(_alive(), 2)
     batches.close()
@@ -184,9 +193,7 @@ class BatchesTest(parameterized.TestCase):
       next(batches)
 
   def test_leaving_the_loop_ends_the_threads(self):
-    for _ in pipeline.batches(
-        _image_set(), _make_views, batch_size=2, num_threads=2
-    ):
+    for _ in _batches(_image_set(), _in_turn(2)):
       break
     self.assertEmpty(_alive())
 
@@ -197,9 +204,7 @@ class BatchesTest(parameterized.TestCase):
         raise OSError("disk on fire")
       return _image(position)
 
-    batches = pipeline.batches(
-        _image_set(read), _make_views, batch_size=2, num_threads=num_threads
-    )
+    batches = _batches(_image_set(read), _in_turn(2), num_threads=num_threads)
     self.assertEqual(next(batches).ids, ("0.png", "1.png"))
     self.assertEqual(next(batches).ids, ("2.png", "3.png"))
     with self.assertRaisesRegex(
@@ -219,46 +224,53 @@ class BatchesTest(parameterized.TestCase):
       time.sleep(0.1)
       return _image(position)
 
-    batches = pipeline.batches(
-        _image_set(read), _make_views, batch_size=_COUNT, num_threads=1
-    )
+    batches = _batches(
+        _image_set(read), _in_turn(_COUNT), batch_size=_COUNT, num_threads=1)
     with self.assertRaisesRegex(ValueError, r"'0\.png'.*disk on fire"):
       next(batches)
     self.assertLess(len(begun), _COUNT)
 
-  def test_failing_views_are_named(self):
-    batches = pipeline.batches(
-        _image_set(lambda position: np.zeros((4, 4))), _make_views,
-        batch_size=2, num_threads=1,
-    )
-    with self.assertRaisesRegex(ValueError, r"'0\.png'.*uint8 \[h w 3\]"):
+  @parameterized.named_parameters(
+      ("shape", np.zeros((4, 4)), r"uint8 \[h w 3\], got float64 \[4, 4\]"),
+      ("empty", np.zeros((0, 4, 3), np.uint8), r"got uint8 \[0, 4, 3\]"),
+      ("size", np.zeros((2, 5000, 3), np.uint8), "2 by 5000 pixels; expected"),
+  )
+  def test_unusable_images_are_named(self, image, message):
+    batches = _batches(_image_set(lambda position: image), [[3]])
+    with self.assertRaisesRegex(ValueError, r"'3\.png' .*" + message):
       next(batches)
 
-  @parameterized.named_parameters(
-      ("shape", lambda p: np.zeros((p // 3 + 1, 8, 8, 3), np.uint8),
-       r"'3\.png' are uint8 \[2, 8, 8, 3\]; expected uint8 \[1, 8, 8, 3\]"),
-      ("type", lambda p: np.zeros((1, 8, 8, 3), np.float32),
-       r"'0\.png' are float32 .*expected uint8"),
-  )
-  def test_views_of_another_kind(self, make, message):
-    batches = pipeline.batches(
-        _image_set(lambda position: position),
-        lambda position, _: make(position), batch_size=2, num_threads=2,
-    )
-    with self.assertRaisesRegex(ValueError, message):
-      list(batches)
+  def test_damaged_files_are_named(self):
+    folder = self.create_tempdir()
+    for name in ("a.png", "b.png"):
+      folder.create_file(f"wren/{name}", content="no image at all")
+    batches = _batches(sources.image_folder(folder.full_path), [[1]])
+    with self.assertRaisesRegex(
+        ValueError, r"'wren/b\.png' .*cannot read .*b\.png as an image"):
+      next(batches)
+
+  @parameterized.parameters(-1, _COUNT)
+  def test_refuses_positions_outside(self, position):
+    batches = _batches(_image_set(), [[0], [position]])
+    next(batches)
+    with self.assertRaisesRegex(
+        ValueError, f"no image number {position} in 'birds' of 11 images"):
+      next(batches)
+
+  def test_refuses_too_many_positions(self):
+    batches = _batches(_image_set(), [[0], [1, 2, 3]])
+    next(batches)
+    with self.assertRaisesRegex(ValueError, "3 positions for a batch of 2"):
+      next(batches)
 
   @parameterized.parameters(
       (dict(batch_size=0), "batch_size of at least 1, got 0"),
       (dict(num_threads=0), "num_threads of at least 1, got 0"),
       (dict(prefetch=0), "prefetch of at least 1, got 0"),
-      (dict(start=-1), r"start in \[0, 11\].*'birds', got -1"),
-      (dict(start=12), r"start in \[0, 11\].*'birds', got 12"),
   )
   def test_refuses_at_once(self, changes, message):
-    arguments = dict(batch_size=2, num_threads=2) | changes
     with self.assertRaisesRegex(ValueError, message):
-      pipeline.batches(_image_set(), _make_views, **arguments)
+      _batches(_image_set(), _in_turn(2), **changes)
 
 
 if __name__ == "__main__":

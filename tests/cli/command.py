@@ -1,0 +1,43 @@
+"""The `jaxcal` command in a process of its own, as a user runs it."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Few images and views of the shipped testbed.
+SMALL = ("--config=configs/quickstart.py", "--config.data.name=digits",
+         "--config.data.limit=6", "--config.views.number=8",
+         "--config.method.selection_fraction=0.25",
+         "--config.metrics.num_resamples=50", "--config.batch_size=2")
+_CODE = "import sys; from jaxcal.cli import main; sys.exit(main.run())"
+
+
+def start(*arguments, num_devices=1):
+  """The running process; `num_devices` virtual ones on the CPU."""
+  environment = os.environ | {
+      "XLA_FLAGS":
+          f"--xla_force_host_platform_device_count={num_devices}"}
+  return subprocess.Popen(
+      [sys.executable, "-c", _CODE, *map(str, arguments)], cwd=ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+
+
+def run(*arguments, num_devices=1):
+  """Exit status, standard output and standard error of a command line."""
+  process = start(*arguments, num_devices=num_devices)
+  printed, error = process.communicate()
+  return process.returncode, printed, error
+
+
+def kill_after(seconds, *arguments):
+  """Starts a command and kills it; whether it was still running then."""
+  process = start(*arguments)
+  try:
+    process.communicate(timeout=seconds)
+  except subprocess.TimeoutExpired:
+    process.kill()
+    process.communicate()
+    return True
+  return False

@@ -1,0 +1,64 @@
+"""Two processes on loopback give the answers of one."""
+
+import pathlib
+import socket
+
+from absl.testing import absltest
+import numpy as np
+
+from jaxcal import predictions
+from tests.cli import command
+
+_SMALL = ("evaluate", *command.SMALL, "--config.data.limit=11",
+          "--config.method.name=zero_shot,soc", "--config.batch_size=1")
+
+
+def _free_port():
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    return probe.getsockname()[1]
+
+
+class DistributedTest(absltest.TestCase):
+
+  def test_two_processes_of_four_devices(self):
+    root = pathlib.Path(self.create_tempdir().full_path)
+    coordinator = f"--coordinator=localhost:{_free_port()}"
+    processes = [
+        command.start(*_SMALL, f"--output={root / 'two'}", coordinator,
+                      "--num_processes=2", f"--process_id={i}", num_devices=4)
+        for i in range(2)]
+    printed = []
+    for process in processes:
+      out, error = process.communicate()
+      self.assertEqual(process.returncode, 0, error)
+      printed.append(out)
+    for name, devices in (("one", 1), ("eight", 8)):
+      status, table, error = command.run(
+          *_SMALL, f"--output={root / name}", num_devices=devices)
+      self.assertEqual(status, 0, error)
+    self.assertIn(table.split("\n\nWritten")[0], printed[0])
+    self.assertNotIn("| digits", printed[1])
+    for method in ("zero_shot", "soc"):
+      one, eight, two = (
+          predictions.load(root / name / "predictions" / "digits" / method)
+          for name in ("one", "eight", "two"))
+      for other in (eight, two):
+        self.assertEqual(other.ids, one.ids)
+        np.testing.assert_array_equal(other.labels, one.labels)
+        np.testing.assert_allclose(other.logits, one.logits, atol=1e-5)
+
+  def test_flags_that_do_not_go_together(self):
+    for flags, message in (
+        (("--num_processes=2",), "need --coordinator"),
+        (("--coordinator=localhost:1", "--num_processes=2"),
+         "needs --num_processes and --process_id"),
+        (("--coordinator=localhost:1", "--num_processes=2", "--process_id=2"),
+         "needs --num_processes and --process_id")):
+      status, _, error = command.run(*_SMALL, *flags)
+      self.assertEqual(status, 2)
+      self.assertIn(message, error)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,89 @@
+"""`jaxcal features`, and the commands that read what it stored."""
+
+import pathlib
+import random
+import time
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from jaxcal import predictions
+from jaxcal.features import store as stores
+from tests.cli import command
+
+_STORE = ("features", *command.SMALL, "--config.data.limit=12",
+          "--chunk_size=2", "--dtype=float32")
+
+
+def _contents(folder):
+  return {path.relative_to(folder): path.read_bytes()
+          for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+class FeaturesTest(parameterized.TestCase):
+
+  def _folder(self, name):
+    return pathlib.Path(self.create_tempdir().full_path, name)
+
+  def test_killed_at_ten_moments_and_resumed_is_the_undisturbed_store(self):
+    whole, killed = self._folder("whole"), self._folder("killed")
+    command.run(*_STORE, f"--store={whole}")  # compiles
+    start = time.monotonic()
+    again = self._folder("again")
+    status, _, error = command.run(*_STORE, f"--store={again}")
+    took = time.monotonic() - start
+    self.assertEqual(status, 0, error)
+    rng = random.Random(0)
+    for _ in range(10):
+      command.kill_after(rng.uniform(0.3, 1.0) * took, *_STORE,
+                         f"--store={killed}")
+    status, _, error = command.run(*_STORE, f"--store={killed}")
+    self.assertEqual(status, 0, error)
+    self.assertEqual(_contents(killed), _contents(whole))
+
+  def test_processes_that_share_the_chunks(self):
+    folder, other = self._folder("store"), self._folder("other")
+    processes = [command.start(*_STORE, f"--store={folder}", f"--shard={i}/2")
+                 for i in range(2)]
+    for process in processes:
+      _, error = process.communicate()
+      self.assertEqual(process.returncode, 0, error)
+    self.assertTrue(stores.is_complete(stores.open_store(folder / "digits")))
+    command.run(*_STORE, f"--store={other}")
+    self.assertEqual(_contents(folder), _contents(other))
+
+  def test_evaluation_from_a_store_is_that_from_pixels(self):
+    store = self._folder("store")
+    small = (*command.SMALL, "--config.method.name=zero_shot,soc")
+    command.run("features", *small, f"--store={store}", "--dtype=float32")
+    outputs = []
+    for extra in ((), (f"--config.data.store={store}",)):
+      outputs.append(self._folder("run"))
+      status, _, error = command.run(
+          "evaluate", *small, *extra, f"--output={outputs[-1]}")
+      self.assertEqual(status, 0, error)
+    streamed, stored = (predictions.load(
+        output / "predictions" / "digits" / "soc") for output in outputs)
+    np.testing.assert_array_equal(stored.logits, streamed.logits)
+    self.assertEqual(stored.settings["model.features"], "stored as float32")
+    # Other views than the stored ones are refused before anything is computed.
+    status, _, error = command.run(
+        "evaluate", *small, f"--config.data.store={store}",
+        "--config.views.seed=1", f"--output={self._folder('run')}")
+    self.assertEqual(status, 2)
+    self.assertIn("seed", error)
+
+  @parameterized.parameters(
+      ((), "--store is missing"),
+      (("--store=x", "--shard=2/2"), "--shard is '2/2', expected I/N"),
+      (("--store=x", "--chunk_size=0"), "--chunk_size of at least 1"),
+      (("--store=x", "--dtype=float8"), "float8"))
+  def test_errors(self, arguments, message):
+    status, _, error = command.run("features", *command.SMALL, *arguments)
+    self.assertEqual(status, 2)
+    self.assertIn(message, error)
+
+
+if __name__ == "__main__":
+  absltest.main()

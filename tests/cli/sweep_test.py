@@ -1,0 +1,103 @@
+"""`jaxcal sweep`: rows and predictions, sharing, growing, kills, errors."""
+
+import json
+import pathlib
+import random
+import time
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from jaxcal import predictions
+from tests.cli import command
+
+_SWEEP = ("sweep", *command.SMALL, "--sweep=method.name=zero_shot,c_tpt,soc",
+          "--sweep=method.weight=1,30")
+
+
+def _rows(output):
+  return [json.loads(line) for line in
+          (output / "results.jsonl").read_text().splitlines()]
+
+
+class SweepTest(parameterized.TestCase):
+
+  def _folder(self, name):
+    return pathlib.Path(self.create_tempdir().full_path, name)
+
+  def _sweep(self, output, *extra):
+    status, printed, error = command.run(*_SWEEP, f"--output={output}", *extra)
+    self.assertEqual(status, 0, error)
+    return printed, error
+
+  def test_killed_at_ten_moments_and_resumed_is_the_undisturbed_sweep(self):
+    whole, again, killed = map(self._folder, ("whole", "again", "killed"))
+    self._sweep(whole)  # compiles
+    start = time.monotonic()
+    self._sweep(again)
+    took = time.monotonic() - start
+    rng = random.Random(0)
+    for _ in range(10):
+      command.kill_after(rng.uniform(0.3, 1.0) * took, *_SWEEP,
+                         f"--output={killed}")
+    self._sweep(killed)
+    self.assertEqual((killed / "results.jsonl").read_bytes(),
+                     (whole / "results.jsonl").read_bytes())
+    folder = pathlib.Path("predictions", "digits")
+    names = sorted(path.stem for path in (whole / folder).glob("*.npz"))
+    self.assertLen(names, 5)  # zero_shot has no weight
+    self.assertEqual(
+        sorted(path.stem for path in (killed / folder).glob("*.npz")), names)
+    for name in names:
+      a, b = (predictions.load(out / folder / name) for out in (whole, killed))
+      np.testing.assert_array_equal(a.logits, b.logits)
+      self.assertEqual(a.ids, b.ids)
+
+  def test_rows_are_those_of_evaluate_and_a_sweep_can_grow(self):
+    output, single = self._folder("sweep"), self._folder("single")
+    printed, error = self._sweep(output)
+    self.assertIn("5 settings in one pass over each of digits", error)
+    rows = _rows(output)
+    self.assertEqual(
+        [(row["method"], row.get("weight")) for row in rows],
+        [("zero_shot", None), ("c_tpt", 1), ("c_tpt", 30), ("soc", 1),
+         ("soc", 30)])
+    status, _, error = command.run(
+        "evaluate", *command.SMALL, "--config.method.name=soc",
+        "--config.method.weight=1", f"--output={single}")
+    self.assertEqual(status, 0, error)
+    alone = _rows(single)[0]
+    swept, = (row for row in rows
+              if row["method"] == "soc" and row["weight"] == 1)
+    for field in ("accuracy", "expected_calibration_error"):
+      self.assertAlmostEqual(swept[field], alone[field], places=5)
+    before = {path: path.stat().st_mtime_ns
+              for path in output.rglob("*.npz")}
+    self.assertIn("soc-weight=1", printed)
+    self._sweep(output, "--sweep=method.learning_rate=0.005,0.01")
+    grown = _rows(output)
+    self.assertEqual(grown[:5], rows)
+    self.assertEqual([row["learning_rate"] for row in grown[5:]], [0.01] * 4)
+    for path, written in before.items():
+      self.assertEqual(path.stat().st_mtime_ns, written, path)
+
+  @parameterized.parameters(
+      ((), "--sweep is missing"),
+      (("--sweep=method.wight=1",), "no field 'method.wight'"),
+      (("--sweep=metrics.level=0.9",), "no field 'metrics.level'"),
+      (("--sweep=method.name=tpt,otpt",), "unknown method 'otpt'"),
+      (("--sweep=method.weight=1,many",), "'many' is not of type float"),
+      (("--sweep=method.name=tpt", "--sweep=method.delta=0.1,0.2"),
+       "none of the methods has a delta"),
+      (("--sweep=method.name=soc", "--sweep=method.delta=0.1,2"),
+       "config.method.delta is 2.0, expected in"))
+  def test_errors_come_before_the_work(self, arguments, message):
+    status, printed, error = command.run("sweep", *command.SMALL, *arguments)
+    self.assertEqual(status, 2)
+    self.assertEqual(printed, "")
+    self.assertIn(message, error)
+
+
+if __name__ == "__main__":
+  absltest.main()
