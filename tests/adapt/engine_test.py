@@ -28,19 +28,16 @@ def _features(weights, context):
   return hidden / jnp.linalg.norm(hidden, axis=-1, keepdims=True)
 
 
-def _unit(key, *shape):
-  x = jax.random.normal(key, shape)
-  return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-
 def _setting(seed=0, dtype=jnp.float64, k=_K):
   """An encoder, what is prepared for it, and the views of three images."""
-  keys = jax.random.split(jax.random.key(seed), 3)
-  weights = jax.random.normal(keys[0], (k, _D, _M, _W)).astype(dtype)
-  encode = jax.tree_util.Partial(_features, weights)
-  context = 0.3 * jax.random.normal(keys[1], (_M, _W)).astype(dtype)
-  prepared = engine.prepare(encode, context, jnp.asarray(10, dtype))
-  return encode, prepared, _unit(keys[2], 3, _V, _D).astype(dtype)
+  rng = np.random.default_rng(seed)
+  normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)
+  encode = jax.tree_util.Partial(_features, normal(k, _D, _M, _W))
+  prepared = engine.prepare(
+      encode, 0.3 * normal(_M, _W), jnp.asarray(10, dtype))
+  views = normal(3, _V, _D)
+  views /= jnp.linalg.norm(views, axis=-1, keepdims=True)
+  return encode, prepared, views
 
 
 def _adapt(method, encode, prepared, views, learning_rate=5e-3,
@@ -343,7 +340,7 @@ class PrepareTest(parameterized.TestCase):
         encode, prepared.context, 10.0, linearisation="jacobian")
     np.testing.assert_allclose(
         other.text_features, prepared.text_features, rtol=1e-12)
-    cotangent = jax.random.normal(jax.random.key(5), (_K, _D))
+    cotangent = jnp.asarray(np.random.default_rng(5).standard_normal((_K, _D)))
     np.testing.assert_allclose(
         other.pull_back(cotangent), prepared.pull_back(cotangent), rtol=1e-9)
     method = objectives.method(name)

@@ -27,12 +27,13 @@ def _features(weights, context):
 
 def _data(seed=0):
   """An encoder, what is prepared for it, and the views of the images."""
-  keys = jax.random.split(jax.random.key(seed), 3)
-  encode = Partial(_features, jax.random.normal(keys[0], (_K, _D, _M, _W)))
-  context = 0.3 * jax.random.normal(keys[1], (_M, _W))
-  views = jax.random.normal(keys[2], (_IMAGES, _V, _D))
-  views /= jnp.linalg.norm(views, axis=-1, keepdims=True)
-  return encode, engine.prepare(encode, context, 10.0), views
+  rng = np.random.default_rng(seed)
+  normal = lambda *shape: rng.standard_normal(shape)
+  encode = Partial(_features, jnp.asarray(normal(_K, _D, _M, _W)))
+  views = normal(_IMAGES, _V, _D)
+  views /= np.linalg.norm(views, axis=-1, keepdims=True)
+  prepared = engine.prepare(encode, jnp.asarray(0.3 * normal(_M, _W)), 10.0)
+  return encode, prepared, jnp.asarray(views)
 
 
 _answer = quick.jit(settings_lib.answer)
@@ -84,12 +85,10 @@ class AnswerTest(absltest.TestCase):
           jax.tree.map(
               lambda a, b, i=image: np.testing.assert_allclose(
                   a[i], b, rtol=1e-7, atol=1e-10), answers[name], alone)
-    # No two settings answer alike, but for those that do not tune.
-    tuned = [np.asarray(a.logits) for name, a in answers.items()
-             if not name.startswith("still")]
-    for i, one in enumerate(tuned):
-      for other in tuned[:i]:
-        self.assertGreater(np.abs(one - other).max(), 1e-6)
+    # A step of the sign alone leaves little room, but they differ.
+    different = {tuple(np.round(np.ravel(a.context), 6))
+                 for a in answers.values()}
+    self.assertGreater(len(different), 6)
 
   def test_order_and_company_do_not_matter(self):
     encode, prepared, views = _data()
