@@ -90,61 +90,63 @@ def float64_difference(num_classes=3):
 
 def compare(num_classes, args):
   """Rows of the table, one per way."""
+  ways, once = _programs(num_classes, args)
+  memory = {name: timing.temporary_bytes(program)
+            for name, (program, _) in ways.items()}
+  if memory["released"] > 1e9 * args.max_gigabytes:
+    print(f"{num_classes} classes: the released way is not run, it needs "
+          f"{memory['released'] / 1e9:.0f} GB and may have "
+          f"--max_gigabytes={args.max_gigabytes:g}")
+    del ways["released"]
+  calls = {name: functools.partial(program, *given)
+           for name, (program, given) in ways.items()}
+  logits = {name: np.asarray(call()) for name, call in calls.items()}
+  agreed = {name: agreement.differences(one[:1], logits["released"])
+            for name, one in logits.items() if "released" in logits}
+  seconds = {name: one / len(logits[name])
+             for name, one in timing.measure_in_turns(calls).items()}
+  rows = []
+  for name in memory:
+    row = {"classes": num_classes, "way": name, "ms_per_image": None,
+           "times_faster": None, "temporary_mb": memory[name] / 1e6,
+           "times_less": memory["released"] / memory[name],
+           "once_s": once.get(name), "once_in_images": None,
+           "max_difference": None, "share_beyond": None}
+    if name in seconds:
+      row["ms_per_image"] = 1e3 * seconds[name]
+    if name in once:
+      row["once_in_images"] = once[name] / seconds[name]
+    if name in agreed:
+      row |= agreed[name]
+      row["times_faster"] = seconds["released"] / seconds[name]
+    rows.append(row)
+  return rows
+
+
+def _programs(num_classes, args):
+  """By way, the program with its arguments; and what it costs once, seconds."""
   params = sizes.text_params(_CONFIG)
   bank = sizes.prompt_bank(num_classes)
   context = prompts.initial_context(params, bank)
   views = sizes.view_features(args.num_images, _CONFIG)
   plain = prompts.context_encoder(_CONFIG, params, bank)
   encode = prefix.context_encoder(_CONFIG, params, bank)
-  run = functools.partial(_run, most=1e9 * args.max_gigabytes)
-  ways = {
-      "released": run(image_by_image, plain, context, views[:1], repeats=1),
-      "prefix": run(image_by_image, encode, context, views),
-  }
+  # The released way takes one image at a time.
+  calls = {"released": (image_by_image, plain, context, views[:1]),
+           "prefix": (image_by_image, encode, context, views)}
+  seconds = {}
   for name, linearisation in _LINEARISATIONS.items():
     if name == "Jacobian" and num_classes > args.max_jacobian_classes:
-      print(f"{num_classes} classes: no Jacobian, as it is asked for up to "
-            f"--max_jacobian_classes={args.max_jacobian_classes} only")
+      print(f"{num_classes} classes: no Jacobian, it is for up to "
+            f"--max_jacobian_classes={args.max_jacobian_classes}")
       continue
     program = timing.compiled(
         functools.partial(prepare, linearisation=linearisation),
         encode, context)
-    once, seconds = timing.timed(program, encode, context)
-    ways[name] = run(with_engine, encode, *once, views) | {"once": seconds}
-  return [_row(num_classes, name, ways) for name in ways]
-
-
-def _run(function, *given, most, repeats=3):
-  """Seconds per image, memory and logits, if the memory is there."""
-  program = timing.compiled(function, *given)
-  needed = timing.temporary_bytes(program)
-  if needed > most:
-    print(f"not run: {needed / 1e9:.0f} GB needed, --max_gigabytes="
-          f"{most / 1e9:g} allowed")
-    return {"bytes": needed}
-  logits = np.asarray(program(*given))
-  seconds = timing.measure(program, *given, repeats=repeats) / len(logits)
-  return {"bytes": needed, "seconds": seconds, "logits": logits}
-
-
-def _row(num_classes, name, ways):
-  this, released = ways[name], ways["released"]
-  seconds, once = this.get("seconds"), this.get("once")
-  row = dict.fromkeys(("times_faster", "max_difference", "share_beyond"))
-  if "logits" in released and "logits" in this:
-    row = {"times_faster": released["seconds"] / seconds,
-           **agreement.differences(
-               this["logits"][:1], released["logits"])}
-  return {
-      "classes": num_classes, "way": name,
-      "ms_per_image": seconds and 1e3 * seconds,
-      "times_faster": row["times_faster"],
-      "temporary_mb": this["bytes"] / 1e6,
-      "times_less": released["bytes"] / this["bytes"],
-      "once_s": once, "once_in_images": once and once / seconds,
-      "max_difference": row["max_difference"],
-      "share_beyond": row["share_beyond"],
-  }
+    once, seconds[name] = timing.timed(program, encode, context)
+    calls[name] = with_engine, encode, *once, views
+  return {name: (timing.compiled(function, *given), given)
+          for name, (function, *given) in calls.items()}, seconds
 
 
 def claims_of(rows):

@@ -35,7 +35,7 @@ def all_settings():
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--num_classes", type=int, default=47)
+  parser.add_argument("--num_classes", type=int, default=20)
   parser.add_argument("--num_images", type=int, default=8)
   args = parser.parse_args()
 

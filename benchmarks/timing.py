@@ -44,8 +44,21 @@ def measure(fn: Callable[..., Any], *args: Any, repeats: int = 3) -> float:
 
   The least, because other programs on the machine can only add to it.
   """
-  jax.block_until_ready(fn(*args))
-  return min(timed(fn, *args)[1] for _ in range(repeats))
+  return measure_in_turns({"": lambda: fn(*args)}, repeats)[""]
+
+
+def measure_in_turns(
+    calls: Mapping[str, Callable[[], Any]], repeats: int = 3,
+) -> dict[str, float]:
+  """`measure` of several calls in turns, for their ratios.
+
+  A machine that is busy for a while is then busy for all of them.
+  """
+  for call in calls.values():
+    jax.block_until_ready(call())
+  seconds = [{name: timed(call)[1] for name, call in calls.items()}
+             for _ in range(repeats)]
+  return {name: min(one[name] for one in seconds) for name in calls}
 
 
 def timed(fn: Callable[..., Any], *args: Any) -> tuple[Any, float]:
