@@ -95,7 +95,7 @@ def compare(num_classes, args):
             for name, (program, _) in ways.items()}
   if memory["released"] > 1e9 * args.max_gigabytes:
     print(f"{num_classes} classes: the released way is not run, it needs "
-          f"{memory['released'] / 1e9:.0f} GB and may have "
+          f"{memory['released'] / 1e9:.3g} GB and may have "
           f"--max_gigabytes={args.max_gigabytes:g}")
     del ways["released"]
   calls = {name: functools.partial(program, *given)
@@ -156,7 +156,8 @@ def claims_of(rows):
   claims = []
   for row in rows:
     floor = _FLOORS.get(row["way"])
-    if row["classes"] == _CLAIMED_CLASSES and floor:
+    measured = row["times_faster"] is not None
+    if row["classes"] == _CLAIMED_CLASSES and floor and measured:
       name = f"{row['way']}, {_CLAIMED_CLASSES} classes: "
       claims += [
           timing.Claim(name + "times faster", row["times_faster"], floor),
