@@ -7,7 +7,7 @@ import pathlib
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Before jax is imported: the sharding tests need several devices.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") +

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -11,6 +12,7 @@ import typing
 from absl import flags
 import tqdm
 
+from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import sharding
 from jaxcal import sweep as sweep_lib
@@ -65,7 +67,7 @@ def main() -> None:
     raise ValueError(f"--sweep is missing; for example: {EXAMPLE}")
   plan = _plan(config, axes)
   experiment.join_processes()
-  about = experiment.describe(config, experiment.load_model(config.model))
+  about = experiment.describe(config, _model(config.model))
   output = experiment.output_folder(
       {name: value for name, value in about.items()
        if not name.startswith("config.method.") and
@@ -79,12 +81,23 @@ def main() -> None:
   _announce(loaded)
   with experiment.progress("sweep", total, "answer") as bar:
     for variant, sets_by_name in loaded:
-      model = experiment.load_model(variant.config.model)
+      model = _model(variant.config.model)
       for images in sets_by_name.values():
         _run_variant(variant, model, images, output, rows, bar)
   if experiment.is_first():
     _print_table(output, config, rows.all)
   sharding.barrier("done")
+
+
+def _model(config):
+  return _cached_model(*dataclasses.astuple(config))
+
+
+@functools.lru_cache(maxsize=1)  # variants that follow each other share it
+def _cached_model(*fields):
+  return experiment.load_model(config_lib.ModelConfig(**dict(zip(
+      (field.name for field in dataclasses.fields(config_lib.ModelConfig)),
+      fields))))
 
 
 def _field_types(config, prefix=""):
@@ -160,10 +173,12 @@ def _run_variant(variant, model, images, output, rows, bar):
                  for name, value in point.numbers.items()} |
          {"config.method.name": [point.method]}
          for label, point in variant.points.items()}
+  # Zero-shot has no such number, but its diagnostics look at the same views.
+  views = {"selection_fraction": config.method.selection_fraction}
   count, before = len(variant.points), bar.n
   saved = answering.answer_set(
       config, model, images,
-      {label: experiment.setting_of(point.method, point.numbers)
+      {label: experiment.setting_of(point.method, views | point.numbers)
        for label, point in variant.points.items()},
       {label: about | own[label] | {"data": images.name, "method": label}
        for label in variant.points},

@@ -10,7 +10,7 @@ from jaxcal import predictions
 from tests.cli import command
 
 _SMALL = ("evaluate", *command.SMALL, "--config.data.limit=11",
-          "--config.method.name=zero_shot,soc", "--config.batch_size=1")
+          "--config.method.name=soc", "--config.batch_size=1")
 
 
 def _free_port():
@@ -39,14 +39,13 @@ class DistributedTest(absltest.TestCase):
       self.assertEqual(status, 0, error)
     self.assertIn(table.split("\n\nWritten")[0], printed[0])
     self.assertNotIn("| digits", printed[1])
-    for method in ("zero_shot", "soc"):
-      one, eight, two = (
-          predictions.load(root / name / "predictions" / "digits" / method)
-          for name in ("one", "eight", "two"))
-      for other in (eight, two):
-        self.assertEqual(other.ids, one.ids)
-        np.testing.assert_array_equal(other.labels, one.labels)
-        np.testing.assert_allclose(other.logits, one.logits, atol=1e-5)
+    one, eight, two = (
+        predictions.load(root / name / "predictions" / "digits" / "soc")
+        for name in ("one", "eight", "two"))
+    for other in (eight, two):
+      self.assertEqual(other.ids, one.ids)
+      np.testing.assert_array_equal(other.labels, one.labels)
+      np.testing.assert_allclose(other.logits, one.logits, atol=1e-5)
 
   def test_flags_that_do_not_go_together(self):
     for flags, message in (

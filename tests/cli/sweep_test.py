@@ -70,7 +70,7 @@ class SweepTest(parameterized.TestCase):
     alone = _rows(single)[0]
     swept, = (row for row in rows
               if row["method"] == "soc" and row["weight"] == 1)
-    for field in ("accuracy", "expected_calibration_error"):
+    for field in ("accuracy", "ece", "nll"):
       self.assertAlmostEqual(swept[field], alone[field], places=5)
     before = {path: path.stat().st_mtime_ns
               for path in output.rglob("*.npz")}
