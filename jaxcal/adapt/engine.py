@@ -107,7 +107,7 @@ def prepare(
       parameter of that name).
     linearisation: How gradients by the text features become gradients by the
       context: "vjp" keeps what the backward pass needs, "jacobian" the whole
-      derivative [k d m w], which costs about 2 d images and makes every
+      derivative [k d m w], which costs about 4 d images and makes every
       gradient one matrix product. See `choose_linearisation`.
 
   Raises:
@@ -138,8 +138,9 @@ def choose_linearisation(
 ) -> str:
   """The faster of `prepare`'s linearisations, "vjp" or "jacobian".
 
-  The Jacobian costs about as much as the backward passes of 2 d images, so it
-  pays where there are more, and where its float32 matrix fits the budget.
+  The Jacobian costs about as much as the backward passes of 4 d images (at 47
+  classes on a CPU; `benchmarks.prefix_sharing`), so it pays where there are
+  more, and where its float32 matrix fits the budget.
 
   Args:
     num_classes: k.
@@ -149,7 +150,7 @@ def choose_linearisation(
     max_bytes: The budget for the matrix.
   """
   fits = 4 * num_classes * projection * context_size <= max_bytes
-  return "jacobian" if fits and num_images > 2 * projection else "vjp"
+  return "jacobian" if fits and num_images > 4 * projection else "vjp"
 
 
 def penalty(prepared: Prepared, method: objectives.Method) -> Penalty:

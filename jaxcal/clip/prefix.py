@@ -102,7 +102,7 @@ class Encoder:
       self, context: Float[Array, "m w"]) -> Float[Array, "k d m w"]:
     """Derivative of every text feature by the context.
 
-    Class by class, d backward passes each: about the cost of 2 d images, after
+    Class by class, d backward passes each: about the cost of 4 d images, after
     which the gradient of an image is one matrix product.
     """
     context = self._checked(context)

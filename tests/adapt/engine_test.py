@@ -363,9 +363,9 @@ class PrepareTest(parameterized.TestCase):
 
   @parameterized.parameters(
       # k d (m w) floats of four bytes: 100 x 512 x 2048 are 419,430,400.
-      (1025, 419_430_400, "jacobian"),
-      (1025, 419_430_399, "vjp"),
-      (1024, 419_430_400, "vjp"),
+      (2049, 419_430_400, "jacobian"),
+      (2049, 419_430_399, "vjp"),
+      (2048, 419_430_400, "vjp"),
       (1, 10**15, "vjp"))
   def test_choice(self, num_images, max_bytes, expected):
     self.assertEqual(expected, engine.choose_linearisation(

@@ -1,0 +1,179 @@
+"""From image files to Predictions: images per second, and where time goes.
+
+The stages are run apart from each other on the same batches, each waited for;
+the whole is `evaluate.evaluate`, in which reading images overlaps with the
+device's work. What the stages give one after the other is checked to be what
+the whole gives.
+"""
+
+import argparse
+import functools
+import io
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from benchmarks import agreement
+from benchmarks import sizes
+from benchmarks import timing
+from jaxcal import evaluate
+from jaxcal import predictions
+from jaxcal.adapt import objectives
+from jaxcal.adapt import settings as settings_lib
+from jaxcal.clip import checkpoint
+from jaxcal.clip import prefix
+from jaxcal.clip import preprocess
+from jaxcal.clip import prompts
+from jaxcal.clip import towers
+from jaxcal.data import image_set as image_sets
+from jaxcal.data import pipeline
+from jaxcal.data import sources
+from jaxcal.data import views
+from jaxcal.testbed import sets
+from jaxcal.testbed import shipped
+
+_METHODS = ("zero_shot", "tpt", "c_tpt", "o_tpt", "soc")
+_PHOTO = (375, 500)  # height and width, as photographs of the benchmark sets
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+      "--model", choices=("testbed", *sizes.MODELS), default="testbed")
+  parser.add_argument("--num_images", type=int, default=64)
+  parser.add_argument("--num_classes", type=int, default=47,
+                      help="of the models with random weights")
+  parser.add_argument("--batch_size", type=int, default=8)
+  parser.add_argument(
+      "--image_dtype", choices=("float32", "bfloat16"), default="float32")
+  args = parser.parse_args()
+
+  with tempfile.TemporaryDirectory() as folder:
+    model, images, text = _workload(args, pathlib.Path(folder))
+    rows, stages, whole = _measure(args, model, images, text)
+  print(timing.table(rows))
+  agreed = agreement.differences(stages, whole)
+  print(f"largest difference of logits: {agreed['max_difference']:.2g}")
+  timing.write(
+      f"end_to_end_{args.model.replace('/', '')}_{args.image_dtype}", {
+          **vars(args), "num_views": sizes.NUM_VIEWS, "methods": _METHODS,
+          **agreed, "rows": rows})
+
+
+def _workload(args, folder):
+  """The model, its images and its prompts as a function of their context."""
+  if args.model == "testbed":
+    model = checkpoint.load(shipped.folder())
+    images = image_sets.limit(sets.load("shades"), args.num_images)
+    text = evaluate.text_side(model, images.class_names)
+  else:
+    config = sizes.MODELS[args.model]
+    params = sizes.text_params(config) | sizes.image_params(config)
+    params["logit_scale"] = jnp.log(sizes.LOGIT_SCALE)
+    model = checkpoint.Model(
+        config, params, None, preprocess.Preprocess(224, 224), args.model, "")
+    images = _photos(args.num_images, args.num_classes, folder)
+    bank = sizes.prompt_bank(args.num_classes)
+    text = evaluate.TextSide(
+        prefix.context_encoder(config, params, bank),
+        prompts.initial_context(params, bank), jnp.asarray(sizes.LOGIT_SCALE))
+  dtype = jnp.dtype(args.image_dtype)
+  return checkpoint.in_precision(
+      model, image=dtype, text=jnp.float32), images, text
+
+
+def _photos(number, num_classes, folder):
+  """JPEG files with the spectrum of photographs, one class after another."""
+  rng = np.random.default_rng(0)
+  for index in range(number):
+    coarse = rng.integers(0, 256, (12, 16, 3), np.uint8)
+    image = Image.fromarray(coarse).resize(_PHOTO[::-1], Image.BICUBIC)
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=90)
+    (folder / f"{index:05d}.jpg").write_bytes(content.getvalue())
+  return image_sets.ImageSet(
+      "photos", tuple(f"class {i}" for i in range(num_classes)),
+      tuple(f"{index:05d}.jpg" for index in range(number)),
+      np.arange(number, dtype=np.int32) % num_classes,
+      lambda position: sources.decode(folder / f"{position:05d}.jpg"))
+
+
+def _measure(args, model, images, text):
+  """Rows of the table, and the first batch's logits both ways."""
+  recipe = views.Recipe(
+      size=model.preprocess.crop, resize=model.preprocess.resize,
+      offset=model.preprocess.offset, num_views=sizes.NUM_VIEWS)
+  settings = {name: settings_lib.Setting(objectives.method(name))
+              for name in _METHODS}
+  chunks = [range(first, min(first + args.batch_size, len(images.ids)))
+            for first in range(0, len(images.ids), args.batch_size)]
+  decode = lambda: list(pipeline.batches(
+      images, chunks, seed=0, batch_size=args.batch_size, num_threads=4))
+  batches, decoding = timing.timed(decode)
+  cut = jax.jit(jax.vmap(functools.partial(views.make_views, recipe=recipe)))
+  see = jax.jit(functools.partial(_see, model.config, model.preprocess))
+  answer = jax.jit(settings_lib.answer)
+  prepare = lambda: evaluate.prepare(text, num_images=len(images.ids))
+  prepared = prepare()
+  penalties = settings_lib.penalties(prepared, settings)
+
+  def stage(function, inputs):
+    jax.block_until_ready(function(inputs[0]))  # compiles
+    return timing.timed(lambda: [jax.block_until_ready(function(one))
+                                 for one in inputs])
+
+  pixels, cutting = stage(
+      lambda batch: cut(batch.canvases, batch.sizes, batch.keys), batches)
+  features, seeing = stage(lambda batch: see(model.params, batch), pixels)
+  answers, answering = stage(lambda batch: answer(
+      text.encode, prepared, penalties, settings, batch), features)
+  _, preparing = timing.timed(prepare)
+  whole_run = lambda: evaluate.evaluate(
+      model, images, settings, recipe=recipe, text=text,
+      batch_size=args.batch_size, devices=jax.devices()[:1])
+  whole_run()
+  whole, total = timing.timed(whole_run)
+  writing = timing.timed(lambda: _write(whole))[1]
+  names = ("read and decode", "views", "image tower",
+           f"tune and answer, {len(_METHODS)} methods", "write predictions")
+  seconds = (decoding, cutting, seeing, answering, writing)
+  rows = [_row(name, value, len(images.ids), sum(seconds))
+          for name, value in zip(names, seconds)]
+  rows.append(_row("the stages together", sum(seconds), len(images.ids),
+                   sum(seconds)))
+  rows.append(_row("prepare, once", preparing, len(images.ids), sum(seconds)))
+  rows.append(_row("evaluate, tracing included", total, len(images.ids),
+                   sum(seconds)))
+  first = slice(0, len(chunks[0]))
+  return (rows, answers[0]["soc"].logits[first],
+          jnp.asarray(whole["soc"].logits[first]))
+
+
+def _see(config, preprocessing, params, pixels):
+  b, v = pixels.shape[:2]
+  pixels = preprocess.normalize_pixels(
+      pixels.reshape(b * v, *pixels.shape[2:]), preprocessing.mean,
+      preprocessing.std)
+  dtype = params["visual_projection"]["kernel"].dtype
+  features = towers.image_features(config, params, pixels.astype(dtype))
+  return features.reshape(b, v, -1)
+
+
+def _row(stage, seconds, num_images, total):
+  return {"stage": stage, "seconds": seconds,
+          "ms_per_image": 1e3 * seconds / num_images,
+          "images_per_s": num_images / seconds, "share": seconds / total}
+
+
+def _write(whole):
+  with tempfile.TemporaryDirectory() as folder:
+    for name, answer in whole.items():
+      predictions.save(answer, pathlib.Path(folder, name))
+
+
+if __name__ == "__main__":
+  main()
