@@ -25,10 +25,11 @@ _WHOLE = PartitionSpec()
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Devices in a row; those of all processes if None."""
-  devices = list(devices or jax.devices())
-  return jax.make_mesh((len(devices),), (_AXIS,), devices=devices,
-                       axis_types=(AxisType.Auto,))
+  """Devices in the order given; those of all processes if None."""
+  # Not `jax.make_mesh`, which on some machines puts them in another order: what
+  # is split over the `local_mesh` must lie where the whole mesh has it.
+  return Mesh(np.array(devices or jax.devices()), (_AXIS,),
+              axis_types=(AxisType.Auto,))
 
 
 def local_mesh(mesh: Mesh) -> Mesh:
@@ -68,15 +69,18 @@ def split(tree: PyTree, mesh: Mesh) -> PyTree:
   """Rows over devices: this process's rows become a batch over the mesh.
 
   Args:
-    tree: Leaves whose first axis are the rows of `local_rows`, on the host or
-      already on this process's devices, split in the same way.
+    tree: Leaves whose first axis are the rows of `local_rows`. Those that are
+      split over the `local_mesh` already stay where they are.
     mesh: Of this process or of all.
+
+  Raises:
+    ValueError: rows that do not go round.
   """
   sharding = NamedSharding(mesh, _ROWS)
+  local = NamedSharding(local_mesh(mesh), _ROWS)
 
   def place(x):
-    if isinstance(x, jax.Array) and len(x.sharding.device_set) == len(
-        local_mesh(mesh).devices):
+    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(local, x.ndim):
       shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
       rows = len(x) // len(shards) * mesh.devices.size
       return jax.make_array_from_single_device_arrays(
