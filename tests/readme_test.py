@@ -10,7 +10,9 @@ from absl.testing import absltest
 import numpy as np
 from PIL import Image
 
+from jaxcal.data import catalogue
 from jaxcal.testbed import shipped
+from tests.data import miniatures
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _README = (_ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,15 +60,19 @@ class ReadmeTest(absltest.TestCase):
     images = self.folder / "path" / "to" / "images" / "cat"
     images.mkdir(parents=True)
     Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(images / "1.png")
+    self._write_eurosat(self.folder / "path" / "to" / "datasets")
     commands = [block for block in _blocks("bash")
                 if "pip install" not in block]
-    self.assertLen(commands, 5)
+    self.assertLen(commands, 6)
     for command in commands:
       # No download: the shipped weights stand in for those of the hub.
       command = command.replace(
           "openai/clip-vit-base-patch16", str(shipped.folder()))
       command = command.replace("--config.data.limit=0", "").replace(
-          "3 10 30", "3")
+          "--sweep=method.weight=1,3,10,30", "--sweep=method.weight=1,3")
+      command = command.replace(
+          "--config.data.name=eurosat",
+          "--config.data.name=eurosat --config.data.partial=True")
       command = command.replace(
           "configs/quickstart.py", f"configs/quickstart.py {_SMALL}")
       command = command.replace(
@@ -75,6 +81,13 @@ class ReadmeTest(absltest.TestCase):
           "--config.data.limit=3 --config.metrics.num_resamples=20")
       out = _shell(command, self.folder)
       self.assertRegex(out, r"\| soc|\| shapes|--config\.views\.seed")
+
+  def _write_eurosat(self, root):
+    rows = [[f"{number}.jpg", label, name] for number, (label, name) in
+            enumerate(enumerate(catalogue.row("eurosat").class_names))]
+    miniatures.split_file(root / "eurosat" / "split_zhou_EuroSAT.json",
+                          test=rows)
+    miniatures.images(root / "eurosat" / "2750", [row[0] for row in rows])
 
   def test_code(self):
     blocks = _blocks("python")
