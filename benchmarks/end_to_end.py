@@ -132,9 +132,9 @@ def _measure(args, model, images, text):
   answers, answering = stage(lambda batch: answer(
       text.encode, prepared, penalties, settings, batch), features)
   _, preparing = timing.timed(prepare)
-  whole_run = lambda: evaluate.evaluate(
+  whole_run = lambda: dict(evaluate.evaluate(
       model, images, settings, recipe=recipe, text=text,
-      batch_size=args.batch_size, devices=jax.devices()[:1])
+      batch_size=args.batch_size, devices=jax.devices()[:1]))
   whole_run()
   whole, total = timing.timed(whole_run)
   writing = timing.timed(lambda: _write(whole))[1]

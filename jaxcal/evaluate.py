@@ -123,12 +123,15 @@ def evaluate(
     batch_size: int = 8,
     num_threads: int = 4,
     parts: pathlib.Path | None = None,
+    about: Mapping[str, Mapping[str, Any]] | None = None,
     devices: Sequence[jax.Device] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
-) -> dict[str, Predictions]:
+) -> Iterator[tuple[str, Predictions]]:
   """Answers under every setting for every image of a set.
 
-  For long runs use `run` and `collect`, of which this is made.
+  A generator: all answers are computed when the first is asked for, and put
+  together one setting at a time. With several processes each calls this with
+  the same arguments, and `parts` is a folder that all of them see.
 
   Args:
     model: From `checkpoint.load`.
@@ -146,96 +149,60 @@ def evaluate(
     num_threads: Threads that read images.
     parts: Folder that receives the answers batch by batch; what lies there
       from an interrupted run with the same settings is not computed again.
+    about: What to write into the predictions, by setting; where given, only
+      these settings are returned.
     devices: That share the images; those of all processes if None.
     on_batch: Called with (images done, images in all) after each batch.
 
-  Returns:
-    Predictions by setting, in the order of the set; the same in each process.
+  Yields:
+    (name, Predictions), in the order of the set; the same in each process.
 
   Raises:
     ValueError: the set does not hold together (see `image_set.check`), a class
       name is too long, an image cannot be read, or features or answers are not
       finite.
   """
+  image_sets.check(image_set)
+  text = text or text_side(model, image_set.class_names, max_bytes=max_bytes,
+                           num_contexts=batch_size)
+  mesh = sharding.data_mesh(devices)
+  about = {name: {} for name in settings} if about is None else about
   with tempfile.TemporaryDirectory() as scratch:
     parts = parts or pathlib.Path(scratch)
-    run(model, image_set, settings, parts, recipe=recipe, seed=seed,
-        store=store, text=text, linearisation=linearisation,
-        max_bytes=max_bytes, batch_size=batch_size, num_threads=num_threads,
-        devices=devices, on_batch=on_batch)
-    return dict(collect(parts, image_set, {name: {} for name in settings}))
+    todo = _missing(parts, image_set, settings)
+    if len(todo):
+      # All images count, so that a resumed run chooses like the one before.
+      prepared = prepare(text, num_images=len(image_set.ids),
+                         linearisation=linearisation, max_bytes=max_bytes)
+      _check_finite(prepared.text_features, "text features",
+                    image_set.class_names)
+      batches = _batches(
+          model, image_set, todo, store, recipe=recipe, seed=seed, mesh=mesh,
+          batch_size=batch_size, num_threads=num_threads)
+      answer = _answering(text.encode, prepared, settings, mesh)
+      done, total = len(image_set.ids) - len(todo), len(image_set.ids)
+      for batch, answers in _one_behind(batches, answer):
+        _write(parts, image_set, batch, sharding.gather_local(answers))
+        done = min(done + mesh.devices.size * batch_size, total)
+        if on_batch is not None:
+          on_batch(done, total)
+    sharding.barrier("answered")
+    for name, settings_of in about.items():
+      fields = parts_lib.gather(parts, name)
+      yield name, Predictions(
+          fields.pop("logits"), np.asarray(image_set.labels, np.int32),
+          image_set.ids, image_set.class_names, fields, settings_of)
 
 
-def run(
-    model: checkpoint.Model,
-    image_set: image_sets.ImageSet,
-    settings: Mapping[str, settings_lib.Setting],
-    parts: pathlib.Path,
-    *,
-    recipe: views.Recipe,
-    seed: int = 0,
-    store: stores.Store | None = None,
-    text: TextSide | None = None,
-    linearisation: str = "auto",
-    max_bytes: int = 4 * _GIGABYTE,
-    batch_size: int = 8,
-    num_threads: int = 4,
-    devices: Sequence[jax.Device] | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
-) -> None:
-  """Writes the answers that a folder lacks; arguments as in `evaluate`.
-
-  With several processes each calls this with the same arguments, and the folder
-  is one that all of them see.
-  """
-  image_sets.check(image_set)
+def _missing(parts, image_set, settings):
+  """Positions without an answer, after all processes agree on the folder."""
   if jax.process_index() == 0:
     parts_lib.open_folder(parts, image_set.ids, tuple(settings))
   sharding.barrier("folder")
   parts_lib.open_folder(parts, image_set.ids, tuple(settings))
   todo = parts_lib.missing(parts, len(image_set.ids))
   sharding.barrier("missing")  # nobody writes before all have looked
-  if not len(todo):
-    return
-  mesh = sharding.data_mesh(devices)
-  text = text or text_side(model, image_set.class_names, max_bytes=max_bytes,
-                           num_contexts=batch_size)
-  # All images count, so that a resumed run chooses like the one before.
-  prepared = prepare(text, num_images=len(image_set.ids),
-                     linearisation=linearisation, max_bytes=max_bytes)
-  _check_finite(prepared.text_features, "text features", image_set.class_names)
-  answer = _answering(text.encode, prepared, settings, mesh)
-  batches = _batches(model, image_set, todo, store, recipe=recipe, seed=seed,
-                     mesh=mesh, batch_size=batch_size, num_threads=num_threads)
-  done, total = len(image_set.ids) - len(todo), len(image_set.ids)
-  for batch, answers in _one_behind(batches, answer):
-    _write(parts, image_set, batch, sharding.gather_local(answers))
-    done = min(done + mesh.devices.size * batch_size, total)
-    if on_batch is not None:
-      on_batch(done, total)
-
-
-def collect(
-    parts: pathlib.Path,
-    image_set: image_sets.ImageSet,
-    settings: Mapping[str, Mapping[str, Any]],
-) -> Iterator[tuple[str, Predictions]]:
-  """Predictions from what `run` wrote, one setting at a time.
-
-  Args:
-    parts: The folder.
-    image_set: As it was run.
-    settings: What to write into the predictions, by setting.
-
-  Raises:
-    ValueError: answers are missing.
-  """
-  for name, about in settings.items():
-    fields = parts_lib.gather(parts, name)
-    logits = fields.pop("logits")
-    yield name, Predictions(
-        logits, np.asarray(image_set.labels, np.int32), image_set.ids,
-        image_set.class_names, fields, about)
+  return todo
 
 
 def _batches(model, image_set, todo, store, *, mesh, batch_size, recipe, seed,

@@ -45,9 +45,9 @@ class EvaluateTest(parameterized.TestCase):
 
   @classmethod
   def run_all(cls, model=None, images=None, **options):
-    return evaluate.evaluate(
+    return dict(evaluate.evaluate(
         model or cls.model, images or cls.images, _SETTINGS,
-        **{"recipe": _RECIPE, "batch_size": 2, "text": cls.text} | options)
+        **{"recipe": _RECIPE, "batch_size": 2, "text": cls.text} | options))
 
   def assert_same(self, answers, atol=0.0):
     for name, answer in answers.items():

@@ -1,5 +1,6 @@
 """The answers to one image set: what is missing is computed and saved."""
 
+import collections
 from collections.abc import Callable, Iterator, Mapping
 import hashlib
 import io
@@ -46,26 +47,27 @@ def answer_set(
     settings: By file name.
     about: What to write into each one's predictions.
     folder: Of the predictions of this set.
-    on_batch: See `evaluate.run`.
+    on_batch: See `evaluate.evaluate`.
   """
   path_of = lambda name: folder / name
   missing = [name for name in settings
              if not predictions_lib.exists(path_of(name))]
   sharding.barrier("looked for predictions")
   parts = _parts_folder(folder, missing)
+  answers = iter(())
   if missing:
     # Those that an interrupted run had begun together stay together.
     names = parts_lib.names(parts) or missing
-    _run(config, model, images, {name: settings[name] for name in names},
-         parts, folder, on_batch)
-  sharding.barrier("answered")
+    answers = _answers(
+        config, model, images, {name: settings[name] for name in names},
+        {name: about[name] for name in missing if experiment.is_first()},
+        parts, folder, on_batch)
   if not experiment.is_first():
+    collections.deque(answers, maxlen=0)  # runs, and yields nothing
     return
-  collected = evaluate_lib.collect(
-      parts, images, {name: about[name] for name in missing})
   for name in settings:
     if name in missing:
-      _, answer = next(collected)
+      _, answer = next(answers)
       predictions_lib.save(answer, path_of(name))
     yield name, path_of(name)
   shutil.rmtree(parts, ignore_errors=True)
@@ -79,7 +81,7 @@ def _parts_folder(folder, missing):
   return begun[0] if begun else folder / f"parts-{digest}"
 
 
-def _run(config, model, images, settings, parts, folder, on_batch):
+def _answers(config, model, images, settings, about, parts, folder, on_batch):
   budget = int(config.memory_gb * _GIGABYTE)
   text = evaluate_lib.text_side(
       model, images.class_names, template=config.data.template,
@@ -90,8 +92,8 @@ def _run(config, model, images, settings, parts, folder, on_batch):
   store = None
   if config.data.store is not None:
     store = _checked_store(config, model, images)
-  evaluate_lib.run(
-      model, images, settings, parts,
+  return evaluate_lib.evaluate(
+      model, images, settings, parts=parts, about=about,
       recipe=experiment.recipe(config.views, model), seed=config.views.seed,
       store=store, text=text, linearisation=config.linearisation,
       max_bytes=budget, batch_size=config.batch_size,
