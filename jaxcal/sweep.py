@@ -19,6 +19,10 @@ SHARED = {"learning_rate": 5e-3, "weight_decay": 1e-2, "num_steps": None,
           "selection_fraction": 0.1}
 
 
+# All numbers that a point may have.
+FIELDS = ("weight", "delta", "quantile", *SHARED)
+
+
 class Axis(NamedTuple):
   """A field and the values that it takes in turn."""
 

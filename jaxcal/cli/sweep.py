@@ -18,6 +18,7 @@ from jaxcal import sharding
 from jaxcal import sweep as sweep_lib
 from jaxcal.cli import answering
 from jaxcal.cli import experiment
+from jaxcal.report import figures
 from jaxcal.report import summary
 from jaxcal.report import tables
 
@@ -50,9 +51,9 @@ def help_text() -> str:
       "Methods, weights, margins, learning rates, decays, steps and selection "
       "fractions", "share one pass over the images; other fields (views, "
       "template, model, ...) make", "a pass for each value. Writes "
-      "results.jsonl, a row per setting, results.md and", "predictions/. "
-      "Settings that are done are skipped, so a sweep can be interrupted, ",
-      "resumed, and grown by further values.", "",
+      "results.jsonl, a row per setting, results.md, a", "figure per swept "
+      "number, and predictions/. Settings that are done are skipped, so a ",
+      "sweep can be interrupted, resumed, and grown by further values.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
       "Flags:", *experiment.flag_help("sweep", *experiment.SHARED_FLAGS), "",
       "Fields of the config, with their defaults:", *experiment.field_help()])
@@ -85,7 +86,8 @@ def main() -> None:
       for images in sets_by_name.values():
         _run_variant(variant, model, images, output, rows, bar)
   if experiment.is_first():
-    _print_table(output, config, rows.all)
+    _draw(output, rows.all)
+    _print_table(output, rows.all)
   sharding.barrier("done")
 
 
@@ -119,8 +121,8 @@ def _plan(config, axes) -> list[_Variant]:
   if not any(axis.name == "method.name" for axis in axes):
     axes.insert(0, sweep_lib.Axis(
         "method.name", tuple((name,) for name in config.method.name)))
-  per_image = [f"method.{name}" for name in (
-      "name", "weight", "delta", "quantile", *sweep_lib.SHARED)]
+  per_image = ["method.name",
+               *(f"method.{name}" for name in sweep_lib.FIELDS)]
   plan = []
   for fields, rest in sweep_lib.variants(sweep_lib.product(axes), per_image):
     changed = _changed(config, fields)
@@ -227,14 +229,45 @@ def _announce(loaded):
           f"pass over each of {', '.join(sets_by_name)}", file=sys.stderr)
 
 
-def _print_table(output, config, rows):
-  shown = [row | {"method": "-".join(filter(None, (
-      row["setting"], _folder_name({name: row[name] for name in row
-                                    if "." in name}))))} for row in rows]
-  text = tables.markdown(shown, tables.RESULTS)
+def _draw(output, rows):
+  """A figure per image set and number of which the rows have several."""
+  for data in dict.fromkeys(row["data"] for row in rows):
+    of_data = [row for row in rows if row["data"] == data]
+    for field in sweep_lib.FIELDS:
+      curves, lines = _curves(of_data, field)
+      if any(len(curve) > 1 for curve in curves.values()):
+        figure = figures.svg(figures.sweep_curves(curves, lines, field))
+        predictions_lib.write_whole(
+            output / f"{field}-{data}.svg", figure.encode())
+
+
+def _curves(rows, field):
+  """Rows that differ in the field alone, by label; and those without it."""
+  curves, lines = {}, {}
+  for row in rows:
+    numbers = {name: row.get(name) for name in sweep_lib.FIELDS}
+    others = numbers | {field: None}
+    label = _label(row, sweep_lib.point(row["method"], others).label)
+    if numbers[field] is None:
+      lines[label] = row
+    else:
+      curves.setdefault(label, []).append(row)
+  return curves, lines
+
+
+def _label(row, setting):
+  """A setting and the variant it was run in."""
+  variant = {name: row[name] for name in row if "." in name}
+  return "-".join(filter(None, (setting, _folder_name(variant))))
+
+
+def _print_table(output, rows):
+  text = tables.markdown(
+      [row | {"method": _label(row, row["setting"])} for row in rows],
+      tables.RESULTS)
   predictions_lib.write_whole(output / "results.md", f"{text}\n".encode())
   print(f"{text}\n\nWritten to {output}: results.jsonl, results.md, "
-        "predictions/")
+        "FIELD-SET.svg, predictions/")
 
 
 def _plain(value):

@@ -1,6 +1,6 @@
-"""Reliability diagrams: what a confidence is worth."""
+"""Reliability diagrams, and what a sweep did to accuracy and calibration."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import io
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 _INK, _BAR, _GAP, _QUIET = "#1c2b3a", "#3f7cac", "#d1495b", "#9aa5b1"
+# Told apart without colour vision, too (Okabe and Ito).
+_CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
+           "#000000")
 
 
 def reliability_diagrams(
@@ -51,6 +54,49 @@ def reliability_diagrams(
   return figure
 
 
+def sweep_curves(
+    curves: Mapping[str, Sequence[summary.Row]],
+    lines: Mapping[str, summary.Row],
+    field: str,
+) -> "Figure":
+  """Accuracy and calibration error against a swept number, with intervals.
+
+  Args:
+    curves: By label, rows of `summary.summarize` that also hold the field.
+    lines: By label, rows without it, drawn from edge to edge.
+    field: Of the horizontal axis; logarithmic if its values are positive and
+      span more than a decade.
+
+  Raises:
+    ValueError: nothing to draw.
+  """
+  if not curves:
+    raise ValueError(f"no rows with a {field} to draw")
+  from matplotlib.figure import Figure
+  figure = Figure(figsize=(7.6, 3.2), layout="constrained")
+  panels = figure.subplots(1, 2)
+  for panel, (score, name) in zip(
+      panels, (("accuracy", "accuracy %"), ("ece", "ECE %"))):
+    for (label, row), style in zip(lines.items(), ("--", ":", "-.") * 9):
+      panel.axhline(100 * row[score], color=_INK, linestyle=style,
+                    linewidth=1, label=label)
+    for number, (label, rows) in enumerate(curves.items()):
+      _draw_curve(panel, rows, field, score, label,
+                  _CURVES[number % len(_CURVES)])
+    values = sorted({row[field] for rows in curves.values() for row in rows})
+    if values[0] > 0 and values[-1] > 10 * values[0]:
+      panel.set_xscale("log")
+    panel.set_xticks(values, [f"{value:g}" for value in values])
+    panel.minorticks_off()
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelsize=8, colors=_INK)
+    panel.set_xlabel(field.replace("_", " "), fontsize=9, color=_INK)
+    panel.set_ylabel(name, fontsize=9, color=_INK)
+  figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8,
+                loc="outside right upper", frameon=False)
+  return figure
+
+
 def panel_title(row: summary.Row) -> str:
   """Method, calibration error and floor: the heading of its panel."""
   return (f"{row['method']}\nECE {tables.percent(row['ece'])} %, floor "
@@ -80,6 +126,16 @@ def _draw_reliability(panel, bins):
                color=_GAP, linewidth=2)
   panel.set(xlim=(0, 1), ylim=(0, 1))
   _quiet_axes(panel)
+
+
+def _draw_curve(panel, rows, field, score, label, colour):
+  rows = sorted(rows, key=lambda row: row[field])
+  column = lambda name: np.array([row[name] for row in rows])
+  panel.fill_between(column(field), 100 * column(f"{score}_low"),
+                     100 * column(f"{score}_high"), color=colour, alpha=0.12,
+                     linewidth=0)
+  panel.plot(column(field), 100 * column(score), color=colour, marker="o",
+             markersize=3, linewidth=1.5, label=label)
 
 
 def _draw_shares(panel, bins):

@@ -93,6 +93,22 @@ class FiguresTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "no predictions to draw"):
       figures.reliability_diagrams({})
 
+  def test_sweep_curves_draw_every_setting_in_order(self):
+    rows = [_row(weight=weight, ece=ece)
+            for weight, ece in ((30., 0.3), (1., 0.1), (10., 0.2))]
+    figure = figures.sweep_curves(
+        {"soc": rows}, {"tpt": _row(ece=0.05)}, "weight")
+    accuracy, error = figure.axes
+    curve, line = error.get_lines()[1], error.get_lines()[0]
+    np.testing.assert_allclose(curve.get_xdata(), [1, 10, 30])
+    np.testing.assert_allclose(curve.get_ydata(), [10, 20, 30])
+    np.testing.assert_allclose(line.get_ydata(), [5, 5])
+    self.assertEqual(error.get_xscale(), "log")
+    self.assertEqual([tick.get_text() for tick in accuracy.get_xticklabels()],
+                     ["1", "10", "30"])
+    with self.assertRaisesRegex(ValueError, "no rows with a weight"):
+      figures.sweep_curves({}, {}, "weight")
+
 
 class PageTest(absltest.TestCase):
 
