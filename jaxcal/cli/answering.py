@@ -53,7 +53,7 @@ def answer_set(
   missing = [name for name in settings
              if not predictions_lib.exists(path_of(name))]
   sharding.barrier("looked for predictions")
-  parts = _parts_folder(folder, missing)
+  parts = _parts_folder(folder, missing, settings)
   answers = iter(())
   if missing:
     # Those that an interrupted run had begun together stay together.
@@ -73,10 +73,10 @@ def answer_set(
   shutil.rmtree(parts, ignore_errors=True)
 
 
-def _parts_folder(folder, missing):
+def _parts_folder(folder, missing, settings):
   """That of an interrupted run which was to answer these, or a new one."""
   begun = [parts for parts in sorted(folder.glob("parts-*"))
-           if set(missing) <= set(parts_lib.names(parts))]
+           if set(missing) <= set(parts_lib.names(parts)) <= set(settings)]
   digest = hashlib.sha256("\n".join(missing).encode()).hexdigest()[:8]
   return begun[0] if begun else folder / f"parts-{digest}"
 

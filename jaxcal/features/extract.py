@@ -69,16 +69,17 @@ def from_images(
     num_threads: Threads that read images.
 
   Raises:
-    ValueError: an image that cannot be read; names it.
+    ValueError: an image that cannot be read, which is named; too many positions
+      for a batch.
   """
   encode = image_encoder(model, recipe, mesh)
-  mine = sharding.local_rows(mesh, batch_size)
-  shares = [_share(batch, mine) for batch in batches]
+  shares = [_share(batch, mesh, batch_size) for batch in batches]
+  num_rows = len(sharding.local_rows(mesh, batch_size))
   read = pipeline.batches(
-      image_set, shares, seed=seed, batch_size=len(mine),
+      image_set, shares, seed=seed, batch_size=num_rows,
       num_threads=num_threads)
   for share, images in zip(shares, read):
-    yield Batch(*encode(images), *_filled(share, len(mine)))
+    yield Batch(*encode(images), *_filled(share, num_rows))
 
 
 def from_store(
@@ -93,9 +94,10 @@ def from_store(
   Fastest where positions ascend.
 
   Raises:
-    ValueError: features that are not in the store yet, or were damaged.
+    FileNotFoundError: features that are not in the store yet.
+    ValueError: features that were damaged; too many positions for a batch.
   """
-  mine = sharding.local_rows(mesh, batch_size)
+  num_rows = len(sharding.local_rows(mesh, batch_size))
   size = store.manifest.chunk_size
   read = functools.lru_cache(maxsize=2)(
       lambda chunk: stores.read(store, stores.chunk_positions(store, chunk)))
@@ -104,7 +106,7 @@ def from_store(
     return [array[position % size] for array in read(position // size)]
 
   for batch in batches:
-    share, mask = _filled(_share(batch, mine), len(mine))
+    share, mask = _filled(_share(batch, mesh, batch_size), num_rows)
     arrays = [np.stack(column) for column in zip(*map(rows, share))]
     # float16 is a form of storage, not of computing.
     arrays = [array.astype(np.float32) for array in arrays]
@@ -160,9 +162,13 @@ def _encode(config, preprocessing, params, pixels):
           towers.at_least_float32(pooled.reshape(b, v, -1)[:, 0]))
 
 
-def _share(batch, mine):
+def _share(batch, mesh, batch_size):
   """Positions of a batch that fall on the rows of this process."""
   batch = np.asarray(batch, np.int64)
+  if len(batch) > mesh.devices.size * batch_size:
+    raise ValueError(f"{len(batch)} images for a batch of {mesh.devices.size} "
+                     f"devices with {batch_size} each; see `batches_of`")
+  mine = sharding.local_rows(mesh, batch_size)
   return batch[mine[mine < len(batch)]]
 
 

@@ -1,10 +1,7 @@
 """`jaxcal evaluate` as a user runs it: in a process of its own."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -12,26 +9,14 @@ import numpy as np
 from PIL import Image
 
 from jaxcal import predictions
-
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
-_SMALL = ("--config.data.limit=6", "--config.views.number=8",
-          "--config.method.selection_fraction=0.25",
-          "--config.metrics.num_resamples=50", "--config.batch_size=4")
-
-
-def _run(*arguments):
-  """Exit status, standard output and standard error of a command line."""
-  code = "import sys; from jaxcal.cli import main; sys.exit(main.run())"
-  environment = {key: value for key, value in os.environ.items()
-                 if key != "XLA_FLAGS"}  # one device, as a user has
-  done = subprocess.run(
-      [sys.executable, "-c", code, *arguments], cwd=_ROOT, check=False,
-      capture_output=True, text=True, env=environment)
-  return done.returncode, done.stdout, done.stderr
+from jaxcal.cli import experiment
+from jaxcal.data import catalogue
+from tests.cli import command
+from tests.data import miniatures
 
 
 def _evaluate(*arguments):
-  return _run("evaluate", "--config=configs/quickstart.py", *arguments)
+  return command.run("evaluate", *command.SMALL, *arguments)
 
 
 class EvaluateTest(parameterized.TestCase):
@@ -40,9 +25,7 @@ class EvaluateTest(parameterized.TestCase):
     return pathlib.Path(self.create_tempdir().full_path, name)
 
   def test_from_images_to_report_twice(self):
-    arguments = (*_SMALL, "--config.data.name=digits",
-                 "--config.method.name=tpt,soc",
-                 "--config.method.weight=3")
+    arguments = ("--config.method.name=tpt,soc", "--config.method.weight=3")
     output = self._folder("run")
     status, printed, error = _evaluate(*arguments, f"--output={output}")
     self.assertEqual(status, 0, error)
@@ -87,20 +70,73 @@ class EvaluateTest(parameterized.TestCase):
         Image.fromarray(pixels).save(root / name / f"{number}.png")
     output = self._folder("run")
     status, printed, error = _evaluate(
-        *_SMALL, f"--config.data.name={root}",
-        "--config.method.name=zero_shot", f"--output={output}")
+        f"--config.data.name={root}", "--config.method.name=zero_shot",
+        f"--output={output}")
     self.assertEqual(status, 0, error)
     self.assertIn("my_pets", printed)
     answers = predictions.load(output / "predictions" / "my_pets" / "zero_shot")
     self.assertEqual(answers.class_names, ("cat", "hot dog"))
     self.assertEqual(answers.ids[0], "cat/0.png")
 
+  def test_benchmark_set_from_the_template_and_from_a_flat_context(self):
+    """Ten images of noise in the layout of EuroSAT."""
+    root = self._folder("benchmarks")
+    names = catalogue.row("eurosat").class_names
+    rows = [[f"{name}/{label}.jpg", label, name]
+            for label, name in enumerate(names)]
+    miniatures.split_file(
+        root / "eurosat" / "split_zhou_EuroSAT.json", test=rows)
+    miniatures.images(root / "eurosat" / "2750", [row[0] for row in rows])
+    arguments = ("--config.data.name=eurosat", f"--config.data.root={root}",
+                 "--config.method.name=zero_shot,tpt")
+    status, _, error = _evaluate(*arguments)
+    self.assertEqual(status, 2)
+    self.assertRegex(error, "eurosat.*8,100 images.*found 10")
+    arguments += ("--config.data.partial=True",)
+    answers = {}
+    for context, num_steps in (("template", 2), ("fpp", 0)):
+      output = self._folder(context)
+      status, printed, error = _evaluate(
+          *arguments, f"--config.method.context={context}",
+          "--config.fpp.num_steps=3", f"--config.method.num_steps={num_steps}",
+          f"--output={output}")
+      self.assertEqual(status, 0, error)
+      self.assertIn("eurosat", printed)
+      folder = output / "predictions" / "eurosat"
+      self.assertEqual((folder / "fpp.npz").exists(), context == "fpp")
+      for name in ("zero_shot", "tpt"):
+        answer = predictions.load(folder / name)
+        self.assertEqual(answer.class_names, names)
+        self.assertLen(answer.ids, 6)
+        for image_id, label in zip(answer.ids, answer.labels, strict=True):
+          self.assertEqual(image_id, rows[label][0])
+        self.assertEqual(
+            answer.settings["config.method.num_steps"], num_steps)
+        answers[context, name] = answer.logits
+    with np.load(folder / "fpp.npz", allow_pickle=False) as state:
+      leaves = [state[f"arr_{i}"] for i in range(len(state.files))]
+    self.assertEqual(leaves[0].shape, (4, 128))  # a photo of a
+    self.assertEqual(leaves[-1], 3)
+    self.assertGreater(np.abs(
+        answers["fpp", "zero_shot"] - answers["template", "zero_shot"]).max(),
+                       0.1)
+    # Without a step nothing is tuned.
+    np.testing.assert_array_equal(
+        answers["fpp", "tpt"], answers["fpp", "zero_shot"])
+    self.assertGreater(np.abs(
+        answers["template", "tpt"] - answers["template", "zero_shot"]).max(),
+                       0.1)
+
   @parameterized.parameters(
       (("--config.method.name=otpt",), "unknown method 'otpt'; choose from"),
       (("--config.data.name=nowhere",), "unknown image set 'nowhere'"),
       (("--config.method.wight=3",), "wight"),
       (("--config.batch_size=abc",), "invalid literal for int.*abc"),
-      (("--config.views.number=8",), "keep one of 8 views"),
+      (("--config.method.selection_fraction=0.1",), "keep one of 8 views"),
+      (("--config.data.name=eurosat",),
+       "eurosat is a benchmark set.*--config.data.root="),
+      (("--config.model.image_dtype=float16",),
+       "image_dtype is 'float16', expected 'auto', 'float32' or 'bfloat16'"),
       (("--config.method.name=tpt", "--config.method.delta=0.3"),
        "none of the methods tpt has a delta"))
   def test_errors_come_before_the_work(self, arguments, message):
@@ -123,15 +159,26 @@ class EvaluateTest(parameterized.TestCase):
     self.assertIn("cat/notes.jpg", error)
 
   def test_help(self):
-    status, printed, _ = _run("--help")
+    status, printed, _ = command.run("--help")
     self.assertEqual(status, 0)
     self.assertIn("jaxcal evaluate --config=", printed)
-    status, printed, _ = _run("evaluate", "--help")
+    status, printed, _ = command.run("evaluate", "--help")
     self.assertEqual(status, 0)
     self.assertIn("--config.method.learning_rate=0.005", printed)
-    status, _, error = _run("evalute")
+    status, _, error = command.run("evalute")
     self.assertEqual(status, 2)
     self.assertIn("unknown command 'evalute'; choose from: evaluate", error)
+
+
+class SettingTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ("tpt", None, 1), ("tpt", 2, 2), ("tpt", 0, 0),
+      ("c_tpt_two_step", None, 2), ("c_tpt_two_step", 4, 4),
+      ("zero_shot", 2, 0))
+  def test_number_of_steps(self, name, given, expected):
+    setting = experiment.setting_of(name, {"num_steps": given})
+    self.assertEqual(setting.method.num_steps, expected)
 
 
 if __name__ == "__main__":

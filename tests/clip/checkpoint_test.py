@@ -221,6 +221,62 @@ class ModelTest(absltest.TestCase):
       model.image_features(pixels[:, :5])
 
 
+class PrecisionTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    folder = tiny.write(self.create_tempdir().full_path)
+    self.model = checkpoint.load(folder)
+    rng = np.random.default_rng(0)
+    self.pixels = rng.integers(0, 256, (2, 6, 6, 3), np.uint8)
+    ids = np.array([[28, 3, 4, 29, 0], [28, 5, 6, 7, 29]])
+    self.bank = prompts.from_token_ids(ids, [1], [3, 4])
+
+  @parameterized.product(image=(jnp.float32, jnp.bfloat16),
+                         text=(jnp.float32, jnp.bfloat16))
+  def test_each_tower_has_a_type_of_its_own(self, image, text):
+    half = checkpoint.in_precision(self.model, image=image, text=text)
+    dtypes = {"vision_model": image, "visual_projection": image,
+              "text_model": text, "text_projection": text,
+              "logit_scale": jnp.float32}
+    self.assertEqual(half.params.keys(), dtypes.keys())
+    for name, dtype in dtypes.items():
+      # Widened again, what bfloat16 keeps of float32: 8 bits of mantissa.
+      for ours, loaded in zip(*map(jax.tree.leaves, (
+          half.params[name], self.model.params[name])), strict=True):
+        self.assertEqual(ours.dtype, dtype)
+        self.assertEqual(loaded.dtype, jnp.float32)
+        np.testing.assert_allclose(
+            ours.astype(jnp.float32), loaded,
+            rtol=0 if dtype == jnp.float32 else 2**-8)
+    np.testing.assert_array_equal(
+        half.params["logit_scale"], self.model.params["logit_scale"])
+
+  def test_the_rest_stays(self):
+    half = checkpoint.in_precision(
+        self.model, image=jnp.bfloat16, text=jnp.bfloat16)
+    for name in ("config", "tokenizer", "preprocess", "name", "fingerprint"):
+      self.assertEqual(getattr(half, name), getattr(self.model, name))
+
+  def test_the_other_tower_does_not_notice(self):
+    image_half = checkpoint.in_precision(
+        self.model, image=jnp.bfloat16, text=jnp.float32)
+    text_half = checkpoint.in_precision(
+        self.model, image=jnp.float32, text=jnp.bfloat16)
+    whole = (self.model.image_features(self.pixels),
+             self.model.text_features(self.bank))
+    images = [half.image_features(self.pixels)
+              for half in (image_half, text_half)]
+    texts = [half.text_features(self.bank)
+             for half in (text_half, image_half)]
+    for (low, same), expected in zip((images, texts), whole):
+      np.testing.assert_array_equal(same, expected)
+      self.assertEqual(low.dtype, jnp.float32)
+      np.testing.assert_allclose(np.linalg.norm(low, axis=-1), 1, rtol=1e-6)
+      self.assertGreater((low * expected).sum(-1).min(), 0.99)
+      self.assertFalse(np.array_equal(low, expected))
+
+
 class RefusalTest(parameterized.TestCase):
 
   def setUp(self):

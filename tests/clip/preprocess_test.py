@@ -1,5 +1,6 @@
 from absl.testing import absltest
 from absl.testing import parameterized
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,6 +24,29 @@ class PreprocessTest(parameterized.TestCase):
     self.assertEqual(out.shape, pixels.shape)
     np.testing.assert_allclose(
         out[..., 2], np.full(pixels.shape[:-1], -0.25), rtol=1e-6)
+
+  @parameterized.parameters("float32", "bfloat16")
+  def test_standardize_is_the_same_for_pixels(self, dtype):
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    for values in (jnp.asarray(pixels), jnp.asarray(pixels, jnp.float32)):
+      out = preprocess.standardize(values, MEAN, STD, dtype)
+      self.assertEqual(out.dtype, dtype)
+      np.testing.assert_array_equal(
+          out, preprocess.normalize_pixels(pixels, MEAN, STD, dtype))
+
+  @parameterized.parameters((), (2, 3))
+  def test_standardize_between_pixels(self, *leading):
+    values = np.random.default_rng(0).uniform(0, 255, (*leading, 4, 4, 3))
+    values.flat[:4] = 0, 255, 127.5, 0.25
+    expected = np.stack([
+        (values[..., c] / 255 - MEAN[c]) / STD[c] for c in range(3)], -1)
+    out = preprocess.standardize(
+        jnp.asarray(values, jnp.float32), MEAN, STD)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    with jax.enable_x64(True):
+      out = preprocess.standardize(
+          jnp.asarray(values), MEAN, STD, jnp.float64)
+    np.testing.assert_allclose(out, expected, atol=1e-14)
 
   def test_only_uint8(self):
     with self.assertRaisesRegex(TypeError, "uint8 pixels expected.*float32"):
