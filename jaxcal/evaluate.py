@@ -11,6 +11,7 @@ import pathlib
 import tempfile
 from typing import Any, NamedTuple
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,13 +99,18 @@ def prepare(
     linearisation: "vjp", "jacobian", or "auto" to choose.
     max_bytes: Budget for the Jacobian.
   """
+  features = jax.eval_shape(text.encode, text.context)
   if linearisation == "auto":
-    features = jax.eval_shape(text.encode, text.context)
     linearisation = "vjp"
     if isinstance(text.encode, prefix.Encoder):
       linearisation = engine.choose_linearisation(
           *features.shape, text.context.size, num_images=num_images,
           max_bytes=max_bytes)
+  if linearisation == "jacobian":
+    logging.warning(
+        "preparing the Jacobian of the text tower, once: takes about as long "
+        "as %d images (--config.linearisation=vjp goes without)",
+        4 * features.shape[-1])
   return jax.jit(engine.prepare, static_argnames="linearisation")(
       *text, linearisation=linearisation)
 
