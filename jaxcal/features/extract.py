@@ -133,9 +133,11 @@ def image_encoder(
   all, and keeps the precision of the model's parameters.
   """
   local = sharding.local_mesh(mesh)
+  # One image after the other on each device: the views of one are work enough,
+  # and those of large images would not fit all at once.
   make_views = sharding.over_rows(
-      lambda _, rows: jax.vmap(functools.partial(
-          views.make_views, recipe=recipe))(*rows), local)
+      lambda _, rows: jax.lax.map(
+          lambda row: views.make_views(*row, recipe), rows), local)
   tower = sharding.over_rows(
       functools.partial(_encode, model.config, model.preprocess), mesh)
   params = sharding.replicate(
