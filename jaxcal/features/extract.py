@@ -133,13 +133,7 @@ def image_encoder(
   all, and keeps the precision of the model's parameters.
   """
   local = sharding.local_mesh(mesh)
-  # One image after the other on each device: the views of one are work enough,
-  # and those of large images would not fit all at once.
-  make_views = sharding.over_rows(
-      lambda _, rows: jax.lax.map(
-          lambda row: views.make_views(*row, recipe), rows), local)
-  tower = sharding.over_rows(
-      functools.partial(_encode, model.config, model.preprocess), mesh)
+  make_views, tower = _programs(model.config, model.preprocess, recipe, mesh)
   params = sharding.replicate(
       {name: model.params[name]
        for name in ("vision_model", "visual_projection")}, mesh)
@@ -150,6 +144,20 @@ def image_encoder(
     return tower(params, sharding.split(pixels, mesh))
 
   return encode
+
+
+@functools.cache  # as `jit` does: further image sets do not compile again
+def _programs(config, preprocessing, recipe, mesh):
+  """Compiled functions: canvases to views, and views to features."""
+  # One image after the other on each device: the views of one are work enough,
+  # and those of large images would not fit all at once.
+  make_views = sharding.over_rows(
+      lambda _, rows: jax.lax.map(
+          lambda row: views.make_views(*row, recipe), rows),
+      sharding.local_mesh(mesh))
+  tower = sharding.over_rows(
+      functools.partial(_encode, config, preprocessing), mesh)
+  return make_views, tower
 
 
 def _encode(config, preprocessing, params, pixels):
