@@ -7,6 +7,7 @@ depend on how many devices or processes there are.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
 import pathlib
 import tempfile
 from typing import Any, NamedTuple
@@ -237,18 +238,22 @@ def _batches(model, image_set, todo, store, *, mesh, batch_size, recipe, seed,
 
 
 def _answering(encode, prepared, settings, mesh):
-  """The compiled function from features [b v d] to answers by setting."""
+  """The function from a batch of features to answers by setting and field."""
   penalties = settings_lib.penalties(prepared, settings)
   shared = sharding.replicate(
       (encode, prepared, penalties, dict(settings)), mesh)
+  return lambda batch: _answer_program(mesh)(shared, batch.view_features)
 
-  def answer(shared, views):
-    adapted = settings_lib.answer(*shared, views)
+
+@functools.cache  # as `jit` does: another pass does not compile again
+def _answer_program(mesh):
+
+  def answer(shared, view_features):
+    adapted = settings_lib.answer(*shared, view_features)
     return {name: {"logits": one.logits} | one.info._asdict()
             for name, one in adapted.items()}
 
-  compiled = sharding.over_rows(answer, mesh)
-  return lambda batch: compiled(shared, batch.view_features)
+  return sharding.over_rows(answer, mesh)
 
 
 def _one_behind(batches, function):
