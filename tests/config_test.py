@@ -29,11 +29,46 @@ class ConfigTest(parameterized.TestCase):
       ("metrics", "num_bins", 0, ">= 1"),
       ("metrics", "edges", "both", "'left' or 'right'"),
       ("metrics", "level", 1.0, "in \\(0, 1\\)"),
-      ("metrics", "num_resamples", 1, ">= 2"))
+      ("metrics", "num_resamples", 1, ">= 2"),
+      ("method", "context", "random", "'template' or 'fpp'"),
+      ("fpp", "num_steps", 0, ">= 1"),
+      ("fpp", "learning_rate", -0.1, ">= 0"),
+      ("model", "image_dtype", "float16", "'auto', 'float32' or 'bfloat16'"),
+      ("model", "text_dtype", "auto", "'float32' or 'bfloat16'"),
+      ("data", "source", "webdataset", "'files' or 'tfds'"))
   def test_values_out_of_range_are_named(self, part, name, value, expected):
     experiment = config.ExperimentConfig()
     setattr(getattr(experiment, part), name, value)
     with self.assertRaisesRegex(ValueError, rf"config\.{part}.*{expected}"):
+      config.validate(experiment)
+
+  @parameterized.parameters(
+      ("memory_gb", 0.0, "> 0"), ("memory_gb", -1.0, "> 0"),
+      ("linearisation", "jvp", "'auto', 'vjp' or 'jacobian'"),
+      ("batch_size", 0, ">= 1"), ("num_threads", 0, ">= 1"))
+  def test_values_of_no_part_are_named(self, name, value, expected):
+    experiment = config.ExperimentConfig()
+    setattr(experiment, name, value)
+    with self.assertRaisesRegex(
+        ValueError, rf"config\.{name} is {value!r}, expected {expected}; set it "
+        rf"with --config\.{name}="):
+      config.validate(experiment)
+
+  @parameterized.parameters(
+      ("method", "num_steps", (None, 0, 1, 7)),
+      ("method", "context", ("template", "fpp")),
+      ("fpp", "num_steps", (1, 5000)), ("fpp", "learning_rate", (1e-3,)),
+      ("fpp", "flatness_weight", (None, 0.0, 1.25)),
+      ("fpp", "from_template", (False, True)),
+      ("model", "image_dtype", ("auto", "float32", "bfloat16")),
+      ("model", "text_dtype", ("float32", "bfloat16")),
+      ("data", "source", ("files", "tfds")),
+      (None, "memory_gb", (1e-3, 64.0)),
+      (None, "linearisation", ("auto", "vjp", "jacobian")))
+  def test_values_in_range(self, part, name, values):
+    for value in values:
+      experiment = config.ExperimentConfig()
+      setattr(getattr(experiment, part) if part else experiment, name, value)
       config.validate(experiment)
 
   def test_too_few_views_for_the_selection(self):

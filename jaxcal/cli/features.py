@@ -35,7 +35,9 @@ def help_text() -> str:
       "need no images.", "An interrupted run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
       "Flags:", *experiment.flag_help(
-          "store", "dtype", "chunk_size", "shard", *experiment.SHARED_FLAGS),
+          "store", "dtype", "chunk_size", "shard",
+          *(flag for flag in experiment.SHARED_FLAGS
+            if flag not in ("output", "overwrite"))),
       "", "Fields of the config, with their defaults:",
       *experiment.field_help()])
 

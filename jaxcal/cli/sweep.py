@@ -52,7 +52,7 @@ def help_text() -> str:
       "fractions", "share one pass over the images; other fields (views, "
       "template, model, ...) make", "a pass for each value. Writes "
       "results.jsonl, a row per setting, results.md, a", "figure per swept "
-      "number, and predictions/. Settings that are done are skipped, so a ",
+      "number, and predictions/. Settings that are done are skipped, so a",
       "sweep can be interrupted, resumed, and grown by further values.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
       "Flags:", *experiment.flag_help("sweep", *experiment.SHARED_FLAGS), "",
