@@ -177,7 +177,7 @@ def validate(config: ExperimentConfig) -> None:
       ("fpp.num_steps", config.fpp.num_steps, config.fpp.num_steps >= 1,
        ">= 1"),
       ("fpp.learning_rate", config.fpp.learning_rate,
-       config.fpp.learning_rate >= 0, ">= 0"),
+       config.fpp.learning_rate > 0, "> 0"),
       ("model.image_dtype", config.model.image_dtype,
        config.model.image_dtype in ("auto", "float32", "bfloat16"),
        "'auto', 'float32' or 'bfloat16'"),

@@ -32,7 +32,7 @@ class ConfigTest(parameterized.TestCase):
       ("metrics", "num_resamples", 1, ">= 2"),
       ("method", "context", "random", "'template' or 'fpp'"),
       ("fpp", "num_steps", 0, ">= 1"),
-      ("fpp", "learning_rate", -0.1, ">= 0"),
+      ("fpp", "learning_rate", 0.0, "> 0"),
       ("model", "image_dtype", "float16", "'auto', 'float32' or 'bfloat16'"),
       ("model", "text_dtype", "auto", "'float32' or 'bfloat16'"),
       ("data", "source", "webdataset", "'files' or 'tfds'"))

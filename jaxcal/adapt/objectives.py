@@ -172,9 +172,6 @@ def method(name: str, **settings: Any) -> Method:
     ValueError: an unknown name, or a setting that the method does not have;
       both errors list the choices.
   """
-  if name not in METHODS:
-    raise ValueError(f"unknown method {name!r}; choose from: "
-                     f"{', '.join(sorted(METHODS))}.")
   known = settings_of(name)
   unknown = sorted(set(settings) - set(known))
   if unknown:
@@ -185,5 +182,12 @@ def method(name: str, **settings: Any) -> Method:
 
 
 def settings_of(name: str) -> dict[str, float]:
-  """The settings of the method called `name`, with their defaults."""
+  """The settings of the method called `name`, with their defaults.
+
+  Raises:
+    ValueError: an unknown name; lists the choices.
+  """
+  if name not in METHODS:
+    raise ValueError(f"unknown method {name!r}; choose from: "
+                     f"{', '.join(sorted(METHODS))}.")
   return dict(METHODS[name].__kwdefaults__ or {})
