@@ -50,8 +50,8 @@ class ConfigTest(parameterized.TestCase):
     experiment = config.ExperimentConfig()
     setattr(experiment, name, value)
     with self.assertRaisesRegex(
-        ValueError, rf"config\.{name} is {value!r}, expected {expected}; set it "
-        rf"with --config\.{name}="):
+        ValueError, rf"config\.{name} is {value!r}, expected {expected}; set "
+        rf"it with --config\.{name}="):
       config.validate(experiment)
 
   @parameterized.parameters(

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -166,6 +167,19 @@ class TowersTest(parameterized.TestCase):
       changed[0, position] += np.linspace(-1, 1, 16)
       moved = text_features(CONFIG, self.params, changed, self.ends)
       self.assertGreater(np.abs(moved[0] - whole[0]).max(), 1e-4)
+
+  def test_without_the_causal_mask_each_token_sees_all(self):
+    """In one layer, as much as the last one of a causal tower sees."""
+    free = dataclasses.replace(CONFIG, causal=False)
+    positions = self.params["text_model"]["embeddings"]["position_embedding"][
+        "embedding"]
+    for end in (0, 3, 7):
+      order = np.r_[np.delete(np.arange(8), end), end]
+      # Tokens change places and take their position vectors with them.
+      moved = self.tokens[:, order] + (positions[order] - positions)[None]
+      np.testing.assert_allclose(
+          text_features(free, self.params, self.tokens, np.full(4, end)),
+          text_features(CONFIG, self.params, moved, np.full(4, 7)), atol=1e-6)
 
   def test_jit_and_vmap_change_nothing(self):
     eager = towers.image_features(CONFIG, self.params, self.pixels)
