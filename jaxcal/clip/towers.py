@@ -323,7 +323,7 @@ def pooled_text(
     config: Sizes of the model.
     params: The whole parameter tree.
     embeddings: Token vectors without positions. Nothing after the end token
-      matters, because the tower is causal.
+      matters, in a causal tower.
     end_positions: Index of each prompt's end token.
 
   Raises:
