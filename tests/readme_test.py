@@ -63,7 +63,7 @@ class ReadmeTest(absltest.TestCase):
     self._write_eurosat(self.folder / "path" / "to" / "datasets")
     commands = [block for block in _blocks("bash")
                 if "pip install" not in block]
-    self.assertLen(commands, 7)
+    self.assertLen(commands, 8)
     for command in commands:
       # No download: the shipped weights stand in for those of the hub.
       command = command.replace(
