@@ -11,7 +11,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Before jax is imported: the sharding tests need several devices.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") +
-    " --xla_force_host_platform_device_count=4")
+    " --xla_force_host_platform_device_count=4"
+    # Compiling takes most of the time, and optimising most of compiling. Set
+    # JAXCAL_OPTIMISE=1 to test the programs that users run.
+    + ("" if os.environ.get("JAXCAL_OPTIMISE") else
+       " --xla_backend_optimization_level=0"
+       " --xla_cpu_use_fusion_emitters=false"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from absl import flags  # noqa: E402

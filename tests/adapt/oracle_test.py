@@ -145,7 +145,7 @@ class OracleTest(parameterized.TestCase):
     np.testing.assert_allclose(
         step.gradient, at("grad"), atol=1e-9 * scale, rtol=0)
 
-  @parameterized.parameters((5, "vjp"), (12, "vjp"), (12, "jacobian"))
+  @parameterized.parameters((5, "vjp"), (12, "jacobian"))
   def test_answers(self, k, linearisation):
     prepared = self._prepared(k, linearisation=linearisation)
     settings = {stored: settings_lib.Setting(method, selection_fraction=0.25)

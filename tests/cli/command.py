@@ -11,8 +11,8 @@ SMALL = ("--config=configs/quickstart.py", "--config.data.name=digits",
          "--config.data.limit=6", "--config.views.number=8",
          "--config.method.selection_fraction=0.25",
          "--config.metrics.num_resamples=50", "--config.batch_size=2")
-# Each kill costs a start; three find what ten find, most of the time.
-KILLS = int(os.environ.get("JAXCAL_KILLS", "3"))
+# Each kill costs a start; two find what ten find, most of the time.
+KILLS = int(os.environ.get("JAXCAL_KILLS", "2"))
 _CODE = "import sys; from jaxcal.cli import main; sys.exit(main.run())"
 
 

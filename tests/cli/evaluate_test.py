@@ -94,7 +94,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertRegex(error, "eurosat.*8,100 images.*found 10")
     arguments += ("--config.data.partial=True",)
     answers = {}
-    for context, num_steps in (("template", 2), ("fpp", 0)):
+    for context, num_steps in (("template", 1), ("fpp", 0)):
       output = self._folder(context)
       status, printed, error = _evaluate(
           *arguments, f"--config.method.context={context}",
