@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -18,9 +19,8 @@ _CODE = "import sys; from jaxcal.cli import main; sys.exit(main.run())"
 
 def start(*arguments, num_devices=1):
   """The running process; `num_devices` virtual ones on the CPU."""
-  environment = os.environ | {
-      "XLA_FLAGS":
-          f"--xla_force_host_platform_device_count={num_devices}"}
+  environment = os.environ | {"XLA_FLAGS": re.sub(
+      r"(device_count)=\d+", rf"\1={num_devices}", os.environ["XLA_FLAGS"])}
   return subprocess.Popen(
       [sys.executable, "-c", _CODE, *map(str, arguments)], cwd=ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
