@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 from jaxcal.typing import Array
-from jaxcal.typing import ArrayLike
 from jaxcal.typing import PyTree
 
 _AXIS = "data"
@@ -81,10 +80,10 @@ def split(tree: PyTree, mesh: Mesh) -> PyTree:
 
   def place(x):
     if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(local, x.ndim):
-      shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+      shards = _in_order(x)
       rows = len(x) // len(shards) * mesh.devices.size
       return jax.make_array_from_single_device_arrays(
-          (rows, *x.shape[1:]), sharding, [shard.data for shard in shards])
+          (rows, *x.shape[1:]), sharding, shards)
     return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
   return jax.tree.map(place, tree)
@@ -110,11 +109,15 @@ def over_rows(
 def gather_local(tree: PyTree) -> PyTree:
   """This process's rows of a batch, on the host; waits for them."""
 
-  def fetch(x: Array) -> ArrayLike:
-    shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
+  return jax.tree.map(
+      lambda x: np.concatenate([np.asarray(rows) for rows in _in_order(x)]),
+      tree)
 
-  return jax.tree.map(fetch, tree)
+
+def _in_order(x: Array) -> list[Array]:
+  """What lies on each of this process's devices, in the order of the rows."""
+  shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+  return [shard.data for shard in shards]
 
 
 def barrier(name: str) -> None:

@@ -69,7 +69,7 @@ def flag_help(*names: str) -> list[str]:
 def field_help() -> list[str]:
   """Lines that name every config field with its default."""
   rows = config_lib.describe(config_lib.ExperimentConfig())
-  return [f"  --{name}={_plain(value)}\n      {about}"
+  return [f"  --{name}={plain(value)}\n      {about}"
           for name, value, about in rows]
 
 
@@ -305,5 +305,6 @@ def progress(name: str, total: int, unit: str = "image") -> Iterator[tqdm.tqdm]:
     yield bar
 
 
-def _plain(value):
+def plain(value: Any) -> Any:
+  """A field's value as the command line has it."""
   return ",".join(value) if isinstance(value, tuple) else value

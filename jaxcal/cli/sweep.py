@@ -160,7 +160,8 @@ def _changed(config, fields):
 
 def _folder_name(fields):
   """Swept fields as a folder; with a hash where characters had to go."""
-  name = ",".join(f"{field}={_plain(value)}" for field, value in fields.items())
+  name = ",".join(f"{field}={experiment.plain(value)}"
+                  for field, value in fields.items())
   safe = re.sub(r"[^\w=.,+-]+", "_", name)
   if safe != name:
     safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
@@ -188,8 +189,9 @@ def _run_variant(variant, model, images, output, rows, bar):
       on_batch=lambda done, total: bar.update(
           before + done * count - bar.n))
   for label, path in saved:
-    key = {"data": images.name, "setting": label, **{
-        name: _plain(value) for name, value in variant.fields.items()}}
+    key = {"data": images.name, "setting": label,
+           **{name: experiment.plain(value)
+              for name, value in variant.fields.items()}}
     if not rows.has(key):
       point = variant.points[label]
       rows.add(key | {"method": point.method, **point.numbers} |
@@ -268,7 +270,3 @@ def _print_table(output, rows):
   predictions_lib.write_whole(output / "results.md", f"{text}\n".encode())
   print(f"{text}\n\nWritten to {output}: results.jsonl, results.md, "
         "FIELD-SET.svg, predictions/")
-
-
-def _plain(value):
-  return ",".join(value) if isinstance(value, tuple) else value

@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Few images and views of the shipped testbed.
@@ -31,6 +32,14 @@ def run(*arguments, num_devices=1):
   process = start(*arguments, num_devices=num_devices)
   printed, error = process.communicate()
   return process.returncode, printed, error
+
+
+def run_timed(*arguments):
+  """Standard output, standard error and seconds of a command that succeeds."""
+  start_time = time.monotonic()
+  status, printed, error = run(*arguments)
+  assert status == 0, error
+  return printed, error, time.monotonic() - start_time
 
 
 def kill_after(seconds, *arguments):
