@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import hashlib
 import json
 import re
@@ -12,7 +11,6 @@ import typing
 from absl import flags
 import tqdm
 
-from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import sharding
 from jaxcal import sweep as sweep_lib
@@ -68,13 +66,15 @@ def main() -> None:
     raise ValueError(f"--sweep is missing; for example: {EXAMPLE}")
   plan = _plan(config, axes)
   experiment.join_processes()
-  about = experiment.describe(config, _model(config.model))
+  load_model = _once(experiment.load_model)
+  load_sets = _once(experiment.load_sets)
+  about = experiment.describe(config, load_model(config.model))
   output = experiment.output_folder(
       {name: value for name, value in about.items()
        if not name.startswith("config.method.") and
        name.removeprefix("config.") not in [axis.name for axis in axes]})
   rows = _Rows(output / "results.jsonl")
-  loaded = [(variant, experiment.load_sets(variant.config.data))
+  loaded = [(variant, load_sets(variant.config.data))
             for variant in plan]
   total = sum(len(variant.points) * len(images.ids)
               for variant, sets_by_name in loaded
@@ -82,7 +82,7 @@ def main() -> None:
   _announce(loaded)
   with experiment.progress("sweep", total, "answer") as bar:
     for variant, sets_by_name in loaded:
-      model = _model(variant.config.model)
+      model = load_model(variant.config.model)
       for images in sets_by_name.values():
         _run_variant(variant, model, images, output, rows, bar)
   if experiment.is_first():
@@ -91,15 +91,18 @@ def main() -> None:
   sharding.barrier("done")
 
 
-def _model(config):
-  return _cached_model(*dataclasses.astuple(config))
+def _once(load):
+  """Remembers what was loaded last, for variants that follow each other."""
+  last = {}
 
+  def loaded(part):
+    key = dataclasses.astuple(part)
+    if key not in last:
+      last.clear()
+      last[key] = load(part)
+    return last[key]
 
-@functools.lru_cache(maxsize=1)  # variants that follow each other share it
-def _cached_model(*fields):
-  return experiment.load_model(config_lib.ModelConfig(**dict(zip(
-      (field.name for field in dataclasses.fields(config_lib.ModelConfig)),
-      fields))))
+  return loaded
 
 
 def _field_types(config, prefix=""):
