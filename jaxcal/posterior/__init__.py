@@ -1,0 +1,1 @@
+"""Laplace posteriors over the last projections of CLIP-style models."""
