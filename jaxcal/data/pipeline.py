@@ -6,7 +6,7 @@ shapes. Views are made from the canvases on the device, see `views`.
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 import itertools
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import pairs
 from jaxcal.data import views
 from jaxcal.typing import Bool
 from jaxcal.typing import Int
@@ -21,33 +22,35 @@ from jaxcal.typing import UInt8
 
 
 class Batch(NamedTuple):
-  """Images on canvases; those with a false mask only fill the batch up.
+  """Images on canvases; those with a false mask are none of the set's.
+
+  They fill the batch up, or stand in for an image that cannot be used.
 
   Attributes:
     canvases: uint8 [b H W 3], each image in the upper left corner.
     sizes: int32 [b 2], height and width of the images.
     keys: uint32 [b 2], see `views.image_key`.
-    labels: int32 [b]; -1 in the filling.
-    ids: One id per image; empty in the filling.
+    ids: One id per image, also of one that cannot be used; empty in the
+      filling.
     mask: bool [b]; whether the entry is an image of the set.
   """
 
   canvases: UInt8[np.ndarray, "b H W 3"]
   sizes: Int[np.ndarray, "b 2"]
   keys: Int[np.ndarray, "b 2"]
-  labels: Int[np.ndarray, "b"]
   ids: tuple[str, ...]
   mask: Bool[np.ndarray, "b"]
 
 
 def batches(
-    image_set: image_sets.ImageSet,
+    image_set: image_sets.ImageSet | pairs.PairSet,
     positions: Iterable[Sequence[int]],
     *,
     seed: int,
     batch_size: int,
     num_threads: int,
     prefetch: int = 2,
+    on_unusable: Callable[[int, str], None] | None = None,
 ) -> Iterator[Batch]:
   """The images at the given positions, a batch for each sequence of them.
 
@@ -58,7 +61,7 @@ def batches(
   closed; closing waits for the images being read.
 
   Args:
-    image_set: The images.
+    image_set: The images; of pairs, the captions are not looked at.
     positions: For each batch the positions in the set of its images: at most
       `batch_size`, possibly none; taken as far ahead as images are read.
     seed: The run's seed, see `views.image_key`.
@@ -66,6 +69,12 @@ def batches(
       batch has none, it is a black image of one pixel.
     num_threads: Threads that read images.
     prefetch: Batches to work ahead.
+    on_unusable: Called with the position of an image that cannot be read or has
+      no usable size, and the reason. A black image of one pixel with a false
+      mask then stands in its place, and the batches go on. Calls come from the
+      caller's thread, in order, before the batch is handed over; one that
+      raises ends the batches, as is wise where most images are unusable: then
+      the cause is seldom the images. If None, such an image is an error.
 
   Returns:
     A generator of as many batches as `positions` has sequences. Canvases are
@@ -73,8 +82,9 @@ def batches(
 
   Raises:
     ValueError: at once if a number is out of range; with the batch that it
-      belongs to if there are too many positions, or an image cannot be read or
-      has no usable size, naming its id. The batches before it are complete.
+      belongs to if there are too many positions, one is outside the set, or an
+      image cannot be read or has no usable size, naming its id. The batches
+      before it are complete.
   """
   for name, value in (
       ("batch_size", batch_size),
@@ -88,7 +98,8 @@ def batches(
   def generate():
     current, ahead = itertools.tee(positions)
     images = _in_order(
-        image_set, itertools.chain.from_iterable(ahead), num_threads, window
+        image_set, itertools.chain.from_iterable(ahead), num_threads, window,
+        on_unusable,
     )
     try:
       for chosen in current:
@@ -104,8 +115,15 @@ def batches(
   return generate()
 
 
-def _in_order(image_set, positions, num_threads, window):
-  """Image by image, while later ones are read on threads."""
+class _Unusable(ValueError):
+  """An image of the set that cannot be read or has no usable size."""
+
+
+def _in_order(image_set, positions, num_threads, window, on_unusable):
+  """Image by image, while later ones are read on threads.
+
+  None for one that cannot be used, once it was reported.
+  """
 
   def read(position):
     if not 0 <= position < len(image_set.ids):
@@ -118,7 +136,7 @@ def _in_order(image_set, positions, num_threads, window):
       views.check_image(image)
       views.canvas_shape(*image.shape[:2])
     except Exception as error:
-      raise ValueError(
+      raise _Unusable(
           f"cannot use image {image_set.ids[position]!r} (number {position} of "
           f"{image_set.name!r}): {error}"
       ) from error
@@ -129,12 +147,20 @@ def _in_order(image_set, positions, num_threads, window):
 
   def begin(count):
     for position in itertools.islice(positions, count):
-      begun.append(pool.submit(read, position))
+      begun.append((position, pool.submit(read, position)))
 
   try:
     begin(window)
     while begun:
-      image = begun.popleft().result()
+      position, reading = begun.popleft()
+      try:
+        image = reading.result()
+      except _Unusable as error:
+        if on_unusable is None:
+          raise
+        reason = error.__cause__
+        on_unusable(int(position), str(reason) or repr(reason))
+        image = None
       begin(1)
       yield image
   finally:
@@ -143,13 +169,11 @@ def _in_order(image_set, positions, num_threads, window):
 
 def _assemble(image_set, positions, images, seed, batch_size):
   """The images on canvases, filled up to a batch."""
-  num_real = len(images)
   ids = tuple(image_set.ids[position] for position in positions)
-  labels = np.full(batch_size, -1, np.int32)
-  labels[:num_real] = [image_set.labels[position] for position in positions]
-  # One black pixel stands in where there is no image to repeat.
-  filling = batch_size - num_real
-  shown = images or [np.zeros((1, 1, 3), np.uint8)]
+  filling = batch_size - len(images)
+  # One black pixel stands in where there is no image to show or to repeat.
+  blank = np.zeros((1, 1, 3), np.uint8)
+  shown = [blank if image is None else image for image in images] or [blank]
   shown = shown + [shown[-1]] * (batch_size - len(shown))
   names = ids or ("",)
   names = names + (names[-1],) * (batch_size - len(names))
@@ -159,7 +183,7 @@ def _assemble(image_set, positions, images, seed, batch_size):
       canvases=np.stack([views.on_canvas(one, shape) for one in shown]),
       sizes=sizes,
       keys=np.stack([views.image_key(seed, name) for name in names]),
-      labels=labels,
       ids=ids + ("",) * filling,
-      mask=np.arange(batch_size) < num_real,
+      mask=np.array([image is not None for image in images]
+                    + [False] * filling),
   )

@@ -1,10 +1,11 @@
-"""Data sets that tensorflow-datasets prepared become image sets.
+"""Data sets that tensorflow-datasets prepared become image sets or pairs.
 
 Reading needs the package tensorflow-datasets but not TensorFlow; preparing a
 data set of images does. Nothing is downloaded. The file formats array_record
 (recommended) and tfrecord (the default of `tfds build`) are read.
 """
 
+import collections
 from collections.abc import Collection, Mapping, Sequence
 import os
 import pathlib
@@ -14,10 +15,14 @@ import struct
 import numpy as np
 
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import pairs
 from jaxcal.data import sources
 
 # What the file's name is called in the data sets that keep it.
-_FILE_NAMES = ("file_name", "filename", "image/file_name", "id")
+_FILE_NAMES = (
+    "file_name", "filename", "image/file_name", "image/filename", "id")
+# What captions are called, alone or in a sequence.
+_CAPTIONS = ("caption", "captions", "text")
 
 
 def read(
@@ -59,6 +64,9 @@ def read(
   """
   folder = prepared_folder(root, name)
   info, records, decoders = _open(folder, split)
+  if not {"image", "label"} <= set(info.features):
+    raise ValueError(f"{folder} has the features {sorted(info.features)}; "
+                     "expected image and label.")
   theirs = info.features["label"].names
   labels_of = join_labels(theirs, class_names, renamed=renamed, unused=unused)
   file_key = next((key for key in _FILE_NAMES if key in info.features), None)
@@ -91,6 +99,65 @@ def read(
   )
   image_sets.check(image_set)
   return image_set
+
+
+def read_pairs(
+    root: str | os.PathLike, name: str, *, split: str) -> pairs.PairSet:
+  """The images of one split of a prepared data set with their captions.
+
+  The caption is the feature caption, captions or text. Where it is a sequence,
+  of texts or of records with a text (coco_captions), the first one is taken,
+  so that no image occurs twice. All records are gone through once; images are
+  decoded when they are read.
+
+  Args:
+    root: The data folder of tensorflow-datasets.
+    name: The data set below it, with its config where it has some, such as
+      `coco_captions/2014`. The newest version is taken.
+    split: In the language of tensorflow-datasets.
+
+  Returns:
+    The pairs in the stored order, which is shuffled, the same at each reading.
+    Ids are the file names that the set keeps where all are distinct, else
+    positions in the stored order, `train/000012`. Images without a caption,
+    with an empty one or one that is no UTF-8 are left out and counted.
+
+  Raises:
+    ImportError: if tensorflow-datasets is not installed.
+    FileNotFoundError: if the data set is not prepared below the root.
+    ValueError: if the split is unknown, image or caption is missing among the
+      features, or no pair is left.
+  """
+  folder = prepared_folder(root, name)
+  info, records, decoders = _open(folder, split)
+  key = next((key for key in _CAPTIONS if key in info.features), None)
+  if key is None or "image" not in info.features:
+    raise ValueError(f"{folder} has the features {sorted(info.features)}; "
+                     f"expected image and one of {', '.join(_CAPTIONS)}.")
+  file_key = next((key for key in _FILE_NAMES if key in info.features), None)
+  skipped = collections.Counter()
+  files, captions, positions = [], [], []
+  for position in range(len(records)):
+    example = _example(info, records[position], decoders)
+    caption = pairs.usable_caption(_first_text(example[key]), skipped)
+    if caption is not None:
+      files.append(_text(example[file_key]) if file_key else "")
+      captions.append(caption)
+      positions.append(position)
+  ids = files
+  if len(set(files)) < len(files) or not file_key:
+    ids = [f"{split}/{position:06}" for position in positions]
+  pair_set = pairs.PairSet(
+      name=name,
+      ids=tuple(ids),
+      captions=tuple(captions),
+      read=lambda i: _pixels(
+          _example(info, records[positions[i]], decoders)["image"], ids[i]
+      ),
+      skipped=dict(skipped),
+  )
+  pairs.check(pair_set)
+  return pair_set
 
 
 def prepared_folder(root: str | os.PathLike, name: str) -> pathlib.Path:
@@ -207,9 +274,6 @@ def _open(folder, split):
     ) from error
   builder = tensorflow_datasets.builder_from_directory(folder)
   info = builder.info
-  if not {"image", "label"} <= set(info.features):
-    raise ValueError(f"{folder} has the features {sorted(info.features)}; "
-                     "expected image and label.")
   try:
     files = info.splits[split].file_instructions
   except ValueError as error:
@@ -228,6 +292,19 @@ def _open(folder, split):
       if isinstance(feature, tensorflow_datasets.features.Image)
   }
   return info, records, decoders
+
+
+def _first_text(value):
+  """A text as bytes, the first one of a sequence; None of an empty one."""
+  if isinstance(value, dict):
+    value = value["text"]
+  if isinstance(value, bytes):
+    return value
+  return value[0] if len(value) else None
+
+
+def _text(value):
+  return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _example(info, record, decoders):

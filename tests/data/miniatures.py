@@ -23,39 +23,66 @@ def pixels(seed: int, height: int = 5) -> UInt8[np.ndarray, "h w 3"]:
 
 def prepare(root, name, splits, *, classes, version="1.0.0", key="file_name",
             encoded=True, feature="image"):
-  """Writes a data set of (file name, label, pixels) by split.
+  """Writes a data set of (file name, label, pixels) by split."""
+  library = _library()
+  shape = next(iter(splits.values()))[0][-1].shape
+  features = {
+      feature: (library.features.Image() if encoded else
+                library.features.Tensor(shape=shape, dtype=np.uint8)),
+      "label": library.features.ClassLabel(names=classes)}
+  if key:
+    features[key] = library.features.Text()
 
-  The image feature's encoder takes PNG bytes without TensorFlow, but neither
-  paths nor arrays.
+  def example(file, label, image):
+    content = {feature: _png(image) if encoded else image, "label": label}
+    return content | ({key: file} if key else {})
+
+  return _prepare(root, name, features, version, {
+      split: [example(*row) for row in rows] for split, rows in splits.items()})
+
+
+def prepare_captions(root, name, rows, *, captions, key="image/filename"):
+  """Writes the split "train" of (file name, captions, pixels).
+
+  `captions` names their feature: "caption" takes a text, "text" a list of
+  texts, and "captions" a list of records with a text.
   """
+  library = _library()
+  text = library.features.Text()
+  features = {"image": library.features.Image(), captions: {
+      "caption": text, "text": library.features.Sequence(text),
+      "captions": library.features.Sequence({"id": np.int64, "text": text}),
+  }[captions]}
+  if key:
+    features[key] = text
+  return _prepare(root, name, features, "1.0.0", {"train": [
+      {"image": _png(image), captions: texts} | ({key: file} if key else {})
+      for file, texts, image in rows]})
+
+
+def _library():
   if not _INSTALLED:
     raise unittest.SkipTest("tensorflow-datasets or array_record is not "
                             "installed: nothing prepared, nothing checked")
-  import tensorflow_datasets as library
+  import tensorflow_datasets
+  return tensorflow_datasets
 
+
+def _png(image):
+  """What the image feature encodes without TensorFlow: no paths, no arrays."""
+  content = io.BytesIO()
+  Image.fromarray(image).save(content, "PNG")
+  return io.BytesIO(content.getvalue())
+
+
+def _prepare(root, name, features, version, splits):
+  """Writes examples by split as array_record."""
+  library = _library()
   name, _, config = name.partition("/")
 
   def info(builder):
-    shape = next(iter(splits.values()))[0][-1].shape
-    image = (library.features.Image() if encoded else
-             library.features.Tensor(shape=shape, dtype=np.uint8))
-    features = {feature: image,
-                "label": library.features.ClassLabel(names=classes)}
-    if key:
-      features[key] = library.features.Text()
     return library.core.DatasetInfo(
         builder=builder, features=library.features.FeaturesDict(features))
-
-  def examples(_, rows):
-    for number, (file, label, image) in enumerate(rows):
-      if encoded:
-        content = io.BytesIO()
-        Image.fromarray(image).save(content, "PNG")
-        image = io.BytesIO(content.getvalue())
-      example = {feature: image, "label": label}
-      if key:
-        example[key] = file
-      yield number, example
 
   class Miniature(library.core.GeneratorBasedBuilder, skip_registration=True):
     __module__ = "miniature"  # A package would be searched for checksums.
@@ -63,11 +90,13 @@ def prepare(root, name, splits, *, classes, version="1.0.0", key="file_name",
     BUILDER_CONFIGS = (
         [library.core.BuilderConfig(name=config)] if config else [])
     _info = info
-    _generate_examples = examples
+
+    def _generate_examples(self, examples):
+      yield from enumerate(examples)
 
     def _split_generators(self, _):
-      return {split: self._generate_examples(rows)
-              for split, rows in splits.items()}
+      return {split: self._generate_examples(examples)
+              for split, examples in splits.items()}
 
   Miniature.name = name
   builder = Miniature(data_dir=root, file_format="array_record")

@@ -9,6 +9,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import pairs
 from jaxcal.data import pipeline
 from jaxcal.data import sources
 from jaxcal.data import views
@@ -70,7 +71,6 @@ class BatchesTest(parameterized.TestCase):
       self.assertEqual(batch.canvases.dtype, np.uint8)
       self.assertEqual(batch.sizes.dtype, np.int32)
       self.assertEqual(batch.keys.dtype, np.uint32)
-      self.assertEqual(batch.labels.dtype, np.int32)
       self.assertEqual(batch.mask.dtype, np.bool_)
       for entries in batch:
         self.assertLen(entries, batch_size)
@@ -78,12 +78,10 @@ class BatchesTest(parameterized.TestCase):
         self.assertEqual(batch.mask[row], seen < _COUNT)
         if seen < _COUNT:
           self.assertEqual(batch.ids[row], f"{seen}.png")
-          self.assertEqual(batch.labels[row], seen % 3)
           last = _image(seen), views.image_key(3, f"{seen}.png")
           seen += 1
         else:
           self.assertEqual(batch.ids[row], "")
-          self.assertEqual(batch.labels[row], -1)
         image, key = last
         height, width = batch.sizes[row]
         canvas = batch.canvases[row]
@@ -107,8 +105,6 @@ class BatchesTest(parameterized.TestCase):
       names = [f"{position}.png" for position in chosen]
       self.assertEqual([name for name in batch.ids if name], names)
       self.assertEqual(batch.mask.sum(), len(chosen))
-      np.testing.assert_array_equal(
-          batch.labels[batch.mask], np.array(chosen, int) % 3)
     np.testing.assert_array_equal(
         batches[1].keys[1], batches[3].keys[0])
 
@@ -117,7 +113,6 @@ class BatchesTest(parameterized.TestCase):
     self.assertEqual(batch.canvases.shape, (2, 64, 64, 3))
     self.assertFalse(batch.canvases.any() or batch.mask.any())
     np.testing.assert_array_equal(batch.sizes, 1)
-    np.testing.assert_array_equal(batch.labels, -1)
     self.assertEqual(batch.ids, ("", ""))
 
   def test_no_batches(self):
@@ -239,6 +234,76 @@ class BatchesTest(parameterized.TestCase):
     batches = _batches(_image_set(lambda position: image), [[3]])
     with self.assertRaisesRegex(ValueError, r"'3\.png' .*" + message):
       next(batches)
+
+  @parameterized.product(batch_size=[1, 4], num_threads=[1, 3])
+  def test_unusable_images_are_masked_and_reported(
+      self, batch_size, num_threads):
+    bad = {0: OSError("disk on fire"), 4: np.zeros((0, 4, 3), np.uint8),
+           5: MemoryError(), 10: np.zeros((2, 5000, 3), np.uint8)}
+
+    def read(position):
+      image = bad.get(position, _image(position))
+      if isinstance(image, Exception):
+        raise image
+      return image
+
+    reports = []
+    batches = _batches(
+        _image_set(read), _in_turn(batch_size), batch_size=batch_size,
+        num_threads=num_threads, on_unusable=lambda *it: reports.append(it))
+    plain = _batches(
+        _image_set(), _in_turn(batch_size), batch_size=batch_size)
+    position = 0
+    for batch, whole in zip(batches, plain, strict=True):
+      self.assertEqual(batch.ids, whole.ids)
+      np.testing.assert_array_equal(batch.keys, whole.keys)
+      self.assertEqual(batch.mask.dtype, np.bool_)
+      self.assertLen(batch.mask, batch_size)
+      for row in range(sum(whole.mask)):
+        self.assertEqual(batch.mask[row], position not in bad)
+        height, width = whole.sizes[row] if batch.mask[row] else (1, 1)
+        self.assertEqual(tuple(batch.sizes[row]), (height, width))
+        shown = batch.canvases[row, :height, :width]
+        if position in bad:
+          self.assertFalse(batch.canvases[row].any())
+        else:
+          np.testing.assert_array_equal(shown, _image(position))
+        position += 1
+      self.assertFalse(batch.mask[row + 1:].any())
+      # Reported by now, and none of a later batch.
+      self.assertEqual([one for one, _ in reports],
+                       [one for one in sorted(bad) if one < position])
+    self.assertEqual(position, _COUNT)
+    for (_, reason), message in zip(reports, (
+        "disk on fire", r"uint8 \[h w 3\]", r"MemoryError\(\)", "2 by 5000")):
+      self.assertRegex(reason, message)
+
+  def test_a_report_that_raises_ends_the_batches(self):
+    def read(position):
+      raise OSError("disk on fire")
+
+    def enough(position, reason):
+      raise RuntimeError(f"number {position}: {reason}")
+
+    batches = _batches(_image_set(read), _in_turn(2), on_unusable=enough)
+    with self.assertRaisesRegex(RuntimeError, "number 0: disk on fire"):
+      next(batches)
+    self.assertEmpty(_alive())
+
+  def test_positions_outside_are_no_unusable_images(self):
+    batches = _batches(
+        _image_set(), [[_COUNT]], on_unusable=lambda *it: None)
+    with self.assertRaisesRegex(ValueError, "no image number 11"):
+      next(batches)
+
+  def test_pairs_are_images_too(self):
+    pair_set = pairs.PairSet(
+        "web", tuple("abc"), ("one", "two", "three"), _image, {})
+    batch, = _batches(pair_set, [[2, 0]])
+    self.assertEqual(batch.ids, ("c", "a"))
+    height, width = batch.sizes[0]
+    np.testing.assert_array_equal(
+        batch.canvases[0, :height, :width], _image(2))
 
   def test_damaged_files_are_named(self):
     folder = self.create_tempdir()
