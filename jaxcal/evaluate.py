@@ -230,8 +230,8 @@ def _batches(model, image_set, todo, store, *, mesh, batch_size, recipe, seed,
   rows = np.array([row_of[image_set.ids[position]] for position in todo])
   position_of = dict(zip(rows.tolist(), todo.tolist()))
   for batch in extract.from_store(
-      store, extract.batches_of(np.sort(rows), size), mesh=mesh,
-      batch_size=batch_size):
+      store, extract.batches_of(np.sort(rows), size), config=model.config,
+      mesh=mesh, batch_size=batch_size):
     # Filling may name a row that nobody asked for.
     yield batch._replace(positions=np.array(
         [position_of.get(row, -1) for row in batch.positions.tolist()]))

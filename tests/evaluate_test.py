@@ -108,7 +108,8 @@ class EvaluateTest(parameterized.TestCase):
         batch_size=4, num_threads=2)):
       stores.write_chunk(store, chunk, *(
           np.asarray(array)[batch.mask]
-          for array in (batch.view_features, batch.pooled)))
+          for array in (
+              batch.view_features, extract.join_pooled(batch.pooled))))
     return store
 
   def test_stored_features_give_the_same_answers(self):

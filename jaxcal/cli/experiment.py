@@ -24,6 +24,7 @@ from jaxcal import sharding
 from jaxcal.adapt import objectives
 from jaxcal.adapt import settings as settings_lib
 from jaxcal.clip import checkpoint
+from jaxcal.clip import towers
 from jaxcal.data import catalogue
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import sources
@@ -196,7 +197,7 @@ def recipe(config, model: checkpoint.Model) -> views.Recipe:
 def manifest(config, model, images: image_sets.ImageSet, dtype: str,
              chunk_size: int) -> stores.Manifest:
   """What a store of these images' features must be of."""
-  vision = model.params["visual_projection"]["kernel"]
+  vision = towers.image_projection(model.config, model.params).kernel
   return stores.Manifest(
       model=config.model.name, model_fingerprint=model.fingerprint,
       data=images.name, data_fingerprint=stores.data_fingerprint(images),
@@ -204,7 +205,7 @@ def manifest(config, model, images: image_sets.ImageSet, dtype: str,
           dataclasses.asdict(recipe(config.views, model)))),
       seed=config.views.seed, image_dtype=str(vision.dtype),
       num_images=len(images.ids), num_views=config.views.number,
-      feature_size=vision.shape[1], pooled_size=vision.shape[0],
+      feature_size=vision.shape[1], pooled_size=sum(model.config.pooled_sizes),
       dtype=dtype, chunk_size=chunk_size,
       versions={name: str(value)
                 for name, value in provenance.describe().items()})
@@ -237,7 +238,7 @@ def describe(config, model) -> dict[str, Any]:
   settings |= {
       "model.fingerprint": model.fingerprint,
       "model.image_dtype": str(
-          model.params["visual_projection"]["kernel"].dtype),
+          towers.image_projection(model.config, model.params).kernel.dtype),
       "model.features": _features_are(config.data)}
   settings |= {f"provenance.{key}": value
                for key, value in provenance.describe().items()}

@@ -106,8 +106,10 @@ def _write_chunk(store, chunk, batches, bar):
   wanted, arrays, num_rows = len(stores.chunk_positions(store, chunk)), [], 0
   while num_rows < wanted:
     batch = next(batches)
-    arrays.append([array[batch.mask] for array in sharding.gather_local(
-        (batch.view_features, batch.pooled))])
+    view_features, pooled = sharding.gather_local(
+        (batch.view_features, batch.pooled))
+    arrays.append([array[batch.mask] for array in (
+        view_features, extract.join_pooled(pooled))])
     num_rows += int(batch.mask.sum())
     bar.update(int(batch.mask.sum()))
   stores.write_chunk(store, chunk, *map(np.concatenate, zip(*arrays)))

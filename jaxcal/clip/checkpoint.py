@@ -75,8 +75,8 @@ class Model:
     """Unit-norm features of resized and cropped images."""
     return _image_features(self.config, self.preprocess, self.params, pixels)
 
-  def pooled(self, pixels: UInt8[Array, "n s s 3"]) -> Float[Array, "n w"]:
-    """Image features before the projection into the joint space."""
+  def pooled(self, pixels: UInt8[Array, "n s s 3"]) -> towers.Pooled:
+    """What the projection into the joint space sees of the images."""
     return _pooled(self.config, self.preprocess, self.params, pixels)
 
   def text_features(self, bank: prompts.PromptBank) -> Float[Array, "k d"]:
@@ -152,16 +152,16 @@ def in_precision(model: Model, *, image: Any, text: Any) -> Model:
     image: Of the image tower and its projection, e.g. jnp.bfloat16.
     text: Of the text tower and its projection.
   """
-  dtypes = {"vision_model": image, "visual_projection": image,
-            "text_model": text, "text_projection": text}
+  dtypes = (dict.fromkeys(towers.IMAGE_PARAMS, image) |
+            dict.fromkeys(towers.TEXT_PARAMS, text))
   params = {
       name: jax.tree.map(lambda x, t=dtypes[name]: x.astype(t), value)
       if name in dtypes else value for name, value in model.params.items()}
   return dataclasses.replace(model, params=params)
 
 
-def _normalized(preprocess, params, pixels):
-  dtype = params["visual_projection"]["kernel"].dtype
+def _normalized(config, preprocess, params, pixels):
+  dtype = towers.image_projection(config, params).kernel.dtype
   pixels = preprocess_lib.normalize_pixels(
       pixels, preprocess.mean, preprocess.std,
       jnp.promote_types(dtype, jnp.float32))
@@ -171,13 +171,13 @@ def _normalized(preprocess, params, pixels):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _image_features(config, preprocess, params, pixels):
   return towers.image_features(
-      config, params, _normalized(preprocess, params, pixels))
+      config, params, _normalized(config, preprocess, params, pixels))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _pooled(config, preprocess, params, pixels):
   return towers.pooled_image(
-      config, params, _normalized(preprocess, params, pixels))
+      config, params, _normalized(config, preprocess, params, pixels))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -53,7 +53,7 @@ class Encoder:
     positions: Vectors of the positions, [t w].
     layers: The tower's blocks, stacked along a first axis.
     final_layer_norm: Its scale and bias.
-    projection: [w d].
+    projection: The last linear map; acts on what `pooled` returns.
     groups: The classes, in groups of about equal length.
     order: For each class, its row in the groups one after the other.
     config: The text tower.
@@ -66,7 +66,7 @@ class Encoder:
   positions: Float[Array, "t w"]
   layers: PyTree
   final_layer_norm: PyTree
-  projection: Float[Array, "w d"]
+  projection: towers.Projection
   groups: tuple[Group, ...]
   order: Int[Array, "k"]
   config: towers.TowerConfig = dataclasses.field(metadata={"static": True})
@@ -90,13 +90,15 @@ class Encoder:
     Raises:
       ValueError: a context of another shape.
     """
-    context = self._checked(context)
-    keys, values = self._prefix(context, offset)
-    rows = []
-    for group in self.groups:
-      one = lambda tail: self._class(context, keys, values, offset, tail)
-      rows.append(self._over_classes(one, group))
-    return jnp.concatenate(rows)[self.order]
+    return self._all_classes(self._project, context, offset)
+
+  def pooled(
+      self,
+      context: Float[Array, "m w"],
+      offset: Float[Array, "t w"] | None = None,
+  ) -> Float[Array, "k w"]:
+    """What the projection sees of each class; arguments as in a call."""
+    return self._all_classes(lambda pooled: pooled, context, offset)
 
   def jacobian(
       self, context: Float[Array, "m w"]) -> Float[Array, "k d m w"]:
@@ -110,12 +112,23 @@ class Encoder:
     def one(tail):
       def features(context):
         keys, values = self._prefix(context, None)
-        return self._class(context, keys, values, None, tail)
+        return self._project(self._class(context, keys, values, None, tail))
 
       return jax.jacrev(features)(context)
 
     rows = [jax.lax.map(one, group) for group in self.groups]
     return jnp.concatenate(rows)[self.order]
+
+  def _all_classes(self, finish, context, offset):
+    """`finish` of what the projection sees, class by class."""
+    context = self._checked(context)
+    keys, values = self._prefix(context, offset)
+    one = lambda tail: finish(self._class(context, keys, values, offset, tail))
+    rows = [self._over_classes(one, group) for group in self.groups]
+    return jnp.concatenate(rows)[self.order]
+
+  def _project(self, pooled):
+    return towers.normalize(towers.project(pooled, self.projection))
 
   def _over_classes(self, one, group):
     size = self.classes_per_chunk
@@ -139,7 +152,7 @@ class Encoder:
     return jax.lax.scan(block, x, self.layers)[1]
 
   def _class(self, context, prefix_keys, prefix_values, offset, tail):
-    """The feature of one class, given what came before its tokens."""
+    """One class before the projection, given what came before its tokens."""
     x = tail.embeddings.at[tail.context_positions].set(
         context[self.num_shared:], unique_indices=True)
     x = self._placed(x, offset, 1 + self.num_shared)
@@ -154,8 +167,7 @@ class Encoder:
       return self._mlp(x + _dense(mixed, layer["out"]), layer), None
 
     x, _ = jax.lax.scan(block, x, (self.layers, prefix_keys, prefix_values))
-    x = self._norm(x[tail.end_positions][None], self.final_layer_norm)
-    return towers.normalize(x[0] @ self.projection)
+    return self._norm(x[tail.end_positions][None], self.final_layer_norm)[0]
 
   def _placed(self, x, offset, first):
     places = slice(first, first + len(x))
@@ -181,7 +193,7 @@ class Encoder:
     return (x * params["scale"][None] + params["bias"][None]).astype(dtype)
 
   def _checked(self, context):
-    expected = (self.num_context, self.projection.shape[0])
+    expected = (self.num_context, len(self.start))
     if context.shape != expected:
       raise ValueError(
           f"a context of shape {expected}, shared by the classes, expected, "
@@ -235,7 +247,7 @@ def context_encoder(
       positions=jnp.asarray(embeddings["position_embedding"]["embedding"]),
       layers=_stacked(text["encoder"]["layers"], config.text.layers),
       final_layer_norm=text["final_layer_norm"],
-      projection=jnp.asarray(params["text_projection"]["kernel"]),
+      projection=towers.text_projection(config, params),
       groups=tuple(groups),
       order=jnp.asarray(np.argsort(np.argsort(group_of, kind="stable"))),
       config=config.text, num_context=context.shape[1], num_shared=num_shared,

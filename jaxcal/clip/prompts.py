@@ -7,7 +7,8 @@ context means for the text features is a pure function of arrays.
 Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +42,46 @@ class PromptBank(NamedTuple):
   token_ids: Int[Array, "k t"]
   context_positions: Int[Array, "k m"]
   end_positions: Int[Array, "k"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+  """From a context [m w] to unit-norm text features [k d].
+
+  A pytree: pass it through `jit` as an argument; other weights or prompts of
+  the same shapes do not compile again. Also takes [k m w] with a context per
+  class.
+
+  Attributes:
+    config: Sizes of the model.
+    params: Of the text tower.
+    projection: The last linear map; acts on what `pooled` returns.
+    embeddings: Vectors of all tokens, without positions.
+    bank: The prompts whose context is replaced.
+  """
+
+  config: towers.ClipConfig
+  params: towers.Params
+  projection: towers.Projection
+  embeddings: Float[Array, "k t w"]
+  bank: PromptBank
+
+  def __call__(self, context: Float[Array, "m w"]) -> Float[Array, "k d"]:
+    """Unit-norm text features.
+
+    Raises:
+      ValueError: a context of another shape.
+    """
+    return towers.normalize(
+        towers.project(self.pooled(context), self.projection))
+
+  def pooled(self, context: Float[Array, "m w"]) -> Float[Array, "k w"]:
+    """What the projection sees of each class."""
+    embeddings = insert_context(
+        self.embeddings, context, self.bank.context_positions)
+    return towers.pooled_text(
+        self.config, self.params, embeddings, self.bank.end_positions)
 
 
 def prompt_bank(
@@ -211,27 +252,18 @@ def context_encoder(
     config: towers.ClipConfig,
     params: towers.Params,
     bank: PromptBank,
-) -> Callable[[Float[Array, "m w"]], Float[Array, "k d"]]:
+) -> Encoder:
   """The function from a context to the unit-norm text features.
 
   Args:
     config: Sizes of the model.
     params: The whole parameter tree.
     bank: The prompts whose context is replaced.
-
-  Returns:
-    A `jax.tree_util.Partial` whose leaves are all arrays that it needs. Pass it
-    through `jit` as an argument: other weights or prompts of the same shapes do
-    not compile again. Takes [m w], or [k m w] with a context per class.
   """
-  needed = {name: params[name] for name in ("text_model", "text_projection")}
-  embeddings = towers.token_embeddings(params, bank.token_ids)
-  return jax.tree_util.Partial(_encode, config, needed, embeddings, bank)
-
-
-def _encode(config, params, embeddings, bank, context):
-  embeddings = insert_context(embeddings, context, bank.context_positions)
-  return towers.text_features(config, params, embeddings, bank.end_positions)
+  return Encoder(
+      config, {"text_model": params["text_model"]},
+      towers.text_projection(config, params),
+      towers.token_embeddings(params, bank.token_ids), bank)
 
 
 def _clean_names(class_names):

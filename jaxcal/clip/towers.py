@@ -10,6 +10,7 @@ Supervision, ICML 2021.
 
 import dataclasses
 import math
+from typing import ClassVar, NamedTuple
 
 from flax import linen as nn
 import jax
@@ -23,6 +24,29 @@ from jaxcal.typing import Key
 from jaxcal.typing import PyTree
 
 Params = PyTree
+
+# Entries of the parameter tree that one side of the model needs.
+IMAGE_PARAMS = ("vision_model", "visual_projection")
+TEXT_PARAMS = ("text_model", "text_projection")
+
+
+class Pooled(NamedTuple):
+  """An image before the last linear map, and what that map's output lacks.
+
+  Attributes:
+    activations: What the map sees.
+    residual: Added to its output; None where the tower adds nothing.
+  """
+
+  activations: Float[Array, "*n p"]
+  residual: Float[Array, "*n d"] | None = None
+
+
+class Projection(NamedTuple):
+  """The last linear map of a tower, into the joint space."""
+
+  kernel: Float[Array, "p d"]
+  bias: Float[Array, "d"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +92,27 @@ class ClipConfig:
   projection: int
   causal: bool = True
 
+  # Where the parameters of the projections lie in the tree.
+  image_projection: ClassVar[tuple[str, ...]] = ("visual_projection",)
+  text_projection: ClassVar[tuple[str, ...]] = ("text_projection",)
+
   def __post_init__(self):
     if self.image_size % self.patch_size:
       raise ValueError(f"an image of {self.image_size} pixels does not split "
                        f"into patches of {self.patch_size}")
+
+  @property
+  def pooled_sizes(self) -> tuple[int, int]:
+    """Of an image's activations and of its residual, 0 if there is none."""
+    return self.vision.width, 0
+
+  def image_tower(self) -> nn.Module:
+    """From normalised pixels to `Pooled`."""
+    return VisionTower(self)
+
+  def text_tower(self) -> nn.Module:
+    """From token vectors and end positions to activations."""
+    return TextTower(self)
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -279,7 +320,8 @@ class VisionTower(nn.Module):
     # The missing letter is the checkpoint's.
     x = _layer_norm(vision.layer_norm_eps, "pre_layrnorm")(x)
     x = Encoder(vision, name="encoder")(x)
-    return _layer_norm(vision.layer_norm_eps, "post_layernorm")(x[:, 0])
+    return Pooled(
+        _layer_norm(vision.layer_norm_eps, "post_layernorm")(x[:, 0]))
 
 
 def init(config: ClipConfig, key: Key[Array, ""]) -> Params:
@@ -317,7 +359,7 @@ def pooled_text(
     embeddings: Float[Array, "k t w"],
     end_positions: Int[Array, "k"],
 ) -> Float[Array, "k w"]:
-  """Text features before the projection: final norm, row of the end token.
+  """Activations of prompts: final norm, row of the end token.
 
   Args:
     config: Sizes of the model.
@@ -333,7 +375,7 @@ def pooled_text(
     raise ValueError(
         f"token vectors of shape [k, t, {config.text.width}] expected, but "
         f"{embeddings.shape=}")
-  return TextTower(config).apply(
+  return config.text_tower().apply(
       {"params": params["text_model"]}, embeddings, end_positions)
 
 
@@ -344,16 +386,16 @@ def text_features(
     end_positions: Int[Array, "k"],
 ) -> Float[Array, "k d"]:
   """Unit-norm text features of prompts; arguments as in `pooled_text`."""
-  pooled = pooled_text(config, params, embeddings, end_positions)
-  return normalize(pooled @ params["text_projection"]["kernel"])
+  activations = pooled_text(config, params, embeddings, end_positions)
+  return normalize(project(activations, text_projection(config, params)))
 
 
 def pooled_image(
     config: ClipConfig,
     params: Params,
     pixels: Float[Array, "n s s 3"],
-) -> Float[Array, "n w"]:
-  """Image features before the projection, from normalised pixels.
+) -> Pooled:
+  """What the last linear map sees of images, from normalised pixels.
 
   Raises:
     ValueError: images of another size than the model's.
@@ -362,7 +404,7 @@ def pooled_image(
   if pixels.ndim != 4 or pixels.shape[1:] != (side, side, 3):
     raise ValueError(f"pixels of shape [n, {side}, {side}, 3] expected, but "
                      f"{pixels.shape=}")
-  return VisionTower(config).apply({"params": params["vision_model"]}, pixels)
+  return config.image_tower().apply({"params": params["vision_model"]}, pixels)
 
 
 def image_features(
@@ -371,8 +413,37 @@ def image_features(
     pixels: Float[Array, "n s s 3"],
 ) -> Float[Array, "n d"]:
   """Unit-norm image features of normalised pixels."""
-  pooled = pooled_image(config, params, pixels)
-  return normalize(pooled @ params["visual_projection"]["kernel"])
+  activations, residual = pooled_image(config, params, pixels)
+  projection = image_projection(config, params)
+  return normalize(project(activations, projection, residual))
+
+
+def image_projection(config: ClipConfig, params: Params) -> Projection:
+  """The last linear map of the image tower; what it acts on is `Pooled`."""
+  return _projection(params, config.image_projection)
+
+
+def text_projection(config: ClipConfig, params: Params) -> Projection:
+  """The last linear map of the text tower; acts on `pooled_text`."""
+  return _projection(params, config.text_projection)
+
+
+def project(
+    activations: Float[Array, "*n p"],
+    projection: Projection,
+    residual: Float[Array, "*n d"] | None = None,
+) -> Float[Array, "*n d"]:
+  """Embeddings in the joint space, not normalised."""
+  x = activations @ projection.kernel
+  if projection.bias is not None:
+    x = x + projection.bias.reshape((1,) * (x.ndim - 1) + (-1,))
+  return x if residual is None else x + residual
+
+
+def _projection(params, path):
+  for name in path:
+    params = params[name]
+  return Projection(jnp.asarray(params["kernel"]), params.get("bias"))
 
 
 def normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:

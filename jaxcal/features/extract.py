@@ -32,13 +32,13 @@ class Batch(NamedTuple):
 
   Attributes:
     view_features: [b v d] over all devices, unit norm; view 0 is the clean one.
-    pooled: [b w], of view 0, before the projection.
+    pooled: [b .], of view 0, what the projection sees.
     positions: Of this process's rows in the set.
     mask: False for rows of this process that only fill the batch up.
   """
 
   view_features: Float[Array, "b v d"]
-  pooled: Float[Array, "b w"]
+  pooled: towers.Pooled
   positions: Int[np.ndarray, "r"]
   mask: Bool[np.ndarray, "r"]
 
@@ -86,16 +86,19 @@ def from_store(
     store: stores.Store,
     batches: Sequence[Sequence[int]],
     *,
+    config: towers.ClipConfig,
     mesh: Mesh,
     batch_size: int,
 ) -> Iterator[Batch]:
   """The same from a store; arguments as in `from_images`.
 
-  Fastest where positions ascend.
+  Fastest where positions ascend. `config` is that of the model whose features
+  are stored.
 
   Raises:
     FileNotFoundError: features that are not in the store yet.
-    ValueError: features that were damaged; too many positions for a batch.
+    ValueError: features that were damaged, or of another model; too many
+      positions for a batch.
   """
   num_rows = len(sharding.local_rows(mesh, batch_size))
   size = store.manifest.chunk_size
@@ -109,8 +112,36 @@ def from_store(
     share, mask = _filled(_share(batch, mesh, batch_size), num_rows)
     arrays = [np.stack(column) for column in zip(*map(rows, share))]
     # float16 is a form of storage, not of computing.
-    arrays = [array.astype(np.float32) for array in arrays]
-    yield Batch(*sharding.split(arrays, mesh), share, mask)
+    view_features, pooled = (array.astype(np.float32) for array in arrays)
+    rows_of = view_features, split_pooled(config, pooled)
+    yield Batch(*sharding.split(rows_of, mesh), share, mask)
+
+
+def join_pooled(pooled: towers.Pooled) -> Float[np.ndarray, "n w"]:
+  """Activations followed by the residual, as a store keeps them; on the host.
+  """
+  return np.concatenate(
+      [part for part in pooled if part is not None], axis=-1)
+
+
+def split_pooled(
+    config: towers.ClipConfig, joined: Float[np.ndarray, "n w"]
+) -> towers.Pooled:
+  """Undoes `join_pooled`.
+
+  Args:
+    config: Of the model whose features they are.
+    joined: As `store.read_pooled` gives them.
+
+  Raises:
+    ValueError: they are of another size than the model's.
+  """
+  size, residual = config.pooled_sizes
+  if joined.shape[-1] != size + residual:
+    raise ValueError(f"expected pooled features of {size} + {residual} values, "
+                     f"as the model has them, got {joined.shape=}")
+  return towers.Pooled(
+      joined[..., :size], joined[..., size:] if residual else None)
 
 
 def batches_of(
@@ -125,8 +156,7 @@ def image_encoder(
     model: checkpoint.Model,
     recipe: views.Recipe,
     mesh: Mesh,
-) -> Callable[
-    [pipeline.Batch], tuple[Float[Array, "b v d"], Float[Array, "b w"]]]:
+) -> Callable[[pipeline.Batch], tuple[Float[Array, "b v d"], towers.Pooled]]:
   """From this process's images to features of all views and pooled view 0.
 
   Views are one program per shape of canvas and small; the tower is one for
@@ -135,8 +165,8 @@ def image_encoder(
   local = sharding.local_mesh(mesh)
   make_views, tower = _programs(model.config, model.preprocess, recipe, mesh)
   params = sharding.replicate(
-      {name: model.params[name]
-       for name in ("vision_model", "visual_projection")}, mesh)
+      {name: value for name, value in model.params.items()
+       if name in towers.IMAGE_PARAMS}, mesh)
 
   def encode(images: pipeline.Batch):
     pixels = make_views((), sharding.split(
@@ -162,14 +192,16 @@ def _programs(config, preprocessing, recipe, mesh):
 
 def _encode(config, preprocessing, params, pixels):
   b, v = pixels.shape[:2]
-  dtype = params["visual_projection"]["kernel"].dtype
+  projection = towers.image_projection(config, params)
+  dtype = projection.kernel.dtype
   pixels = preprocess.standardize(
       pixels.reshape(b * v, *pixels.shape[2:]), preprocessing.mean,
       preprocessing.std, jnp.promote_types(dtype, jnp.float32))
   pooled = towers.pooled_image(config, params, pixels.astype(dtype))
-  features = towers.normalize(pooled @ params["visual_projection"]["kernel"])
-  return (features.reshape(b, v, -1),
-          towers.at_least_float32(pooled.reshape(b, v, -1)[:, 0]))
+  features = towers.normalize(
+      towers.project(pooled.activations, projection, pooled.residual))
+  return features.reshape(b, v, -1), jax.tree.map(
+      lambda x: towers.at_least_float32(x.reshape(b, v, -1)[:, 0]), pooled)
 
 
 def _share(batch, mesh, batch_size):

@@ -5,7 +5,8 @@ A store is a folder:
   manifest.json           what the features are of; written first
   index.json              class names, ids and labels, in the order of the set
   view_features/          zarr array [n v d], unit-norm features of every view
-  pooled/                 zarr array [n w], view 0 before the projection
+  pooled/                 zarr array [n w], what the projection sees of view 0
+                          (activations, then the residual if there is one)
   finished/00000000.json  one per finished chunk of images: sha256 of its values
 
 Any number of processes may write chunks. Every file appears whole or not at
@@ -53,7 +54,7 @@ class Manifest(NamedTuple):
     num_images: n.
     num_views: v.
     feature_size: d, of the joint space.
-    pooled_size: w, of the image tower.
+    pooled_size: w, of the image tower's activations and residual together.
     dtype: Of the stored values, one of `DTYPES`. Unit-norm features in float16
       are within 2.5e-4 of their values in float32.
     chunk_size: Images per chunk. No influence on the values.

@@ -240,8 +240,9 @@ def _heads_loss(heads, pooled, values):
 def _loss(params, config, batch, heads_weight):
   clip = params["clip"]
   pixels = _pixels(config, batch.images, batch.windows)
-  pooled = towers.pooled_image(config, clip, pixels)
-  images = towers.normalize(pooled @ clip["visual_projection"]["kernel"])
+  pooled = towers.pooled_image(config, clip, pixels).activations
+  images = towers.normalize(
+      towers.project(pooled, towers.image_projection(config, clip)))
   texts = _text_features(config, clip, batch.token_ids)
   scale = jnp.exp(jnp.minimum(clip["logit_scale"], _MAX_LOG_SCALE))
   contrastive = _contrastive_loss(scale * images @ texts.T, batch.matches)

@@ -168,7 +168,8 @@ class FormatTest(parameterized.TestCase):
     for leaf in jax.tree.leaves(model.params):
       self.assertEqual(leaf.dtype, jnp.bfloat16)
     self.assertEqual(
-        model.pooled(np.zeros((1, 6, 6, 3), np.uint8)).dtype, jnp.bfloat16)
+        model.pooled(np.zeros((1, 6, 6, 3), np.uint8)).activations.dtype,
+        jnp.bfloat16)
     with self.assertRaisesRegex(ValueError, "float64.*enable_x64"):
       checkpoint.load(self.folder, dtype=jnp.float64)
 
@@ -208,9 +209,11 @@ class ModelTest(absltest.TestCase):
     normalised = np.stack(
         [(pixels[..., c] / 255 - mean[c]) / std[c] for c in range(3)], axis=-1)
     normalised = normalised.astype(np.float32)
+    pooled = model.pooled(pixels)
     np.testing.assert_allclose(
-        model.pooled(pixels),
-        towers.pooled_image(model.config, model.params, normalised), atol=1e-5)
+        pooled.activations, towers.pooled_image(
+            model.config, model.params, normalised).activations, atol=1e-5)
+    self.assertIsNone(pooled.residual)
     np.testing.assert_allclose(
         model.image_features(pixels),
         image_features(model.config, model.params, normalised),

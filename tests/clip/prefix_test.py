@@ -97,6 +97,19 @@ class EncoderTest(parameterized.TestCase):
     self.assertEqual((encode.num_context, encode.num_shared), (_M, _M))
     self._assert_same(encode, _plain())
 
+  @parameterized.parameters((1, None), (2, 2))
+  def test_before_the_projection(self, max_groups, classes_per_chunk):
+    encode = self._encoder(_bank(), max_groups=max_groups,
+                           classes_per_chunk=classes_per_chunk)
+    plain = prompts.context_encoder(_CONFIG, _params(jnp.float64), _bank())
+    context = _random(_M, 8)
+    pooled = encode.pooled(context)
+    np.testing.assert_allclose(pooled, plain.pooled(context), atol=1e-10)
+    embeddings = np.asarray(pooled) @ np.asarray(encode.projection.kernel)
+    np.testing.assert_allclose(
+        embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True),
+        _plain()[0], atol=1e-10)
+
   @parameterized.parameters((0, None), (1, 2))
   def test_name_before_or_amid_the_context(self, in_front, chunk):
     encode = self._encoder(

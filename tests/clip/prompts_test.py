@@ -331,6 +331,21 @@ class ContextTest(absltest.TestCase):
         np.abs(encode(per_class)[1] - plain[1]).max(), 1e-3)
     np.testing.assert_allclose(encode(per_class)[0], plain[0], atol=1e-6)
 
+  def test_before_the_projection(self):
+    params, bank = tiny.params(), BANK(["cat", "tall house"], template="a {}.")
+    encode = prompts.context_encoder(tiny.CONFIG, params, bank)
+    context = prompts.initial_context(params, bank)
+    pooled = encode.pooled(context)
+    np.testing.assert_allclose(pooled, towers.pooled_text(
+        tiny.CONFIG, params, towers.token_embeddings(params, bank.token_ids),
+        bank.end_positions), atol=1e-6)
+    self.assertIsNone(encode.projection.bias)
+    embeddings = np.asarray(pooled) @ params["text_projection"]["kernel"]
+    np.testing.assert_allclose(
+        encode(context),
+        embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True),
+        atol=1e-6)
+
   def test_the_encoder_passes_through_jit(self):
     params = [tiny.params(seed=seed) for seed in range(2)]
     banks = [BANK([name], template="a {}.") for name in ("cat", "red")]

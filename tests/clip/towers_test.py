@@ -39,7 +39,7 @@ def _answers(config, params, pixels, ids, ends):
   return {
       "image_embeds": image,
       "text_embeds": text,
-      "image_pooled": towers.pooled_image(config, params, pixels),
+      "image_pooled": towers.pooled_image(config, params, pixels).activations,
       "text_pooled": towers.pooled_text(config, params, embeddings, ends),
       "logits": jnp.exp(params["logit_scale"]) * image @ text.T,
   }
@@ -147,6 +147,26 @@ class TowersTest(parameterized.TestCase):
     for features in (text, image):
       np.testing.assert_allclose(
           np.linalg.norm(features, axis=-1), 1, rtol=1e-6)
+
+  def test_projection_by_hand(self):
+    rng = np.random.default_rng(3)
+    x, kernel, bias, residual = map(
+        rng.standard_normal, ((2, 3, 4), (4, 5), 5, (2, 3, 5)))
+    expected = np.zeros((2, 3, 5))
+    for n, m, d in np.ndindex(2, 3, 5):
+      expected[n, m, d] = sum(x[n, m, p] * kernel[p, d] for p in range(4))
+    for name, projection, added, want in (
+        ("plain", towers.Projection(kernel), None, expected),
+        ("bias", towers.Projection(kernel, bias), None,
+         expected + bias[None, None]),
+        ("all", towers.Projection(kernel, bias), residual,
+         expected + bias[None, None] + residual)):
+      np.testing.assert_allclose(
+          towers.project(x, projection, added), want, atol=1e-12, err_msg=name)
+      np.testing.assert_allclose(  # a single vector
+          towers.project(
+              x[1, 2], projection, None if added is None else added[1, 2]),
+          want[1, 2], atol=1e-12, err_msg=name)
 
   def test_nothing_after_the_end_token_matters(self):
     whole = text_features(CONFIG, self.params, self.tokens, self.ends)

@@ -79,7 +79,7 @@ class FromImagesTest(_ExtractCase):
     cls.features = np.stack(
         [cls.model.image_features(pixels) for pixels in one_by_one])
     cls.pooled = np.stack(
-        [cls.model.pooled(pixels)[0] for pixels in one_by_one])
+        [cls.model.pooled(pixels).activations[0] for pixels in one_by_one])
 
   def _assert_features(self, batch, positions):
     np.testing.assert_array_equal(batch.positions[batch.mask], positions)
@@ -87,7 +87,7 @@ class FromImagesTest(_ExtractCase):
         np.asarray(batch.view_features)[batch.mask],
         self.features[np.asarray(positions, int)], atol=2e-6)
     np.testing.assert_allclose(
-        np.asarray(batch.pooled)[batch.mask],
+        np.asarray(batch.pooled.activations)[batch.mask],
         self.pooled[np.asarray(positions, int)], atol=2e-5)
 
   def test_the_reference_tells_images_and_views_apart(self):
@@ -103,7 +103,8 @@ class FromImagesTest(_ExtractCase):
     self.assertLen(found, 3)
     for batch, positions in zip(found, batches):
       self.assertEqual(batch.view_features.shape, (4, 4, 128))
-      self.assertEqual(batch.pooled.shape, (4, 128))
+      self.assertEqual(batch.pooled.activations.shape, (4, 128))
+      self.assertIsNone(batch.pooled.residual)
       self.assertLen(batch.view_features.sharding.device_set, num_devices)
       self._assert_features(batch, positions)
       # The filling, too, must not bring in what is not finite.
@@ -148,7 +149,7 @@ class FromImagesTest(_ExtractCase):
         self.model, image=jnp.bfloat16, text=jnp.float32)
     batch, = self._extract([[0, 1, 2, 3]], model=half, batch_size=4)
     self.assertEqual(batch.view_features.dtype, jnp.float32)
-    self.assertEqual(batch.pooled.dtype, jnp.float32)
+    self.assertEqual(batch.pooled.activations.dtype, jnp.float32)
     cosines = (np.asarray(batch.view_features) * self.features[:4]).sum(-1)
     self.assertGreater(cosines.min(), 0.999)
     # Computed in bfloat16 indeed.
@@ -178,6 +179,16 @@ class AugMixTest(_ExtractCase):
           batch.view_features[row, :1], clean, atol=2e-6)
 
 
+class _Sizes:
+  """As much of a model's configuration as reading a store needs."""
+
+  def __init__(self, *pooled_sizes):
+    self.pooled_sizes = pooled_sizes
+
+
+_CONFIG = _Sizes(7, 0)
+
+
 class FromStoreTest(parameterized.TestCase):
 
   def _store(self, dtype, num_chunks=3):
@@ -202,11 +213,12 @@ class FromStoreTest(parameterized.TestCase):
     store, values = self._store(dtype)
     batches = [[7, 0, 3, 1], [6, 2, 5], [4], []]
     found = list(extract.from_store(
-        store, batches, mesh=_mesh(num_devices), batch_size=4 // num_devices))
+        store, batches, config=_CONFIG, mesh=_mesh(num_devices),
+        batch_size=4 // num_devices))
     self.assertLen(found, 4)
     for batch, positions in zip(found, batches):
       np.testing.assert_array_equal(batch.positions[batch.mask], positions)
-      arrays = batch.view_features, batch.pooled
+      arrays = batch.view_features, batch.pooled.activations
       for array, value in zip(arrays, values):
         self.assertEqual(array.dtype, np.float32)
         self.assertLen(array.sharding.device_set, num_devices)
@@ -217,16 +229,37 @@ class FromStoreTest(parameterized.TestCase):
   def test_chunks_that_are_not_there_yet(self):
     store, values = self._store("float32", num_chunks=2)
     first, = extract.from_store(
-        store, [[5, 0]], mesh=_mesh(1), batch_size=2)
-    np.testing.assert_array_equal(first.pooled, values[1][[5, 0]])
+        store, [[5, 0]], config=_CONFIG, mesh=_mesh(1), batch_size=2)
+    np.testing.assert_array_equal(
+        first.pooled.activations, values[1][[5, 0]])
     with self.assertRaisesRegex(FileNotFoundError, "1 of 3 chunks"):
-      list(extract.from_store(store, [[6]], mesh=_mesh(1), batch_size=2))
+      list(extract.from_store(
+          store, [[6]], config=_CONFIG, mesh=_mesh(1), batch_size=2))
 
   def test_too_many_for_a_batch(self):
     store, _ = self._store("float32")
     with self.assertRaisesRegex(ValueError, "3 images .* 1 devices .* 2 each"):
       list(extract.from_store(
-          store, [[0, 1, 2]], mesh=_mesh(1), batch_size=2))
+          store, [[0, 1, 2]], config=_CONFIG, mesh=_mesh(1), batch_size=2))
+
+  def test_activations_and_residuals(self):
+    store, values = self._store("float32")
+    config = _Sizes(4, 3)
+    batch, = extract.from_store(
+        store, [[6, 2]], config=config, mesh=_mesh(2), batch_size=1)
+    np.testing.assert_array_equal(
+        batch.pooled.activations, values[1][[6, 2], :4])
+    np.testing.assert_array_equal(batch.pooled.residual, values[1][[6, 2], 4:])
+    np.testing.assert_array_equal(
+        extract.join_pooled(batch.pooled), values[1][[6, 2]])
+
+  @parameterized.parameters((7, 5), (6, 0))
+  def test_features_of_another_model(self, *sizes):
+    store, _ = self._store("float32")
+    with self.assertRaisesRegex(
+        ValueError, rf"{sizes[0]} \+ {sizes[1]} values.*\(2, 7\)"):
+      list(extract.from_store(
+          store, [[0, 1]], config=_Sizes(*sizes), mesh=_mesh(1), batch_size=2))
 
 
 class BatchesOfTest(parameterized.TestCase):
