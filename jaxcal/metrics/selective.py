@@ -1,0 +1,243 @@
+"""How well a score ranks examples: selective prediction and detection.
+
+A score here orders examples; only its order matters, so a confidence, a logit
+or a negated variance serve alike. Examples of equal score are never told apart
+by the order in which they come: where they would have to be, the metric is the
+mean over all their orders. So metrics of repeated data, and bootstrap
+resamples, are exact.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxcal.metrics import examples
+from jaxcal.metrics import statistics
+from jaxcal.typing import Array
+from jaxcal.typing import Bool
+from jaxcal.typing import Float
+
+
+class _Ranks(NamedTuple):
+  """How much mass has a greater, and how much the same score, per example."""
+
+  above: Float[Array, "n"]
+  tied: Float[Array, "n"]
+
+
+def risk_coverage_area(
+    losses: Float[Array, "n"],
+    scores: Float[Array, "n"],
+    *,
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  r"""Area under the risk-coverage curve (AURC), in the unit of the losses.
+
+  .. math:: \frac{1}{N} \sum_{k=1}^N \frac{1}{k} \sum_{i \le k} \ell_{(i)}
+
+  the mean over all N coverages of the mean loss of the k examples of highest
+  score; its expectation over the orders of equal scores.
+
+  Args:
+    losses: Of each example; 1 - correct for the usual area, a fraction.
+    scores: High where the prediction is to be kept, such as a confidence.
+    weights: Multiplicity of each example; one if None.
+
+  Returns:
+    Between the smallest and the largest loss; the mean loss if all scores are
+    equal. An error rate sets a floor to it, so compare models of like accuracy.
+
+  Raises:
+    ValueError: Wrong shapes, no example, or (where not traced) a NaN score.
+
+  References:
+    Geifman and El-Yaniv, Selective Classification, NeurIPS 2017; Geifman et
+    al., Bias-Reduced Uncertainty Estimation, ICLR 2019.
+    Differs from the released code of FPP in: equal scores, which are taken
+    there in the order of a sort.
+  """
+  losses, scores, mass = _prepared(losses, scores, weights, name="losses")
+  total = jnp.sum(mass)
+  above, tied = _ranks(scores, mass)
+  # The loss at rank r is part of the means at all later ranks: it counts the
+  # sum of 1 / k from r to N. Within a tie this is averaged over its ranks.
+  own = 1 - above / tied * _harmonic(above, tied)
+  later = _harmonic(above + tied, total - above - tied)
+  return statistics.weighted_mean(losses * (own + later), mass)
+
+
+def risk_at_coverage(
+    losses: Float[Array, "n"],
+    scores: Float[Array, "n"],
+    coverage: Float[Array, ""],
+    *,
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Mean loss of the share of the examples with the highest scores.
+
+  Where the share ends between two examples, the last one counts in part; where
+  it ends among equal scores, they count alike, each in part.
+
+  Args:
+    losses: Of each example; 1 - correct for an error rate.
+    scores: High where the prediction is to be kept.
+    coverage: The share, in (0, 1]; `jax.vmap` over it for a curve.
+    weights: Multiplicity of each example; one if None.
+
+  Returns:
+    In the unit of the losses; their mean at a coverage of one.
+
+  Raises:
+    ValueError: As `risk_coverage_area`, or (where not traced) a coverage
+      outside (0, 1].
+  """
+  losses, scores, mass = _prepared(losses, scores, weights, name="losses")
+  coverage = jnp.asarray(coverage, scores.dtype)
+  if not examples.is_traced(coverage) and not 0 < coverage <= 1:
+    raise ValueError(f"coverage must lie in (0, 1], but {coverage=}.")
+  above, tied = _ranks(scores, mass)
+  kept = jnp.clip((coverage * jnp.sum(mass) - above) / tied, 0, 1)
+  return statistics.weighted_mean(losses, jnp.where(mass > 0, mass * kept, 0))
+
+
+def roc_area(
+    scores: Float[Array, "n"],
+    positive: Bool[Array, "n"],
+    *,
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Area under the ROC curve (AUROC), a fraction.
+
+  The probability that a positive example has a higher score than a negative
+  one, equal scores counting half (Mann-Whitney's U over the number of pairs).
+
+  Detection of foreign images: the variance of both sets, and which ones are
+  foreign. Prediction of failures: an uncertainty, and which answers are wrong.
+
+  Args:
+    scores: High where the example is to be called positive.
+    positive: Which examples are.
+    weights: Multiplicity of each example; one if None.
+
+  Returns:
+    In [0, 1]; 1/2 for scores that tell nothing, NaN if a group is empty.
+
+  Raises:
+    ValueError: Wrong shapes, no example, or (where not traced) a NaN score.
+  """
+  positive, scores, mass = _prepared(positive, scores, weights, name="positive")
+  negatives = _ranks(scores, mass * (1 - positive))
+  num_negatives = jnp.sum(mass * (1 - positive))
+  beaten = num_negatives - negatives.above - negatives.tied / 2
+  return statistics.weighted_mean(beaten, mass * positive) / num_negatives
+
+
+def average_precision(
+    scores: Float[Array, "n"],
+    positive: Bool[Array, "n"],
+    *,
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Area under the precision-recall curve (AUPR), a fraction, as a step sum.
+
+  The mean, over the positive examples, of the precision among all examples of
+  at least their score; not interpolated between thresholds.
+
+  Args and errors as for `roc_area`.
+
+  Returns:
+    In [0, 1]; near the share of the positive examples for scores that tell
+    nothing, NaN where there is none.
+
+  References:
+    As scikit-learn's average_precision_score.
+  """
+  positive, scores, mass = _prepared(positive, scores, weights, name="positive")
+  hits, named = _at_least(scores, mass * positive), _at_least(scores, mass)
+  return statistics.weighted_mean(hits / named, mass * positive)
+
+
+def false_positive_rate(
+    scores: Float[Array, "n"],
+    positive: Bool[Array, "n"],
+    *,
+    recall: float = 0.95,
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """Share of the negative examples called positive at a given recall (FPR95).
+
+  The threshold is the highest score that finds at least the share `recall` of
+  the positive examples; equal scores fall on one side together, so somewhat
+  more may be found.
+
+  Args:
+    scores: High where the example is to be called positive.
+    positive: Which examples are.
+    recall: Least share of the positive examples that is found, in (0, 1].
+    weights: Multiplicity of each example; one if None.
+
+  Returns:
+    In [0, 1]; NaN if a group is empty.
+
+  Raises:
+    ValueError: As `roc_area`, or a recall outside (0, 1].
+  """
+  if not 0 < recall <= 1:
+    raise ValueError(f"recall must lie in (0, 1], but {recall=}.")
+  positive, scores, mass = _prepared(positive, scores, weights, name="positive")
+  present, absent = mass * positive, mass * (1 - positive)
+  found, total = _at_least(scores, present), jnp.sum(present)
+  # A whole number of positives must not miss its share by a rounding.
+  enough = found >= recall * total * (1 - 4 * jnp.finfo(found.dtype).eps)
+  called = _at_least(scores, absent)
+  least = jnp.min(jnp.where((mass > 0) & enough, called, jnp.inf))
+  return jnp.where(total > 0, least / jnp.sum(absent), jnp.nan)
+
+
+def _prepared(values, scores, weights, *, name):
+  """Values, scores and weights of one dtype, values of no weight as zero."""
+  values, scores = examples.widen(values), examples.widen(scores)
+  if values.shape != scores.shape:
+    raise ValueError(
+        f"{name} and scores must have one value per example, but their shapes "
+        f"are {values.shape} and {scores.shape}.")
+  mass = examples.example_weights(weights, scores)
+  if not examples.is_traced(scores) and not examples.is_traced(mass):
+    unknown = int(jnp.sum(jnp.isnan(scores) & (mass > 0)))
+    if unknown:
+      raise ValueError(f"{unknown} of {scores.size} scores are NaN, which has "
+                       "no place in an order.")
+  values = jnp.where(mass > 0, values, 0).astype(scores.dtype)
+  return values, scores, mass
+
+
+def _ranks(scores, mass):
+  """Where the score of each example stands among examples of the given mass."""
+  order = jnp.argsort(scores)
+  ordered = scores[order]
+  below = jnp.concatenate([jnp.zeros(1, mass.dtype), jnp.cumsum(mass[order])])
+  first = jnp.searchsorted(ordered, scores, side="left")
+  last = jnp.searchsorted(ordered, scores, side="right")
+  return _Ranks(below[-1] - below[last], below[last] - below[first])
+
+
+def _at_least(scores, mass):
+  """How much of the mass has at least the score of each example."""
+  above, tied = _ranks(scores, mass)
+  return above + tied
+
+
+def _harmonic(start, count):
+  """The sum of 1 / k for k from start + 1 to start + count, to all digits.
+
+  A difference of two digammas, here of their asymptotic series with eight terms
+  split off, written without cancellation: neighbours in float32 matter. Counts
+  that are not whole are interpolated.
+  """
+  low, high = start + 1, start + count + 1
+  total = sum(count / ((low + i) * (high + i)) for i in range(8))
+  low, high = low + 8, high + 8
+  total += jnp.log1p(count / low) + count / (2 * low * high)
+  for power, factor in ((2, 1 / 12), (4, -1 / 120), (6, 1 / 252)):
+    total += factor * (low ** -power - high ** -power)
+  return total
