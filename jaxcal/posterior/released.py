@@ -1,0 +1,124 @@
+"""Reads the Kronecker factors that were published with BayesVLM.
+
+Baumann et al., Post-hoc Probabilistic Vision-Language Models, ICLR 2026. A
+folder of theirs holds four matrices, each a torch file of its own, and a JSON
+of prior precisions. Torch reads the matrices and executes nothing in them.
+"""
+
+import json
+import math
+import os
+import pathlib
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal.posterior import curvature
+
+PUBLISHED_PAIRS = 327_680  # of LAION-400M, behind each published factor
+
+_MATRICES = tuple(f"{name}_analytic.pt"
+                  for name in ("A_img", "B_img", "A_txt", "B_txt"))
+_PRIOR = "prior_precision_analytic.json"
+_PRIOR_KEYS = ("lambda_img", "n_img", "lambda_txt", "n_txt")
+
+
+class Released(NamedTuple):
+  """What a published folder says.
+
+  Attributes:
+    image: Factors of the image projection, symmetrised.
+    text: Those of the text projection.
+    prior: `lambda_img`, `lambda_txt` (prior precisions) and `n_img`, `n_txt`
+      (the pseudo-counts that they were fitted for). They maximise a marginal
+      likelihood with swapped dimensions; rather fit them anew.
+    asymmetry: By file, the largest difference of two entries that mirror each
+      other, over the largest entry. Averaging them has removed it.
+  """
+
+  image: curvature.Factors
+  text: curvature.Factors
+  prior: dict[str, float]
+  asymmetry: dict[str, float]
+
+
+def read_folder(
+    folder: str | os.PathLike, *, num_pairs: int = PUBLISHED_PAIRS
+) -> Released:
+  """Reads `A_img_analytic.pt` and its like from one folder.
+
+  Args:
+    folder: Has A and B of both sides and `prior_precision_analytic.json`.
+    num_pairs: How many image-caption pairs the factors are from; the files do
+      not say it.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    ImportError: torch is not installed.
+    ValueError: a file holds anything but one square and finite matrix of
+      floats, the two B differ in width, or the JSON lacks a positive number.
+  """
+  folder = pathlib.Path(folder)
+  for name in (*_MATRICES, _PRIOR):
+    if not (folder / name).is_file():
+      raise FileNotFoundError(
+          f"no {folder / name}; a published folder has "
+          f"{', '.join(_MATRICES)} and {_PRIOR}")
+  prior = _read_prior(folder / _PRIOR)
+  raw = {name: _read_matrix(folder / name) for name in _MATRICES}
+  a_image, b_image, a_text, b_text = (
+      jnp.asarray((matrix + matrix.T) / 2) for matrix in raw.values())
+  if b_image.shape != b_text.shape:
+    raise ValueError(
+        f"{folder}: images are embedded in {len(b_image)} dimensions "
+        f"({_MATRICES[1]}), but texts in {len(b_text)} ({_MATRICES[3]}); are "
+        "the files of two models?")
+  return Released(
+      curvature.Factors(a_image, b_image, num_pairs),
+      curvature.Factors(a_text, b_text, num_pairs), prior,
+      {name: _asymmetry(matrix) for name, matrix in raw.items()})
+
+
+def _read_matrix(path):
+  """One square matrix, float32 numpy, as the file has it."""
+  try:
+    import torch
+  except ImportError as error:
+    raise ImportError(f"{path} is a torch file; to read it, install torch: "
+                      "pip install 'jaxcal[oracle]'") from error
+  try:
+    tensor = torch.load(path, map_location="cpu", weights_only=True)
+  except Exception as error:  # Torch raises what its parts happen to raise.
+    raise ValueError(f"{path} is damaged, or more than a plain tensor; nothing "
+                     "in it was executed") from error
+  if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+    found = getattr(tensor, "dtype", type(tensor).__name__)
+    raise ValueError(f"{path} must hold one tensor of floats, but holds "
+                     f"{found}")
+  if tensor.ndim != 2 or tensor.shape[0] != tensor.shape[1]:
+    raise ValueError(f"{path} must hold a square matrix, but its shape is "
+                     f"{tuple(tensor.shape)}")
+  matrix = tensor.detach().float().numpy()
+  if not np.isfinite(matrix).all():
+    raise ValueError(f"{path} has entries that are not finite")
+  return matrix
+
+
+def _read_prior(path):
+  """The four numbers of a published JSON."""
+  try:
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise ValueError(f"{path} is no JSON: {error}") from error
+  for key in _PRIOR_KEYS:
+    value = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+      raise ValueError(f"{path} must have a positive number {key!r}, but has "
+                       f"{value!r}")
+  return {key: float(found[key]) for key in _PRIOR_KEYS}
+
+
+def _asymmetry(matrix):
+  largest = np.abs(matrix).max()
+  return float(np.abs(matrix - matrix.T).max() / largest) if largest else 0.0
