@@ -6,7 +6,7 @@ Each device works on its own images with the same program, so the answers do not
 depend on how many devices or processes there are.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import functools
 import pathlib
 import tempfile
@@ -20,6 +20,7 @@ import numpy as np
 from jaxcal import parts as parts_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import sharding
+from jaxcal.adapt import bayesian
 from jaxcal.adapt import engine
 from jaxcal.adapt import settings as settings_lib
 from jaxcal.clip import checkpoint
@@ -116,6 +117,14 @@ def prepare(
       *text, linearisation=linearisation)
 
 
+def answer_names(
+    settings: Iterable[str], *, with_posterior: bool = False
+) -> dict[str, str]:
+  """Names of the answers that `evaluate` returns, and the setting of each."""
+  forms = [f"+{form}" for form in bayesian.FORMS] if with_posterior else []
+  return {name + form: name for name in settings for form in ["", *forms]}
+
+
 def evaluate(
     model: checkpoint.Model,
     image_set: image_sets.ImageSet,
@@ -125,6 +134,7 @@ def evaluate(
     seed: int = 0,
     store: stores.Store | None = None,
     text: TextSide | None = None,
+    head: bayesian.Head | None = None,
     linearisation: str = "auto",
     max_bytes: int = 4 * _GIGABYTE,
     batch_size: int = 8,
@@ -149,6 +159,8 @@ def evaluate(
     store: Stored features of these images (and perhaps others), which are then
       not read; its manifest is the caller's to check.
     text: From `text_side`; of the template "a photo of a {}." if None.
+    head: With a posterior every context also answers in each of
+      `bayesian.FORMS`, see `answer_names`.
     linearisation: See `prepare`.
     max_bytes: See `prepare`.
     batch_size: Images per device and step. No influence on the answers beyond
@@ -156,8 +168,8 @@ def evaluate(
     num_threads: Threads that read images.
     parts: Folder that receives the answers batch by batch; what lies there
       from an interrupted run with the same settings is not computed again.
-    about: What to write into the predictions, by setting; where given, only
-      these settings are returned.
+    about: What to write into the predictions, by name; where given, only
+      these are returned.
     devices: That share the images; those of all processes if None.
     on_batch: Called with (images done, images in all) after each batch.
 
@@ -173,10 +185,11 @@ def evaluate(
   text = text or text_side(model, image_set.class_names, max_bytes=max_bytes,
                            num_contexts=batch_size)
   mesh = sharding.data_mesh(devices)
-  about = {name: {} for name in settings} if about is None else about
+  names = tuple(answer_names(settings, with_posterior=head is not None))
+  about = {name: {} for name in names} if about is None else about
   with tempfile.TemporaryDirectory() as scratch:
     parts = parts or pathlib.Path(scratch)
-    todo = _missing(parts, image_set, settings)
+    todo = _missing(parts, image_set, names)
     if len(todo):
       # All images count, so that a resumed run chooses like the one before.
       prepared = prepare(text, num_images=len(image_set.ids),
@@ -186,7 +199,7 @@ def evaluate(
       batches = _batches(
           model, image_set, todo, store, recipe=recipe, seed=seed, mesh=mesh,
           batch_size=batch_size, num_threads=num_threads)
-      answer = _answering(text.encode, prepared, settings, mesh)
+      answer = _answering(text.encode, prepared, settings, head, mesh)
       done, total = len(image_set.ids) - len(todo), len(image_set.ids)
       for batch, answers in _one_behind(batches, answer):
         _write(parts, image_set, batch, sharding.gather_local(answers))
@@ -201,12 +214,12 @@ def evaluate(
           image_set.ids, image_set.class_names, fields, settings_of)
 
 
-def _missing(parts, image_set, settings):
+def _missing(parts, image_set, names):
   """Positions without an answer, after all processes agree on the folder."""
   if jax.process_index() == 0:
-    parts_lib.open_folder(parts, image_set.ids, tuple(settings))
+    parts_lib.open_folder(parts, image_set.ids, names)
   sharding.barrier("folder")
-  parts_lib.open_folder(parts, image_set.ids, tuple(settings))
+  parts_lib.open_folder(parts, image_set.ids, names)
   todo = parts_lib.missing(parts, len(image_set.ids))
   sharding.barrier("missing")  # nobody writes before all have looked
   return todo
@@ -237,23 +250,56 @@ def _batches(model, image_set, todo, store, *, mesh, batch_size, recipe, seed,
         [position_of.get(row, -1) for row in batch.positions.tolist()]))
 
 
-def _answering(encode, prepared, settings, mesh):
-  """The function from a batch of features to answers by setting and field."""
+def _answering(encode, prepared, settings, head, mesh):
+  """The function from a batch of features to answers by name and field."""
   penalties = settings_lib.penalties(prepared, settings)
   shared = sharding.replicate(
-      (encode, prepared, penalties, dict(settings)), mesh)
-  return lambda batch: _answer_program(mesh)(shared, batch.view_features)
+      (encode, prepared, penalties, dict(settings), head), mesh)
+  return lambda batch: _answer_program(mesh)(
+      shared, (batch.view_features, batch.pooled))
 
 
 @functools.cache  # as `jit` does: another pass does not compile again
 def _answer_program(mesh):
 
-  def answer(shared, view_features):
-    adapted = settings_lib.answer(*shared, view_features)
-    return {name: {"logits": one.logits} | one.info._asdict()
-            for name, one in adapted.items()}
+  def answer(shared, rows):
+    *known, head = shared
+    view_features, pooled = rows
+    adapted = settings_lib.answer(*known, view_features)
+    answers = {name: {"logits": one.logits} | one.info._asdict()
+               for name, one in adapted.items()}
+    if head is not None:
+      answers |= _doubted(*known, head, adapted, pooled)
+    return answers
 
   return sharding.over_rows(answer, mesh)
+
+
+def _doubted(encode, prepared, _, settings, head, adapted, pooled):
+  """What the posterior answers with the contexts that were adapted."""
+  embed_texts = lambda context: bayesian.embed(
+      encode.pooled(context), head.text, head.posterior.text)
+  images = bayesian.embed(
+      pooled.activations, head.image, head.posterior.image, pooled.residual)
+  tuned = [name for name in adapted if settings[name].method.num_steps]
+  found = {}
+  if len(tuned) < len(adapted):
+    answers = jax.vmap(bayesian.answer, (None, None, 0))(
+        head, embed_texts(prepared.context), images)
+    found |= {name: answers for name in adapted if name not in tuned}
+  if tuned:
+    # One setting after the other, as in `settings.answer`.
+    answers = jax.lax.map(
+        lambda contexts: jax.vmap(bayesian.answer, (None, 0, 0))(
+            head, jax.vmap(embed_texts)(contexts), images),
+        jnp.stack([adapted[name].context for name in tuned]))
+    found |= {name: jax.tree.map(lambda x, i=i: x[i], answers)
+              for i, name in enumerate(tuned)}
+  return {
+      f"{name}+{form}": {"logits": logits, **adapted[name].info._asdict(),
+                         **doubt._asdict()}
+      for name, answers in found.items()
+      for form, (logits, doubt) in answers.items()}
 
 
 def _one_behind(batches, function):

@@ -18,6 +18,7 @@ from jaxcal.clip import checkpoint
 from jaxcal.clip import preprocess
 from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import pairs
 from jaxcal.data import pipeline
 from jaxcal.data import views
 from jaxcal.features import store as stores
@@ -34,7 +35,8 @@ class Batch(NamedTuple):
     view_features: [b v d] over all devices, unit norm; view 0 is the clean one.
     pooled: [b .], of view 0, what the projection sees.
     positions: Of this process's rows in the set.
-    mask: False for rows of this process that only fill the batch up.
+    mask: False for rows of this process that only fill the batch up, or whose
+      image cannot be used.
   """
 
   view_features: Float[Array, "b v d"]
@@ -45,7 +47,7 @@ class Batch(NamedTuple):
 
 def from_images(
     model: checkpoint.Model,
-    image_set: image_sets.ImageSet,
+    image_set: image_sets.ImageSet | pairs.PairSet,
     batches: Sequence[Sequence[int]],
     *,
     recipe: views.Recipe,
@@ -53,12 +55,13 @@ def from_images(
     mesh: Mesh,
     batch_size: int,
     num_threads: int,
+    on_unusable: Callable[[int, str], None] | None = None,
 ) -> Iterator[Batch]:
   """Reads images, cuts their views and runs the image tower.
 
   Args:
     model: From `checkpoint.load`.
-    image_set: The images.
+    image_set: The images; of pairs, the captions are not looked at.
     batches: Positions of the images in each batch, at most `batch_size` per
       device, see `batches_of`. Every process of the mesh gives the same ones
       and reads those of its own rows.
@@ -67,6 +70,8 @@ def from_images(
     mesh: Devices that share the work.
     batch_size: Images per device.
     num_threads: Threads that read images.
+    on_unusable: See `pipeline.batches`; the mask is then false for such an
+      image, and its features mean nothing.
 
   Raises:
     ValueError: an image that cannot be read, which is named; too many positions
@@ -77,9 +82,10 @@ def from_images(
   num_rows = len(sharding.local_rows(mesh, batch_size))
   read = pipeline.batches(
       image_set, shares, seed=seed, batch_size=num_rows,
-      num_threads=num_threads)
+      num_threads=num_threads, on_unusable=on_unusable)
   for share, images in zip(shares, read):
-    yield Batch(*encode(images), *_filled(share, num_rows))
+    positions, _ = _filled(share, num_rows)
+    yield Batch(*encode(images), positions, images.mask)
 
 
 def from_store(

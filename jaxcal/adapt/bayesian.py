@@ -1,0 +1,90 @@
+"""Answers of a Laplace posterior, on top of whatever context was tuned.
+
+The posterior is over the last projections, which come after everything that a
+context can change. So it adds to zero-shot prompts, to tuned ones and to the
+contexts of single images alike what the projections do not know.
+
+Baumann et al., Post-hoc Probabilistic Vision-Language Models, ICLR 2026.
+"""
+
+from typing import NamedTuple
+
+from jaxcal.clip import towers
+from jaxcal.posterior import laplace
+from jaxcal.posterior import predictive
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+
+# What stands behind METHOD+ in names of predictions.
+FORMS = {
+    "diagonal": predictive.prob_cosine,
+    "full": predictive.prob_cosine_full,
+}
+
+
+class Head(NamedTuple):
+  """What takes the place of the cosines' softmax; the same for all images."""
+
+  posterior: laplace.Posterior
+  image: towers.Projection
+  text: towers.Projection
+  logit_scale: Float[Array, ""]
+  noise: Float[Array, "s k"]  # standard normal, shared by all images
+
+
+class Doubt(NamedTuple):
+  """What is uncertain about one answer.
+
+  Attributes:
+    variance: Of the answered class's logit.
+    image_variance: Of the image's embedding, a~^T A^-1 a~: the same for all
+      prompts.
+    aleatoric: Nats; expected entropy of the answer, left if the projections
+      were known.
+    epistemic: Nats; the rest of its entropy, from not knowing them.
+  """
+
+  variance: Float[Array, ""]
+  image_variance: Float[Array, ""]
+  aleatoric: Float[Array, ""]
+  epistemic: Float[Array, ""]
+
+
+def embed(
+    activations: Float[Array, "n p"],
+    projection: towers.Projection,
+    layer: laplace.Layer,
+    residual: Float[Array, "n d"] | None = None,
+) -> predictive.Embedding:
+  """Gaussians of embeddings, from what the last projection sees."""
+  activations = towers.at_least_float32(activations)
+  means = towers.project(activations, projection, residual)
+  return predictive.embedding(activations, means, layer)
+
+
+def answer(
+    head: Head,
+    texts: predictive.Embedding,
+    image: predictive.Embedding,
+) -> dict[str, tuple[Float[Array, "k"], Doubt]]:
+  """Logits and doubt for one image, by form.
+
+  The softmax of the logits is the probit approximation of the mean prediction.
+
+  Args:
+    head: The posterior and what it needs.
+    texts: Of all classes, from `embed`.
+    image: Of the clean view.
+  """
+  return {
+      form: _answer(
+          cosines(image, texts, head.posterior, head.logit_scale),
+          image.spread, head.noise)
+      for form, cosines in FORMS.items()}
+
+
+def _answer(cosines, spread, noise):
+  logits = predictive.probit_logits(cosines)
+  split = predictive.uncertainty(predictive.sample_logits(cosines, noise))
+  return logits, Doubt(cosines.variance[logits.argmax()], spread,
+                       split.aleatoric, split.epistemic)

@@ -1,0 +1,159 @@
+"""Kronecker factors on disk, and the posterior that follows from them.
+
+A folder of `jaxcal posterior fit` or `import` holds
+
+  factors.npz     A and B of both sides, as published: divided by sqrt(pairs)
+  spectra.npz     their eigenvalues, all that fitting a prior precision needs
+  manifest.json   of which model and pairs they are
+  posterior.npz, posterior.json   see `laplace.save`
+"""
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+import zipfile
+
+import numpy as np
+
+from jaxcal.posterior import curvature
+from jaxcal.posterior import laplace
+from jaxcal.posterior import marginal
+from jaxcal.typing import Float
+
+SIDES = ("image", "text")
+FORMAT_VERSION = 1
+_MANIFEST = "manifest.json"
+_NEEDED = ("format_version", "model", "model_fingerprint", "weight_norm2")
+
+
+class Fitted(NamedTuple):
+  """What a folder holds of both sides.
+
+  Attributes:
+    factors: By side, "image" and "text".
+    spectra: Eigenvalues of (A, B) by side, float64, not negative.
+    manifest: JSON; has at least `model`, `model_fingerprint` and
+      `weight_norm2`, by side the sum of squares of the projection's weights.
+  """
+
+  factors: Mapping[str, curvature.Factors]
+  spectra: Mapping[
+      str, tuple[Float[np.ndarray, "p"], Float[np.ndarray, "d"]]]
+  manifest: Mapping[str, Any]
+
+
+class Evidence(NamedTuple):
+  """How much the pairs and the prior count.
+
+  Attributes:
+    pseudo_count: How often each pair's curvature counts.
+    prior_precision: By side.
+  """
+
+  pseudo_count: float
+  prior_precision: Mapping[str, float]
+
+
+def fitted(factors: Mapping[str, curvature.Factors],
+           manifest: Mapping[str, Any]) -> Fitted:
+  """Factors with their spectra.
+
+  Raises:
+    ValueError: sides are missing, or a matrix has no spectrum.
+  """
+  if set(factors) != set(SIDES):
+    raise ValueError(f"factors of the sides {', '.join(SIDES)} expected, got "
+                     f"{', '.join(sorted(factors))}")
+  spectra = {side: (marginal.spectrum(factors[side].a),
+                    marginal.spectrum(factors[side].b)) for side in SIDES}
+  return Fitted(factors, spectra, manifest)
+
+
+def maximise_evidence(
+    found: Fitted, pseudo_count: float, *, form: str = "corrected") -> Evidence:
+  """The prior precision of each side with the largest marginal likelihood.
+
+  Args:
+    found: From `fitted` or `read`.
+    pseudo_count: How often each pair's curvature counts, > 0.
+    form: See `marginal.fit_prior_precision`.
+  """
+  return Evidence(pseudo_count, {
+      side: marginal.fit_prior_precision(
+          *found.spectra[side], pseudo_count=pseudo_count, form=form,
+          weight_norm2=found.manifest["weight_norm2"][side])
+      for side in SIDES})
+
+
+def posterior(found: Fitted, evidence: Evidence) -> laplace.Posterior:
+  """The Gaussians of both sides."""
+  return laplace.Posterior(**{
+      side: laplace.kronecker_posterior(
+          found.factors[side], pseudo_count=evidence.pseudo_count,
+          prior_precision=evidence.prior_precision[side])
+      for side in SIDES})
+
+
+def write(folder: str | os.PathLike, found: Fitted, evidence: Evidence) -> None:
+  """Writes all files of a folder; the posterior, last, makes it complete."""
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  matrices = {f"{side}/{name}": np.asarray(getattr(found.factors[side], name))
+              for side in SIDES for name in ("a", "b")}
+  counts = {f"{side}/num_pairs": int(found.factors[side].num_pairs)
+            for side in SIDES}
+  spectra = {f"{side}/{name}": values for side in SIDES
+             for name, values in zip("ab", found.spectra[side])}
+  laplace.write_arrays(folder / "factors.npz", matrices | counts)
+  laplace.write_arrays(folder / "spectra.npz", spectra)
+  manifest = {"format_version": FORMAT_VERSION, **found.manifest}
+  laplace.write_whole(folder / _MANIFEST,
+                      (json.dumps(manifest, indent=2) + "\n").encode())
+  about = {"model_fingerprint": found.manifest["model_fingerprint"],
+           "pseudo_count": evidence.pseudo_count,
+           "prior_precision": dict(evidence.prior_precision)}
+  laplace.save(folder / "posterior", posterior(found, evidence), about)
+
+
+def read(folder: str | os.PathLike) -> Fitted:
+  """What `write` wrote, without the posterior.
+
+  Raises:
+    FileNotFoundError: no such folder, or a file of it is missing.
+    ValueError: a file is damaged, or of another format.
+  """
+  folder = pathlib.Path(folder)
+  for name in (_MANIFEST, "factors.npz", "spectra.npz"):
+    if not (folder / name).exists():
+      raise FileNotFoundError(
+          f"no {folder / name}; `jaxcal posterior fit` writes it, and `jaxcal "
+          "posterior import` from released factors")
+  try:
+    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    missing = [key for key in _NEEDED if key not in manifest]
+    with np.load(folder / "factors.npz", allow_pickle=False) as arrays:
+      factors = {
+          side: curvature.Factors(
+              arrays[f"{side}/a"], arrays[f"{side}/b"],
+              int(arrays[f"{side}/num_pairs"])) for side in SIDES}
+    with np.load(folder / "spectra.npz", allow_pickle=False) as arrays:
+      spectra = {side: (arrays[f"{side}/a"], arrays[f"{side}/b"])
+                 for side in SIDES}
+  except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(f"{folder} is damaged ({error}); fit or import the "
+                     "posterior again") from error
+  if missing or manifest["format_version"] != FORMAT_VERSION:
+    raise ValueError(f"{folder / _MANIFEST} is not of format version "
+                     f"{FORMAT_VERSION}, or lacks {', '.join(missing)}; fit or "
+                     "import the posterior again")
+  for side in SIDES:
+    for name, values in zip("ab", spectra[side]):
+      matrix = getattr(factors[side], name)
+      if matrix.shape != 2 * values.shape:
+        raise ValueError(
+            f"{folder}: the {side} factor {name} is {list(matrix.shape)}, but "
+            f"its spectrum has {len(values)} eigenvalues; fit or import the "
+            "posterior again")
+  return Fitted(factors, spectra, manifest)
