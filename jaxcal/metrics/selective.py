@@ -45,14 +45,15 @@ def risk_coverage_area(
 
   Returns:
     Between the smallest and the largest loss; the mean loss if all scores are
-    equal. An error rate sets a floor to it, so compare models of like accuracy.
+    equal. The losses alone set a floor to it, which
+    `excess_risk_coverage_area` takes off.
 
   Raises:
     ValueError: Wrong shapes, no example, or (where not traced) a NaN score.
 
   References:
-    Geifman and El-Yaniv, Selective Classification, NeurIPS 2017; Geifman et
-    al., Bias-Reduced Uncertainty Estimation, ICLR 2019.
+    Geifman and El-Yaniv, Selective Classification for Deep Neural Networks,
+    NeurIPS 2017.
     Differs from the released code of FPP in: equal scores, which are taken
     there in the order of a sort.
   """
@@ -64,6 +65,25 @@ def risk_coverage_area(
   own = 1 - above / tied * _harmonic(above, tied)
   later = _harmonic(above + tied, total - above - tied)
   return statistics.weighted_mean(losses * (own + later), mass)
+
+
+def excess_risk_coverage_area(
+    losses: Float[Array, "n"],
+    scores: Float[Array, "n"],
+    *,
+    weights: Float[Array, "n"] | None = None,
+) -> Float[Array, ""]:
+  """What `risk_coverage_area` has above that of the best order (E-AURC).
+
+  Args and errors as there. Not negative up to rounding; zero for scores that
+  order the examples by their losses.
+
+  References:
+    Geifman et al., Bias-Reduced Uncertainty Estimation, ICLR 2019.
+  """
+  losses, scores, mass = _prepared(losses, scores, weights, name="losses")
+  return (risk_coverage_area(losses, scores, weights=mass)
+          - risk_coverage_area(losses, -losses, weights=mass))
 
 
 def risk_at_coverage(

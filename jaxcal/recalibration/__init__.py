@@ -1,0 +1,1 @@
+"""Recalibration: fitted to logits and labels after training, then applied."""

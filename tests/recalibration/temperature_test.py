@@ -1,0 +1,189 @@
+"""Temperature scaling against scipy, a stored oracle and recorded networks."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize
+from scipy import special
+
+from jaxcal.metrics import calibration
+from jaxcal.recalibration import temperature
+from tests import shared
+
+
+def _data(seed, n=300, k=5, true_temperature=2.):
+  """Logits of a model that is over-confident by a known factor."""
+  generator = np.random.default_rng(seed)
+  logits = 3 * generator.normal(size=(n, k))
+  noise = generator.gumbel(size=(n, k))
+  return logits, np.argmax(logits / true_temperature + noise, axis=-1)
+
+
+def _nll(logits, labels, value, weights=None):
+  rows = np.arange(len(labels))
+  scaled = np.asarray(logits, float) / value
+  losses = special.logsumexp(scaled, axis=-1) - scaled[rows, labels]
+  return np.average(losses, weights=weights)
+
+
+def _minimised(logits, labels, weights=None):
+  """The temperature of least loss from values of the loss alone."""
+  found = optimize.minimize_scalar(
+      lambda log: _nll(logits, labels, np.exp(log), weights),
+      bounds=(-3, 3), method="bounded", options={"xatol": 1e-9})
+  return np.exp(found.x)
+
+
+class FitTest(parameterized.TestCase):
+
+  @parameterized.parameters(0.4, 1., 3.)
+  def test_synthetic(self, true_temperature):
+    logits, labels = _data(0, 4000, true_temperature=true_temperature)
+    fitted = temperature.fit_temperature(logits, labels)
+    self.assertIsInstance(fitted, float)
+    np.testing.assert_allclose(
+        fitted, _minimised(logits, labels), rtol=1e-6)
+    np.testing.assert_allclose(fitted, true_temperature, rtol=0.1)
+
+  @parameterized.parameters(
+      "lenet-5-cifar-10", "wideresnet-16-4-cifar-10",
+      "densenet-bc-100-cifar-100")
+  def test_recorded_networks(self, name):
+    folder = shared.folder("data") / "recorded_confidences"
+    with np.load(folder / f"{name}.npz") as recorded:
+      logits = np.log(recorded["predictions"][:4000])
+      labels = recorded["ground_truth"][:4000].ravel()
+    fitted = temperature.fit_temperature(logits, labels)
+    np.testing.assert_allclose(
+        fitted, _minimised(logits, labels), rtol=1e-6)
+    for value in (1., fitted * 1.001, fitted / 1.001):
+      self.assertLess(_nll(logits, labels, fitted),
+                      _nll(logits, labels, value))
+    scaled = temperature.apply(fitted, jnp.asarray(logits))
+    np.testing.assert_array_equal(scaled.argmax(-1), logits.argmax(-1))
+
+    def error(logits):
+      probs = special.softmax(np.asarray(logits), axis=-1)
+      return calibration.expected_calibration_error(
+          probs.max(-1), probs.argmax(-1) == labels)
+
+    self.assertLess(error(scaled), error(logits) + 0.003)
+
+  def test_stored_oracle(self):
+    path = shared.folder("oracles/few_shot") / "calibration_oracle.npz"
+    with np.load(path) as stored:
+      logits, labels = stored["data/val_logits"], stored["data/val_labels"]
+      fitted = temperature.fit_temperature(logits, labels)
+      np.testing.assert_allclose(
+          fitted, stored["ts/temperature"], rtol=1e-10)
+      np.testing.assert_allclose(
+          special.softmax(temperature.apply(
+              fitted, stored["data/test_logits"]), axis=-1),
+          stored["ts/test_probs"], rtol=1e-8)
+
+  def test_derivative_is_zero(self):
+    logits, labels = _data(1)
+    fitted = temperature.fit_temperature(logits, labels)
+    with jax.enable_x64(True):
+      slope = jax.grad(lambda scale: -jnp.mean(jnp.take_along_axis(
+          jax.nn.log_softmax(scale * logits), labels[:, None], -1)))(1 / fitted)
+    np.testing.assert_allclose(slope, 0, atol=1e-10)
+
+  def test_integer_weights_repeat_the_examples(self):
+    logits, labels = _data(2)
+    counts = np.random.default_rng(0).integers(4, size=len(labels))
+    spoiled = np.where(counts[:, None] > 0, logits, np.nan)
+    np.testing.assert_allclose(
+        temperature.fit_temperature(spoiled, labels, weights=counts),
+        temperature.fit_temperature(
+            np.repeat(logits, counts, 0), np.repeat(labels, counts)),
+        rtol=1e-9)
+
+  def test_invariant_to_shifts_and_blocks_and_follows_scale(self):
+    logits, labels = _data(3, 40, 4)
+    fitted = temperature.fit_temperature(logits, labels)
+    shifts = np.random.default_rng(0).normal(size=(40, 1)) * 1e6
+    np.testing.assert_allclose(
+        temperature.fit_temperature(logits + shifts, labels), fitted, rtol=1e-8)
+    np.testing.assert_allclose(
+        temperature.fit_temperature(20 * logits, labels), 20 * fitted,
+        rtol=1e-9)
+    self.enter_context(
+        absltest.mock.patch.object(temperature, "_BLOCK", 12))
+    np.testing.assert_allclose(
+        temperature.fit_temperature(logits, labels), fitted, rtol=1e-9)
+
+  def test_half_precision_is_widened_first(self):
+    logits, labels = _data(4)
+    half = jnp.asarray(logits, jnp.bfloat16)
+    np.testing.assert_allclose(
+        temperature.fit_temperature(half, jnp.asarray(labels)),
+        _minimised(np.asarray(half, float), labels), rtol=1e-6)
+
+
+class BoundsTest(parameterized.TestCase):
+
+  def test_all_right_is_the_lower_bound(self):
+    logits, _ = _data(0)
+    fitted = temperature.fit_temperature(logits, logits.argmax(-1))
+    self.assertEqual(fitted, temperature.BOUNDS[0])
+    self.assertTrue(np.isfinite(temperature.apply(fitted, logits)).all())
+
+  def test_worse_than_chance_is_the_upper_bound(self):
+    logits, _ = _data(0)
+    self.assertEqual(
+        temperature.fit_temperature(logits, logits.argmin(-1)),
+        temperature.BOUNDS[1])
+    # Right and wrong in equal parts: no finite temperature is the best.
+    pair = np.array([[1., 0.], [1., 0.]])
+    self.assertEqual(
+        temperature.fit_temperature(pair, np.array([0, 1])),
+        temperature.BOUNDS[1])
+
+  def test_one_error_among_many_is_no_bound(self):
+    logits = np.tile([[2., 0.]], (1000, 1))
+    labels = np.zeros(1000, int)
+    labels[0] = 1
+    # The confidence becomes the accuracy: 2 / T = log 999.
+    np.testing.assert_allclose(
+        temperature.fit_temperature(logits, labels), 2 / np.log(999),
+        rtol=1e-9)
+
+  @parameterized.parameters((3, 4), (5, 1))
+  def test_without_influence_it_is_one(self, n, k):
+    self.assertEqual(
+        temperature.fit_temperature(np.full((n, k), 7.), np.zeros(n, int)), 1.)
+
+
+class RefusesTest(parameterized.TestCase):
+
+  @parameterized.named_parameters(
+      ("labels", np.ones((2, 3)), [0], None, r"labels.shape=\(1,\)"),
+      ("vector", np.ones(3), [0, 0, 0], None, r"logits.shape=\(3,\)"),
+      ("empty", np.ones((0, 3)), np.zeros(0, int), None, r"\(0, 3\)"),
+      ("nan", [[1., np.nan], [0, 0]], [0, 0], None, "in 1 of 2 rows"),
+      ("infinite", [[1., -np.inf]], [0], None, "in 1 of 1 rows"),
+      ("range", np.ones((2, 3)), [0, 3], None, r"\[0, 3\).*\[0, 3\]"),
+      ("negative", np.ones((2, 3)), [-1, 2], None, r"span \[-1, 2\]"),
+      ("weights", np.ones((1, 3)), [0], [1., 2], "weights.shape"),
+      ("no_weight", np.ones((1, 3)), [0], [0.], "not all zero"),
+      ("below", np.ones((1, 3)), [0], [-1.], "not negative"),
+  )
+  def test_fit(self, logits, labels, weights, message):
+    with self.assertRaisesRegex(ValueError, message):
+      temperature.fit_temperature(logits, labels, weights=weights)
+
+  def test_labels_are_integers(self):
+    with self.assertRaisesRegex(TypeError, "labels must be integers"):
+      temperature.fit_temperature(np.ones((1, 2)), np.array([0.]))
+
+  @parameterized.parameters(0., -1., np.inf, np.nan)
+  def test_apply(self, value):
+    with self.assertRaisesRegex(ValueError, "positive, finite temperature"):
+      temperature.apply(value, np.ones((1, 2)))
+
+
+if __name__ == "__main__":
+  absltest.main()
