@@ -82,7 +82,7 @@ def embedding(
     Baumann et al., ICLR 2026. Differs from the released code in: the whole
     covariance is kept, as a factor of the layer's.
   """
-  activations = _inputs(activations, layer)
+  activations = _append_one(activations, len(layer.a_inv))
   if mean.shape != (*activations.shape[:-1], layer.b_inv.shape[-1]):
     raise ValueError(
         f"activations of shape {activations.shape} and a layer with "
@@ -101,7 +101,7 @@ def joint_spread(
   Raises:
     ValueError: activations that do not fit the layer.
   """
-  activations = _inputs(activations, layer)
+  activations = _append_one(activations, len(layer.a_inv))
   return _matmul(_matmul(activations, layer.a_inv), activations.T)
 
 
@@ -442,11 +442,6 @@ def _quadratic(vectors, matrix):
   if matrix.ndim == 1:
     return _matmul(jnp.square(vectors), matrix)
   return jnp.sum(_matmul(vectors, matrix) * vectors, -1)
-
-
-def _inputs(activations, layer):
-  """Activations as wide as the layer."""
-  return _append_one(activations, layer.a_inv.shape[-1])
 
 
 def _append_one(activations, width):
