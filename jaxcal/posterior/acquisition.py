@@ -36,21 +36,6 @@ def entropy_of_logits(logits: Float[Array, "*n k"]) -> Float[Array, "*n"]:
   return entropy(jax.nn.softmax(logits))
 
 
-def normal_logits(
-    mean: Float[Array, "*n k"],
-    variance: Float[Array, "*n k"],
-    noise: Float[Array, "*n s k"],
-) -> Float[Array, "*n s k"]:
-  """Samples of logits whose classes are independent Gaussians.
-
-  Args:
-    mean: Of each logit.
-    variance: Of each logit, not negative.
-    noise: Standard normal numbers.
-  """
-  return mean[..., None, :] + jnp.sqrt(variance)[..., None, :] * noise
-
-
 def bald(logits: Float[Array, "*n s k"]) -> Float[Array, "*n"]:
   r"""Information that the label holds about the weights, in nats.
 
@@ -60,7 +45,7 @@ def bald(logits: Float[Array, "*n s k"]) -> Float[Array, "*n"]:
   Computed as the mean divergence.
 
   Args:
-    logits: Samples for each example, e.g. of `normal_logits`.
+    logits: Samples for each example.
 
   Returns:
     One score per example in [0, log(min(k, s))].
@@ -159,7 +144,7 @@ def epig_independent(
   comparisons; `epig` is the one to use.
 
   Args:
-    pool_logits: Samples of the candidates' logits, of `normal_logits`.
+    pool_logits: Samples of the candidates' logits.
     target_logits: Samples of the targets' logits, from other noise.
 
   Returns:

@@ -24,6 +24,10 @@ def _probs(seed, *shape, spread=2.0):
   return p / p.sum(-1, keepdims=True)
 
 
+def _normal_logits(mean, variance, noise):
+  return mean[:, None] + np.sqrt(variance)[:, None] * noise
+
+
 def _entropy(p):
   """Float64, with 0 log 0 = 0, over all axes but those before the last two."""
   return -sum(x * np.log(x) for x in np.ravel(p) if x > 0)
@@ -69,7 +73,7 @@ class BaldTest(parameterized.TestCase):
   def test_released_with_its_two_draws(self, case):
     oracle = _oracle(case)
     mean, variance = oracle("logit_mean_f32"), oracle("logit_var_f32")
-    logits = [acquisition.normal_logits(mean, variance, noise.swapaxes(0, 1))
+    logits = [_normal_logits(mean, variance, noise.swapaxes(0, 1))
               for noise in (oracle("bald_eps_total"), oracle("bald_eps_alea"))]
     got = acquisition.bald_two_draws(*logits)
     np.testing.assert_allclose(got, oracle("bald_official_f32"), atol=1e-4)
@@ -101,7 +105,7 @@ class BaldTest(parameterized.TestCase):
 
   def test_never_negative(self):
     noise = jax.random.normal(jax.random.key(0), (50, 3, 6))
-    logits = acquisition.normal_logits(
+    logits = _normal_logits(
         40 * noise[:, 0], jnp.full((50, 6), 1e-6), noise)
     self.assertGreaterEqual(acquisition.bald(logits).min(), 0)
 
@@ -111,10 +115,10 @@ class EpigTest(parameterized.TestCase):
   @parameterized.named_parameters(*_CASES)
   def test_released_with_its_independent_samples(self, case):
     oracle = _oracle(case)
-    pool = acquisition.normal_logits(
+    pool = _normal_logits(
         oracle("epig_pool_mean_f32"), oracle("epig_pool_var_f32"),
         np.swapaxes(oracle("epig_eps_pool"), 0, 1))
-    targets = acquisition.normal_logits(
+    targets = _normal_logits(
         oracle("logit_mean_f32"), oracle("logit_var_f32"),
         np.swapaxes(oracle("epig_eps_targ"), 0, 1))
     np.testing.assert_allclose(
@@ -127,7 +131,7 @@ class EpigTest(parameterized.TestCase):
     rng = np.random.default_rng(1)
     for num, released in zip(oracle("epig_Ks")[:2], oracle("epig_vs_K")):
       drawn = [
-          acquisition.normal_logits(
+          _normal_logits(
               oracle(mean), oracle(variance),
               rng.standard_normal((len(oracle(mean)), num, 5), np.float32))
           for mean, variance in (("epig_pool_mean_f32", "epig_pool_var_f32"),

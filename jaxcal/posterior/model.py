@@ -1,0 +1,189 @@
+"""A model from its last projections on: what acquisition and tuning act upon.
+
+Everything before the projections is frozen and has been computed; arrays of it
+go in.
+
+Baumann et al., Post-hoc Probabilistic Vision-Language Models, ICLR 2026.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcal.posterior import curvature
+from jaxcal.posterior import laplace
+from jaxcal.posterior import predictive
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+from jaxcal.typing import Key
+
+# Samples of weights that are held at a time.
+_SAMPLES_PER_BLOCK = 8
+
+
+class Inputs(NamedTuple):
+  """Images before the last projection; `clip.towers.Pooled` has these fields.
+
+  Attributes:
+    activations: What the projection sees, without the one of a bias.
+    residual: Added to its output; None for nothing.
+  """
+
+  activations: Float[Array, "n p"]
+  residual: Float[Array, "n d"] | None = None
+
+
+class Labelled(NamedTuple):
+  """Images whose classes are known."""
+
+  inputs: Inputs
+  labels: Int[Array, "n"]
+
+
+class Model(NamedTuple):
+  """Both projections, the classes and the posterior.
+
+  Attributes:
+    weights: Kernel of the image projection; q is p, or p + 1 with a bias,
+      which is the last row (see `with_bias`).
+    text_activations: What the text projection sees of each class's prompt.
+    text_embeddings: What it makes of it, not normalised.
+    posterior: Over both projections; its image side is q wide.
+    logit_scale: Factor of the cosines, 100 for OpenAI's CLIP.
+    logit_bias: Of a model that was trained with the pairwise sigmoid loss;
+      None for a softmax. No logit here has it added: it would cancel.
+  """
+
+  weights: Float[Array, "q d"]
+  text_activations: Float[Array, "k w"]
+  text_embeddings: Float[Array, "k d"]
+  posterior: laplace.Posterior
+  logit_scale: Float[Array, ""]
+  logit_bias: Float[Array, ""] | None = None
+
+
+def with_bias(
+    kernel: Float[Array, "p d"], bias: Float[Array, "d"] | None
+) -> Float[Array, "q d"]:
+  """The two parts of a projection as one array, the bias as its last row."""
+  return kernel if bias is None else jnp.concatenate([kernel, bias[None]])
+
+
+def size(inputs: Inputs) -> int:
+  """Number of images."""
+  return len(inputs.activations)
+
+
+def take(inputs: Inputs, rows: Int[Array, "*m"]) -> Inputs:
+  """Some of the images."""
+  residual = inputs.residual
+  return Inputs(inputs.activations[rows],
+                None if residual is None else residual[rows])
+
+
+def join(first: Inputs, second: Inputs) -> Inputs:
+  """The images of both, of which both or neither have a residual."""
+  return Inputs(*(
+      None if a is None else jnp.concatenate([a, b])
+      for a, b in zip((first.activations, first.residual),
+                      (second.activations, second.residual))))
+
+
+def embed(
+    weights: Float[Array, "q d"], inputs: Inputs
+) -> Float[Array, "n d"]:
+  """Embeddings under these weights, not normalised.
+
+  Raises:
+    ValueError: activations of another width than the weights.
+  """
+  means = jnp.matmul(widen(inputs.activations, len(weights)), weights,
+                     precision="highest")
+  return means if inputs.residual is None else means + inputs.residual
+
+
+def widen(
+    activations: Float[Array, "n p"], width: int) -> Float[Array, "n q"]:
+  """Activations as wide as the weights: with a one for the bias, if any.
+
+  Raises:
+    ValueError: `width` is neither p nor p + 1.
+  """
+  found = activations.shape[-1]
+  if width not in (found, found + 1):
+    raise ValueError(
+        f"activations of width {found} need weights of as many rows, or one "
+        f"more with a bias, but these have {width}.")
+  return activations if width == found else curvature.with_one(activations)
+
+
+def image_embeddings(model: Model, inputs: Inputs) -> predictive.Embedding:
+  """Gaussian embeddings of images, not normalised."""
+  return predictive.embedding(
+      inputs.activations, embed(model.weights, inputs), model.posterior.image)
+
+
+def text_embeddings(model: Model) -> predictive.Embedding:
+  """Gaussian embeddings of the classes, not normalised."""
+  return predictive.embedding(
+      model.text_activations, model.text_embeddings, model.posterior.text)
+
+
+def cosines(model: Model, inputs: Inputs) -> predictive.Cosines:
+  """Means and variances of the logits, [n k], as published (ProbCosine)."""
+  return cosines_of(model, image_embeddings(model, inputs))
+
+
+def cosines_of(
+    model: Model, images: predictive.Embedding) -> predictive.Cosines:
+  """The same of images that are embedded already."""
+  return jax.vmap(predictive.prob_cosine, (0, None, None, None))(
+      images, text_embeddings(model), model.posterior, model.logit_scale)
+
+
+def logits(model: Model, inputs: Inputs) -> Float[Array, "n k"]:
+  """What the model answers without a posterior."""
+  return model.logit_scale * jnp.matmul(
+      _unit(embed(model.weights, inputs)), _unit(model.text_embeddings).T,
+      precision="highest")
+
+
+@functools.partial(jax.jit, static_argnames="num_samples")
+def sample_logits(
+    key: Key[Array, ""], model: Model, inputs: Inputs, *, num_samples: int
+) -> Float[Array, "n s k"]:
+  """Logits under sampled weights of both projections.
+
+  Sample s has the same weights for all images and classes, and again the same
+  wherever the key is: images of two calls with one key are coupled. The norms
+  are those of the sampled embeddings.
+
+  Args:
+    key: Of the weights.
+    model: Means and posterior.
+    inputs: Images.
+    num_samples: s.
+  """
+  means = embed(model.weights, inputs)
+
+  def one(keys):
+    image, text = (
+        predictive.sample_weights(key, layer)[None]
+        for key, layer in zip(keys, model.posterior))
+    images = predictive.sampled_embeddings(inputs.activations, means, image)
+    texts = predictive.sampled_embeddings(
+        model.text_activations, model.text_embeddings, text)
+    return jax.vmap(predictive.sampled_cosines, (1, None, None))(
+        images, texts, model.logit_scale)[:, 0]
+
+  keys = jax.random.split(key, (num_samples, 2))
+  samples = jax.lax.map(
+      one, keys, batch_size=min(num_samples, _SAMPLES_PER_BLOCK))
+  return jnp.moveaxis(samples, 0, 1)
+
+
+def _unit(x):
+  return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
