@@ -36,7 +36,7 @@ from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
-# The sums below are differences of larger ones: no TF32 and no bfloat16.
+# A curvature is small beside what is summed: no TF32 and no bfloat16.
 _matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 # Rows at a time; chunks of 128 to 1024 take the same time.
 _ROWS_PER_CHUNK = 256
@@ -133,7 +133,8 @@ def ggn_sum(
   Source: Baumann et al., ICLR 2026, whose GGN blocks are summed here before
   any of them is formed.
   Differs from the released code in: no [d d] per row and no [c c] identity,
-  hence all rows at once; symmetric to the last bit.
+  hence all rows at once; symmetric to the last bit; keeps its digits where a
+  softmax is almost sure.
   """
   embeddings, targets, where = _check_block(embeddings, targets, where)
   if rows_per_chunk < 1:
@@ -147,37 +148,37 @@ def ggn_sum(
     targets = targets - jnp.mean(targets, axis=0)[None]
 
   def add_chunk(sums, chunk):
-    counts, removed = sums
+    counts, crossed = sums
     rows, where = chunk
     norms = jnp.linalg.norm(rows, axis=-1)
     units = rows / norms[:, None]
-    weights = jnp.where(where, jnp.square(logit_scale / norms), 0)
+    weights = jnp.where(where, jnp.square(logit_scale / norms), 0)[:, None]
     cosines = _matmul(units, targets.T)
-    if infonce:
-      shares = jax.nn.softmax(logit_scale * cosines)
-      cosines -= jnp.sum(shares * cosines, axis=-1, keepdims=True)
-      means = jnp.sqrt(weights)[:, None] * _matmul(shares, targets)
-      removed += _matmul(means.T, means)
-    else:
-      shares = _logistic_variance(
-          logit_scale * cosines + jnp.asarray(logit_bias, dtype))
     # With S a row's matrix by its unit embedding u, (I - u u^T) S (I - u u^T)
-    # is S - u h^T - h u^T, where h = S u - (u^T S u) u / 2.
-    along = jnp.sum(shares * jnp.square(cosines), axis=-1)
-    halves = _matmul(shares * cosines, targets) - along[:, None] / 2 * units
-    crossed = _matmul(units.T, weights[:, None] * halves)
-    return (counts + _matmul(weights, shares), removed + crossed + crossed.T
-            ), None
+    # is S - u h^T - h u^T, where h = S u - (u^T S u) u / 2. S itself is a sum
+    # of y y^T, as often as `count` says, which waits until all rows are counted.
+    if infonce:
+      share, count, cosines, top = _around_top(logit_scale * cosines, cosines)
+      # With y the likeliest target, y + step is the mean of all of them.
+      step = _matmul(count, targets)
+      crossed += _matmul((targets[top] + step / 2).T, weights * step)
+    else:
+      share = count = _logistic_variance(
+          logit_scale * cosines + jnp.asarray(logit_bias, dtype))
+    along = jnp.sum(share * jnp.square(cosines), axis=-1, keepdims=True)
+    half = _matmul(share * cosines, targets) - along / 2 * units
+    crossed += _matmul(units.T, weights * half)
+    return (counts + _matmul(weights[:, 0], count), crossed), None
 
   zeros = (jnp.zeros(len(targets), dtype),
            jnp.zeros((targets.shape[1],) * 2, dtype))
-  # Rows that do not count stand for any that do no harm.
+  # Rows that do not count could be NaN, which a weight of 0 would not stop.
   rows = jnp.where(where[:, None], embeddings, 1)
-  (counts, removed), _ = lax.scan(
+  (counts, crossed), _ = lax.scan(
       add_chunk, zeros,
       (_chunks(rows, rows_per_chunk, 1), _chunks(where, rows_per_chunk, False)))
-  total = _matmul(targets.T, counts[:, None] * targets) - removed
-  return (total + total.T) / 2
+  half = _matmul(targets.T, counts[:, None] * targets) / 2 - crossed
+  return half + half.T
 
 
 def blocks(num_pairs: int, block: int) -> list[tuple[slice, slice]]:
@@ -368,6 +369,30 @@ def _add(sums, rows, shared, *, rows_per_chunk, mesh):
       in_specs=(PartitionSpec(mesh.axis_names), PartitionSpec()),
       out_specs=PartitionSpec(), check_vma=False)
   return jax.tree.map(jnp.add, sums, sums_over(rows, shared))
+
+
+def _around_top(logits, cosines):
+  """A softmax [m c] around its likeliest class, so that a sure one is exact.
+
+  Where one class has all but a share e, its covariance is of order e, and the
+  difference of two matrices of order 1. Without cancelling it is
+
+    sum_c q_c y_c y_c^T - y s^T - s y^T - s s^T,    s = sum_c q_c y_c,
+
+  with y the likeliest target and q the shares, but -e instead of 1 - e.
+
+  Returns:
+    The shares; q; cosines less their mean; and the likeliest class.
+  """
+  top = jnp.argmax(logits, axis=-1)
+  shares = jax.nn.softmax(logits)
+  is_top = jnp.arange(logits.shape[-1])[None] == top[:, None]
+  others = jnp.where(is_top, 0, shares)
+  counts = jnp.where(
+      is_top, -jnp.sum(others, axis=-1, keepdims=True), others)
+  cosines -= jnp.take_along_axis(cosines, top[:, None], axis=-1)
+  cosines -= jnp.sum(others * cosines, axis=-1, keepdims=True)
+  return shares, counts, cosines, top
 
 
 def _pull_back(matrix, embedding, logit_scale):

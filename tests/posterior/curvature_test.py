@@ -151,6 +151,21 @@ class SumTest(parameterized.TestCase):
       self.assertEqual(total.dtype, np.float32)
       _assert_near(total, expected, tolerance)
 
+  @parameterized.parameters(0.9, 0.3, 0.1)
+  def test_float32_where_the_softmax_is_sure(self, noise):
+    """Its covariance is then a small difference of large matrices."""
+    generator = np.random.default_rng(2)
+    targets = generator.normal(size=(64, 12))
+    embeddings = targets[:20] + noise * generator.normal(size=(20, 12))
+    with jax.enable_x64(True):
+      blocks = jax.vmap(curvature.infonce_block, (0, None, None))
+      expected = jnp.sum(blocks(embeddings, targets, 40.0), axis=0)
+      if noise < 0.5:
+        self.assertLess(float(jnp.max(expected)), 0.1)
+    total = _sum(embeddings.astype(np.float32), targets.astype(np.float32),
+                 40.0)
+    _assert_near(total, expected, 2e-5)
+
   def test_float32_arrays_with_float64_scalars(self):
     _, embeddings, targets = _pairs(5, dtype=np.float32)
     expected = _sum(embeddings, targets, _SCALE, -5.0)
