@@ -156,7 +156,7 @@ def ggn_sum(
     cosines = _matmul(units, targets.T)
     # With S a row's matrix by its unit embedding u, (I - u u^T) S (I - u u^T)
     # is S - u h^T - h u^T, where h = S u - (u^T S u) u / 2. S itself is a sum
-    # of y y^T, as often as `count` says, which waits until all rows are counted.
+    # of y y^T, each `count` times, which waits until all rows are counted.
     if infonce:
       share, count, cosines, top = _around_top(logit_scale * cosines, cosines)
       # With y the likeliest target, y + step is the mean of all of them.
