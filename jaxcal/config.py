@@ -39,7 +39,9 @@ class DataConfig:
       "columns path,label")
   root: str | None = _field(
       None, "folder that holds the benchmark sets, each in its usual layout")
-  split: str = _field("test", "of the benchmark sets")
+  split: str = _field(
+      "test", "of the benchmark and testbed sets; the latter also have 'train' "
+      "and 'validation'")
   source: str = _field(
       "files", "of the benchmark sets: 'files', or 'tfds' for sets prepared by "
       "tensorflow-datasets")
@@ -55,6 +57,10 @@ class DataConfig:
       "folders and CSV files whose own names are not to be used")
   template: str = _field(
       "a photo of a {}.", "prompt; the words before {} are the initial context")
+  unknown: str | None = _field(
+      None, "an image set of other things, which is asked for the classes of "
+      "each of the sets: tells how well doubt points out what is not among "
+      "them")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -113,6 +119,32 @@ class FppConfig:
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class PosteriorConfig:
+  """BayesVLM on top of every method: METHOD+diagonal and METHOD+full."""
+
+  folder: str | None = _field(
+      None, "with a Laplace posterior, see `jaxcal posterior fit`; none if "
+      "None")
+  pseudo_count: float | None = _field(
+      None, "how often the evidence of each fitted pair counts; the prior "
+      "precision is fitted anew for it. That of the folder if None")
+  num_samples: int = _field(
+      100, "of the logits, for doubt that is the model's (epistemic) or the "
+      "image's (aleatoric)")
+  seed: int = _field(0, "of these samples")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class TemperatureConfig:
+  """Temperature scaling as a baseline: METHOD+temperature."""
+
+  split: str | None = _field(
+      None, "of each image set, whose labels choose the temperature of each "
+      "method; none if None")
+  limit: int = _field(0, "images of that split; 0 for all of them")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class MetricsConfig:
   """How predictions become numbers."""
 
@@ -127,13 +159,17 @@ class MetricsConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class ExperimentConfig:
-  """One run of `jaxcal evaluate`, `sweep` or `features`."""
+  """One run of `jaxcal evaluate`, `sweep`, `features` or `posterior`."""
 
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   views: ViewsConfig = dataclasses.field(default_factory=ViewsConfig)
   method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
   fpp: FppConfig = dataclasses.field(default_factory=FppConfig)
+  posterior: PosteriorConfig = dataclasses.field(
+      default_factory=PosteriorConfig)
+  temperature: TemperatureConfig = dataclasses.field(
+      default_factory=TemperatureConfig)
   metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
   batch_size: int = _field(
       8, "images per device and step; no influence on the numbers")
@@ -199,6 +235,13 @@ def validate(config: ExperimentConfig) -> None:
        method.delta is None or 0 < method.delta <= 1, "in (0, 1]"),
       ("method.quantile", method.quantile,
        method.quantile is None or 0 <= method.quantile <= 1, "in [0, 1]"),
+      ("posterior.pseudo_count", config.posterior.pseudo_count,
+       config.posterior.pseudo_count is None or
+       config.posterior.pseudo_count > 0, "> 0"),
+      ("posterior.num_samples", config.posterior.num_samples,
+       config.posterior.num_samples >= 2, ">= 2"),
+      ("temperature.limit", config.temperature.limit,
+       config.temperature.limit >= 0, ">= 0"),
       ("metrics.num_bins", metrics.num_bins, metrics.num_bins >= 1, ">= 1"),
       ("metrics.edges", metrics.edges, metrics.edges in ("left", "right"),
        "'left' or 'right'"),

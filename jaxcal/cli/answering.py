@@ -18,6 +18,7 @@ from jaxcal import sharding
 from jaxcal.adapt import flatness
 from jaxcal.adapt import settings as settings_lib
 from jaxcal.cli import experiment
+from jaxcal.cli import posteriors
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import store as stores
 
@@ -33,9 +34,10 @@ def answer_set(
     about: Mapping[str, Mapping[str, Any]],
     folder: pathlib.Path,
     *,
+    posterior: posteriors.Chosen | None = None,
     on_batch: Callable[[int, int], None],
 ) -> Iterator[tuple[str, pathlib.Path]]:
-  """Names of the settings and paths of their predictions, as they are saved.
+  """Names of the answers and paths of their predictions, as they are saved.
 
   What is there already is not computed again. Several processes share the
   images; the first one saves, and only there is anything yielded.
@@ -47,25 +49,30 @@ def answer_set(
     settings: By file name.
     about: What to write into each one's predictions.
     folder: Of the predictions of this set.
+    posterior: Answers in its forms, too; see `evaluate.answer_names`.
     on_batch: See `evaluate.evaluate`.
   """
   path_of = lambda name: folder / name
-  missing = [name for name in settings
+  setting_of = evaluate_lib.answer_names(
+      settings, with_posterior=posterior is not None)
+  missing = [name for name in setting_of
              if not predictions_lib.exists(path_of(name))]
   sharding.barrier("looked for predictions")
-  parts = _parts_folder(folder, missing, settings)
+  parts = _parts_folder(folder, missing, setting_of)
   answers = iter(())
   if missing:
     # Those that an interrupted run had begun together stay together.
     names = parts_lib.names(parts) or missing
+    run = dict.fromkeys(setting_of[name] for name in names)
     answers = _answers(
-        config, model, images, {name: settings[name] for name in names},
-        {name: about[name] for name in missing if experiment.is_first()},
-        parts, folder, on_batch)
+        config, model, images, {name: settings[name] for name in run},
+        {name: {**about[setting_of[name]], "method": name}
+         for name in missing if experiment.is_first()},
+        parts, folder, posterior, on_batch)
   if not experiment.is_first():
     collections.deque(answers, maxlen=0)  # runs, and yields nothing
     return
-  for name in settings:
+  for name in setting_of:
     if name in missing:
       _, answer = next(answers)
       predictions_lib.save(answer, path_of(name))
@@ -73,15 +80,16 @@ def answer_set(
   shutil.rmtree(parts, ignore_errors=True)
 
 
-def _parts_folder(folder, missing, settings):
+def _parts_folder(folder, missing, names):
   """That of an interrupted run which was to answer these, or a new one."""
   begun = [parts for parts in sorted(folder.glob("parts-*"))
-           if set(missing) <= set(parts_lib.names(parts)) <= set(settings)]
+           if set(missing) <= set(parts_lib.names(parts)) <= set(names)]
   digest = hashlib.sha256("\n".join(missing).encode()).hexdigest()[:8]
   return begun[0] if begun else folder / f"parts-{digest}"
 
 
-def _answers(config, model, images, settings, about, parts, folder, on_batch):
+def _answers(config, model, images, settings, about, parts, folder, posterior,
+             on_batch):
   budget = int(config.memory_gb * _GIGABYTE)
   text = evaluate_lib.text_side(
       model, images.class_names, template=config.data.template,
@@ -92,10 +100,14 @@ def _answers(config, model, images, settings, about, parts, folder, on_batch):
   store = None
   if config.data.store is not None:
     store = _checked_store(config, model, images)
+  head = None
+  if posterior is not None:
+    head = posteriors.head(
+        posterior, config.posterior, model, len(images.class_names))
   return evaluate_lib.evaluate(
       model, images, settings, parts=parts, about=about,
       recipe=experiment.recipe(config.views, model), seed=config.views.seed,
-      store=store, text=text, linearisation=config.linearisation,
+      store=store, text=text, head=head, linearisation=config.linearisation,
       max_bytes=budget, batch_size=config.batch_size,
       num_threads=config.num_threads, on_batch=on_batch)
 

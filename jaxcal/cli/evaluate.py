@@ -3,13 +3,19 @@
 import collections
 from collections.abc import Mapping
 import dataclasses
+import functools
 import json
 
+import numpy as np
+
+from jaxcal import evaluate as evaluate_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import sharding
 from jaxcal.adapt import objectives
 from jaxcal.cli import answering
 from jaxcal.cli import experiment
+from jaxcal.cli import posteriors
+from jaxcal.recalibration import temperature
 from jaxcal.report import figures
 from jaxcal.report import page
 from jaxcal.report import summary
@@ -19,8 +25,10 @@ ABOUT = "adapt a model to each image of some sets and measure its calibration"
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
            "--config.method.weight=30")
 
-# Paired differences are taken to this method where it is among those run.
-_REFERENCE = "tpt"
+_TEMPERATURE = "+temperature"
+
+# Paired differences are taken to the first of these that is among those run.
+_REFERENCES = ("tpt", "zero_shot")
 
 
 def help_text() -> str:
@@ -43,19 +51,90 @@ def main() -> None:
   methods = _settings(config.method)
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
+  validation = _validation_sets(config)
+  unknown = _unknown_set(config)
   model = experiment.load_model(config.model)
-  about = experiment.describe(config, model)
+  posterior = posteriors.load(config.posterior, model)
+  about = experiment.describe(config, model, posterior)
   output = experiment.output_folder(about)
   for data, images in sets_by_name.items():
-    with experiment.progress(data, len(images.ids)) as bar:
-      collections.deque(answering.answer_set(
-          config, model, images, methods,
-          {name: about | {"data": data, "method": name} for name in methods},
-          output / "predictions" / data,
-          on_batch=lambda done, _, bar=bar: bar.update(done - bar.n)), maxlen=0)
+    answer = functools.partial(
+        _answer, config, model, methods, about, output / "predictions")
+    answer(images, data, posterior=posterior)
+    if validation:
+      answer(validation[data], f"{data}/{config.temperature.split}")
+      if experiment.is_first():
+        _scale_temperatures(output / "predictions" / data, methods,
+                            config.temperature.split)
+    if unknown is not None and unknown.name != data:
+      answer(_asked_for(images.class_names, unknown),
+             f"{data}/unknown", posterior=posterior)
   if experiment.is_first():
-    _write_report(output, config, list(sets_by_name), list(methods), about)
+    names = list(evaluate_lib.answer_names(
+        methods, with_posterior=posterior is not None))
+    if validation:
+      names += [name + _TEMPERATURE for name in methods]
+    _write_report(output, config, list(sets_by_name), names, about)
   sharding.barrier("done")
+
+
+def _answer(config, model, methods, about, predictions, images, place, *,
+            posterior=None):
+  """Fills a folder below `predictions` with what every method answers."""
+  with experiment.progress(place, len(images.ids)) as bar:
+    collections.deque(answering.answer_set(
+        config, model, images, methods,
+        {name: about | {"data": place, "method": name} for name in methods},
+        predictions / place, posterior=posterior,
+        on_batch=lambda done, _: bar.update(done - bar.n)), maxlen=0)
+
+
+def _validation_sets(config):
+  """Images whose labels choose a temperature, by the name of their set."""
+  if config.temperature.split is None:
+    return {}
+  if config.data.store is not None:
+    raise ValueError("config.temperature.split needs images, which a store "
+                     "does not have; leave out config.data.store")
+  if config.temperature.split == config.data.split:
+    raise ValueError(f"config.temperature.split and config.data.split are both "
+                     f"{config.data.split!r}: a temperature must not be chosen "
+                     "on the images that it is judged by")
+  return experiment.load_sets(experiment.with_data(
+      config, split=config.temperature.split, limit=config.temperature.limit))
+
+
+def _unknown_set(config):
+  """Images of other things than those asked for, or None."""
+  if config.data.unknown is None:
+    return None
+  if config.data.store is not None:
+    raise ValueError("config.data.unknown needs images, which a store does not "
+                     "have; leave out config.data.store")
+  images, = experiment.load_sets(experiment.with_data(
+      config, name=(config.data.unknown,))).values()
+  return images
+
+
+def _asked_for(class_names, images):
+  """The images with the classes of another set; their labels mean nothing."""
+  return images._replace(
+      class_names=class_names, labels=np.zeros(len(images.ids), np.int32))
+
+
+def _scale_temperatures(folder, methods, split):
+  """METHOD+temperature: the logits divided by a validated temperature."""
+  for name in methods:
+    if predictions_lib.exists(folder / (name + _TEMPERATURE)):
+      continue
+    seen = predictions_lib.load(folder / split / name)
+    factor = temperature.fit_temperature(seen.logits, seen.labels)
+    plain = predictions_lib.load(folder / name)
+    scaled = plain._replace(
+        logits=np.asarray(temperature.apply(factor, plain.logits)),
+        settings=plain.settings | {"method": name + _TEMPERATURE,
+                                   "temperature": factor})
+    predictions_lib.save(scaled, folder / (name + _TEMPERATURE))
 
 
 def _settings(config):
@@ -80,10 +159,12 @@ def _write_report(output, config, data_names, method_names, settings):
   conventions = experiment.conventions(config.metrics)
   rows, differences, diagrams = [], [], {}
   for data in data_names:
-    answers = {name: predictions_lib.load(output / "predictions" / data / name)
+    folder = output / "predictions" / data
+    answers = {name: predictions_lib.load(folder / name)
                for name in method_names}
     of_data = _labelled(data, {
-        name: summary.summarize(answer, conventions)
+        name: summary.summarize(answer, conventions) |
+              _unknown_scores(answer, folder / "unknown" / name, conventions)
         for name, answer in answers.items()})
     rows += of_data
     differences += _differences(data, answers, conventions)
@@ -110,13 +191,21 @@ def _labelled(data, by_method: Mapping[str, summary.Row]):
           for name, row in by_method.items()]
 
 
+def _unknown_scores(known, path, conventions):
+  """How well doubt tells images of known classes from those of none."""
+  if not predictions_lib.exists(path):
+    return {}
+  return summary.detect(known, predictions_lib.load(path), conventions)
+
+
 def _differences(data, answers, conventions):
-  if _REFERENCE not in answers:
+  reference = next((name for name in _REFERENCES if name in answers), None)
+  if reference is None:
     return []
   rows = _labelled(data, {
-      name: summary.compare(answer, answers[_REFERENCE], conventions)
-      for name, answer in answers.items() if name != _REFERENCE})
-  return [row | {"reference": _REFERENCE} for row in rows]
+      name: summary.compare(answer, answers[reference], conventions)
+      for name, answer in answers.items() if name != reference})
+  return [row | {"reference": reference} for row in rows]
 
 
 def _write_rows(path, rows):
@@ -130,6 +219,14 @@ def _tables(rows, differences, conventions):
       f"ECE: {conventions.num_bins} {conventions.edges}-closed bins; floor: "
       "that of a perfectly calibrated model with these confidences; brackets: "
       f"{100 * conventions.level:g} % bootstrap."]
+  doubting = [row for row in rows if "median_epistemic" in row]
+  if doubting:
+    blocks += ["Doubt, of the median image:",
+               tables.markdown(doubting, tables.DOUBT)]
+  detecting = [row for row in rows if "auroc_distrust" in row]
+  if detecting:
+    blocks += ["Known from unknown images, AUROC %:",
+               tables.markdown(detecting, tables.DETECTION)]
   if differences:
     blocks += ["Paired differences:",
                tables.markdown(differences, tables.DIFFERENCES)]

@@ -23,6 +23,7 @@ from jaxcal import provenance
 from jaxcal import sharding
 from jaxcal.adapt import objectives
 from jaxcal.adapt import settings as settings_lib
+from jaxcal.cli import posteriors
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
 from jaxcal.data import catalogue
@@ -36,7 +37,7 @@ from jaxcal.testbed import shipped
 
 # Fields that do not change the numbers, so that a run may go on with others.
 FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
-        "config.data.root", "config.data.store")
+        "config.data.root", "config.data.store", "config.posterior.folder")
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "a Python file with get_config(), see configs/",
@@ -137,11 +138,16 @@ def load_sets(config) -> dict[str, image_sets.ImageSet]:
   return loaded
 
 
+def with_data(config, **changes):
+  """The data part of a config with other names, split or limit."""
+  return dataclasses.replace(config.data, **changes)
+
+
 def _load_set(name, config):
   if config.store is not None:
     return stores.image_set(open_store(config, name))
   if name in testbed_sets.NAMES:
-    return testbed_sets.load(name)
+    return testbed_sets.load(name, split=config.split)
   if name in catalogue.CATALOGUE:
     if config.root is None:
       raise ValueError(f"{name} is a benchmark set: name the folder that holds "
@@ -194,6 +200,11 @@ def recipe(config, model: checkpoint.Model) -> views.Recipe:
       flip_probability=config.flip_probability, augmix=config.augmix)
 
 
+def clean_view(model: checkpoint.Model) -> views.Recipe:
+  """How the one view is made that no method changes."""
+  return recipe(dataclasses.replace(config_lib.ViewsConfig(), number=1), model)
+
+
 def manifest(config, model, images: image_sets.ImageSet, dtype: str,
              chunk_size: int) -> stores.Manifest:
   """What a store of these images' features must be of."""
@@ -231,7 +242,9 @@ def conventions(config) -> summary.Conventions:
                              config.num_resamples, config.seed)
 
 
-def describe(config, model) -> dict[str, Any]:
+def describe(
+    config, model, posterior: posteriors.Chosen | None = None
+) -> dict[str, Any]:
   """Everything that decides the numbers, by dotted name, as JSON has it."""
   settings = {name: value for name, value, _ in config_lib.describe(config)
               if name not in FREE}
@@ -240,6 +253,9 @@ def describe(config, model) -> dict[str, Any]:
       "model.image_dtype": str(
           towers.image_projection(model.config, model.params).kernel.dtype),
       "model.features": _features_are(config.data)}
+  if posterior is not None:
+    settings |= {f"posterior.{key}": value
+                 for key, value in posterior.about.items()}
   settings |= {f"provenance.{key}": value
                for key, value in provenance.describe().items()}
   return json.loads(json.dumps(settings))
@@ -281,7 +297,8 @@ def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
 
 
 def _refuse_other_run(output, before, now):
-  decisive = ("config.", "model.", "provenance.source", "provenance.jax")
+  decisive = ("config.", "model.", "posterior.", "provenance.source",
+              "provenance.jax")
   changed = [
       f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
       for name in sorted(set(before) | set(now))

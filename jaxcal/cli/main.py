@@ -10,6 +10,9 @@ from absl import flags
 
 from jaxcal.cli import evaluate
 from jaxcal.cli import features
+from jaxcal.cli import posterior_fit
+from jaxcal.cli import posterior_import
+from jaxcal.cli import posterior_select
 from jaxcal.cli import sweep
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
@@ -20,19 +23,28 @@ class Command(NamedTuple):
 
   about: str
   help_text: Callable[[], str]
-  main: Callable[[], None]
+  main: Callable[..., None]
+  argument: str = ""  # what stands beside the flags, if anything does
 
 
 COMMANDS = {
     "evaluate": Command(evaluate.ABOUT, evaluate.help_text, evaluate.main),
     "features": Command(features.ABOUT, features.help_text, features.main),
+    "posterior fit": Command(
+        posterior_fit.ABOUT, posterior_fit.help_text, posterior_fit.main),
+    "posterior import": Command(
+        posterior_import.ABOUT, posterior_import.help_text,
+        posterior_import.main, "FOLDER"),
+    "posterior select": Command(
+        posterior_select.ABOUT, posterior_select.help_text,
+        posterior_select.main),
     "sweep": Command(sweep.ABOUT, sweep.help_text, sweep.main),
 }
 
 
 def overview() -> str:
   """What `jaxcal --help` prints."""
-  lines = [f"  {name:10s} {command.about}"
+  lines = [f"  {name:16s} {command.about}"
            for name, command in COMMANDS.items()]
   return "\n".join([
       "jaxcal: can the confidence of a CLIP-style model be trusted?", "",
@@ -49,7 +61,8 @@ def run() -> int:
     return 0
   # Only its tokenizers are used: no word about PyTorch not being there.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  name, *rest = arguments
+  words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+  name, rest = " ".join(arguments[:words]), arguments[words:]
   if name not in COMMANDS:
     return _fail(f"unknown command {name!r}; choose from: "
                  f"{', '.join(sorted(COMMANDS))}.")
@@ -61,12 +74,16 @@ def run() -> int:
   except (flags.Error, KeyError, TypeError) as error:
     return _fail(f"{_message(error)}\n`jaxcal {name} --help` names every "
                  "field with its default.")
-  if left_over:
+  wanted = COMMANDS[name].argument
+  if left_over and not wanted:
     return _fail(f"not a flag: {' '.join(left_over)}; flags look like "
                  "--name=value")
+  if len(left_over) != bool(wanted):
+    return _fail(f"expected one {wanted}, as in: jaxcal {name} {wanted} "
+                 f"--name=value; got {len(left_over)}")
   try:
-    COMMANDS[name].main()
-  except (ValueError, OSError) as error:
+    COMMANDS[name].main(*left_over)
+  except (ValueError, OSError, ImportError) as error:
     if _DEBUG.value:
       traceback.print_exc()
     return _fail(_message(error))

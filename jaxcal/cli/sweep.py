@@ -11,11 +11,13 @@ import typing
 from absl import flags
 import tqdm
 
+from jaxcal import evaluate as evaluate_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import sharding
 from jaxcal import sweep as sweep_lib
 from jaxcal.cli import answering
 from jaxcal.cli import experiment
+from jaxcal.cli import posteriors
 from jaxcal.report import figures
 from jaxcal.report import summary
 from jaxcal.report import tables
@@ -68,7 +70,9 @@ def main() -> None:
   experiment.join_processes()
   load_model = _once(experiment.load_model)
   load_sets = _once(experiment.load_sets)
-  about = experiment.describe(config, load_model(config.model))
+  about = experiment.describe(
+      config, load_model(config.model),
+      posteriors.load(config.posterior, load_model(config.model)))
   output = experiment.output_folder(
       {name: value for name, value in about.items()
        if not name.startswith("config.method.") and
@@ -174,13 +178,16 @@ def _folder_name(fields):
 def _run_variant(variant, model, images, output, rows, bar):
   """One pass over one set: predictions and a row for every setting."""
   config = variant.config
-  about = experiment.describe(config, model)
+  posterior = posteriors.load(config.posterior, model)
+  about = experiment.describe(config, model, posterior)
   own = {label: {f"config.method.{name}": value
                  for name, value in point.numbers.items()} |
          {"config.method.name": [point.method]}
          for label, point in variant.points.items()}
   # Zero-shot has no such number, but its diagnostics look at the same views.
   views = {"selection_fraction": config.method.selection_fraction}
+  setting_of = evaluate_lib.answer_names(
+      variant.points, with_posterior=posterior is not None)
   count, before = len(variant.points), bar.n
   saved = answering.answer_set(
       config, model, images,
@@ -189,15 +196,16 @@ def _run_variant(variant, model, images, output, rows, bar):
       {label: about | own[label] | {"data": images.name, "method": label}
        for label in variant.points},
       output / "predictions" / images.name / variant.folder,
-      on_batch=lambda done, total: bar.update(
+      posterior=posterior, on_batch=lambda done, total: bar.update(
           before + done * count - bar.n))
-  for label, path in saved:
-    key = {"data": images.name, "setting": label,
-           **{name: experiment.plain(value)
-              for name, value in variant.fields.items()}}
+  for name, path in saved:
+    key = {"data": images.name, "setting": name,
+           **{field: experiment.plain(value)
+              for field, value in variant.fields.items()}}
     if not rows.has(key):
-      point = variant.points[label]
-      rows.add(key | {"method": point.method, **point.numbers} |
+      label = setting_of[name]
+      point, form = variant.points[label], name.removeprefix(label)
+      rows.add(key | {"method": point.method + form, **point.numbers} |
                summary.summarize(predictions_lib.load(path),
                                  experiment.conventions(config.metrics)))
   bar.update(before + len(images.ids) * count - bar.n)
@@ -238,7 +246,7 @@ def _draw(output, rows):
   """A figure per image set and number of which the rows have several."""
   for data in dict.fromkeys(row["data"] for row in rows):
     of_data = [row for row in rows if row["data"] == data]
-    for field in sweep_lib.FIELDS:
+    for field in (*sweep_lib.FIELDS, *_numbers_of_variants(of_data)):
       curves, lines = _curves(of_data, field)
       if any(len(curve) > 1 for curve in curves.values()):
         figure = figures.svg(figures.sweep_curves(curves, lines, field))
@@ -246,14 +254,23 @@ def _draw(output, rows):
             output / f"{field}-{data}.svg", figure.encode())
 
 
+def _numbers_of_variants(rows):
+  """Fields that take a pass of their own and have numbers for values."""
+  return sorted({name for row in rows for name, value in row.items()
+                 if "." in name and isinstance(value, (int, float)) and
+                 not isinstance(value, bool)})
+
+
 def _curves(rows, field):
   """Rows that differ in the field alone, by label; and those without it."""
   curves, lines = {}, {}
   for row in rows:
     numbers = {name: row.get(name) for name in sweep_lib.FIELDS}
-    others = numbers | {field: None}
-    label = _label(row, sweep_lib.point(row["method"], others).label)
-    if numbers[field] is None:
+    method, plus, form = row["method"].partition("+")
+    label = _label(
+        {name: value for name, value in row.items() if name != field},
+        sweep_lib.point(method, numbers | {field: None}).label + plus + form)
+    if row.get(field) is None:
       lines[label] = row
     else:
       curves.setdefault(label, []).append(row)

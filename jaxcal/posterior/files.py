@@ -9,6 +9,7 @@ A folder of `jaxcal posterior fit` or `import` holds
 """
 
 from collections.abc import Mapping
+import io
 import json
 import os
 import pathlib
@@ -87,6 +88,13 @@ def maximise_evidence(
       for side in SIDES})
 
 
+def scaled(evidence: Evidence, factor: float) -> Evidence:
+  """The same with other prior precisions, a multiple for both sides."""
+  return evidence._replace(prior_precision={
+      side: factor * value
+      for side, value in evidence.prior_precision.items()})
+
+
 def posterior(found: Fitted, evidence: Evidence) -> laplace.Posterior:
   """The Gaussians of both sides."""
   return laplace.Posterior(**{
@@ -133,14 +141,14 @@ def read(folder: str | os.PathLike) -> Fitted:
   try:
     manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
     missing = [key for key in _NEEDED if key not in manifest]
-    with np.load(folder / "factors.npz", allow_pickle=False) as arrays:
-      factors = {
-          side: curvature.Factors(
-              arrays[f"{side}/a"], arrays[f"{side}/b"],
-              int(arrays[f"{side}/num_pairs"])) for side in SIDES}
-    with np.load(folder / "spectra.npz", allow_pickle=False) as arrays:
-      spectra = {side: (arrays[f"{side}/a"], arrays[f"{side}/b"])
-                 for side in SIDES}
+    matrices = _read_arrays(folder / "factors.npz")
+    factors = {
+        side: curvature.Factors(
+            matrices[f"{side}/a"], matrices[f"{side}/b"],
+            int(matrices[f"{side}/num_pairs"])) for side in SIDES}
+    values = _read_arrays(folder / "spectra.npz")
+    spectra = {side: (values[f"{side}/a"], values[f"{side}/b"])
+               for side in SIDES}
   except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(f"{folder} is damaged ({error}); fit or import the "
                      "posterior again") from error
@@ -157,3 +165,9 @@ def read(folder: str | os.PathLike) -> Fitted:
             f"its spectrum has {len(values)} eigenvalues; fit or import the "
             "posterior again")
   return Fitted(factors, spectra, manifest)
+
+
+def _read_arrays(path):
+  # From memory: of a damaged file, NumPy would leave the handle open.
+  with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+    return dict(arrays)

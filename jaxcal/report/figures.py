@@ -97,6 +97,79 @@ def sweep_curves(
   return figure
 
 
+def spectra(
+    eigenvalues: Mapping[str, Sequence[np.ndarray]],
+    priors: Mapping[str, float],
+) -> "Figure":
+  """Eigenvalues of the Kronecker factors, and where the prior takes over.
+
+  Args:
+    eigenvalues: By side, those of (A, B), scaled by the root of the
+      pseudo-data count.
+    priors: By side, the root of the prior precision.
+
+  Raises:
+    ValueError: nothing to draw.
+  """
+  if not eigenvalues:
+    raise ValueError("no spectra to draw")
+  from matplotlib.figure import Figure
+  figure = Figure(figsize=(3.8 * len(eigenvalues), 3.2), layout="constrained")
+  panels = figure.subplots(1, len(eigenvalues), sharey=True, squeeze=False)[0]
+  for panel, (side, (of_a, of_b)) in zip(panels, eigenvalues.items()):
+    for values, name, colour in ((of_a, "A (inputs)", _CURVES[0]),
+                                 (of_b, "B (outputs)", _CURVES[1])):
+      values = np.sort(np.asarray(values))[::-1]
+      # What rounding leaves of null directions says nothing.
+      values = np.maximum(values, 1e-8 * values[0])
+      panel.plot(np.linspace(0, 1, len(values)), values, color=colour,
+                 linewidth=1.5, label=name)
+    panel.axhline(priors[side], color=_INK, linestyle="--", linewidth=1,
+                  label="prior")
+    panel.set_yscale("log")
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelsize=8, colors=_INK)
+    panel.set_title(f"{side} projection", fontsize=9, color=_INK)
+    panel.set_xlabel("share of directions", fontsize=9, color=_INK)
+  panels[0].set_ylabel("precision (root)", fontsize=9, color=_INK)
+  panels[0].legend(fontsize=8, frameon=False)
+  return figure
+
+
+def learning_curves(
+    curves: Mapping[str, Sequence[summary.Row]],
+    scores: Mapping[str, str],
+) -> "Figure":
+  """Scores against the number of labels, one line per strategy.
+
+  Args:
+    curves: By strategy, rows with `budget` and, for each score, its mean over
+      seeds under its own name and the extremes as `_low` and `_high`.
+    scores: Heading by name; a panel for each. Fractions are drawn in percent
+      where the heading ends with "%".
+
+  Raises:
+    ValueError: nothing to draw.
+  """
+  if not curves or not scores:
+    raise ValueError("no learning curves to draw")
+  from matplotlib.figure import Figure
+  figure = Figure(figsize=(3.4 * len(scores) + 1.4, 3.2), layout="constrained")
+  panels = figure.subplots(1, len(scores), squeeze=False)[0]
+  for panel, (score, heading) in zip(panels, scores.items()):
+    factor = 100 if heading.endswith("%") else 1
+    for number, (label, rows) in enumerate(curves.items()):
+      _draw_curve(panel, rows, "budget", score, label,
+                  _CURVES[number % len(_CURVES)], factor)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelsize=8, colors=_INK)
+    panel.set_xlabel("labels", fontsize=9, color=_INK)
+    panel.set_ylabel(heading, fontsize=9, color=_INK)
+  figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8,
+                loc="outside right upper", frameon=False)
+  return figure
+
+
 def panel_title(row: summary.Row) -> str:
   """Method, calibration error and floor: the heading of its panel."""
   return (f"{row['method']}\nECE {tables.percent(row['ece'])} %, floor "
@@ -128,13 +201,13 @@ def _draw_reliability(panel, bins):
   _quiet_axes(panel)
 
 
-def _draw_curve(panel, rows, field, score, label, colour):
+def _draw_curve(panel, rows, field, score, label, colour, factor=100):
   rows = sorted(rows, key=lambda row: row[field])
   column = lambda name: np.array([row[name] for row in rows])
-  panel.fill_between(column(field), 100 * column(f"{score}_low"),
-                     100 * column(f"{score}_high"), color=colour, alpha=0.12,
-                     linewidth=0)
-  panel.plot(column(field), 100 * column(score), color=colour, marker="o",
+  panel.fill_between(column(field), factor * column(f"{score}_low"),
+                     factor * column(f"{score}_high"), color=colour,
+                     alpha=0.12, linewidth=0)
+  panel.plot(column(field), factor * column(score), color=colour, marker="o",
              markersize=3, linewidth=1.5, label=label)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxcal.metrics import binning
 from jaxcal.metrics import calibration
 from jaxcal.metrics import scoring
+from jaxcal.metrics import selective
 from jaxcal.metrics import statistics
 from jaxcal.predictions import Predictions
 from jaxcal.typing import Array
@@ -22,9 +23,16 @@ from jaxcal.typing import Float
 
 Row = dict[str, Any]
 
+# torch's spacing of float32 at one, to which it clamps probabilities.
+_CLAMP = 2.0 ** -23
+
 # The metrics that carry an interval, in the order of `_weighted_scores`, and
 # the largest value of each; the smallest is 0.
-SCORES = {"accuracy": 1.0, "ece": 1.0, "nll": np.inf, "brier": 2.0}
+SCORES = {"accuracy": 1.0, "ece": 1.0, "nll": np.inf, "brier": 2.0,
+          "aurc": 1.0}
+
+# Above an image of a known class, images of none should have more of each.
+DOUBTS = ("distrust", "variance", "image_variance", "epistemic")
 
 
 class Conventions(NamedTuple):
@@ -50,11 +58,13 @@ def summarize(predictions: Predictions, conventions: Conventions) -> Row:
   """All metrics of one method on one image set.
 
   Returns:
-    `num_images`, `num_classes`; accuracy, ece, nll and brier with `_low` and
-    `_high`, cut at the range of the metric; `ece_floor` (what a perfectly
-    calibrated model with the same confidences would show at this sample size),
-    adaptive_ece, mce, confidence, confidence_gap (mean confidence minus
-    accuracy); and the median of every per-image diagnostic as `median_...`.
+    `num_images`, `num_classes`; accuracy, ece, nll, brier and aurc (errors and
+    confidence, see `selective.risk_coverage_area`) with `_low` and `_high`, cut
+    at the range of the metric; `ece_floor` (what a perfectly calibrated model
+    with the same confidences would show at this sample size), adaptive_ece,
+    mce, confidence, confidence_gap (mean confidence minus accuracy),
+    nll_clamped (at most 15.942 nats an image, as released codes have it); and
+    the median of every per-image diagnostic as `median_...`.
   """
   with jax.enable_x64(True):
     scored = _score(predictions)
@@ -76,11 +86,23 @@ def summarize(predictions: Predictions, conventions: Conventions) -> Row:
         "mce": calibration.maximum_calibration_error(*seen, **bins, **edges),
         "confidence": jnp.mean(scored.confidence),
         "confidence_gap": calibration.confidence_gap(*seen),
+        "nll_clamped": jnp.mean(scoring.negative_log_likelihood(
+            jnp.asarray(predictions.logits, jnp.float64),
+            jnp.asarray(predictions.labels), clamp=_CLAMP)),
     }
   row |= {f"median_{name}": np.median(values)
           for name, values in predictions.info.items()}
   return {name: value if isinstance(value, int) else float(value)
           for name, value in row.items()}
+
+
+def estimate(predictions: Predictions, conventions: Conventions) -> Row:
+  """The scores of `SCORES` without intervals."""
+  with jax.enable_x64(True):
+    scored = _score(predictions)
+    values = _weighted_scores(
+        scored, jnp.ones(len(predictions.ids)), conventions)
+  return dict(zip(SCORES, map(float, values)))
 
 
 def compare(
@@ -110,6 +132,51 @@ def compare(
         len(predictions.ids), key=jax.random.key(conventions.seed),
         num_samples=conventions.num_resamples, level=conventions.level)
     return _flat(interval, suffix="_difference")
+
+
+def detect(
+    known: Predictions, unknown: Predictions, conventions: Conventions) -> Row:
+  """How well each kind of doubt tells images of no class from the others.
+
+  Args:
+    known: Answers to images of the classes.
+    unknown: Answers of the same method to images of none of them, asked for
+      the same classes; their labels are not looked at.
+    conventions: Of the interval.
+
+  Returns:
+    For each of `DOUBTS` that the method has, `auroc_...` with `_low` and
+    `_high`: the probability that an unknown image has more of it than a known
+    one. "distrust" is one minus the confidence.
+
+  Raises:
+    ValueError: the two were asked for different classes.
+  """
+  if known.class_names != unknown.class_names:
+    raise ValueError("known and unknown images must be asked for the same "
+                     f"classes, but got {len(known.class_names)} and "
+                     f"{len(unknown.class_names)} names that differ")
+  row = {}
+  with jax.enable_x64(True):
+    foreign = jnp.arange(len(known.ids) + len(unknown.ids)) >= len(known.ids)
+    for name in DOUBTS:
+      if name == "distrust":
+        both = [1 - _score(one).confidence for one in (known, unknown)]
+      elif name in known.info:
+        both = [jnp.asarray(one.info[name], jnp.float64)
+                for one in (known, unknown)]
+      else:
+        continue
+      scores = jnp.concatenate(both)
+      interval = statistics.bootstrap_interval(
+          lambda weights, scores=scores: selective.roc_area(
+              scores, foreign, weights=weights)[None],
+          len(foreign), key=jax.random.key(conventions.seed),
+          num_samples=conventions.num_resamples, level=conventions.level)
+      row |= {f"auroc_{name}": float(interval.estimate[0]),
+              f"auroc_{name}_low": max(float(interval.low[0]), 0.0),
+              f"auroc_{name}_high": min(float(interval.high[0]), 1.0)}
+  return row
 
 
 def bins_of(
@@ -162,6 +229,8 @@ def _weighted_scores(scored, weights, conventions):
           edges=conventions.edges, weights=weights),
       mean(scored.nll),
       mean(scored.brier),
+      selective.risk_coverage_area(
+          1.0 - scored.correct, scored.confidence, weights=weights),
   ])
 
 

@@ -31,6 +31,10 @@ def _interval(name, form):
   return cell
 
 
+def _if_there(name):
+  return lambda row: _interval(name, percent)(row) if name in row else ""
+
+
 def _three(value):
   return f"{value:.3f}"
 
@@ -38,6 +42,10 @@ def _three(value):
 def _signed_three(value):
   text = f"{value:+.3f}"
   return "0.000" if text in ("+0.000", "-0.000") else text
+
+
+def _few(values):
+  return ", ".join(f"{value:.3g}" for value in values)
 
 
 RESULTS = (
@@ -53,8 +61,30 @@ RESULTS = (
 )
 
 MORE = (
+    Column("AURC %", _interval("aurc", percent)),
+    Column("NLL, clamped", lambda row: _three(row["nll_clamped"])),
     Column("adaptive ECE %", lambda row: percent(row["adaptive_ece"])),
     Column("MCE %", lambda row: percent(row["mce"])),
+)
+
+DOUBT = (
+    Column("images of", lambda row: row["data"]),
+    Column("method", lambda row: row["method"]),
+    Column("AURC %", _interval("aurc", percent)),
+    Column("NLL, clamped", lambda row: _three(row["nll_clamped"])),
+    Column("variance of the logit",
+           lambda row: _three(row["median_variance"])),
+    Column("aleatoric, nats", lambda row: _three(row["median_aleatoric"])),
+    Column("epistemic, nats", lambda row: _three(row["median_epistemic"])),
+)
+
+DETECTION = (
+    Column("images of", lambda row: row["data"]),
+    Column("method", lambda row: row["method"]),
+    Column("1 - confidence", _interval("auroc_distrust", percent)),
+    Column("variance of the logit", _if_there("auroc_variance")),
+    Column("variance of the image", _if_there("auroc_image_variance")),
+    Column("epistemic", _if_there("auroc_epistemic")),
 )
 
 DIFFERENCES = (
@@ -77,6 +107,46 @@ TUNING = (
     Column("regulariser", lambda row: _three(row["median_regulariser"])),
     Column("gradients, regulariser : entropy",
            lambda row: f"{row['median_gradient_ratio']:.3g}"),
+)
+
+POSTERIOR = (
+    Column("side", lambda row: row["side"]),
+    Column("inputs", lambda row: str(row["inputs"])),
+    Column("outputs", lambda row: str(row["outputs"])),
+    Column("pairs", lambda row: f"{row['pairs']:,}"),
+    Column("A: least, median, largest", lambda row: _few(row["a"])),
+    Column("B: least, median, largest", lambda row: _few(row["b"])),
+    Column("prior precision", lambda row: f"{row['prior_precision']:.5g}"),
+)
+
+LEARNING = (
+    Column("images of", lambda row: row["data"]),
+    Column("strategy", lambda row: row["strategy"]),
+    Column("labels", lambda row: str(row["budget"])),
+    Column("seeds", lambda row: str(row["seeds"])),
+    Column("accuracy %", _interval("accuracy", percent)),
+    Column("ECE %", _interval("ece", percent)),
+    Column("NLL", _interval("nll", _three)),
+)
+
+PRIORS = (
+    Column("side", lambda row: row["side"]),
+    Column("prior precision as released",
+           lambda row: f"{row['released']:.6g} (count "
+                       f"{row['released_count']:g})"),
+    Column("superseded objective", lambda row: f"{row['superseded']:.6g}"),
+    Column("corrected objective", lambda row: f"{row['corrected']:.6g}"),
+    Column("now", lambda row: f"{row['chosen']:.6g} (count "
+                              f"{row['pseudo_count']:g})"),
+    Column("moved by",
+           lambda row: f"x {row['chosen'] / row['released']:.3f}"),
+)
+
+VALIDATION = (
+    Column("pseudo-data count", lambda row: f"{row['pseudo_count']:g}"),
+    Column("prior, of that with the most evidence",
+           lambda row: f"x {row['factor']:g}"),
+    Column("validation NLL", lambda row: f"{row['nll']:.4f}"),
 )
 
 

@@ -1,0 +1,81 @@
+"""Image sets and class names before the projections, for the posterior."""
+
+import pathlib
+import tempfile
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcal import evaluate as evaluate_lib
+from jaxcal import parts as parts_lib
+from jaxcal import sharding
+from jaxcal.cli import experiment
+from jaxcal.clip import towers
+from jaxcal.data import image_set as image_sets
+from jaxcal.features import extract
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+
+# A clean view is one where an evaluated image is 64 of them.
+_IMAGES_PER_IMAGE = 8
+
+
+class Task(NamedTuple):
+  """A labelled image set as the posterior sees it."""
+
+  images: towers.Pooled
+  labels: Int[np.ndarray, "n"]
+  texts: Float[np.ndarray, "k w"]
+
+
+def task(config, model, images: image_sets.ImageSet,
+         folder: pathlib.Path | None = None) -> Task:
+  """Clean views of all images and the prompts of all classes.
+
+  Args:
+    config: Of the experiment.
+    model: From `experiment.load_model`.
+    images: The image set.
+    folder: Keeps what an interrupted run has computed; none if None.
+  """
+  text = evaluate_lib.text_side(
+      model, images.class_names, template=config.data.template)
+  return Task(_images(config, model, images, folder),
+              np.asarray(images.labels),
+              np.asarray(text.encode.pooled(text.context), np.float32))
+
+
+def _images(config, model, images, folder):
+  with tempfile.TemporaryDirectory() as scratch:
+    folder = folder or pathlib.Path(scratch)
+    parts_lib.open_folder(folder, images.ids, ("image",))
+    todo = parts_lib.missing(folder, len(images.ids))
+    mesh = sharding.data_mesh()
+    rows = config.batch_size * _IMAGES_PER_IMAGE
+    batches = extract.from_images(
+        model, images, extract.batches_of(todo, rows * mesh.devices.size),
+        recipe=experiment.clean_view(model), seed=0, mesh=mesh,
+        batch_size=rows, num_threads=config.num_threads)
+    with experiment.progress(images.name, len(images.ids)) as bar:
+      bar.update(len(images.ids) - len(todo))
+      for batch in batches:
+        write(folder, batch.positions[batch.mask], "image", jax.tree.map(
+            lambda x, mask=batch.mask: x[mask],
+            sharding.gather_local(batch.pooled)))
+        bar.update(int(batch.mask.sum()))
+    return gather(folder, "image")
+
+
+def write(folder: pathlib.Path, positions, name: str,
+          rows: towers.Pooled, **more) -> None:
+  """Writes rows of `Pooled`, and other answers by name, as a part."""
+  fields = {field: value for field, value in rows._asdict().items()
+            if value is not None}
+  parts_lib.write(folder, positions, {name: fields, **more})
+
+
+def gather(folder: pathlib.Path, name: str) -> towers.Pooled:
+  """All rows that `write` wrote."""
+  fields = parts_lib.gather(folder, name)
+  return towers.Pooled(fields["activations"], fields.get("residual"))

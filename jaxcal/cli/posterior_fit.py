@@ -1,0 +1,371 @@
+"""`jaxcal posterior fit`: image-text pairs in; factors and a posterior out."""
+
+import io
+import json
+import pathlib
+import shutil
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from jaxcal import parts as parts_lib
+from jaxcal import predictions as predictions_lib
+from jaxcal import provenance
+from jaxcal import sharding
+from jaxcal.cli import experiment
+from jaxcal.cli import pooled
+from jaxcal.cli import posteriors
+from jaxcal.clip import captions
+from jaxcal.clip import towers
+from jaxcal.data import pairs as pairs_lib
+from jaxcal.data import tfds
+from jaxcal.features import extract
+from jaxcal.posterior import curvature
+from jaxcal.posterior import files
+from jaxcal.posterior import marginal
+from jaxcal.report import figures
+from jaxcal.report import tables
+from jaxcal.testbed import pairs as testbed_pairs
+
+ABOUT = "fit a Laplace posterior over the last projections to image-text pairs"
+EXAMPLE = "jaxcal posterior fit --config=configs/bayesvlm.py"
+
+_PAIRS = flags.DEFINE_string(
+    "pairs", "testbed", "'testbed' (fresh draws from the shipped model's "
+    "training scenes), tars as img2dataset writes them (a folder or a pattern "
+    "such as 'laion/{00000..00059}.tar'), a CSV file (path,caption), "
+    "'tfds:NAME' for captions that tensorflow-datasets prepared, or 'labels': "
+    "the images of config.data.name with their class names in the template")
+_NUM_PAIRS = flags.DEFINE_integer(
+    "num_pairs", None, "the first so many pairs; 8,192 of the testbed's and "
+    "327,680 (as published) of others if absent")
+_CANDIDATES = flags.DEFINE_integer(
+    "candidates", 32768, "captions that each image is compared with, and the "
+    "other way round; the number of pairs at most")
+_CHOOSE = flags.DEFINE_enum(
+    "choose", "evidence", ("evidence", "validation"), "prior precision by the "
+    "marginal likelihood, or pseudo-count and prior precision by the NLL on "
+    "config.temperature.split of config.data.name")
+_PSEUDO_COUNTS = flags.DEFINE_list(
+    "pseudo_counts", ["1", "4", "10", "40", "100", "400", "1000"],
+    "to choose from, with --choose=validation")
+
+# A pair is one view where an evaluated image is 64 of them.
+_PAIRS_PER_IMAGE = 8
+# Of the released programs since their marginal likelihood was corrected.
+DEFAULT_PSEUDO_COUNT = 4.0
+_MOST_UNUSABLE = 0.5
+# Of the prior precisions with the largest evidence, with --choose=validation.
+_PRIOR_FACTORS = (0.1, 1.0, 10.0, 100.0)
+
+
+def help_text() -> str:
+  """What `jaxcal posterior fit --help` prints."""
+  return "\n".join([
+      f"jaxcal posterior fit: {ABOUT}.", "",
+      "Fills config.posterior.folder with the Kronecker factors of both sides, "
+      "their spectra,", "the posterior, a manifest and a figure, for "
+      "`jaxcal evaluate`, `sweep` and", "`posterior select`. An interrupted "
+      "run goes on where it stopped.", "",
+      "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
+      "Flags:", *experiment.flag_help(
+          "pairs", "num_pairs", "candidates", "choose", "pseudo_counts",
+          *(flag for flag in experiment.SHARED_FLAGS if flag != "output")),
+      "", "Fields of the config, with their defaults:",
+      *experiment.field_help()])
+
+
+def main() -> None:
+  """Fits the posterior that the flags describe."""
+  config = experiment.checked_config(EXAMPLE)
+  folder = folder_of(config)
+  grid = _pseudo_counts()
+  if jax.process_count() > 1:
+    raise ValueError("a posterior is fitted by one process, with all of its "
+                     "devices")
+  model = experiment.load_model(config.model)
+  pairs = load_pairs(config)
+  about = _describe(config, model, pairs)
+  work = folder / "work"
+  _refuse_other(folder, work, about)
+  if not (folder / "manifest.json").exists():
+    features = _features(config, model, pairs, work / "features")
+    factors = _factors(config, model, features, work)
+    found = files.fitted(factors, about | {
+        "num_unusable": len(pairs.ids) - factors["image"].num_pairs})
+  else:
+    found = files.read(folder)
+  evidence = _choose(config, model, found, grid)
+  files.write(folder, found, evidence)
+  shutil.rmtree(work, ignore_errors=True)
+  report(folder, found, evidence)
+
+
+def load_pairs(config) -> pairs_lib.PairSet:
+  """The pairs of --pairs, the first --num_pairs of them.
+
+  Raises:
+    FileNotFoundError: nothing lies there.
+    ValueError: --num_pairs is not positive, or there are no usable pairs.
+  """
+  source, number = _PAIRS.value, _NUM_PAIRS.value
+  if number is not None and number < 2:
+    raise ValueError(f"--num_pairs is {number}, expected at least 2")
+  if source == "testbed":
+    return testbed_pairs.load(number or 8192)
+  number = number or 327_680
+  if source == "labels":
+    return pairs_lib.limit(_labelled(config), number)
+  if source.startswith("tfds:"):
+    return pairs_lib.limit(tfds.read_pairs(
+        source.removeprefix("tfds:"), config.data.root,
+        split=config.data.split), number)
+  if source.endswith(".csv"):
+    return pairs_lib.limit(pairs_lib.csv_file(source), number)
+  with tqdm.tqdm(desc="tars", unit="tar") as bar:
+
+    def progress(done, total):
+      bar.total = total
+      bar.update(done - bar.n)
+
+    return pairs_lib.webdataset(source, max_pairs=number, progress=progress)
+
+
+def _labelled(config):
+  """All image sets of the config as one set of pairs."""
+  sets_by_name = experiment.load_sets(config.data)
+  joined = [pairs_lib.labelled(images, config.data.template)
+            for images in sets_by_name.values()]
+  return joined[0] if len(joined) == 1 else pairs_lib.join(joined)
+
+
+def folder_of(config) -> pathlib.Path:
+  """Where the posterior goes; with --overwrite, empty."""
+  if config.posterior.folder is None:
+    raise ValueError("config.posterior.folder is None: name the folder to "
+                     "fill, with --config.posterior.folder=...")
+  folder = pathlib.Path(config.posterior.folder)
+  if experiment.OVERWRITE.value and folder.exists():
+    _refuse_foreign(folder)
+    shutil.rmtree(folder)
+  return folder
+
+
+def _refuse_foreign(folder):
+  """Only what this command wrote may be removed."""
+  known = ("manifest.json", "work")
+  if any(folder.iterdir()) and not any(
+      (folder / name).exists() for name in known):
+    raise ValueError(f"{folder} holds no posterior; not removed")
+
+
+def _pseudo_counts():
+  try:
+    counts = [float(text) for text in _PSEUDO_COUNTS.value]
+  except ValueError as error:
+    raise ValueError(f"--pseudo_counts: {error}") from error
+  if not counts or min(counts) <= 0:
+    raise ValueError(f"--pseudo_counts are {counts}, expected numbers > 0")
+  return counts
+
+
+def _describe(config, model, pairs):
+  """What decides the factors, as the manifest has it."""
+  maps = posteriors.projections(model)
+  likelihood = "sigmoid" if "logit_bias" in model.params else "infonce"
+  return json.loads(json.dumps({
+      "model": config.model.name,
+      "model_fingerprint": model.fingerprint,
+      "image_dtype": str(maps["image"].kernel.dtype),
+      "text_dtype": str(maps["text"].kernel.dtype),
+      "likelihood": likelihood,
+      "pairs": pairs.name,
+      "pairs_fingerprint": pairs_lib.fingerprint(pairs),
+      "num_pairs": len(pairs.ids),
+      "left_out": pairs.skipped,
+      "candidates": _CANDIDATES.value,
+      "weight_norm2": {side: posteriors.weight_norm2(one)
+                       for side, one in maps.items()},
+      "provenance": provenance.describe(),
+  }, default=str))
+
+
+def _refuse_other(folder, work, about):
+  """Goes on only with what was begun for the same model and pairs."""
+  path = folder / "manifest.json"
+  if not path.exists():
+    path = work / "about.json"
+  if path.exists():
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = [f"{key} was {before.get(key)!r}, is {about[key]!r}"
+               for key in about
+               if key != "provenance" and before.get(key) != about[key]]
+    if changed:
+      raise ValueError(
+          f"{folder} holds another posterior:\n  " + "\n  ".join(changed) +
+          "\ngive another --config.posterior.folder, or --overwrite to remove "
+          "it")
+  else:
+    work.mkdir(parents=True, exist_ok=True)
+    predictions_lib.write_whole(path, json.dumps(about, indent=2).encode())
+
+
+def _features(config, model, pairs, folder):
+  """Features before the projections, of the pairs whose image is sound."""
+  names = ("image", "text", "pair")
+  parts_lib.open_folder(folder, pairs.ids, names)
+  todo = parts_lib.missing(folder, len(pairs.ids))
+  mesh = sharding.data_mesh()
+  rows = config.batch_size * _PAIRS_PER_IMAGE
+  batches = extract.batches_of(todo, rows * mesh.devices.size)
+  unusable = []
+  with experiment.progress("pairs", len(pairs.ids), "pair") as bar:
+    bar.update(len(pairs.ids) - len(todo))
+    found = extract.from_images(
+        model, pairs, batches, recipe=experiment.clean_view(model), seed=0,
+        mesh=mesh, batch_size=rows, num_threads=config.num_threads,
+        on_unusable=lambda *broken: unusable.append(broken))
+    for asked, batch in zip(batches, found):
+      _write_batch(folder, model, pairs, asked, batch)
+      bar.update(len(asked))
+      _report_unusable(unusable, pairs)
+  sound = parts_lib.gather(folder, "pair")["sound"]
+  if sound.mean() < 1 - _MOST_UNUSABLE:
+    raise ValueError(f"only {sound.sum()} of {len(sound)} images of "
+                     f"{pairs.name} could be read; is it the right source?")
+  image = jax.tree.map(lambda x: x[sound], pooled.gather(folder, "image"))
+  return image, parts_lib.gather(folder, "text")["activations"][sound]
+
+
+def _write_batch(folder, model, pairs, asked, batch):
+  """Image and text features of the pairs that were asked for."""
+  count = len(asked)
+  image = jax.tree.map(lambda x: x[:count],
+                       sharding.gather_local(batch.pooled))
+  text = captions.pooled(model, [pairs.captions[i] for i in asked])
+  pooled.write(folder, asked, "image", image,
+               text={"activations": np.asarray(text)},
+               pair={"sound": batch.mask[:count]})
+
+
+def _report_unusable(unusable, pairs):
+  for position, reason in unusable:
+    tqdm.tqdm.write(f"left out: {pairs.ids[position]}: {reason}")
+  unusable.clear()
+
+
+def _factors(config, model, features, work):
+  """Kronecker factors of both sides, block by block."""
+  image, text = features
+  maps = posteriors.projections(model)
+  project = jax.jit(towers.project)
+  embeddings = {
+      "image": np.asarray(project(image.activations, maps["image"],
+                                  image.residual)),
+      "text": np.asarray(project(text, maps["text"]))}
+  activations = {"image": image.activations, "text": text}
+  activations = {
+      side: np.asarray(curvature.with_one(value))
+      if maps[side].bias is not None else value
+      for side, value in activations.items()}
+  other = {"image": "text", "text": "image"}
+  scale = jnp.exp(model.params["logit_scale"])
+  bias = model.params.get("logit_bias")
+  sums = {side: curvature.start(activations[side].shape[1],
+                                embeddings[side].shape[1])
+          for side in files.SIDES}
+  done, sums = _load_sums(work, sums)
+  blocks = curvature.blocks(len(text), _CANDIDATES.value)
+  mesh = sharding.data_mesh()
+  with experiment.progress("curvature", len(blocks), "block") as bar:
+    bar.update(done)
+    for number in range(done, len(blocks)):
+      rows, candidates = blocks[number]
+      sums = {
+          side: curvature.add(
+              sums[side], activations[side][rows], embeddings[side][rows],
+              embeddings[other[side]][candidates], scale, bias, mesh=mesh)
+          for side in files.SIDES}
+      _save_sums(work, number + 1, sums)
+      bar.update(1)
+  return {side: curvature.finish(sums[side]) for side in files.SIDES}
+
+
+def _save_sums(work, done, sums):
+  content = io.BytesIO()
+  np.savez(content, done=done, **{
+      f"{side}/{name}": np.asarray(value) for side, one in sums.items()
+      for name, value in one._asdict().items()})
+  predictions_lib.write_whole(work / "sums.npz", content.getvalue())
+
+
+def _load_sums(work, sums):
+  path = work / "sums.npz"
+  if not path.exists():
+    return 0, sums
+  with np.load(path, allow_pickle=False) as arrays:
+    return int(arrays["done"]), {
+        side: curvature.Sums(*(arrays[f"{side}/{name}"]
+                               for name in curvature.Sums._fields))
+        for side in sums}
+
+
+def _choose(config, model, found, grid):
+  """The pseudo-data count and prior precisions that --choose asks for."""
+  count = config.posterior.pseudo_count or DEFAULT_PSEUDO_COUNT
+  if _CHOOSE.value == "evidence":
+    return files.maximise_evidence(found, count)
+  if config.temperature.split in (None, config.data.split):
+    raise ValueError("--choose=validation needs labels to choose by: name a "
+                     "split other than config.data.split with "
+                     "--config.temperature.split=...")
+  tasks = [
+      pooled.task(config, model, images)
+      for images in experiment.load_sets(experiment.with_data(
+          config, split=config.temperature.split,
+          limit=config.temperature.limit)).values()]
+  evidence = {count: files.maximise_evidence(found, count) for count in grid}
+
+  def score(pseudo_count, factor):
+    chosen = files.scaled(evidence[pseudo_count], factor)
+    return np.mean([posteriors.validation_nll(
+        files.posterior(found, chosen), model, one) for one in tasks])
+
+  best = marginal.grid_search(grid, _PRIOR_FACTORS, score)
+  rows = [{"pseudo_count": count, "factor": factor, "nll": nll}
+          for count, scores in zip(grid, best.scores)
+          for factor, nll in zip(_PRIOR_FACTORS, scores)]
+  print(tables.markdown(rows, tables.VALIDATION), end="\n\n")
+  return files.scaled(evidence[best.pseudo_count], best.prior_precision)
+
+
+def report(folder, found: files.Fitted, evidence: files.Evidence) -> None:
+  """The spectra as a figure and the posterior as a table."""
+  root = evidence.pseudo_count ** 0.5
+  figure = figures.spectra(
+      {side: [root * values for values in found.spectra[side]]
+       for side in files.SIDES},
+      {side: evidence.prior_precision[side] ** 0.5 for side in files.SIDES})
+  predictions_lib.write_whole(
+      folder / "spectra.svg", figures.svg(figure).encode())
+  rows = [_row(side, found, evidence) for side in files.SIDES]
+  left_out = {**found.manifest.get("left_out", {}),
+              "unusable image": found.manifest.get("num_unusable", 0)}
+  note = ", ".join(f"{count} {why}" for why, count in left_out.items() if count)
+  print(tables.markdown(rows, tables.POSTERIOR))
+  print(f"\npseudo-data count {evidence.pseudo_count:g}; left out: "
+        f"{note or 'nothing'}\n\nWritten to {folder}: factors.npz, "
+        "spectra.npz, spectra.svg, manifest.json, posterior.npz, "
+        "posterior.json")
+
+
+def _row(side, found, evidence):
+  of_a, of_b = found.spectra[side]
+  return {"side": side, "inputs": len(of_a), "outputs": len(of_b),
+          "pairs": found.factors[side].num_pairs,
+          "a": np.quantile(of_a, (0, 0.5, 1)),
+          "b": np.quantile(of_b, (0, 0.5, 1)),
+          "prior_precision": evidence.prior_precision[side]}

@@ -1,0 +1,262 @@
+"""`jaxcal posterior select`: which images to label, and what that brings."""
+
+import json
+import pathlib
+
+from absl import flags
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal import predictions as predictions_lib
+from jaxcal.cli import experiment
+from jaxcal.cli import pooled
+from jaxcal.cli import posteriors
+from jaxcal.clip import towers
+from jaxcal.posterior import files
+from jaxcal.posterior import finetuning
+from jaxcal.posterior import model as models
+from jaxcal.posterior import online
+from jaxcal.posterior import predictive
+from jaxcal.posterior import selection
+from jaxcal.report import figures
+from jaxcal.report import summary
+from jaxcal.report import tables
+
+ABOUT = "choose images of a pool to label, tune on them, draw learning curves"
+EXAMPLE = ("jaxcal posterior select --config=configs/bayesvlm.py "
+           "--config.data.name=shades --config.data.limit=500")
+
+_STRATEGIES = flags.DEFINE_list(
+    "strategies", ["random", "entropy", "bald", "epig", "epig_online"],
+    f"of {', '.join(selection.STRATEGIES)}")
+_BUDGETS = flags.DEFINE_list("budgets", ["10", "25", "50"], "numbers of labels")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "runs of each strategy")
+_POOL = flags.DEFINE_list(
+    "pool", None, "image sets whose images may be labelled, with the class "
+    "names of the target; the target itself if absent")
+_POOL_SPLIT = flags.DEFINE_string("pool_split", "train", "of these sets")
+_POOL_LIMIT = flags.DEFINE_integer("pool_limit", 0, "images of each; 0 for all")
+_METRIC = flags.DEFINE_enum(
+    "metric", "wasserstein", ("wasserstein", "cosine"), "what near means where "
+    "a strategy takes the neighbours of target images")
+_SAMPLES = flags.DEFINE_integer("samples", 50, "of weights, for BALD and EPIG")
+_LEARNING_RATE = flags.DEFINE_float(
+    "learning_rate", 1e-5, "of AdamW on the image projection, as published")
+_EPOCHS = flags.DEFINE_integer("epochs", 100, "of AdamW, as published")
+_FLAGS = ("strategies", "budgets", "seeds", "pool", "pool_split", "pool_limit",
+          "metric", "samples", "learning_rate", "epochs")
+
+_SCORES = {"accuracy": "accuracy %", "ece": "ECE %", "nll": "NLL"}
+
+
+def help_text() -> str:
+  """What `jaxcal posterior select --help` prints."""
+  return "\n".join([
+      f"jaxcal posterior select: {ABOUT}.", "",
+      "Targets are the images of config.data.name, whose labels are used to "
+      "judge only;", "config.temperature.split of the same set picks the epoch "
+      "of tuning. Writes", "results.jsonl, results.md, learning-SET.svg, "
+      "selected-SET.json (ids in the order", "of choosing) and the answers "
+      "after tuning. An interrupted run goes on where it", "stopped.", "",
+      "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
+      "Flags:", *experiment.flag_help(*_FLAGS, *experiment.SHARED_FLAGS), "",
+      "Fields of the config, with their defaults:", *experiment.field_help()])
+
+
+def main() -> None:
+  """Runs the selection that the flags describe."""
+  config = experiment.checked_config(EXAMPLE)
+  budgets = _checked_numbers()
+  if config.posterior.folder is None:
+    raise ValueError("config.posterior.folder is None: name a posterior of "
+                     "`jaxcal posterior fit`")
+  sets_by_name = experiment.load_sets(config.data)
+  model = experiment.load_model(config.model)
+  chosen = posteriors.load(config.posterior, model)
+  about = experiment.describe(config, model, chosen) | {
+      f"flags.{name}": flags.FLAGS[name].value for name in _FLAGS
+      if name not in ("strategies", "budgets", "seeds")}
+  output = experiment.output_folder(about)
+  rows = []
+  for data, images in sets_by_name.items():
+    folder = output / "answers" / data
+    _fill(config, model, chosen, images, budgets, about, folder)
+    rows += _rows(folder, data, budgets, experiment.conventions(config.metrics))
+    _write_selected(output, data, folder, budgets)
+  _write_report(output, rows)
+
+
+def _checked_numbers():
+  """The budgets; refuses flags that are out of range."""
+  try:
+    budgets = sorted({int(text) for text in _BUDGETS.value})
+  except ValueError as error:
+    raise ValueError(f"--budgets: {error}") from error
+  if not budgets or budgets[0] < 1:
+    raise ValueError(f"--budgets are {budgets}, expected numbers of at least 1")
+  for name in _STRATEGIES.value:
+    if name not in selection.STRATEGIES:
+      raise ValueError(f"unknown strategy {name!r}; choose from: "
+                       f"{', '.join(selection.STRATEGIES)}.")
+  for name, least in (("seeds", 1), ("samples", 2), ("epochs", 1),
+                      ("pool_limit", 0)):
+    if flags.FLAGS[name].value < least:
+      raise ValueError(f"--{name} is {flags.FLAGS[name].value}, expected at "
+                       f"least {least}")
+  return budgets
+
+
+def _fill(config, model, chosen, images, budgets, about, folder):
+  """Answers of every strategy, seed and budget, and of the model before."""
+  cells = [(strategy, seed, budget) for strategy in _STRATEGIES.value
+           for seed in range(_SEEDS.value) for budget in budgets]
+  done = [cell for cell in cells
+          if predictions_lib.exists(folder / _name(*cell))]
+  if len(done) == len(cells) and predictions_lib.exists(folder / "before"):
+    return
+  problem, ids, target, validation = _problem(config, model, chosen, images,
+                                              folder / "features")
+  if budgets[-1] > len(ids):
+    raise ValueError(f"--budgets reach {budgets[-1]}, but the pool has "
+                     f"{len(ids)} images")
+
+  def save(name, cosines, **more):
+    logits = predictive.probit_logits(cosines)
+    predictions_lib.save(predictions_lib.Predictions(
+        np.asarray(logits, np.float32), target.labels, images.ids,
+        images.class_names, {},
+        about | {"data": images.name, "method": name, **more}), folder / name)
+
+  save("before", models.cosines(problem.model, problem.targets))
+  with experiment.progress(f"{images.name}: choices", len(cells),
+                           "choice") as bar:
+    bar.update(len(done))
+    for strategy in _STRATEGIES.value:
+      for cell, point in finetuning.learning_curve(
+          problem, problem.targets, validation, strategies=(strategy,),
+          budgets=budgets, seeds=range(_SEEDS.value), done=done,
+          schedule=finetuning.Schedule(
+              learning_rate=_LEARNING_RATE.value, num_epochs=_EPOCHS.value)):
+        save(_name(*cell), point.cosines, epoch=int(point.tuned.epoch),
+             selected=[ids[row] for row in point.rows])
+        bar.update(1)
+
+
+def _name(strategy, seed, budget):
+  return f"{strategy}-{budget}-{seed}"
+
+
+def _problem(config, model, chosen, images, folder):
+  """Pool, targets and model; ids of the pool; target and validation tasks."""
+  target = pooled.task(config, model, images, folder / "target")
+  pools = _other_sets(
+      config, images, _POOL.value or [images.name], _POOL_SPLIT.value,
+      _POOL_LIMIT.value)
+  tasks = [pooled.task(config, model, one, folder / f"pool-{one.name}")
+           for one in pools]
+  validation = None
+  if config.temperature.split is not None:
+    held_out, = _other_sets(config, images, [images.name],
+                            config.temperature.split, config.temperature.limit)
+    task = pooled.task(config, model, held_out, folder / "validation")
+    validation = models.Labelled(models.Inputs(*task.images),
+                                 jnp.asarray(task.labels))
+  joined = models.Inputs(*tasks[0].images)
+  for task in tasks[1:]:
+    joined = models.join(joined, models.Inputs(*task.images))
+  found = files.read(config.posterior.folder)
+  learner = online.Learner(
+      found.factors["image"], chosen.about["pseudo_count"],
+      chosen.about["prior_precision"]["image"])
+  problem = selection.Problem(
+      _model(model, chosen, target.texts), joined,
+      models.Inputs(*target.images),
+      labels=np.concatenate([task.labels for task in tasks]),
+      learner=learner, metric=_METRIC.value, num_samples=_SAMPLES.value)
+  ids = [i for one in pools for i in one.ids]
+  return problem, ids, target, validation
+
+
+def _other_sets(config, images, names, split, limit):
+  """Sets beside the target, with its classes and none of its images."""
+  loaded = list(experiment.load_sets(experiment.with_data(
+      config, name=tuple(names), split=split, limit=limit)).values())
+  for one in loaded:
+    if one.class_names != images.class_names:
+      raise ValueError(f"{one.name} has other classes than {images.name}; a "
+                       "pool must have those of its target")
+    shared = set(one.ids) & set(images.ids)
+    if shared:
+      raise ValueError(
+          f"{len(shared)} images are in the target {images.name} and in the "
+          f"split {split!r} of {one.name}, the first one {min(shared)!r}; "
+          "choose another split")
+  return loaded
+
+
+def _model(model, chosen, texts):
+  """The model from its last projections on."""
+  maps = posteriors.projections(model)
+  texts = jnp.asarray(texts)
+  return models.Model(
+      weights=models.with_bias(*maps["image"]), text_activations=texts,
+      text_embeddings=towers.project(texts, maps["text"]),
+      posterior=chosen.posterior,
+      logit_scale=jnp.exp(model.params["logit_scale"]),
+      logit_bias=model.params.get("logit_bias"))
+
+
+def _rows(folder, data, budgets, conventions):
+  """Mean, lowest and highest score over seeds, by strategy and budget."""
+  scores = lambda name: summary.estimate(
+      predictions_lib.load(folder / name), conventions)
+  before = scores("before")
+  rows = [{"data": data, "strategy": "before", "budget": 0, "seeds": 1,
+           **_spread([before])}]
+  for strategy in _STRATEGIES.value:
+    for budget in budgets:
+      seeds = [scores(_name(strategy, seed, budget))
+               for seed in range(_SEEDS.value)]
+      rows.append({"data": data, "strategy": strategy, "budget": budget,
+                   "seeds": len(seeds), **_spread(seeds)})
+  return rows
+
+
+def _spread(rows):
+  found = {}
+  for name in rows[0]:
+    values = [row[name] for row in rows]
+    found |= {name: float(np.mean(values)), f"{name}_low": min(values),
+              f"{name}_high": max(values)}
+  return found
+
+
+def _write_selected(output, data, folder, budgets):
+  """Ids of the images to label, in the order of choosing."""
+  chosen = {}
+  for strategy in _STRATEGIES.value:
+    for seed in range(_SEEDS.value):
+      path = folder / _name(strategy, seed, budgets[-1])
+      settings = predictions_lib.load(path).settings
+      chosen.setdefault(strategy, []).append(settings["selected"])
+  predictions_lib.write_whole(output / f"selected-{data}.json",
+                              json.dumps(chosen, indent=1).encode())
+
+
+def _write_report(output: pathlib.Path, rows):
+  """results.jsonl, a figure per set and a printed table."""
+  text = "".join(json.dumps(row) + "\n" for row in rows)
+  predictions_lib.write_whole(output / "results.jsonl", text.encode())
+  for data in dict.fromkeys(row["data"] for row in rows):
+    of_data = [row for row in rows if row["data"] == data]
+    curves = {name: [row for row in of_data
+                     if row["strategy"] in (name, "before")]
+              for name in _STRATEGIES.value}
+    figure = figures.svg(figures.learning_curves(curves, _SCORES))
+    predictions_lib.write_whole(
+        output / f"learning-{data}.svg", figure.encode())
+  text = tables.markdown(rows, tables.LEARNING)
+  predictions_lib.write_whole(output / "results.md", f"{text}\n".encode())
+  print(f"{text}\n\nMean over seeds, [lowest, highest].\n\nWritten to "
+        f"{output}: results.jsonl, results.md, learning-*.svg, "
+        "selected-*.json, answers/")
