@@ -37,9 +37,13 @@ def render(
       "headings": [column.heading for column in columns],
       "rows": tables.cells(some, columns)}
   tuned = [row for row in rows if row["median_context_shift"] > 0]
+  doubting = [row for row in rows if "median_epistemic" in row]
+  detecting = [row for row in rows if "auroc_distrust" in row]
   return environment.from_string(template).render(
       title=title, conventions=conventions, settings=settings,
       results={data: table(group, tables.RESULTS[1:] + tables.MORE)
                for data, group in summary.by_data(rows).items()},
       differences=table(differences, tables.DIFFERENCES),
+      doubt=table(doubting, tables.DOUBT),
+      detection=table(detecting, tables.DETECTION),
       tuning=table(tuned, tables.TUNING), diagrams=diagrams)

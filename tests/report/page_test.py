@@ -19,6 +19,7 @@ def _row(**changes):
   row = {"data": "digits", "method": "soc", "num_images": 20,
          "ece_floor": 0.063, "confidence_gap": -0.0004,
          "confidence": 0.4996, "adaptive_ece": 0.071, "mce": 0.25,
+         "nll_clamped": 0.47,
          "median_entropy_before": 1.0, "median_entropy_after": 0.5,
          "median_context_shift": 0.113, "median_regulariser": 0.3,
          "median_gradient_ratio": 12.34}
@@ -127,6 +128,21 @@ class PageTest(absltest.TestCase):
     text = _page(differences=[], rows=[_row(median_context_shift=0.0)])
     self.assertNotIn("Paired differences", text)
     self.assertNotIn("What tuning did", text)
+    self.assertNotIn("Doubt", text)
+    self.assertNotIn("unknown images", text)
+
+  def test_doubt_and_detection_are_shown_where_rows_have_them(self):
+    doubting = _row(
+        method="soc+full", median_variance=2.5, median_aleatoric=0.7,
+        median_epistemic=0.031, auroc_distrust=0.71, auroc_distrust_low=0.6,
+        auroc_distrust_high=0.8, auroc_epistemic=0.83,
+        auroc_epistemic_low=0.75, auroc_epistemic_high=0.9)
+    plain = _row(auroc_distrust=0.55, auroc_distrust_low=0.5,
+                 auroc_distrust_high=0.6)
+    text = _page(rows=[plain, doubting])
+    for needed in ("2.500", "0.031", "71.0 [60.0, 80.0]", "83.0 [75.0, 90.0]",
+                   "55.0 [50.0, 60.0]"):
+      self.assertIn(needed, text)
 
 
 if __name__ == "__main__":
