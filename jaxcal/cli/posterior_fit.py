@@ -39,6 +39,12 @@ _PAIRS = flags.DEFINE_string(
     "such as 'laion/{00000..00059}.tar'), a CSV file (path,caption), "
     "'tfds:NAME' for captions that tensorflow-datasets prepared, or 'labels': "
     "the images of config.data.name with their class names in the template")
+_PAIRS_SPLIT = flags.DEFINE_string(
+    "pairs_split", "train", "with --pairs=tfds:NAME and --pairs=labels; not "
+    "that of the images to evaluate, or their labels enter the posterior")
+_CAPTION = flags.DEFINE_multi_string(
+    "caption", [], "template for --pairs=labels, with {} for the class name; "
+    "given several times they go round; config.data.template if absent")
 _NUM_PAIRS = flags.DEFINE_integer(
     "num_pairs", None, "the first so many pairs; 8,192 of the testbed's and "
     "327,680 (as published) of others if absent")
@@ -72,7 +78,7 @@ def help_text() -> str:
       "run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
       "Flags:", *experiment.flag_help(
-          "pairs", "num_pairs", "candidates", "choose", "pseudo_counts",
+          "pairs", "pairs_split", "caption", "num_pairs", "candidates", "choose", "pseudo_counts",
           *(flag for flag in experiment.SHARED_FLAGS if flag != "output")),
       "", "Fields of the config, with their defaults:",
       *experiment.field_help()])
@@ -120,9 +126,12 @@ def load_pairs(config) -> pairs_lib.PairSet:
   if source == "labels":
     return pairs_lib.limit(_labelled(config), number)
   if source.startswith("tfds:"):
+    if config.data.root is None:
+      raise ValueError(f"--pairs={source} needs the folder that holds prepared "
+                       "sets: --config.data.root=...")
     return pairs_lib.limit(tfds.read_pairs(
-        source.removeprefix("tfds:"), config.data.root,
-        split=config.data.split), number)
+        config.data.root, source.removeprefix("tfds:"),
+        split=_PAIRS_SPLIT.value), number)
   if source.endswith(".csv"):
     return pairs_lib.limit(pairs_lib.csv_file(source), number)
   with tqdm.tqdm(desc="tars", unit="tar") as bar:
@@ -136,10 +145,11 @@ def load_pairs(config) -> pairs_lib.PairSet:
 
 def _labelled(config):
   """All image sets of the config as one set of pairs."""
-  sets_by_name = experiment.load_sets(config.data)
-  joined = [pairs_lib.labelled(images, config.data.template)
-            for images in sets_by_name.values()]
-  return joined[0] if len(joined) == 1 else pairs_lib.join(joined)
+  templates = _CAPTION.value or [config.data.template]
+  return pairs_lib.join([
+      pairs_lib.labelled(images, templates)
+      for images in experiment.load_sets(experiment.with_data(
+          config, split=_PAIRS_SPLIT.value, limit=0)).values()])
 
 
 def folder_of(config) -> pathlib.Path:

@@ -291,6 +291,32 @@ def labelled(
   return pair_set
 
 
+def join(pair_sets: Sequence[PairSet]) -> PairSet:
+  """Several sets one after the other, under their names joined by "+".
+
+  Raises:
+    ValueError: no sets, or an id that occurs in two of them.
+  """
+  if not pair_sets:
+    raise ValueError("expected at least one set of pairs, got none.")
+  starts = np.cumsum([0, *(len(one.ids) for one in pair_sets)])
+
+  def read(position):
+    number = int(np.searchsorted(starts, position, side="right")) - 1
+    return pair_sets[number].read(position - int(starts[number]))
+
+  skipped = collections.Counter()
+  for one in pair_sets:
+    skipped.update(one.skipped)
+  joined = PairSet(
+      "+".join(one.name for one in pair_sets),
+      tuple(i for one in pair_sets for i in one.ids),
+      tuple(caption for one in pair_sets for caption in one.captions),
+      read, dict(skipped))
+  check(joined)
+  return joined
+
+
 def usable_caption(
     content: bytes | str | None, skipped: collections.Counter) -> str | None:
   """A caption as text without spaces at its ends.

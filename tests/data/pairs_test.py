@@ -398,6 +398,24 @@ class PairSetTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       pairs.check(self.pair_set._replace(**changes))
 
+  def test_join_puts_one_set_after_the_other(self):
+    one, two = (pairs.PairSet(
+        name, tuple(f"{name}/{i}" for i in range(count)),
+        tuple(f"caption {name} {i}" for i in range(count)),
+        lambda position, name=name: (name, position), {"no image": count})
+                for name, count in (("a", 2), ("b", 3)))
+    joined = pairs.join([one, two])
+    self.assertEqual(joined.name, "a+b")
+    self.assertEqual(joined.ids, one.ids + two.ids)
+    self.assertEqual(joined.captions, one.captions + two.captions)
+    self.assertEqual([joined.read(i) for i in range(5)],
+                     [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2)])
+    self.assertEqual(joined.skipped, {"no image": 5})
+    with self.assertRaisesRegex(ValueError, "'a/0' 2 times"):
+      pairs.join([one, one])
+    with self.assertRaisesRegex(ValueError, "at least one set"):
+      pairs.join([])
+
 
 class PreparedTest(parameterized.TestCase):
   """Sets prepared by tensorflow-datasets, without TensorFlow."""
