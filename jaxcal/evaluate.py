@@ -263,19 +263,20 @@ def _answering(encode, prepared, settings, head, mesh):
 def _answer_program(mesh):
 
   def answer(shared, rows):
-    *known, head = shared
+    encode, prepared, penalties, settings, head = shared
     view_features, pooled = rows
-    adapted = settings_lib.answer(*known, view_features)
+    adapted = settings_lib.answer(
+        encode, prepared, penalties, settings, view_features)
     answers = {name: {"logits": one.logits} | one.info._asdict()
                for name, one in adapted.items()}
     if head is not None:
-      answers |= _doubted(*known, head, adapted, pooled)
+      answers |= _doubted(encode, prepared, settings, head, adapted, pooled)
     return answers
 
   return sharding.over_rows(answer, mesh)
 
 
-def _doubted(encode, prepared, _, settings, head, adapted, pooled):
+def _doubted(encode, prepared, settings, head, adapted, pooled):
   """What the posterior answers with the contexts that were adapted."""
   embed_texts = lambda context: bayesian.embed(
       encode.pooled(context), head.text, head.posterior.text)
