@@ -4,12 +4,13 @@ Weights are read from safetensors and flax msgpack, never unpickled, and must be
 exactly those that the configuration describes.
 """
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 from flax import serialization
@@ -22,9 +23,11 @@ from jaxcal.clip import layout
 from jaxcal.clip import open_clip
 from jaxcal.clip import preprocess as preprocess_lib
 from jaxcal.clip import prompts
+from jaxcal.clip import siglip
 from jaxcal.clip import towers
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import PyTree
 from jaxcal.typing import UInt8
 
 _SAFETENSORS = "model.safetensors"
@@ -39,7 +42,7 @@ _WEIGHTS = {
     _MSGPACK: (_MSGPACK,),
     _OPEN_CLIP: (_OPEN_CLIP,),
 }
-_SMALL_FILES = ("*.json", "merges.txt")
+_SMALL_FILES = ("*.json", "merges.txt", "spiece.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZER_HOME = "openai/clip-vit-base-patch32"
 _MAX_LISTED = 20
@@ -91,10 +94,10 @@ def load(
     revision: str | None = None,
     cache_dir: str | pathlib.Path | None = None,
 ) -> Model:
-  """Reads a CLIP checkpoint from a folder, or from the Hugging Face hub.
+  """Reads a CLIP or SigLIP from a folder, or from the Hugging Face hub.
 
   Understood are the layouts of Hugging Face (config.json with safetensors, in
-  one file or in shards, or with flax_model.msgpack) and of OpenCLIP
+  one file or in shards, or with flax_model.msgpack) and, of CLIP, of OpenCLIP
   (open_clip_config.json with open_clip_model.safetensors; a CLIP tokenizer is
   fetched from the hub where that folder has none). This is the only function
   of the package that downloads, and it does so only for a name on the hub.
@@ -111,6 +114,7 @@ def load(
       is missing from it.
     ValueError: if the checkpoint is of another kind of model, or its weights
       are not exactly those of the model that its configuration describes.
+    ImportError: the tokenizer needs packages that are not installed.
   """
   dtype = jnp.dtype(dtype)
   if jax.dtypes.canonicalize_dtype(dtype) != dtype:
@@ -118,17 +122,19 @@ def load(
   folder = _folder(str(name_or_path), revision, cache_dir)
   weights = _weights_file(folder)
   if weights.name == _OPEN_CLIP:
-    settings = _read_json(folder, "open_clip_config.json")
-    config = open_clip.config(settings)
-    preprocess = open_clip.preprocessing(settings, config.image_size)
+    family = _FAMILIES["open_clip"]
+    settings = image_settings = _read_json(folder, "open_clip_config.json")
   else:
-    config = _hugging_face_config(_read_json(folder, "config.json"), folder)
-    preprocess = _hugging_face_preprocess(folder, config.image_size)
-  flat = _checked(_read_weights(weights), config, dtype, weights)
-  tokenizer = _tokenizer(folder, config)
+    settings = _read_json(folder, "config.json")
+    family = _hugging_face_family(settings, folder)
+    image_settings = _image_processor_settings(folder)
+  config = family.config(settings)
+  preprocess = family.preprocess(image_settings, config.image_size)
+  flat = _checked(_read_weights(weights, family), config, dtype, weights)
+  tokenizer = _tokenizer(folder, family, config)
   if tokenizer is None and weights.name == _OPEN_CLIP:
     home = _snapshot(_TOKENIZER_HOME, _SMALL_FILES, None, cache_dir)
-    tokenizer = _tokenizer(home, config)
+    tokenizer = _tokenizer(home, family, config)
   return Model(
       config=config,
       params=jax.tree.map(
@@ -158,6 +164,36 @@ def in_precision(model: Model, *, image: Any, text: Any) -> Model:
       name: jax.tree.map(lambda x, t=dtypes[name]: x.astype(t), value)
       if name in dtypes else value for name, value in model.params.items()}
   return dataclasses.replace(model, params=params)
+
+
+def at_image_size(model: Model, side: int) -> Model:
+  """The same SigLIP for images of another side that hold as many patches.
+
+  What is left to the right of and below the last whole patch is not seen, so
+  this only changes how images are resized. The checkpoint's own size is right;
+  the released code of BayesVLM resized to 265 pixels for the models of 256.
+  The fingerprint stays that of the weights.
+
+  Args:
+    model: From `load`.
+    side: Of the squares that images become, in pixels.
+
+  Raises:
+    ValueError: a side that holds another number of patches, or a model whose
+      images keep their aspect.
+  """
+  if isinstance(model.preprocess.resize, int):
+    raise ValueError(f"{model.name} takes the centre of images that keep their "
+                     "aspect; only squares can be of another size")
+  config = dataclasses.replace(model.config, image_size=side)
+  ours, theirs = (c.image_size // c.patch_size for c in (model.config, config))
+  if ours != theirs:
+    raise ValueError(f"images of {side} pixels hold {theirs} x {theirs} patches"
+                     f" of {config.patch_size}, but the model takes {ours} x "
+                     f"{ours}")
+  return dataclasses.replace(
+      model, config=config, preprocess=dataclasses.replace(
+          model.preprocess, resize=(side, side), crop=side))
 
 
 def _normalized(config, preprocess, params, pixels):
@@ -244,28 +280,52 @@ def _read_json(folder, file):
   return json.loads(path.read_text("utf-8"))
 
 
-def _hugging_face_config(settings, folder):
+def _hugging_face_family(settings, folder):
   kind = settings.get("model_type")
-  if kind != "clip":
+  if kind not in ("clip", "siglip"):
     raise ValueError(
-        f"{folder} holds a model of type {kind!r}; supported are 'clip' and "
-        "OpenCLIP's plain transformers")
+        f"{folder} holds a model of type {kind!r}; supported are 'clip', "
+        "'siglip' and OpenCLIP's plain transformers")
+  return _FAMILIES[kind]
+
+
+def _clip_config(settings):
   import transformers
   full = transformers.CLIPConfig.from_dict(settings)
+  return towers.ClipConfig(
+      **_hugging_face_sizes(full), projection=full.projection_dim,
+      eos_token_id=full.text_config.eos_token_id)
+
+
+def _siglip_config(settings):
+  import transformers
+  # The defaults of these lie outside the vocabulary, which draws warnings.
+  unused = {"bos_token_id": None, "eos_token_id": None}
+  full = transformers.SiglipConfig.from_dict(settings | {
+      "text_config": settings.get("text_config", {}) | unused})
+  text, vision = full.text_config, full.vision_config
+  if not getattr(vision, "vision_use_head", True):
+    raise ValueError("only a SigLIP with an attention pool is supported, but "
+                     "vision_config has vision_use_head=False")
+  # Older versions have no other size than the width.
+  projection = getattr(text, "projection_size", None) or text.hidden_size
+  return siglip.SiglipConfig(
+      **_hugging_face_sizes(full), projection=projection)
+
+
+def _hugging_face_sizes(full):
   text, vision = full.text_config, full.vision_config
   if vision.num_channels != 3:
-    raise ValueError(f"{folder} takes images of {vision.num_channels} channels;"
-                     " only 3 (RGB) are supported")
-  return towers.ClipConfig(
-      text=_hugging_face_tower(text),
-      vision=_hugging_face_tower(vision),
-      vocab_size=text.vocab_size,
-      context_length=text.max_position_embeddings,
-      eos_token_id=text.eos_token_id,
-      image_size=vision.image_size,
-      patch_size=vision.patch_size,
-      projection=full.projection_dim,
-  )
+    raise ValueError(f"the model takes images of {vision.num_channels} "
+                     "channels; only 3 (RGB) are supported")
+  return {
+      "text": _hugging_face_tower(text),
+      "vision": _hugging_face_tower(vision),
+      "vocab_size": text.vocab_size,
+      "context_length": text.max_position_embeddings,
+      "image_size": vision.image_size,
+      "patch_size": vision.patch_size,
+  }
 
 
 def _hugging_face_tower(tower):
@@ -279,37 +339,54 @@ def _hugging_face_tower(tower):
   )
 
 
-def _hugging_face_preprocess(folder, image_size):
-  settings = {}
+def _image_processor_settings(folder):
   if (folder / "preprocessor_config.json").exists():
-    settings = _read_json(folder, "preprocessor_config.json")
-  elif (folder / "processor_config.json").exists():
-    settings = _read_json(folder, "processor_config.json").get(
+    return _read_json(folder, "preprocessor_config.json")
+  if (folder / "processor_config.json").exists():
+    return _read_json(folder, "processor_config.json").get(
         "image_processor", {})
-  else:
-    logging.warning(
-        "no preprocessor_config.json in %s: images are resized to %d, cropped "
-        "and normalised as OpenAI's CLIP does", folder, image_size)
-  return preprocess_lib.from_image_processor(settings, image_size)
+  logging.warning(
+      "no preprocessor_config.json in %s: images are resized, cropped and "
+      "normalised as is usual for this kind of model", folder)
+  return {}
 
 
-def _tokenizer(folder, config):
+def _tokenizer(folder, family, config):
   """The folder's tokenizer, None where it has no files of one."""
-  whole = (folder / "tokenizer.json").exists()
-  parts = all((folder / file).exists() for file in ("vocab.json", "merges.txt"))
-  if not whole and not parts:
-    return None
-  import transformers
-  tokenizer = transformers.CLIPTokenizerFast.from_pretrained(
-      folder, local_files_only=True)
-  if len(tokenizer) > config.vocab_size:
+  tokenizer = family.tokenizer(folder)
+  if tokenizer is not None and len(tokenizer) > config.vocab_size:
     raise ValueError(
         f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the text "
         f"tower only {config.vocab_size}; it belongs to another model")
   return tokenizer
 
 
-def _read_weights(path):
+def _clip_tokenizer(folder):
+  whole = (folder / "tokenizer.json").exists()
+  parts = all((folder / file).exists() for file in ("vocab.json", "merges.txt"))
+  if not whole and not parts:
+    return None
+  import transformers
+  return transformers.CLIPTokenizerFast.from_pretrained(
+      folder, local_files_only=True)
+
+
+def _siglip_tokenizer(folder):
+  if not (folder / "spiece.model").exists():
+    return None
+  try:
+    import google.protobuf  # noqa: F401
+    import sentencepiece  # noqa: F401
+  except ImportError as error:
+    raise ImportError(
+        f"the tokenizer in {folder} needs sentencepiece and protobuf: "
+        "pip install 'jaxcal[siglip]'") from error
+  import transformers
+  return transformers.SiglipTokenizer.from_pretrained(
+      folder, local_files_only=True)
+
+
+def _read_weights(path, family):
   """The tree of arrays in a file of weights, in our layout."""
   if path.name == _MSGPACK:
     return serialization.msgpack_restore(path.read_bytes())
@@ -324,9 +401,7 @@ def _read_weights(path):
       tensors.update(safetensors.load_file(path.parent / file))
   else:
     tensors = safetensors.load_file(path)
-  if path.name == _OPEN_CLIP:
-    return open_clip.from_open_clip_names(tensors)
-  return layout.from_torch_names(tensors)
+  return family.tree(tensors)
 
 
 def _checked(tree, config, dtype, path):
@@ -373,3 +448,32 @@ def _fingerprint(config, flat):
     digest.update(f"{name} {flat[name].dtype} {flat[name].shape}".encode())
     digest.update(flat[name].tobytes())
   return digest.hexdigest()
+
+
+class _Family(NamedTuple):
+  """What differs between the kinds of checkpoints.
+
+  Attributes:
+    config: From the settings of a model.
+    preprocess: From those of its images and the image size.
+    tree: From tensors by the names of the file to our tree.
+    tokenizer: From a folder; None where it has no files of one.
+  """
+
+  config: Callable[[Mapping[str, Any]], towers.ClipConfig]
+  preprocess: Callable[[Mapping[str, Any], int], preprocess_lib.Preprocess]
+  tree: Callable[[Mapping[str, np.ndarray]], PyTree]
+  tokenizer: Callable[[pathlib.Path], Any]
+
+
+_FAMILIES = {
+    "clip": _Family(
+        _clip_config, preprocess_lib.from_image_processor,
+        layout.from_torch_names, _clip_tokenizer),
+    "siglip": _Family(
+        _siglip_config, siglip.preprocessing, siglip.from_torch_names,
+        _siglip_tokenizer),
+    "open_clip": _Family(
+        open_clip.config, open_clip.preprocessing,
+        open_clip.from_open_clip_names, _clip_tokenizer),
+}

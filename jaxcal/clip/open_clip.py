@@ -149,7 +149,9 @@ def _read(settings, known, where):
   if strange:
     raise ValueError(
         "only OpenCLIP's plain vision transformer with its plain text "
-        f"transformer is supported, but {where} has {', '.join(strange)}")
+        f"transformer is supported, but {where} has {', '.join(strange)}; load "
+        "a SigLIP from its Hugging Face form (model_type 'siglip'), such as "
+        "google/siglip-base-patch16-256")
   values = known | {key: settings[key] for key in known if key in settings}
   absent = [key for key, value in values.items() if value is None]
   if absent:

@@ -36,7 +36,8 @@ class PromptBank(NamedTuple):
   Attributes:
     token_ids: Rows of start, context, name and end token, then padding.
     context_positions: Where the context stands in each row.
-    end_positions: Where each row's end token stands; its state is the feature.
+    end_positions: Where each row is read off: at its end token, or at its last
+      position.
   """
 
   token_ids: Int[Array, "k t"]
@@ -90,7 +91,7 @@ def prompt_bank(
     *,
     template: str = "a photo of a {}.",
     context_length: int,
-    eos_token_id: int,
+    eos_token_id: int | None,
     class_position: str = "end",
     num_context_tokens: int | None = None,
     crop: bool = True,
@@ -100,7 +101,9 @@ def prompt_bank(
   Underscores in names become spaces. Words after the name stay as they are.
 
   Args:
-    tokenizer: Of transformers; gives start token, text and end token.
+    tokenizer: Of transformers; gives start token, text and end token. Without
+      the start token where `eos_token_id` is None, and then its padding fills
+      the rows.
     class_names: At least one. Duplicates are allowed: some data sets have two
       classes of one name.
     template: Holds "{}" once, where the name goes.
@@ -112,20 +115,26 @@ def prompt_bank(
     num_context_tokens: If given, so many placeholders stand in for the words
       before the name: room for a context that does not begin with words.
     crop: Whether rows end with the longest prompt, which is exact because the
-      tower is causal, or have all the tower's positions.
+      tower is causal, or have all the tower's positions. They always have them
+      where they are read off at the last one.
 
   Raises:
-    ValueError: if there are no names or an empty one, a prompt is longer than
-      the tower, or the template has not exactly one "{}".
+    ValueError: if there is no tokenizer, there are no names or an empty one, a
+      prompt is longer than the tower, or the template has not exactly one "{}".
 
   Source: the prompt learner of Zhou et al. 2022.
   Differs from the released code in: the whole prompt is tokenised at once, so
   that context and name are found by position; rows are cropped.
   """
+  if tokenizer is None:
+    raise ValueError("the checkpoint came without a tokenizer (or with one that"
+                     " is not supported); make prompts with from_token_ids")
   names = _clean_names(class_names)
   before, after = _split_template(template, num_context_tokens)
+  read_off_last = eos_token_id is None
+  first = 0 if read_off_last else 1
   start = tokenizer(before)["input_ids"][:-1]  # the end token comes later
-  num_context = len(start) - 1
+  num_context = len(start) - first
   if num_context_tokens not in (None, num_context):
     raise ValueError(
         f"{num_context_tokens} placeholders {PLACEHOLDER!r} became "
@@ -134,17 +143,20 @@ def prompt_bank(
   rows = tokenizer([before + name + after for name in names])["input_ids"]
   _check_lengths(names, rows, context_length)
   for name, row in zip(names, rows):
-    if row[:num_context + 1] != start:
+    if row[:len(start)] != start:
       raise ValueError(f"the words before {name!r} in {template!r} become "
                        "other tokens with the name than alone; put a space "
                        "between")
-  name_lengths = [len(ids) - 2 for ids in tokenizer(names)["input_ids"]]
+  name_lengths = [
+      len(ids) - first - 1 for ids in tokenizer(names)["input_ids"]]
   in_front = _context_in_front(num_context, class_position)
   placed = [
-      _place_name(row, num_context, length, in_front)
+      _place_name(row, first, num_context, length, in_front)
       for row, length in zip(rows, name_lengths)]
-  num_tokens = max(map(len, rows)) if crop else context_length
-  token_ids = np.zeros((len(rows), num_tokens), np.int32)
+  cropped = crop and not read_off_last
+  num_tokens = max(map(len, rows)) if cropped else context_length
+  padding = tokenizer.pad_token_id if read_off_last else 0
+  token_ids = np.full((len(rows), num_tokens), padding, np.int32)
   for ids, (row, _) in zip(token_ids, placed):
     ids[:len(row)] = row
   positions = np.array([positions for _, positions in placed], np.int32)
@@ -192,20 +204,23 @@ def from_token_ids(
 
 def end_positions(
     token_ids: Int[ArrayLike, "k t"],
-    eos_token_id: int,
+    eos_token_id: int | None,
 ) -> Int[np.ndarray, "k"]:
-  """Index of each row's end token.
+  """Index of each row's end token, where its feature is read off.
 
   Args:
     token_ids: Rows that hold an end token.
     eos_token_id: The first such token of a row is its end. But the value 2,
       which OpenAI's converted checkpoints carry by mistake, means "where the
-      highest id stands", as those models have always been read.
+      highest id stands", as those models have always been read. None means the
+      last position, as in SigLIP.
 
   Raises:
     ValueError: if a row has no end token.
   """
   ids = np.asarray(token_ids)
+  if eos_token_id is None:
+    return np.full(len(ids), ids.shape[1] - 1, np.int32)
   if eos_token_id == _LEGACY_END:
     return ids.argmax(axis=1).astype(np.int32)
   is_end = ids == eos_token_id
@@ -310,12 +325,13 @@ def _context_in_front(num_context, class_position):
   return counts[class_position]
 
 
-def _place_name(row, num_context, name_length, in_front):
+def _place_name(row, first, num_context, name_length, in_front):
   """A row start-context-name-rest with the name moved into the context."""
-  start, context = row[:1], row[1:1 + num_context]
-  name = row[1 + num_context:][:name_length]
-  rest = row[1 + num_context + name_length:]
+  start, context = row[:first], row[first:first + num_context]
+  name = row[first + num_context:][:name_length]
+  rest = row[first + num_context + name_length:]
   moved = start + context[:in_front] + name + context[in_front:] + rest
   positions = [
-      1 + i + (name_length if i >= in_front else 0) for i in range(num_context)]
+      first + i + (name_length if i >= in_front else 0)
+      for i in range(num_context)]
   return moved, positions

@@ -1,18 +1,21 @@
 """The two towers of CLIP as Linen modules, and as pure functions of arrays.
 
-Parameter names are those of Hugging Face's Flax CLIP, so that its weights load
-unrenamed. Computation follows the dtype of the parameters; softmax and layer
-norm never go below float32.
+The functions serve every model whose configuration is a `ClipConfig`; that of
+SigLIP brings an image tower of its own. Parameter names are those of Hugging
+Face's Flax CLIP, so that its weights load unrenamed. Computation follows the
+dtype of the parameters; softmax and layer norm never go below float32.
 
 Radford et al., Learning Transferable Visual Models From Natural Language
 Supervision, ICML 2021.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import math
 from typing import ClassVar, NamedTuple
 
 from flax import linen as nn
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
@@ -95,6 +98,9 @@ class ClipConfig:
   # Where the parameters of the projections lie in the tree.
   image_projection: ClassVar[tuple[str, ...]] = ("visual_projection",)
   text_projection: ClassVar[tuple[str, ...]] = ("text_projection",)
+  projection_bias: ClassVar[bool] = False
+  initial_logits: ClassVar[Mapping[str, float]] = {
+      "logit_scale": math.log(1 / 0.07)}
 
   def __post_init__(self):
     if self.image_size % self.patch_size:
@@ -125,7 +131,13 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
   return jax.nn.gelu(x, approximate=False)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
+def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+  """GELU approximated with the hyperbolic tangent."""
+  return jax.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu,
+               "gelu_pytorch_tanh": gelu_tanh}
 
 
 def causal_mask(length: int) -> Bool[Array, "t t"]:
@@ -138,19 +150,24 @@ def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _layer_norm(epsilon, name):
+def layer_norm(epsilon: float, name: str) -> nn.Module:
+  """Layer norm over the last axis."""
   # The one-pass variance of Linen's default loses digits that the parity with
   # PyTorch needs.
   return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
 
 
 class Attention(nn.Module):
-  """Multi-head self-attention; `mask` is True where attention is allowed."""
+  """Multi-head attention to `source`, or to `x` itself if that is None.
+
+  `mask` is True where attention is allowed.
+  """
 
   config: TowerConfig
 
   @nn.compact
-  def __call__(self, x, mask=None):
+  def __call__(self, x, mask=None, source=None):
+    source = x if source is None else source
     width, heads = self.config.width, self.config.heads
     init = nn.initializers.normal(width**-0.5)
     # Heads before tokens: XLA's batched matmul is fastest when the axes that
@@ -158,8 +175,8 @@ class Attention(nn.Module):
     split = lambda a: a.reshape(
         *a.shape[:-1], heads, width // heads).swapaxes(-2, -3)
     dense = lambda name: nn.Dense(width, kernel_init=init, name=name)
-    query, key, value = (
-        split(dense(name)(x)) for name in ("q_proj", "k_proj", "v_proj"))
+    query = split(dense("q_proj")(x))
+    key, value = (split(dense(name)(source)) for name in ("k_proj", "v_proj"))
     scores = query @ key.swapaxes(-1, -2)
     scores = at_least_float32(scores) * (width // heads)**-0.5
     if mask is not None:
@@ -194,9 +211,9 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x, mask=None):
     epsilon = self.config.layer_norm_eps
-    normed = _layer_norm(epsilon, "layer_norm1")(x)
+    normed = layer_norm(epsilon, "layer_norm1")(x)
     x = x + Attention(self.config, name="self_attn")(normed, mask)
-    normed = _layer_norm(epsilon, "layer_norm2")(x)
+    normed = layer_norm(epsilon, "layer_norm2")(x)
     return x + Mlp(self.config, name="mlp")(normed)
 
 
@@ -273,9 +290,13 @@ class TextTower(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-  """A convolution whose stride is its kernel size, written as one matmul."""
+  """A convolution whose stride is its kernel size, written as one matmul.
+
+  What is left of the image after the last whole patch is not seen.
+  """
 
   config: ClipConfig
+  use_bias: bool = False
 
   @nn.compact
   def __call__(self, pixels):
@@ -283,10 +304,15 @@ class PatchEmbedding(nn.Module):
     init = nn.initializers.normal((3 * side * side)**-0.5)
     kernel = self.param("kernel", init, (side, side, 3, width))
     grid = self.config.image_size // side
-    patches = pixels.reshape(-1, grid, side, grid, side, 3)
+    patches = pixels[:, :grid * side, :grid * side]
+    patches = patches.reshape(-1, grid, side, grid, side, 3)
     patches = patches.transpose(0, 1, 3, 2, 4, 5)
     patches = patches.reshape(-1, grid * grid, 3 * side * side)
-    return patches @ kernel.reshape(-1, width)
+    x = patches @ kernel.reshape(-1, width)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (width,))
+      x = x + bias[None, None]
+    return x
 
 
 class VisionEmbeddings(nn.Module):
@@ -318,30 +344,32 @@ class VisionTower(nn.Module):
     vision = self.config.vision
     x = VisionEmbeddings(self.config, name="embeddings")(pixels)
     # The missing letter is the checkpoint's.
-    x = _layer_norm(vision.layer_norm_eps, "pre_layrnorm")(x)
+    x = layer_norm(vision.layer_norm_eps, "pre_layrnorm")(x)
     x = Encoder(vision, name="encoder")(x)
     return Pooled(
-        _layer_norm(vision.layer_norm_eps, "post_layernorm")(x[:, 0]))
+        layer_norm(vision.layer_norm_eps, "post_layernorm")(x[:, 0]))
 
 
 def init(config: ClipConfig, key: Key[Array, ""]) -> Params:
-  """Fresh parameters (float32) in the layout of Hugging Face's Flax CLIP."""
+  """Fresh parameters (float32), in the layout that the module describes."""
   text_key, vision_key, text_out, visual_out = jax.random.split(key, 4)
   side = config.image_size
-  text = TextTower(config).init(
+  text = config.text_tower().init(
       text_key, jnp.zeros((1, 1), int), jnp.zeros((1,), int),
       method="from_tokens")
-  vision = VisionTower(config).init(vision_key, jnp.zeros((1, side, side, 3)))
-  project = lambda key, width: {
-      "kernel": jax.random.normal(key, (width, config.projection)) * width**-0.5
-  }
-  return {
-      "text_model": text["params"],
-      "vision_model": vision["params"],
-      "text_projection": project(text_out, config.text.width),
-      "visual_projection": project(visual_out, config.vision.width),
-      "logit_scale": jnp.asarray(math.log(1 / 0.07)),
-  }
+  vision = config.image_tower().init(
+      vision_key, jnp.zeros((1, side, side, 3)))
+  flat = traverse_util.flatten_dict(
+      {"text_model": text["params"], "vision_model": vision["params"]})
+  for key, path, width in (
+      (text_out, config.text_projection, config.text.width),
+      (visual_out, config.image_projection, config.pooled_sizes[0])):
+    flat[(*path, "kernel")] = (
+        jax.random.normal(key, (width, config.projection)) * width**-0.5)
+    if config.projection_bias:
+      flat[(*path, "bias")] = jnp.zeros(config.projection)
+  logits = {k: jnp.asarray(v) for k, v in config.initial_logits.items()}
+  return traverse_util.unflatten_dict(flat) | logits
 
 
 def token_embeddings(

@@ -223,6 +223,11 @@ class ModelTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, r"\[n, 6, 6, 3\] expected"):
       model.image_features(pixels[:, :5])
 
+  def test_only_squares_can_be_of_another_size(self):
+    model = checkpoint.load(tiny.write(self.create_tempdir().full_path))
+    with self.assertRaisesRegex(ValueError, "keep their aspect; only squares"):
+      checkpoint.at_image_size(model, 6)
+
 
 class PrecisionTest(parameterized.TestCase):
 
@@ -336,12 +341,12 @@ class RefusalTest(parameterized.TestCase):
     self._refuses(r"configuration describes:(\n  [^\n]+){20}\n  and \d+ more$")
 
   def test_another_kind_of_model(self):
-    tiny.write(self.folder, settings={"model_type": "siglip"})
-    self._refuses("type 'siglip'; supported are 'clip'")
+    tiny.write(self.folder, settings={"model_type": "siglip2"})
+    self._refuses("type 'siglip2'; supported are 'clip', 'siglip' and")
 
   @parameterized.parameters(
       ("vision_config", {"num_channels": 4}, "4 channels"),
-      ("text_config", {"hidden_act": "relu"}, "choose from: gelu, quick_gelu"))
+      ("text_config", {"hidden_act": "relu"}, "choose from: gelu, .*quick_ge"))
   def test_unsupported_settings(self, tower, changes, message):
     settings = copy.deepcopy(tiny.SETTINGS)
     settings[tower] |= changes

@@ -116,6 +116,20 @@ class LoadTest(absltest.TestCase):
         eos_token_id=model.config.eos_token_id)
     self.assertEqual(bank.end_positions.tolist(), [4, 4])
     self.assertEqual(model.text_features(bank).shape, (2, 5))
+    # What comes before the projections, put through those of the file.
+    weights = theirs(params)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3), np.uint8)
+    pooled = model.pooled(pixels)
+    self.assertIsNone(pooled.residual)
+    encode = prompts.context_encoder(model.config, model.params, bank)
+    context = prompts.initial_context(model.params, bank)
+    for pooled, matrix, features in (
+        (pooled.activations, "visual.proj", model.image_features(pixels)),
+        (encode.pooled(context), "text_projection", encode(context))):
+      embeds = np.asarray(pooled) @ weights[matrix]
+      np.testing.assert_allclose(
+          features, embeds / np.linalg.norm(embeds, axis=-1, keepdims=True),
+          atol=1e-6)
 
   def test_an_absent_tokenizer_is_fetched(self):
     self._write(vocab_size=1000)
@@ -236,7 +250,8 @@ class SettingsTest(parameterized.TestCase):
        "text_cfg has hf_model_name='roberta-base'"),
       ({"text_cfg": {"embed_cls": True}}, "embed_cls=True"),
       ({"multimodal_cfg": {"width": 8}}, "model_cfg has multimodal_cfg="),
-      ({"custom_text": True}, "custom_text=True"),
+      ({"custom_text": True, "init_logit_bias": -10},
+       "init_logit_bias=-10; load a SigLIP from its Hugging Face form"),
       ({"embed_dim": None}, "model_cfg has no embed_dim"),
   )
   def test_other_architectures_are_refused(self, changes, message):

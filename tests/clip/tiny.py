@@ -1,4 +1,4 @@
-"""A tiny random CLIP and the files of a checkpoint that holds it."""
+"""A tiny random CLIP, a SigLIP, and the files of checkpoints with them."""
 
 import json
 import pathlib
@@ -9,6 +9,7 @@ from safetensors import numpy as safetensors
 
 from jaxcal.clip import layout
 from jaxcal.clip import towers
+from tests.clip import make_oracle
 
 CONFIG = towers.ClipConfig(
     text=towers.TowerConfig(width=16, layers=2, heads=2, mlp_width=24),
@@ -48,6 +49,19 @@ def write(folder, tensors=None, settings=SETTINGS):
   write_json(folder / "config.json", settings)
   safetensors.save_file(tensors, folder / "model.safetensors")
   return folder
+
+
+def siglip_weights():
+  """Those of the stored SigLIP, under their names in PyTorch."""
+  return {key.removeprefix("weights/"): array
+          for key, array in make_oracle.read("siglip").items()
+          if key.startswith("weights/")}
+
+
+def write_siglip(folder, tensors=None, **changes):
+  """Writes the stored SigLIP; `changes` go into config.json."""
+  settings = json.loads(str(make_oracle.read("siglip")["config"])) | changes
+  return write(folder, tensors or siglip_weights(), settings)
 
 
 def write_json(path, content):

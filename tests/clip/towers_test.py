@@ -55,19 +55,22 @@ class ParityTest(parameterized.TestCase):
 
   @parameterized.parameters(*make_oracle.CONFIGS)
   def test_stored_outputs_of_the_pytorch_towers(self, case):
-    with np.load(make_oracle.PATH) as oracle:
-      mine = {
-          key.removeprefix(f"{case}/"): oracle[key]
-          for key in oracle if key.startswith(f"{case}/")}
+    mine = make_oracle.read(case)
     folder = pathlib.Path(self.create_tempdir().full_path)
     (folder / "config.json").write_text(str(mine.pop("config")))
-    safetensors.save_file(
-        {key.removeprefix("weights/"): mine.pop(key)
-         for key in list(mine) if key.startswith("weights/")},
-        folder / "model.safetensors")
+    weights = {key.removeprefix("weights/"): mine.pop(key)
+               for key in list(mine) if key.startswith("weights/")}
+    safetensors.save_file(weights, folder / "model.safetensors")
     model = checkpoint.load(folder)
     ours = answers(model, mine.pop("pixels"), mine.pop("token_ids"))
     self.assert_same(ours, mine)
+    # What comes before the projection, put through the one of the file.
+    for side, matrix in (("image", "visual_projection.weight"),
+                         ("text", "text_projection.weight")):
+      embeds = np.asarray(ours[f"{side}_pooled"]) @ weights[matrix].T
+      np.testing.assert_allclose(
+          embeds / np.linalg.norm(embeds, axis=-1, keepdims=True),
+          mine[f"{side}_embeds"], rtol=1e-5, atol=1e-5)
 
   @parameterized.parameters(
       ("legacy", 11, {}), ("first", 12, {}),
@@ -137,6 +140,10 @@ class TowersTest(parameterized.TestCase):
           towers.gelu(jnp.asarray(x)), x * scipy.special.ndtr(x), atol=1e-14)
       np.testing.assert_allclose(
           towers.quick_gelu(jnp.asarray(x)), x * scipy.special.expit(1.702 * x),
+          atol=1e-14)
+      inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+      np.testing.assert_allclose(
+          towers.gelu_tanh(jnp.asarray(x)), x * (1 + np.tanh(inner)) / 2,
           atol=1e-14)
 
   def test_features_have_unit_norm(self):
@@ -259,7 +266,7 @@ class TowersTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "16 does not split into 3 heads"):
       towers.TowerConfig(width=16, layers=1, heads=3, mlp_width=4)
     with self.assertRaisesRegex(
-        ValueError, "unknown activation 'relu'; choose from: gelu, quick_gelu"):
+        ValueError, "unknown activation 'relu'; choose from: gelu, .*quick_ge"):
       towers.TowerConfig(
           width=4, layers=1, heads=2, mlp_width=4, activation="relu")
     with self.assertRaisesRegex(ValueError, "6 pixels does not split"):

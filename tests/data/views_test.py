@@ -238,6 +238,19 @@ class CleanViewTest(parameterized.TestCase):
         self.resized(image, exact, crop=24),
     )
 
+  # A square of the model's size, as SigLIP has it, whatever the image's shape;
+  # 33 stands for a size that patches do not divide.
+  @parameterized.parameters((40, 50, 32), (50, 17, 32), (20, 63, 33))
+  def test_a_square_that_does_not_keep_the_aspect(self, height, width, side):
+    image = _image(height, width, seed=side)
+    view = _clean_view(image, (64, 64), resize=(side, side), crop=side)
+    pillow = _pillow(image, side, side, "bicubic")
+    self.assertEqual(view.shape, (side, side, 3))
+    self.assertLessEqual(np.abs(view.astype(int) - pillow).max(), 1)
+    # Another thing than the centre of an image that keeps its aspect.
+    other = _clean_view(image, (64, 64), resize=side, crop=side)
+    self.assertGreater(np.abs(view.astype(int) - other).max(), 30)
+
   @parameterized.parameters(
       (dict(resample="cubic"), "filter 'cubic'; choose from: bicubic, bil"),
       (dict(offset="ceil"), "offset 'ceil'; choose from: floor, round"),
@@ -407,6 +420,14 @@ class MakeViewsTest(parameterized.TestCase):
     np.testing.assert_array_equal(
         made[0], _clean_view(_image(), resize=16, crop=16)
     )
+
+  def test_a_square_clean_view_leaves_the_random_ones_alone(self):
+    square = _make_views(
+        _image(), dataclasses.replace(_PLAIN, resize=(16, 16)))
+    pillow = _pillow(_image(), 16, 16, "bicubic")
+    self.assertLessEqual(np.abs(square[0].astype(int) - pillow).max(), 1)
+    np.testing.assert_array_equal(
+        square[1:], _make_views(_image(), _PLAIN)[1:])
 
   def test_a_view_does_not_depend_on_how_many_there_are(self):
     few = dataclasses.replace(_PLAIN, num_views=6)

@@ -17,6 +17,7 @@ from jaxcal.features import extract
 from jaxcal.features import store as stores
 from jaxcal.testbed import sets
 from jaxcal.testbed import shipped
+from tests.clip import tiny
 
 _RECIPE = views.Recipe(size=48, resize=48, num_views=4)
 _SEED = 3
@@ -260,6 +261,51 @@ class FromStoreTest(parameterized.TestCase):
         ValueError, rf"{sizes[0]} \+ {sizes[1]} values.*\(2, 7\)"):
       list(extract.from_store(
           store, [[0, 1]], config=_Sizes(*sizes), mesh=_mesh(1), batch_size=2))
+
+
+class ResidualTest(absltest.TestCase):
+
+  def test_from_images_through_a_store(self):
+    """A SigLIP, whose image tower adds a residual to its projection."""
+    model = checkpoint.load(
+        tiny.write_siglip(self.create_tempdir().full_path))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8)
+    images = image_sets.ImageSet(
+        "noise", ("a",), ("0", "1", "2"), np.zeros(3, np.int32),
+        pixels.__getitem__)
+    recipe = views.Recipe(size=14, resize=(14, 14), num_views=2)
+    batches = [[0, 2], [1]]
+    found = list(extract.from_images(
+        model, images, batches, recipe=recipe, seed=_SEED, mesh=_mesh(2),
+        batch_size=1, num_threads=1))
+    clean = np.stack([_views(images, i, recipe)[0] for i in range(3)])
+    expected = model.pooled(clean)
+    store = stores.create(self.create_tempdir().full_path, stores.Manifest(
+        "m", "f", "noise", stores.data_fingerprint(images), {}, 0, "float32", 3,
+        2, model.config.projection, sum(model.config.pooled_sizes), "float32",
+        chunk_size=2), images)
+    stored = np.concatenate([
+        extract.join_pooled(sharding.gather_local(batch.pooled))[batch.mask]
+        for batch in found])[[0, 2, 1]]
+    features = np.concatenate([
+        np.asarray(batch.view_features)[batch.mask] for batch in found])
+    features = features[[0, 2, 1]]
+    for chunk, rows in enumerate((slice(0, 2), slice(2, 3))):
+      stores.write_chunk(store, chunk, features[rows], stored[rows])
+    again = list(extract.from_store(
+        store, batches, config=model.config, mesh=_mesh(2), batch_size=1))
+    for batch in found + again:
+      at = batch.positions
+      np.testing.assert_allclose(
+          batch.pooled.activations, expected.activations[at], atol=1e-5)
+      np.testing.assert_allclose(
+          batch.pooled.residual, expected.residual[at], atol=1e-5)
+      embeds = towers.project(
+          batch.pooled.activations,
+          towers.image_projection(model.config, model.params),
+          batch.pooled.residual)
+      np.testing.assert_allclose(
+          batch.view_features[:, 0], towers.normalize(embeds), atol=1e-5)
 
 
 class BatchesOfTest(parameterized.TestCase):
