@@ -14,6 +14,7 @@ from jaxcal import sharding
 from jaxcal.adapt import objectives
 from jaxcal.cli import answering
 from jaxcal.cli import experiment
+from jaxcal.cli import held_out
 from jaxcal.cli import posteriors
 from jaxcal.recalibration import temperature
 from jaxcal.report import figures
@@ -51,7 +52,7 @@ def main() -> None:
   methods = _settings(config.method)
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
-  validation = _validation_sets(config)
+  validation = _validation_sets(config, sets_by_name)
   unknown = _unknown_set(config)
   model = experiment.load_model(config.model)
   posterior = posteriors.load(config.posterior, model)
@@ -89,19 +90,20 @@ def _answer(config, model, methods, about, predictions, images, place, *,
         on_batch=lambda done, _: bar.update(done - bar.n)), maxlen=0)
 
 
-def _validation_sets(config):
+def _validation_sets(config, sets_by_name):
   """Images whose labels choose a temperature, by the name of their set."""
-  if config.temperature.split is None:
+  split, limit = config.temperature.split, config.temperature.limit
+  if split is None:
     return {}
-  if config.data.store is not None:
-    raise ValueError("config.temperature.split needs images, which a store "
-                     "does not have; leave out config.data.store")
-  if config.temperature.split == config.data.split:
-    raise ValueError(f"config.temperature.split and config.data.split are both "
-                     f"{config.data.split!r}: a temperature must not be chosen "
-                     "on the images that it is judged by")
-  return experiment.load_sets(experiment.with_data(
-      config, split=config.temperature.split, limit=config.temperature.limit))
+  if split == config.data.split:
+    raise ValueError("config.temperature.split and config.data.split are both "
+                     f"{split!r}: a temperature must not be chosen on the "
+                     "images that it is judged by")
+  validation = {}
+  for name, (data, images) in zip(config.data.name, sets_by_name.items()):
+    validation[data], = held_out.load(
+        config, images, [name], split=split, limit=limit)
+  return validation
 
 
 def _unknown_set(config):

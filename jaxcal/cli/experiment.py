@@ -35,6 +35,8 @@ from jaxcal.report import summary
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.testbed import shipped
 
+# How a flag says that a text field is None.
+_NO_TEXT = ("", "none", "None")
 # Fields that do not change the numbers, so that a run may go on with others.
 FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
         "config.data.root", "config.data.store", "config.posterior.folder")
@@ -99,10 +101,14 @@ def checked_config(example: str) -> config_lib.ExperimentConfig:
 
 
 def check(config: config_lib.ExperimentConfig) -> None:
-  """Splits names that a flag handed over as one, and checks every field."""
+  """Reads names and "none" as a flag hands them over; checks every field."""
   for part in (config.data, config.method):
     part.name = tuple(
         name.strip() for joined in part.name for name in joined.split(","))
+  for part in (config.data, config.posterior, config.temperature):
+    for field in dataclasses.fields(part):
+      if field.default is None and getattr(part, field.name) in _NO_TEXT:
+        setattr(part, field.name, None)
   config_lib.validate(config)
 
 
@@ -124,6 +130,19 @@ def join_processes() -> None:
     raise ValueError("--coordinator=HOST:PORT needs --num_processes and "
                      f"--process_id from 0 to one less, got {numbers}")
   jax.distributed.initialize(_COORDINATOR.value, *numbers)
+
+
+def refuse_processes() -> None:
+  """For what one process does, with all of its devices.
+
+  Raises:
+    ValueError: the flags ask for several.
+  """
+  if (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value) != (
+      None, None, None):
+    raise ValueError("this is done by one process, with all of its devices; "
+                     "leave out --coordinator, --num_processes and "
+                     "--process_id")
 
 
 def load_sets(config) -> dict[str, image_sets.ImageSet]:
@@ -274,7 +293,7 @@ def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
     ValueError: it holds a run with other settings.
   """
   fields = {name: value for name, value in settings.items()
-            if name.startswith("config.")}
+            if name.startswith(("config.", "flags."))}
   if OUTPUT.value:
     output = pathlib.Path(OUTPUT.value)
   else:
@@ -297,7 +316,7 @@ def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
 
 
 def _refuse_other_run(output, before, now):
-  decisive = ("config.", "model.", "posterior.", "provenance.source",
+  decisive = ("config.", "flags.", "model.", "posterior.", "provenance.source",
               "provenance.jax")
   changed = [
       f"{name} was {before.get(name)!r}, is {now.get(name)!r}"

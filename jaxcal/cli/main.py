@@ -61,8 +61,12 @@ def run() -> int:
     return 0
   # Only its tokenizers are used: no word about PyTorch not being there.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+  grouped = any(name.startswith(f"{arguments[0]} ") for name in COMMANDS)
+  words = 2 if grouped else 1
   name, rest = " ".join(arguments[:words]), arguments[words:]
+  if grouped and arguments[1:2] in ([], ["--help"], ["-h"], ["help"]):
+    print(overview())
+    return 0
   if name not in COMMANDS:
     return _fail(f"unknown command {name!r}; choose from: "
                  f"{', '.join(sorted(COMMANDS))}.")

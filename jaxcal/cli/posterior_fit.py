@@ -15,7 +15,9 @@ from jaxcal import parts as parts_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import provenance
 from jaxcal import sharding
+from jaxcal.adapt import bayesian
 from jaxcal.cli import experiment
+from jaxcal.cli import held_out
 from jaxcal.cli import pooled
 from jaxcal.cli import posteriors
 from jaxcal.clip import captions
@@ -23,9 +25,11 @@ from jaxcal.clip import towers
 from jaxcal.data import pairs as pairs_lib
 from jaxcal.data import tfds
 from jaxcal.features import extract
+from jaxcal.metrics import scoring
 from jaxcal.posterior import curvature
 from jaxcal.posterior import files
 from jaxcal.posterior import marginal
+from jaxcal.posterior import predictive
 from jaxcal.report import figures
 from jaxcal.report import tables
 from jaxcal.testbed import pairs as testbed_pairs
@@ -58,12 +62,21 @@ _CHOOSE = flags.DEFINE_enum(
 _PSEUDO_COUNTS = flags.DEFINE_list(
     "pseudo_counts", ["1", "4", "10", "40", "100", "400", "1000"],
     "to choose from, with --choose=validation")
+_FLAGS = ("pairs", "pairs_split", "caption", "num_pairs", "candidates",
+          "choose", "pseudo_counts")
 
 # A pair is one view where an evaluated image is 64 of them.
 _PAIRS_PER_IMAGE = 8
 # Of the released programs since their marginal likelihood was corrected.
 DEFAULT_PSEUDO_COUNT = 4.0
 _MOST_UNUSABLE = 0.5
+# Of so many, before a wrong source is noticed.
+_FIRST_PAIRS = 1000
+# What a folder may hold, and what lies in it until it is complete.
+_WORK = "work"
+_WRITTEN = ("factors.npz", "spectra.npz", "spectra.svg", "manifest.json",
+            "posterior.npz", "posterior.json", "priors.md", _WORK)
+_WRITTEN_WORK = ("about.json", "features", "sums.npz")
 # Of the prior precisions with the largest evidence, with --choose=validation.
 _PRIOR_FACTORS = (0.1, 1.0, 10.0, 100.0)
 
@@ -77,9 +90,7 @@ def help_text() -> str:
       "`jaxcal evaluate`, `sweep` and", "`posterior select`. An interrupted "
       "run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      "Flags:", *experiment.flag_help(
-          "pairs", "pairs_split", "caption", "num_pairs", "candidates", "choose", "pseudo_counts",
-          *(flag for flag in experiment.SHARED_FLAGS if flag != "output")),
+      "Flags:", *experiment.flag_help(*_FLAGS, "config", "overwrite", "debug"),
       "", "Fields of the config, with their defaults:",
       *experiment.field_help()])
 
@@ -87,15 +98,18 @@ def help_text() -> str:
 def main() -> None:
   """Fits the posterior that the flags describe."""
   config = experiment.checked_config(EXAMPLE)
+  experiment.refuse_processes()
   folder = folder_of(config)
   grid = _pseudo_counts()
-  if jax.process_count() > 1:
-    raise ValueError("a posterior is fitted by one process, with all of its "
-                     "devices")
+  if _CANDIDATES.value < 2:
+    raise ValueError(f"--candidates is {_CANDIDATES.value}, expected at least "
+                     "2: there must be something to tell apart")
+  validation = _validation_sets(config)
   model = experiment.load_model(config.model)
   pairs = load_pairs(config)
   about = _describe(config, model, pairs)
-  work = folder / "work"
+  clear(folder)  # late: a mistake in the flags costs no posterior
+  work = folder / _WORK
   _refuse_other(folder, work, about)
   if not (folder / "manifest.json").exists():
     features = _features(config, model, pairs, work / "features")
@@ -104,7 +118,7 @@ def main() -> None:
         "num_unusable": len(pairs.ids) - factors["image"].num_pairs})
   else:
     found = files.read(folder)
-  evidence = _choose(config, model, found, grid)
+  evidence = _choose(config, model, found, grid, validation)
   files.write(folder, found, evidence)
   shutil.rmtree(work, ignore_errors=True)
   report(folder, found, evidence)
@@ -145,6 +159,9 @@ def load_pairs(config) -> pairs_lib.PairSet:
 
 def _labelled(config):
   """All image sets of the config as one set of pairs."""
+  if config.data.store is not None:
+    raise ValueError("--pairs=labels needs images, which a store does not "
+                     "have; leave out config.data.store")
   templates = _CAPTION.value or [config.data.template]
   return pairs_lib.join([
       pairs_lib.labelled(images, templates)
@@ -153,23 +170,41 @@ def _labelled(config):
 
 
 def folder_of(config) -> pathlib.Path:
-  """Where the posterior goes; with --overwrite, empty."""
+  """Where the posterior goes.
+
+  Raises:
+    ValueError: no folder is named, or what is to be removed there is more than
+      a posterior.
+  """
   if config.posterior.folder is None:
     raise ValueError("config.posterior.folder is None: name the folder to "
                      "fill, with --config.posterior.folder=...")
+  if experiment.OUTPUT.value is not None:
+    raise ValueError("--output is not for a posterior: name the folder to fill "
+                     "with --config.posterior.folder=...")
   folder = pathlib.Path(config.posterior.folder)
-  if experiment.OVERWRITE.value and folder.exists():
-    _refuse_foreign(folder)
-    shutil.rmtree(folder)
+  foreign = _others(folder / _WORK, _WRITTEN_WORK)
+  if experiment.OVERWRITE.value:
+    foreign += _others(folder, _WRITTEN)
+  if foreign:
+    raise ValueError(
+        f"{folder} holds more than a posterior, which would be removed: "
+        f"{', '.join(foreign)}; name another --config.posterior.folder")
   return folder
 
 
-def _refuse_foreign(folder):
-  """Only what this command wrote may be removed."""
-  known = ("manifest.json", "work")
-  if any(folder.iterdir()) and not any(
-      (folder / name).exists() for name in known):
-    raise ValueError(f"{folder} holds no posterior; not removed")
+def clear(folder: pathlib.Path) -> None:
+  """With --overwrite, removes what `folder_of` has looked at."""
+  if experiment.OVERWRITE.value and folder.exists():
+    shutil.rmtree(folder)
+
+
+def _others(folder, written):
+  """Names of what lies in a folder and is not this command's."""
+  if not folder.exists():
+    return []
+  return sorted(path.name for path in folder.iterdir()
+                if path.name.removesuffix(".half") not in written)
 
 
 def _pseudo_counts():
@@ -177,7 +212,7 @@ def _pseudo_counts():
     counts = [float(text) for text in _PSEUDO_COUNTS.value]
   except ValueError as error:
     raise ValueError(f"--pseudo_counts: {error}") from error
-  if not counts or min(counts) <= 0:
+  if not counts or not all(0 < count < float("inf") for count in counts):
     raise ValueError(f"--pseudo_counts are {counts}, expected numbers > 0")
   return counts
 
@@ -209,7 +244,11 @@ def _refuse_other(folder, work, about):
   if not path.exists():
     path = work / "about.json"
   if path.exists():
-    before = json.loads(path.read_text(encoding="utf-8"))
+    try:
+      before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+      raise ValueError(f"{path} is damaged ({error}); --overwrite begins "
+                       "anew") from error
     changed = [f"{key} was {before.get(key)!r}, is {about[key]!r}"
                for key in about
                if key != "provenance" and before.get(key) != about[key]]
@@ -231,7 +270,7 @@ def _features(config, model, pairs, folder):
   mesh = sharding.data_mesh()
   rows = config.batch_size * _PAIRS_PER_IMAGE
   batches = extract.batches_of(todo, rows * mesh.devices.size)
-  unusable = []
+  unusable, broken, seen = [], 0, 0
   with experiment.progress("pairs", len(pairs.ids), "pair") as bar:
     bar.update(len(pairs.ids) - len(todo))
     found = extract.from_images(
@@ -241,11 +280,13 @@ def _features(config, model, pairs, folder):
     for asked, batch in zip(batches, found):
       _write_batch(folder, model, pairs, asked, batch)
       bar.update(len(asked))
+      broken += int((~batch.mask[:len(asked)]).sum())
+      seen += len(asked)
       _report_unusable(unusable, pairs)
+      if seen >= _FIRST_PAIRS:
+        _refuse_unusable(broken, seen, pairs)
   sound = parts_lib.gather(folder, "pair")["sound"]
-  if sound.mean() < 1 - _MOST_UNUSABLE:
-    raise ValueError(f"only {sound.sum()} of {len(sound)} images of "
-                     f"{pairs.name} could be read; is it the right source?")
+  _refuse_unusable((~sound).sum(), len(sound), pairs)
   image = jax.tree.map(lambda x: x[sound], pooled.gather(folder, "image"))
   return image, parts_lib.gather(folder, "text")["activations"][sound]
 
@@ -265,6 +306,12 @@ def _report_unusable(unusable, pairs):
   for position, reason in unusable:
     tqdm.tqdm.write(f"left out: {pairs.ids[position]}: {reason}")
   unusable.clear()
+
+
+def _refuse_unusable(broken, seen, pairs):
+  if broken > _MOST_UNUSABLE * seen:
+    raise ValueError(f"only {seen - broken} of {seen} images of {pairs.name} "
+                     "could be read; is it the right source?")
 
 
 def _factors(config, model, features, work):
@@ -323,25 +370,32 @@ def _load_sums(work, sums):
         for side in sums}
 
 
-def _choose(config, model, found, grid):
+def _validation_sets(config):
+  """Images by whose labels to choose, if --choose says so."""
+  if _CHOOSE.value == "evidence":
+    return []
+  split, limit = config.temperature.split, config.temperature.limit
+  if split in (None, config.data.split):
+    raise ValueError("--choose=validation needs labels to choose by: name a "
+                     "split other than config.data.split with "
+                     "--config.temperature.split=...")
+  return [images for name, target in zip(
+      config.data.name, experiment.load_sets(config.data).values())
+          for images in held_out.load(
+              config, target, [name], split=split, limit=limit)]
+
+
+def _choose(config, model, found, grid, validation):
   """The pseudo-data count and prior precisions that --choose asks for."""
   count = config.posterior.pseudo_count or DEFAULT_PSEUDO_COUNT
   if _CHOOSE.value == "evidence":
     return files.maximise_evidence(found, count)
-  if config.temperature.split in (None, config.data.split):
-    raise ValueError("--choose=validation needs labels to choose by: name a "
-                     "split other than config.data.split with "
-                     "--config.temperature.split=...")
-  tasks = [
-      pooled.task(config, model, images)
-      for images in experiment.load_sets(experiment.with_data(
-          config, split=config.temperature.split,
-          limit=config.temperature.limit)).values()]
+  tasks = [pooled.task(config, model, images) for images in validation]
   evidence = {count: files.maximise_evidence(found, count) for count in grid}
 
   def score(pseudo_count, factor):
     chosen = files.scaled(evidence[pseudo_count], factor)
-    return np.mean([posteriors.validation_nll(
+    return np.mean([_validation_nll(
         files.posterior(found, chosen), model, one) for one in tasks])
 
   best = marginal.grid_search(grid, _PRIOR_FACTORS, score)
@@ -350,6 +404,25 @@ def _choose(config, model, found, grid):
           for factor, nll in zip(_PRIOR_FACTORS, scores)]
   print(tables.markdown(rows, tables.VALIDATION), end="\n\n")
   return files.scaled(evidence[best.pseudo_count], best.prior_precision)
+
+
+def _validation_nll(posterior, model, task):
+  """Mean NLL in nats of the full-covariance answers to labelled images."""
+  maps = posteriors.projections(model)
+  scale = jnp.exp(model.params["logit_scale"])
+  return float(_nll(posterior, maps, scale, task))
+
+
+@jax.jit
+def _nll(posterior, maps, scale, task):
+  texts = bayesian.embed(task.texts, maps["text"], posterior.text)
+  images = bayesian.embed(
+      task.images.activations, maps["image"], posterior.image,
+      task.images.residual)
+  logits = jax.vmap(
+      lambda image: predictive.probit_logits(predictive.prob_cosine_full(
+          image, texts, posterior, scale)))(images)
+  return scoring.negative_log_likelihood(logits, task.labels).mean()
 
 
 def report(folder, found: files.Fitted, evidence: files.Evidence) -> None:

@@ -41,8 +41,9 @@ def help_text() -> str:
 def main(source: str) -> None:
   """Imports the factors that lie in a folder."""
   config = experiment.checked_config(EXAMPLE)
+  experiment.refuse_processes()
   folder = posterior_fit.folder_of(config)
-  if (folder / "manifest.json").exists():
+  if (folder / "manifest.json").exists() and not experiment.OVERWRITE.value:
     raise ValueError(f"{folder} holds a posterior already; give another "
                      "--config.posterior.folder, or --overwrite to remove it")
   found = released.read_folder(source)
@@ -64,6 +65,7 @@ def main(source: str) -> None:
   if model is not None:
     posteriors.check(files.posterior(fitted, evidence),
                      {"model_fingerprint": model.fingerprint}, model, source)
+  posterior_fit.clear(folder)
   files.write(folder, fitted, evidence)
   posterior_fit.report(folder, fitted, evidence)
   text = tables.markdown(

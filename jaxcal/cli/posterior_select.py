@@ -1,7 +1,9 @@
 """`jaxcal posterior select`: which images to label, and what that brings."""
 
+from collections.abc import Sequence
 import json
 import pathlib
+from typing import NamedTuple
 
 from absl import flags
 import jax.numpy as jnp
@@ -9,9 +11,11 @@ import numpy as np
 
 from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
+from jaxcal.cli import held_out
 from jaxcal.cli import pooled
 from jaxcal.cli import posteriors
 from jaxcal.clip import towers
+from jaxcal.data import image_set as image_sets
 from jaxcal.posterior import files
 from jaxcal.posterior import finetuning
 from jaxcal.posterior import model as models
@@ -46,6 +50,15 @@ _EPOCHS = flags.DEFINE_integer("epochs", 100, "of AdamW, as published")
 _FLAGS = ("strategies", "budgets", "seeds", "pool", "pool_split", "pool_limit",
           "metric", "samples", "learning_rate", "epochs")
 
+
+class _Data(NamedTuple):
+  """An image set, and those beside it that share none of its images."""
+
+  target: image_sets.ImageSet
+  pools: Sequence[image_sets.ImageSet]
+  validation: image_sets.ImageSet | None
+
+
 _SCORES = {"accuracy": "accuracy %", "ece": "ECE %", "nll": "NLL"}
 
 
@@ -59,18 +72,22 @@ def help_text() -> str:
       "selected-SET.json (ids in the order", "of choosing) and the answers "
       "after tuning. An interrupted run goes on where it", "stopped.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      "Flags:", *experiment.flag_help(*_FLAGS, *experiment.SHARED_FLAGS), "",
+      "Flags:", *experiment.flag_help(
+          *_FLAGS, "config", "output", "overwrite", "debug"), "",
       "Fields of the config, with their defaults:", *experiment.field_help()])
 
 
 def main() -> None:
   """Runs the selection that the flags describe."""
   config = experiment.checked_config(EXAMPLE)
-  budgets = _checked_numbers()
+  experiment.refuse_processes()
+  budgets = _checked_flags()
   if config.posterior.folder is None:
     raise ValueError("config.posterior.folder is None: name a posterior of "
                      "`jaxcal posterior fit`")
-  sets_by_name = experiment.load_sets(config.data)
+  every = [_data(config, name, target, budgets[-1])
+           for name, target in zip(
+               config.data.name, experiment.load_sets(config.data).values())]
   model = experiment.load_model(config.model)
   chosen = posteriors.load(config.posterior, model)
   about = experiment.describe(config, model, chosen) | {
@@ -78,15 +95,16 @@ def main() -> None:
       if name not in ("strategies", "budgets", "seeds")}
   output = experiment.output_folder(about)
   rows = []
-  for data, images in sets_by_name.items():
-    folder = output / "answers" / data
-    _fill(config, model, chosen, images, budgets, about, folder)
-    rows += _rows(folder, data, budgets, experiment.conventions(config.metrics))
-    _write_selected(output, data, folder, budgets)
+  for data in every:
+    name = data.target.name
+    folder = output / "answers" / name
+    _fill(config, model, chosen, data, budgets, about, folder)
+    rows += _rows(folder, name, budgets, experiment.conventions(config.metrics))
+    _write_selected(output, name, folder, budgets)
   _write_report(output, rows)
 
 
-def _checked_numbers():
+def _checked_flags():
   """The budgets; refuses flags that are out of range."""
   try:
     budgets = sorted({int(text) for text in _BUDGETS.value})
@@ -94,10 +112,20 @@ def _checked_numbers():
     raise ValueError(f"--budgets: {error}") from error
   if not budgets or budgets[0] < 1:
     raise ValueError(f"--budgets are {budgets}, expected numbers of at least 1")
-  for name in _STRATEGIES.value:
+  strategies = _STRATEGIES.value
+  for name in strategies:
     if name not in selection.STRATEGIES:
       raise ValueError(f"unknown strategy {name!r}; choose from: "
                        f"{', '.join(selection.STRATEGIES)}.")
+  if not strategies or len(set(strategies)) < len(strategies):
+    raise ValueError(f"--strategies are {strategies}, expected one at least "
+                     "and none twice")
+  if _POOL.value is not None and not all(_POOL.value or [""]):
+    raise ValueError("--pool names no image set; leave it out to take another "
+                     "split of the target")
+  if not _LEARNING_RATE.value >= 0:
+    raise ValueError(f"--learning_rate is {_LEARNING_RATE.value}, expected at "
+                     "least 0")
   for name, least in (("seeds", 1), ("samples", 2), ("epochs", 1),
                       ("pool_limit", 0)):
     if flags.FLAGS[name].value < least:
@@ -106,7 +134,24 @@ def _checked_numbers():
   return budgets
 
 
-def _fill(config, model, chosen, images, budgets, about, folder):
+def _data(config, name, target, budget):
+  """What belongs to a target; refuses a pool that is too small."""
+  pools = held_out.load(
+      config, target, _POOL.value or [name], split=_POOL_SPLIT.value,
+      limit=_POOL_LIMIT.value)
+  available = sum(len(pool.ids) for pool in pools)
+  if budget > available:
+    raise ValueError(f"--budgets reach {budget}, but the pool of {target.name} "
+                     f"has {available} images")
+  if config.temperature.split is None:
+    return _Data(target, pools, None)
+  validation, = held_out.load(
+      config, target, [name], split=config.temperature.split,
+      limit=config.temperature.limit)
+  return _Data(target, pools, validation)
+
+
+def _fill(config, model, chosen, data, budgets, about, folder):
   """Answers of every strategy, seed and budget, and of the model before."""
   cells = [(strategy, seed, budget) for strategy in _STRATEGIES.value
            for seed in range(_SEEDS.value) for budget in budgets]
@@ -114,16 +159,14 @@ def _fill(config, model, chosen, images, budgets, about, folder):
           if predictions_lib.exists(folder / _name(*cell))]
   if len(done) == len(cells) and predictions_lib.exists(folder / "before"):
     return
-  problem, ids, target, validation = _problem(config, model, chosen, images,
-                                              folder / "features")
-  if budgets[-1] > len(ids):
-    raise ValueError(f"--budgets reach {budgets[-1]}, but the pool has "
-                     f"{len(ids)} images")
+  problem, validation = _problem(config, model, chosen, data,
+                                 folder / "features")
+  images, ids = data.target, [i for pool in data.pools for i in pool.ids]
 
   def save(name, cosines, **more):
     logits = predictive.probit_logits(cosines)
     predictions_lib.save(predictions_lib.Predictions(
-        np.asarray(logits, np.float32), target.labels, images.ids,
+        np.asarray(logits, np.float32), images.labels, images.ids,
         images.class_names, {},
         about | {"data": images.name, "method": name, **more}), folder / name)
 
@@ -146,19 +189,14 @@ def _name(strategy, seed, budget):
   return f"{strategy}-{budget}-{seed}"
 
 
-def _problem(config, model, chosen, images, folder):
-  """Pool, targets and model; ids of the pool; target and validation tasks."""
-  target = pooled.task(config, model, images, folder / "target")
-  pools = _other_sets(
-      config, images, _POOL.value or [images.name], _POOL_SPLIT.value,
-      _POOL_LIMIT.value)
+def _problem(config, model, chosen, data, folder):
+  """Pool, targets and model; and the validation images, if any."""
+  target = pooled.task(config, model, data.target, folder / "target")
   tasks = [pooled.task(config, model, one, folder / f"pool-{one.name}")
-           for one in pools]
+           for one in data.pools]
   validation = None
-  if config.temperature.split is not None:
-    held_out, = _other_sets(config, images, [images.name],
-                            config.temperature.split, config.temperature.limit)
-    task = pooled.task(config, model, held_out, folder / "validation")
+  if data.validation is not None:
+    task = pooled.task(config, model, data.validation, folder / "validation")
     validation = models.Labelled(models.Inputs(*task.images),
                                  jnp.asarray(task.labels))
   joined = models.Inputs(*tasks[0].images)
@@ -173,25 +211,7 @@ def _problem(config, model, chosen, images, folder):
       models.Inputs(*target.images),
       labels=np.concatenate([task.labels for task in tasks]),
       learner=learner, metric=_METRIC.value, num_samples=_SAMPLES.value)
-  ids = [i for one in pools for i in one.ids]
-  return problem, ids, target, validation
-
-
-def _other_sets(config, images, names, split, limit):
-  """Sets beside the target, with its classes and none of its images."""
-  loaded = list(experiment.load_sets(experiment.with_data(
-      config, name=tuple(names), split=split, limit=limit)).values())
-  for one in loaded:
-    if one.class_names != images.class_names:
-      raise ValueError(f"{one.name} has other classes than {images.name}; a "
-                       "pool must have those of its target")
-    shared = set(one.ids) & set(images.ids)
-    if shared:
-      raise ValueError(
-          f"{len(shared)} images are in the target {images.name} and in the "
-          f"split {split!r} of {one.name}, the first one {min(shared)!r}; "
-          "choose another split")
-  return loaded
+  return problem, validation
 
 
 def _model(model, chosen, texts):

@@ -9,13 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.adapt import bayesian
-from jaxcal.cli import pooled
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
-from jaxcal.metrics import scoring
 from jaxcal.posterior import files
 from jaxcal.posterior import laplace
-from jaxcal.posterior import predictive
 
 
 class Chosen(NamedTuple):
@@ -49,14 +46,23 @@ def load(config, model: checkpoint.Model) -> Chosen | None:
   folder = pathlib.Path(config.folder)
   if not folder.is_dir():
     raise FileNotFoundError(
-        f"no posterior in {folder}: `jaxcal posterior fit "
-        f"--config=... --posterior={folder}` fits one")
-  posterior, about = laplace.load(folder / "posterior")
+        f"no posterior in {folder}: `jaxcal posterior fit --config=... "
+        f"--config.posterior.folder={folder}` fits one")
+  if not (folder / "posterior.json").exists():
+    raise FileNotFoundError(
+        f"no complete posterior in {folder}; a `jaxcal posterior fit` that was "
+        "interrupted goes on when it is started again")
+  try:
+    posterior, about = laplace.load(folder / "posterior")
+  except (ValueError, KeyError) as error:
+    raise ValueError(f"the posterior in {folder} is damaged ({error}); start "
+                     "the command that wrote it again") from error
   check(posterior, about, model, folder)
   if config.pseudo_count is not None:
     found = files.read(folder)
     evidence = files.maximise_evidence(found, config.pseudo_count)
     posterior = files.posterior(found, evidence)
+    check(posterior, about, model, folder)
     about |= {"pseudo_count": evidence.pseudo_count,
               "prior_precision": evidence.prior_precision}
   return Chosen(posterior, json.loads(json.dumps(about)))
@@ -84,23 +90,3 @@ def head(chosen: Chosen, config, model: checkpoint.Model,
       jax.random.key(config.seed), (config.num_samples, num_classes))
   return bayesian.Head(chosen.posterior, maps["image"], maps["text"],
                        jnp.exp(model.params["logit_scale"]), noise)
-
-
-def validation_nll(posterior: laplace.Posterior, model: checkpoint.Model,
-                   task: pooled.Task) -> float:
-  """Mean NLL in nats of the full-covariance answers to labelled images."""
-  maps = projections(model)
-  scale = jnp.exp(model.params["logit_scale"])
-  return float(_nll(posterior, maps, scale, task))
-
-
-@jax.jit
-def _nll(posterior, maps, scale, task):
-  texts = bayesian.embed(task.texts, maps["text"], posterior.text)
-  images = bayesian.embed(
-      task.images.activations, maps["image"], posterior.image,
-      task.images.residual)
-  logits = jax.vmap(
-      lambda image: predictive.probit_logits(predictive.prob_cosine_full(
-          image, texts, posterior, scale)))(images)
-  return scoring.negative_log_likelihood(logits, task.labels).mean()

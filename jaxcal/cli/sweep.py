@@ -32,7 +32,9 @@ _SWEEP = flags.DEFINE_multi_string(
 
 # Rows do not say these: they belong to the whole sweep, and lie in run.json.
 _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
-              "linearisation", "data.root", "data.store", "data.limit")
+              "linearisation", "data.root", "data.store", "data.limit",
+              # Only `evaluate` looks at these.
+              "data.unknown", "temperature.")
 
 
 class _Variant(typing.NamedTuple):
@@ -70,8 +72,12 @@ def main() -> None:
   experiment.join_processes()
   load_model = _once(experiment.load_model)
   load_sets = _once(experiment.load_sets)
+  for variant in plan:  # before the work that could come in front of an error
+    posteriors.load(variant.config.posterior, load_model(variant.config.model))
   about = experiment.describe(
       config, load_model(config.model),
+      # Of several posteriors, each is in its own predictions.
+      None if "posterior.folder" in [axis.name for axis in axes] else
       posteriors.load(config.posterior, load_model(config.model)))
   output = experiment.output_folder(
       {name: value for name, value in about.items()

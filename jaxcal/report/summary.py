@@ -169,14 +169,19 @@ def detect(
         continue
       scores = jnp.concatenate(both)
       interval = statistics.bootstrap_interval(
-          lambda weights, scores=scores: selective.roc_area(
-              scores, foreign, weights=weights)[None],
+          lambda weights, scores=scores: _area(scores, foreign, weights)[None],
           len(foreign), key=jax.random.key(conventions.seed),
           num_samples=conventions.num_resamples, level=conventions.level)
       row |= {f"auroc_{name}": float(interval.estimate[0]),
               f"auroc_{name}_low": max(float(interval.low[0]), 0.0),
               f"auroc_{name}_high": min(float(interval.high[0]), 1.0)}
   return row
+
+
+def _area(scores, foreign, weights):
+  """The area, and that of a guess for a resample of one kind of image only."""
+  area = selective.roc_area(scores, foreign, weights=weights)
+  return jnp.where(jnp.isnan(area), 0.5, area)
 
 
 def bins_of(
