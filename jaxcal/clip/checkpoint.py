@@ -299,10 +299,7 @@ def _clip_config(settings):
 
 def _siglip_config(settings):
   import transformers
-  # The defaults of these lie outside the vocabulary, which draws warnings.
-  unused = {"bos_token_id": None, "eos_token_id": None}
-  full = transformers.SiglipConfig.from_dict(settings | {
-      "text_config": settings.get("text_config", {}) | unused})
+  full = transformers.SiglipConfig.from_dict(settings)
   text, vision = full.text_config, full.vision_config
   if not getattr(vision, "vision_use_head", True):
     raise ValueError("only a SigLIP with an attention pool is supported, but "
