@@ -1,9 +1,10 @@
 """What a posterior costs beside the similarities that every answer needs.
 
-Both forms of ProbCosine, the diagonal and the full one, need one matmul of
-images by classes, as the model's own logits do. The claim is on the diagonal
-form with its moderated softmax, from embeddings and their spreads on, over that
-matmul alone. Rows "with spreads" start at the activations.
+The diagonal and the full form of ProbCosine need one matmul of images by
+classes, as the model's own logits do; the tangent form needs four. The claim is
+on the diagonal form with its moderated softmax, from embeddings and their
+spreads on, over that matmul alone. Rows "with spreads" start at the
+activations.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from jaxcal.posterior import predictive
 _CEILING = 3.0
 _CHECKED = 20  # images and classes that are also computed the long way
 _FORMS = {"diagonal": predictive.prob_cosine,
-          "full": predictive.prob_cosine_full}
+          "full": predictive.prob_cosine_full,
+          "tangent": predictive.prob_cosine_tangent}
 
 
 def main():
@@ -138,21 +140,33 @@ def _by_pairs(form, images, texts, posterior, rows):
   b_image, b_text = posterior.image.b_inv, posterior.text.b_inv
   if form == "diagonal":
     b_image, b_text = (np.diag(np.diag(b)) for b in (b_image, b_text))
-  crossed = np.trace(b_image @ b_text)
-  answers = []
-  for x, q_x in zip(images.mean[rows], images.spread[rows]):
-    logits = []
-    for y, q_y in zip(texts.mean, texts.spread):
-      norms = (x @ x + q_x * np.trace(b_image)) * (
-          y @ y + q_y * np.trace(b_text))
+  side = _turning if form == "tangent" else _whole
+  images = [side(x, q * b_image)
+            for x, q in zip(images.mean[rows], images.spread[rows])]
+  logits = []
+  for y, q in zip(texts.mean, texts.spread):
+    y, y_shifted, y_cov = side(y, q * b_text)
+    for x, x_shifted, x_cov in images:
+      norms = (x @ x + np.trace(x_cov)) * (y @ y + np.trace(y_cov))
       variance = sizes.LOGIT_SCALE**2 / norms * (
-          q_y * (x @ b_text @ x) + q_x * (y @ b_image @ y) +
-          q_x * q_y * crossed)
-      logits.append(sizes.LOGIT_SCALE * (x @ y) / np.sqrt(norms) /
-                    np.sqrt(1 + np.pi / 8 * variance))
-    exponents = np.exp(logits - np.max(logits))
-    answers.append(exponents / exponents.sum())
-  return np.array(answers)
+          x @ y_cov @ x + y @ x_cov @ y + np.vdot(x_cov, y_cov))
+      logits.append(sizes.LOGIT_SCALE * (x_shifted @ y_shifted) /
+                    np.sqrt(norms) / np.sqrt(1 + np.pi / 8 * variance))
+  logits = np.reshape(logits, (len(texts.mean), -1)).T
+  exponents = np.exp(logits - logits.max(-1, keepdims=True))
+  return exponents / exponents.sum(-1, keepdims=True)
+
+
+def _whole(mean, covariance):
+  return mean, mean, covariance
+
+
+def _turning(mean, covariance):
+  """A mean, it shifted, and what of the covariance is across it."""
+  across = np.eye(len(mean)) - np.outer(mean, mean) / (mean @ mean)
+  turns = across @ covariance @ across
+  square = mean @ mean + np.trace(turns)
+  return mean, mean - across @ covariance @ mean / square, turns
 
 
 def _embed(seed, number, inputs, layer):

@@ -19,6 +19,7 @@ from jaxcal.typing import Float
 FORMS = {
     "diagonal": predictive.prob_cosine,
     "full": predictive.prob_cosine_full,
+    "tangent": predictive.prob_cosine_tangent,
 }
 
 

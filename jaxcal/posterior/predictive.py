@@ -3,7 +3,7 @@
 All functions are for one image and all classes. `jax.vmap` over images, with
 the texts and the posterior held fixed, computes what depends on those alone
 once: images x classes cost one similarity matmul and elementwise work, for the
-full covariance as for the diagonal.
+full covariance as for the diagonal, and four matmuls for the tangent form.
 
 Baumann et al., Post-hoc Probabilistic Vision-Language Models, ICLR 2026
 (BayesVLM). `logit_scale` is the factor of the cosines, the exponential of the
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcal.posterior import acquisition
 from jaxcal.posterior import curvature
 from jaxcal.posterior import laplace
 from jaxcal.typing import Array
@@ -195,7 +196,7 @@ def prob_cosine_full(
   outwards: what moves it along itself, and no cosine feels, counts here by the
   square of the cosine. Against sampled weights the median variance of small
   examples is right to 4 percent, single ones with cosines near one are up to
-  three times too large.
+  three times too large; `prob_cosine_tangent` mends that.
 
   References:
     Follows from Baumann et al., ICLR 2026. Differs from the released code in:
@@ -203,6 +204,76 @@ def prob_cosine_full(
   """
   return _cosines(image, texts, posterior.image.b_inv, posterior.text.b_inv,
                   logit_scale)
+
+
+def prob_cosine_tangent(
+    image: Embedding,
+    texts: Embedding,
+    posterior: laplace.Posterior,
+    logit_scale: Float[Array, ""],
+) -> Cosines:
+  r"""`prob_cosine_full` of what turns an embedding; what stretches it is gone.
+
+  Not part of the paper. For x = (1 + r) \mu + t, where t is across \mu with
+  covariance T, the direction x / |x| has the mean and covariance
+
+  .. math:: \frac{\mu - P \Sigma \mu / n}{\sqrt n} \quad \text{and} \quad
+            \frac{T}{n}, \qquad T = P \Sigma P, \quad n = |\mu|^2 + tr(T)
+
+  with P = I - \mu \mu^T / |\mu|^2 and \Sigma the spread times `b_inv`: |t|^2 is
+  taken at its mean tr(T), as it is in many dimensions, r to first order. Image
+  and text are independent, so exactly E = s m_x^T m_y and
+  V = s^2 (m_y^T C_x m_y + m_x^T C_y m_x + tr(C_x C_y)) for means m and
+  covariances C of their directions. Hence, the shifts left out of V,
+
+  .. math:: E = \frac{s}{\sqrt{n_x n_y}} (\mu_x - P_x \Sigma_x \mu_x / n_x)^T
+                (\mu_y - P_y \Sigma_y \mu_y / n_y), \quad
+            V = \frac{s^2}{n_x n_y} \big( \mu_x^T T_y \mu_x +
+                \mu_y^T T_x \mu_y + tr(T_x T_y) \big)
+
+  To first order in the covariances this is the delta method: V is its
+  J \Sigma J^T, and E the cosine plus half the trace of its Hessian with \Sigma.
+
+  Against sampled weights of two small examples (d = 6) variances are off by 1
+  and 2 percent in the median (those of `prob_cosine_full` by 10) and 9 of 10 by
+  less than 10 percent; the worst are 0.4 and 1.14 times what they should be.
+  The means' average error is less than a seventh of that of `prob_cosine_full`.
+
+  Args:
+    image: One embedding; its mean must not be zero, nor those of the texts.
+    texts: One embedding per class.
+    posterior: Of both projections.
+    logit_scale: Factor of the cosines.
+
+  Returns:
+    Means, and variances >= 0; with a posterior of zeros the model's own logits
+    and zero.
+
+  Raises:
+    ValueError: sizes that do not fit together.
+  """
+  image_b, text_b = posterior.image.b_inv, posterior.text.b_inv
+  _check_widths(image, texts, image_b, text_b)
+  x = _direction(image, image_b, text_b)
+  y = _direction(texts, text_b, image_b)
+  cosine = _matmul(x.mean, y.mean.T)
+  x_shift = _matmul(x.shift, y.mean.T)
+  y_shift = _matmul(x.mean, y.shift.T)
+  both = _matmul(x.shift, y.shift.T)
+  growth = x.growth * y.growth
+  mean = cosine - x_shift / x.growth - y_shift / y.growth + both / growth
+  # y^T T_x y + x^T T_y x + tr(T_x T_y), multiplied out: for a unit mean m with
+  # shift p, T = spread * b_inv - m p^T - p m^T - along * m m^T.
+  variance = (
+      x.spread * y.seen + y.spread * x.seen +
+      x.spread * y.spread * jnp.sum(image_b * text_b) +
+      2 * x_shift * y_shift +
+      2 * cosine * (
+          both - (1 - y.along) * x_shift - (1 - x.along) * y_shift) +
+      jnp.square(cosine) * (x.along * y.along - x.along - y.along))
+  return Cosines(
+      logit_scale * mean / jnp.sqrt(growth),
+      jnp.square(logit_scale) * jnp.maximum(variance, 0) / growth)
 
 
 def prob_cosine_diagonal(
@@ -323,9 +394,9 @@ def sample_joint_logits(
 def uncertainty(logits: Float[Array, "s k"]) -> Uncertainty:
   """Splits the uncertainty of sampled predictions by where it comes from.
 
-  The epistemic part lies in [0, log k] up to rounding, zero where all samples
-  agree. Logits drawn class by class move apart even where the weights would
-  only shift them all, which changes no answer; draw them jointly to tell.
+  The epistemic part is `acquisition.bald`, not negative and zero where all
+  samples agree. Logits drawn class by class move apart even where the weights
+  would only shift them all, which changes no answer; draw them jointly to tell.
 
   Args:
     logits: Samples, e.g. of `sample_joint_logits`; half precision is widened.
@@ -336,10 +407,9 @@ def uncertainty(logits: Float[Array, "s k"]) -> Uncertainty:
     probability adds nothing instead of NaN.
   """
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-  probs = jax.nn.softmax(logits)
-  total = jnp.sum(jax.scipy.special.entr(jnp.mean(probs, 0)))
-  aleatoric = jnp.mean(jnp.sum(jax.scipy.special.entr(probs), -1))
-  return Uncertainty(total, aleatoric, total - aleatoric)
+  aleatoric = jnp.mean(acquisition.entropy_of_logits(logits))
+  epistemic = acquisition.bald(logits)
+  return Uncertainty(aleatoric + epistemic, aleatoric, epistemic)
 
 
 def sample_weights(
@@ -410,11 +480,7 @@ def _ray(embedding, own, other):
 
 def _cosines(image, texts, image_b, text_b, logit_scale):
   """The formula of both forms: `*_b` is a matrix, or its diagonal [d]."""
-  sizes = (image.mean.shape[-1], texts.mean.shape[-1], len(image_b),
-           len(text_b))
-  if len(set(sizes)) > 1:
-    raise ValueError("image, texts and the two sides of the posterior must be "
-                     f"of one width, but theirs are {sizes}.")
+  _check_widths(image, texts, image_b, text_b)
   x, y = _ray(image, image_b, text_b), _ray(texts, text_b, image_b)
   # For symmetric matrices this sum is the trace of their product.
   from_texts = x.seen + x.spread * jnp.sum(image_b * text_b)
@@ -422,6 +488,40 @@ def _cosines(image, texts, image_b, text_b, logit_scale):
   return Cosines(
       logit_scale * _matmul(x.mean, y.mean.T),
       square * from_texts * y.spread + square * x.spread * y.seen)
+
+
+class _Direction(NamedTuple):
+  """An embedding over the norm of its mean, for `prob_cosine_tangent`."""
+
+  mean: Float[Array, "*n d"]  # of unit norm
+  shift: Float[Array, "*n d"]  # covariance of the parts across and along it
+  spread: Float[Array, "*n"]
+  along: Float[Array, "*n"]  # variance along the mean
+  growth: Float[Array, "*n"]  # 1 + all variance across it
+  seen: Float[Array, "*n"]  # mean^T b_other ((1 - along) mean - 2 shift)
+
+
+def _direction(embedding, own, other):
+  """What one side contributes to the tangent form."""
+  square = jnp.sum(jnp.square(embedding.mean), -1)
+  mean = embedding.mean / jnp.sqrt(square)[..., None]
+  spread = embedding.spread / square
+  covaries = spread[..., None] * _matmul(mean, own)
+  along = jnp.sum(covaries * mean, -1)
+  shift = covaries - along[..., None] * mean
+  seen = jnp.sum(
+      _matmul(mean, other) * ((1 - along)[..., None] * mean - 2 * shift), -1)
+  growth = 1 + spread * jnp.trace(own) - along
+  return _Direction(mean, shift, spread, along, growth, seen)
+
+
+def _check_widths(image, texts, image_b, text_b):
+  """Refuses embeddings and layers of different widths."""
+  sizes = (image.mean.shape[-1], texts.mean.shape[-1], len(image_b),
+           len(text_b))
+  if len(set(sizes)) > 1:
+    raise ValueError("image, texts and the two sides of the posterior must be "
+                     f"of one width, but theirs are {sizes}.")
 
 
 def _normalized(embedding, b):

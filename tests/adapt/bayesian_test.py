@@ -1,5 +1,7 @@
 """Answers of a posterior against float64 arithmetic spelled out in numpy."""
 
+import itertools
+
 from absl.testing import absltest
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,18 @@ _SCALE = 20.0
 def _covariance(rng, size, scale):
   root = rng.standard_normal((size, size))
   return scale * (root @ root.T / size + 0.1 * np.eye(size))
+
+
+def _whole(mean, covariance):
+  return mean, covariance
+
+
+def _turning(mean, covariance):
+  """Shifted mean, and what of the covariance is across the mean."""
+  across = np.eye(len(mean)) - np.outer(mean, mean) / (mean @ mean)
+  turns = across @ covariance @ across
+  square = mean @ mean + np.trace(turns)
+  return mean - across @ covariance @ mean / square, turns
 
 
 class BayesianTest(absltest.TestCase):
@@ -53,43 +67,46 @@ class BayesianTest(absltest.TestCase):
         jnp.float32(self.texts), head.text, head.posterior.text)
     return bayesian.answer(head, texts, jax.tree.map(lambda x: x[0], image))
 
-  def _expected(self, diagonal):
+  def _expected(self, form):
     """Means and variances of the logits, class by class."""
     (kernel, bias), (text_kernel, _) = self.maps
     (a, b), (text_a, text_b) = self.layers
-    if diagonal:
+    if form == "diagonal":
       b, text_b = (np.diag(np.diag(one)) for one in (b, text_b))
+    side = _turning if form == "tangent" else _whole
     mu = self.image.activations @ kernel + bias + self.image.residual
     extended = np.append(self.image.activations, 1)
-    cov = (extended @ a @ extended) * b
+    shifted, cov = side(mu, (extended @ a @ extended) * b)
     means, variances = [], []
     for activations in self.texts:
       nu = activations @ text_kernel
-      text_cov = (activations @ text_a @ activations) * text_b
+      text_shifted, text_cov = side(
+          nu, (activations @ text_a @ activations) * text_b)
       norm = (mu @ mu + np.trace(cov)) * (nu @ nu + np.trace(text_cov))
-      means.append(_SCALE * mu @ nu / np.sqrt(norm))
+      means.append(_SCALE * shifted @ text_shifted / np.sqrt(norm))
       variances.append(_SCALE**2 / norm * (
           mu @ text_cov @ mu + nu @ cov @ nu + np.trace(cov @ text_cov)))
     return np.array(means), np.array(variances), extended @ a @ extended
 
   def test_logits_and_variances_are_those_of_the_formula(self):
     answers = self._answer(self._head())
-    self.assertEqual(set(answers), {"diagonal", "full"})
+    self.assertEqual(set(answers), {"diagonal", "full", "tangent"})
     for form, (logits, doubt) in answers.items():
-      mean, variance, spread = self._expected(form == "diagonal")
+      mean, variance, spread = self._expected(form)
       expected = mean / np.sqrt(1 + np.pi / 8 * variance)
       np.testing.assert_allclose(logits, expected, rtol=2e-5, atol=1e-4)
       np.testing.assert_allclose(
           doubt.variance, variance[expected.argmax()], rtol=1e-4)
       np.testing.assert_allclose(doubt.image_variance, spread, rtol=1e-4)
 
-  def test_the_two_forms_differ(self):
+  def test_the_forms_differ(self):
     answers = self._answer(self._head())
-    self.assertGreater(
-        np.abs(answers["full"][0] - answers["diagonal"][0]).max(), 0.01)
+    for one, other in itertools.combinations(answers, 2):
+      self.assertGreater(
+          np.abs(answers[one][0] - answers[other][0]).max(), 0.01)
 
   def test_doubt_is_split_as_sampled_predictions_say(self):
-    mean, variance, _ = self._expected(diagonal=False)
+    mean, variance, _ = self._expected("full")
     probs = special.softmax(mean + np.sqrt(variance) * self.noise, axis=-1)
     entropy = lambda p: special.entr(p).sum(-1)
     _, doubt = self._answer(self._head())["full"]

@@ -12,7 +12,9 @@ from tests import quick
 from tests import shared
 
 _CASES = ("clip", "siglip")
-_FORMS = (predictive.prob_cosine, predictive.prob_cosine_full)
+_SIDES = ("both", "image", "text")
+_FORMS = (predictive.prob_cosine, predictive.prob_cosine_full,
+          predictive.prob_cosine_tangent)
 _OVER_IMAGES = (0, None, None, None)
 
 
@@ -44,6 +46,14 @@ class Case:
   def cosines(self, form, posterior=None):
     return jax.vmap(form, _OVER_IMAGES)(
         self.images, self.texts, posterior or self.posterior, self.scale)
+
+  def only(self, side):
+    """The posterior with the other side certain; `side` may be "both"."""
+    certain = {
+        name: laplace.deterministic(len(layer.a_inv), len(layer.b_inv))
+        for name, layer in self.posterior._asdict().items()
+        if side not in ("both", name)}
+    return self.posterior._replace(**certain)
 
   def sampled_embeddings(self, num_samples=20_000):
     """Images [s n d] and texts [s k d] under draws of all weights."""
@@ -140,6 +150,69 @@ class WeightSamplesTest(parameterized.TestCase):
     own = case["logit_map"] - case["bias"]
     off = lambda means: np.abs(means - mean).mean()
     self.assertLess(off(full.mean), 0.5 * off(own))
+
+  @parameterized.product(name=_CASES, side=_SIDES)
+  def test_tangent(self, name, side):
+    case = Case(name, np.float32)
+    images, texts = case.sampled_embeddings()
+    if side == "image":
+      texts = jnp.broadcast_to(case.text_means, texts.shape)
+    if side == "text":
+      images = jnp.broadcast_to(case.image_means, images.shape)
+    sample = quick.jit(jax.vmap(
+        predictive.sampled_cosines, (1, None, None), 1))
+    logits = sample(images, texts, case.scale)
+    # With each draw its mirror image: what is odd in the weights cancels, and
+    # the means are known better than to the errors of the closed forms.
+    mirrored = sample(2 * case.image_means[None] - images,
+                      2 * case.text_means[None] - texts, case.scale)
+    mean = np.mean((logits + mirrored) / 2, 0)
+    variance = np.var(np.concatenate([logits, mirrored]), 0)
+
+    posterior = case.only(side)
+    got, full = (case.cosines(form, posterior) for form in (
+        predictive.prob_cosine_tangent, predictive.prob_cosine_full))
+    ratio, full_ratio = got.variance / variance, full.variance / variance
+    off = np.abs(ratio - 1)
+    self.assertLess(np.median(off), {"clip": 0.015, "siglip": 0.03}[name])
+    self.assertGreater(np.mean(off < 0.1), 0.85 if side == "both" else 0.8)
+    self.assertBetween(ratio.min(), 0.38 if side == "both" else 0.28, 1)
+    self.assertBetween(ratio.max(), 1, 1.15)
+    self.assertGreater(np.median(np.abs(full_ratio - 1)), 3 * np.median(off))
+    mean_off = lambda cosines: np.abs(cosines.mean - mean).mean()
+    self.assertLess(mean_off(got), mean_off(full) / 7)
+
+  def test_tangent_where_norms_grow(self):
+    # In 64 dimensions the variance across the embeddings is half their squared
+    # norm: beyond what derivatives at the means can tell.
+    posterior = _random_posterior(p=3, d=64)
+    rng = np.random.default_rng(4)
+    inputs = rng.normal(size=(2, 4, 3)).astype(np.float32)
+    means = 11 * rng.normal(size=(2, 4, 64)).astype(np.float32) / 8 + 1
+    sides, samples = [], []
+    for seed, layer in enumerate(posterior):
+      spread = predictive.embedding(inputs[seed], means[seed], layer).spread
+      # Of activations that give each embedding the same relative variance.
+      square = np.sum(np.square(means[seed]), -1)
+      scale = np.sqrt(0.5 * square / spread / np.trace(layer.b_inv))
+      activations = inputs[seed] * scale[:, None]
+      sides.append(predictive.embedding(activations, means[seed], layer))
+      draws = jax.vmap(predictive.sample_weights, (0, None))(
+          jax.random.split(jax.random.key(seed), 20_000), layer)
+      samples.append(predictive.sampled_embeddings(
+          activations, means[seed], draws))
+    logits = jax.vmap(predictive.sampled_cosines, (1, None, None), 1)(
+        *samples, 10.0)
+    tangent = jax.vmap(predictive.prob_cosine_tangent, _OVER_IMAGES)
+    got, variance = tangent(*sides, posterior, 10.0), np.var(logits, 0)
+    off = np.abs(got.variance / variance - 1)
+    self.assertLess(np.median(off), 0.03)
+    self.assertLess(off.max(), 0.08)
+    np.testing.assert_allclose(
+        got.mean, np.mean(logits, 0), atol=6 * np.sqrt(variance.max() / 2e4))
+    tiny = jax.tree.map(lambda leaf: 1e-4 * leaf, posterior)
+    first_order = 1e4 * tangent(*sides, tiny, 10.0).variance
+    self.assertGreater(np.median(first_order / variance), 1.5)
 
   @parameterized.parameters(*_CASES)
   def test_dot_products_over_root_mean_square_norms(self, name):
@@ -280,6 +353,68 @@ class FormsTest(parameterized.TestCase):
       published = predictive.prob_cosine(image, texts, posterior, case.scale)
       self.assertGreater(float(published.variance.min()), 0)
 
+  @parameterized.product(name=_CASES, side=_SIDES)
+  def test_tangent_pair_by_pair(self, name, side):
+    with jax.enable_x64(True):
+      case = Case(name)
+      posterior = case.only(side)
+      got = case.cosines(predictive.prob_cosine_tangent, posterior)
+      (images, texts), scale = jax.tree.map(
+          np.asarray, (_moments(case, posterior), case.scale))
+    for n, (x, x_cov) in enumerate(zip(*images)):
+      for k, (y, y_cov) in enumerate(zip(*texts)):
+        (x_shifted, x_turns, x_norm) = _turning(x, x_cov)
+        (y_shifted, y_turns, y_norm) = _turning(y, y_cov)
+        norms = x_norm * y_norm
+        variance = (x @ y_turns @ x + y @ x_turns @ y +
+                    np.trace(x_turns @ y_turns)) / norms
+        np.testing.assert_allclose(
+            got.mean[n, k], scale * x_shifted @ y_shifted / np.sqrt(norms),
+            rtol=1e-10)
+        np.testing.assert_allclose(
+            got.variance[n, k], scale**2 * variance, rtol=1e-10)
+
+  @parameterized.product(name=_CASES, side=_SIDES)
+  def test_tangent_is_the_delta_method_to_first_order(self, name, side):
+    def cosine(x, y):
+      return case.scale * x @ y / jnp.linalg.norm(x) / jnp.linalg.norm(y)
+
+    def first_order(x, x_cov, y, y_cov):
+      (by_x, by_y), ((by_xx, _), (_, by_yy)) = (
+          derivative(cosine, (0, 1))(x, y)
+          for derivative in (jax.jacfwd, jax.hessian))
+      return ((jnp.sum(by_xx * x_cov) + jnp.sum(by_yy * y_cov)) / 2,
+              by_x @ x_cov @ by_x + by_y @ y_cov @ by_y)
+
+    def cosines(size):  # with all covariances times `size`
+      smaller = jax.tree.map(lambda leaf: leaf * size, posterior)
+      return case.cosines(predictive.prob_cosine_tangent, smaller)
+
+    with jax.enable_x64(True):
+      case = Case(name)
+      posterior = case.only(side)
+      images, texts = _moments(case, posterior)
+      expected = quick.jit(jax.vmap(
+          jax.vmap(first_order, (None, None, 0, 0)), (0, 0, None, None)))(
+              *images, *texts)
+      # Not at zero, where the bound of the variance has no slope.
+      slope = quick.jit(jax.jacfwd(cosines))(1e-12)
+      np.testing.assert_allclose(slope.mean, expected[0], rtol=1e-9)
+      np.testing.assert_allclose(slope.variance, expected[1], rtol=1e-9)
+
+  def test_stretching_changes_no_cosine(self):
+    # Covariances along the embeddings alone.
+    mean = jnp.array([3.0, -4.0, 12.0])
+    layer = laplace.Layer(jnp.eye(1), jnp.outer(mean, mean) / 169)
+    posterior = laplace.Posterior(layer, layer)
+    image = predictive.Embedding(mean, jnp.ones(()))
+    texts = predictive.Embedding(jnp.stack([mean, -mean]), jnp.ones(2))
+    got, full = (form(image, texts, posterior, 10.0) for form in (
+        predictive.prob_cosine_tangent, predictive.prob_cosine_full))
+    np.testing.assert_allclose(got.mean, [10, -10], rtol=1e-6)
+    np.testing.assert_allclose(got.variance, 0, atol=1e-6)
+    self.assertGreater(float(full.variance.min()), 1)
+
   def test_normalized_embeddings(self):
     with jax.enable_x64(True):
       case = Case("clip")
@@ -323,8 +458,8 @@ class OverImagesTest(parameterized.TestCase):
       for got, expected in zip(together, alone):
         np.testing.assert_allclose(got[row], expected, rtol=2e-5, atol=1e-5)
 
-  @parameterized.parameters(*_FORMS)
-  def test_one_similarity_matmul(self, form):
+  @parameterized.parameters(*zip(_FORMS, (1, 1, 4)))
+  def test_few_similarity_matmuls(self, form, expected):
     n, k, d = 19, 17, 13
     posterior = _random_posterior(p=11, d=d)
     images = predictive.Embedding(jnp.ones((n, d)), jnp.ones(n))
@@ -334,7 +469,7 @@ class OverImagesTest(parameterized.TestCase):
     of_size = lambda name: [
         eqn.outvars[0].aval.size for eqn in _equations(program.jaxpr)
         if name in ("", eqn.primitive.name)]
-    self.assertEqual(of_size("dot_general").count(n * k), 1)
+    self.assertEqual(of_size("dot_general").count(n * k), expected)
     self.assertEqual(max(of_size("")), n * k)
 
 
@@ -360,11 +495,13 @@ class EmbeddingTest(absltest.TestCase):
       predictive.embedding(jnp.ones(4), jnp.ones(3), layer)
     with self.assertRaisesRegex(ValueError, "2 outputs"):
       predictive.embedding(jnp.ones((5, 4)), jnp.ones((4, 2)), layer)
+    image = predictive.Embedding(jnp.ones(2), jnp.ones(()))
+    texts = predictive.Embedding(jnp.ones((5, 3)), jnp.ones(5))
+    posterior = laplace.Posterior(layer, layer)
     with self.assertRaisesRegex(ValueError, r"one width.*\(2, 3, 2, 2\)"):
-      predictive.prob_cosine(
-          predictive.Embedding(jnp.ones(2), jnp.ones(())),
-          predictive.Embedding(jnp.ones((5, 3)), jnp.ones(5)),
-          laplace.Posterior(layer, layer), 1.0)
+      predictive.prob_cosine(image, texts, posterior, 1.0)
+    with self.assertRaisesRegex(ValueError, r"one width.*\(2, 3, 2, 2\)"):
+      predictive.prob_cosine_tangent(image, texts, posterior, 1.0)
 
 
 class UncertaintyTest(absltest.TestCase):
@@ -382,8 +519,7 @@ class UncertaintyTest(absltest.TestCase):
 
   def test_extremes(self):
     same = jnp.tile(jnp.array([[1.0, 2.0, 0.0]]), (4, 1))
-    np.testing.assert_allclose(
-        predictive.uncertainty(same).epistemic, 0, atol=1e-7)
+    self.assertEqual(predictive.uncertainty(same).epistemic, 0)
     torn = predictive.uncertainty(jnp.array([[1e4, 0.0], [0.0, 1e4]]))
     np.testing.assert_allclose(torn, [np.log(2), 0, np.log(2)], rtol=1e-6)
     impossible = jnp.array([[0.0, -jnp.inf, 0.0]])
@@ -392,6 +528,14 @@ class UncertaintyTest(absltest.TestCase):
         rtol=1e-6)
     half = predictive.uncertainty(jnp.ones((2, 3), jnp.bfloat16))
     self.assertEqual(half.total.dtype, jnp.float32)
+
+  def test_small_doubt_is_not_lost_in_rounding(self):
+    logits = np.random.default_rng(0).normal(size=(50, 4)) * 1e-4
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = np.mean(scipy.stats.entropy(probs.T, probs.mean(0)[:, None]))
+    got = predictive.uncertainty(jnp.asarray(logits, jnp.float32))
+    self.assertLess(expected, 1e-8)  # where entropies are known to 1e-7
+    np.testing.assert_allclose(got.epistemic, expected, rtol=1e-3)
 
   def test_correlated_logits_say_less_about_the_label(self):
     # A common shift of all logits changes no prediction.
@@ -417,6 +561,25 @@ class ProbitTest(absltest.TestCase):
           jnp.array([mean, 0.0]), jnp.array([variance, 0.0])))
       np.testing.assert_allclose(got[0], exact, atol=0.02)
       np.testing.assert_allclose(got.sum(), 1, rtol=1e-6)
+
+
+def _moments(case, posterior):
+  """Means and whole covariances of the images, and of the texts."""
+  sides = (
+      predictive.embedding(
+          case.image_inputs, case.image_means, posterior.image),
+      predictive.embedding(case.text_inputs, case.text_means, posterior.text))
+  return [
+      (side.mean, side.spread[:, None, None] * layer.b_inv[None])
+      for side, layer in zip(sides, posterior)]
+
+
+def _turning(mean, covariance):
+  """Shifted mean, covariance across the mean, and squared norm that turns."""
+  across = np.eye(len(mean)) - np.outer(mean, mean) / (mean @ mean)
+  turns = across @ covariance @ across
+  norm = mean @ mean + np.trace(turns)
+  return mean - across @ covariance @ mean / norm, turns, norm
 
 
 def _random_posterior(p, d):
