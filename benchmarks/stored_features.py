@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks import timing
 from jaxcal import predictions as predictions_lib
+from jaxcal.adapt import bayesian
 from jaxcal.metrics import scoring
 from jaxcal.posterior import curvature
 from jaxcal.posterior import files
@@ -42,23 +43,27 @@ _FACTORS = (0.1, 1.0, 10.0, 100.0, 1000.0, 1e6)
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--features", type=pathlib.Path, required=True)
+  parser.add_argument(
+      "--features", type=pathlib.Path, nargs="+", required=True)
   parser.add_argument("--splits", type=int, default=5)
   args = parser.parse_args()
-  if not args.features.exists():
-    parser.error(f"no file {args.features}")
-  with np.load(args.features, allow_pickle=False) as arrays:
-    data = {name: arrays[name] for name in arrays.files}
-  results = [_run(data, seed) for seed in range(args.splits)]
-  rows = [row for of_split in results for row in of_split]
-  print(tables.markdown(
-      [row | {"data": f"{args.features.stem}, split {row['split']}"}
-       for row in rows if row["split"] == 0], tables.RESULTS), end="\n\n")
-  over = _over_splits(rows)
+  for path in args.features:
+    if not path.exists():
+      parser.error(f"no file {path}")
+  rows, over = [], []
+  for path in args.features:
+    with np.load(path, allow_pickle=False) as arrays:
+      data = {name: arrays[name] for name in arrays.files}
+    of_path = [row | {"data": path.stem} for seed in range(args.splits)
+               for row in _run(data, seed)]
+    rows += of_path
+    over += _over_splits(of_path)
+  print(tables.markdown([row for row in rows if row["split"] == 0],
+                        tables.RESULTS), end="\n\n")
   print(timing.table(over))
   timing.write("stored_features", {
-      "features": args.features.name, "prompt": _PROMPT, "over_splits": over,
-      "rows": json.loads(json.dumps(rows))})
+      "features": [path.name for path in args.features], "prompt": _PROMPT,
+      "over_splits": over, "rows": json.loads(json.dumps(rows))})
 
 
 def _run(data, seed):
@@ -83,8 +88,7 @@ def _run(data, seed):
               for count in _COUNTS}
   posterior = lambda count, factor: files.posterior(
       found, files.scaled(evidence[count], factor))
-  for form, prob_cosine in (("diagonal", predictive.prob_cosine),
-                            ("full", predictive.prob_cosine_full)):
+  for form, prob_cosine in bayesian.FORMS.items():
 
     def score(count, factor, prob_cosine=prob_cosine):
       logits = answer(prob_cosine, posterior(count, factor),
@@ -146,7 +150,7 @@ def _row(name, logits, data, rows, seed):
   answer = predictions_lib.Predictions(
       np.asarray(logits, np.float32), data["labels"][rows].astype(np.int32),
       tuple(map(str, rows)), tuple(data["classnames"].tolist()), {}, {})
-  return {"data": "features", "method": name, "split": seed,
+  return {"method": name, "split": seed,
           **summary.summarize(answer, summary.Conventions(num_resamples=500))}
 
 
@@ -155,7 +159,7 @@ def _over_splits(rows):
   result = []
   for name in dict.fromkeys(row["method"] for row in rows):
     of_method = [row for row in rows if row["method"] == name]
-    line = {"method": name}
+    line = {"data": of_method[0]["data"], "method": name}
     for score in ("accuracy", "ece", "ece_floor", "confidence_gap", "nll",
                   "nll_clamped", "brier", "aurc"):
       values = [row[score] for row in of_method]

@@ -120,7 +120,7 @@ class FppConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class PosteriorConfig:
-  """BayesVLM on top of every method: METHOD+diagonal and METHOD+full."""
+  """BayesVLM on top of every method: METHOD+diagonal, +full and +tangent."""
 
   folder: str | None = _field(
       None, "with a Laplace posterior, see `jaxcal posterior fit`; none if "
