@@ -12,14 +12,17 @@ from PIL import Image
 
 from jaxcal import evaluate
 from jaxcal import sharding
+from jaxcal.adapt import bayesian
 from jaxcal.adapt import objectives
 from jaxcal.adapt import settings as settings_lib
 from jaxcal.clip import checkpoint
 from jaxcal.clip import prompts
+from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import views
 from jaxcal.features import extract
 from jaxcal.features import store as stores
+from jaxcal.posterior import laplace
 from jaxcal.testbed import sets
 from jaxcal.testbed import shipped
 
@@ -33,7 +36,10 @@ class Interrupted(Exception):
   """Stands for whatever ends a run half way."""
 
 
-class EvaluateTest(parameterized.TestCase):
+class _Runs(parameterized.TestCase):
+  """Eleven images, and their answers on one device."""
+
+  options = {}  # of all runs
 
   @classmethod
   def setUpClass(cls):
@@ -47,13 +53,37 @@ class EvaluateTest(parameterized.TestCase):
   def run_all(cls, model=None, images=None, **options):
     return dict(evaluate.evaluate(
         model or cls.model, images or cls.images, _SETTINGS,
-        **{"recipe": _RECIPE, "batch_size": 2, "text": cls.text} | options))
+        **{"recipe": _RECIPE, "batch_size": 2, "text": cls.text} | cls.options |
+        options))
 
   def assert_same(self, answers, atol=0.0):
     for name, answer in answers.items():
       self.assertEqual(answer.ids, self.images.ids)
       np.testing.assert_allclose(
           answer.logits, self.one_device[name].logits, atol=atol, rtol=0)
+
+  def _store(self, images, dtype="float32"):
+    folder = self.create_tempdir().full_path
+    manifest = stores.Manifest(
+        "testbed", self.model.fingerprint, images.name,
+        stores.data_fingerprint(images), dataclasses.asdict(_RECIPE), 0,
+        "float32", len(images.ids), 8, self.model.config.projection,
+        self.model.config.vision.width, dtype, chunk_size=4)
+    store = stores.create(folder, manifest, images)
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    batches = [stores.chunk_positions(store, chunk)
+               for chunk in stores.missing(store)]
+    for chunk, batch in enumerate(extract.from_images(
+        self.model, images, batches, recipe=_RECIPE, seed=0, mesh=mesh,
+        batch_size=4, num_threads=2)):
+      stores.write_chunk(store, chunk, *(
+          np.asarray(array)[batch.mask]
+          for array in (
+              batch.view_features, extract.join_pooled(batch.pooled))))
+    return store
+
+
+class EvaluateTest(_Runs):
 
   def test_zero_shot_is_what_the_model_says(self):
     clean = np.stack([
@@ -91,26 +121,6 @@ class EvaluateTest(parameterized.TestCase):
     # The second way encodes the classes a few at a time.
     self.assert_same(
         self.run_all(devices=jax.devices()[:1], **options), atol=2e-4)
-
-  def _store(self, images, dtype="float32"):
-    folder = self.create_tempdir().full_path
-    manifest = stores.Manifest(
-        "testbed", self.model.fingerprint, images.name,
-        stores.data_fingerprint(images), dataclasses.asdict(_RECIPE), 0,
-        "float32", len(images.ids), 8, self.model.config.projection,
-        self.model.config.vision.width, dtype, chunk_size=4)
-    store = stores.create(folder, manifest, images)
-    mesh = sharding.data_mesh(jax.devices()[:1])
-    batches = [stores.chunk_positions(store, chunk)
-               for chunk in stores.missing(store)]
-    for chunk, batch in enumerate(extract.from_images(
-        self.model, images, batches, recipe=_RECIPE, seed=0, mesh=mesh,
-        batch_size=4, num_threads=2)):
-      stores.write_chunk(store, chunk, *(
-          np.asarray(array)[batch.mask]
-          for array in (
-              batch.view_features, extract.join_pooled(batch.pooled))))
-    return store
 
   def test_stored_features_give_the_same_answers(self):
     # Stored in another order than that of the set, and with other images.
@@ -182,6 +192,125 @@ class EvaluateTest(parameterized.TestCase):
     wrong = self.images._replace(labels=self.images.labels + 5)
     with self.assertRaisesRegex(ValueError, r"labels outside \[0, 10\)"):
       self.run_all(images=wrong)
+
+
+class HeadTest(_Runs):
+  """Answers of a posterior beside those of the settings."""
+
+  @classmethod
+  def setUpClass(cls):
+    cls.shipped = checkpoint.load(shipped.folder())
+    cls.options = {"head": cls.head(1e-3)}
+    super().setUpClass()
+
+  @classmethod
+  def head(cls, scale):
+    """With random covariances of some size; zero for none."""
+    maps = [towers.image_projection(cls.shipped.config, cls.shipped.params),
+            towers.text_projection(cls.shipped.config, cls.shipped.params)]
+    rng = np.random.default_rng(0)
+
+    def covariance(size):
+      root = rng.standard_normal((size, size), np.float32)
+      return jnp.asarray(scale * (root @ root.T))
+
+    posterior = laplace.Posterior(*(
+        laplace.Layer(*map(covariance, one.kernel.shape)) for one in maps))
+    noise = rng.standard_normal((20, 10), np.float32)
+    return bayesian.Head(
+        posterior, *maps, jnp.exp(cls.shipped.params["logit_scale"]), noise)
+
+  def assert_doubts(self, answers, atol=0.0):
+    """Whatever is said beside the logits, as on one device."""
+    for name, answer in answers.items():
+      self.assertEqual(set(answer.info), set(self.one_device[name].info))
+      for field, values in answer.info.items():
+        np.testing.assert_allclose(
+            values, self.one_device[name].info[field], atol=atol, rtol=atol,
+            err_msg=f"{name}: {field}")
+
+  def test_every_setting_answers_in_every_form(self):
+    self.assertEqual(list(self.one_device), [
+        name + form for name in ("zero_shot", "soc")
+        for form in ("", *(f"+{form}" for form in bayesian.FORMS))])
+    plain = self.run_all(head=None, devices=jax.devices()[:1])
+    self.assertEqual(set(plain), {"zero_shot", "soc"})
+    self.assert_same(plain, atol=1e-5)
+    for form in bayesian.FORMS:
+      zero_shot, soc = (self.one_device[f"{name}+{form}"]
+                        for name in ("zero_shot", "soc"))
+      for answer in (zero_shot, soc):
+        self.assertTrue(set(bayesian.Doubt._fields) <= set(answer.info))
+        self.assertGreater(answer.info["epistemic"].min(), 1e-3)
+      # That of the image does not see the context, the answer does.
+      np.testing.assert_array_equal(
+          zero_shot.info["image_variance"], soc.info["image_variance"])
+      self.assertGreater(np.abs(zero_shot.logits - soc.logits).max(), 1e-2)
+
+  def test_without_variance_the_answers_are_the_plain_ones(self):
+    answers = self.run_all(head=self.head(0), devices=jax.devices()[:1])
+    for name, setting in evaluate.answer_names(
+        ("zero_shot", "soc"), with_posterior=True).items():
+      np.testing.assert_allclose(
+          answers[name].logits, self.one_device[setting].logits, atol=1e-4)
+      if name != setting:
+        np.testing.assert_allclose(
+            answers[name].info["epistemic"], 0, atol=1e-5)
+
+  def test_logits_shrink_by_the_formula(self):
+    """Full covariance, spelled out for one image and one class."""
+    head, plain = self.options["head"], self.one_device["zero_shot"].logits[4]
+    answered = plain.argmax()
+    clean = np.asarray(Image.fromarray(self.images.read(4)).resize(
+        (48, 48), Image.Resampling.BICUBIC))
+    image = np.float64(self.model.pooled(clean[None]).activations[0])
+    text = np.float64(self.text.encode.pooled(self.text.context)[answered])
+    (a, b), (c, d) = (map(np.float64, layer) for layer in head.posterior)
+    mu = image @ np.float64(head.image.kernel)
+    nu = text @ np.float64(head.text.kernel)
+    cov_mu, cov_nu = (image @ a @ image) * b, (text @ c @ text) * d
+    norm = (mu @ mu + np.trace(cov_mu)) * (nu @ nu + np.trace(cov_nu))
+    scale = float(head.logit_scale)
+    variance = scale**2 / norm * (
+        mu @ cov_nu @ mu + nu @ cov_mu @ nu + np.trace(cov_mu @ cov_nu))
+    expected = scale * mu @ nu / np.sqrt(norm) / np.sqrt(
+        1 + np.pi / 8 * variance)
+    found = self.one_device["zero_shot+full"].logits[4, answered]
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    self.assertGreater(plain[answered] - expected, 0.5)
+
+  def test_four_devices_give_the_same_answers(self):
+    four = self.run_all(devices=jax.devices()[:4])
+    self.assert_same(four, atol=1e-5)
+    self.assert_doubts(
+        {name: one for name, one in four.items() if "+" in name}, atol=1e-4)
+
+  def test_stored_features_give_the_same_answers(self):
+    store = self._store(self.images)
+    answers = self.run_all(images=self.images._replace(read=None), store=store,
+                           devices=jax.devices()[:1])
+    self.assert_same(answers, atol=1e-5)
+    self.assert_doubts(
+        {name: one for name, one in answers.items() if "+" in name}, atol=1e-4)
+
+  def test_interrupted_run_goes_on(self):
+    parts = pathlib.Path(self.create_tempdir().full_path, "parts")
+
+    def stop(done, total):
+      del total
+      if done >= 4:
+        raise Interrupted
+
+    with self.assertRaises(Interrupted):
+      self.run_all(parts=parts, on_batch=stop, devices=jax.devices()[:1])
+    read = []
+    watched = self.images._replace(
+        read=lambda i: (read.append(i), self.images.read(i))[1])
+    resumed = self.run_all(
+        images=watched, parts=parts, devices=jax.devices()[:1])
+    self.assertCountEqual(read, range(4, 11))
+    self.assert_same(resumed)
+    self.assert_doubts(resumed)
 
 
 if __name__ == "__main__":

@@ -81,8 +81,7 @@ def sweep_curves(
       panel.axhline(100 * row[score], color=_INK, linestyle=style,
                     linewidth=1, label=label)
     for number, (label, rows) in enumerate(curves.items()):
-      _draw_curve(panel, rows, field, score, label,
-                  _CURVES[number % len(_CURVES)])
+      _draw_curve(panel, rows, field, score, label, number)
     values = sorted({row[field] for rows in curves.values() for row in rows})
     if values[0] > 0 and values[-1] > 10 * values[0]:
       panel.set_xscale("log")
@@ -159,8 +158,7 @@ def learning_curves(
   for panel, (score, heading) in zip(panels, scores.items()):
     factor = 100 if heading.endswith("%") else 1
     for number, (label, rows) in enumerate(curves.items()):
-      _draw_curve(panel, rows, "budget", score, label,
-                  _CURVES[number % len(_CURVES)], factor)
+      _draw_curve(panel, rows, "budget", score, label, number, factor)
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(labelsize=8, colors=_INK)
     panel.set_xlabel("labels", fontsize=9, color=_INK)
@@ -201,14 +199,17 @@ def _draw_reliability(panel, bins):
   _quiet_axes(panel)
 
 
-def _draw_curve(panel, rows, field, score, label, colour, factor=100):
+def _draw_curve(panel, rows, field, score, label, number, factor=100):
+  colour = _CURVES[number % len(_CURVES)]
+  # With more curves than colours, the line tells them apart.
+  style = ("-", "--", ":", "-.")[number // len(_CURVES) % 4]
   rows = sorted(rows, key=lambda row: row[field])
   column = lambda name: np.array([row[name] for row in rows])
   panel.fill_between(column(field), factor * column(f"{score}_low"),
                      factor * column(f"{score}_high"), color=colour,
                      alpha=0.12, linewidth=0)
   panel.plot(column(field), factor * column(score), color=colour, marker="o",
-             markersize=3, linewidth=1.5, label=label)
+             markersize=3, linewidth=1.5, linestyle=style, label=label)
 
 
 def _draw_shares(panel, bins):

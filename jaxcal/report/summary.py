@@ -156,25 +156,24 @@ def detect(
     raise ValueError("known and unknown images must be asked for the same "
                      f"classes, but got {len(known.class_names)} and "
                      f"{len(unknown.class_names)} names that differ")
-  row = {}
   with jax.enable_x64(True):
-    foreign = jnp.arange(len(known.ids) + len(unknown.ids)) >= len(known.ids)
-    for name in DOUBTS:
-      if name == "distrust":
-        both = [1 - _score(one).confidence for one in (known, unknown)]
-      elif name in known.info:
-        both = [jnp.asarray(one.info[name], jnp.float64)
-                for one in (known, unknown)]
-      else:
-        continue
-      scores = jnp.concatenate(both)
-      interval = statistics.bootstrap_interval(
-          lambda weights, scores=scores: _area(scores, foreign, weights)[None],
-          len(foreign), key=jax.random.key(conventions.seed),
-          num_samples=conventions.num_resamples, level=conventions.level)
-      row |= {f"auroc_{name}": float(interval.estimate[0]),
-              f"auroc_{name}_low": max(float(interval.low[0]), 0.0),
-              f"auroc_{name}_high": min(float(interval.high[0]), 1.0)}
+    distrust = [1 - _score(one).confidence for one in (known, unknown)]
+    doubts = {"distrust": distrust} | {
+        name: [jnp.asarray(one.info[name], jnp.float64)
+               for one in (known, unknown)]
+        for name in DOUBTS if name in known.info}
+    scores = jnp.stack([jnp.concatenate(both) for both in doubts.values()])
+    foreign = jnp.arange(scores.shape[1]) >= len(known.ids)
+    interval = statistics.bootstrap_interval(
+        lambda weights: jax.vmap(_area, (0, None, None))(
+            scores, foreign, weights),
+        len(foreign), key=jax.random.key(conventions.seed),
+        num_samples=conventions.num_resamples, level=conventions.level)
+  row = {}
+  for index, name in enumerate(doubts):
+    row |= {f"auroc_{name}": float(interval.estimate[index]),
+            f"auroc_{name}_low": max(float(interval.low[index]), 0.0),
+            f"auroc_{name}_high": min(float(interval.high[index]), 1.0)}
   return row
 
 

@@ -54,6 +54,36 @@ class TablesTest(parameterized.TestCase):
         "digits", "20", "soc", "50.0 [40.0, 62.5]", "50.0 [40.0, 62.5]", "6.3",
         "0.0", "0.500 [0.400, 0.625]", "0.500 [0.400, 0.625]"])
 
+  def test_rows_of_a_posterior(self):
+    row = {"side": "image", "inputs": 768, "outputs": 512, "pairs": 327680,
+           "a": (1e-9, 0.01234, 45.678), "b": (0, 1, 2),
+           "prior_precision": 1234.567}
+    self.assertEqual(tables.cells([row], tables.POSTERIOR), [[
+        "image", "768", "512", "327,680", "1e-09, 0.0123, 45.7", "0, 1, 2",
+        "1234.6"]])
+    prior = {"side": "text", "released": 600., "released_count": 10.,
+             "superseded": 599.99999, "corrected": 90.0, "chosen": 300.0,
+             "pseudo_count": 4.0}
+    self.assertEqual(tables.cells([prior], tables.PRIORS), [[
+        "text", "600 (count 10)", "600", "90", "300 (count 4)", "x 0.500"]])
+    grid = {"pseudo_count": 40.0, "factor": 0.1, "nll": 0.12345}
+    self.assertEqual(tables.cells([grid], tables.VALIDATION),
+                     [["40", "x 0.1", "0.1235"]])
+
+  def test_learning_doubt_and_detection(self):
+    row = _row(strategy="epig", budget=25, seeds=3, median_variance=2.5,
+               median_aleatoric=0.70049, median_epistemic=0.0314)
+    self.assertEqual(tables.cells([row], tables.LEARNING), [[
+        "digits", "epig", "25", "3", "50.0 [40.0, 62.5]", "50.0 [40.0, 62.5]",
+        "0.500 [0.400, 0.625]"]])
+    self.assertEqual(tables.cells([row], tables.DOUBT), [[
+        "digits", "soc", "50.0 [40.0, 62.5]", "0.470", "2.500", "0.700",
+        "0.031"]])
+    row |= {"auroc_distrust": 0.71, "auroc_distrust_low": 0.6,
+            "auroc_distrust_high": 0.8}
+    self.assertEqual(tables.cells([row], tables.DETECTION), [[
+        "digits", "soc", "71.0 [60.0, 80.0]", "", "", ""]])
+
   def test_differences_carry_their_sign(self):
     text = tables.markdown([_difference()], tables.DIFFERENCES)
     self.assertIn("soc - tpt", text)
@@ -109,6 +139,49 @@ class FiguresTest(absltest.TestCase):
                      ["1", "10", "30"])
     with self.assertRaisesRegex(ValueError, "no rows with a weight"):
       figures.sweep_curves({}, {}, "weight")
+
+  def test_spectra_descend_to_what_rounding_leaves(self):
+    figure = figures.spectra(
+        {"image": [np.array([1e-30, 4., 2.]), np.array([3., 5.])],
+         "text": [np.array([1., 1.]), np.array([1., 1.])]},
+        {"image": 0.25, "text": 7.})
+    image, text = figure.axes
+    inputs, outputs, prior = image.get_lines()
+    np.testing.assert_allclose(inputs.get_ydata(), [4, 2, 4e-8])
+    np.testing.assert_allclose(inputs.get_xdata(), [0, 0.5, 1])
+    np.testing.assert_allclose(outputs.get_ydata(), [5, 3])
+    np.testing.assert_allclose(prior.get_ydata(), 0.25)
+    self.assertEqual(image.get_yscale(), "log")
+    self.assertEqual([panel.get_title() for panel in (image, text)],
+                     ["image projection", "text projection"])
+    self.assertStartsWith(figures.svg(figure), "<svg")
+    with self.assertRaisesRegex(ValueError, "no spectra"):
+      figures.spectra({}, {})
+
+  def test_learning_curves_show_means_and_extremes_by_label_count(self):
+    rows = [_row(budget=budget, accuracy=value, accuracy_low=value - 0.1,
+                 accuracy_high=value + 0.1, nll=2 * value)
+            for budget, value in ((10, 0.5), (0, 0.2), (2, 0.3))]
+    names = [f"strategy {number}" for number in range(8)]
+    figure = figures.learning_curves(
+        dict.fromkeys(names, rows), {"accuracy": "accuracy %", "nll": "NLL"})
+    accuracy, nll = figure.axes
+    line = accuracy.get_lines()[0]
+    np.testing.assert_allclose(line.get_xdata(), [0, 2, 10])
+    np.testing.assert_allclose(line.get_ydata(), [20, 30, 50])
+    np.testing.assert_allclose(nll.get_lines()[0].get_ydata(), [.4, .6, 1])
+    corners = accuracy.collections[0].get_paths()[0].vertices
+    self.assertAlmostEqual(corners[:, 1].min(), 10)
+    self.assertAlmostEqual(corners[:, 1].max(), 60)
+    self.assertEqual(accuracy.get_ylabel(), "accuracy %")
+    self.assertEqual([text.get_text()
+                      for text in figure.legends[0].get_texts()], names)
+    self.assertLen({(one.get_color(), one.get_linestyle())
+                    for one in accuracy.get_lines()}, 8)
+    self.assertStartsWith(figures.svg(figure), "<svg")
+    for nothing in (({}, {"nll": "NLL"}), ({"random": rows}, {})):
+      with self.assertRaisesRegex(ValueError, "no learning curves"):
+        figures.learning_curves(*nothing)
 
 
 class PageTest(absltest.TestCase):

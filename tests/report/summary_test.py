@@ -6,6 +6,7 @@ import math
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+from sklearn import metrics
 
 from jaxcal import predictions
 from jaxcal.report import summary
@@ -125,6 +126,64 @@ class SummaryTest(parameterized.TestCase):
     ours = _random()
     with self.assertRaisesRegex(ValueError, "same images in the same order"):
       summary.compare(ours, ours._replace(ids=ours.ids[::-1]), _QUICK)
+
+  def test_estimates_are_those_with_intervals(self):
+    answer, conventions = _random(), summary.Conventions(
+        num_bins=7, edges="left", num_resamples=2)
+    row = summary.summarize(answer, conventions)
+    found = summary.estimate(answer, conventions)
+    self.assertEqual(set(found), set(summary.SCORES))
+    for name, value in found.items():
+      self.assertAlmostEqual(row[name], value, places=12, msg=name)
+
+  def test_risk_over_coverage_and_clamped_likelihood(self):
+    answer = _random(n=80)
+    answer.logits[3] = [0, 0, 90, 0, 0]
+    answer.labels[3] = 0  # surely wrong
+    logits = answer.logits.astype(float)
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    wrong = probs.argmax(-1) != answer.labels
+    order = np.argsort(-probs.max(-1), kind="stable")
+    risks = [wrong[order[:kept]].mean() for kept in range(1, 81)]
+    own = probs[np.arange(80), answer.labels]
+    row = summary.summarize(answer, _QUICK)
+    self.assertAlmostEqual(row["aurc"], np.mean(risks), places=10)
+    self.assertAlmostEqual(
+        row["nll_clamped"],
+        -np.log(np.clip(own, 2.0**-23, 1 - 2.0**-23)).mean(), places=10)
+    self.assertLess(row["nll_clamped"], row["nll"] - 0.5)
+
+  @parameterized.parameters((40, 25), (1, 3))
+  def test_detection_of_unknown_images(self, num_known, num_unknown):
+    rng = np.random.default_rng(0)
+    # Few values, so that some are equal.
+    doubts = {name: rng.integers(0, 6, num_known + num_unknown).astype(
+        np.float32) for name in ("variance", "epistemic")}
+    known, unknown = (
+        _random(seed, n)._replace(info={
+            name: values[rows] for name, values in doubts.items()})
+        for seed, n, rows in ((0, num_known, slice(num_known)),
+                              (1, num_unknown, slice(num_known, None))))
+    row = summary.detect(known, unknown, summary.Conventions(num_resamples=200))
+    logits = np.concatenate([known.logits, unknown.logits]).astype(float)
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    foreign = np.arange(len(logits)) >= num_known
+    for name, scores in (doubts | {"distrust": -probs.max(-1)}).items():
+      area = row[f"auroc_{name}"]
+      self.assertAlmostEqual(
+          area, metrics.roc_auc_score(foreign, scores), places=10)
+      # Also where resamples have images of one kind only.
+      low, high = row[f"auroc_{name}_low"], row[f"auroc_{name}_high"]
+      self.assertBetween(low, 0, area)
+      self.assertBetween(high, area, 1)
+      self.assertLess(low, high)
+    self.assertNotIn("auroc_image_variance", row)
+
+  def test_detection_needs_the_same_classes(self):
+    known = _random()
+    with self.assertRaisesRegex(ValueError, "same classes, but got 5 and 5"):
+      summary.detect(
+          known, known._replace(class_names=tuple("abcde")), _QUICK)
 
   def test_bins_add_up(self):
     bins = summary.bins_of(_random(), summary.Conventions(num_bins=7))
