@@ -72,8 +72,9 @@ def main() -> None:
   experiment.join_processes()
   load_model = _once(experiment.load_model)
   load_sets = _once(experiment.load_sets)
-  for variant in plan:  # before the work that could come in front of an error
-    posteriors.load(variant.config.posterior, load_model(variant.config.model))
+  for one in (variant.config for variant in plan):
+    if one.posterior.folder is not None:  # errors come before the work
+      posteriors.load(one.posterior, load_model(one.model))
   about = experiment.describe(
       config, load_model(config.model),
       # Of several posteriors, each is in its own predictions.

@@ -151,11 +151,11 @@ def read(folder: str | os.PathLike) -> Fitted:
                for side in SIDES}
   except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(f"{folder} is damaged ({error}); fit or import the "
-                     "posterior again") from error
+                     "posterior again, with --overwrite") from error
   if missing or manifest["format_version"] != FORMAT_VERSION:
     raise ValueError(f"{folder / _MANIFEST} is not of format version "
                      f"{FORMAT_VERSION}, or lacks {', '.join(missing)}; fit or "
-                     "import the posterior again")
+                     "import the posterior again, with --overwrite")
   for side in SIDES:
     for name, values in zip("ab", spectra[side]):
       matrix = getattr(factors[side], name)
@@ -163,7 +163,7 @@ def read(folder: str | os.PathLike) -> Fitted:
         raise ValueError(
             f"{folder}: the {side} factor {name} is {list(matrix.shape)}, but "
             f"its spectrum has {len(values)} eigenvalues; fit or import the "
-            "posterior again")
+            "posterior again, with --overwrite")
   return Fitted(factors, spectra, manifest)
 
 
