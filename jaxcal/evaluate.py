@@ -191,8 +191,10 @@ def evaluate(
     parts = parts or pathlib.Path(scratch)
     todo = _missing(parts, image_set, names)
     if len(todo):
-      # All images count, so that a resumed run chooses like the one before.
-      prepared = prepare(text, num_images=len(image_set.ids),
+      # All images count, so that a resumed run chooses like the one before;
+      # but none that only zero-shot answers for, which takes no gradient.
+      steps = any(setting.method.num_steps for setting in settings.values())
+      prepared = prepare(text, num_images=len(image_set.ids) if steps else 0,
                          linearisation=linearisation, max_bytes=max_bytes)
       _check_finite(prepared.text_features, "text features",
                     image_set.class_names)
