@@ -45,7 +45,8 @@ def load(
       raise ValueError(
           f"{len(shared)} images of {target.name} are in the split {split!r} "
           f"of {one.name}, too, the first one {shared[0]!r}; choose another "
-          "split (folders and CSV files have none) or another set")
+          "split or set (folders and CSV files have no splits), or none with "
+          "--config.temperature.split=none")
   return loaded
 
 

@@ -5,6 +5,7 @@ percent only where a table is written.
 """
 
 from collections.abc import Mapping, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -68,10 +69,7 @@ def summarize(predictions: Predictions, conventions: Conventions) -> Row:
   """
   with jax.enable_x64(True):
     scored = _score(predictions)
-    interval = statistics.bootstrap_interval(
-        lambda weights: _weighted_scores(scored, weights, conventions),
-        len(predictions.ids), key=jax.random.key(conventions.seed),
-        num_samples=conventions.num_resamples, level=conventions.level)
+    interval = _score_interval(scored, conventions)
     bins = {"num_bins": conventions.num_bins}
     edges = {"edges": conventions.edges}
     seen = (scored.confidence, scored.correct)
@@ -79,9 +77,7 @@ def summarize(predictions: Predictions, conventions: Conventions) -> Row:
         "num_images": len(predictions.ids),
         "num_classes": len(predictions.class_names),
         **_flat(_within_range(interval), suffix=""),
-        "ece_floor": calibration.calibration_floor(
-            scored.confidence, key=jax.random.key(conventions.seed), **bins,
-            **edges),
+        "ece_floor": _floor(scored.confidence, conventions),
         "adaptive_ece": calibration.adaptive_calibration_error(*seen, **bins),
         "mce": calibration.maximum_calibration_error(*seen, **bins, **edges),
         "confidence": jnp.mean(scored.confidence),
@@ -126,11 +122,7 @@ def compare(
         f"ids of {len(predictions.ids)} and {len(reference.ids)} images differ")
   with jax.enable_x64(True):
     ours, theirs = _score(predictions), _score(reference)
-    interval = statistics.bootstrap_interval(
-        lambda weights: (_weighted_scores(ours, weights, conventions) -
-                         _weighted_scores(theirs, weights, conventions)),
-        len(predictions.ids), key=jax.random.key(conventions.seed),
-        num_samples=conventions.num_resamples, level=conventions.level)
+    interval = _difference_interval(ours, theirs, conventions)
     return _flat(interval, suffix="_difference")
 
 
@@ -150,7 +142,8 @@ def detect(
     one. "distrust" is one minus the confidence.
 
   Raises:
-    ValueError: the two were asked for different classes.
+    ValueError: the two were asked for different classes, or a doubt is not
+      finite.
   """
   if known.class_names != unknown.class_names:
     raise ValueError("known and unknown images must be asked for the same "
@@ -163,18 +156,54 @@ def detect(
                for one in (known, unknown)]
         for name in DOUBTS if name in known.info}
     scores = jnp.stack([jnp.concatenate(both) for both in doubts.values()])
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+      raise ValueError(f"{list(doubts)[finite.argmin()]!r} is not finite for "
+                       "all images; answer them again")
     foreign = jnp.arange(scores.shape[1]) >= len(known.ids)
-    interval = statistics.bootstrap_interval(
-        lambda weights: jax.vmap(_area, (0, None, None))(
-            scores, foreign, weights),
-        len(foreign), key=jax.random.key(conventions.seed),
-        num_samples=conventions.num_resamples, level=conventions.level)
+    interval = _area_interval(scores, foreign, conventions)
   row = {}
   for index, name in enumerate(doubts):
     row |= {f"auroc_{name}": float(interval.estimate[index]),
             f"auroc_{name}_low": max(float(interval.low[index]), 0.0),
             f"auroc_{name}_high": min(float(interval.high[index]), 1.0)}
   return row
+
+
+# Compiled once for all methods on an image set.
+@functools.partial(jax.jit, static_argnames="conventions")
+def _score_interval(scored, conventions):
+  return _interval(
+      lambda weights: _weighted_scores(scored, weights, conventions),
+      len(scored.nll), conventions)
+
+
+@functools.partial(jax.jit, static_argnames="conventions")
+def _difference_interval(ours, theirs, conventions):
+  return _interval(
+      lambda weights: (_weighted_scores(ours, weights, conventions) -
+                       _weighted_scores(theirs, weights, conventions)),
+      len(ours.nll), conventions)
+
+
+@functools.partial(jax.jit, static_argnames="conventions")
+def _area_interval(scores, foreign, conventions):
+  return _interval(
+      lambda weights: jax.vmap(_area, (0, None, None))(
+          scores, foreign, weights), len(foreign), conventions)
+
+
+@functools.partial(jax.jit, static_argnames="conventions")
+def _floor(confidence, conventions):
+  return calibration.calibration_floor(
+      confidence, key=jax.random.key(conventions.seed),
+      num_bins=conventions.num_bins, edges=conventions.edges)
+
+
+def _interval(statistic, num_examples, conventions):
+  return statistics.bootstrap_interval(
+      statistic, num_examples, key=jax.random.key(conventions.seed),
+      num_samples=conventions.num_resamples, level=conventions.level)
 
 
 def _area(scores, foreign, weights):

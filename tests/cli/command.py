@@ -1,11 +1,21 @@
-"""The `jaxcal` command in a process of its own, as a user runs it."""
+"""The `jaxcal` command as a user runs it, mostly in a process of its own."""
 
+import contextlib
+import io
 import os
 import pathlib
 import re
 import subprocess
 import sys
 import time
+from unittest import mock
+import warnings
+
+from absl.testing import flagsaver
+
+from jaxcal import predictions
+from jaxcal.cli import main
+from jaxcal.posterior import laplace
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Few images and views of the shipped testbed.
@@ -52,3 +62,46 @@ def kill_after(seconds, *arguments):
     process.communicate()
     return True
   return False
+
+
+def here(*arguments):
+  """The same as `run`, without a start: in this process, on its devices."""
+  printed, error = io.StringIO(), io.StringIO()
+  saved = flagsaver.save_flag_values()
+  try:
+    with (contextlib.chdir(ROOT), contextlib.redirect_stdout(printed),
+          contextlib.redirect_stderr(error), warnings.catch_warnings(),
+          mock.patch.object(sys, "argv", ["jaxcal", *map(str, arguments)])):
+      # How ml_collections reads a config file; a process does not show it.
+      warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
+      status = main.run()
+  finally:
+    flagsaver.restore_flag_values(saved)
+  return status, printed.getvalue(), error.getvalue()
+
+
+class Stopped(BaseException):
+  """Stands for a kill: nothing catches it."""
+
+
+@contextlib.contextmanager
+def stopped_at_write(number):
+  """Kills what runs in here at its `number`-th file, with half of it written.
+
+  Yields:
+    Its second item is whether it came to that.
+  """
+  writes, write = [0, False], predictions.write_whole
+
+  def write_or_stop(path, content):
+    writes[0] += 1
+    if writes[0] == number:
+      writes[1] = True
+      predictions.with_ending(path, "half").write_bytes(content[:9])
+      raise Stopped
+    write(path, content)
+
+  with (mock.patch.object(predictions, "write_whole", write_or_stop),
+        mock.patch.object(laplace, "write_whole", write_or_stop),
+        contextlib.suppress(Stopped)):
+    yield writes

@@ -185,6 +185,12 @@ class SummaryTest(parameterized.TestCase):
       summary.detect(
           known, known._replace(class_names=tuple("abcde")), _QUICK)
 
+  def test_detection_by_numbers_only(self):
+    broken = _random(n=4)._replace(
+        info={"variance": np.float32([1, 2, np.nan, 3])})
+    with self.assertRaisesRegex(ValueError, "'variance' is not finite"):
+      summary.detect(broken, broken, _QUICK)
+
   def test_bins_add_up(self):
     bins = summary.bins_of(_random(), summary.Conventions(num_bins=7))
     self.assertEqual(bins.count.sum(), 300)
