@@ -23,6 +23,21 @@ _SMALL = ("--config.data.limit=3 --config.data.name=digits "
           "--config.metrics.num_resamples=20")
 
 
+# The same for the commands around a posterior, in the order of printing.
+_POSTERIOR = (
+    ("--config=configs/bayesvlm.py",
+     "--config=configs/bayesvlm.py --config.temperature.limit=20 "
+     "--config.metrics.num_resamples=20"),
+    ("posterior fit", "posterior fit --num_pairs=40"),
+    ("evaluate --config=configs/bayesvlm.py",
+     "evaluate --config=configs/bayesvlm.py --config.data.limit=3"),
+    ("--config.data.limit=500", "--config.data.limit=5"),
+    ("--budgets=10,25,50,100",
+     "--budgets=2,3 --pool_limit=8 --seeds=1 --epochs=2 --samples=4"),
+)
+# What the commands that need weights and files from elsewhere must say.
+_NEEDS_FILES = (r"no tar matches laion/00000\.tar",
+                r"no hessians/hessian_CLIP-ViT-B-32.*/A_img_analytic\.pt")
 # Long runs, whose results lie in benchmarks/results: not done again here.
 _RECORDED = ("--store=full", "data.store=full", "configs/testbed.py",
              "image_dtype=bfloat16")
@@ -69,11 +84,17 @@ class ReadmeTest(absltest.TestCase):
     self._write_eurosat(self.folder / "path" / "to" / "datasets")
     commands = [block for block in _blocks("bash")
                 if "pip install" not in block]
-    self.assertLen(commands, 8)
+    self.assertLen(commands, 11)
     for command in commands:
       if any(done in command for done in _RECORDED):
         self._assert_understood(command)
         continue
+      if "laion/" in command:
+        self._assert_needs_files(command)
+        continue
+      if "bayesvlm" in command:
+        for printed, run in _POSTERIOR:
+          command = command.replace(printed, run)
       # No download: the shipped weights stand in for those of the hub.
       command = command.replace(
           "openai/clip-vit-base-patch16", str(shipped.folder()))
@@ -85,7 +106,9 @@ class ReadmeTest(absltest.TestCase):
       command = command.replace(
           "configs/quickstart.py", f"configs/quickstart.py {_SMALL}")
       out = _shell(command, self.folder)
-      self.assertRegex(out, r"\| soc|\| shapes|--config\.views\.seed")
+      self.assertRegex(
+          out, r"\| soc|\| shapes|zero_shot\+tangent|\| epig_online|"
+          r"--config\.views\.seed")
 
   def _assert_understood(self, script):
     """All flags are read and checked before an image set is looked for."""
@@ -93,6 +116,17 @@ class ReadmeTest(absltest.TestCase):
       with self.assertRaises(subprocess.CalledProcessError) as caught:
         _shell(f"{command} --config.data.name=nowhere", self.folder)
       self.assertRegex(caught.exception.stderr, "nowhere|full.shades")
+
+  def _assert_needs_files(self, script):
+    """The shipped weights stand in for those of the hub; nothing else does."""
+    script = re.sub(r"laion/CLIP[^ ]*", str(shipped.folder()),
+                    re.sub(r"\\\n\s*", "", script))
+    commands = script.strip().splitlines()
+    self.assertLen(commands, len(_NEEDS_FILES))
+    for command, message in zip(commands, _NEEDS_FILES):
+      with self.assertRaises(subprocess.CalledProcessError) as caught:
+        _shell(command, self.folder)
+      self.assertRegex(caught.exception.stderr, message)
 
   def _write_eurosat(self, root):
     rows = [[f"{number}.jpg", label, name] for number, (label, name) in
@@ -103,7 +137,7 @@ class ReadmeTest(absltest.TestCase):
 
   def test_code(self):
     blocks = _blocks("python")
-    self.assertLen(blocks, 3)
+    self.assertLen(blocks, 4)
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks) +
          "\nprint(0.05 < ece < 0.15, floor < 0.05, soc > 0, pull.shape)"],
