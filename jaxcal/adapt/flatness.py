@@ -233,7 +233,7 @@ def _check(encode, target_features):
         "noise by token position needs the whole context before the class "
         "name: an encoder of prefix.context_encoder, from a bank with "
         "class_position='end'")
-  expected = (len(encode.order), encode.projection.shape[-1])
+  expected = (len(encode.order), encode.projection.kernel.shape[-1])
   if target_features.shape != expected:
     raise ValueError(f"target features of shape {expected} expected, but "
                      f"{target_features.shape=}")
