@@ -120,6 +120,7 @@ def write(folder: str | os.PathLike, found: Fitted, evidence: Evidence) -> None:
   laplace.write_whole(folder / _MANIFEST,
                       (json.dumps(manifest, indent=2) + "\n").encode())
   about = {"model_fingerprint": found.manifest["model_fingerprint"],
+           "pairs_fingerprint": found.manifest.get("pairs_fingerprint"),
            "pseudo_count": evidence.pseudo_count,
            "prior_precision": dict(evidence.prior_precision)}
   laplace.save(folder / "posterior", posterior(found, evidence), about)
