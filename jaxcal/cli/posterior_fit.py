@@ -2,7 +2,6 @@
 
 import io
 import json
-import pathlib
 import shutil
 
 from absl import flags
@@ -18,40 +17,24 @@ from jaxcal import sharding
 from jaxcal.adapt import bayesian
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
+from jaxcal.cli import pair_sources
 from jaxcal.cli import pooled
+from jaxcal.cli import posterior_folder
 from jaxcal.cli import posteriors
 from jaxcal.clip import captions
 from jaxcal.clip import towers
 from jaxcal.data import pairs as pairs_lib
-from jaxcal.data import tfds
 from jaxcal.features import extract
 from jaxcal.metrics import scoring
 from jaxcal.posterior import curvature
 from jaxcal.posterior import files
 from jaxcal.posterior import marginal
 from jaxcal.posterior import predictive
-from jaxcal.report import figures
 from jaxcal.report import tables
-from jaxcal.testbed import pairs as testbed_pairs
 
 ABOUT = "fit a Laplace posterior over the last projections to image-text pairs"
 EXAMPLE = "jaxcal posterior fit --config=configs/bayesvlm.py"
 
-_PAIRS = flags.DEFINE_string(
-    "pairs", "testbed", "'testbed' (fresh draws from the shipped model's "
-    "training scenes), tars as img2dataset writes them (a folder or a pattern "
-    "such as 'laion/{00000..00059}.tar'), a CSV file (path,caption), "
-    "'tfds:NAME' for captions that tensorflow-datasets prepared, or 'labels': "
-    "the images of config.data.name with their class names in the template")
-_PAIRS_SPLIT = flags.DEFINE_string(
-    "pairs_split", "train", "with --pairs=tfds:NAME and --pairs=labels; not "
-    "that of the images to evaluate, or their labels enter the posterior")
-_CAPTION = flags.DEFINE_multi_string(
-    "caption", [], "template for --pairs=labels, with {} for the class name; "
-    "given several times they go round; config.data.template if absent")
-_NUM_PAIRS = flags.DEFINE_integer(
-    "num_pairs", None, "the first so many pairs; 8,192 of the testbed's and "
-    "327,680 (as published) of others if absent")
 _CANDIDATES = flags.DEFINE_integer(
     "candidates", 32768, "captions that each image is compared with, and the "
     "other way round; the number of pairs at most")
@@ -62,8 +45,7 @@ _CHOOSE = flags.DEFINE_enum(
 _PSEUDO_COUNTS = flags.DEFINE_list(
     "pseudo_counts", ["1", "4", "10", "40", "100", "400", "1000"],
     "to choose from, with --choose=validation")
-_FLAGS = ("pairs", "pairs_split", "caption", "num_pairs", "candidates",
-          "choose", "pseudo_counts")
+_FLAGS = (*pair_sources.FLAGS, "candidates", "choose", "pseudo_counts")
 
 # A pair is one view where an evaluated image is 64 of them.
 _PAIRS_PER_IMAGE = 8
@@ -72,11 +54,6 @@ DEFAULT_PSEUDO_COUNT = 4.0
 _MOST_UNUSABLE = 0.5
 # Of so many, before a wrong source is noticed.
 _FIRST_PAIRS = 1000
-# What a folder may hold, and what lies in it until it is complete.
-_WORK = "work"
-_WRITTEN = ("factors.npz", "spectra.npz", "spectra.svg", "manifest.json",
-            "posterior.npz", "posterior.json", "priors.md", _WORK)
-_WRITTEN_WORK = ("about.json", "features", "sums.npz")
 # Of the prior precisions with the largest evidence, with --choose=validation.
 _PRIOR_FACTORS = (0.1, 1.0, 10.0, 100.0)
 
@@ -99,18 +76,18 @@ def main() -> None:
   """Fits the posterior that the flags describe."""
   config = experiment.checked_config(EXAMPLE)
   experiment.refuse_processes()
-  folder = folder_of(config)
+  folder = posterior_folder.folder_of(config)
   grid = _pseudo_counts()
   if _CANDIDATES.value < 2:
     raise ValueError(f"--candidates is {_CANDIDATES.value}, expected at least "
                      "2: there must be something to tell apart")
   validation = _validation_sets(config)
   model = experiment.load_model(config.model)
-  pairs = load_pairs(config)
+  pairs = pair_sources.load(config)
   about = _describe(config, model, pairs)
-  clear(folder)  # late: a mistake in the flags costs no posterior
-  work = folder / _WORK
-  _refuse_other(folder, work, about)
+  # Late: a mistake in the flags costs no posterior.
+  posterior_folder.clear(folder)
+  work = posterior_folder.begin(folder, about)
   if not (folder / "manifest.json").exists():
     features = _features(config, model, pairs, work / "features")
     factors = _factors(config, model, features, work)
@@ -121,90 +98,7 @@ def main() -> None:
   evidence = _choose(config, model, found, grid, validation)
   files.write(folder, found, evidence)
   shutil.rmtree(work, ignore_errors=True)
-  report(folder, found, evidence)
-
-
-def load_pairs(config) -> pairs_lib.PairSet:
-  """The pairs of --pairs, the first --num_pairs of them.
-
-  Raises:
-    FileNotFoundError: nothing lies there.
-    ValueError: --num_pairs is not positive, or there are no usable pairs.
-  """
-  source, number = _PAIRS.value, _NUM_PAIRS.value
-  if number is not None and number < 2:
-    raise ValueError(f"--num_pairs is {number}, expected at least 2")
-  if source == "testbed":
-    return testbed_pairs.load(number or 8192)
-  number = number or 327_680
-  if source == "labels":
-    return pairs_lib.limit(_labelled(config), number)
-  if source.startswith("tfds:"):
-    if config.data.root is None:
-      raise ValueError(f"--pairs={source} needs the folder that holds prepared "
-                       "sets: --config.data.root=...")
-    return pairs_lib.limit(tfds.read_pairs(
-        config.data.root, source.removeprefix("tfds:"),
-        split=_PAIRS_SPLIT.value), number)
-  if source.endswith(".csv"):
-    return pairs_lib.limit(pairs_lib.csv_file(source), number)
-  with tqdm.tqdm(desc="tars", unit="tar") as bar:
-
-    def progress(done, total):
-      bar.total = total
-      bar.update(done - bar.n)
-
-    return pairs_lib.webdataset(source, max_pairs=number, progress=progress)
-
-
-def _labelled(config):
-  """All image sets of the config as one set of pairs."""
-  if config.data.store is not None:
-    raise ValueError("--pairs=labels needs images, which a store does not "
-                     "have; leave out config.data.store")
-  templates = _CAPTION.value or [config.data.template]
-  return pairs_lib.join([
-      pairs_lib.labelled(images, templates)
-      for images in experiment.load_sets(experiment.with_data(
-          config, split=_PAIRS_SPLIT.value, limit=0)).values()])
-
-
-def folder_of(config) -> pathlib.Path:
-  """Where the posterior goes.
-
-  Raises:
-    ValueError: no folder is named, or what is to be removed there is more than
-      a posterior.
-  """
-  if config.posterior.folder is None:
-    raise ValueError("config.posterior.folder is None: name the folder to "
-                     "fill, with --config.posterior.folder=...")
-  if experiment.OUTPUT.value is not None:
-    raise ValueError("--output is not for a posterior: name the folder to fill "
-                     "with --config.posterior.folder=...")
-  folder = pathlib.Path(config.posterior.folder)
-  foreign = _others(folder / _WORK, _WRITTEN_WORK)
-  if experiment.OVERWRITE.value:
-    foreign += _others(folder, _WRITTEN)
-  if foreign:
-    raise ValueError(
-        f"{folder} holds more than a posterior, which would be removed: "
-        f"{', '.join(foreign)}; name another --config.posterior.folder")
-  return folder
-
-
-def clear(folder: pathlib.Path) -> None:
-  """With --overwrite, removes what `folder_of` has looked at."""
-  if experiment.OVERWRITE.value and folder.exists():
-    shutil.rmtree(folder)
-
-
-def _others(folder, written):
-  """Names of what lies in a folder and is not this command's."""
-  if not folder.exists():
-    return []
-  return sorted(path.name for path in folder.iterdir()
-                if path.name.removesuffix(".half") not in written)
+  posterior_folder.report(folder, found, evidence)
 
 
 def _pseudo_counts():
@@ -236,30 +130,6 @@ def _describe(config, model, pairs):
                        for side, one in maps.items()},
       "provenance": provenance.describe(),
   }, default=str))
-
-
-def _refuse_other(folder, work, about):
-  """Goes on only with what was begun for the same model and pairs."""
-  path = folder / "manifest.json"
-  if not path.exists():
-    path = work / "about.json"
-  if path.exists():
-    try:
-      before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-      raise ValueError(f"{path} is damaged ({error}); --overwrite begins "
-                       "anew") from error
-    changed = [f"{key} was {before.get(key)!r}, is {about[key]!r}"
-               for key in about
-               if key != "provenance" and before.get(key) != about[key]]
-    if changed:
-      raise ValueError(
-          f"{folder} holds another posterior:\n  " + "\n  ".join(changed) +
-          "\ngive another --config.posterior.folder, or --overwrite to remove "
-          "it")
-  else:
-    work.mkdir(parents=True, exist_ok=True)
-    predictions_lib.write_whole(path, json.dumps(about, indent=2).encode())
 
 
 def _features(config, model, pairs, folder):
@@ -423,32 +293,3 @@ def _nll(posterior, maps, scale, task):
       lambda image: predictive.probit_logits(predictive.prob_cosine_full(
           image, texts, posterior, scale)))(images)
   return scoring.negative_log_likelihood(logits, task.labels).mean()
-
-
-def report(folder, found: files.Fitted, evidence: files.Evidence) -> None:
-  """The spectra as a figure and the posterior as a table."""
-  root = evidence.pseudo_count ** 0.5
-  figure = figures.spectra(
-      {side: [root * values for values in found.spectra[side]]
-       for side in files.SIDES},
-      {side: evidence.prior_precision[side] ** 0.5 for side in files.SIDES})
-  predictions_lib.write_whole(
-      folder / "spectra.svg", figures.svg(figure).encode())
-  rows = [_row(side, found, evidence) for side in files.SIDES]
-  left_out = {**found.manifest.get("left_out", {}),
-              "unusable image": found.manifest.get("num_unusable", 0)}
-  note = ", ".join(f"{count} {why}" for why, count in left_out.items() if count)
-  print(tables.markdown(rows, tables.POSTERIOR))
-  print(f"\npseudo-data count {evidence.pseudo_count:g}; left out: "
-        f"{note or 'nothing'}\n\nWritten to {folder}: factors.npz, "
-        "spectra.npz, spectra.svg, manifest.json, posterior.npz, "
-        "posterior.json")
-
-
-def _row(side, found, evidence):
-  of_a, of_b = found.spectra[side]
-  return {"side": side, "inputs": len(of_a), "outputs": len(of_b),
-          "pairs": found.factors[side].num_pairs,
-          "a": np.quantile(of_a, (0, 0.5, 1)),
-          "b": np.quantile(of_b, (0, 0.5, 1)),
-          "prior_precision": evidence.prior_precision[side]}

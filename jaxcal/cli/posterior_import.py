@@ -7,6 +7,7 @@ from absl import flags
 from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
 from jaxcal.cli import posterior_fit
+from jaxcal.cli import posterior_folder
 from jaxcal.cli import posteriors
 from jaxcal.posterior import files
 from jaxcal.posterior import marginal
@@ -42,7 +43,7 @@ def main(source: str) -> None:
   """Imports the factors that lie in a folder."""
   config = experiment.checked_config(EXAMPLE)
   experiment.refuse_processes()
-  folder = posterior_fit.folder_of(config)
+  folder = posterior_folder.folder_of(config)
   if (folder / "manifest.json").exists() and not experiment.OVERWRITE.value:
     raise ValueError(f"{folder} holds a posterior already; give another "
                      "--config.posterior.folder, or --overwrite to remove it")
@@ -65,9 +66,9 @@ def main(source: str) -> None:
   if model is not None:
     posteriors.check(files.posterior(fitted, evidence),
                      {"model_fingerprint": model.fingerprint}, model, source)
-  posterior_fit.clear(folder)
+  posterior_folder.clear(folder)
   files.write(folder, fitted, evidence)
-  posterior_fit.report(folder, fitted, evidence)
+  posterior_folder.report(folder, fitted, evidence)
   text = tables.markdown(
       [_row(side, fitted, found.prior, evidence) for side in files.SIDES],
       tables.PRIORS)

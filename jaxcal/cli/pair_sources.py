@@ -1,0 +1,75 @@
+"""The pairs that the flags of `jaxcal posterior fit` name."""
+
+from absl import flags
+import tqdm
+
+from jaxcal.cli import experiment
+from jaxcal.data import pairs as pairs_lib
+from jaxcal.data import tfds
+from jaxcal.testbed import pairs as testbed_pairs
+
+_PAIRS = flags.DEFINE_string(
+    "pairs", "testbed", "'testbed' (fresh draws from the shipped model's "
+    "training scenes), tars as img2dataset writes them (a folder or a pattern "
+    "such as 'laion/{00000..00059}.tar'), a CSV file (path,caption), "
+    "'tfds:NAME' for captions that tensorflow-datasets prepared, or 'labels': "
+    "the images of config.data.name with their class names in the template")
+_PAIRS_SPLIT = flags.DEFINE_string(
+    "pairs_split", "train", "with --pairs=tfds:NAME and --pairs=labels; not "
+    "that of the images to evaluate, or their labels enter the posterior")
+_CAPTION = flags.DEFINE_multi_string(
+    "caption", [], "template for --pairs=labels, with {} for the class name; "
+    "given several times they go round; config.data.template if absent")
+_NUM_PAIRS = flags.DEFINE_integer(
+    "num_pairs", None, "the first so many pairs; 8,192 of the testbed's and "
+    "327,680 (as published) of others if absent")
+FLAGS = ("pairs", "pairs_split", "caption", "num_pairs")
+
+# Of the testbed, and as published.
+_TESTBED_PAIRS = 8192
+_PUBLISHED_PAIRS = 327_680
+
+
+def load(config) -> pairs_lib.PairSet:
+  """The pairs of --pairs, the first --num_pairs of them.
+
+  Raises:
+    FileNotFoundError: nothing lies there.
+    ValueError: --num_pairs is not positive, or there are no usable pairs.
+  """
+  source, number = _PAIRS.value, _NUM_PAIRS.value
+  if number is not None and number < 2:
+    raise ValueError(f"--num_pairs is {number}, expected at least 2")
+  if source == "testbed":
+    return testbed_pairs.load(number or _TESTBED_PAIRS)
+  number = number or _PUBLISHED_PAIRS
+  if source == "labels":
+    return pairs_lib.limit(_labelled(config), number)
+  if source.startswith("tfds:"):
+    if config.data.root is None:
+      raise ValueError(f"--pairs={source} needs the folder that holds prepared "
+                       "sets: --config.data.root=...")
+    return pairs_lib.limit(tfds.read_pairs(
+        config.data.root, source.removeprefix("tfds:"),
+        split=_PAIRS_SPLIT.value), number)
+  if source.endswith(".csv"):
+    return pairs_lib.limit(pairs_lib.csv_file(source), number)
+  with tqdm.tqdm(desc="tars", unit="tar") as bar:
+
+    def progress(done, total):
+      bar.total = total
+      bar.update(done - bar.n)
+
+    return pairs_lib.webdataset(source, max_pairs=number, progress=progress)
+
+
+def _labelled(config):
+  """All image sets of the config as one set of pairs."""
+  if config.data.store is not None:
+    raise ValueError("--pairs=labels needs images, which a store does not "
+                     "have; leave out config.data.store")
+  templates = _CAPTION.value or [config.data.template]
+  return pairs_lib.join([
+      pairs_lib.labelled(images, templates)
+      for images in experiment.load_sets(experiment.with_data(
+          config, split=_PAIRS_SPLIT.value, limit=0)).values()])
