@@ -25,6 +25,7 @@ _MAY_IMPORT = {
     "parts": {"typing", "predictions"},
     "sharding": {"typing"},
     "adapt": {"typing", "losses", "clip", "posterior"},
+    "tuning": {"typing", "losses", "clip", "data"},
     "features": {"typing", "clip", "data", "sharding"},
     "testbed": {"typing", "clip", "data"},
     "report": {"typing", "metrics", "predictions"},

@@ -1,0 +1,1 @@
+"""Few-shot tuning: methods as pure functions, and one loop that trains them."""

@@ -1,0 +1,88 @@
+"""What a few-shot method is: a few pure functions over arrays.
+
+A method does not own data or a loop. It says how its parameters begin, what
+their loss is on a batch, and what they answer for any list of class names; so
+the same parameters answer for the classes they were trained on and for new ones.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxcal.clip import towers
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+from jaxcal.typing import Key
+from jaxcal.typing import PyTree
+
+# A method's own arrays, by name.
+Params = Mapping[str, PyTree]
+Parts = Mapping[str, Float[Array, ""]]
+
+
+class Images(NamedTuple):
+  """A batch of images; what a method does not look at may be None.
+
+  Attributes:
+    features: Unit norm, of the frozen tower.
+    embeddings: The same before normalisation.
+    pooled: Before the projection.
+    pixels: Normalised, for methods that tune the image tower's prompts.
+  """
+
+  features: Float[Array, "b d"]
+  embeddings: Float[Array, "b d"] | None = None
+  pooled: towers.Pooled | None = None
+  pixels: Float[Array, "b s s 3"] | None = None
+
+
+class Prompts(NamedTuple):
+  """A list of class names as the text side sees it.
+
+  Attributes:
+    encode: Prompt encoder of these names, of `prefix` or `prompts`: from a
+      context to unit-norm features.
+    zero_shot: Unit-norm features of "a photo of a {}.", frozen.
+    target: Unit-norm features of the data set's own template, frozen.
+    embeddings: Of that template before normalisation, frozen.
+  """
+
+  encode: Any
+  zero_shot: Float[Array, "k d"]
+  target: Float[Array, "k d"]
+  embeddings: Float[Array, "k d"]
+
+
+class Batch(NamedTuple):
+  """What one step sees.
+
+  Attributes:
+    images: The images.
+    labels: Positions in the class names.
+    outliers: Names drawn for this step, for outlier regularisation; or None.
+  """
+
+  images: Images
+  labels: Int[Array, "b"]
+  outliers: Prompts | None = None
+
+
+class Method(NamedTuple):
+  """A way to tune.
+
+  Attributes:
+    init: (key, prompts) -> parameters.
+    loss: (parameters, prompts, batch) -> (what is minimised, its parts by
+      name).
+    logits: (parameters, prompts, images) -> [b k], cosines times the scale.
+    text_features: (parameters, prompts, images) -> unit-norm [k d], or [b k d]
+      where they depend on the image; None where the text side is not tuned.
+    gradient: As `jax.value_and_grad(loss, has_aux=True)`, where the direction
+      of the step is not the loss's own; None otherwise.
+  """
+
+  init: Callable[[Key[Array, ""], Prompts], Params]
+  loss: Callable[[Params, Prompts, Batch], tuple[Float[Array, ""], Parts]]
+  logits: Callable[[Params, Prompts, Images], Float[Array, "b k"]]
+  text_features: Callable[[Params, Prompts, Images], Array] | None = None
+  gradient: Callable[..., Any] | None = None
