@@ -75,6 +75,11 @@ class Encoder:
   classes_per_chunk: int | None = dataclasses.field(
       metadata={"static": True})
 
+  @property
+  def context_shape(self) -> tuple[int, int]:
+    """Number and width of the context's vectors."""
+    return self.num_context, self.start.shape[-1]
+
   def __call__(
       self,
       context: Float[Array, "m w"],
@@ -118,6 +123,24 @@ class Encoder:
 
     rows = [jax.lax.map(one, group) for group in self.groups]
     return jnp.concatenate(rows)[self.order]
+
+  def take(self, rows: Int[Array, "r"]) -> "Encoder":
+    """The encoder of these classes alone; under `jit`, of any as many.
+
+    All classes must be of one group (`max_groups=1`), so that the result's
+    shapes do not depend on which classes are taken.
+
+    Raises:
+      ValueError: there are several groups.
+    """
+    if len(self.groups) != 1:
+      raise ValueError("classes can be taken out of one group only, but there "
+                       f"are {len(self.groups)}; pass max_groups=1 to "
+                       "context_encoder")
+    (group,) = self.groups
+    group = jax.tree.map(lambda x: x[self.order[rows]], group)
+    return dataclasses.replace(
+        self, groups=(group,), order=jnp.arange(len(rows)))
 
   def _all_classes(self, finish, context, offset):
     """`finish` of what the projection sees, class by class."""
@@ -193,7 +216,7 @@ class Encoder:
     return (x * params["scale"][None] + params["bias"][None]).astype(dtype)
 
   def _checked(self, context):
-    expected = (self.num_context, len(self.start))
+    expected = self.context_shape
     if context.shape != expected:
       raise ValueError(
           f"a context of shape {expected}, shared by the classes, expected, "

@@ -68,6 +68,11 @@ class Encoder:
   embeddings: Float[Array, "k t w"]
   bank: PromptBank
 
+  @property
+  def context_shape(self) -> tuple[int, int]:
+    """Number and width of the context's vectors."""
+    return self.bank.context_positions.shape[-1], self.embeddings.shape[-1]
+
   def __call__(self, context: Float[Array, "m w"]) -> Float[Array, "k d"]:
     """Unit-norm text features.
 
@@ -83,6 +88,12 @@ class Encoder:
         self.embeddings, context, self.bank.context_positions)
     return towers.pooled_text(
         self.config, self.params, embeddings, self.bank.end_positions)
+
+  def take(self, rows: Int[Array, "r"]) -> "Encoder":
+    """The encoder of these classes alone."""
+    return dataclasses.replace(
+        self, embeddings=self.embeddings[rows],
+        bank=jax.tree.map(lambda x: x[rows], self.bank))
 
 
 def prompt_bank(
