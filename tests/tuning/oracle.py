@@ -5,7 +5,7 @@ The folder's README says what every key is.
 
 from collections.abc import Mapping
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,19 @@ from jaxcal.clip import checkpoint
 from jaxcal.clip import prefix
 from jaxcal.clip import prompts as prompts_lib
 from jaxcal.clip import towers
+from jaxcal.tuning import dor
 from jaxcal.tuning import method as method_lib
+from jaxcal.tuning import training
+from tests import quick
 from tests import shared
 
 # Of the stored steps.
 LEARNING_RATE = 0.002
+
+# Compiled, as methods are when they are used; their arrays are arguments.
+logits = quick.jit(lambda method, *given: method.logits(*given))
+_step = quick.jit(
+    lambda method, *given: training.value_and_gradient(method)(*given))
 
 
 class Oracle(NamedTuple):
@@ -127,3 +135,65 @@ def load() -> Oracle:
   return Oracle(
       stored, model.config, params, images, jnp.asarray(stored["labels"]),
       jnp.asarray(stored["zs/logit_scale_exp"]))
+
+
+def params(
+    stored: Mapping[str, np.ndarray], name: str, when: str,
+) -> dict[str, Any]:
+  """A group's context (and meta-net) at "init" or "final", or its "grad"."""
+  at = lambda key: jnp.asarray(stored[f"{name}/{when}/{key}"])
+  result = {"context": at("ctx")}
+  if f"{name}/{when}/meta.0.bias" in stored:
+    result["meta"] = {
+        ours: {"kernel": at(f"meta.{number}.weight").T,
+               "bias": at(f"meta.{number}.bias")}
+        for ours, number in (("hidden", 0), ("out", 2))}
+  return result
+
+
+def assert_stored(
+    oracle: Oracle,
+    name: str,
+    method: method_lib.Method,
+    prompts: method_lib.Prompts,
+    *,
+    outliers: method_lib.Prompts | None = None,
+    rows: np.ndarray | slice = slice(None),
+    labels: np.ndarray | None = None,
+    parts: Mapping[str, str] | None = None,
+) -> None:
+  """Compares logits, loss, gradient and its parts at the start of a group.
+
+  Args:
+    oracle: From `load`.
+    name: Of the group.
+    method: Ours.
+    prompts: Base classes.
+    outliers: All of them; the stored ones are taken.
+    rows: Images of loss and gradient.
+    labels: Of all images, where the group has its own.
+    parts: Stored name of each of our parts of the loss.
+  """
+  stored, start = oracle.stored, params(oracle.stored, name, "init")
+  np.testing.assert_allclose(
+      logits(method, start, prompts, oracle.images),
+      stored[f"{name}/logits_base_init"], atol=1e-9)
+  if labels is not None:
+    oracle = oracle._replace(labels=jnp.asarray(labels))
+  if outliers is not None:
+    outliers = dor.take(outliers, stored["outlier_idx"][0])
+  batch = oracle.batch(rows, outliers)
+  (loss, found), gradient = _step(method, start, prompts, batch)
+  np.testing.assert_allclose(loss, stored[f"{name}/loss"], rtol=1e-9)
+  for ours, theirs in (parts or {}).items():
+    np.testing.assert_allclose(
+        found[ours], stored[f"{name}/{theirs}"], rtol=1e-9, atol=1e-9)
+  expected = params(stored, name, "grad")
+  jax.tree.map(assert_relative, gradient, expected)
+
+
+def assert_relative(actual: Any, expected: Any, tolerance: float = 1e-8):
+  """Close, in relation to the largest entry."""
+  np.testing.assert_allclose(
+      actual, expected, rtol=0,
+      atol=tolerance * float(jnp.abs(expected).max()))

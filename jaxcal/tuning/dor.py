@@ -1,0 +1,115 @@
+"""Dynamic Outlier Regularisation: words outside the task keep their features.
+
+Tuning pulls the text features of all classes apart, those of new classes too,
+which makes answers on them over-confident. DOR holds the features of outliers,
+words that are related to the classes but none of them, where they were; a few
+of them are drawn for every step (`tuning.outliers`).
+
+Wang, Li, Wei, Dynamic Outlier Regularization (DOR), ICML 2025, arXiv
+2410.02681.
+"""
+
+import jax
+from jax.tree_util import Partial
+import jax.numpy as jnp
+
+from jaxcal.losses import deviation
+from jaxcal.tuning import method as method_lib
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+
+
+def with_outliers(
+    host: method_lib.Method,
+    weight: float,
+    *,
+    last_image_only: bool = False,
+) -> method_lib.Method:
+  """Any method with `text_features`, and outliers held in place.
+
+  Adds `weight` times the mean cosine deviation of the batch's outliers from
+  their zero-shot features. Where a host steps in another direction than that
+  of its loss (ProGrad), it does so as before, and the regulariser's gradient
+  is added to that direction: it is not projected, nor does it enter the test
+  of whether the host's gradients conflict.
+
+  Args:
+    host: The method; its own objective stays as it is.
+    weight: The paper has 8 for CoOp and 2 for all other hosts.
+    last_image_only: Where text features depend on the image, whether the
+      outliers are encoded for the last image of the batch alone, as released,
+      and not for each of them.
+
+  Raises:
+    ValueError: a host that cannot encode other names than its classes; on a
+      batch, one without outliers.
+
+  Source: Wang et al. 2025.
+  Differs from the released code in: the frozen features come from a table and
+  are not encoded in every step; nothing runs at evaluation; `last_image_only`
+  is not the default. Hosts other than CoOp, CoCoOp and MaPLe are not in it.
+  """
+  if host.text_features is None:
+    raise ValueError(
+        "outliers need a method whose text features are tuned and defined for "
+        "any names, but this one has no text_features; shared contexts have "
+        "them (coop.method)")
+  penalty = Partial(_last if last_image_only else _mean, host.text_features)
+  gradient = host.gradient and Partial(
+      _gradient, host.gradient, penalty, weight)
+  return host._replace(
+      loss=Partial(_loss, host.loss, penalty, weight), gradient=gradient)
+
+
+def take(
+    prompts: method_lib.Prompts, rows: Int[Array, "r"]) -> method_lib.Prompts:
+  """Some names of a list, e.g. the outliers drawn for a step.
+
+  Shapes depend on the number of rows alone, so that a step compiles once
+  whichever names are drawn.
+
+  Args:
+    prompts: Their encoder has all names in one group (`max_groups=1`); see
+      `prefix.Encoder.take`.
+    rows: Positions in the list.
+
+  Raises:
+    ValueError: an encoder with several groups.
+  """
+  return method_lib.Prompts(
+      prompts.encode.take(rows), *(table[rows] for table in prompts[1:]))
+
+
+def _mean(text_features, params, batch):
+  """Mean deviation over outliers, and over images where they matter."""
+  outliers = _outliers(batch)
+  tuned = text_features(params, outliers, batch.images)
+  tuned = tuned.reshape(-1, *outliers.zero_shot.shape)
+  return jnp.mean(jax.vmap(deviation.cosine_deviation, (0, None))(
+      tuned, outliers.zero_shot))
+
+
+def _last(text_features, params, batch):
+  last = jax.tree.map(lambda x: x[-1:], batch.images)
+  return _mean(text_features, params, batch._replace(images=last))
+
+
+def _outliers(batch) -> method_lib.Prompts:
+  if batch.outliers is None:
+    raise ValueError("a batch with outliers expected, but it has none; draw "
+                     "some for every step and pass take(outliers, rows)")
+  return batch.outliers
+
+
+def _loss(host_loss, penalty, weight, params, prompts, batch):
+  loss, parts = host_loss(params, prompts, batch)
+  held = penalty(params, batch)
+  return loss + weight * held, {**parts, "outliers": held}
+
+
+def _gradient(host_gradient, penalty, weight, params, prompts, batch):
+  (loss, parts), direction = host_gradient(params, prompts, batch)
+  held, pull = jax.value_and_grad(penalty)(params, batch)
+  added = jax.tree.map(lambda a, b: a + weight * b, direction, pull)
+  return (loss + weight * held, {**parts, "outliers": held}), added
