@@ -84,6 +84,8 @@ class Encoder:
       self,
       context: Float[Array, "m w"],
       offset: Float[Array, "t w"] | None = None,
+      *,
+      deep: Float[Array, "e n w"] | None = None,
   ) -> Float[Array, "k d"]:
     """Unit-norm text features.
 
@@ -91,19 +93,23 @@ class Encoder:
       context: Shared by all classes.
       offset: Added to the token vectors of every prompt, position by position
         (the noise of flatness-aware pre-training).
+      deep: deep[i] take the place of the states of the first n context vectors,
+        which stand before the class name, before layer i + 1.
 
     Raises:
-      ValueError: a context of another shape.
+      ValueError: a context of another shape, or deep prompts that do not fit.
     """
-    return self._all_classes(self._project, context, offset)
+    return self._all_classes(self._project, context, offset, deep)
 
   def pooled(
       self,
       context: Float[Array, "m w"],
       offset: Float[Array, "t w"] | None = None,
+      *,
+      deep: Float[Array, "e n w"] | None = None,
   ) -> Float[Array, "k w"]:
     """What the projection sees of each class; arguments as in a call."""
-    return self._all_classes(lambda pooled: pooled, context, offset)
+    return self._all_classes(lambda pooled: pooled, context, offset, deep)
 
   def jacobian(
       self, context: Float[Array, "m w"]) -> Float[Array, "k d m w"]:
@@ -116,7 +122,7 @@ class Encoder:
 
     def one(tail):
       def features(context):
-        keys, values = self._prefix(context, None)
+        keys, values = self._prefix(context, None, None)
         return self._project(self._class(context, keys, values, None, tail))
 
       return jax.jacrev(features)(context)
@@ -142,10 +148,10 @@ class Encoder:
     return dataclasses.replace(
         self, groups=(group,), order=jnp.arange(len(rows)))
 
-  def _all_classes(self, finish, context, offset):
+  def _all_classes(self, finish, context, offset, deep):
     """`finish` of what the projection sees, class by class."""
     context = self._checked(context)
-    keys, values = self._prefix(context, offset)
+    keys, values = self._prefix(context, offset, deep)
     one = lambda tail: finish(self._class(context, keys, values, offset, tail))
     rows = [self._over_classes(one, group) for group in self.groups]
     return jnp.concatenate(rows)[self.order]
@@ -160,19 +166,33 @@ class Encoder:
     # Backward, a chunk runs again instead of keeping what it computed.
     return jax.lax.map(jax.checkpoint(one), group, batch_size=size)
 
-  def _prefix(self, context, offset):
+  def _prefix(self, context, offset, deep):
     """Keys and values [layer, head, token, .] of what all prompts share."""
     x = jnp.concatenate([self.start[None], context[:self.num_shared]])
     x = self._placed(x, offset, 0)
     mask = towers.causal_mask(len(x))
 
-    def block(x, layer):
+    def block(x, given):
+      layer, entering = given
+      if entering is not None:
+        vectors, enters = entering
+        x = jnp.where(enters, x.at[1:1 + len(vectors)].set(vectors), x)
       query, key, value = self._heads(x, layer)
       mixed = _attend(query, ((key, value, mask),))
       x = x + _dense(mixed, layer["out"])
       return self._mlp(x, layer), (key, value)
 
-    return jax.lax.scan(block, x, self.layers)[1]
+    return jax.lax.scan(block, x, (self.layers, self._entering(deep)))[1]
+
+  def _entering(self, deep):
+    """For each layer, the vectors that enter before it, and whether they do."""
+    if deep is None:
+      return None
+    towers.check_deep_prompts(deep, self.config, self.num_shared)
+    number = jnp.arange(self.config.layers)
+    vectors = jnp.pad(deep.astype(self.start.dtype), (
+        (1, len(number) - 1 - len(deep)), (0, 0), (0, 0)))
+    return vectors, (number > 0) & (number <= len(deep))
 
   def _class(self, context, prefix_keys, prefix_values, offset, tail):
     """One class before the projection, given what came before its tokens."""

@@ -73,21 +73,39 @@ class Encoder:
     """Number and width of the context's vectors."""
     return self.bank.context_positions.shape[-1], self.embeddings.shape[-1]
 
-  def __call__(self, context: Float[Array, "m w"]) -> Float[Array, "k d"]:
+  def __call__(
+      self,
+      context: Float[Array, "m w"],
+      *,
+      deep: Float[Array, "e n w"] | None = None,
+  ) -> Float[Array, "k d"]:
     """Unit-norm text features.
 
+    Args:
+      context: Shared by all classes, or one for each.
+      deep: deep[i] take the place of the states of the first n context vectors
+        before layer i + 1.
+
     Raises:
-      ValueError: a context of another shape.
+      ValueError: a context of another shape, or deep prompts that do not fit.
     """
     return towers.normalize(
-        towers.project(self.pooled(context), self.projection))
+        towers.project(self.pooled(context, deep=deep), self.projection))
 
-  def pooled(self, context: Float[Array, "m w"]) -> Float[Array, "k w"]:
-    """What the projection sees of each class."""
-    embeddings = insert_context(
-        self.embeddings, context, self.bank.context_positions)
+  def pooled(
+      self,
+      context: Float[Array, "m w"],
+      *,
+      deep: Float[Array, "e n w"] | None = None,
+  ) -> Float[Array, "k w"]:
+    """What the projection sees of each class; arguments as in a call."""
+    positions = self.bank.context_positions
+    embeddings = insert_context(self.embeddings, context, positions)
+    if deep is not None:
+      towers.check_deep_prompts(deep, self.config.text, positions.shape[1])
+      deep = towers.DeepPrompts(deep, positions[:, :deep.shape[1]])
     return towers.pooled_text(
-        self.config, self.params, embeddings, self.bank.end_positions)
+        self.config, self.params, embeddings, self.bank.end_positions, deep)
 
   def take(self, rows: Int[Array, "r"]) -> "Encoder":
     """The encoder of these classes alone."""
@@ -262,9 +280,7 @@ def insert_context(
   if context.shape not in ((m, width), (k, m, width)):
     raise ValueError(f"a context of shape [{m}, {width}] or "
                      f"[{k}, {m}, {width}] expected, but {context.shape=}")
-  context = jnp.broadcast_to(context, (k, m, width)).astype(embeddings.dtype)
-  return embeddings.at[jnp.arange(k)[:, None], context_positions].set(
-      context, unique_indices=True)
+  return towers.place(embeddings, context, context_positions)
 
 
 def initial_context(

@@ -114,7 +114,10 @@ class VisionTower(nn.Module):
   config: SiglipConfig
 
   @nn.compact
-  def __call__(self, pixels):
+  def __call__(self, pixels, prompts=None):
+    if prompts is not None:
+      raise ValueError("SigLIP's image tower takes no prompts; tune those of a "
+                       "CLIP model")
     vision = self.config.vision
     x = VisionEmbeddings(self.config, name="embeddings")(pixels)
     x = towers.Encoder(vision, name="encoder")(x)

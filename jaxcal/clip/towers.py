@@ -52,6 +52,19 @@ class Projection(NamedTuple):
   bias: Float[Array, "d"] | None = None
 
 
+class DeepPrompts(NamedTuple):
+  """Learned vectors that take the place of states inside a tower.
+
+  Attributes:
+    vectors: vectors[i] enter before layer i + 1. Behind the last of them, what
+      became of them flows on.
+    positions: Where they enter in each row, distinct.
+  """
+
+  vectors: Float[Array, "e n w"]
+  positions: Int[Array, "b n"]
+
+
 @dataclasses.dataclass(frozen=True)
 class TowerConfig:
   """One transformer: sizes, activation and layer norm."""
@@ -223,8 +236,10 @@ class Layers(nn.Module):
   config: TowerConfig
 
   @nn.compact
-  def __call__(self, x, mask=None):
+  def __call__(self, x, mask=None, deep=None):
     for layer in range(self.config.layers):
+      if deep is not None and 0 < layer <= len(deep.vectors):
+        x = place(x, deep.vectors[layer - 1], deep.positions)
       x = Block(self.config, name=str(layer))(x, mask)
     return x
 
@@ -235,8 +250,8 @@ class Encoder(nn.Module):
   config: TowerConfig
 
   @nn.compact
-  def __call__(self, x, mask=None):
-    return Layers(self.config, name="layers")(x, mask)
+  def __call__(self, x, mask=None, deep=None):
+    return Layers(self.config, name="layers")(x, mask, deep)
 
 
 class TextEmbeddings(nn.Module):
@@ -277,11 +292,11 @@ class TextTower(nn.Module):
     self.final_layer_norm = nn.LayerNorm(
         epsilon=text.layer_norm_eps, use_fast_variance=False)
 
-  def __call__(self, embeddings, end_positions):
+  def __call__(self, embeddings, end_positions, deep=None):
     length = embeddings.shape[-2]
     x = self.embeddings(embeddings)
     mask = causal_mask(length)[None, None] if self.config.causal else None
-    x = self.encoder(x, mask)
+    x = self.encoder(x, mask, deep)
     x = x[jnp.arange(len(x)), end_positions]
     return self.final_layer_norm(x)
 
@@ -340,12 +355,20 @@ class VisionTower(nn.Module):
   config: ClipConfig
 
   @nn.compact
-  def __call__(self, pixels):
+  def __call__(self, pixels, prompts=None):
     vision = self.config.vision
     x = VisionEmbeddings(self.config, name="embeddings")(pixels)
+    deep = None
+    if prompts is not None:
+      shape = (len(x), *prompts.shape[1:])
+      positions = jnp.arange(x.shape[1], x.shape[1] + shape[1])
+      deep = DeepPrompts(
+          prompts[1:], jnp.broadcast_to(positions[None], shape[:2]))
+      first = jnp.broadcast_to(prompts[:1].astype(x.dtype), shape)
+      x = jnp.concatenate([x, first], axis=1)
     # The missing letter is the checkpoint's.
     x = layer_norm(vision.layer_norm_eps, "pre_layrnorm")(x)
-    x = Encoder(vision, name="encoder")(x)
+    x = Encoder(vision, name="encoder")(x, deep=deep)
     return Pooled(
         layer_norm(vision.layer_norm_eps, "post_layernorm")(x[:, 0]))
 
@@ -381,11 +404,45 @@ def token_embeddings(
   return jnp.asarray(embedding)[token_ids]
 
 
+def place(
+    x: Float[Array, "b t w"],
+    vectors: Float[Array, "n w"],
+    positions: Int[Array, "b n"],
+) -> Float[Array, "b t w"]:
+  """States with vectors in their places.
+
+  Args:
+    x: All states.
+    vectors: Shared by the rows, or [b n w] with their own for each.
+    positions: Distinct in each row.
+  """
+  vectors = jnp.broadcast_to(vectors, (*positions.shape, x.shape[-1]))
+  return x.at[jnp.arange(len(x))[:, None], positions].set(
+      vectors.astype(x.dtype), unique_indices=True)
+
+
+def check_deep_prompts(
+    vectors: Float[Array, "e n w"], config: TowerConfig, room: int) -> None:
+  """Raises ValueError unless vectors fit a tower and its positions.
+
+  Args:
+    vectors: See `DeepPrompts`.
+    config: The tower; has no layer after its last one for vectors to enter.
+    room: How many positions there are for them.
+  """
+  fits = vectors.ndim == 3 and vectors.shape[-1] == config.width
+  if not fits or len(vectors) >= config.layers or vectors.shape[1] > room:
+    raise ValueError(
+        f"deep prompts of shape [e, n, {config.width}] expected, with e up to "
+        f"{config.layers - 1} and n up to {room}, but {vectors.shape=}")
+
+
 def pooled_text(
     config: ClipConfig,
     params: Params,
     embeddings: Float[Array, "k t w"],
     end_positions: Int[Array, "k"],
+    deep: DeepPrompts | None = None,
 ) -> Float[Array, "k w"]:
   """Activations of prompts: final norm, row of the end token.
 
@@ -395,16 +452,20 @@ def pooled_text(
     embeddings: Token vectors without positions. Nothing after the end token
       matters, in a causal tower.
     end_positions: Index of each prompt's end token.
+    deep: Vectors that take the place of states between layers, if any.
 
   Raises:
-    ValueError: more tokens than the tower has positions, or another width.
+    ValueError: more tokens than the tower has positions, another width, or deep
+      prompts that do not fit.
   """
   if embeddings.ndim != 3 or embeddings.shape[-1] != config.text.width:
     raise ValueError(
         f"token vectors of shape [k, t, {config.text.width}] expected, but "
         f"{embeddings.shape=}")
+  if deep is not None:
+    check_deep_prompts(deep.vectors, config.text, embeddings.shape[1])
   return config.text_tower().apply(
-      {"params": params["text_model"]}, embeddings, end_positions)
+      {"params": params["text_model"]}, embeddings, end_positions, deep)
 
 
 def text_features(
@@ -422,26 +483,44 @@ def pooled_image(
     config: ClipConfig,
     params: Params,
     pixels: Float[Array, "n s s 3"],
+    prompts: Float[Array, "e n w"] | None = None,
 ) -> Pooled:
   """What the last linear map sees of images, from normalised pixels.
 
+  Args:
+    config: Sizes of the model; not SigLIP's where there are prompts.
+    params: The whole parameter tree.
+    pixels: The images.
+    prompts: Learned tokens, if any. prompts[0] come after the patches, without
+      positions; prompts[i] take their place before layer i.
+
   Raises:
-    ValueError: images of another size than the model's.
+    ValueError: images of another size than the model's, or prompts that do not
+      fit the tower.
   """
   side = config.image_size
   if pixels.ndim != 4 or pixels.shape[1:] != (side, side, 3):
     raise ValueError(f"pixels of shape [n, {side}, {side}, 3] expected, but "
                      f"{pixels.shape=}")
-  return config.image_tower().apply({"params": params["vision_model"]}, pixels)
+  vision = config.vision
+  if prompts is not None and (
+      prompts.ndim != 3 or prompts.shape[-1] != vision.width
+      or not 0 < len(prompts) <= vision.layers):
+    raise ValueError(
+        f"prompts of shape [e, n, {vision.width}] expected, with e from 1 to "
+        f"{vision.layers}, but {prompts.shape=}")
+  return config.image_tower().apply(
+      {"params": params["vision_model"]}, pixels, prompts)
 
 
 def image_features(
     config: ClipConfig,
     params: Params,
     pixels: Float[Array, "n s s 3"],
+    prompts: Float[Array, "e n w"] | None = None,
 ) -> Float[Array, "n d"]:
-  """Unit-norm image features of normalised pixels."""
-  activations, residual = pooled_image(config, params, pixels)
+  """Unit-norm image features; arguments as in `pooled_image`."""
+  activations, residual = pooled_image(config, params, pixels, prompts)
   projection = image_projection(config, params)
   return normalize(project(activations, projection, residual))
 

@@ -193,6 +193,115 @@ class EncoderTest(parameterized.TestCase):
           call(context)
 
 
+class DeepTest(parameterized.TestCase):
+  """Vectors that take the place of states inside the shared prefix."""
+
+  def setUp(self):
+    super().setUp()
+    self.enterContext(jax.enable_x64(True))
+    # A layer in which they enter, and one in which they may flow.
+    self.config = dataclasses.replace(
+        _CONFIG, text=dataclasses.replace(_CONFIG.text, layers=3))
+    self.params = _params(jnp.float64, self.config)
+    self.context = _random(_M, 8)
+
+  def _encoders(self, in_front=_M, **options):
+    bank = _bank(in_front=in_front)
+    return [
+        make(self.config, self.params, bank, **kwargs) for make, kwargs in (
+            (prefix.context_encoder, options), (prompts.context_encoder, {}))]
+
+  @parameterized.parameters(
+      (2, _M, _M), (2, 2, _M), (1, 1, 2), (0, _M, _M))
+  def test_against_the_plain_tower(self, depth, count, in_front):
+    deep = _random(depth, count, 8, seed=6)
+
+    @quick.jit
+    def pulled(encode, context, deep):
+      features, pull_back = jax.vjp(
+          lambda c, d: encode(c, deep=d), context, deep)
+      return features, pull_back(_random(_CLASSES, 5, seed=2))
+
+    ours, plain = (
+        pulled(encode, self.context, deep) for encode in self._encoders(
+            in_front, max_groups=2, classes_per_chunk=2))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), ours, plain)
+    without = self._encoders(in_front)[1](self.context)
+    if depth:
+      self.assertGreater(np.abs(ours[1][1]).max(axis=-1).min(), 1e-6)
+      self.assertGreater(np.abs(ours[0] - without).max(), 1e-3)
+    else:
+      np.testing.assert_allclose(ours[0], without, atol=1e-10)
+
+  def test_before_the_projection(self):
+    deep = _random(2, _M, 8, seed=6)
+    pooled, plain = (encode.pooled(self.context, deep=deep)
+                     for encode in self._encoders(max_groups=1))
+    np.testing.assert_allclose(pooled, plain, atol=1e-10)
+
+  @parameterized.parameters((2, _M), (1, _M), (2, 2))
+  def test_what_would_flow_anyway_changes_nothing(self, depth, count):
+    bank = _bank()
+    embeddings = prompts.insert_context(
+        towers.token_embeddings(self.params, bank.token_ids), self.context,
+        bank.context_positions)
+    _, seen = self.config.text_tower().apply(
+        {"params": self.params["text_model"]}, embeddings, bank.end_positions,
+        capture_intermediates=True)
+    layers = seen["intermediates"]["encoder"]["layers"]
+    deep = jnp.stack([
+        layers[str(layer)]["__call__"][0][0, 1:1 + count]
+        for layer in range(depth)])
+    for encode in self._encoders(max_groups=1):
+      expected = encode(self.context)
+      np.testing.assert_allclose(
+          encode(self.context, deep=deep), expected, atol=1e-12)
+      other = encode(self.context, deep=deep + _random(8)[None, None])
+      self.assertGreater(np.abs(other - expected).max(), 1e-4)
+
+  def test_each_token_is_replaced(self):
+    """With all of them replaced, the context feeds the layer before alone."""
+    for encode in self._encoders(max_groups=1):
+      deep = _random(1, _M, 8, seed=6)
+      base = encode(self.context, deep=deep)
+      for token in range(_M):
+        moved = encode(self.context, deep=deep.at[0, token].add(_random(8)))
+        self.assertGreater(np.abs(moved - base).max(), 1e-3)
+
+  def test_jit_takes_them_as_an_argument(self):
+    encode, plain = self._encoders(max_groups=1)
+    answer = quick.jit(lambda e, c, d: e(c, deep=d))
+    for seed in (6, 7):
+      deep = _random(2, _M, 8, seed=seed)
+      np.testing.assert_allclose(
+          answer(encode, self.context, deep), plain(self.context, deep=deep),
+          atol=1e-10)
+
+  def test_half_precision(self):
+    half = prefix.context_encoder(
+        self.config, _params(jnp.bfloat16, self.config), _bank(), max_groups=1)
+    deep = _random(2, _M, 8, seed=6).astype(jnp.float32)
+    features = half(self.context, deep=deep)
+    self.assertEqual(features.dtype, jnp.float32)
+    np.testing.assert_allclose(
+        features, self._encoders()[1](self.context, deep=deep), atol=0.1)
+
+  @parameterized.parameters((3, _M, 8), (2, _M + 1, 8), (2, _M, 7), (_M, 8))
+  def test_what_does_not_fit(self, *shape):
+    for encode in self._encoders():
+      with self.assertRaisesRegex(
+          ValueError, r"\[e, n, 8\] expected, with e up to 2 and n up to 3"):
+        encode(self.context, deep=jnp.zeros(shape))
+
+  def test_only_before_the_name(self):
+    ours, plain = self._encoders(in_front=1)
+    deep = _random(1, 2, 8)
+    self.assertEqual(plain(self.context, deep=deep).shape, (_CLASSES, 5))
+    with self.assertRaisesRegex(ValueError, "n up to 1, "):
+      ours(self.context, deep=deep)
+
+
 class CausalityTest(parameterized.TestCase):
 
   @parameterized.parameters(True, False)

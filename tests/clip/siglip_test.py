@@ -205,6 +205,14 @@ class CheckpointTest(parameterized.TestCase):
         ValueError, "16 pixels hold 4 x 4 patches of 4, but .* 3 x 3"):
       checkpoint.at_image_size(model, 16)
 
+  def test_images_take_no_prompts(self):
+    model = checkpoint.load(tiny.write_siglip(self.folder))
+    config, side = model.config, model.config.image_size
+    with self.assertRaisesRegex(ValueError, "takes no prompts"):
+      towers.pooled_image(
+          config, model.params, jnp.zeros((1, side, side, 3)),
+          jnp.zeros((1, 2, config.vision.width)))
+
   def _refuses(self, message):
     with self.assertRaisesRegex(ValueError, message):
       checkpoint.load(self.folder)

@@ -117,6 +117,11 @@ class ParityTest(parameterized.TestCase):
     })
 
 
+def _deeper():
+  return dataclasses.replace(
+      CONFIG, vision=dataclasses.replace(VISION, layers=3))
+
+
 init = jax.jit(towers.init, static_argnums=0)
 text_features = jax.jit(towers.text_features)
 image_features = jax.jit(towers.image_features)
@@ -219,6 +224,60 @@ class TowersTest(parameterized.TestCase):
         lambda x: towers.image_features(CONFIG, self.params, x[None])[0]))
     np.testing.assert_allclose(
         one_by_one(self.pixels), features, atol=1e-6)
+
+  def test_image_prompts_that_would_flow_anyway_change_nothing(self):
+    config, params = _deeper(), init(_deeper(), jax.random.key(0))
+    with jax.enable_x64(True):
+      params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
+      prompts = jnp.asarray(
+          np.random.default_rng(1).standard_normal((1, 2, 12)))
+      tower = config.image_tower()
+      for image in jnp.asarray(self.pixels, jnp.float64)[:2, None]:
+        _, seen = tower.apply(
+            {"params": params["vision_model"]}, image, prompts,
+            capture_intermediates=True)
+        layers = seen["intermediates"]["encoder"]["layers"]
+        flowing = [layers[str(i)]["__call__"][0][:, -2:] for i in range(2)]
+        whole = towers.image_features(config, params, image, prompts)
+        without = towers.image_features(config, params, image)
+        self.assertGreater(np.abs(whole - without).max(), 1e-3)
+        for stop in (1, 2):
+          replaced = jnp.concatenate([prompts, *flowing[:stop]])
+          np.testing.assert_allclose(
+              towers.image_features(config, params, image, replaced), whole,
+              atol=1e-12)
+          self.assertGreater(np.abs(towers.image_features(
+              config, params, image, replaced.at[stop, :, 0].add(9.0)) -
+              whole).max(), 1e-4)
+
+  def test_image_prompts_are_more_tokens_without_positions(self):
+    prompts = np.random.default_rng(1).standard_normal((1, 2, 12), np.float32)
+    # A black patch is its position vector alone, so a larger model whose last
+    # positions are the prompts sees what a smaller one does with them.
+    bigger = dataclasses.replace(CONFIG, image_size=9)
+    params = init(CONFIG, jax.random.key(0))
+    grown = jax.tree.map(lambda x: x, params)
+    positions = params["vision_model"]["embeddings"]["position_embedding"]
+    grown["vision_model"]["embeddings"]["position_embedding"] = {
+        "embedding": jnp.concatenate([
+            positions["embedding"], prompts[0], prompts[0], prompts[0, :1]])}
+    pixels = np.zeros((3, 9, 9, 3), np.float32)
+    # Row by row, the first four of nine patches hold the image.
+    patches = self.pixels.reshape(3, 2, 3, 2, 3, 3).swapaxes(2, 3).reshape(
+        3, 4, 3, 3, 3)
+    pixels[:, :3] = patches[:, :3].swapaxes(1, 2).reshape(3, 3, 9, 3)
+    pixels[:, 3:6, :3] = patches[:, 3]
+    more = np.concatenate([prompts, prompts, prompts[:, :1]], axis=1)
+    np.testing.assert_allclose(
+        image_features(CONFIG, params, self.pixels, more),
+        image_features(bigger, grown, pixels), atol=1e-6)
+
+  def test_image_prompts_that_do_not_fit(self):
+    for shape in ((2, 1, 12), (0, 1, 12), (1, 1, 11), (1, 12)):
+      with self.assertRaisesRegex(
+          ValueError, r"\[e, n, 12\] expected, with e from 1 to 1, but"):
+        towers.image_features(
+            CONFIG, self.params, self.pixels, jnp.zeros(shape))
 
   def test_bfloat16_stays_close(self):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), self.params)
