@@ -1,0 +1,52 @@
+"""Recipes are looked up by names that exist, and say what was published."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from jaxcal.tuning import presets
+
+
+class PresetsTest(parameterized.TestCase):
+
+  def test_both_presets_have_the_same_methods(self):
+    upstream, dor = presets.RECIPES["upstream"], presets.RECIPES["dor"]
+    self.assertEqual(set(upstream), set(dor))
+
+  @parameterized.parameters("upstream", "dor")
+  def test_numbers_are_in_range(self, preset):
+    for name in presets.RECIPES[preset]:
+      recipe = presets.recipe(name, preset)
+      self.assertGreater(recipe.learning_rate, 0)
+      self.assertGreater(recipe.num_epochs, 1)
+      self.assertGreater(recipe.batch_size, 0)
+      self.assertIn(recipe.optimizer, ("sgd", "adam", "adamw"))
+      # Words give four vectors at most; where there are more, others precede.
+      self.assertGreaterEqual(recipe.num_context, 0)
+
+  def test_where_the_presets_differ(self):
+    pick = lambda name: (presets.recipe(name, "upstream"),
+                         presets.recipe(name, "dor"))
+    ours, theirs = pick("coop")
+    self.assertEqual((ours.num_context, theirs.num_context), (4, 16))
+    ours, theirs = pick("kgcoop")
+    self.assertEqual((ours.batch_size, theirs.batch_size), (128, 32))
+    ours, theirs = pick("promptsrc")
+    self.assertEqual((ours.aggregation, theirs.aggregation),
+                     ((15, 1), (30, 30)))
+    ours, theirs = pick("maple")
+    self.assertEqual((ours.from_words, theirs.from_words), (True, False))
+
+  def test_outlier_weights(self):
+    self.assertEqual(presets.outlier_weight("coop"), 8.0)
+    for name in ("kgcoop", "cocoop", "maple"):
+      self.assertEqual(presets.outlier_weight(name), 2.0)
+
+  def test_unknown_names_list_the_choices(self):
+    with self.assertRaisesRegex(ValueError, "'coup'; choose from: coop, "):
+      presets.recipe("coup")
+    with self.assertRaisesRegex(ValueError, "'paper'; choose from: upstream"):
+      presets.recipe("coop", "paper")
+
+
+if __name__ == "__main__":
+  absltest.main()
