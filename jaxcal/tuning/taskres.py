@@ -1,0 +1,74 @@
+"""TaskRes: a learned residual on the text features, class by class.
+
+Yu et al., Task Residual for Tuning Vision-Language Models, CVPR 2023.
+"""
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxcal.clip import towers
+from jaxcal.tuning import coop
+from jaxcal.tuning import method as method_lib
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+
+
+def method(
+    *, logit_scale: Float[Array, ""], residual_weight: float = 0.5
+) -> method_lib.Method:
+  """A residual on each class's text feature, from zero; cross-entropy.
+
+  Its parameters are {"residual": [k d]}. They belong to the classes of the
+  training, row by row: for some of these, in any order, see `take_classes`;
+  for other classes there is no answer, and so no `text_features` for outliers.
+
+  Args:
+    logit_scale: Factor of the cosines.
+    residual_weight: Of the residual beside the text feature, which is the one
+      of `Prompts.embeddings`, not normalised; published: 0.5, and 1 for
+      flowers.
+
+  Source: Yu et al. 2023 (geekyutao/TaskRes).
+  Differs from the released code in: underscores in names are replaced before
+  they are encoded.
+  """
+  scale = jnp.asarray(logit_scale)
+  return method_lib.Method(
+      init=Partial(_init), loss=Partial(_loss, scale, residual_weight),
+      logits=Partial(_logits, scale, residual_weight))
+
+
+def take_classes(
+    params: method_lib.Params, positions: Int[Array, "k"]
+) -> method_lib.Params:
+  """The parameters of some of the classes of the training.
+
+  Args:
+    params: As trained.
+    positions: Where these classes were in training; `protocol.class_positions`
+      finds them by name.
+  """
+  return {"residual": params["residual"][positions]}
+
+
+def _init(key, prompts):
+  del key  # Begins at zero.
+  return {"residual": jnp.zeros_like(prompts.embeddings)}
+
+
+def _logits(scale, weight, params, prompts, images):
+  residual = params["residual"]
+  if residual.shape != prompts.embeddings.shape:
+    raise ValueError(
+        f"the residual is of {len(residual)} classes and answers for these "
+        f"alone, but there are {len(prompts.embeddings)} names; for some of "
+        "the classes use take_classes, for new ones another method")
+  text = towers.normalize(prompts.embeddings + weight * residual)
+  return scale * images.features @ text.T
+
+
+def _loss(scale, weight, params, prompts, batch):
+  loss = coop.cross_entropy(
+      _logits(scale, weight, params, prompts, batch.images), batch.labels)
+  return loss, {"cross_entropy": loss}
