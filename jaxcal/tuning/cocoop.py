@@ -7,8 +7,8 @@ CVPR 2022.
 import dataclasses
 
 import jax
-from jax.tree_util import Partial
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib

@@ -13,8 +13,8 @@ as an argument, and its arrays are no constants of the program.
 """
 
 import jax
-from jax.tree_util import Partial
 import jax.numpy as jnp
+from jax.tree_util import Partial
 import optax
 
 from jaxcal.tuning import method as method_lib

@@ -9,15 +9,18 @@ Wang, Li, Wei, Dynamic Outlier Regularization (DOR), ICML 2025, arXiv
 2410.02681.
 """
 
+from typing import TypeVar
+
 import jax
-from jax.tree_util import Partial
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxcal.losses import deviation
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
-from jaxcal.typing import Float
 from jaxcal.typing import Int
+
+_Names = TypeVar("_Names", method_lib.Prompts, method_lib.Images)
 
 
 def with_outliers(
@@ -62,23 +65,24 @@ def with_outliers(
       loss=Partial(_loss, host.loss, penalty, weight), gradient=gradient)
 
 
-def take(
-    prompts: method_lib.Prompts, rows: Int[Array, "r"]) -> method_lib.Prompts:
-  """Some names of a list, e.g. the outliers drawn for a step.
+def take(outliers: _Names, rows: Int[Array, "r"]) -> _Names:
+  """Some of a table of outliers, e.g. those drawn for a step.
 
   Shapes depend on the number of rows alone, so that a step compiles once
-  whichever names are drawn.
+  whichever outliers are drawn.
 
   Args:
-    prompts: Their encoder has all names in one group (`max_groups=1`); see
-      `prefix.Encoder.take`.
-    rows: Positions in the list.
+    outliers: Names, whose encoder has all of them in one group
+      (`max_groups=1`), see `prefix.Encoder.take`; or images.
+    rows: Positions in the table.
 
   Raises:
     ValueError: an encoder with several groups.
   """
+  if isinstance(outliers, method_lib.Images):
+    return jax.tree.map(lambda x: x[rows], outliers)
   return method_lib.Prompts(
-      prompts.encode.take(rows), *(table[rows] for table in prompts[1:]))
+      outliers.encode.take(rows), *(table[rows] for table in outliers[1:]))
 
 
 def _mean(text_features, params, batch):

@@ -4,8 +4,8 @@ Yao et al., Visual-Language Prompt Tuning with Knowledge-Guided Context
 Optimization (KgCoOp), CVPR 2023.
 """
 
-from jax.tree_util import Partial
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxcal.losses import deviation
 from jaxcal.tuning import coop

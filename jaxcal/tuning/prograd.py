@@ -4,8 +4,8 @@ Zhu et al., Prompt-aligned Gradient for Prompt Tuning (ProGrad), ICCV 2023.
 """
 
 import jax
-from jax.tree_util import Partial
 import jax.numpy as jnp
+from jax.tree_util import Partial
 import optax
 
 from jaxcal.tuning import coop
