@@ -112,7 +112,9 @@ def from_file(path: str | os.PathLike) -> tuple[str, ...]:
 
 
 def from_tokenizer(tokenizer: Any) -> tuple[str, ...]:
-  """Whole words among a CLIP tokenizer's tokens; they need not be nouns.
+  """Whole words among a CLIP tokenizer's tokens.
+
+  They need not be nouns, and common endings of words ("ing") are among them.
 
   Args:
     tokenizer: Of transformers, whose tokens end in "</w>" where a word does.

@@ -5,6 +5,7 @@ Classification, ECCV 2022. Without training, the method answers with the
 parameters that it begins with; trained (Tip-Adapter-F), with keys that moved.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,8 +17,8 @@ import optax
 from jaxcal.clip import towers
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
+from jaxcal.tuning import training
 from jaxcal.typing import Array
-from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
@@ -135,9 +136,8 @@ def optimizer(
   Source: Zhang et al. 2022: batches of 256 for 20 epochs.
   Differs from the released code in: nothing.
   """
-  return optax.adamw(
-      optax.cosine_decay_schedule(learning_rate, num_steps), eps=1e-4,
-      weight_decay=1e-2)
+  return training.adamw(
+      optax.cosine_decay_schedule(learning_rate, num_steps), eps=1e-4)
 
 
 def search(
@@ -148,8 +148,8 @@ def search(
     labels: Int[Array, "b"],
     *,
     logit_scale: Float[Array, ""],
-    alphas: Float[Array, "a"] = ALPHAS,
-    betas: Float[Array, "c"] = BETAS,
+    alphas: Sequence[float] = ALPHAS,
+    betas: Sequence[float] = BETAS,
 ) -> Found:
   """The weight and sharpness of the cache with the best accuracy.
 
@@ -183,17 +183,13 @@ def search(
   def of_beta(beta):
     lookup = jnp.exp(-beta * distance) @ cache.values
     of_alpha = lambda alpha: jnp.mean(
-        _is_right(zero_shot + alpha * lookup, labels))
+        jnp.argmax(zero_shot + alpha * lookup, axis=-1) == labels)
     return jax.lax.map(of_alpha, alphas)
 
   accuracy = jax.lax.map(of_beta, betas)
   best = jnp.argmax(accuracy)  # The first of equals.
   row, column = jnp.unravel_index(best, accuracy.shape)
   return Found(alphas[column], betas[row], accuracy[row, column])
-
-
-def _is_right(logits: Float[Array, "b k"], labels) -> Bool[Array, "b"]:
-  return jnp.argmax(logits, axis=-1) == labels
 
 
 def _check_classes(values, prompts):
