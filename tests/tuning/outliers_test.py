@@ -197,6 +197,12 @@ class DrawTest(parameterized.TestCase):
           jitted(key, jnp.int32(step)),
           draw(key, step, num_words=20, num_drawn=6))
     self.assertLen(traces, 1)
+    # The rows of an epoch, all at once.
+    rows = jax.vmap(
+        lambda step: draw(key, step, num_words=20, num_drawn=6))(
+            jnp.arange(5, 9))
+    np.testing.assert_array_equal(rows[0], jitted(key, jnp.int32(5)))
+    np.testing.assert_array_equal(rows[3], jitted(key, jnp.int32(8)))
 
   @parameterized.parameters(*outliers.DRAWS)
   def test_all_where_there_are_few(self, name):
