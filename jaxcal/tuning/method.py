@@ -59,12 +59,13 @@ class Batch(NamedTuple):
   Attributes:
     images: The images.
     labels: Positions in the class names.
-    outliers: Names drawn for this step, for outlier regularisation; or None.
+    outliers: Drawn for this step, for outlier regularisation: names, or images
+      for methods on the image side; or None.
   """
 
   images: Images
   labels: Int[Array, "b"]
-  outliers: Prompts | None = None
+  outliers: Prompts | Images | None = None
 
 
 class Method(NamedTuple):
