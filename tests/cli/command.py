@@ -1,4 +1,7 @@
-"""The `jaxcal` command as a user runs it, mostly in a process of its own."""
+"""The `jaxcal` command as a user runs it, with or without a process of its own.
+
+With one is the dearer way by far: for kills, environments and device counts.
+"""
 
 import contextlib
 import io
@@ -12,8 +15,10 @@ from unittest import mock
 import warnings
 
 from absl.testing import flagsaver
+import jax
 
 from jaxcal import predictions
+from jaxcal import sharding
 from jaxcal.cli import main
 from jaxcal.posterior import laplace
 
@@ -64,13 +69,16 @@ def kill_after(seconds, *arguments):
   return False
 
 
-def here(*arguments):
-  """The same as `run`, without a start: in this process, on its devices."""
+def here(*arguments, num_devices=1, folder=ROOT):
+  """The same as `run`, in this process: no start, and compiled only once."""
   printed, error = io.StringIO(), io.StringIO()
-  saved = flagsaver.save_flag_values()
+  saved, mesh = flagsaver.save_flag_values(), sharding.data_mesh
+  first = lambda devices=None: mesh(
+      list(devices or jax.devices())[:num_devices])
   try:
-    with (contextlib.chdir(ROOT), contextlib.redirect_stdout(printed),
+    with (contextlib.chdir(folder), contextlib.redirect_stdout(printed),
           contextlib.redirect_stderr(error), warnings.catch_warnings(),
+          mock.patch.object(sharding, "data_mesh", first),
           mock.patch.object(sys, "argv", ["jaxcal", *map(str, arguments)])):
       # How ml_collections reads a config file; a process does not show it.
       warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)

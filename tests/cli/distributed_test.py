@@ -33,7 +33,7 @@ class DistributedTest(absltest.TestCase):
       out, error = process.communicate()
       self.assertEqual(process.returncode, 0, error)
       printed.append(out)
-    status, table, error = command.run(*_SMALL, f"--output={root / 'one'}")
+    status, table, error = command.here(*_SMALL, f"--output={root / 'one'}")
     self.assertEqual(status, 0, error)
     self.assertIn(table.split("\n\nWritten")[0], printed[0])
     self.assertNotIn("| digits", printed[1])
@@ -51,7 +51,7 @@ class DistributedTest(absltest.TestCase):
          "needs --num_processes and --process_id"),
         (("--coordinator=localhost:1", "--num_processes=2", "--process_id=2"),
          "needs --num_processes and --process_id")):
-      status, _, error = command.run(*_SMALL, *flags)
+      status, _, error = command.here(*_SMALL, *flags)
       self.assertEqual(status, 2)
       self.assertIn(message, error)
 

@@ -1,4 +1,4 @@
-"""`jaxcal evaluate` as a user runs it: in a process of its own."""
+"""`jaxcal evaluate` from images to report, and what it refuses."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ from tests.data import miniatures
 
 
 def _evaluate(*arguments):
-  return command.run("evaluate", *command.SMALL, *arguments)
+  return command.here("evaluate", *command.SMALL, *arguments)
 
 
 class EvaluateTest(parameterized.TestCase):
@@ -27,7 +27,9 @@ class EvaluateTest(parameterized.TestCase):
   def test_from_images_to_report_twice(self):
     arguments = ("--config.method.name=tpt,soc", "--config.method.weight=3")
     output = self._folder("run")
-    status, printed, error = _evaluate(*arguments, f"--output={output}")
+    # As a user runs it: in a process of its own.
+    status, printed, error = command.run(
+        "evaluate", *command.SMALL, *arguments, f"--output={output}")
     self.assertEqual(status, 0, error)
     rows = [json.loads(line)
             for line in (output / "results.jsonl").read_text().splitlines()]
@@ -42,7 +44,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(page.count("<svg"), 1)
     self.assertNotIn("src=", page)
     self.assertFalse((output / "predictions" / "digits" / "parts").exists())
-    # Again elsewhere: the same numbers. Again here: nothing is computed.
+    # Again elsewhere, in this process: the same numbers. Again here: nothing is computed.
     other = self._folder("other")
     status, again, error = _evaluate(*arguments, f"--output={other}")
     self.assertEqual(status, 0, error)
@@ -159,13 +161,13 @@ class EvaluateTest(parameterized.TestCase):
     self.assertIn("cat/notes.jpg", error)
 
   def test_help(self):
-    status, printed, _ = command.run("--help")
+    status, printed, _ = command.here("--help")
     self.assertEqual(status, 0)
     self.assertIn("jaxcal evaluate --config=", printed)
-    status, printed, _ = command.run("evaluate", "--help")
+    status, printed, _ = command.here("evaluate", "--help")
     self.assertEqual(status, 0)
     self.assertIn("--config.method.learning_rate=0.005", printed)
-    status, _, error = command.run("evalute")
+    status, _, error = command.here("evalute")
     self.assertEqual(status, 2)
     self.assertIn("unknown command 'evalute'; choose from: evaluate", error)
 

@@ -52,11 +52,11 @@ class FeaturesTest(parameterized.TestCase):
   def test_evaluation_from_a_store_is_that_from_pixels(self):
     store = self._folder("store")
     small = (*command.SMALL, "--config.method.name=soc")
-    command.run("features", *small, f"--store={store}", "--dtype=float32")
+    command.here("features", *small, f"--store={store}", "--dtype=float32")
     outputs = []
     for extra in ((), (f"--config.data.store={store}",)):
       outputs.append(self._folder("run"))
-      status, _, error = command.run(
+      status, _, error = command.here(
           "evaluate", *small, *extra, f"--output={outputs[-1]}")
       self.assertEqual(status, 0, error)
     streamed, stored = (predictions.load(
@@ -64,7 +64,7 @@ class FeaturesTest(parameterized.TestCase):
     np.testing.assert_array_equal(stored.logits, streamed.logits)
     self.assertEqual(stored.settings["model.features"], "stored as float32")
     # Other views than the stored ones are refused before anything is computed.
-    status, _, error = command.run(
+    status, _, error = command.here(
         "evaluate", *small, f"--config.data.store={store}",
         "--config.views.seed=1", f"--output={self._folder('run')}")
     self.assertEqual(status, 2)
@@ -75,7 +75,7 @@ class FeaturesTest(parameterized.TestCase):
       (("--store=x", "--shard=2/2"), "--shard is '2/2', expected I/N"),
       (("--store=x", "--chunk_size=0"), "--chunk_size of at least 1"))
   def test_errors(self, arguments, message):
-    status, _, error = command.run("features", *command.SMALL, *arguments)
+    status, _, error = command.here("features", *command.SMALL, *arguments)
     self.assertEqual(status, 2)
     self.assertIn(message, error)
 
