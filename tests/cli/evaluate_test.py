@@ -44,7 +44,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(page.count("<svg"), 1)
     self.assertNotIn("src=", page)
     self.assertFalse((output / "predictions" / "digits" / "parts").exists())
-    # Again elsewhere, in this process: the same numbers. Again here: nothing is computed.
+    # Elsewhere, in this process: the same numbers. Again: nothing is computed.
     other = self._folder("other")
     status, again, error = _evaluate(*arguments, f"--output={other}")
     self.assertEqual(status, 0, error)
