@@ -60,6 +60,7 @@ class Encoder:
     projection: The last linear map; acts on what `pooled` returns.
     embeddings: Vectors of all tokens, without positions.
     bank: The prompts whose context is replaced.
+    classes_per_chunk: Classes that run at a time, or None for all.
   """
 
   config: towers.ClipConfig
@@ -67,6 +68,8 @@ class Encoder:
   projection: towers.Projection
   embeddings: Float[Array, "k t w"]
   bank: PromptBank
+  classes_per_chunk: int | None = dataclasses.field(
+      default=None, metadata={"static": True})
 
   @property
   def context_shape(self) -> tuple[int, int]:
@@ -99,13 +102,32 @@ class Encoder:
       deep: Float[Array, "e n w"] | None = None,
   ) -> Float[Array, "k w"]:
     """What the projection sees of each class; arguments as in a call."""
-    positions = self.bank.context_positions
-    embeddings = insert_context(self.embeddings, context, positions)
+    _check_context(
+        context, self.bank.context_positions, self.embeddings.shape[-1])
+    classes = (self.embeddings, self.bank,
+               context if context.ndim == 3 else None)
+    size = self.classes_per_chunk
+    if size is None or size >= len(self.embeddings):
+      return self._classes(classes, context, deep)
+
+    def one(given):
+      alone = jax.tree.map(lambda x: x[None], given)
+      return self._classes(alone, context, deep)[0]
+
+    # Backward, a chunk runs again instead of keeping what it computed.
+    return jax.lax.map(jax.checkpoint(one), classes, batch_size=size)
+
+  def _classes(self, classes, shared, deep):
+    """`pooled` of some classes, with contexts of their own or a shared one."""
+    embeddings, bank, own = classes
+    positions = bank.context_positions
+    embeddings = insert_context(
+        embeddings, shared if own is None else own, positions)
     if deep is not None:
       towers.check_deep_prompts(deep, self.config.text, positions.shape[1])
       deep = towers.DeepPrompts(deep, positions[:, :deep.shape[1]])
     return towers.pooled_text(
-        self.config, self.params, embeddings, self.bank.end_positions, deep)
+        self.config, self.params, embeddings, bank.end_positions, deep)
 
   def take(self, rows: Int[Array, "r"]) -> "Encoder":
     """The encoder of these classes alone."""
@@ -276,10 +298,7 @@ def insert_context(
   Raises:
     ValueError: if the context has another number or width of vectors.
   """
-  (k, m), width = context_positions.shape, embeddings.shape[-1]
-  if context.shape not in ((m, width), (k, m, width)):
-    raise ValueError(f"a context of shape [{m}, {width}] or "
-                     f"[{k}, {m}, {width}] expected, but {context.shape=}")
+  _check_context(context, context_positions, embeddings.shape[-1])
   return towers.place(embeddings, context, context_positions)
 
 
@@ -294,6 +313,8 @@ def context_encoder(
     config: towers.ClipConfig,
     params: towers.Params,
     bank: PromptBank,
+    *,
+    classes_per_chunk: int | None = None,
 ) -> Encoder:
   """The function from a context to the unit-norm text features.
 
@@ -301,11 +322,21 @@ def context_encoder(
     config: Sizes of the model.
     params: The whole parameter tree.
     bank: The prompts whose context is replaced.
+    classes_per_chunk: Bounds memory by this many classes at a time, which run
+      again in the backward pass; None runs all at once.
   """
   return Encoder(
       config, {"text_model": params["text_model"]},
       towers.text_projection(config, params),
-      towers.token_embeddings(params, bank.token_ids), bank)
+      towers.token_embeddings(params, bank.token_ids), bank,
+      classes_per_chunk)
+
+
+def _check_context(context, context_positions, width):
+  k, m = context_positions.shape
+  if context.shape not in ((m, width), (k, m, width)):
+    raise ValueError(f"a context of shape [{m}, {width}] or "
+                     f"[{k}, {m}, {width}] expected, but {context.shape=}")
 
 
 def _clean_names(class_names):

@@ -184,6 +184,22 @@ class EncoderTest(parameterized.TestCase):
     # bfloat16 keeps two to three digits, and the tower has two layers.
     np.testing.assert_allclose(features, _plain()[0], atol=0.1)
 
+  def test_some_rows(self):
+    encode, traces = self._encoder(_bank(), max_groups=1), []
+
+    @quick.jit
+    def some(encode, rows):
+      traces.append(rows)
+      return encode.take(rows)(_random(_M, 8))
+
+    for rows in ([5, 0, 5], [1, 2, 3]):
+      np.testing.assert_allclose(
+          some(encode, jnp.array(rows)), _plain()[0][np.array(rows)],
+          atol=1e-10)
+    self.assertLen(traces, 1)
+    with self.assertRaisesRegex(ValueError, "max_groups=1"):
+      self._encoder(_bank(), max_groups=2).take(jnp.array([0]))
+
   def test_another_shape_of_context(self):
     encode = prefix.context_encoder(_CONFIG, _params(jnp.float32), _bank())
     for context in (jnp.ones((2, 8)), jnp.ones((_CLASSES, _M, 8))):

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
+from tests import quick
 from tests import shared
 from tests.clip import tiny
 
@@ -287,7 +288,7 @@ class FromTokenIdsTest(parameterized.TestCase):
       prompts.from_token_ids(ids, context, ends)
 
 
-class ContextTest(absltest.TestCase):
+class ContextTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
@@ -383,6 +384,38 @@ class ContextTest(absltest.TestCase):
       slope = (loss(context + step) - loss(context - step)) / 2
       np.testing.assert_allclose(
           (jax.grad(loss)(context) * step).sum(), slope, rtol=1e-6)
+
+  @parameterized.parameters("shared", "own", "deep")
+  def test_chunks_and_some_rows(self, kind):
+    bank = BANK(["cat", "a cat", "tall house", "house"], template="a {}.")
+    with jax.enable_x64(True):
+      params = jax.tree.map(
+          lambda x: jnp.asarray(x, jnp.float64), tiny.params())
+      whole = prompts.context_encoder(tiny.CONFIG, params, bank)
+      shape, rng = whole.context_shape, np.random.default_rng(1)
+      context = jnp.asarray(rng.standard_normal(
+          (4, *shape) if kind == "own" else shape))
+      deep = (jnp.asarray(rng.standard_normal((1, *shape)))
+              if kind == "deep" else None)
+      weights = jnp.asarray(rng.standard_normal((4, 5)))
+
+      @quick.jit
+      def pulled(encode, context):
+        features, pull_back = jax.vjp(
+            lambda context: encode(context, deep=deep), context)
+        return features, pull_back(weights)[0]
+
+      features, gradient = pulled(whole, context)
+      for size in (1, 3):
+        chunked = prompts.context_encoder(
+            tiny.CONFIG, params, bank, classes_per_chunk=size)
+        for ours, expected in zip(pulled(chunked, context),
+                                  (features, gradient)):
+          np.testing.assert_allclose(ours, expected, atol=1e-12)
+      rows = np.array([2, 0, 2])
+      some = whole.take(rows)(
+          context[rows] if kind == "own" else context, deep=deep)
+      np.testing.assert_allclose(some, features[rows], atol=1e-12)
 
 
 if __name__ == "__main__":
