@@ -23,6 +23,8 @@ from tests import shared
 
 # Of the stored steps.
 LEARNING_RATE = 0.002
+# One object, so that groups of the same shapes share a program.
+SGD = training.sgd(LEARNING_RATE)
 
 # Compiled, as methods are when they are used; their arrays are arguments.
 logits = quick.jit(lambda method, *given: method.logits(*given))
@@ -140,7 +142,7 @@ def load() -> Oracle:
 def params(
     stored: Mapping[str, np.ndarray], name: str, when: str,
 ) -> dict[str, Any]:
-  """A group's context (and meta-net) at "init" or "final", or its "grad"."""
+  """A group's parameters at "init" or "final", or their "grad"."""
   at = lambda key: jnp.asarray(stored[f"{name}/{when}/{key}"])
   result = {"context": at("ctx")}
   if f"{name}/{when}/meta.0.bias" in stored:
@@ -148,6 +150,18 @@ def params(
         ours: {"kernel": at(f"meta.{number}.weight").T,
                "bias": at(f"meta.{number}.bias")}
         for ours, number in (("hidden", 0), ("out", 2))}
+  if f"{name}/{when}/deep_text.1" in stored:
+    layers = lambda key: jnp.stack([
+        at(key.format(layer)) for layer in range(4)
+        if f"{name}/{when}/{key.format(layer)}" in stored])
+    result["deep_text"] = layers("deep_text.{}")
+    if f"{name}/{when}/vision_ctx" in stored:
+      result["vision"] = jnp.concatenate(
+          [at("vision_ctx")[None], layers("deep_vision.{}")])
+    else:
+      result["vision"] = {
+          "kernel": layers("vision_proj.{}.weight").swapaxes(1, 2),
+          "bias": layers("vision_proj.{}.bias")}
   return result
 
 
@@ -190,6 +204,33 @@ def assert_stored(
         found[ours], stored[f"{name}/{theirs}"], rtol=1e-9, atol=1e-9)
   expected = params(stored, name, "grad")
   jax.tree.map(assert_relative, gradient, expected)
+
+
+def assert_steps(
+    oracle: Oracle,
+    name: str,
+    method: method_lib.Method,
+    prompts: method_lib.Prompts,
+    *,
+    new: method_lib.Prompts,
+    outliers: training.Outliers | None = None,
+) -> None:
+  """Compares a group's losses, parameters and logits along three steps."""
+  stored, start = oracle.stored, params(oracle.stored, name, "init")
+  rows = jnp.asarray(stored["batch_idx"])
+  state = training.State(
+      start, SGD.init(start), jax.tree.map(jnp.zeros_like, start),
+      jnp.zeros((), jnp.int32), jax.random.key(0))
+  state, parts = training.train_epoch(
+      method, SGD, state, prompts, training.Data(oracle.images, oracle.labels),
+      training.Order(rows, rows[0, :0]), outliers)
+  np.testing.assert_allclose(
+      parts["loss"], stored[f"{name}/step_losses"], rtol=1e-9)
+  jax.tree.map(assert_relative, state.params, params(stored, name, "final"))
+  for names, which in ((prompts, "base"), (new, "new")):
+    np.testing.assert_allclose(
+        logits(method, state.params, names, oracle.images),
+        stored[f"{name}/logits_{which}_final"], atol=1e-7)
 
 
 def assert_relative(actual: Any, expected: Any, tolerance: float = 1e-8):

@@ -1,0 +1,118 @@
+"""MaPLe: prompts in both towers, those of images being maps of those of texts.
+
+Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxcal.clip import towers
+from jaxcal.tuning import coop
+from jaxcal.tuning import method as method_lib
+from jaxcal.tuning import two_towers
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import Key
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Bound:
+  """What the functions of a method share."""
+
+  model: two_towers.Model
+  num_context: int = dataclasses.field(metadata={"static": True})
+  depth: int = dataclasses.field(metadata={"static": True})
+
+
+def method(
+    config: towers.ClipConfig,
+    params: towers.Params,
+    *,
+    logit_scale: Float[Array, ""],
+    context: Float[Array, "m w"] | None = None,
+    num_context: int = 2,
+    depth: int = 9,
+) -> method_lib.Method:
+  """Deep prompts of texts, and linear maps from them to those of images.
+
+  Trains from pixels. Its parameters, with e = depth: {"context": [n w],
+  "deep_text": [e-1 n w], "vision": {"kernel": [e w v], "bias": [e v]}}, v being
+  the width of the image tower. The context comes before the first layer and
+  deep_text[i] takes its place before layer i + 1, in both towers; from layer e
+  on, what became of them flows.
+
+  Args:
+    config: Sizes of the model.
+    params: The whole parameter tree; stays as it is.
+    logit_scale: Factor of the cosines.
+    context: Vectors of the words before the class names, as many as the prompts
+      have room for: those of "a photo of a", as in the paper. The first n of
+      them are where the learned context begins, the rest stays as it is. If
+      None, the context begins at random (the recipe of the outlier
+      regularisation) and the prompts have room for n vectors, "X X {}.".
+    num_context: n.
+    depth: Layers, from the first one, that get prompts of their own.
+
+  Raises:
+    ValueError: more context vectors than words, or a depth that a tower does
+      not have.
+
+  Source: Khattak et al. 2023.
+  Differs from the released code in: no mixed precision; what the classes share
+  of the text side runs once.
+  """
+  model = two_towers.bind(
+      config, params, logit_scale=logit_scale, words=context,
+      num_context=num_context, text_depth=depth, vision_depth=depth)
+  bound = _Bound(model, num_context, depth)
+  return method_lib.Method(
+      init=Partial(_init, bound), loss=Partial(_loss, model),
+      logits=Partial(_logits, model),
+      text_features=Partial(_text_features, model))
+
+
+def _init(bound, key, prompts):
+  del prompts
+  text_key, first_key, deep_key = jax.random.split(key, 3)
+  config, depth = bound.model.config, bound.depth
+  first, deep = (
+      _linear(key, config.text.width, config.vision.width)
+      for key in (first_key, deep_key))
+  # All deep maps begin as the same one, as released.
+  maps = jax.tree.map(
+      lambda a, b: jnp.stack([a] + (depth - 1) * [b]), first, deep)
+  text = bound.model.initial_text(text_key, bound.num_context, depth)
+  return text | {"vision": maps}
+
+
+def _linear(key: Key[Array, ""], fan_in: int, fan_out: int):
+  """Kernel and bias uniform in +-1/sqrt(fan_in), PyTorch's default."""
+  kernel_key, bias_key = jax.random.split(key)
+  bound = fan_in**-0.5
+  draw = lambda key, shape: jax.random.uniform(
+      key, shape, minval=-bound, maxval=bound)
+  return {"kernel": draw(kernel_key, (fan_in, fan_out)),
+          "bias": draw(bias_key, (fan_out,))}
+
+
+def _text_features(model, params, prompts, images):
+  del images
+  return model.text_features(params, prompts)
+
+
+def _logits(model, params, prompts, images):
+  texts = jnp.concatenate([params["context"][None], params["deep_text"]])
+  maps = params["vision"]
+  vision = texts @ maps["kernel"] + maps["bias"][:, None]
+  images = model.image_features(vision, images)
+  return model.scale * images @ model.text_features(params, prompts).T
+
+
+def _loss(model, params, prompts, batch):
+  loss = coop.cross_entropy(
+      _logits(model, params, prompts, batch.images), batch.labels)
+  return loss, {"cross_entropy": loss}

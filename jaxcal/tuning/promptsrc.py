@@ -1,0 +1,176 @@
+"""PromptSRC: prompts in both towers, held to what the frozen model answers.
+
+Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without
+Forgetting (PromptSRC), ICCV 2023.
+
+Three things hold them: losses that tie features and answers to the frozen ones,
+the average of many templates that the frozen text features are, and the average
+over epochs that the tuned prompts are (`epoch_weights`).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+import numpy as np
+
+from jaxcal.clip import towers
+from jaxcal.tuning import coop
+from jaxcal.tuning import method as method_lib
+from jaxcal.tuning import two_towers
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Bound:
+  """What the functions of a method share."""
+
+  model: two_towers.Model
+  text_weight: float
+  image_weight: float
+  num_context: tuple[int, int] = dataclasses.field(metadata={"static": True})
+  depth: tuple[int, int] = dataclasses.field(metadata={"static": True})
+
+
+def method(
+    config: towers.ClipConfig,
+    params: towers.Params,
+    *,
+    logit_scale: Float[Array, ""],
+    context: Float[Array, "m w"] | None = None,
+    num_context: int = 4,
+    num_vision: int = 4,
+    text_depth: int = 9,
+    vision_depth: int = 9,
+    text_weight: float = 25.0,
+    image_weight: float = 10.0,
+) -> method_lib.Method:
+  """Deep prompts of both towers, independent of each other.
+
+  Trains from pixels; `Images.features` hold the frozen tower's answer to the
+  same pixels, and `Prompts.target` is `average_templates` of many templates.
+  Its parameters: {"context": [n w], "deep_text": [e-1 n w], "vision":
+  [e' n' v]}, with e and e' the depths and v the width of the image tower.
+
+  The loss is cross-entropy, plus the mean absolute difference of text features
+  from the target and that of image features from the frozen ones, times their
+  weights, plus the divergence KL(frozen, tuned), averaged over images and, as
+  released, over classes too.
+
+  Args:
+    config: Sizes of the model.
+    params: The whole parameter tree; stays as it is.
+    logit_scale: Factor of the cosines.
+    context: Vectors of the words before the class names, as many as the prompts
+      have room for: those of "a photo of a", as in the paper. The first n of
+      them are where the learned context begins, the rest stays as it is. If
+      None, the context begins at random and the prompts have room for n.
+    num_context: n.
+    num_vision: n'.
+    text_depth: Layers of the text tower, from the first one, that get prompts
+      of their own.
+    vision_depth: The same of the image tower.
+    text_weight: Of the difference of text features.
+    image_weight: Of the difference of image features.
+
+  Raises:
+    ValueError: more context vectors than words, or a depth that a tower does
+      not have.
+
+  Source: Khattak et al. 2023.
+  Differs from the released code in: no mixed precision; the frozen image
+  features are given, not computed again in every step.
+  """
+  model = two_towers.bind(
+      config, params, logit_scale=logit_scale, words=context,
+      num_context=num_context, text_depth=text_depth, vision_depth=vision_depth)
+  bound = _Bound(model, text_weight, image_weight, (num_context, num_vision),
+                 (text_depth, vision_depth))
+  return method_lib.Method(
+      init=Partial(_init, bound), loss=Partial(_loss, bound),
+      logits=Partial(_logits, model),
+      text_features=Partial(_text_features, model))
+
+
+def average_templates(
+    embeddings: Float[Array, "t k d"]) -> Float[Array, "k d"]:
+  """Unit-norm mean over templates of class embeddings before normalisation."""
+  return towers.normalize(jnp.mean(embeddings, axis=0))
+
+
+def epoch_weights(
+    num_epochs: int, *, mean: float, std: float,
+) -> Float[np.ndarray, "e"]:
+  r"""Weights of the epochs in Gaussian prompt aggregation.
+
+  .. math:: g_e \propto \exp(-(e - \mu)^2 / (2 \sigma^2)), \quad
+            e = 1, \dots, E
+
+  Args:
+    num_epochs: E.
+    mean: The epoch that weighs most, counted from 1.
+    std: In epochs. Released: mean 15 and std 1 of 20 epochs for base-to-new,
+      30 and 30 of 50 for few-shot tuning.
+
+  Returns:
+    Weights in [0, 1] that sum to one, float64: the `share` of each epoch in
+    `training.State.average`, which after the last one are the tuned parameters.
+
+  Raises:
+    ValueError: no epochs, or a standard deviation of zero or less.
+  """
+  if num_epochs < 1 or not std > 0:
+    raise ValueError(f"at least 1 epoch and a standard deviation above 0 "
+                     f"expected, but {num_epochs=} and {std=}")
+  epochs = np.arange(1, num_epochs + 1, dtype=np.float64)
+  exponents = -(epochs - mean)**2 / (2 * std**2)
+  # Shifted, so that the largest one cannot underflow.
+  weights = np.exp(exponents - exponents.max())
+  return weights / weights.sum()
+
+
+def _init(bound, key, prompts):
+  del prompts
+  text_key, vision_key = jax.random.split(key)
+  (num_context, num_vision), (text_depth, vision_depth) = (
+      bound.num_context, bound.depth)
+  text = bound.model.initial_text(text_key, num_context, text_depth)
+  return text | {"vision": two_towers.random_prompts(
+      vision_key, (vision_depth, num_vision, bound.model.config.vision.width))}
+
+
+def _text_features(model, params, prompts, images):
+  del images
+  return model.text_features(params, prompts)
+
+
+def _logits(model, params, prompts, images):
+  images = model.image_features(params["vision"], images)
+  return model.scale * images @ model.text_features(params, prompts).T
+
+
+def _loss(bound, params, prompts, batch):
+  model, images = bound.model, batch.images
+  texts = model.text_features(params, prompts)
+  features = model.image_features(params["vision"], images)
+  logits = model.scale * features @ texts.T
+  parts = {
+      "cross_entropy": coop.cross_entropy(logits, batch.labels),
+      "text_difference": jnp.mean(jnp.abs(texts - prompts.target)),
+      "image_difference": jnp.mean(jnp.abs(features - images.features)),
+      "divergence": _divergence(
+          model.scale * images.features @ prompts.target.T, logits),
+  }
+  return (parts["cross_entropy"] +
+          bound.text_weight * parts["text_difference"] +
+          bound.image_weight * parts["image_difference"] +
+          parts["divergence"]), parts
+
+
+def _divergence(frozen, logits):
+  """KL(frozen, tuned), averaged over images and classes."""
+  frozen, logits = (jax.nn.log_softmax(x) for x in (frozen, logits))
+  return jnp.mean(jnp.exp(frozen) * (frozen - logits))
