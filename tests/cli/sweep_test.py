@@ -37,7 +37,7 @@ class SweepTest(parameterized.TestCase):
     return pathlib.Path(self.create_tempdir().full_path, name)
 
   def _sweep(self, output, *extra):
-    status, _, error = command.run(*_SWEEP, f"--output={output}", *extra)
+    status, _, error = command.here(*_SWEEP, f"--output={output}", *extra)
     self.assertEqual(status, 0, error)
 
   def test_killed_at_random_moments_and_resumed_is_the_undisturbed_sweep(self):
@@ -68,7 +68,7 @@ class SweepTest(parameterized.TestCase):
         [(row["method"], row.get("weight")) for row in rows],
         [("zero_shot", None), ("c_tpt", 1), ("c_tpt", 30), ("soc", 1),
          ("soc", 30)])
-    status, _, error = command.run(
+    status, _, error = command.here(
         "evaluate", *command.SMALL, "--config.method.name=soc",
         "--config.method.weight=1", f"--output={single}")
     self.assertEqual(status, 0, error)
@@ -97,7 +97,7 @@ class SweepTest(parameterized.TestCase):
       (("--sweep=method.name=soc", "--sweep=method.delta=0.1,2"),
        "config.method.delta is 2.0, expected in"))
   def test_errors_come_before_the_work(self, arguments, message):
-    status, printed, error = command.run("sweep", *command.SMALL, *arguments)
+    status, printed, error = command.here("sweep", *command.SMALL, *arguments)
     self.assertEqual(status, 2)
     self.assertEqual(printed, "")
     self.assertIn(message, error)
