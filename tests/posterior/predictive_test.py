@@ -1,3 +1,5 @@
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -17,6 +19,16 @@ _FORMS = (predictive.prob_cosine, predictive.prob_cosine_full,
           predictive.prob_cosine_tangent)
 _OVER_IMAGES = (0, None, None, None)
 
+# Operation by operation, these take several times as long to compile.
+_over_images = {
+    form: jax.jit(jax.vmap(form, _OVER_IMAGES)) for form in _FORMS}
+_embedding = jax.jit(predictive.embedding)
+_uncertainty = jax.jit(predictive.uncertainty)
+_draws = jax.jit(jax.vmap(predictive.sample_weights, (0, None)))
+_sampled_embeddings = jax.jit(predictive.sampled_embeddings)
+_sampled_cosines = jax.jit(
+    jax.vmap(predictive.sampled_cosines, (1, None, None), 1))
+
 
 class Case:
   """The recorded numbers of a model, and what our functions take of them."""
@@ -35,16 +47,16 @@ class Case:
     self.image_inputs, self.text_inputs = cast("test_act"), cast("cls_act")
     self.image_means, self.text_means = cast("test_embeds"), cast("cls_embeds")
     self.scale = jnp.exp(cast("scale"))
-    self.images = predictive.embedding(
+    self.images = _embedding(
         self.image_inputs, self.image_means, self.posterior.image)
-    self.texts = predictive.embedding(
+    self.texts = _embedding(
         self.text_inputs, self.text_means, self.posterior.text)
 
   def __getitem__(self, key):
     return self._stored.get(key + self._ending, self._stored[key])
 
   def cosines(self, form, posterior=None):
-    return jax.vmap(form, _OVER_IMAGES)(
+    return _over_images[form](
         self.images, self.texts, posterior or self.posterior, self.scale)
 
   def only(self, side):
@@ -58,14 +70,20 @@ class Case:
   def sampled_embeddings(self, num_samples=20_000):
     """Images [s n d] and texts [s k d] under draws of all weights."""
     draws = [
-        jax.vmap(predictive.sample_weights, (0, None))(
-            jax.random.split(jax.random.key(seed), num_samples), layer)
+        _draws(jax.random.split(jax.random.key(seed), num_samples), layer)
         for seed, layer in enumerate(self.posterior)]
     return (
-        predictive.sampled_embeddings(
+        _sampled_embeddings(
             self.image_inputs, self.image_means, draws[0]),
-        predictive.sampled_embeddings(
+        _sampled_embeddings(
             self.text_inputs, self.text_means, draws[1]))
+
+
+@functools.cache
+def _sampled(name):
+  """A case in single precision, with the draws that several tests look at."""
+  case = Case(name, np.float32)
+  return case, *case.sampled_embeddings()
 
 
 class OracleTest(parameterized.TestCase):
@@ -97,7 +115,7 @@ class OracleTest(parameterized.TestCase):
           laplace.deterministic(len(layer.a_inv), len(layer.b_inv))
           for layer in case.posterior))
       for form in _FORMS:
-        cosines = jax.vmap(form, _OVER_IMAGES)(
+        cosines = _over_images[form](
             case.images._replace(spread=jnp.zeros(9)),
             case.texts._replace(spread=jnp.zeros(5)), zeros, case.scale)
         np.testing.assert_array_equal(cosines.variance, 0)
@@ -128,10 +146,8 @@ class WeightSamplesTest(parameterized.TestCase):
 
   @parameterized.parameters(*_CASES)
   def test_cosines(self, name):
-    case = Case(name, np.float32)
-    images, texts = case.sampled_embeddings()
-    logits = quick.jit(jax.vmap(predictive.sampled_cosines, (1, None, None), 1)
-                       )(images, texts, case.scale)
+    case, images, texts = _sampled(name)
+    logits = _sampled_cosines(images, texts, case.scale)
     mean, variance = np.mean(logits, 0), np.var(logits, 0)
     # 20,000 draws know a variance to about 1 percent; so do the recorded ones.
     np.testing.assert_allclose(variance, case["ref_mc_logit_var"], rtol=0.05)
@@ -153,19 +169,17 @@ class WeightSamplesTest(parameterized.TestCase):
 
   @parameterized.product(name=_CASES, side=_SIDES)
   def test_tangent(self, name, side):
-    case = Case(name, np.float32)
-    images, texts = case.sampled_embeddings()
+    case, images, texts = _sampled(name)
     if side == "image":
       texts = jnp.broadcast_to(case.text_means, texts.shape)
     if side == "text":
       images = jnp.broadcast_to(case.image_means, images.shape)
-    sample = quick.jit(jax.vmap(
-        predictive.sampled_cosines, (1, None, None), 1))
-    logits = sample(images, texts, case.scale)
+    logits = _sampled_cosines(images, texts, case.scale)
     # With each draw its mirror image: what is odd in the weights cancels, and
     # the means are known better than to the errors of the closed forms.
-    mirrored = sample(2 * case.image_means[None] - images,
-                      2 * case.text_means[None] - texts, case.scale)
+    mirrored = _sampled_cosines(
+        2 * case.image_means[None] - images,
+        2 * case.text_means[None] - texts, case.scale)
     mean = np.mean((logits + mirrored) / 2, 0)
     variance = np.var(np.concatenate([logits, mirrored]), 0)
 
@@ -197,13 +211,11 @@ class WeightSamplesTest(parameterized.TestCase):
       scale = np.sqrt(0.5 * square / spread / np.trace(layer.b_inv))
       activations = inputs[seed] * scale[:, None]
       sides.append(predictive.embedding(activations, means[seed], layer))
-      draws = jax.vmap(predictive.sample_weights, (0, None))(
-          jax.random.split(jax.random.key(seed), 20_000), layer)
-      samples.append(predictive.sampled_embeddings(
+      draws = _draws(jax.random.split(jax.random.key(seed), 20_000), layer)
+      samples.append(_sampled_embeddings(
           activations, means[seed], draws))
-    logits = jax.vmap(predictive.sampled_cosines, (1, None, None), 1)(
-        *samples, 10.0)
-    tangent = jax.vmap(predictive.prob_cosine_tangent, _OVER_IMAGES)
+    logits = _sampled_cosines(*samples, 10.0)
+    tangent = _over_images[predictive.prob_cosine_tangent]
     got, variance = tangent(*sides, posterior, 10.0), np.var(logits, 0)
     off = np.abs(got.variance / variance - 1)
     self.assertLess(np.median(off), 0.03)
@@ -217,8 +229,7 @@ class WeightSamplesTest(parameterized.TestCase):
   @parameterized.parameters(*_CASES)
   def test_dot_products_over_root_mean_square_norms(self, name):
     # For these, means and (joint) covariances are exact.
-    case = Case(name, np.float32)
-    images, texts = case.sampled_embeddings()
+    case, images, texts = _sampled(name)
     unit = lambda x: np.asarray(x) / np.sqrt(
         np.sum(np.mean(np.square(x), 0), -1))[..., None]
     logits = case.scale * jnp.einsum("snd,skd->nsk", unit(images), unit(texts))
@@ -243,8 +254,7 @@ class WeightSamplesTest(parameterized.TestCase):
 
   def test_covariance_of_the_weights(self):
     layer = _random_posterior(p=3, d=2).text
-    draws = jax.vmap(predictive.sample_weights, (0, None))(
-        jax.random.split(jax.random.key(3), 20_000), layer)
+    draws = _draws(jax.random.split(jax.random.key(3), 20_000), layer)
     got = np.cov(np.reshape(draws, (20_000, -1)).T)
     expected = np.einsum("jl,km->jklm", *layer).reshape(got.shape)
     scale = np.sqrt(np.diag(expected))
@@ -510,7 +520,7 @@ class UncertaintyTest(absltest.TestCase):
     logits = np.random.default_rng(0).normal(size=(7, 5)) * 3
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     with jax.enable_x64(True):
-      got = predictive.uncertainty(jnp.asarray(logits))
+      got = _uncertainty(jnp.asarray(logits))
     total = scipy.stats.entropy(probs.mean(0))
     divergence = np.mean([scipy.stats.entropy(p, probs.mean(0)) for p in probs])
     np.testing.assert_allclose(got.total, total, rtol=1e-12)
@@ -520,20 +530,20 @@ class UncertaintyTest(absltest.TestCase):
   def test_extremes(self):
     same = jnp.tile(jnp.array([[1.0, 2.0, 0.0]]), (4, 1))
     self.assertEqual(predictive.uncertainty(same).epistemic, 0)
-    torn = predictive.uncertainty(jnp.array([[1e4, 0.0], [0.0, 1e4]]))
+    torn = _uncertainty(jnp.array([[1e4, 0.0], [0.0, 1e4]]))
     np.testing.assert_allclose(torn, [np.log(2), 0, np.log(2)], rtol=1e-6)
     impossible = jnp.array([[0.0, -jnp.inf, 0.0]])
     np.testing.assert_allclose(
-        predictive.uncertainty(impossible), [np.log(2), np.log(2), 0],
+        _uncertainty(impossible), [np.log(2), np.log(2), 0],
         rtol=1e-6)
-    half = predictive.uncertainty(jnp.ones((2, 3), jnp.bfloat16))
+    half = _uncertainty(jnp.ones((2, 3), jnp.bfloat16))
     self.assertEqual(half.total.dtype, jnp.float32)
 
   def test_small_doubt_is_not_lost_in_rounding(self):
     logits = np.random.default_rng(0).normal(size=(50, 4)) * 1e-4
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = np.mean(scipy.stats.entropy(probs.T, probs.mean(0)[:, None]))
-    got = predictive.uncertainty(jnp.asarray(logits, jnp.float32))
+    got = _uncertainty(jnp.asarray(logits, jnp.float32))
     self.assertLess(expected, 1e-8)  # where entropies are known to 1e-7
     np.testing.assert_allclose(got.epistemic, expected, rtol=1e-3)
 
@@ -541,8 +551,8 @@ class UncertaintyTest(absltest.TestCase):
     # A common shift of all logits changes no prediction.
     noise = jax.random.normal(jax.random.key(0), (500, 3))
     cosines = predictive.Cosines(jnp.zeros(3), 4 * jnp.ones(3))
-    apart = predictive.uncertainty(predictive.sample_logits(cosines, noise))
-    together = predictive.uncertainty(predictive.sample_joint_logits(
+    apart = _uncertainty(predictive.sample_logits(cosines, noise))
+    together = _uncertainty(predictive.sample_joint_logits(
         cosines.mean, 4 * jnp.ones((3, 3)), noise))
     self.assertGreater(float(apart.epistemic), 0.2)
     self.assertLess(abs(float(together.epistemic)), 1e-4)

@@ -40,13 +40,29 @@ def _fit(state):
   return state, np.array(losses)
 
 
+@functools.cache
+def _whole():
+  """A run that nothing interrupts: its end, its losses and its halfway state."""
+  losses, halfway = [], []
+
+  def on_step(state, loss):
+    losses.append(np.asarray(loss))
+    if int(state.step) == _STEPS // 2:
+      halfway.append(jax.tree.map(np.asarray, state))
+
+  state = train.fit(
+      _TINY, train.init(_TINY, 5), _pool(), steps=_STEPS, batch_size=8,
+      seed=5, on_step=on_step)
+  return state, np.array(losses), *halfway
+
+
 class TrainTest(absltest.TestCase):
 
   def assertSameTree(self, one, two):
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
   def test_two_runs_are_equal(self):
-    one, losses = _fit(train.init(_TINY, 5))
+    one, losses, _ = _whole()
     two, _ = _fit(train.init(_TINY, 5))
     self.assertSameTree(one, two)
     self.assertEqual(int(one.step), _STEPS)
@@ -60,16 +76,10 @@ class TrainTest(absltest.TestCase):
     self.assertFalse(np.array_equal(one.token_ids, three.token_ids))
 
   def test_resumed_run_equals_an_uninterrupted_one(self):
+    expected, _, halfway = _whole()
     with tempfile.TemporaryDirectory() as folder:
       path = pathlib.Path(folder) / "checkpoint.msgpack"
-
-      def save_halfway(state, _):
-        if int(state.step) == _STEPS // 2:
-          train.save_checkpoint(state, path)
-
-      expected = train.fit(
-          _TINY, train.init(_TINY, 5), _pool(), steps=_STEPS,
-          batch_size=8, seed=5, on_step=save_halfway)
+      train.save_checkpoint(halfway, path)
       resumed = train.load_checkpoint(_TINY, 5, path)
     self.assertEqual(int(resumed.step), _STEPS // 2)
     resumed, losses = _fit(resumed)
@@ -81,7 +91,7 @@ class TrainTest(absltest.TestCase):
       train.load_checkpoint(_TINY, 5, pathlib.Path("/nowhere/at.all"))
 
   def test_training_lowers_the_loss(self):
-    _, losses = _fit(train.init(_TINY, 5))
+    _, losses, _ = _whole()
     self.assertLess(losses[-5:, 0].mean(), losses[:5, 0].mean() - .1)
     self.assertLess(losses[-5:, 1].mean(), losses[:5, 1].mean() - .1)
 
