@@ -42,7 +42,7 @@ def _fit(state):
 
 @functools.cache
 def _whole():
-  """A run that nothing interrupts: its end, its losses and its halfway state."""
+  """A run that nothing interrupts: its end, losses and state halfway."""
   losses, halfway = [], []
 
   def on_step(state, loss):
