@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxcal.tuning import coop
+from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
 from jaxcal.typing import Float
-from jaxcal.typing import Key
 
 # The hidden layer is so many times narrower than the image features.
 _NARROWER = 16
@@ -67,18 +67,8 @@ def _init(bound, key, prompts):
   features = prompts.zero_shot.shape[-1]
   hidden = max(1, features // _NARROWER)
   return {"context": context, "meta": {
-      "hidden": _linear(hidden_key, features, hidden),
-      "out": _linear(out_key, hidden, context.shape[-1])}}
-
-
-def _linear(key: Key[Array, ""], fan_in: int, fan_out: int):
-  """Kernel and bias uniform in +-1/sqrt(fan_in), PyTorch's default."""
-  kernel_key, bias_key = jax.random.split(key)
-  bound = fan_in**-0.5
-  draw = lambda key, shape: jax.random.uniform(
-      key, shape, minval=-bound, maxval=bound)
-  return {"kernel": draw(kernel_key, (fan_in, fan_out)),
-          "bias": draw(bias_key, (fan_out,))}
+      "hidden": initial.linear(hidden_key, features, hidden),
+      "out": initial.linear(out_key, hidden, context.shape[-1])}}
 
 
 def _text_features(bound, params, prompts, images):

@@ -17,14 +17,12 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 import optax
 
+from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
-
-# Standard deviation of a context that does not begin with words.
-_SPREAD = 0.02
 
 
 def method(
@@ -94,7 +92,7 @@ def initial_context(
   """
   shape = prompts.encode.context_shape
   if context is None:
-    return _SPREAD * jax.random.normal(key, shape)
+    return initial.vectors(key, shape)
   if context.shape != shape:
     raise ValueError(f"a context of shape {shape} expected, for which the "
                      f"prompts have room, but {context.shape=}")

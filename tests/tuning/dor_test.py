@@ -86,12 +86,12 @@ class DorTest(parameterized.TestCase):
     host = prograd.method(logit_scale=self.scale)
     params = oracle_lib.params(self.oracle.stored, "prograd_conflict", "init")
     batch = self.oracle.batch(outliers=outliers)
-    (loss, parts), gradient = dor.with_outliers(host, 2.0).gradient(
-        params, base, batch)
-    (host_loss, _), projected = host.gradient(params, base, batch)
-    pull = jax.grad(lambda p: dor.with_outliers(
-        coop.method(logit_scale=self.scale), 1.0).loss(
-            p, base, batch)[1]["outliers"])(params)
+    (loss, parts), gradient = oracle_lib.step(
+        dor.with_outliers(host, 2.0), params, base, batch)
+    (host_loss, _), projected = oracle_lib.step(host, params, base, batch)
+    held = dor.with_outliers(coop.method(logit_scale=self.scale), 1.0)
+    pull = quick.jit(jax.grad(lambda p, held, base, batch: held.loss(
+        p, base, batch)[1]["outliers"]))(params, held, base, batch)
     np.testing.assert_allclose(loss - host_loss, 2 * parts["outliers"])
     np.testing.assert_allclose(
         gradient["context"], projected["context"] + 2 * pull["context"],
@@ -119,6 +119,14 @@ class DorTest(parameterized.TestCase):
       np.testing.assert_allclose(
           frozen, self.oracle.stored["outlier/zs_features"][rows], atol=1e-10)
     self.assertLen(traces, 1)
+
+  def test_drawn_images(self):
+    rows = jnp.array([3, 0])
+    taken = dor.take(self.oracle.images, rows)
+    np.testing.assert_array_equal(
+        taken.pixels, self.oracle.images.pixels[rows])
+    self.assertIsNone(dor.take(
+        self.oracle.images._replace(pooled=None), rows).pooled)
 
   def test_several_groups(self):
     _, outliers = self._prompts(max_groups=2)

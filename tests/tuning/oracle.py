@@ -28,7 +28,7 @@ SGD = training.sgd(LEARNING_RATE)
 
 # Compiled, as methods are when they are used; their arrays are arguments.
 logits = quick.jit(lambda method, *given: method.logits(*given))
-_step = quick.jit(
+step = quick.jit(
     lambda method, *given: training.value_and_gradient(method)(*given))
 
 
@@ -197,7 +197,7 @@ def assert_stored(
   if outliers is not None:
     outliers = dor.take(outliers, stored["outlier_idx"][0])
   batch = oracle.batch(rows, outliers)
-  (loss, found), gradient = _step(method, start, prompts, batch)
+  (loss, found), gradient = step(method, start, prompts, batch)
   np.testing.assert_allclose(loss, stored[f"{name}/loss"], rtol=1e-9)
   for ours, theirs in (parts or {}).items():
     np.testing.assert_allclose(

@@ -1,0 +1,33 @@
+"""Random beginnings: their ranges and spreads."""
+
+from absl.testing import absltest
+import jax
+import numpy as np
+
+from jaxcal.tuning import initial
+
+
+class InitialTest(absltest.TestCase):
+
+  def test_vectors(self):
+    x = initial.vectors(jax.random.key(0), (40, 100))
+    self.assertEqual(x.shape, (40, 100))
+    np.testing.assert_allclose([x.mean(), x.std()], [0, 0.02], atol=1e-3)
+
+  def test_linear_is_pytorchs(self):
+    import torch
+    torch.manual_seed(0)
+    ours = initial.linear(jax.random.key(0), 25, 2000)
+    theirs = torch.nn.Linear(25, 2000)
+    for name, other in (("kernel", theirs.weight.T), ("bias", theirs.bias)):
+      other = other.detach().numpy()
+      self.assertEqual(ours[name].shape, other.shape)
+      quantiles = np.linspace(0, 1, 11)
+      np.testing.assert_allclose(
+          np.quantile(ours[name], quantiles), np.quantile(other, quantiles),
+          atol=0.02)
+      self.assertLessEqual(float(np.abs(ours[name]).max()), 0.2)
+
+
+if __name__ == "__main__":
+  absltest.main()
