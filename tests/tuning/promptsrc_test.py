@@ -10,6 +10,7 @@ from jaxcal.clip import prompts as prompts_lib
 from jaxcal.clip import towers
 from jaxcal.tuning import promptsrc
 from jaxcal.tuning import training
+from tests import quick
 from tests.tuning import oracle as oracle_lib
 
 _GROUPS = {
@@ -100,8 +101,10 @@ class PromptSrcTest(parameterized.TestCase):
 
   def test_weights_scale_their_parts(self):
     params = oracle_lib.params(self.oracle.stored, "promptsrc", "init")
-    loss = lambda **weights: self._method("promptsrc", **weights).loss(
-        params, self._base(), self.oracle.batch())
+    compiled = quick.jit(lambda method, *given: method.loss(*given))
+    loss = lambda **weights: compiled(
+        self._method("promptsrc", **weights), params, self._base(),
+        self.oracle.batch())
     without, parts = loss(text_weight=0.0, image_weight=0.0)
     np.testing.assert_allclose(
         without, parts["cross_entropy"] + parts["divergence"], rtol=1e-12)
