@@ -22,7 +22,6 @@ from sklearn import metrics
 from jaxcal import evaluate
 from jaxcal import parts
 from jaxcal import predictions
-from jaxcal import sharding
 from jaxcal.adapt import bayesian
 from jaxcal.cli import posterior_fit
 from jaxcal.clip import checkpoint
@@ -67,7 +66,7 @@ def _rows(output):
 
 
 class _Fitted(parameterized.TestCase):
-  """Tests that share one posterior, fitted on one device."""
+  """Tests that share one posterior."""
 
   @classmethod
   def setUpClass(cls):
@@ -75,11 +74,7 @@ class _Fitted(parameterized.TestCase):
     cls.root = tempfile.TemporaryDirectory()
     cls.addClassCleanup(cls.root.cleanup)
     cls.folder = pathlib.Path(cls.root.name, "posterior")
-    mesh = sharding.data_mesh
-    with mock.patch.object(
-        sharding, "data_mesh",
-        lambda devices=None: mesh(devices or jax.devices()[:1])):
-      status, cls.printed, error = command.here(*_fit(cls.folder))
+    status, cls.printed, error = command.here(*_fit(cls.folder))
     assert status == 0, error
 
   def _folder(self, name):
@@ -90,13 +85,15 @@ class _Fitted(parameterized.TestCase):
     shutil.copytree(self.folder, folder)
     return folder
 
-  def _runs(self, *arguments):
-    status, printed, error = command.here(*arguments)
+  def _runs(self, *arguments, num_devices=1):
+    status, printed, error = command.here(
+        *arguments, num_devices=num_devices)
     self.assertEqual(status, 0, error)
     return printed
 
-  def _fails(self, message, *arguments):
-    status, printed, error = command.here(*arguments)
+  def _fails(self, message, *arguments, num_devices=1):
+    status, printed, error = command.here(
+        *arguments, num_devices=num_devices)
     self.assertEqual(status, 2, printed)
     self.assertRegex(error, message)
     self.assertNotIn("Traceback", error)
@@ -244,13 +241,14 @@ class FitTest(_Fitted):
     self.assertEqual(manifest["left_out"], {"no caption": 1})
     self.assertEqual(manifest["num_unusable"], 1)
     self.assertEqual(files.read(folder).factors["text"].num_pairs, 6)
-    # What is left in a CSV file: the same factors.
+    # What is left in a CSV file, on several devices: the same factors.
     for i in range(8):
       Image.fromarray(source.read(i)).save(root / f"{i}.png")
     (root / "some.csv").write_text("path,caption\n" + "".join(
         f"{i}.png,{source.captions[i]}\n" for i in range(8) if i not in (3, 5)))
     listed = self._folder("listed")
-    self._runs(*_fit(listed, f"--pairs={root / 'some.csv'}", "--candidates=4"))
+    self._runs(*_fit(listed, f"--pairs={root / 'some.csv'}", "--candidates=4"),
+               num_devices=4)
     for side, factors in files.read(listed).factors.items():
       for name in ("a", "b"):
         want = getattr(files.read(folder).factors[side], name)
@@ -268,7 +266,8 @@ class FitTest(_Fitted):
     self._fails("only 0 of 150 images of broken could be read", *arguments)
     with mock.patch.object(posterior_fit, "_FIRST_PAIRS", 20):
       self._fails("only 0 of 64 images of broken could be read", *_fit(
-          self._folder("fit"), f"--pairs={root}", "--num_pairs=999"))
+          self._folder("fit"), f"--pairs={root}", "--num_pairs=999"),
+                  num_devices=4)
 
   def test_labels_as_captions(self):
     folder = self._folder("fit")
