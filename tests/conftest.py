@@ -25,6 +25,14 @@ import jax  # noqa: E402
 # Broadcasting between different ranks hides mistakes in axis order.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Files of few tests that take long: begun last, they would leave all but one
+# process without work at the end.
+_FIRST = ("tests/readme_test.py", "tests/cli/")
+
 
 def pytest_configure():
   flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: not item.nodeid.startswith(_FIRST))
