@@ -145,6 +145,34 @@ class TemperatureConfig:
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class TuneConfig:
+  """Few-shot tuning on the base classes, `jaxcal tune`."""
+
+  name: tuple[str, ...] = _field(
+      ("coop", "kgcoop", "coop+dor", "kgcoop+dor"),
+      "methods, separated by commas; +dor holds outliers in place")
+  num_shots: int = _field(16, "training images of each class")
+  num_seeds: int = _field(3, "seeds 1, 2, ... of shots and training")
+  preset: str = _field(
+      "dor", "whose recipes: 'upstream', each method's own, or 'dor', those of "
+      "the paper on outlier regularisation")
+  num_epochs: int | None = _field(None, "the recipe's if None")
+  learning_rate: float | None = _field(None, "the recipe's if None")
+  batch_size: int | None = _field(None, "the recipe's if None")
+  num_context: int | None = _field(None, "context vectors; the recipe's if None")
+  outlier_weight: float | None = _field(
+      None, "of the outlier term; the published one of each host if None")
+  outliers: str = _field(
+      "tokenizer", "words to draw from: 'wordnet', 'wordnet:FOLDER', "
+      "'tokenizer', or a file with one word per line")
+  num_outliers: int = _field(5000, "of them, those nearest to the base classes")
+  draw: str = _field("walk", "of outliers in each step: 'walk', 'iid', 'fixed'")
+  exclude_new: bool = _field(
+      False, "leave the new classes' names out of the outliers; as published, "
+      "they may be among them")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class MetricsConfig:
   """How predictions become numbers."""
 
@@ -159,7 +187,7 @@ class MetricsConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class ExperimentConfig:
-  """One run of `jaxcal evaluate`, `sweep`, `features` or `posterior`."""
+  """One run of `jaxcal evaluate`, `sweep`, `features`, `posterior`, `tune`."""
 
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -170,6 +198,7 @@ class ExperimentConfig:
       default_factory=PosteriorConfig)
   temperature: TemperatureConfig = dataclasses.field(
       default_factory=TemperatureConfig)
+  tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
   metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
   batch_size: int = _field(
       8, "images per device and step; no influence on the numbers")
@@ -242,6 +271,21 @@ def validate(config: ExperimentConfig) -> None:
        config.posterior.num_samples >= 2, ">= 2"),
       ("temperature.limit", config.temperature.limit,
        config.temperature.limit >= 0, ">= 0"),
+      ("tune.name", config.tune.name, bool(config.tune.name), "a name"),
+      ("tune.preset", config.tune.preset,
+       config.tune.preset in ("upstream", "dor"), "'upstream' or 'dor'"),
+      ("tune.draw", config.tune.draw,
+       config.tune.draw in ("walk", "iid", "fixed"),
+       "'walk', 'iid' or 'fixed'"),
+      *((f"tune.{name}", getattr(config.tune, name),
+         getattr(config.tune, name) is None or
+         getattr(config.tune, name) >= 1, ">= 1")
+        for name in ("num_shots", "num_seeds", "num_epochs", "batch_size",
+                     "num_context", "num_outliers")),
+      *((f"tune.{name}", getattr(config.tune, name),
+         getattr(config.tune, name) is None or
+         getattr(config.tune, name) >= 0, ">= 0")
+        for name in ("learning_rate", "outlier_weight")),
       ("metrics.num_bins", metrics.num_bins, metrics.num_bins >= 1, ">= 1"),
       ("metrics.edges", metrics.edges, metrics.edges in ("left", "right"),
        "'left' or 'right'"),

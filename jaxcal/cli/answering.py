@@ -3,13 +3,11 @@
 import collections
 from collections.abc import Callable, Iterator, Mapping
 import hashlib
-import io
 import pathlib
 import shutil
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxcal import evaluate as evaluate_lib
 from jaxcal import parts as parts_lib
@@ -19,6 +17,7 @@ from jaxcal.adapt import flatness
 from jaxcal.adapt import settings as settings_lib
 from jaxcal.cli import experiment
 from jaxcal.cli import posteriors
+from jaxcal.cli import trees
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import store as stores
 
@@ -130,7 +129,7 @@ def _flat_context(config, text, path, name):
   noise_key, start_key = jax.random.split(jax.random.key(config.seed))
   start = text.context if config.from_template else flatness.random_context(
       start_key, text.context.shape)
-  state = _load_tree(path, flatness.begin(start, recipe))
+  state = trees.load(path, flatness.begin(start, recipe))
   target = jax.jit(lambda encode, context: encode(context))(
       text.encode, text.context)
   advance = jax.jit(flatness.advance, static_argnames="num_steps")
@@ -141,24 +140,6 @@ def _flat_context(config, text, path, name):
       steps = min(_FPP_PART, config.num_steps - int(state.step))
       state, _ = advance(text.encode, target, noise_key, state, recipe,
                          num_steps=steps)
-      _save_tree(path, state)
+      trees.save(path, state)
       bar.update(steps)
   return state.context
-
-
-def _save_tree(path, tree):
-  if not experiment.is_first():
-    return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  content = io.BytesIO()
-  np.savez(content, *jax.tree.leaves(tree))
-  predictions_lib.write_whole(path, content.getvalue())
-
-
-def _load_tree(path, like):
-  if not path.exists():
-    return like
-  with np.load(path, allow_pickle=False) as leaves:
-    return jax.tree.unflatten(
-        jax.tree.structure(like),
-        [leaves[f"arr_{number}"] for number in range(len(leaves.files))])

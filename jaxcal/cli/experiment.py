@@ -102,7 +102,7 @@ def checked_config(example: str) -> config_lib.ExperimentConfig:
 
 def check(config: config_lib.ExperimentConfig) -> None:
   """Reads names and "none" as a flag hands them over; checks every field."""
-  for part in (config.data, config.method):
+  for part in (config.data, config.method, config.tune):
     part.name = tuple(
         name.strip() for joined in part.name for name in joined.split(","))
   for part in (config.data, config.posterior, config.temperature):

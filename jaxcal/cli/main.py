@@ -14,6 +14,7 @@ from jaxcal.cli import posterior_fit
 from jaxcal.cli import posterior_import
 from jaxcal.cli import posterior_select
 from jaxcal.cli import sweep
+from jaxcal.cli import tune
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 
@@ -39,6 +40,7 @@ COMMANDS = {
         posterior_select.ABOUT, posterior_select.help_text,
         posterior_select.main),
     "sweep": Command(sweep.ABOUT, sweep.help_text, sweep.main),
+    "tune": Command(tune.ABOUT, tune.help_text, tune.main),
 }
 
 

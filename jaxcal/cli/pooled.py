@@ -41,12 +41,14 @@ def task(config, model, images: image_sets.ImageSet,
   """
   text = evaluate_lib.text_side(
       model, images.class_names, template=config.data.template)
-  return Task(_images(config, model, images, folder),
+  return Task(pooled_images(config, model, images, folder),
               np.asarray(images.labels),
               np.asarray(text.encode.pooled(text.context), np.float32))
 
 
-def _images(config, model, images, folder):
+def pooled_images(config, model, images: image_sets.ImageSet,
+                  folder: pathlib.Path | None = None) -> towers.Pooled:
+  """Clean views of all images; arguments as in `task`."""
   with tempfile.TemporaryDirectory() as scratch:
     folder = folder or pathlib.Path(scratch)
     parts_lib.open_folder(folder, images.ids, ("image",))

@@ -101,6 +101,13 @@ def estimate(predictions: Predictions, conventions: Conventions) -> Row:
   return dict(zip(SCORES, map(float, values)))
 
 
+def confidence_gap(predictions: Predictions) -> float:
+  """Mean confidence minus accuracy; positive where over-confident."""
+  with jax.enable_x64(True):
+    scored = _score(predictions)
+    return float(calibration.confidence_gap(scored.confidence, scored.correct))
+
+
 def compare(
     predictions: Predictions,
     reference: Predictions,

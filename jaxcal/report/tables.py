@@ -129,6 +129,38 @@ LEARNING = (
     Column("NLL", _interval("nll", _three)),
 )
 
+
+def _plus_minus(name):
+  def cell(row):
+    std = row[f"{name}_std"]
+    return percent(row[name]) + ("" if std is None else f" +- {percent(std)}")
+  return cell
+
+
+def _or_nothing(name, form):
+  return lambda row: "" if row[name] is None else form(row)
+
+
+BASE_TO_NEW = (
+    Column("images of", lambda row: row["data"]),
+    Column("method", lambda row: row["method"]),
+    Column("accuracy % base", _plus_minus("accuracy_base")),
+    Column("new", _plus_minus("accuracy_new")),
+    Column("HM", _plus_minus("accuracy_harmonic_mean")),
+    Column("ECE % base", _plus_minus("ece_base")),
+    Column("new", _plus_minus("ece_new")),
+    Column("AM", _plus_minus("ece_arithmetic_mean")),
+    Column("conf - acc base", lambda row: signed_percent(row["gap_base"])),
+    Column("new", lambda row: signed_percent(row["gap_new"])),
+    Column("FD base", _or_nothing(
+        "fd_score_base", lambda row: _three(row["fd_score_base"]))),
+    Column("new", _or_nothing(
+        "fd_score_new", lambda row: _three(row["fd_score_new"]))),
+    Column("new names", _or_nothing(
+        "shared_names", lambda row: f"{row['shared_names']} of "
+                                    f"{row['num_new']}")),
+)
+
 PRIORS = (
     Column("side", lambda row: row["side"]),
     Column("prior precision as released",
