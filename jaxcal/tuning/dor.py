@@ -20,7 +20,7 @@ from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
 from jaxcal.typing import Int
 
-_Names = TypeVar("_Names", method_lib.Prompts, method_lib.Images)
+_Table = TypeVar("_Table", method_lib.Prompts, method_lib.Images)
 
 
 def with_outliers(
@@ -65,7 +65,7 @@ def with_outliers(
       loss=Partial(_loss, host.loss, penalty, weight), gradient=gradient)
 
 
-def take(outliers: _Names, rows: Int[Array, "r"]) -> _Names:
+def take(outliers: _Table, rows: Int[Array, "r"]) -> _Table:
   """Some of a table of outliers, e.g. those drawn for a step.
 
   Shapes depend on the number of rows alone, so that a step compiles once
