@@ -159,7 +159,8 @@ class TuneConfig:
   num_epochs: int | None = _field(None, "the recipe's if None")
   learning_rate: float | None = _field(None, "the recipe's if None")
   batch_size: int | None = _field(None, "the recipe's if None")
-  num_context: int | None = _field(None, "context vectors; the recipe's if None")
+  num_context: int | None = _field(
+      None, "context vectors; the recipe's if None")
   outlier_weight: float | None = _field(
       None, "of the outlier term; the published one of each host if None")
   outliers: str = _field(
@@ -187,7 +188,8 @@ class MetricsConfig:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class ExperimentConfig:
-  """One run of `jaxcal evaluate`, `sweep`, `features`, `posterior`, `tune`."""
+  """One run of `jaxcal evaluate`, `sweep`, `features`, `posterior` or `tune`.
+  """
 
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)

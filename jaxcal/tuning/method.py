@@ -77,7 +77,8 @@ class Method(NamedTuple):
       name).
     logits: (parameters, prompts, images) -> [b k], cosines times the scale.
     text_features: (parameters, prompts, images) -> unit-norm [k d], or [b k d]
-      where they depend on the image; None where the text side is not tuned.
+      where they depend on the image; None where the text side is not tuned, or
+      not for any names but those of the training.
     gradient: As `jax.value_and_grad(loss, has_aux=True)`, where the direction
       of the step is not the loss's own; None otherwise.
   """
