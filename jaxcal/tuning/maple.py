@@ -11,11 +11,11 @@ from jax.tree_util import Partial
 
 from jaxcal.clip import towers
 from jaxcal.tuning import coop
+from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import two_towers
 from jaxcal.typing import Array
 from jaxcal.typing import Float
-from jaxcal.typing import Key
 
 
 @jax.tree_util.register_dataclass
@@ -80,23 +80,13 @@ def _init(bound, key, prompts):
   text_key, first_key, deep_key = jax.random.split(key, 3)
   config, depth = bound.model.config, bound.depth
   first, deep = (
-      _linear(key, config.text.width, config.vision.width)
+      initial.linear(key, config.text.width, config.vision.width)
       for key in (first_key, deep_key))
   # All deep maps begin as the same one, as released.
   maps = jax.tree.map(
       lambda a, b: jnp.stack([a] + (depth - 1) * [b]), first, deep)
   text = bound.model.initial_text(text_key, bound.num_context, depth)
   return text | {"vision": maps}
-
-
-def _linear(key: Key[Array, ""], fan_in: int, fan_out: int):
-  """Kernel and bias uniform in +-1/sqrt(fan_in), PyTorch's default."""
-  kernel_key, bias_key = jax.random.split(key)
-  bound = fan_in**-0.5
-  draw = lambda key, shape: jax.random.uniform(
-      key, shape, minval=-bound, maxval=bound)
-  return {"kernel": draw(kernel_key, (fan_in, fan_out)),
-          "bias": draw(bias_key, (fan_out,))}
 
 
 def _text_features(model, params, prompts, images):

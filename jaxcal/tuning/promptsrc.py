@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxcal.clip import towers
 from jaxcal.tuning import coop
+from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import two_towers
 from jaxcal.typing import Array
@@ -138,7 +139,7 @@ def _init(bound, key, prompts):
   (num_context, num_vision), (text_depth, vision_depth) = (
       bound.num_context, bound.depth)
   text = bound.model.initial_text(text_key, num_context, text_depth)
-  return text | {"vision": two_towers.random_prompts(
+  return text | {"vision": initial.vectors(
       vision_key, (vision_depth, num_vision, bound.model.config.vision.width))}
 
 

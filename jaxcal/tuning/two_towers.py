@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal.clip import towers
+from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Key
-
-# Standard deviation of prompts that do not begin with words.
-_SPREAD = 0.02
 
 
 @jax.tree_util.register_dataclass
@@ -65,11 +63,11 @@ class Model:
     context_key, deep_key = jax.random.split(key)
     width = self.config.text.width
     context = (
-        random_prompts(context_key, (num_context, width))
+        initial.vectors(context_key, (num_context, width))
         if self.words is None else jnp.asarray(self.words[:num_context]))
     return {
         "context": context,
-        "deep_text": random_prompts(deep_key, (depth - 1, num_context, width))}
+        "deep_text": initial.vectors(deep_key, (depth - 1, num_context, width))}
 
 
 def bind(
@@ -98,9 +96,3 @@ def bind(
                        f"{name} tower expected, but {depth=}")
   image_side = {name: params[name] for name in towers.IMAGE_PARAMS}
   return Model(config, image_side, jnp.asarray(logit_scale), words)
-
-
-def random_prompts(
-    key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-  """Normal, with a standard deviation of 0.02."""
-  return _SPREAD * jax.random.normal(key, shape)
