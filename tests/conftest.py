@@ -19,8 +19,11 @@ os.environ["XLA_FLAGS"] = (
        " --xla_cpu_use_fusion_emitters=false"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import gc  # noqa: E402
+
 from absl import flags  # noqa: E402
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # Broadcasting between different ranks hides mistakes in axis order.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -28,6 +31,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Files of few tests that take long: begun last, they would leave all but one
 # process without work at the end.
 _FIRST = ("tests/readme_test.py", "tests/cli/")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drop_programs():
+  """Forgets a file's compiled programs.
+
+  Each holds maps of memory, of which a process may have 65,530: one that keeps
+  all programs of the suite dies of it while it compiles.
+  """
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 def pytest_configure():

@@ -12,6 +12,7 @@ from absl.testing import absltest
 import jax
 import numpy as np
 from PIL import Image
+import pytest
 
 from jaxcal.data import catalogue
 from jaxcal.testbed import shipped
@@ -87,6 +88,7 @@ class ReadmeTest(absltest.TestCase):
     for printed in commands:
       self.assertIn(printed, script)
 
+  @pytest.mark.slow
   def test_commands(self):
     images = self.folder / "path" / "to" / "images" / "cat"
     images.mkdir(parents=True)

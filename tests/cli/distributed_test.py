@@ -5,6 +5,7 @@ import socket
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from tests.cli import command
@@ -21,6 +22,7 @@ def _free_port():
 
 class DistributedTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_two_processes_of_four_devices(self):
     root = pathlib.Path(self.create_tempdir().full_path)
     coordinator = f"--coordinator=localhost:{_free_port()}"

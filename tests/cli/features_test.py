@@ -7,6 +7,7 @@ import tempfile
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from jaxcal.features import store as stores
@@ -34,6 +35,7 @@ class FeaturesTest(parameterized.TestCase):
   def _folder(self, name):
     return pathlib.Path(self.create_tempdir().full_path, name)
 
+  @pytest.mark.slow
   def test_killed_and_finished_by_two_processes_is_the_undisturbed_store(self):
     folder = self._folder("killed")
     rng = random.Random(0)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+import pytest
 from sklearn import metrics
 
 from jaxcal import evaluate
@@ -160,6 +161,7 @@ class FitTest(_Fitted):
     np.testing.assert_allclose(
         posterior.text.b_inv @ precision, np.eye(128), atol=1e-4)
 
+  @pytest.mark.slow
   def test_killed_at_random_moments_and_resumed_is_the_undisturbed_fit(self):
     folder, rng = self._folder("killed"), random.Random(0)
     for _ in range(command.KILLS):

@@ -9,6 +9,7 @@ import tempfile
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from tests.cli import command
@@ -40,6 +41,7 @@ class SweepTest(parameterized.TestCase):
     status, _, error = command.here(*_SWEEP, f"--output={output}", *extra)
     self.assertEqual(status, 0, error)
 
+  @pytest.mark.slow
   def test_killed_at_random_moments_and_resumed_is_the_undisturbed_sweep(self):
     whole, killed = self.whole, self._folder("killed")
     rng = random.Random(0)
