@@ -155,6 +155,7 @@ class ReadmeTest(absltest.TestCase):
                           test=rows)
     miniatures.images(root / "eurosat" / "2750", [row[0] for row in rows])
 
+  @pytest.mark.slow
   def test_code(self):
     blocks = _blocks("python")
     self.assertLen(blocks, 4)

@@ -7,6 +7,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 from PIL import Image
+import pytest
 
 from jaxcal import predictions
 from jaxcal.cli import experiment
@@ -80,6 +81,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(answers.class_names, ("cat", "hot dog"))
     self.assertEqual(answers.ids[0], "cat/0.png")
 
+  @pytest.mark.slow
   def test_benchmark_set_from_the_template_and_from_a_flat_context(self):
     """Ten images of noise in the layout of EuroSAT."""
     root = self._folder("benchmarks")

@@ -6,6 +6,7 @@ import pathlib
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 from safetensors import numpy as safetensors
 
 from jaxcal import predictions as predictions_lib
@@ -75,6 +76,7 @@ class TuneTest(parameterized.TestCase):
     self.assertLen(about["losses"], 12)
     self.assertLess(about["losses"][-1], about["losses"][0])
 
+  @pytest.mark.slow
   def test_stopped_and_resumed_is_the_undisturbed_training(self):
     other = self.create_tempdir().full_path
     given = ("tune", *_SMALL, "--config.tune.name=kgcoop,coop+dor",

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.clip import towers
 from jaxcal.tuning import dor
@@ -52,6 +53,7 @@ class MapleTest(parameterized.TestCase):
         parts={"cross_entropy": "loss_ce", "outliers": "loss_dor"}
         if regularised else {"cross_entropy": "loss"})
 
+  @pytest.mark.slow
   @parameterized.parameters(*_GROUPS)
   def test_three_steps(self, name):
     outliers = training.Outliers(

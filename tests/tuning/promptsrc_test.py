@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.clip import prompts as prompts_lib
 from jaxcal.clip import towers
@@ -62,6 +63,7 @@ class PromptSrcTest(parameterized.TestCase):
             "cross_entropy": "loss_ce", "text_difference": "l1_text",
             "image_difference": "l1_image", "divergence": "kl"})
 
+  @pytest.mark.slow
   @parameterized.parameters(*_GROUPS)
   def test_three_steps(self, name):
     oracle_lib.assert_steps(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxcal.tuning import cocoop
 from jaxcal.tuning import coop
@@ -70,7 +71,10 @@ class OptimizerTest(parameterized.TestCase):
 
   @parameterized.parameters("sgd", "adam", "adamw")
   def test_is_pytorchs(self, name):
-    import torch
+    try:
+      import torch
+    except ImportError:
+      self.skipTest("no torch")
     self.enterContext(jax.enable_x64(True))
     rng = np.random.default_rng(0)
     start, gradients = rng.standard_normal(5), rng.standard_normal((4, 5))
@@ -92,6 +96,7 @@ class OptimizerTest(parameterized.TestCase):
     np.testing.assert_allclose(params, weight.detach().numpy(), rtol=1e-12)
 
 
+@pytest.mark.slow
 class StoredStepsTest(parameterized.TestCase):
 
   @parameterized.parameters(*_METHODS)
