@@ -19,6 +19,7 @@ _SMALL = ("--config=configs/dor_base_to_new.py", "--config.data.name=shapes",
           "--config.tune.batch_size=9", "--config.tune.num_context=4")
 
 
+@pytest.mark.slow
 class TuneTest(parameterized.TestCase):
 
   @classmethod
@@ -76,7 +77,6 @@ class TuneTest(parameterized.TestCase):
     self.assertLen(about["losses"], 12)
     self.assertLess(about["losses"][-1], about["losses"][0])
 
-  @pytest.mark.slow
   def test_stopped_and_resumed_is_the_undisturbed_training(self):
     other = self.create_tempdir().full_path
     given = ("tune", *_SMALL, "--config.tune.name=kgcoop,coop+dor",
