@@ -84,7 +84,11 @@ def environment() -> dict[str, Any]:
   return {
       **provenance.describe(),
       "backend": jax.default_backend(),
-      "command": " ".join([pathlib.Path(sys.argv[0]).stem, *sys.argv[1:]]),
+      # Files by their names: where they lay is the machine's matter.
+      "command": " ".join(
+          [pathlib.Path(sys.argv[0]).stem,
+           *(pathlib.Path(one).name if os.path.exists(one) else one
+             for one in sys.argv[1:])]),
       "other_load": os.getloadavg(),
   }
 
