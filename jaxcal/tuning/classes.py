@@ -75,8 +75,12 @@ def _embeddings(model, class_names, template, per_chunk):
       model.config, model.params, bank, classes_per_chunk=per_chunk,
       max_groups=2)
   context = prompts_lib.initial_context(model.params, bank)
-  pooled = jax.jit(lambda encode, context: encode.pooled(context))(
-      encode, context)
+  pooled = _pooled(encode, context)
   projection = towers.text_projection(model.config, model.params)
   return jnp.asarray(towers.project(
       towers.at_least_float32(pooled), projection))
+
+
+@jax.jit
+def _pooled(encode, context):
+  return encode.pooled(context)
