@@ -220,88 +220,117 @@ def validate(config: ExperimentConfig) -> None:
   Raises:
     ValueError: names the field, the value and what was expected.
   """
-  views, method, metrics = config.views, config.method, config.metrics
-  checks = (
-      ("data.name", config.data.name, bool(config.data.name), "a name"),
-      ("data.limit", config.data.limit, config.data.limit >= 0, ">= 0"),
-      ("data.template", config.data.template,
-       config.data.template.count("{}") == 1, "exactly one {}"),
-      ("views.number", views.number, views.number >= 1, ">= 1"),
-      ("views.min_area", views.min_area,
-       0 < views.min_area <= views.max_area, "in (0, views.max_area]"),
-      ("views.max_area", views.max_area, views.max_area <= 1, "<= 1"),
-      ("views.flip_probability", views.flip_probability,
-       0 <= views.flip_probability <= 1, "in [0, 1]"),
-      ("method.name", method.name, bool(method.name), "a name"),
-      ("method.learning_rate", method.learning_rate,
-       method.learning_rate >= 0, ">= 0"),
-      ("method.weight_decay", method.weight_decay,
-       method.weight_decay >= 0, ">= 0"),
-      ("method.num_steps", method.num_steps,
-       method.num_steps is None or method.num_steps >= 0, ">= 0"),
-      ("method.context", method.context,
-       method.context in ("template", "fpp"), "'template' or 'fpp'"),
-      ("fpp.num_steps", config.fpp.num_steps, config.fpp.num_steps >= 1,
-       ">= 1"),
-      ("fpp.learning_rate", config.fpp.learning_rate,
-       config.fpp.learning_rate > 0, "> 0"),
-      ("model.image_dtype", config.model.image_dtype,
-       config.model.image_dtype in ("auto", "float32", "bfloat16"),
-       "'auto', 'float32' or 'bfloat16'"),
-      ("model.text_dtype", config.model.text_dtype,
-       config.model.text_dtype in ("float32", "bfloat16"),
-       "'float32' or 'bfloat16'"),
-      ("data.source", config.data.source,
-       config.data.source in ("files", "tfds"), "'files' or 'tfds'"),
-      ("memory_gb", config.memory_gb, config.memory_gb > 0, "> 0"),
-      ("linearisation", config.linearisation,
-       config.linearisation in ("auto", "vjp", "jacobian"),
-       "'auto', 'vjp' or 'jacobian'"),
-      ("method.selection_fraction", method.selection_fraction,
-       0 < method.selection_fraction <= 1, "in (0, 1]"),
-      ("method.selection_fraction", method.selection_fraction,
-       int(views.number * method.selection_fraction) >= 1,
+  for section, part, rows in (
+      ("model.", config.model, _model_rows(config.model)),
+      ("data.", config.data, _data_rows(config.data)),
+      ("views.", config.views, _views_rows(config.views)),
+      ("method.", config.method, _method_rows(config.method, config.views)),
+      ("fpp.", config.fpp, _fpp_rows(config.fpp)),
+      ("posterior.", config.posterior, _posterior_rows(config.posterior)),
+      ("temperature.", config.temperature,
+       _at_least(0, config.temperature, "limit")),
+      ("tune.", config.tune, _tune_rows(config.tune)),
+      ("metrics.", config.metrics, _metrics_rows(config.metrics)),
+      ("", config, _rows_of_no_section(config))):
+    for name, holds, expected in rows:
+      if not holds:
+        raise ValueError(
+            f"config.{section}{name} is {getattr(part, name)!r}, expected "
+            f"{expected}; set it with --config.{section}{name}=...")
+
+
+# Of each section, rows of (field, whether its value holds, what is expected).
+
+
+def _model_rows(model):
+  return (
+      _one_of(model, "image_dtype", "auto", "float32", "bfloat16"),
+      _one_of(model, "text_dtype", "float32", "bfloat16"))
+
+
+def _data_rows(data):
+  return (
+      ("name", bool(data.name), "a name"),
+      *_at_least(0, data, "limit"),
+      ("template", data.template.count("{}") == 1, "exactly one {}"),
+      _one_of(data, "source", "files", "tfds"))
+
+
+def _views_rows(views):
+  return (
+      *_at_least(1, views, "number"),
+      ("min_area", 0 < views.min_area <= views.max_area,
+       "in (0, views.max_area]"),
+      ("max_area", views.max_area <= 1, "<= 1"),
+      ("flip_probability", 0 <= views.flip_probability <= 1, "in [0, 1]"))
+
+
+def _method_rows(method, views):
+  return (
+      ("name", bool(method.name), "a name"),
+      *_at_least(0, method, "learning_rate", "weight_decay", "num_steps"),
+      _one_of(method, "context", "template", "fpp"),
+      ("selection_fraction", 0 < method.selection_fraction <= 1, "in (0, 1]"),
+      ("selection_fraction", int(views.number * method.selection_fraction) >= 1,
        f"large enough to keep one of {views.number} views"),
-      ("method.delta", method.delta,
-       method.delta is None or 0 < method.delta <= 1, "in (0, 1]"),
-      ("method.quantile", method.quantile,
-       method.quantile is None or 0 <= method.quantile <= 1, "in [0, 1]"),
-      ("posterior.pseudo_count", config.posterior.pseudo_count,
-       config.posterior.pseudo_count is None or
-       config.posterior.pseudo_count > 0, "> 0"),
-      ("posterior.num_samples", config.posterior.num_samples,
-       config.posterior.num_samples >= 2, ">= 2"),
-      ("temperature.limit", config.temperature.limit,
-       config.temperature.limit >= 0, ">= 0"),
-      ("tune.name", config.tune.name, bool(config.tune.name), "a name"),
-      ("tune.preset", config.tune.preset,
-       config.tune.preset in ("upstream", "dor"), "'upstream' or 'dor'"),
-      ("tune.draw", config.tune.draw,
-       config.tune.draw in ("walk", "iid", "fixed"),
-       "'walk', 'iid' or 'fixed'"),
-      *((f"tune.{name}", getattr(config.tune, name),
-         getattr(config.tune, name) is None or
-         getattr(config.tune, name) >= 1, ">= 1")
-        for name in ("num_shots", "num_seeds", "num_epochs", "batch_size",
-                     "num_context", "num_outliers")),
-      *((f"tune.{name}", getattr(config.tune, name),
-         getattr(config.tune, name) is None or
-         getattr(config.tune, name) >= 0, ">= 0")
-        for name in ("learning_rate", "outlier_weight")),
-      ("metrics.num_bins", metrics.num_bins, metrics.num_bins >= 1, ">= 1"),
-      ("metrics.edges", metrics.edges, metrics.edges in ("left", "right"),
-       "'left' or 'right'"),
-      ("metrics.level", metrics.level, 0 < metrics.level < 1, "in (0, 1)"),
-      ("metrics.num_resamples", metrics.num_resamples,
-       metrics.num_resamples >= 2, ">= 2"),
-      ("batch_size", config.batch_size, config.batch_size >= 1, ">= 1"),
-      ("num_threads", config.num_threads, config.num_threads >= 1, ">= 1"),
-  )
-  for name, value, holds, expected in checks:
-    if not holds:
-      raise ValueError(
-          f"config.{name} is {value!r}, expected {expected}; set it with "
-          f"--config.{name}=...")
+      ("delta", method.delta is None or 0 < method.delta <= 1, "in (0, 1]"),
+      ("quantile", method.quantile is None or 0 <= method.quantile <= 1,
+       "in [0, 1]"))
+
+
+def _fpp_rows(fpp):
+  return (
+      *_at_least(1, fpp, "num_steps"),
+      _positive(fpp, "learning_rate"))
+
+
+def _posterior_rows(posterior):
+  return (
+      _positive(posterior, "pseudo_count"),
+      *_at_least(2, posterior, "num_samples"))
+
+
+def _tune_rows(tune):
+  return (
+      ("name", bool(tune.name), "a name"),
+      _one_of(tune, "preset", "upstream", "dor"),
+      _one_of(tune, "draw", "walk", "iid", "fixed"),
+      *_at_least(1, tune, "num_shots", "num_seeds", "num_epochs", "batch_size",
+                 "num_context", "num_outliers"),
+      *_at_least(0, tune, "learning_rate", "outlier_weight"))
+
+
+def _metrics_rows(metrics):
+  return (
+      *_at_least(1, metrics, "num_bins"),
+      _one_of(metrics, "edges", "left", "right"),
+      ("level", 0 < metrics.level < 1, "in (0, 1)"),
+      *_at_least(2, metrics, "num_resamples"))
+
+
+def _rows_of_no_section(config):
+  return (
+      _positive(config, "memory_gb"),
+      _one_of(config, "linearisation", "auto", "vjp", "jacobian"),
+      *_at_least(1, config, "batch_size", "num_threads"))
+
+
+def _at_least(low, part, *names):
+  """Rows of fields that are None or not below `low`."""
+  values = {name: getattr(part, name) for name in names}
+  return [(name, value is None or value >= low, f">= {low}")
+          for name, value in values.items()]
+
+
+def _positive(part, name):
+  value = getattr(part, name)
+  return name, value is None or value > 0, "> 0"
+
+
+def _one_of(part, name, *choices):
+  *others, last = map(repr, choices)
+  return (name, getattr(part, name) in choices,
+          f"{', '.join(others)} or {last}")
 
 
 def describe(config: Any, prefix: str = "config") -> list[tuple[str, Any, str]]:
