@@ -1,5 +1,6 @@
 """Image sets and class names before the projections, for the posterior."""
 
+from collections.abc import Callable, Iterator
 import pathlib
 import tempfile
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from jaxcal import sharding
 from jaxcal.cli import experiment
 from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import pairs
 from jaxcal.features import extract
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -53,20 +55,43 @@ def pooled_images(config, model, images: image_sets.ImageSet,
     folder = folder or pathlib.Path(scratch)
     parts_lib.open_folder(folder, images.ids, ("image",))
     todo = parts_lib.missing(folder, len(images.ids))
-    mesh = sharding.data_mesh()
-    rows = config.batch_size * _IMAGES_PER_IMAGE
-    batches = extract.from_images(
-        model, images, extract.batches_of(todo, rows * mesh.devices.size),
-        recipe=experiment.clean_view(model), seed=0, mesh=mesh,
-        batch_size=rows, num_threads=config.num_threads)
     with experiment.progress(images.name, len(images.ids)) as bar:
       bar.update(len(images.ids) - len(todo))
-      for batch in batches:
-        write(folder, batch.positions[batch.mask], "image", jax.tree.map(
-            lambda x, mask=batch.mask: x[mask],
+      for asked, batch in batches(config, model, images, todo):
+        write(folder, asked, "image", jax.tree.map(
+            lambda x, count=len(asked): x[:count],
             sharding.gather_local(batch.pooled)))
-        bar.update(int(batch.mask.sum()))
+        bar.update(len(asked))
     return gather(folder, "image")
+
+
+def batches(
+    config,
+    model,
+    images: image_sets.ImageSet | pairs.PairSet,
+    positions: Int[np.ndarray, "n"],
+    *,
+    on_unusable: Callable[[int, str], None] | None = None,
+) -> Iterator[tuple[Int[np.ndarray, "r"], extract.Batch]]:
+  """Clean views of images at some positions: these, and their features.
+
+  By one process with all of its devices; the rows of a batch begin with those
+  that were asked for.
+
+  Args:
+    config: Of the experiment.
+    model: From `experiment.load_model`.
+    images: Or pairs.
+    positions: Of the images.
+    on_unusable: See `extract.from_images`.
+  """
+  mesh = sharding.data_mesh()
+  rows = config.batch_size * _IMAGES_PER_IMAGE
+  asked = extract.batches_of(positions, rows * mesh.devices.size)
+  return zip(asked, extract.from_images(
+      model, images, asked, recipe=experiment.clean_view(model), seed=0,
+      mesh=mesh, batch_size=rows, num_threads=config.num_threads,
+      on_unusable=on_unusable))
 
 
 def write(folder: pathlib.Path, positions, name: str,

@@ -1,6 +1,5 @@
 """`jaxcal posterior fit`: image-text pairs in; factors and a posterior out."""
 
-import io
 import json
 import shutil
 
@@ -11,7 +10,6 @@ import numpy as np
 import tqdm
 
 from jaxcal import parts as parts_lib
-from jaxcal import predictions as predictions_lib
 from jaxcal import provenance
 from jaxcal import sharding
 from jaxcal.adapt import bayesian
@@ -21,10 +19,10 @@ from jaxcal.cli import pair_sources
 from jaxcal.cli import pooled
 from jaxcal.cli import posterior_folder
 from jaxcal.cli import posteriors
+from jaxcal.cli import trees
 from jaxcal.clip import captions
 from jaxcal.clip import towers
 from jaxcal.data import pairs as pairs_lib
-from jaxcal.features import extract
 from jaxcal.metrics import scoring
 from jaxcal.posterior import curvature
 from jaxcal.posterior import files
@@ -47,8 +45,6 @@ _PSEUDO_COUNTS = flags.DEFINE_list(
     "to choose from, with --choose=validation")
 _FLAGS = (*pair_sources.FLAGS, "candidates", "choose", "pseudo_counts")
 
-# A pair is one view where an evaluated image is 64 of them.
-_PAIRS_PER_IMAGE = 8
 # Of the released programs since their marginal likelihood was corrected.
 DEFAULT_PSEUDO_COUNT = 4.0
 _MOST_UNUSABLE = 0.5
@@ -134,27 +130,21 @@ def _describe(config, model, pairs):
 
 def _features(config, model, pairs, folder):
   """Features before the projections, of the pairs whose image is sound."""
-  names = ("image", "text", "pair")
-  parts_lib.open_folder(folder, pairs.ids, names)
+  parts_lib.open_folder(folder, pairs.ids, ("image", "text", "pair"))
   todo = parts_lib.missing(folder, len(pairs.ids))
-  mesh = sharding.data_mesh()
-  rows = config.batch_size * _PAIRS_PER_IMAGE
-  batches = extract.batches_of(todo, rows * mesh.devices.size)
-  unusable, broken, seen = [], 0, 0
+  num_broken, num_seen = 0, 0
+  report = lambda position, reason: tqdm.tqdm.write(
+      f"left out: {pairs.ids[position]}: {reason}")
   with experiment.progress("pairs", len(pairs.ids), "pair") as bar:
     bar.update(len(pairs.ids) - len(todo))
-    found = extract.from_images(
-        model, pairs, batches, recipe=experiment.clean_view(model), seed=0,
-        mesh=mesh, batch_size=rows, num_threads=config.num_threads,
-        on_unusable=lambda *broken: unusable.append(broken))
-    for asked, batch in zip(batches, found):
+    for asked, batch in pooled.batches(
+        config, model, pairs, todo, on_unusable=report):
       _write_batch(folder, model, pairs, asked, batch)
       bar.update(len(asked))
-      broken += int((~batch.mask[:len(asked)]).sum())
-      seen += len(asked)
-      _report_unusable(unusable, pairs)
-      if seen >= _FIRST_PAIRS:
-        _refuse_unusable(broken, seen, pairs)
+      num_broken += int((~batch.mask[:len(asked)]).sum())
+      num_seen += len(asked)
+      if num_seen >= _FIRST_PAIRS:
+        _refuse_unusable(num_broken, num_seen, pairs)
   sound = parts_lib.gather(folder, "pair")["sound"]
   _refuse_unusable((~sound).sum(), len(sound), pairs)
   image = jax.tree.map(lambda x: x[sound], pooled.gather(folder, "image"))
@@ -170,12 +160,6 @@ def _write_batch(folder, model, pairs, asked, batch):
   pooled.write(folder, asked, "image", image,
                text={"activations": np.asarray(text)},
                pair={"sound": batch.mask[:count]})
-
-
-def _report_unusable(unusable, pairs):
-  for position, reason in unusable:
-    tqdm.tqdm.write(f"left out: {pairs.ids[position]}: {reason}")
-  unusable.clear()
 
 
 def _refuse_unusable(broken, seen, pairs):
@@ -204,7 +188,8 @@ def _factors(config, model, features, work):
   sums = {side: curvature.start(activations[side].shape[1],
                                 embeddings[side].shape[1])
           for side in files.SIDES}
-  done, sums = _load_sums(work, sums)
+  done, sums = trees.load(work / "sums.npz", (0, sums))
+  done = int(done)
   blocks = curvature.blocks(len(text), _CANDIDATES.value)
   mesh = sharding.data_mesh()
   with experiment.progress("curvature", len(blocks), "block") as bar:
@@ -216,28 +201,9 @@ def _factors(config, model, features, work):
               sums[side], activations[side][rows], embeddings[side][rows],
               embeddings[other[side]][candidates], scale, bias, mesh=mesh)
           for side in files.SIDES}
-      _save_sums(work, number + 1, sums)
+      trees.save(work / "sums.npz", (number + 1, sums))
       bar.update(1)
   return {side: curvature.finish(sums[side]) for side in files.SIDES}
-
-
-def _save_sums(work, done, sums):
-  content = io.BytesIO()
-  np.savez(content, done=done, **{
-      f"{side}/{name}": np.asarray(value) for side, one in sums.items()
-      for name, value in one._asdict().items()})
-  predictions_lib.write_whole(work / "sums.npz", content.getvalue())
-
-
-def _load_sums(work, sums):
-  path = work / "sums.npz"
-  if not path.exists():
-    return 0, sums
-  with np.load(path, allow_pickle=False) as arrays:
-    return int(arrays["done"]), {
-        side: curvature.Sums(*(arrays[f"{side}/{name}"]
-                               for name in curvature.Sums._fields))
-        for side in sums}
 
 
 def _validation_sets(config):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -25,7 +26,9 @@ class TuneTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.folder = pathlib.Path(absltest.get_default_test_tmpdir()) / "tune"
+    scratch = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(scratch.cleanup)
+    cls.folder = pathlib.Path(scratch.name)
     cls.status, cls.printed, cls.error = command.here(
         "tune", *_SMALL, "--config.tune.name=kgcoop,coop+dor",
         f"--output={cls.folder}")

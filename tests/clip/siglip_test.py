@@ -6,6 +6,7 @@ import io
 import json
 import pathlib
 import sys
+import tempfile
 from unittest import mock
 
 from absl.testing import absltest
@@ -256,8 +257,9 @@ class PromptTest(parameterized.TestCase):
         found = None
       if not found:
         raise absltest.SkipTest(f"no {package}")
-    folder = pathlib.Path(absltest.get_default_test_tmpdir()) / "siglip"
-    folder.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(scratch.cleanup)
+    folder = pathlib.Path(scratch.name)
     tiny.write_siglip(folder)
     (folder / "spiece.model").write_bytes(_sentencepiece())
     (folder / "tokenizer_config.json").write_text(
