@@ -191,17 +191,12 @@ def evaluate(
     parts = parts or pathlib.Path(scratch)
     todo = _missing(parts, image_set, names)
     if len(todo):
-      # All images count, so that a resumed run chooses like the one before;
-      # but none that only zero-shot answers for, which takes no gradient.
-      steps = any(setting.method.num_steps for setting in settings.values())
-      prepared = prepare(text, num_images=len(image_set.ids) if steps else 0,
-                         linearisation=linearisation, max_bytes=max_bytes)
-      _check_finite(prepared.text_features, "text features",
-                    image_set.class_names)
+      prepared = _prepared(text, image_set, settings,
+                           linearisation=linearisation, max_bytes=max_bytes)
+      answer = _answering(text.encode, prepared, settings, head, mesh)
       batches = _batches(
           model, image_set, todo, store, recipe=recipe, seed=seed, mesh=mesh,
           batch_size=batch_size, num_threads=num_threads)
-      answer = _answering(text.encode, prepared, settings, head, mesh)
       done, total = len(image_set.ids) - len(todo), len(image_set.ids)
       for batch, answers in _one_behind(batches, answer):
         _write(parts, image_set, batch, sharding.gather_local(answers))
@@ -225,6 +220,17 @@ def _missing(parts, image_set, names):
   todo = parts_lib.missing(parts, len(image_set.ids))
   sharding.barrier("missing")  # nobody writes before all have looked
   return todo
+
+
+def _prepared(text, image_set, settings, *, linearisation, max_bytes):
+  """What all images share; refuses text features that are not finite."""
+  # All images count, so that a resumed run chooses like the one before; but
+  # none that only zero-shot answers for, which takes no gradient.
+  steps = any(setting.method.num_steps for setting in settings.values())
+  prepared = prepare(text, num_images=len(image_set.ids) if steps else 0,
+                     linearisation=linearisation, max_bytes=max_bytes)
+  _check_finite(prepared.text_features, "text features", image_set.class_names)
+  return prepared
 
 
 def _batches(model, image_set, todo, store, *, mesh, batch_size, recipe, seed,
