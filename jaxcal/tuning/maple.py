@@ -3,8 +3,6 @@
 Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -16,16 +14,6 @@ from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import two_towers
 from jaxcal.typing import Array
 from jaxcal.typing import Float
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Bound:
-  """What the functions of a method share."""
-
-  model: two_towers.Model
-  num_context: int = dataclasses.field(metadata={"static": True})
-  depth: int = dataclasses.field(metadata={"static": True})
 
 
 def method(
@@ -67,39 +55,33 @@ def method(
   """
   model = two_towers.bind(
       config, params, logit_scale=logit_scale, words=context,
-      num_context=num_context, text_depth=depth, vision_depth=depth)
-  bound = _Bound(model, num_context, depth)
+      num_context=num_context, num_vision=num_context, text_depth=depth,
+      vision_depth=depth)
   return method_lib.Method(
-      init=Partial(_init, bound), loss=Partial(_loss, model),
+      init=Partial(_init, model), loss=Partial(_loss, model),
       logits=Partial(_logits, model),
-      text_features=Partial(_text_features, model))
+      text_features=Partial(two_towers.text_features, model))
 
 
-def _init(bound, key, prompts):
+def _init(model, key, prompts):
   del prompts
   text_key, first_key, deep_key = jax.random.split(key, 3)
-  config, depth = bound.model.config, bound.depth
   first, deep = (
-      initial.linear(key, config.text.width, config.vision.width)
+      initial.linear(key, model.config.text.width, model.config.vision.width)
       for key in (first_key, deep_key))
   # All deep maps begin as the same one, as released.
   maps = jax.tree.map(
-      lambda a, b: jnp.stack([a] + (depth - 1) * [b]), first, deep)
-  text = bound.model.initial_text(text_key, bound.num_context, depth)
-  return text | {"vision": maps}
-
-
-def _text_features(model, params, prompts, images):
-  del images
-  return model.text_features(params, prompts)
+      lambda a, b: jnp.stack([a] + (model.vision_depth - 1) * [b]), first, deep)
+  return two_towers.initial_text(model, text_key) | {"vision": maps}
 
 
 def _logits(model, params, prompts, images):
   texts = jnp.concatenate([params["context"][None], params["deep_text"]])
   maps = params["vision"]
   vision = texts @ maps["kernel"] + maps["bias"][:, None]
-  images = model.image_features(vision, images)
-  return model.scale * images @ model.text_features(params, prompts).T
+  features = two_towers.image_features(model, vision, images)
+  return model.scale * features @ two_towers.text_features(
+      model, params, prompts, images).T
 
 
 def _loss(model, params, prompts, batch):

@@ -8,8 +8,6 @@ the average of many templates that the frozen text features are, and the average
 over epochs that the tuned prompts are (`epoch_weights`).
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -22,18 +20,6 @@ from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import two_towers
 from jaxcal.typing import Array
 from jaxcal.typing import Float
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Bound:
-  """What the functions of a method share."""
-
-  model: two_towers.Model
-  text_weight: float
-  image_weight: float
-  num_context: tuple[int, int] = dataclasses.field(metadata={"static": True})
-  depth: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
 
 def method(
@@ -65,10 +51,7 @@ def method(
     config: Sizes of the model.
     params: The whole parameter tree; stays as it is.
     logit_scale: Factor of the cosines.
-    context: Vectors of the words before the class names, as many as the prompts
-      have room for: those of "a photo of a", as in the paper. The first n of
-      them are where the learned context begins, the rest stays as it is. If
-      None, the context begins at random and the prompts have room for n.
+    context: Of the words before the class names, as in `maple.method`.
     num_context: n.
     num_vision: n'.
     text_depth: Layers of the text tower, from the first one, that get prompts
@@ -87,13 +70,13 @@ def method(
   """
   model = two_towers.bind(
       config, params, logit_scale=logit_scale, words=context,
-      num_context=num_context, text_depth=text_depth, vision_depth=vision_depth)
-  bound = _Bound(model, text_weight, image_weight, (num_context, num_vision),
-                 (text_depth, vision_depth))
+      num_context=num_context, num_vision=num_vision, text_depth=text_depth,
+      vision_depth=vision_depth)
   return method_lib.Method(
-      init=Partial(_init, bound), loss=Partial(_loss, bound),
+      init=Partial(_init, model),
+      loss=Partial(_loss, model, text_weight, image_weight),
       logits=Partial(_logits, model),
-      text_features=Partial(_text_features, model))
+      text_features=Partial(two_towers.text_features, model))
 
 
 def average_templates(
@@ -133,30 +116,24 @@ def epoch_weights(
   return weights / weights.sum()
 
 
-def _init(bound, key, prompts):
+def _init(model, key, prompts):
   del prompts
   text_key, vision_key = jax.random.split(key)
-  (num_context, num_vision), (text_depth, vision_depth) = (
-      bound.num_context, bound.depth)
-  text = bound.model.initial_text(text_key, num_context, text_depth)
-  return text | {"vision": initial.vectors(
-      vision_key, (vision_depth, num_vision, bound.model.config.vision.width))}
-
-
-def _text_features(model, params, prompts, images):
-  del images
-  return model.text_features(params, prompts)
+  shape = model.vision_depth, model.num_vision, model.config.vision.width
+  return two_towers.initial_text(model, text_key) | {
+      "vision": initial.vectors(vision_key, shape)}
 
 
 def _logits(model, params, prompts, images):
-  images = model.image_features(params["vision"], images)
-  return model.scale * images @ model.text_features(params, prompts).T
+  features = two_towers.image_features(model, params["vision"], images)
+  return model.scale * features @ two_towers.text_features(
+      model, params, prompts, images).T
 
 
-def _loss(bound, params, prompts, batch):
-  model, images = bound.model, batch.images
-  texts = model.text_features(params, prompts)
-  features = model.image_features(params["vision"], images)
+def _loss(model, text_weight, image_weight, params, prompts, batch):
+  images = batch.images
+  texts = two_towers.text_features(model, params, prompts, images)
+  features = two_towers.image_features(model, params["vision"], images)
   logits = model.scale * features @ texts.T
   parts = {
       "cross_entropy": coop.cross_entropy(logits, batch.labels),
@@ -165,9 +142,8 @@ def _loss(bound, params, prompts, batch):
       "divergence": _divergence(
           model.scale * images.features @ prompts.target.T, logits),
   }
-  return (parts["cross_entropy"] +
-          bound.text_weight * parts["text_difference"] +
-          bound.image_weight * parts["image_difference"] +
+  return (parts["cross_entropy"] + text_weight * parts["text_difference"] +
+          image_weight * parts["image_difference"] +
           parts["divergence"]), parts
 
 

@@ -13,10 +13,14 @@ from jaxcal.typing import Float
 from jaxcal.typing import Key
 
 
+def _static():
+  return dataclasses.field(metadata={"static": True})
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A frozen CLIP whose towers take prompts.
+  """A frozen CLIP whose towers take prompts, and how many.
 
   Attributes:
     config: Sizes of the model.
@@ -24,50 +28,20 @@ class Model:
     scale: Factor of the cosines.
     words: Vectors of the words before the class name, of which a shorter
       context takes the place of the first ones; or None.
+    num_context: Vectors before each layer of the text tower.
+    num_vision: The same of the image tower.
+    text_depth: Layers of the text tower, from the first one, with vectors.
+    vision_depth: The same of the image tower.
   """
 
   config: towers.ClipConfig
   params: towers.Params
   scale: Float[Array, ""]
   words: Float[Array, "m w"] | None
-
-  def text_features(
-      self, params: method_lib.Params, prompts: method_lib.Prompts,
-  ) -> Float[Array, "k d"]:
-    """Unit-norm, of `params["context"]` and `params["deep_text"]`."""
-    context = params["context"]
-    if self.words is not None:
-      context = jnp.concatenate([context, self.words[len(context):]])
-    return prompts.encode(context, deep=params["deep_text"])
-
-  def image_features(
-      self,
-      vision: Float[Array, "e n w"],
-      images: method_lib.Images,
-  ) -> Float[Array, "b d"]:
-    """Unit-norm, with prompts as in `towers.pooled_image`.
-
-    Raises:
-      ValueError: images without pixels.
-    """
-    if images.pixels is None:
-      raise ValueError("images with pixels expected, because prompts of the "
-                       "image tower are tuned, but there are features alone")
-    return towers.image_features(
-        self.config, self.params, images.pixels, vision)
-
-  def initial_text(
-      self, key: Key[Array, ""], num_context: int, depth: int,
-  ) -> method_lib.Params:
-    """Context (the first words, or random) and random deep prompts."""
-    context_key, deep_key = jax.random.split(key)
-    width = self.config.text.width
-    context = (
-        initial.vectors(context_key, (num_context, width))
-        if self.words is None else jnp.asarray(self.words[:num_context]))
-    return {
-        "context": context,
-        "deep_text": initial.vectors(deep_key, (depth - 1, num_context, width))}
+  num_context: int = _static()
+  num_vision: int = _static()
+  text_depth: int = _static()
+  vision_depth: int = _static()
 
 
 def bind(
@@ -77,13 +51,15 @@ def bind(
     logit_scale: Float[Array, ""],
     words: Float[Array, "m w"] | None,
     num_context: int,
+    num_vision: int,
     text_depth: int,
     vision_depth: int,
 ) -> Model:
-  """The model for a method that learns `num_context` vectors.
+  """The `Model` for a method; of `params` it keeps the image tower's.
 
   Raises:
-    ValueError: more vectors than words, or depths that the towers do not have.
+    ValueError: more context vectors than words, or a depth that a tower does
+      not have.
   """
   if num_context < 1 or (words is not None and num_context > len(words)):
     most = "" if words is None else f" and at most the {len(words)} words"
@@ -95,4 +71,47 @@ def bind(
       raise ValueError(f"a depth from 1 to the {tower.layers} layers of the "
                        f"{name} tower expected, but {depth=}")
   image_side = {name: params[name] for name in towers.IMAGE_PARAMS}
-  return Model(config, image_side, jnp.asarray(logit_scale), words)
+  return Model(config, image_side, jnp.asarray(logit_scale), words,
+               num_context, num_vision, text_depth, vision_depth)
+
+
+def initial_text(model: Model, key: Key[Array, ""]) -> method_lib.Params:
+  """Context (the first words, or random) and random deep prompts."""
+  context_key, deep_key = jax.random.split(key)
+  shape = model.num_context, model.config.text.width
+  context = (initial.vectors(context_key, shape) if model.words is None else
+             jnp.asarray(model.words[:model.num_context]))
+  return {
+      "context": context,
+      "deep_text": initial.vectors(deep_key, (model.text_depth - 1, *shape))}
+
+
+def text_features(
+    model: Model,
+    params: method_lib.Params,
+    prompts: method_lib.Prompts,
+    images: method_lib.Images,
+) -> Float[Array, "k d"]:
+  """Of `params["context"]` and `params["deep_text"]`; no image is looked at."""
+  del images
+  context = params["context"]
+  if model.words is not None:
+    context = jnp.concatenate([context, model.words[len(context):]])
+  return prompts.encode(context, deep=params["deep_text"])
+
+
+def image_features(
+    model: Model,
+    vision: Float[Array, "e n w"],
+    images: method_lib.Images,
+) -> Float[Array, "b d"]:
+  """Unit-norm, with prompts as in `towers.pooled_image`.
+
+  Raises:
+    ValueError: images without pixels.
+  """
+  if images.pixels is None:
+    raise ValueError("images with pixels expected, because prompts of the "
+                     "image tower are tuned, but there are features alone")
+  return towers.image_features(
+      model.config, model.params, images.pixels, vision)
