@@ -72,14 +72,16 @@ def main() -> None:
   experiment.join_processes()
   load_model = _once(experiment.load_model)
   load_sets = _once(experiment.load_sets)
+  load_posterior = _once(
+      lambda config, model: posteriors.load(config, load_model(model)))
   for one in (variant.config for variant in plan):
     if one.posterior.folder is not None:  # errors come before the work
-      posteriors.load(one.posterior, load_model(one.model))
+      load_posterior(one.posterior, one.model)
   about = experiment.describe(
       config, load_model(config.model),
       # Of several posteriors, each is in its own predictions.
       None if "posterior.folder" in [axis.name for axis in axes] else
-      posteriors.load(config.posterior, load_model(config.model)))
+      load_posterior(config.posterior, config.model))
   output = experiment.output_folder(
       {name: value for name, value in about.items()
        if not name.startswith("config.method.") and
@@ -94,8 +96,10 @@ def main() -> None:
   with experiment.progress("sweep", total, "answer") as bar:
     for variant, sets_by_name in loaded:
       model = load_model(variant.config.model)
+      posterior = load_posterior(
+          variant.config.posterior, variant.config.model)
       for images in sets_by_name.values():
-        _run_variant(variant, model, images, output, rows, bar)
+        _run_variant(variant, model, posterior, images, output, rows, bar)
   if experiment.is_first():
     _draw(output, rows.all)
     _print_table(output, rows.all)
@@ -106,11 +110,11 @@ def _once(load):
   """Remembers what was loaded last, for variants that follow each other."""
   last = {}
 
-  def loaded(part):
-    key = dataclasses.astuple(part)
+  def loaded(*parts):
+    key = tuple(dataclasses.astuple(part) for part in parts)
     if key not in last:
       last.clear()
-      last[key] = load(part)
+      last[key] = load(*parts)
     return last[key]
 
   return loaded
@@ -182,10 +186,9 @@ def _folder_name(fields):
   return safe
 
 
-def _run_variant(variant, model, images, output, rows, bar):
+def _run_variant(variant, model, posterior, images, output, rows, bar):
   """One pass over one set: predictions and a row for every setting."""
   config = variant.config
-  posterior = posteriors.load(config.posterior, model)
   about = experiment.describe(config, model, posterior)
   own = {label: {f"config.method.{name}": value
                  for name, value in point.numbers.items()} |
