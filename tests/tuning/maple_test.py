@@ -53,8 +53,8 @@ class MapleTest(parameterized.TestCase):
         parts={"cross_entropy": "loss_ce", "outliers": "loss_dor"}
         if regularised else {"cross_entropy": "loss"})
 
-  @pytest.mark.slow
   @parameterized.parameters(*_GROUPS)
+  @pytest.mark.slow  # below, or it would not hold
   def test_three_steps(self, name):
     outliers = training.Outliers(
         self._prompts(name, "outlier"),

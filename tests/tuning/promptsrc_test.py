@@ -63,8 +63,8 @@ class PromptSrcTest(parameterized.TestCase):
             "cross_entropy": "loss_ce", "text_difference": "l1_text",
             "image_difference": "l1_image", "divergence": "kl"})
 
-  @pytest.mark.slow
   @parameterized.parameters(*_GROUPS)
+  @pytest.mark.slow  # below, or it would not hold
   def test_three_steps(self, name):
     oracle_lib.assert_steps(
         self.oracle, name, self._method(name), self._base(),
