@@ -47,6 +47,9 @@ class DataConfig:
       "tensorflow-datasets")
   partial: bool = _field(
       False, "accept benchmark sets of which files are missing")
+  classes: str = _field(
+      "all", "of each set, as images and as candidates: 'all', or 'base' or "
+      "'new', the halves of few-shot tuning")
   store: str | None = _field(
       None, "folder with stored features, see `jaxcal features`; images are "
       "not needed then")
@@ -102,7 +105,13 @@ class MethodConfig:
       0.1, "part of the views, those of lowest entropy, that enter the entropy")
   context: str = _field(
       "template", "where every image starts: 'template', the words before the "
-      "class name, or 'fpp', a context pre-trained to be flat")
+      "class name, 'fpp', a context pre-trained to be flat, or a "
+      "seed-N.safetensors of `jaxcal tune` with a context that all classes "
+      "share")
+  tuned: tuple[str, ...] = _field(
+      (), "what `jaxcal tune` saved, answered with beside these methods: "
+      "folders tuned/SET/METHOD or single seed-N.safetensors, separated by "
+      "commas")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -151,6 +160,9 @@ class TuneConfig:
   name: tuple[str, ...] = _field(
       ("coop", "kgcoop", "coop+dor", "kgcoop+dor"),
       "methods, separated by commas; +dor holds outliers in place")
+  classes: str = _field(
+      "base", "to train on: 'base', the first half, to be asked about the new "
+      "ones, too; or 'all', e.g. to be asked about other image sets later")
   num_shots: int = _field(16, "training images of each class")
   num_seeds: int = _field(3, "seeds 1, 2, ... of shots and training")
   preset: str = _field(
@@ -161,6 +173,20 @@ class TuneConfig:
   batch_size: int | None = _field(None, "the recipe's if None")
   num_context: int | None = _field(
       None, "context vectors; the recipe's if None")
+  class_position: str = _field(
+      "end", "of the class name: 'end', after the context vectors, 'middle' or "
+      "'front'")
+  num_views: int = _field(
+      0, "augmented views of each training image, of which every epoch sees "
+      "one; 0 for the clean view alone")
+  template: str | None = _field(
+      None, "of zero-shot answers and of what methods are held to; if None, "
+      "that of the few-shot papers for benchmark sets, else data.template")
+  templates: str | None = _field(
+      None, "text file with one template per line, to whose mean promptsrc is "
+      "held; the one template if None")
+  seeds_at_once: int = _field(
+      0, "seeds that are trained together; fewer need less memory, 0 for all")
   outlier_weight: float | None = _field(
       None, "of the outlier term; the published one of each host if None")
   outliers: str = _field(
@@ -168,6 +194,9 @@ class TuneConfig:
       "'tokenizer', or a file with one word per line")
   num_outliers: int = _field(5000, "of them, those nearest to the base classes")
   draw: str = _field("walk", "of outliers in each step: 'walk', 'iid', 'fixed'")
+  outlier_images: str | None = _field(
+      None, "an image set of other things, which clip_adapter+dor holds in "
+      "place")
   exclude_new: bool = _field(
       False, "leave the new classes' names out of the outliers; as published, "
       "they may be among them")
@@ -253,7 +282,10 @@ def _data_rows(data):
       ("name", bool(data.name), "a name"),
       *_at_least(0, data, "limit"),
       ("template", data.template.count("{}") == 1, "exactly one {}"),
-      _one_of(data, "source", "files", "tfds"))
+      _one_of(data, "source", "files", "tfds"),
+      _one_of(data, "classes", "all", "base", "new"),
+      ("classes", data.classes == "all" or data.store is None,
+       "'all' beside data.store, which has features of whole sets"))
 
 
 def _views_rows(views):
@@ -269,7 +301,9 @@ def _method_rows(method, views):
   return (
       ("name", bool(method.name), "a name"),
       *_at_least(0, method, "learning_rate", "weight_decay", "num_steps"),
-      _one_of(method, "context", "template", "fpp"),
+      ("context", method.context in ("template", "fpp") or
+       method.context.endswith(".safetensors"),
+       "'template', 'fpp' or the path of a seed-N.safetensors"),
       ("selection_fraction", 0 < method.selection_fraction <= 1, "in (0, 1]"),
       ("selection_fraction", int(views.number * method.selection_fraction) >= 1,
        f"large enough to keep one of {views.number} views"),
@@ -294,10 +328,15 @@ def _tune_rows(tune):
   return (
       ("name", bool(tune.name), "a name"),
       _one_of(tune, "preset", "upstream", "dor"),
+      _one_of(tune, "classes", "base", "all"),
+      _one_of(tune, "class_position", "end", "middle", "front"),
+      ("template", tune.template is None or tune.template.count("{}") == 1,
+       "exactly one {}"),
       _one_of(tune, "draw", "walk", "iid", "fixed"),
       *_at_least(1, tune, "num_shots", "num_seeds", "num_epochs", "batch_size",
                  "num_context", "num_outliers"),
-      *_at_least(0, tune, "learning_rate", "outlier_weight"))
+      *_at_least(0, tune, "learning_rate", "num_views", "seeds_at_once",
+                 "outlier_weight"))
 
 
 def _metrics_rows(metrics):

@@ -80,6 +80,8 @@ def run() -> int:
   except (flags.Error, KeyError, TypeError) as error:
     return _fail(f"{_message(error)}\n`jaxcal {name} --help` names every "
                  "field with its default.")
+  except OSError as error:  # of a config file that is looked at for a field
+    return _fail(_cause(error))
   wanted = COMMANDS[name].argument
   if left_over and not wanted:
     return _fail(f"not a flag: {' '.join(left_over)}; flags look like "
@@ -103,6 +105,13 @@ def run() -> int:
 def _message(error):
   # The str() of a KeyError is the repr of its message.
   return str(error.args[0]) if isinstance(error, KeyError) else str(error)
+
+
+def _cause(error):
+  """Without what ml_collections adds: the innermost error, the cause."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  return str(error).strip()
 
 
 def _fail(message):

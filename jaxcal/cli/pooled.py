@@ -20,7 +20,7 @@ from jaxcal.typing import Float
 from jaxcal.typing import Int
 
 # A clean view is one where an evaluated image is 64 of them.
-_IMAGES_PER_IMAGE = 8
+IMAGES_PER_IMAGE = 8
 
 
 class Task(NamedTuple):
@@ -86,7 +86,7 @@ def batches(
     on_unusable: See `extract.from_images`.
   """
   mesh = sharding.data_mesh()
-  rows = config.batch_size * _IMAGES_PER_IMAGE
+  rows = config.batch_size * IMAGES_PER_IMAGE
   asked = extract.batches_of(positions, rows * mesh.devices.size)
   return zip(asked, extract.from_images(
       model, images, asked, recipe=experiment.clean_view(model), seed=0,

@@ -1,85 +1,70 @@
 """`jaxcal tune`: a few labelled images in; prompts, and answers, out."""
 
-from collections.abc import Mapping
-import json
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import Any, NamedTuple
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
-from jaxcal.cli import pooled
+from jaxcal.cli import shots
 from jaxcal.cli import trees
+from jaxcal.cli import tune_report
+from jaxcal.cli import tuned
 from jaxcal.clip import towers
-from jaxcal.data import image_set as image_sets
-from jaxcal.report import figures
-from jaxcal.report import summary
-from jaxcal.report import tables
 from jaxcal.tuning import classes
-from jaxcal.tuning import clip_adapter
-from jaxcal.tuning import cocoop
-from jaxcal.tuning import coop
-from jaxcal.tuning import dor
-from jaxcal.tuning import kgcoop
 from jaxcal.tuning import method as method_lib
+from jaxcal.tuning import methods
 from jaxcal.tuning import outliers as outliers_lib
 from jaxcal.tuning import presets
-from jaxcal.tuning import prograd
+from jaxcal.tuning import promptsrc
 from jaxcal.tuning import protocol
+from jaxcal.tuning import tip_adapter
 from jaxcal.tuning import training
 
-ABOUT = "tune on a few images of the base classes, answer for base and new ones"
+ABOUT = "tune on a few images of some classes, answer for these and new ones"
 EXAMPLE = "jaxcal tune --config=configs/dor_base_to_new.py"
 
-_DOR = "+dor"
-_HALVES = ("base", "new")
-# How each is made from the logit scale and the initial context.
-_METHODS = {
-    "coop": coop.method,
-    "kgcoop": kgcoop.method,
-    "prograd": prograd.method,
-    "cocoop": cocoop.method,
-    "clip_adapter": lambda *, logit_scale, context: clip_adapter.method(
-        logit_scale=logit_scale),
-}
 # Epochs between two saves, so that saving costs little.
 _EPOCHS_PER_SAVE = 10
 
 
-class _Task(NamedTuple):
-  """One data set: its halves, and the images of all seeds' shots."""
+class _Words(NamedTuple):
+  """Outlier names of a data set, and how many are those of new classes."""
 
-  names: Mapping[str, tuple[str, ...]]  # of the classes, by half
-  tests: Mapping[str, image_sets.ImageSet]
-  images: Mapping[str, method_lib.Images]  # of the tests
-  data: training.Data
-  rows: np.ndarray  # of the data that each seed drew, [s n]
+  words: list[str]
+  shared: tuple[str, ...]
 
 
-class _Recipe(NamedTuple):
-  """A method, ready to be trained."""
+class _Training(NamedTuple):
+  """All that the seeds of a method are trained with."""
 
-  method: method_lib.Method
-  prompts: method_lib.Prompts
+  spec: methods.Spec
   recipe: presets.Recipe
-  num_context: int | None
-  table: method_lib.Prompts | None  # of outliers
+  prompts: method_lib.Prompts
+  data: training.Data
+  rows: np.ndarray  # of the data's images, by seed
+  num_views: int
+  table: method_lib.Prompts | method_lib.Images | None  # of outliers
+  draw: str
 
 
 def help_text() -> str:
   """What `jaxcal tune --help` prints."""
   return "\n".join([
       f"jaxcal tune: {ABOUT}.", "",
-      "Draws the shots as published, trains every method on the base classes "
-      "with all", "seeds at once, and answers for the test images of base and "
-      "of new classes, each", "among the classes of its half. Writes tuned/ "
-      "(safetensors and json), predictions/,", "results.jsonl, results.md and "
-      "diagram-SET.svg. An interrupted run goes on where it", "stopped.", "",
+      "Draws the shots as published, trains every method with all seeds at "
+      "once, and", "answers for the test images of base and of new classes, "
+      "each among the classes", "of its half. Writes tuned/SET/METHOD/seed-N "
+      "(.safetensors and .json), which", "`jaxcal evaluate` takes up, "
+      "predictions/, results.jsonl, results.md,", "diagram-SET.svg and "
+      "losses-SET.svg. An interrupted run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "",
-      "Methods: " + ", ".join(_METHODS) + "; METHOD+dor", "",
+      "Methods: " + ", ".join(methods.METHODS) + ";\n  each also as METHOD+" +
+      ", METHOD+".join(methods.ADDITIONS) + " (zero_shot is always there)", "",
       experiment.DATA_HELP, "",
       "Flags:", *experiment.flag_help(*experiment.SHARED_FLAGS), "",
       "Fields of the config, with their defaults:", *experiment.field_help()])
@@ -89,302 +74,266 @@ def main() -> None:
   """Runs the tuning that the flags describe."""
   config = experiment.checked_config(EXAMPLE)
   experiment.refuse_processes()
-  for name in config.tune.name:
-    _host(name, config.tune.preset)
-  words = _vocabulary(config.tune, model=None)
+  _check(config)
+  if config.tune.templates is not None:
+    shots.templates(config.tune.templates)
+  words = None
+  if any(_spec(name, config).outliers == "names" for name in config.tune.name):
+    words = shots.outlier_words(config.tune, model=None)
+  tasks = [shots.task(config, name) for name in config.data.name]
   model = experiment.load_model(config.model)
-  words = words or _vocabulary(config.tune, model)
+  if words is None and config.tune.outliers == "tokenizer":
+    words = shots.outlier_words(config.tune, model)
   about = experiment.describe(config, model)
   output = experiment.output_folder(about)
-  rows = []
-  for data in config.data.name:
-    task = _task(config, model, data, output / "features")
-    _zero_shot(config, model, task, output / "predictions" / data, about)
-    kept = _outliers(config, model, task, words)
+  kept = {task.name: _outlier_names(config, model, task, words)
+          for task in tasks}
+  for task in tasks:
+    _answer_zero_shot(config, model, task, output, about)
     for name in config.tune.name:
-      folder = output / "tuned" / data / name
-      one = _prepare(config, model, task, name, kept)
-      params = _trained(config, model, task, one, folder, f"{data}: {name}",
-                        about | {"data": data, "method": name})
-      _answer(config, model, task, one, params,
-              output / "predictions" / data / name,
-              about | {"data": data, "method": name})
-    rows += _report(config, output, data, task, kept)
-  _write_report(output, rows)
+      one = about | {"data": task.name, "method": name}
+      if "+dor" in name and kept[task.name]:
+        one["outliers"] = {"number": len(kept[task.name].words),
+                           "names_of_new_classes": kept[task.name].shared}
+      seeds = _tuned(config, model, task, name, kept[task.name], output, one)
+      _answer(config, model, task, seeds, output, one)
+  tune_report.write(config, output, tasks, {
+      name: found and found.shared for name, found in kept.items()})
 
 
-def _host(name, preset):
-  """The method below the outliers; refuses names that there are not."""
-  host = name.removesuffix(_DOR)
-  if host not in _METHODS:
-    raise ValueError(f"unknown method {name!r}; choose from: "
-                     f"{', '.join(_METHODS)}, each also as METHOD+dor.")
-  presets.recipe(host, preset)
-  return host
+def _check(config):
+  """Refuses what can be refused before anything is loaded."""
+  if config.data.classes != "all":
+    raise ValueError("config.data.classes is of `jaxcal evaluate`; which "
+                     "classes are tuned on is config.tune.classes")
+  if len(set(config.tune.name)) != len(config.tune.name):
+    raise ValueError(f"config.tune.name has a method twice: "
+                     f"{', '.join(config.tune.name)}")
+  for name in config.tune.name:
+    methods.check(name)
+    spec = _spec(name, config)
+    if spec.kind.own_classes and config.tune.classes == "base":
+      raise ValueError(
+          f"the parameters of {name} belong to the classes of its training, so "
+          "that it has no answer for new ones; use it with "
+          "--config.tune.classes=all")
+    if spec.outliers == "images" and config.tune.outlier_images is None:
+      raise ValueError(f"{name} holds images in place: name a set of other "
+                       "things with --config.tune.outlier_images=...")
 
 
-def _vocabulary(config, model):
-  """Outlier words; None where there are none, or they need the model."""
-  if not any(name.endswith(_DOR) for name in config.name):
-    return None
-  source, _, folder = config.outliers.partition(":")
-  if source == "wordnet":
-    return outliers_lib.from_wordnet(folder or outliers_lib.WORDNET)
-  if source == "tokenizer":
-    return model and outliers_lib.from_tokenizer(model.tokenizer)
-  return outliers_lib.from_file(config.outliers)
+def _spec(name, config) -> methods.Spec:
+  tune = config.tune
+  methods.check(name)
+  host = name.split("+")[0]
+  recipe = presets.recipe(host, tune.preset)
+  weight = tune.outlier_weight
+  count = recipe.num_context
+  if count and tune.num_context is not None:
+    count = tune.num_context
+  return methods.Spec(
+      name, count, recipe.from_words, tune.class_position,
+      presets.outlier_weight(host) if weight is None else weight)
 
 
-def _task(config, model, data, folder) -> _Task:
-  """The shots of all seeds, and the test images of both halves."""
-  load = lambda **changes: next(iter(experiment.load_sets(
-      experiment.with_data(config, name=(data,), **changes)).values()))
-  train, test = load(split="train", limit=0), load()
-  if set(train.ids) & set(test.ids):
-    raise ValueError(f"{data} has no split to train on: its images are those "
-                     "to answer for, too")
-  halves = dict(zip(_HALVES, protocol.halves(train.labels)))
-  tests = {half: protocol.keep_classes(test, labels)
-           for half, labels in halves.items()}
-  drawn = []
-  for seed in range(1, config.tune.num_seeds + 1):
-    shots = protocol.draw_shots(
-        train.labels, None, num_shots=config.tune.num_shots,
-        num_classes=len(train.class_names), seed=seed).train
-    kept, _ = protocol.keep_positions(train.labels[shots], halves["base"])
-    drawn.append(shots[kept])
-  union, rows = np.unique(np.stack(drawn), return_inverse=True)
-  images = protocol.keep_classes(
-      image_sets.take(train, union), halves["base"])
-  return _Task(
-      {half: tests[half].class_names for half in _HALVES}, tests,
-      {half: _features(config, model, tests[half], folder / data / half)
-       for half in _HALVES},
-      training.Data(
-          _features(config, model, images, folder / data / "train"),
-          jnp.asarray(images.labels)),
-      rows.reshape(len(drawn), -1))
+def _recipe(spec, config) -> presets.Recipe:
+  recipe = presets.recipe(spec.host, config.preset)
+  return recipe._replace(num_context=spec.num_context, **{
+      key: value for key in ("num_epochs", "learning_rate", "batch_size")
+      if (value := getattr(config, key)) is not None and recipe.num_epochs})
 
 
-def _features(config, model, images, folder):
-  found = pooled.pooled_images(config, model, images, folder)
-  embeddings = jnp.asarray(towers.project(
-      jnp.asarray(found.activations),
-      towers.image_projection(model.config, model.params), found.residual))
-  return method_lib.Images(towers.normalize(embeddings), embeddings)
-
-
-def _outliers(config, model, task, words):
-  """The words to draw from; None where no method wants them."""
+def _outlier_names(config, model, task, words) -> _Words | None:
   if words is None:
     return None
-  excluded = list(task.names["base"])
-  if config.tune.exclude_new:
-    excluded += task.names["new"]
-  words = outliers_lib.exclude(words, excluded)
-  features = lambda names: classes.prompts_of(model, names).zero_shot
-  best = outliers_lib.rank(features(words), features(task.names["base"]),
-                           config.tune.num_outliers)
-  return [words[position] for position in np.asarray(best.positions)]
+  kept = shots.nearest_outliers(config.tune, model, task, words)
+  new = task.tests["new"].class_names if "new" in task.tests else ()
+  return _Words(kept, outliers_lib.overlap(kept, new))
 
 
-def _prepare(config, model, task, name, words) -> _Recipe:
-  """A method with its recipe, its prompts and its outliers."""
-  host = _host(name, config.tune.preset)
-  recipe = presets.recipe(host, config.tune.preset)
-  recipe = recipe._replace(**{
-      key: value for key in ("num_epochs", "learning_rate", "batch_size")
-      if (value := getattr(config.tune, key)) is not None})
-  count = config.tune.num_context or recipe.num_context
-  # "a photo of a" are four words.
-  count, context = (None, classes.words_context(model)) if (
-      recipe.from_words and count == 4) else (count or 4, None)
-  method = _METHODS[host](
-      logit_scale=jnp.exp(model.params["logit_scale"]), context=context)
-  table = None
-  if name.endswith(_DOR):
-    weight = config.tune.outlier_weight
-    method = dor.with_outliers(
-        method, presets.outlier_weight(host) if weight is None else weight)
-    table = classes.prompts_of(
-        model, words, num_context=count, as_table=True)
-  return _Recipe(method, _prompts(config, model, task, "base", count), recipe,
-                 count, table)
+def _tuned(config, model, task, name, kept, output, about):
+  """The seeds of a method: what an earlier run saved, or trained now."""
+  folder = output / "tuned" / task.name / name
+  seeds = range(1, config.tune.num_seeds + 1)
+  paths = [folder / f"seed-{seed}" for seed in seeds]
+  if not all(path.with_suffix(".json").exists() for path in paths):
+    one = _prepare(config, model, task, name, kept, output)
+    at_once = config.tune.seeds_at_once or len(seeds)
+    for first in range(0, len(seeds), at_once):
+      _train(model, one, seeds[first:first + at_once],
+             folder, f"{task.name}: {name}", task.class_names, about)
+  return [tuned.load(path, model) for path in paths]
 
 
-def _prompts(config, model, task, half, num_context):
-  return classes.prompts_of(
-      model, task.names[half], num_context=num_context,
-      template=config.data.template,
+def _prepare(config, model, task, name, kept, output) -> _Training:
+  """Features, prompts and outliers for a method."""
+  spec = _spec(name, config)
+  images = shots.images(
+      config, model, task.train, output / "features" / task.name / "train",
+      with_pixels=spec.kind.from_pixels)
+  num_views = max(1, config.tune.num_views)
+  prompts = methods.prompts_of(
+      spec, model, task.class_names, template=task.template,
       max_bytes=int(config.memory_gb * 2**30))
+  if spec.host == "promptsrc" and config.tune.templates is not None:
+    prompts = prompts._replace(target=promptsrc.average_templates(jnp.stack([
+        classes.template_embeddings(model, task.class_names, template)
+        for template in shots.templates(config.tune.templates)])))
+  table = None
+  if spec.outliers == "names":
+    table = methods.prompts_of(spec, model, kept.words, as_table=True)
+  elif spec.outliers == "images":
+    table, = (
+        tuned.features(config, model, found,
+                       output / "features" / "outliers" / found.name)
+        for found in experiment.load_sets(experiment.with_data(
+            config, name=(config.tune.outlier_images,))).values())
+  return _Training(
+      spec, _recipe(spec, config.tune), prompts,
+      training.Data(images, jnp.repeat(
+          jnp.asarray(task.train.labels), num_views)),
+      task.rows, num_views, table, config.tune.draw)
 
 
-def _trained(config, model, task, one, folder, label, about):
-  """Parameters with a leading axis of seeds; goes on from what is saved."""
-  seeds = np.arange(1, config.tune.num_seeds + 1)
-  num_images, recipe = task.rows.shape[1], one.recipe
-  steps = training.num_steps(num_images, recipe.batch_size)
-  optimizer = _optimizer(recipe, steps)
-  keys = jax.vmap(jax.random.key)(seeds)
-  state = jax.vmap(lambda key: training.init(
-      one.method, optimizer, one.prompts, key))(keys)
+def _train(model, one, seeds, folder, label, class_names, about):
+  """Trains some seeds at once, from where an earlier run stopped."""
+  recipe, num_images = one.recipe, one.rows.shape[1]
+  keep_last = one.spec.kind.cached  # as released, for these alone
+  steps = training.num_steps(
+      num_images, recipe.batch_size, keep_last=keep_last)
+  optimizer = _optimizer(one.spec, recipe, steps)
+  keys = [jax.random.key(seed) for seed in seeds]
+  rows = jnp.asarray(one.rows[[seed - 1 for seed in seeds]])
+  built = [methods.build(one.spec, model, _cache(one, own)) for own in rows]
+  state = jax.tree.map(lambda *x: jnp.stack(x), *(
+      training.init(method, optimizer, one.prompts, key)
+      for method, key in zip(built, keys)))
   losses = np.full((len(seeds), recipe.num_epochs), np.nan)
-  state, losses = trees.load(folder / "state.npz", (state, losses))
+  path = folder / f"state-{seeds[0]}.npz"
+  state, losses = trees.load(path, (state, losses))
+  shares = np.zeros(recipe.num_epochs)
+  if recipe.aggregation is not None:
+    mean, std = recipe.aggregation
+    shares = promptsrc.epoch_weights(recipe.num_epochs, mean=mean, std=std)
   with experiment.progress(label, recipe.num_epochs, "epoch") as bar:
     bar.update(int(state.epoch[0]))
     for epoch in range(int(state.epoch[0]), recipe.num_epochs):
       order = jax.vmap(lambda s: training.shuffle(
-          s, num_images, recipe.batch_size))(state)
-      order = jax.vmap(lambda rows, o: jax.tree.map(lambda i: rows[i], o))(
-          task.rows, order)
+          s, num_images, recipe.batch_size, keep_last=keep_last))(state)
       state, parts = training.train_seeds(
-          one.method, optimizer, state, one.prompts, task.data, order,
-          _drawn(config, one, keys, epoch, steps))
+          built[0], optimizer, state, one.prompts, one.data,
+          _of_data(one, rows, order, keys, epoch),
+          _drawn(one, keys, epoch, steps), shares[epoch])
       losses[:, epoch] = np.asarray(parts["loss"]).mean(1)
-      if epoch + 1 == recipe.num_epochs or not (epoch + 1) % _EPOCHS_PER_SAVE:
-        trees.save(folder / "state.npz", (state, losses))
+      if not np.isfinite(losses[:, epoch]).all():
+        raise ValueError(f"{label}: the loss of epoch {epoch + 1} is not "
+                         "finite; try a smaller --config.tune.learning_rate")
+      if not (epoch + 1) % _EPOCHS_PER_SAVE:
+        trees.save(path, (state, losses))
       bar.set_postfix(loss=f"{losses[:, epoch].mean():.3f}", refresh=False)
       bar.update(1)
-  if not np.isfinite(losses).all():
-    raise ValueError(f"{label}: the loss is not finite; try a smaller "
-                     "--config.tune.learning_rate")
+  found = state.params if recipe.aggregation is None else state.average
   for number, seed in enumerate(seeds):
-    _write(folder / f"seed-{seed}", state, losses, number,
-           about | {"seed": int(seed), "num_context": one.num_context,
-                    **{f"recipe.{key}": value
-                       for key, value in recipe._asdict().items()}})
-  return state.params
+    tuned.save(folder / f"seed-{seed}", tuned.Tuned(
+        one.spec, jax.tree.map(lambda x, i=number: x[i], found), class_names,
+        _labels(one, rows[number]) if one.spec.kind.cached else np.zeros(0),
+        about | {"seed": seed, "losses": losses[number].tolist(), **{
+            f"recipe.{key}": value
+            for key, value in recipe._asdict().items()}}))
+  path.unlink(missing_ok=True)
 
 
-def _drawn(config, one, keys, epoch, steps):
-  """Outliers of an epoch's steps, for every seed; as many as base classes."""
+def _labels(one, rows):
+  return np.asarray(one.data.labels[rows * one.num_views])
+
+
+def _cache(one, rows):
+  """A seed's shots, where the method looks them up."""
+  if not one.spec.kind.cached:
+    return None
+  views = rows[None] * one.num_views + jnp.arange(one.num_views)[:, None]
+  return tip_adapter.make_cache(
+      one.data.images.embeddings[views], _labels(one, rows),
+      len(one.prompts.zero_shot))
+
+
+def _of_data(one, rows, order, keys, epoch):
+  """From places among a seed's shots to rows of the data, a view of each."""
+
+  def of_seed(own, places, key):
+    view = jax.random.randint(
+        jax.random.fold_in(jax.random.fold_in(key, 2), epoch), own.shape, 0,
+        one.num_views)
+    chosen = own * one.num_views + view
+    return jax.tree.map(lambda place: chosen[place], places)
+
+  return jax.vmap(of_seed)(rows, order, jnp.stack(keys))
+
+
+def _drawn(one, keys, epoch, steps):
+  """Outliers of an epoch's steps, for every seed; as many as classes."""
   if one.table is None:
     return None
-  draw = outliers_lib.DRAWS[config.tune.draw]
+  draw, names = outliers_lib.DRAWS[one.draw], one.table
+  number = len(jax.tree.leaves(names)[0]) if isinstance(
+      names, method_lib.Images) else len(names.zero_shot)
   numbers = epoch * steps + jnp.arange(steps)
   rows = jax.vmap(lambda key: jax.vmap(lambda step: draw(
-      jax.random.fold_in(key, 1), step, num_words=len(one.table.zero_shot),
-      num_drawn=len(one.prompts.zero_shot)))(numbers))(keys)
-  return training.Outliers(one.table, rows)
+      jax.random.fold_in(key, 1), step, num_words=number,
+      num_drawn=len(one.prompts.zero_shot)))(numbers))(jnp.stack(keys))
+  return training.Outliers(names, rows)
 
 
-def _optimizer(recipe, steps):
+def _optimizer(spec, recipe, steps):
+  if not recipe.num_epochs:
+    return training.sgd(0.0)
+  if spec.kind.cached:
+    return tip_adapter.optimizer(
+        recipe.num_epochs * steps, recipe.learning_rate)
   rate = training.schedule(recipe.learning_rate, recipe.num_epochs, steps)
   return {"sgd": training.sgd, "adam": training.adam,
           "adamw": training.adamw}[recipe.optimizer](rate)
 
 
-def _write(path, state, losses, number, about):
-  """One seed's parameters as safetensors, with all that made them as json."""
-  from safetensors import numpy as safetensors
-  params = jax.tree.map(lambda x: np.asarray(x[number]), dict(state.params))
-  flat = traverse_util.flatten_dict(params, sep=".")
-  predictions_lib.write_whole(
-      predictions_lib.with_ending(path, "safetensors"),
-      safetensors.save({name: np.ascontiguousarray(value)
-                        for name, value in flat.items()}))
-  about = about | {"losses": losses[number].tolist()}
-  predictions_lib.write_whole(
-      predictions_lib.with_ending(path, "json"),
-      (json.dumps(about, indent=1) + "\n").encode())
-
-
-def _zero_shot(config, model, task, folder, about):
+def _answer_zero_shot(config, model, task, output, about):
   """Answers of the data set's own template, without tuning."""
-  scale = jnp.exp(model.params["logit_scale"])
-  for half in _HALVES:
-    prompts = _prompts(config, model, task, half, None)
-    logits = scale * task.images[half].features @ prompts.target.T
-    _save(folder / "zero_shot" / f"{half}-1", task.tests[half], logits, about |
-          {"method": "zero_shot",
-           "fd_score": float(protocol.fd_score(prompts.target))})
+  for half, images in task.tests.items():
+    path = tune_report.path_of(output, task, tune_report.ZERO_SHOT, half, 1)
+    if predictions_lib.exists(path):
+      continue
+    text = towers.normalize(classes.template_embeddings(
+        model, images.class_names, task.template,
+        max_bytes=int(config.memory_gb * 2**30)))
+    features = tuned.features(
+        config, model, images, _features_folder(output, task, half)).features
+    _save(path, images, jnp.exp(model.params["logit_scale"]) *
+          features @ text.T, about | {
+              "data": task.name, "method": tune_report.ZERO_SHOT,
+              "fd_score": float(protocol.fd_score(text))})
 
 
-def _answer(config, model, task, one, params, folder, about):
-  """Answers of every seed for the test images of both halves."""
-  for half in _HALVES:
-    prompts = _prompts(config, model, task, half, one.num_context)
-    for number in range(config.tune.num_seeds):
-      own = jax.tree.map(lambda x, i=number: x[i], params)
-      logits = _logits(one.method, own, prompts, task.images[half])
-      _save(folder / f"{half}-{number + 1}", task.tests[half], logits, about |
-            _divergence(one.method, own, prompts, task.images[half]))
+def _answer(config, model, task, seeds: Sequence[tuned.Tuned],
+            output: pathlib.Path, about: Mapping[str, Any]) -> None:
+  """Answers of every seed for the test images."""
+  name = seeds[0].spec.name
+  for half, images in task.tests.items():
+    paths = [tune_report.path_of(output, task, name, half, number)
+             for number in range(1, len(seeds) + 1)]
+    if all(map(predictions_lib.exists, paths)):
+      continue
+    answers = tuned.logits(
+        config, model, images, seeds, template=task.template,
+        folder=_features_folder(output, task, half))
+    for path, one, logits in zip(paths, seeds, answers):
+      _save(path, images, logits, about | {"fd_score": tuned.divergence(
+          config, model, images, one, template=task.template)})
 
 
-@jax.jit
-def _logits(method, params, prompts, images):
-  return method.logits(params, prompts, images)
-
-
-def _divergence(method, params, prompts, images):
-  """The FD score of tuned prompts, where they are the same for all images."""
-  if method.text_features is None:
-    return {}
-  first = jax.tree.map(lambda x: x[:1], images)
-  features = method.text_features(params, prompts, first)
-  return {"fd_score": float(protocol.fd_score(
-      features.reshape(-1, features.shape[-1])))}
+def _features_folder(output, task, half):
+  return output / "features" / task.name / half
 
 
 def _save(path, images, logits, about):
   predictions_lib.save(predictions_lib.Predictions(
       np.asarray(logits, np.float32), images.labels, images.ids,
       images.class_names, {}, about), path)
-
-
-def _report(config, output, data, task, kept):
-  """Rows of one data set, and its reliability diagrams of base and new."""
-  conventions = experiment.conventions(config.metrics)
-  shared = None
-  if kept is not None:
-    shared = len(outliers_lib.overlap(kept, task.names["new"]))
-  rows, panels = [], {}
-  for name, seeds in {"zero_shot": 1, **dict.fromkeys(
-      config.tune.name, config.tune.num_seeds)}.items():
-    folder = output / "predictions" / data / name
-    answers = {half: [predictions_lib.load(folder / f"{half}-{seed}")
-                      for seed in range(1, seeds + 1)] for half in _HALVES}
-    rows.append({"data": data, "method": name, "seeds": seeds,
-                 "shared_names": shared if name.endswith(_DOR) else None,
-                 "num_new": len(task.names["new"]),
-                 **_scores(answers, conventions)})
-    for half in _HALVES:
-      bins = [summary.bins_of(one, conventions) for one in answers[half]]
-      panels[f"{name}\n{half}"] = jax.tree.map(lambda *x: sum(x), *bins)
-  figure = figures.svg(figures.reliability_diagrams(panels))
-  predictions_lib.write_whole(output / f"diagram-{data}.svg", figure.encode())
-  return rows
-
-
-def _scores(answers, conventions):
-  """Base, new and both means over seeds, by score and name of the number."""
-  found = {}
-  of_half = {half: [summary.estimate(one, conventions) for one in answers[half]]
-             for half in _HALVES}
-  for score in of_half["base"][0]:
-    both = protocol.summarise(*(
-        np.array([one[score] for one in of_half[half]]) for half in _HALVES))
-    for number, spread in both._asdict().items():
-      found[f"{score}_{number}"] = spread.mean
-      found[f"{score}_{number}_std"] = spread.std if len(
-          of_half["base"]) > 1 else None
-  for half in _HALVES:
-    fd = [one.settings.get("fd_score") for one in answers[half]]
-    found[f"fd_score_{half}"] = None if None in fd else float(np.mean(fd))
-    found[f"gap_{half}"] = float(np.mean(
-        [summary.confidence_gap(one) for one in answers[half]]))
-  return found
-
-
-def _write_report(output, rows):
-  text = "".join(json.dumps(row) + "\n" for row in rows)
-  predictions_lib.write_whole(output / "results.jsonl", text.encode())
-  text = "\n\n".join([
-      tables.markdown(rows, tables.BASE_TO_NEW),
-      "Mean and standard deviation over seeds. HM, AM: harmonic and arithmetic "
-      "mean of base and new. FD: mean distance of class features to their "
-      "nearest five. new names: how many of the new classes' names are among "
-      "the outliers."])
-  predictions_lib.write_whole(output / "results.md", f"{text}\n".encode())
-  print(f"{text}\n\nWritten to {output}: results.md, results.jsonl, "
-        "diagram-*.svg, tuned/, predictions/")

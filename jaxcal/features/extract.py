@@ -26,6 +26,7 @@ from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import UInt8
 
 
 class Batch(NamedTuple):
@@ -86,6 +87,28 @@ def from_images(
   for share, images in zip(shares, read):
     positions, _ = _filled(share, num_rows)
     yield Batch(*encode(images), positions, images.mask)
+
+
+def views_from_images(
+    image_set: image_sets.ImageSet,
+    batches: Sequence[Sequence[int]],
+    *,
+    recipe: views.Recipe,
+    seed: int,
+    batch_size: int,
+    num_threads: int,
+) -> Iterator[tuple[UInt8[Array, "b v s s 3"], Bool[np.ndarray, "b"]]]:
+  """The views themselves, on one device, for what trains the image tower.
+
+  Arguments and errors as in `from_images`; the mask is false in rows that only
+  fill the batch up.
+  """
+  make_views = _view_program(recipe, sharding.data_mesh(jax.devices()[:1]))
+  for images in pipeline.batches(
+      image_set, batches, seed=seed, batch_size=batch_size,
+      num_threads=num_threads):
+    yield make_views(
+        (), (images.canvases, images.sizes, images.keys)), images.mask
 
 
 def from_store(
@@ -185,15 +208,18 @@ def image_encoder(
 @functools.cache  # as `jit` does: further image sets do not compile again
 def _programs(config, preprocessing, recipe, mesh):
   """Compiled functions: canvases to views, and views to features."""
-  # One image after the other on each device: the views of one are work enough,
-  # and those of large images would not fit all at once.
-  make_views = sharding.over_rows(
-      lambda _, rows: jax.lax.map(
-          lambda row: views.make_views(*row, recipe), rows),
-      sharding.local_mesh(mesh))
   tower = sharding.over_rows(
       functools.partial(_encode, config, preprocessing), mesh)
-  return make_views, tower
+  return _view_program(recipe, sharding.local_mesh(mesh)), tower
+
+
+@functools.cache
+def _view_program(recipe, mesh):
+  # One image after the other on each device: the views of one are work enough,
+  # and those of large images would not fit all at once.
+  return sharding.over_rows(
+      lambda _, rows: jax.lax.map(
+          lambda row: views.make_views(*row, recipe), rows), mesh)
 
 
 def _encode(config, preprocessing, params, pixels):

@@ -9,6 +9,7 @@ import numpy as np
 from jaxcal.metrics import binning
 from jaxcal.report import summary
 from jaxcal.report import tables
+from jaxcal.typing import Float
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -21,6 +22,8 @@ _CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
 
 def reliability_diagrams(
     bins_by_title: Mapping[str, binning.BinStatistics],
+    *,
+    per_row: int | None = None,
 ) -> "Figure":
   """One panel per method: accuracy against confidence, and where images lie.
 
@@ -31,6 +34,7 @@ def reliability_diagrams(
 
   Args:
     bins_by_title: Bins of equal width over [0, 1] by the title of the panel.
+    per_row: Panels side by side; all of them if None.
 
   Raises:
     ValueError: nothing to draw.
@@ -39,18 +43,52 @@ def reliability_diagrams(
     raise ValueError("no predictions to draw")
   # Not pyplot: a library must not touch the caller's figures or backend.
   from matplotlib.figure import Figure
-  columns = len(bins_by_title)
-  figure = Figure(figsize=(2.3 * columns, 3.5), layout="constrained")
+  columns = per_row or len(bins_by_title)
+  rows = -(-len(bins_by_title) // columns)
+  figure = Figure(figsize=(2.3 * columns, 3.5 * rows), layout="constrained")
   panels = figure.subplots(
-      2, columns, sharex=True, sharey="row", squeeze=False,
-      height_ratios=(4, 1))
-  for (top, bottom), (title, bins) in zip(panels.T, bins_by_title.items()):
+      2 * rows, columns, sharex=True, sharey="row", squeeze=False,
+      height_ratios=rows * (4, 1))
+  pairs = panels.reshape(rows, 2, columns).swapaxes(1, 2).reshape(-1, 2)
+  for (top, bottom), (title, bins) in zip(pairs, bins_by_title.items()):
     _draw_reliability(top, bins)
     _draw_shares(bottom, bins)
     top.set_title(title, fontsize=9, color=_INK)
     bottom.set_xlabel("confidence", fontsize=9, color=_INK)
-  panels[0, 0].set_ylabel("accuracy", fontsize=9, color=_INK)
-  panels[1, 0].set_ylabel("images", fontsize=9, color=_INK)
+  for unused in pairs[len(bins_by_title):].flat:
+    unused.set_visible(False)
+  for panel in panels[::2, 0]:
+    panel.set_ylabel("accuracy", fontsize=9, color=_INK)
+  for panel in panels[1::2, 0]:
+    panel.set_ylabel("images", fontsize=9, color=_INK)
+  return figure
+
+
+def loss_curves(losses: Mapping[str, Float[np.ndarray, "s e"]]) -> "Figure":
+  """Training losses: the mean over seeds, and the range of the seeds.
+
+  Methods differ in their epochs and in what their losses are made of, so the
+  curves show where each one settles, not which is lower.
+
+  Args:
+    losses: By method, one per seed and epoch.
+
+  Raises:
+    ValueError: nothing to draw.
+  """
+  if not losses:
+    raise ValueError("no losses to draw")
+  from matplotlib.figure import Figure
+  figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+  panel = figure.subplots()
+  for number, (label, values) in enumerate(losses.items()):
+    time = np.arange(1, values.shape[1] + 1) / values.shape[1]
+    panel.fill_between(time, values.min(0), values.max(0), alpha=0.12,
+                       linewidth=0, color=_colour(number))
+    panel.plot(time, values.mean(0), label=f"{label} ({values.shape[1]})",
+               linewidth=1.5, color=_colour(number), linestyle=_style(number))
+  _plain_axes(panel, "part of the training (epochs)", "loss")
+  figure.legend(fontsize=8, frameon=False, loc="outside right upper")
   return figure
 
 
@@ -159,10 +197,7 @@ def learning_curves(
     factor = 100 if heading.endswith("%") else 1
     for number, (label, rows) in enumerate(curves.items()):
       _draw_curve(panel, rows, "budget", score, label, number, factor)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.tick_params(labelsize=8, colors=_INK)
-    panel.set_xlabel("labels", fontsize=9, color=_INK)
-    panel.set_ylabel(heading, fontsize=9, color=_INK)
+    _plain_axes(panel, "labels", heading)
   figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8,
                 loc="outside right upper", frameon=False)
   return figure
@@ -200,16 +235,30 @@ def _draw_reliability(panel, bins):
 
 
 def _draw_curve(panel, rows, field, score, label, number, factor=100):
-  colour = _CURVES[number % len(_CURVES)]
-  # With more curves than colours, the line tells them apart.
-  style = ("-", "--", ":", "-.")[number // len(_CURVES) % 4]
   rows = sorted(rows, key=lambda row: row[field])
   column = lambda name: np.array([row[name] for row in rows])
   panel.fill_between(column(field), factor * column(f"{score}_low"),
-                     factor * column(f"{score}_high"), color=colour,
+                     factor * column(f"{score}_high"), color=_colour(number),
                      alpha=0.12, linewidth=0)
-  panel.plot(column(field), factor * column(score), color=colour, marker="o",
-             markersize=3, linewidth=1.5, linestyle=style, label=label)
+  panel.plot(column(field), factor * column(score), color=_colour(number),
+             marker="o", markersize=3, linewidth=1.5, linestyle=_style(number),
+             label=label)
+
+
+def _colour(number):
+  return _CURVES[number % len(_CURVES)]
+
+
+def _style(number):
+  """With more curves than colours, the line tells them apart."""
+  return ("-", "--", ":", "-.")[number // len(_CURVES) % 4]
+
+
+def _plain_axes(panel, across, upwards):
+  panel.spines[["top", "right"]].set_visible(False)
+  panel.tick_params(labelsize=8, colors=_INK)
+  panel.set_xlabel(across, fontsize=9, color=_INK)
+  panel.set_ylabel(upwards, fontsize=9, color=_INK)
 
 
 def _draw_shares(panel, bins):

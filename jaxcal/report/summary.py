@@ -32,6 +32,10 @@ _CLAMP = 2.0 ** -23
 SCORES = {"accuracy": 1.0, "ece": 1.0, "nll": np.inf, "brier": 2.0,
           "aurc": 1.0}
 
+# The range of these and of the gap between confidence and accuracy.
+_RANGES = {**{name: (0.0, highest) for name, highest in SCORES.items()},
+           "gap": (-1.0, 1.0)}
+
 # Above an image of a known class, images of none should have more of each.
 DOUBTS = ("distrust", "variance", "image_variance", "epistemic")
 
@@ -101,11 +105,54 @@ def estimate(predictions: Predictions, conventions: Conventions) -> Row:
   return dict(zip(SCORES, map(float, values)))
 
 
-def confidence_gap(predictions: Predictions) -> float:
-  """Mean confidence minus accuracy; positive where over-confident."""
+def over_seeds(
+    answers: Sequence[Predictions], conventions: Conventions) -> Row:
+  """Means over seeds, each with a bootstrap interval over the images.
+
+  Args:
+    answers: To the same images, one per seed.
+    conventions: Of the interval.
+
+  Returns:
+    The scores and "gap" (mean confidence minus accuracy, positive where
+    over-confident), each with `_low` and `_high`, the interval of the mean over
+    these seeds on other images; and `_seeds`, the value of each seed, which
+    tells how much the seed matters.
+
+  Raises:
+    ValueError: answers to different images.
+  """
+  _check_same_images(answers)
   with jax.enable_x64(True):
-    scored = _score(predictions)
-    return float(calibration.confidence_gap(scored.confidence, scored.correct))
+    scored = _stacked_scores(answers)
+    interval = _seeds_interval(scored, None, conventions)
+    each = np.asarray(jax.vmap(_scores_and_gap, (0, None, None))(
+        scored, jnp.ones(len(answers[0].ids)), conventions))
+    row = _flat(_within_range(interval), suffix="", names=_RANGES)
+  return row | {f"{name}_seeds": values.tolist()
+                for name, values in zip(_RANGES, each.T)}
+
+
+def compare_seeds(
+    answers: Sequence[Predictions],
+    reference: Sequence[Predictions],
+    conventions: Conventions,
+) -> Row:
+  """Paired differences of means over seeds; see `compare` and `over_seeds`.
+
+  Args:
+    answers: Of one method, one per seed.
+    reference: Of another one on the same images; perhaps fewer seeds.
+    conventions: Of the interval.
+
+  Raises:
+    ValueError: answers to different images.
+  """
+  _check_same_images([*answers, *reference])
+  with jax.enable_x64(True):
+    interval = _seeds_interval(
+        _stacked_scores(answers), _stacked_scores(reference), conventions)
+    return _flat(interval, suffix="_difference", names=_RANGES)
 
 
 def compare(
@@ -123,10 +170,7 @@ def compare(
   Raises:
     ValueError: the two answer different images.
   """
-  if predictions.ids != reference.ids:
-    raise ValueError(
-        "paired differences need the same images in the same order, but the "
-        f"ids of {len(predictions.ids)} and {len(reference.ids)} images differ")
+  _check_same_images([predictions, reference])
   with jax.enable_x64(True):
     ours, theirs = _score(predictions), _score(reference)
     interval = _difference_interval(ours, theirs, conventions)
@@ -248,6 +292,36 @@ def by_data(
   return groups
 
 
+def _check_same_images(answers):
+  for other in answers[1:]:
+    if other.ids != answers[0].ids:
+      raise ValueError(
+          "the same images in the same order are needed, but the ids of "
+          f"{len(answers[0].ids)} and {len(other.ids)} images differ")
+
+
+def _stacked_scores(answers):
+  return jax.tree.map(lambda *x: jnp.stack(x), *map(_score, answers))
+
+
+@functools.partial(jax.jit, static_argnames="conventions")
+def _seeds_interval(scored, reference, conventions):
+
+  def statistic(weights):
+    mean = lambda of: jnp.mean(jax.vmap(_scores_and_gap, (0, None, None))(
+        of, weights, conventions), axis=0)
+    return mean(scored) - (0 if reference is None else mean(reference))
+
+  return _interval(statistic, scored.nll.shape[-1], conventions)
+
+
+def _scores_and_gap(scored, weights, conventions):
+  return jnp.append(
+      _weighted_scores(scored, weights, conventions),
+      calibration.confidence_gap(
+          scored.confidence, scored.correct, weights=weights))
+
+
 def _score(predictions):
   logits = jnp.asarray(predictions.logits, jnp.float64)
   labels = jnp.asarray(predictions.labels)
@@ -276,14 +350,15 @@ def _weighted_scores(scored, weights, conventions):
 
 def _within_range(interval):
   """The same interval without the part that no data could show."""
-  highest = jnp.asarray(list(SCORES.values()))
-  return interval._replace(low=jnp.maximum(interval.low, 0),
+  ranges = list(_RANGES.values())[:len(interval.estimate)]  # the gap is last
+  lowest, highest = jnp.asarray(ranges).T
+  return interval._replace(low=jnp.maximum(interval.low, lowest),
                            high=jnp.minimum(interval.high, highest))
 
 
-def _flat(interval, *, suffix):
+def _flat(interval, *, suffix, names=SCORES):
   row = {}
-  for index, name in enumerate(SCORES):
+  for index, name in enumerate(names):
     row[f"{name}{suffix}"] = float(interval.estimate[index])
     row[f"{name}{suffix}_low"] = float(interval.low[index])
     row[f"{name}{suffix}_high"] = float(interval.high[index])

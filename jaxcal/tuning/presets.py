@@ -15,7 +15,7 @@ class Recipe(NamedTuple):
 
   Attributes:
     learning_rate: At the start of the schedule.
-    num_epochs: The constant first one included.
+    num_epochs: The constant first one included; 0 where nothing is trained.
     batch_size: Images per step.
     num_context: Context vectors; 0 where a method learns none.
     from_words: Whether the context begins with "a photo of a" instead of random
@@ -37,6 +37,7 @@ class Recipe(NamedTuple):
 RECIPES = {
     "upstream": {
         "coop": Recipe(.002, 200, 32, 4, True),
+        "coop_class_specific": Recipe(.002, 200, 32, 16),
         "cocoop": Recipe(.002, 10, 1, 4, True),
         "kgcoop": Recipe(.002, 100, 128, 4, True),
         "prograd": Recipe(.002, 100, 32, 16, True),
@@ -44,10 +45,12 @@ RECIPES = {
         "promptsrc": Recipe(.0025, 20, 4, 4, True, aggregation=(15., 1.)),
         "taskres": Recipe(2e-3, 200, 256, optimizer="adam"),
         "clip_adapter": Recipe(.002, 200, 32),
+        "tip_adapter": Recipe(0, 0, 256),
         "tip_adapter_f": Recipe(1e-3, 20, 256, optimizer="adamw"),
     },
     "dor": {
         "coop": Recipe(.002, 200, 32, 16),
+        "coop_class_specific": Recipe(.002, 200, 32, 16),
         "cocoop": Recipe(.002, 10, 1, 4, True),
         "kgcoop": Recipe(.002, 200, 32, 4, True),
         "prograd": Recipe(.002, 100, 32, 16, True),
@@ -55,7 +58,8 @@ RECIPES = {
         "promptsrc": Recipe(.0025, 50, 4, 4, True, aggregation=(30., 30.)),
         "taskres": Recipe(2e-4, 200, 256, optimizer="adam"),
         "clip_adapter": Recipe(.002, 200, 32),
-        # Not in that comparison: its own.
+        # Not in that comparison: their own.
+        "tip_adapter": Recipe(0, 0, 256),
         "tip_adapter_f": Recipe(1e-3, 20, 256, optimizer="adamw"),
     },
 }

@@ -1,0 +1,210 @@
+"""What `jaxcal tune` trains and tests on: shots, test images, outliers."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal import config as config_lib
+from jaxcal import parts as parts_lib
+from jaxcal.cli import experiment
+from jaxcal.cli import pooled
+from jaxcal.cli import tuned
+from jaxcal.clip import checkpoint
+from jaxcal.data import catalogue
+from jaxcal.data import image_set as image_sets
+from jaxcal.features import extract
+from jaxcal.tuning import classes
+from jaxcal.tuning import method as method_lib
+from jaxcal.tuning import outliers as outliers_lib
+from jaxcal.tuning import protocol
+from jaxcal.typing import Int
+
+# What is answered for, by which classes are trained on; the first is trained.
+HALVES = {"base": ("base", "new"), "all": ("all",)}
+
+
+class Task(NamedTuple):
+  """One data set.
+
+  Attributes:
+    name: Of the set.
+    tests: The test images by half of the classes.
+    train: Images of the trained classes that some seed drew.
+    rows: Of these, what each seed drew, in the order drawn.
+    template: For what is not tuned.
+  """
+
+  name: str
+  tests: Mapping[str, image_sets.ImageSet]
+  train: image_sets.ImageSet
+  rows: Int[np.ndarray, "s n"]
+  template: str
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Of the training."""
+    return self.train.class_names
+
+
+def task(config: config_lib.ExperimentConfig, name: str) -> Task:
+  """The shots of all seeds and the test images of a data set.
+
+  Raises:
+    ValueError: too few images, or no split to train on.
+  """
+  load = lambda **changes: next(iter(experiment.load_sets(
+      experiment.with_data(config, name=(name,), **changes)).values()))
+  train, test = load(split="train", limit=0), load()
+  if set(train.ids) & set(test.ids):
+    raise ValueError(f"{name} has no split to train on: its images are those "
+                     "to answer for, too")
+  labels = _labels(config.tune.classes, train.labels)
+  trained = next(iter(labels.values()))
+  drawn = []
+  for seed in range(1, config.tune.num_seeds + 1):
+    chosen = protocol.draw_shots(
+        train.labels, None, num_shots=config.tune.num_shots,
+        num_classes=len(train.class_names), seed=seed).train
+    kept, _ = protocol.keep_positions(train.labels[chosen], trained)
+    drawn.append(chosen[kept])
+  union, rows = np.unique(np.stack(drawn), return_inverse=True)
+  return Task(
+      test.name,
+      {half: protocol.keep_classes(test, of_half)
+       for half, of_half in labels.items()},
+      protocol.keep_classes(image_sets.take(train, union), trained),
+      rows.reshape(len(drawn), -1), _template(config, name))
+
+
+def images(
+    config: config_lib.ExperimentConfig,
+    model: checkpoint.Model,
+    data: image_sets.ImageSet,
+    folder: pathlib.Path,
+    *,
+    with_pixels: bool,
+) -> method_lib.Images:
+  """Training images, each in all of its views, one after the other.
+
+  Args:
+    config: Of the experiment; says how many augmented views stand in for the
+      clean one.
+    model: The frozen one.
+    data: The images.
+    folder: Keeps their features.
+    with_pixels: Whether the views themselves are wanted, too.
+
+  Raises:
+    ValueError: more pixels than the config's `memory_gb`.
+  """
+  size, count = model.preprocess.crop, max(1, config.tune.num_views)
+  gigabytes = len(data.ids) * count * size**2 * 3 / 2**30
+  if with_pixels and gigabytes > config.memory_gb:
+    raise ValueError(
+        f"{len(data.ids)} training images in {count} views need "
+        f"{gigabytes:.1f} GB, but config.memory_gb is {config.memory_gb:g}; "
+        "raise it, or take fewer seeds, shots or views")
+  parts_lib.open_folder(folder, data.ids, ("image",))
+  for asked, views in _views(
+      config, model, data, parts_lib.missing(folder, len(data.ids))):
+    rows = model.pooled(views.reshape(-1, *views.shape[2:]))
+    pooled.write(folder, asked, "image", jax.tree.map(
+        lambda x: np.asarray(x).reshape(*views.shape[:2], -1), rows))
+  found = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]),
+                       pooled.gather(folder, "image"))
+  pixels = None
+  if with_pixels:
+    pixels = jnp.concatenate([views for _, views in _views(
+        config, model, data, np.arange(len(data.ids)))])
+    pixels = pixels.reshape(-1, *pixels.shape[2:])
+  return tuned.from_pooled(model, found)._replace(pixels=pixels)
+
+
+def templates(path: str) -> list[str]:
+  """The lines of a file, each a template.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: a line without exactly one {}, or no lines.
+  """
+  lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+  broken = [line for line in lines if line.count("{}") != 1]
+  if broken or not lines:
+    raise ValueError(f"{path} must have one template per line, each with "
+                     f"exactly one {{}}, but has {broken[:1] or 'no lines'}")
+  return lines
+
+
+def outlier_words(
+    config: config_lib.TuneConfig, model: checkpoint.Model | None
+) -> list[str] | None:
+  """The words to choose outliers from; None without a model where they need it.
+
+  Raises:
+    FileNotFoundError: no WordNet, or no such file; says how to get it.
+  """
+  source, _, folder = config.outliers.partition(":")
+  if source == "wordnet":
+    return outliers_lib.from_wordnet(folder or outliers_lib.WORDNET)
+  if source == "tokenizer":
+    return model and outliers_lib.from_tokenizer(model.tokenizer)
+  return outliers_lib.from_file(config.outliers)
+
+
+def nearest_outliers(
+    config: config_lib.TuneConfig,
+    model: checkpoint.Model,
+    data: Task,
+    words: Sequence[str],
+) -> list[str]:
+  """The words to draw from: those nearest to the trained classes, not these.
+
+  Raises:
+    ValueError: none is left without the names of the classes.
+  """
+  excluded = list(data.class_names)
+  if config.exclude_new and "new" in data.tests:
+    excluded += data.tests["new"].class_names
+  words = outliers_lib.exclude(words, excluded)
+  features = lambda names: classes.prompts_of(model, names).zero_shot
+  best = outliers_lib.rank(
+      features(words), features(data.class_names), config.num_outliers)
+  return [words[position] for position in np.asarray(best.positions)]
+
+
+def _labels(which, train_labels):
+  if which == "base":
+    return dict(zip(HALVES[which], protocol.halves(train_labels)))
+  return {"all": np.unique(train_labels)}
+
+
+def _template(config, name):
+  if config.tune.template is not None:
+    return config.tune.template
+  if name in catalogue.CATALOGUE:
+    return catalogue.CATALOGUE[name].few_shot_template
+  return config.data.template
+
+
+def _views(config, model, data, positions):
+  """Positions and the views [b v s s 3] that training may see of them."""
+  if not len(positions):
+    return
+  count = config.tune.num_views
+  recipe = experiment.recipe(
+      dataclasses.replace(config.views, number=count + 1), model)
+  size = max(1, config.batch_size * pooled.IMAGES_PER_IMAGE // (count + 1))
+  asked = extract.batches_of(positions, size)
+  with experiment.progress(f"{data.name}: training images",
+                           len(positions)) as bar:
+    for batch, (views, mask) in zip(asked, extract.views_from_images(
+        data, asked, recipe=recipe, seed=config.views.seed, batch_size=size,
+        num_threads=config.num_threads)):
+      # Augmented views stand in for the clean one, which is the first.
+      yield batch, views[mask, min(1, count):]
+      bar.update(len(batch))

@@ -1,0 +1,268 @@
+"""The methods by name, and what a name needs to become one.
+
+Library code can call the modules of the single methods; this table is for
+those who choose by name, and for parameters that are read from disk again.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxcal.clip import checkpoint
+from jaxcal.clip import preprocess
+from jaxcal.tuning import classes
+from jaxcal.tuning import clip_adapter
+from jaxcal.tuning import cocoop
+from jaxcal.tuning import coop
+from jaxcal.tuning import dor
+from jaxcal.tuning import kgcoop
+from jaxcal.tuning import logit_range
+from jaxcal.tuning import maple
+from jaxcal.tuning import method as method_lib
+from jaxcal.tuning import prograd
+from jaxcal.tuning import promptsrc
+from jaxcal.tuning import taskres
+from jaxcal.tuning import tip_adapter
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+
+# Layers that get prompts of their own, where a tower has so many.
+_DEPTH = 9
+_WORDS = "a photo of a".split()
+
+
+class Given(NamedTuple):
+  """What a method is made of.
+
+  Attributes:
+    model: The frozen one.
+    scale: Factor of the cosines.
+    context: Where learned vectors begin; None for random ones.
+    num_context: How many there are.
+    cache: The few shots, for methods that look them up.
+    outlier_weight: For methods whose outliers are images; None without them.
+  """
+
+  model: checkpoint.Model
+  scale: Float[Array, ""]
+  context: Float[Array, "m w"] | None
+  num_context: int
+  cache: tip_adapter.Cache | None
+  outlier_weight: float | None
+
+
+class Kind(NamedTuple):
+  """What a method asks of those who run it.
+
+  Attributes:
+    make: The method.
+    outliers: What outlier regularisation holds in place: "names", "images", or
+      None where the method has nothing that is defined for outliers.
+    from_pixels: Whether it trains, and answers, through the image tower.
+    own_classes: Whether it answers for the classes of its training alone.
+    per_class: Whether each class has a context of its own.
+    cached: Whether it looks the few shots up.
+    within_words: Whether a shorter context takes the place of the first of the
+      template's words, and the others stay.
+  """
+
+  make: Callable[[Given], method_lib.Method]
+  outliers: str | None = "names"
+  from_pixels: bool = False
+  own_classes: bool = False
+  per_class: bool = False
+  cached: bool = False
+  within_words: bool = False
+
+
+def _depth(config):
+  return min(_DEPTH, config.text.layers, config.vision.layers)
+
+
+def _in_both_towers(make, given, **numbers):
+  model = given.model
+  return make(model.config, model.params, logit_scale=given.scale,
+              context=given.context, num_context=given.num_context, **numbers)
+
+
+METHODS = {
+    "coop": Kind(lambda g: coop.method(
+        logit_scale=g.scale, context=g.context)),
+    "coop_class_specific": Kind(lambda g: coop.class_specific(
+        logit_scale=g.scale, context=g.context), outliers=None,
+        own_classes=True, per_class=True),
+    "kgcoop": Kind(lambda g: kgcoop.method(
+        logit_scale=g.scale, context=g.context)),
+    "prograd": Kind(lambda g: prograd.method(
+        logit_scale=g.scale, context=g.context)),
+    "cocoop": Kind(lambda g: cocoop.method(
+        logit_scale=g.scale, context=g.context)),
+    "maple": Kind(lambda g: _in_both_towers(
+        maple.method, g, depth=_depth(g.model.config)),
+        from_pixels=True, within_words=True),
+    "promptsrc": Kind(lambda g: _in_both_towers(
+        promptsrc.method, g, num_vision=g.num_context,
+        text_depth=_depth(g.model.config), vision_depth=_depth(g.model.config)),
+        from_pixels=True, within_words=True),
+    "clip_adapter": Kind(lambda g: clip_adapter.method(
+        logit_scale=g.scale, outlier_weight=g.outlier_weight),
+        outliers="images"),
+    "taskres": Kind(lambda g: taskres.method(logit_scale=g.scale),
+                    outliers=None, own_classes=True),
+    "tip_adapter": Kind(lambda g: tip_adapter.method(
+        g.cache, logit_scale=g.scale), outliers=None, own_classes=True,
+        cached=True),
+    "tip_adapter_f": Kind(lambda g: tip_adapter.method(
+        g.cache, logit_scale=g.scale), outliers=None, own_classes=True,
+        cached=True),
+}
+
+# What can be added to a name, in the order in which it is applied.
+ADDITIONS = ("zs_norm", "penalty", "dor")
+
+
+class Spec(NamedTuple):
+  """A method by name, with the numbers that decide what it is.
+
+  Attributes:
+    name: One of `METHODS`, with `ADDITIONS` after a plus each.
+    num_context: Context vectors; 0 where a method learns none.
+    from_words: Whether they begin as "a photo of a": as the last of them, with
+      zeros before; or as the words' last ones, where there are more words.
+    class_position: Of the name among them, see `prompts.prompt_bank`.
+    outlier_weight: Factor of the outlier term, where the name ends with "+dor".
+  """
+
+  name: str
+  num_context: int = 0
+  from_words: bool = False
+  class_position: str = "end"
+  outlier_weight: float = 0.0
+
+  @property
+  def host(self) -> str:
+    return self.name.split("+")[0]
+
+  @property
+  def kind(self) -> Kind:
+    return METHODS[self.host]
+
+  @property
+  def outliers(self) -> str | None:
+    """What it holds in place: "names", "images", or None for nothing."""
+    return self.kind.outliers if "dor" in self.name.split("+") else None
+
+
+def check(name: str) -> None:
+  """Whether there is a method of this name.
+
+  Raises:
+    ValueError: there is none; lists the choices, or says what does not go
+      together.
+  """
+  host, *additions = name.split("+")
+  if host not in METHODS:
+    raise ValueError(f"unknown method {name!r}; choose from: "
+                     f"{', '.join(METHODS)}, each also as METHOD+"
+                     f"{', METHOD+'.join(ADDITIONS)}.")
+  if additions != [one for one in ADDITIONS if one in additions]:
+    raise ValueError(f"unknown method {name!r}: what follows {host} must be of "
+                     f"+{', +'.join(ADDITIONS)}, each once, in this order.")
+  if "dor" in additions and METHODS[host].outliers is None:
+    raise ValueError(f"{name!r}: the parameters of {host} belong to the "
+                     "classes of its training, so that there is nothing that "
+                     "outliers could hold in place.")
+
+
+def build(
+    spec: Spec,
+    model: checkpoint.Model,
+    cache: tip_adapter.Cache | None = None,
+) -> method_lib.Method:
+  """The method of a name.
+
+  Images of methods that train from pixels have uint8 ones.
+
+  Args:
+    spec: Which.
+    model: The frozen one.
+    cache: The few shots, for methods that look them up.
+
+  Raises:
+    ValueError: see `check`.
+  """
+  check(spec.name)
+  additions = spec.name.split("+")[1:]
+  scale = jnp.exp(model.params["logit_scale"])
+  on_images = spec.outliers == "images"
+  method = spec.kind.make(Given(
+      model, scale, _context(spec, model), spec.num_context, cache,
+      spec.outlier_weight if on_images else None))
+  if "zs_norm" in additions:
+    method = logit_range.zs_norm(method, logit_scale=scale)
+  if "penalty" in additions:
+    method = logit_range.penalty(method, logit_scale=scale)
+  if spec.outliers == "names":
+    method = dor.with_outliers(method, spec.outlier_weight)
+  if spec.kind.from_pixels:
+    method = _standardizing(method, model.preprocess)
+  return method
+
+
+def prompts_of(
+    spec: Spec,
+    model: checkpoint.Model,
+    class_names: Sequence[str],
+    **settings: Any,
+) -> method_lib.Prompts:
+  """`classes.prompts_of` with room for the method's context."""
+  return classes.prompts_of(
+      model, class_names, num_context=_room(spec),
+      class_position=spec.class_position, per_class=spec.kind.per_class,
+      **settings)
+
+
+def _words_fill(spec):
+  """Whether the prompts have the template's words where the context goes."""
+  return not spec.num_context or spec.from_words and (
+      spec.kind.within_words or spec.num_context == len(_WORDS))
+
+
+def _room(spec):
+  return None if _words_fill(spec) else spec.num_context
+
+
+def _context(spec, model):
+  if not spec.from_words or not spec.num_context:
+    return None
+  words = classes.words_context(model)
+  if _words_fill(spec):
+    return words
+  missing = max(0, spec.num_context - len(words))
+  zeros = jnp.zeros((missing, words.shape[1]), words.dtype)
+  return jnp.concatenate([zeros, words[-spec.num_context:]])
+
+
+def _standardizing(method, settings):
+  """The method for uint8 pixels; only what is looked at becomes float."""
+  mean, std = (jnp.asarray(x, jnp.float32)
+               for x in (settings.mean, settings.std))
+  return method._replace(
+      loss=Partial(_on_batch, method.loss, mean, std),
+      logits=Partial(_on_images, method.logits, mean, std))
+
+
+def _standardized(mean, std, images):
+  return images._replace(
+      pixels=preprocess.standardize(images.pixels, mean, std, jnp.float32))
+
+
+def _on_batch(function, mean, std, params, prompts, batch):
+  return function(params, prompts, batch._replace(
+      images=_standardized(mean, std, batch.images)))
+
+
+def _on_images(function, mean, std, params, prompts, images):
+  return function(params, prompts, _standardized(mean, std, images))
