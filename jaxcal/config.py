@@ -110,8 +110,8 @@ class MethodConfig:
       "share")
   tuned: tuple[str, ...] = _field(
       (), "what `jaxcal tune` saved, answered with beside these methods: "
-      "folders tuned/SET/METHOD or single seed-N.safetensors, separated by "
-      "commas")
+      "a folder tuned/SET/METHOD or a single seed-N.safetensors; several by "
+      "giving the flag several times")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)

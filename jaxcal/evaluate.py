@@ -42,7 +42,7 @@ class TextSide(NamedTuple):
   """The prompts of a data set as a function of their context."""
 
   encode: engine.Encode
-  context: Float[Array, "m w"]  # of the template's own words
+  context: Float[Array, "m w"]  # of the template's own words, or another one
   logit_scale: Float[Array, ""]
 
 
@@ -51,6 +51,8 @@ def text_side(
     class_names: Sequence[str],
     *,
     template: str = "a photo of a {}.",
+    num_context_tokens: int | None = None,
+    class_position: str = "end",
     max_bytes: int = 4 * _GIGABYTE,
     num_contexts: int = 1,
 ) -> TextSide:
@@ -60,6 +62,10 @@ def text_side(
     model: From `checkpoint.load`.
     class_names: In label order.
     template: Prompt; the words before {} are the initial context.
+    num_context_tokens: If given, so many placeholders stand in for these
+      words: room for another context, which is to take their place.
+    class_position: Of the name among the context's tokens, see
+      `prompts.prompt_bank`.
     max_bytes: Classes are encoded in chunks to stay within about this.
     num_contexts: That will be encoded at once, under `vmap`.
 
@@ -70,6 +76,7 @@ def text_side(
   bank = prompts.prompt_bank(
       model.tokenizer, class_names, template=template,
       context_length=config.context_length, eos_token_id=config.eos_token_id,
+      class_position=class_position, num_context_tokens=num_context_tokens,
       crop=config.causal)
   if config.causal:
     encode = prefix.context_encoder(

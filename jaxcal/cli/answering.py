@@ -2,12 +2,14 @@
 
 import collections
 from collections.abc import Callable, Iterator, Mapping
+import functools
 import hashlib
 import pathlib
 import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxcal import evaluate as evaluate_lib
 from jaxcal import parts as parts_lib
@@ -18,6 +20,7 @@ from jaxcal.adapt import settings as settings_lib
 from jaxcal.cli import experiment
 from jaxcal.cli import posteriors
 from jaxcal.cli import trees
+from jaxcal.cli import tuned_answers
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import store as stores
 
@@ -90,12 +93,7 @@ def _parts_folder(folder, missing, names):
 def _answers(config, model, images, settings, about, parts, folder, posterior,
              on_batch):
   budget = int(config.memory_gb * _GIGABYTE)
-  text = evaluate_lib.text_side(
-      model, images.class_names, template=config.data.template,
-      max_bytes=budget, num_contexts=config.batch_size)
-  if config.method.context == "fpp":
-    text = text._replace(context=_flat_context(
-        config.fpp, text, folder / "fpp.npz", images.name))
+  text = _text_side(config, model, images, folder, budget)
   store = None
   if config.data.store is not None:
     store = _checked_store(config, model, images)
@@ -109,6 +107,25 @@ def _answers(config, model, images, settings, about, parts, folder, posterior,
       store=store, text=text, head=head, linearisation=config.linearisation,
       max_bytes=budget, batch_size=config.batch_size,
       num_threads=config.num_threads, on_batch=on_batch)
+
+
+def _text_side(config, model, images, folder, budget):
+  """The prompts of the classes, and the context where every image starts."""
+  sides = functools.partial(
+      evaluate_lib.text_side, model, images.class_names, max_bytes=budget,
+      num_contexts=config.batch_size)
+  start = tuned_answers.start(config.method, model)
+  if start is not None:
+    # As in its training, no words but the name and a full stop.
+    context = jnp.asarray(start.params["context"])
+    return sides(template="{}.", num_context_tokens=len(context),
+                 class_position=start.spec.class_position)._replace(
+                     context=context)
+  text = sides(template=config.data.template)
+  if config.method.context == "fpp":
+    text = text._replace(context=_flat_context(
+        config.fpp, text, folder / "fpp.npz", images.name))
+  return text
 
 
 def _checked_store(config, model, images):

@@ -16,6 +16,7 @@ from jaxcal.cli import answering
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import posteriors
+from jaxcal.cli import tuned_answers
 from jaxcal.recalibration import temperature
 from jaxcal.report import figures
 from jaxcal.report import page
@@ -40,7 +41,9 @@ def help_text() -> str:
       "report.html and", "diagram-*.svg, and prints a table.",
       "An interrupted run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "",
-      "Methods: " + ", ".join(objectives.METHODS),
+      "Methods: " + ", ".join(objectives.METHODS) + ";",
+      "  with --config.method.tuned=FOLDER what `jaxcal tune` saved, "
+      "too, as METHOD-SEED",
       experiment.DATA_HELP, "",
       "Flags:", *experiment.flag_help(*experiment.SHARED_FLAGS), "",
       "Fields of the config, with their defaults:", *experiment.field_help()])
@@ -50,44 +53,65 @@ def main() -> None:
   """Runs the experiment that the flags describe."""
   config = experiment.checked_config(EXAMPLE)
   methods = _settings(config.method)
+  if config.method.tuned:
+    _check_tuned(config)
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
   validation = _validation_sets(config, sets_by_name)
   unknown = _unknown_set(config)
   model = experiment.load_model(config.model)
   posterior = posteriors.load(config.posterior, model)
+  tuned_answers.start(config.method, model)  # errors come before the work
+  seeds = tuned_answers.load(config.method, model)
+  tuned_answers.check_classes(seeds, sets_by_name.values())
   about = experiment.describe(config, model, posterior)
   output = experiment.output_folder(about)
   for data, images in sets_by_name.items():
     answer = functools.partial(
-        _answer, config, model, methods, about, output / "predictions")
-    answer(images, data, posterior=posterior)
+        _answer, config, model, methods, seeds, about, output, data)
+    answer(images, posterior=posterior)
     if validation:
-      answer(validation[data], f"{data}/{config.temperature.split}")
+      answer(validation[data], config.temperature.split)
       if experiment.is_first():
-        _scale_temperatures(output / "predictions" / data, methods,
+        _scale_temperatures(output / "predictions" / data, [*methods, *seeds],
                             config.temperature.split)
     if unknown is not None and unknown.name != data:
-      answer(_asked_for(images.class_names, unknown),
-             f"{data}/unknown", posterior=posterior)
+      answer(_asked_for(images.class_names, unknown), "unknown",
+             posterior=posterior)
   if experiment.is_first():
-    names = list(evaluate_lib.answer_names(
-        methods, with_posterior=posterior is not None))
+    names = [*evaluate_lib.answer_names(
+        methods, with_posterior=posterior is not None), *seeds]
+    method_of = {name: one.spec.name for name, one in seeds.items()}
     if validation:
-      names += [name + _TEMPERATURE for name in methods]
-    _write_report(output, config, list(sets_by_name), names, about)
+      names += [name + _TEMPERATURE for name in [*methods, *seeds]]
+      method_of |= {name + _TEMPERATURE: method + _TEMPERATURE
+                    for name, method in method_of.items()}
+    _write_report(output, config, list(sets_by_name), names, method_of, about)
   sharding.barrier("done")
 
 
-def _answer(config, model, methods, about, predictions, images, place, *,
-            posterior=None):
-  """Fills a folder below `predictions` with what every method answers."""
+def _answer(config, model, methods, seeds, about, output, data, images,
+            part=None, *, posterior=None):
+  """Saves what every method answers for a set, or for a part beside it."""
+  place = data if part is None else f"{data}/{part}"
   with experiment.progress(place, len(images.ids)) as bar:
     collections.deque(answering.answer_set(
         config, model, images, methods,
         {name: about | {"data": place, "method": name} for name in methods},
-        predictions / place, posterior=posterior,
+        output / "predictions" / place, posterior=posterior,
         on_batch=lambda done, _: bar.update(done - bar.n)), maxlen=0)
+  tuned_answers.answer_set(
+      config, model, images, seeds, about | {"data": place},
+      output / "predictions" / place, features=output / "features" / place,
+      template=tuned_answers.template(config, data))
+
+
+def _check_tuned(config):
+  """Refuses what goes with the other methods alone."""
+  experiment.refuse_processes()
+  if config.data.store is not None:
+    raise ValueError("config.method.tuned needs images, which a store does not "
+                     "have; leave out config.data.store")
 
 
 def _validation_sets(config, sets_by_name):
@@ -114,7 +138,7 @@ def _unknown_set(config):
     raise ValueError("config.data.unknown needs images, which a store does not "
                      "have; leave out config.data.store")
   images, = experiment.load_sets(experiment.with_data(
-      config, name=(config.data.unknown,))).values()
+      config, name=(config.data.unknown,), classes="all")).values()
   return images
 
 
@@ -156,7 +180,8 @@ def _settings(config):
   return methods
 
 
-def _write_report(output, config, data_names, method_names, settings):
+def _write_report(output, config, data_names, method_names, method_of,
+                  settings):
   """Predictions on disk become results.jsonl, the page and a printed table."""
   conventions = experiment.conventions(config.metrics)
   rows, differences, diagrams = [], [], {}
@@ -182,7 +207,8 @@ def _write_report(output, config, data_names, method_names, settings):
       differences=differences, diagrams=diagrams,
       conventions=conventions, settings=settings)
   predictions_lib.write_whole(output / "report.html", text.encode())
-  text = _tables(rows, differences, conventions)
+  text = _tables(rows, differences, conventions,
+                 tuned_answers.over_seeds(rows, method_of))
   predictions_lib.write_whole(output / "results.md", f"{text}\n".encode())
   print(f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, "
         "results.md, results.jsonl, differences.jsonl, predictions/")
@@ -215,12 +241,15 @@ def _write_rows(path, rows):
   predictions_lib.write_whole(path, text.encode())
 
 
-def _tables(rows, differences, conventions):
+def _tables(rows, differences, conventions, over_seeds):
   blocks = [
       tables.markdown(rows, tables.RESULTS),
       f"ECE: {conventions.num_bins} {conventions.edges}-closed bins; floor: "
       "that of a perfectly calibrated model with these confidences; brackets: "
       f"{100 * conventions.level:g} % bootstrap."]
+  if over_seeds:
+    blocks += ["Over seeds, mean and standard deviation:",
+               tables.markdown(over_seeds, tables.OVER_SEEDS)]
   doubting = [row for row in rows if "median_epistemic" in row]
   if doubting:
     blocks += ["Doubt, of the median image:",

@@ -1,6 +1,6 @@
 """What the sub-commands share: flags, and config fields that become objects."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import hashlib
@@ -15,6 +15,7 @@ from absl import flags
 import jax
 import jax.numpy as jnp
 from ml_collections import config_flags
+import numpy as np
 import tqdm
 
 from jaxcal import config as config_lib
@@ -34,9 +35,12 @@ from jaxcal.features import store as stores
 from jaxcal.report import summary
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.testbed import shipped
+from jaxcal.tuning import protocol
 
 # How a flag says that a text field is None.
 _NO_TEXT = ("", "none", "None")
+# What the path of tuned parameters ends with.
+_TUNED = ".safetensors"
 # Fields that do not change the numbers, so that a run may go on with others.
 FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
         "config.data.root", "config.data.store", "config.posterior.folder")
@@ -103,13 +107,21 @@ def checked_config(example: str) -> config_lib.ExperimentConfig:
 def check(config: config_lib.ExperimentConfig) -> None:
   """Reads names and "none" as a flag hands them over; checks every field."""
   for part in (config.data, config.method, config.tune):
-    part.name = tuple(
-        name.strip() for joined in part.name for name in joined.split(","))
-  for part in (config.data, config.posterior, config.temperature):
+    part.name = _names(part.name)
+  config.method.tuned = tuple(
+      name for name in _names(config.method.tuned) if name not in _NO_TEXT)
+  for part in (config.data, config.posterior, config.temperature,
+               config.tune):
     for field in dataclasses.fields(part):
       if field.default is None and getattr(part, field.name) in _NO_TEXT:
         setattr(part, field.name, None)
   config_lib.validate(config)
+
+
+def _names(given):
+  """Names one by one; a flag hands over several in one text."""
+  return tuple(
+      name.strip() for joined in given for name in str(joined).split(","))
 
 
 def join_processes() -> None:
@@ -146,10 +158,10 @@ def refuse_processes() -> None:
 
 
 def load_sets(config) -> dict[str, image_sets.ImageSet]:
-  """The image sets by name, checked and shortened."""
+  """The image sets by name, checked; of some classes, shortened."""
   loaded = {}
   for name in config.name:
-    images = _load_set(name, config)
+    images = _of_classes(_load_set(name, config), config.classes)
     if images.name in loaded:
       raise ValueError(f"two image sets are called {images.name!r}")
     loaded[images.name] = image_sets.limit(
@@ -190,6 +202,37 @@ def _load_set(name, config):
     sources.verify(
         images, root, progress=lambda done, total: bar.update(done - bar.n))
   return images
+
+
+def _of_classes(images, which):
+  """All of the images, or those of the base or the new classes."""
+  if which == "all":
+    return images
+  base, new = protocol.halves(np.arange(len(images.class_names)))
+  return protocol.keep_classes(images, base if which == "base" else new)
+
+
+def is_tuned(context: str) -> bool:
+  """Whether config.method.context is the path of a tuned one."""
+  return context.endswith(_TUNED)
+
+
+def tuned_files(paths: Sequence[str]) -> list[pathlib.Path]:
+  """The files of tuned parameters that config.method.tuned names.
+
+  Raises:
+    FileNotFoundError: a folder has none, or a path is neither folder nor file.
+  """
+  found = []
+  for path in map(pathlib.Path, paths):
+    files = sorted(path.glob(f"seed-*{_TUNED}"),
+                   key=lambda file: (len(file.name), file.name))
+    if not files and not (path.suffix == _TUNED and path.exists()):
+      raise FileNotFoundError(
+          f"no tuned parameters in {path}; expected a folder tuned/SET/METHOD "
+          f"of `jaxcal tune`, or a seed-N{_TUNED} in it")
+    found += files or [path]
+  return found
 
 
 def open_store(config, name: str) -> stores.Store:
@@ -267,6 +310,7 @@ def describe(
   """Everything that decides the numbers, by dotted name, as JSON has it."""
   settings = {name: value for name, value, _ in config_lib.describe(config)
               if name not in FREE}
+  settings |= _by_content(config.method)
   settings |= {
       "model.fingerprint": model.fingerprint,
       "model.image_dtype": str(
@@ -278,6 +322,22 @@ def describe(
   settings |= {f"provenance.{key}": value
                for key, value in provenance.describe().items()}
   return json.loads(json.dumps(settings))
+
+
+def _by_content(config):
+  """Fields that name files, by what these hold: they may move, not change."""
+  fields = {"config.method.tuned": [
+      _content(path) for path in tuned_files(config.tuned)]}
+  if is_tuned(config.context):
+    fields["config.method.context"] = _content(pathlib.Path(config.context))
+  return fields
+
+
+def _content(path):
+  digest = hashlib.sha256()
+  for file in (path, path.with_suffix(".json")):
+    digest.update(file.read_bytes())
+  return f"{path.absolute().parent.name}/{path.stem} {digest.hexdigest()[:16]}"
 
 
 def _features_are(config):

@@ -18,6 +18,7 @@ from jaxcal import sweep as sweep_lib
 from jaxcal.cli import answering
 from jaxcal.cli import experiment
 from jaxcal.cli import posteriors
+from jaxcal.cli import tuned_answers
 from jaxcal.report import figures
 from jaxcal.report import summary
 from jaxcal.report import tables
@@ -34,7 +35,9 @@ _SWEEP = flags.DEFINE_multi_string(
 _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
               "linearisation", "data.root", "data.store", "data.limit",
               # Only `evaluate` looks at these.
-              "data.unknown", "temperature.")
+              "data.unknown", "temperature.", "method.tuned")
+# What a point of the sweep may have of its own.
+_PER_IMAGE = ("method.name", *(f"method.{name}" for name in sweep_lib.FIELDS))
 
 
 class _Variant(typing.NamedTuple):
@@ -75,8 +78,11 @@ def main() -> None:
   load_posterior = _once(
       lambda config, model: posteriors.load(config, load_model(model)))
   for one in (variant.config for variant in plan):
-    if one.posterior.folder is not None:  # errors come before the work
+    # Errors come before the work.
+    if one.posterior.folder is not None:
       load_posterior(one.posterior, one.model)
+    if experiment.is_tuned(one.method.context):
+      tuned_answers.start(one.method, load_model(one.model))
   about = experiment.describe(
       config, load_model(config.model),
       # Of several posteriors, each is in its own predictions.
@@ -84,8 +90,8 @@ def main() -> None:
       load_posterior(config.posterior, config.model))
   output = experiment.output_folder(
       {name: value for name, value in about.items()
-       if not name.startswith("config.method.") and
-       name.removeprefix("config.") not in [axis.name for axis in axes]})
+       if name.removeprefix("config.") not in (
+           *_PER_IMAGE, *(axis.name for axis in axes))})
   rows = _Rows(output / "results.jsonl")
   loaded = [(variant, load_sets(variant.config.data))
             for variant in plan]
@@ -139,10 +145,8 @@ def _plan(config, axes) -> list[_Variant]:
   if not any(axis.name == "method.name" for axis in axes):
     axes.insert(0, sweep_lib.Axis(
         "method.name", tuple((name,) for name in config.method.name)))
-  per_image = ["method.name",
-               *(f"method.{name}" for name in sweep_lib.FIELDS)]
   plan = []
-  for fields, rest in sweep_lib.variants(sweep_lib.product(axes), per_image):
+  for fields, rest in sweep_lib.variants(sweep_lib.product(axes), _PER_IMAGE):
     changed = _changed(config, fields)
     points = {}
     for one in rest:
@@ -150,13 +154,13 @@ def _plan(config, axes) -> list[_Variant]:
       point = sweep_lib.point(method.name[0], {
           name.removeprefix("method."): getattr(
               method, name.removeprefix("method."))
-          for name in per_image[1:]})
+          for name in _PER_IMAGE[1:]})
       points[point.label] = point
     plan.append(_Variant(changed, fields, points, _folder_name(fields)))
   every = [point for variant in plan for point in variant.points.values()]
   idle = sweep_lib.unused(every, [
       axis.name.removeprefix("method.") for axis in axes
-      if axis.name in per_image[1:]])
+      if axis.name in _PER_IMAGE[1:]])
   if idle:
     raise ValueError(f"none of the methods has a {' or a '.join(idle)}, so "
                      "there is nothing to sweep")

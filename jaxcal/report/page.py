@@ -36,7 +36,7 @@ def render(
   table = lambda some, columns: {
       "headings": [column.heading for column in columns],
       "rows": tables.cells(some, columns)}
-  tuned = [row for row in rows if row["median_context_shift"] > 0]
+  tuned = [row for row in rows if row.get("median_context_shift", 0) > 0]
   doubting = [row for row in rows if "median_epistemic" in row]
   detecting = [row for row in rows if "auroc_distrust" in row]
   return environment.from_string(template).render(

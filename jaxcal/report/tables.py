@@ -130,35 +130,61 @@ LEARNING = (
 )
 
 
-def _plus_minus(name):
+def _plus_minus(name, form=percent):
+  """The mean over seeds and their standard deviation."""
   def cell(row):
+    if row.get(name) is None:
+      return ""
     std = row[f"{name}_std"]
-    return percent(row[name]) + ("" if std is None else f" +- {percent(std)}")
+    return form(row[name]) + ("" if std is None else f" +- {form(std)}")
   return cell
 
 
 def _or_nothing(name, form):
-  return lambda row: "" if row[name] is None else form(row)
+  return lambda row: "" if row.get(name) is None else form(row)
 
+
+def _of_half(half, heading):
+  """Columns of one half of the classes."""
+  return (
+      Column(f"accuracy % {heading}", _plus_minus(f"accuracy_{half}")),
+      Column("ECE %", _interval(f"ece_{half}", percent)),
+      Column("conf - acc", _interval(f"gap_{half}", signed_percent)),
+      Column("FD", _or_nothing(
+          f"fd_score_{half}", lambda row: _three(row[f"fd_score_{half}"]))))
+
+
+_TUNED = (
+    Column("images of", lambda row: row["data"]),
+    Column("method", lambda row: row["method"]))
 
 BASE_TO_NEW = (
-    Column("images of", lambda row: row["data"]),
-    Column("method", lambda row: row["method"]),
-    Column("accuracy % base", _plus_minus("accuracy_base")),
-    Column("new", _plus_minus("accuracy_new")),
-    Column("HM", _plus_minus("accuracy_harmonic_mean")),
-    Column("ECE % base", _plus_minus("ece_base")),
-    Column("new", _plus_minus("ece_new")),
-    Column("AM", _plus_minus("ece_arithmetic_mean")),
-    Column("conf - acc base", lambda row: signed_percent(row["gap_base"])),
-    Column("new", lambda row: signed_percent(row["gap_new"])),
-    Column("FD base", _or_nothing(
-        "fd_score_base", lambda row: _three(row["fd_score_base"]))),
-    Column("new", _or_nothing(
-        "fd_score_new", lambda row: _three(row["fd_score_new"]))),
+    *_TUNED, *_of_half("base", "base"), *_of_half("new", "new"),
+    Column("accuracy HM", _plus_minus("accuracy_harmonic_mean")),
+    Column("ECE AM", _plus_minus("ece_arithmetic_mean")),
     Column("new names", _or_nothing(
         "shared_names", lambda row: f"{row['shared_names']} of "
                                     f"{row['num_new']}")),
+)
+
+ALL_CLASSES = (*_TUNED, *_of_half("all", ""))
+
+TUNED_DIFFERENCES = (
+    *_TUNED,
+    Column("minus", lambda row: row["reference"]),
+    Column("classes", lambda row: row["classes"]),
+    Column("accuracy %", _interval("accuracy_difference", signed_percent)),
+    Column("ECE %", _interval("ece_difference", signed_percent)),
+    Column("conf - acc", _interval("gap_difference", signed_percent)),
+    Column("NLL", _interval("nll_difference", _signed_three)),
+)
+
+OVER_SEEDS = (
+    *_TUNED,
+    Column("seeds", lambda row: str(row["seeds"])),
+    Column("accuracy %", _plus_minus("accuracy")),
+    Column("ECE %", _plus_minus("ece")),
+    Column("NLL", _plus_minus("nll", _three)),
 )
 
 PRIORS = (

@@ -1,0 +1,161 @@
+"""What `jaxcal tune` saved, for `jaxcal evaluate`: starts, and answers."""
+
+from collections.abc import Iterable, Mapping
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from jaxcal import predictions as predictions_lib
+from jaxcal.cli import experiment
+from jaxcal.cli import tuned
+from jaxcal.clip import checkpoint
+from jaxcal.data import catalogue
+from jaxcal.data import image_set as image_sets
+from jaxcal.report import summary
+from jaxcal.tuning import methods
+from jaxcal.tuning import protocol
+
+# Of what is in tuned.about, what predictions need not repeat: it is long.
+_LONG = ("class_names", "labels", "losses")
+_SCORES = ("accuracy", "ece", "nll")
+
+
+def start(config, model: checkpoint.Model) -> tuned.Tuned | None:
+  """The context that config.method.context names by path; None without one.
+
+  Raises:
+    FileNotFoundError: nothing lies there.
+    ValueError: it is damaged, of another model, or has no context that every
+      class and image could start from.
+  """
+  if not experiment.is_tuned(config.context):
+    return None
+  one = tuned.load(pathlib.Path(config.context), model)
+  if one.params.keys() != {"context"} or one.params["context"].ndim != 2:
+    raise ValueError(
+        f"config.method.context is of {one.spec.name}: {_other_than(one.spec)};"
+        " images can start from contexts of coop, kgcoop and prograd. To answer"
+        f" with it as it is: --config.method.tuned={config.context}")
+  return one
+
+
+def load(config, model: checkpoint.Model) -> dict[str, tuned.Tuned]:
+  """What config.method.tuned names, as METHOD-SEED.
+
+  Raises:
+    FileNotFoundError: nothing lies there.
+    ValueError: it is damaged or of another model, or two are called alike.
+  """
+  loaded, paths = {}, {}
+  for path in experiment.tuned_files(config.tuned):
+    one = tuned.load(path, model)
+    name = f"{one.spec.name}-{path.stem.removeprefix('seed-')}"
+    if name in loaded:
+      raise ValueError(f"config.method.tuned has two of the name {name}: "
+                       f"{paths[name]} and {path}; answer with them in runs of "
+                       "their own")
+    loaded[name], paths[name] = one, path
+  return loaded
+
+
+def check_classes(
+    seeds: Mapping[str, tuned.Tuned], sets: Iterable[image_sets.ImageSet]
+) -> None:
+  """Refuses classes that parameters of single classes do not know.
+
+  Raises:
+    ValueError: says which, see `protocol.class_positions`.
+  """
+  for images in sets:
+    for name, one in seeds.items():
+      if one.spec.kind.own_classes:
+        try:
+          protocol.class_positions(images.class_names, one.class_names)
+        except ValueError as error:
+          raise ValueError(f"{name} cannot answer for {images.name}: "
+                           f"{error}") from error
+
+
+def answer_set(
+    config,
+    model: checkpoint.Model,
+    images: image_sets.ImageSet,
+    seeds: Mapping[str, tuned.Tuned],
+    about: Mapping[str, Any],
+    folder: pathlib.Path,
+    *,
+    template: str,
+    features: pathlib.Path,
+) -> None:
+  """Saves what they answer; what is there already is not computed again.
+
+  Args:
+    config: Of the experiment.
+    model: The one they were tuned for.
+    images: The image set.
+    seeds: From `load`.
+    about: What to write into the predictions of all.
+    folder: Of the predictions.
+    template: See `tuned.logits`.
+    features: Keeps those of the images.
+  """
+  alike = {}
+  for name, one in seeds.items():
+    if not predictions_lib.exists(folder / name):
+      alike.setdefault(one.spec, {})[name] = one
+  for group in alike.values():
+    answers = tuned.logits(
+        config, model, images, list(group.values()), template=template,
+        folder=features)
+    for (name, one), logits in zip(group.items(), answers, strict=True):
+      training = {key: value for key, value in one.about.items()
+                  if key not in _LONG}
+      predictions_lib.save(predictions_lib.Predictions(
+          logits, np.asarray(images.labels), images.ids, images.class_names,
+          {}, {**about, "method": name, "tuned": training}), folder / name)
+
+
+def template(config, data: str) -> str:
+  """That of an image set in few-shot tuning, for what is not tuned."""
+  if config.tune.template is not None:
+    return config.tune.template
+  if data in catalogue.CATALOGUE:
+    return catalogue.CATALOGUE[data].few_shot_template
+  return config.data.template
+
+
+def over_seeds(
+    rows: Iterable[summary.Row], method_of: Mapping[str, str]
+) -> list[summary.Row]:
+  """Means and standard deviations of methods of which there are several seeds.
+
+  Args:
+    rows: With `data` and `method`, from `summary.summarize`.
+    method_of: The method of a seed's name.
+  """
+  groups = {}
+  for row in rows:
+    if row["method"] in method_of:
+      key = row["data"], method_of[row["method"]]
+      groups.setdefault(key, []).append([row[score] for score in _SCORES])
+  found = []
+  for (data, method), values in groups.items():
+    if len(values) > 1:
+      row = {"data": data, "method": method, "seeds": len(values)}
+      row |= dict(zip(_SCORES, np.mean(values, axis=0).tolist()))
+      found.append(row | dict(zip(
+          (f"{score}_std" for score in _SCORES),
+          np.std(values, axis=0, ddof=1).tolist())))
+  return found
+
+
+def _other_than(spec: methods.Spec) -> str:
+  """Why a method's parameters are not one context."""
+  if spec.kind.per_class:
+    return "its contexts belong to a class of the training each"
+  if spec.kind.from_pixels:
+    return "it has prompts in deeper layers and in the image tower, too"
+  if spec.host == "cocoop":
+    return "its context is another one for every image"
+  return "it has no context"

@@ -1,0 +1,383 @@
+"""What `jaxcal tune` saved under `jaxcal evaluate`: as answers, as starts."""
+
+import json
+import pathlib
+import shutil
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal import config
+from jaxcal import predictions
+from jaxcal.adapt import objectives
+from jaxcal.cli import tuned
+from jaxcal.clip import checkpoint
+from jaxcal.clip import prompts
+from jaxcal.data import image_set as image_sets
+from jaxcal.posterior import laplace
+from jaxcal.testbed import sets
+from jaxcal.testbed import shipped
+from jaxcal.tuning import methods
+from jaxcal.tuning import presets
+from jaxcal.tuning import tip_adapter
+from tests.cli import command
+
+_TEMPLATE = "a blurry photo of a {}."
+# Without the name: one more would be a further set.
+_SMALL = (*(flag for flag in command.SMALL if "data.name" not in flag),
+          f"--config.data.template={_TEMPLATE}")
+_BASE = ("--config.data.name=shapes", "--config.data.classes=base")
+_PLAIN = ("--config.method.name=zero_shot",)
+
+
+class _Saved(parameterized.TestCase):
+  """Tests that share untrained parameters of every method, with some noise."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    scratch = tempfile.TemporaryDirectory()
+    cls.addClassCleanup(scratch.cleanup)
+    cls.root = pathlib.Path(scratch.name)
+    cls.model = checkpoint.load(shipped.folder())
+    cls.images = sets.load("shapes")
+    cls.names = cls.images.class_names[:9]
+
+  @classmethod
+  def _save(cls, name, seed=1, folder=None, **changes):
+    """The folder tuned/shapes/NAME, with this seed in it."""
+    recipe = presets.recipe(name.split("+")[0])
+    spec = methods.Spec(
+        name, recipe.num_context, recipe.from_words)._replace(**changes)
+    cache, labels = None, np.zeros(0, np.int64)
+    if spec.kind.cached:
+      labels = np.arange(len(cls.names)).repeat(2)
+      width = cls.model.params["text_projection"]["kernel"].shape[1]
+      cache = tip_adapter.make_cache(jax.random.normal(
+          jax.random.key(5), (1, len(labels), width)), labels, len(cls.names))
+    params = methods.build(spec, cls.model, cache).init(
+        jax.random.key(seed), methods.prompts_of(
+            spec, cls.model, cls.names, template=_TEMPLATE))
+    leaves, structure = jax.tree.flatten(params)
+    noisy = [leaf + 0.02 * jax.random.normal(jax.random.key(seed), leaf.shape)
+             for leaf in leaves]
+    folder = folder or cls.root / "tuned" / "shapes" / name
+    tuned.save(folder / f"seed-{seed}", tuned.Tuned(
+        spec, jax.tree.unflatten(structure, noisy), cls.names, labels,
+        {"model.fingerprint": cls.model.fingerprint, "data": "shapes",
+         "seed": seed, "losses": [1.0]}))
+    return folder
+
+  def _folder(self, name):
+    return pathlib.Path(self.create_tempdir().full_path, name)
+
+  def _runs(self, *arguments, tool="evaluate", output=None):
+    output = output or self._folder("run")
+    status, printed, error = command.here(
+        tool, *_SMALL, f"--output={output}", *arguments)
+    self.assertEqual(status, 0, error)
+    return output, printed
+
+  def _fails(self, message, *arguments, tool="evaluate"):
+    output = self._folder("run")
+    status, printed, error = command.here(
+        tool, *_SMALL, *_PLAIN, f"--output={output}", *arguments)
+    self.assertEqual(status, 2, printed)
+    self.assertRegex(error, message)
+    self.assertNotIn("Traceback", error)
+    self.assertFalse(output.exists())
+
+  def _by_library(self, folder, answers, images, seed=1):
+    """What tuned parameters answer for the images of some predictions."""
+    one = tuned.load(folder / f"seed-{seed}", self.model)
+    taken = image_sets.take(
+        images, [images.ids.index(image_id) for image_id in answers.ids])
+    logits, = tuned.logits(
+        config.ExperimentConfig(), self.model,
+        taken._replace(class_names=answers.class_names), [one],
+        template=_TEMPLATE, folder=self._folder("features"))
+    return logits
+
+  def _text_features(self, one, class_names):
+    """Of a shared context, through the encoder that shares nothing."""
+    sizes, context = self.model.config, jnp.asarray(one.params["context"])
+    bank = prompts.prompt_bank(
+        self.model.tokenizer, class_names, template="{}.",
+        class_position=one.spec.class_position,
+        num_context_tokens=len(context), context_length=sizes.context_length,
+        eos_token_id=sizes.eos_token_id, crop=False)
+    return prompts.context_encoder(sizes, self.model.params, bank)(context)
+
+
+class AnswersTest(_Saved):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    names = [*methods.METHODS, "kgcoop+zs_norm+dor"]
+    cls.folders = {name: cls._save(name) for name in names}
+    cls._save("coop", seed=2)
+    cls.given = _tuned(*cls.folders.values())
+    cls.output = cls.root / "run"
+    status, cls.printed, error = command.here(
+        "evaluate", *_SMALL, *_BASE, *_PLAIN, *cls.given,
+        f"--output={cls.output}")
+    assert status == 0, error
+
+  def _answers(self, name, place="shapes"):
+    return predictions.load(self.output / "predictions" / place / name)
+
+  @parameterized.parameters(*methods.METHODS, "kgcoop+zs_norm+dor")
+  def test_every_method_answers_as_the_library_does(self, name):
+    answers = self._answers(f"{name}-1")
+    self.assertEqual(answers.class_names, self.names)
+    self.assertLen(answers.ids, 6)
+    np.testing.assert_allclose(
+        answers.logits,
+        self._by_library(self.folders[name], answers, self.images),
+        atol=1e-4)
+    plain = self._answers("zero_shot")
+    self.assertEqual(answers.ids, plain.ids)
+    self.assertGreater(np.abs(answers.logits - plain.logits).max(), 0.01)
+    self.assertEqual(answers.settings["method"], f"{name}-1")
+    self.assertEqual(answers.settings["tuned"]["spec"]["name"], name)
+    self.assertIn(f"{name}/seed-1 ",
+                  "\n".join(answers.settings["config.method.tuned"]))
+
+  def test_report_has_them_and_a_summary_over_seeds(self):
+    rows = {row["method"]: row for row in map(json.loads, (
+        self.output / "results.jsonl").read_text().splitlines())}
+    self.assertLen(rows, len(self.folders) + 2)
+    for name in rows:
+      self.assertIn(f" {name} ", self.printed)
+    self.assertIn("coop-2 - zero_shot", self.printed)
+    page = (self.output / "report.html").read_text()
+    self.assertIn("kgcoop+zs_norm+dor-1", page)
+    _, _, summary = self.printed.partition("Over seeds")
+    both = np.array([[rows[f"coop-{seed}"][key] for seed in (1, 2)]
+                     for key in ("accuracy", "ece", "nll")])
+    mean, std = both.mean(1), np.abs(both[:, 0] - both[:, 1]) / 2**.5
+    cells = [f"{100 * mean[i]:.1f} +- {100 * std[i]:.1f}" for i in (0, 1)]
+    line = next(line for line in summary.splitlines() if "| coop " in line)
+    self.assertRegex(" ".join(line.split()), r"\| shapes \| coop \| 2 \| " +
+                     r" \| ".join(map(_literal, (
+                         *cells, f"{mean[2]:.3f} +- {std[2]:.3f}"))))
+    # Of the others there is one seed.
+    self.assertNotIn("| kgcoop ", summary.partition("Paired")[0])
+
+  def test_what_is_there_is_not_computed_again(self):
+    output = self._folder("copy")
+    shutil.copytree(self.output, output)
+    folder = output / "predictions" / "shapes"
+    kept, gone = folder / "cocoop-1.npz", folder / "coop-2.npz"
+    before, content = kept.stat().st_mtime_ns, gone.read_bytes()
+    gone.unlink()
+    _, printed = self._runs(*_BASE, *_PLAIN, *self.given, output=output)
+    self.assertEqual(kept.stat().st_mtime_ns, before)
+    self.assertEqual(gone.read_bytes(), content)
+    self.assertEqual(printed.replace(str(output), ""),
+                     self.printed.replace(str(self.output), ""))
+
+  def test_other_sets_other_classes_and_all_that_goes_with_a_method(self):
+    output, printed = self._runs(
+        "--config.data.name=digits", "--config.data.name=shapes-sketch",
+        "--config.data.classes=new",
+        "--config.data.unknown=shades", "--config.temperature.split=validation",
+        "--config.temperature.limit=6", *_PLAIN,
+        *_tuned(self.folders["coop"],
+                self.folders["clip_adapter"] / "seed-1.safetensors"))
+    for data, half in (("digits", slice(5, 10)), ("shapes-sketch",
+                                                  slice(9, 18))):
+      images = sets.load(data)
+      folder = output / "predictions" / data
+      answers = predictions.load(folder / "coop-2")
+      self.assertEqual(answers.class_names, images.class_names[half])
+      np.testing.assert_array_equal(
+          np.array(images.class_names)[[
+              images.labels[images.ids.index(i)] for i in answers.ids]],
+          np.array(answers.class_names)[answers.labels])
+      np.testing.assert_allclose(answers.logits, self._by_library(
+          self.folders["coop"], answers, images, seed=2), atol=1e-4)
+      scaled = predictions.load(folder / "clip_adapter-1+temperature")
+      np.testing.assert_allclose(
+          scaled.logits * scaled.settings["temperature"],
+          predictions.load(folder / "clip_adapter-1").logits, rtol=1e-4)
+      unknown = predictions.load(folder / "unknown" / "coop-1")
+      self.assertEqual(unknown.class_names, answers.class_names)
+    _, _, detection = printed.partition("Known from unknown")
+    self.assertIn("| coop-1 ", detection)
+    self.assertIn("| coop+temperature ", printed)
+
+  def test_classes_of_the_training_are_found_in_another_set(self):
+    """By name: a domain of the same classes, and some of them alone."""
+    folder = self.folders["taskres"]
+    output, _ = self._runs(
+        "--config.data.name=shapes-blur", "--config.data.classes=base",
+        *_PLAIN, *_tuned(folder))
+    answers = predictions.load(
+        output / "predictions" / "shapes-blur" / "taskres-1")
+    np.testing.assert_allclose(answers.logits, self._by_library(
+        folder, answers, sets.load("shapes-blur")), atol=1e-4)
+
+  @parameterized.parameters("taskres", "tip_adapter_f", "coop_class_specific")
+  def test_methods_for_their_own_classes_alone(self, name):
+    given = _tuned(self.folders[name])
+    self._fails(f"{name}-1 cannot answer for digits: 10 of 10 classes were not "
+                "among the 9", "--config.data.name=digits", *given)
+    self._fails(f"{name}-1 cannot answer for shapes: 9 of 18 classes were not",
+                _BASE[0], *given)
+    self._fails("9 of 9 classes were not", _BASE[0],
+                "--config.data.classes=new", *given)
+
+  def test_errors_come_before_the_work(self):
+    coop = self.folders["coop"]
+    fails = lambda message, *arguments: self._fails(message, *_BASE, *arguments)
+    fails("no tuned parameters in /nowhere; expected a folder",
+          *_tuned("/nowhere"))
+    fails("no tuned parameters in", *_tuned(self.create_tempdir().full_path))
+    fails("no tuned parameters in .*seed-9",
+          *_tuned(coop / "seed-9.safetensors"))
+    fails("two of the name coop-1: .*seed-1.safetensors",
+          *_tuned(coop, coop / "seed-1.safetensors"))
+    fails("done by one process", *_tuned(coop), "--num_processes=2")
+    fails("classes is 'old', expected 'all', 'base' or 'new'",
+          "--config.data.classes=old")
+    fails("expected 'all' beside data.store", "--config.data.store=features")
+    self._fails("a store does not have", _BASE[0], *_tuned(coop),
+                "--config.data.store=some")
+
+
+class StartTest(_Saved):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.coop = cls._save("coop", class_position="middle")
+    cls.given = (f"--config.method.context={cls.coop}/seed-1.safetensors",
+                 *_BASE)
+
+  def _copy(self):
+    folder = self._folder("coop")
+    shutil.copytree(self.coop, folder)
+    return folder
+
+  def test_tuning_and_posterior_begin_with_it(self):
+    folder = self._folder("posterior")
+    folder.mkdir()
+    tiny = lambda kernel: laplace.Layer(
+        *(1e-5 * jnp.eye(width) for width in kernel.shape))
+    laplace.save(folder / "posterior", laplace.Posterior(
+        tiny(self.model.params["visual_projection"]["kernel"]),
+        tiny(self.model.params["text_projection"]["kernel"])), {})
+    output, _ = self._runs(
+        *self.given, "--config.method.name=zero_shot,soc",
+        f"--config.posterior.folder={folder}",
+        *_tuned(self.coop))
+    found = lambda name: predictions.load(
+        output / "predictions" / "shapes" / name)
+    start, soc = found("zero_shot"), found("soc")
+    expected = self._by_library(self.coop, start, self.images)
+    np.testing.assert_allclose(start.logits, expected, atol=1e-4)
+    np.testing.assert_allclose(found("coop-1").logits, expected, atol=1e-4)
+    # One step of AdamW moves every number by the learning rate, and there are
+    # as many as the context has; the template's would be a quarter of them.
+    one = tuned.load(self.coop / "seed-1", self.model)
+    np.testing.assert_allclose(
+        soc.info["context_shift"],
+        5e-3 * one.params["context"].size**.5, rtol=0.01)
+    features = self._text_features(one, start.class_names)
+    np.testing.assert_allclose(
+        soc.info["regulariser"],
+        np.full(6, objectives.method("soc").regulariser(features)), rtol=1e-3)
+    self.assertGreater(np.abs(soc.logits - start.logits).max(), 0.01)
+    # With next to no variance, the posterior's mean is the answer itself.
+    for name, answers in (("zero_shot", start), ("soc", soc)):
+      np.testing.assert_allclose(
+          found(f"{name}+full").logits, answers.logits, atol=1e-2)
+    # The folder may move, the content may not change.
+    moved, arguments = self._copy(), (
+        *self.given[1:], "--config.method.name=zero_shot,soc",
+        f"--config.posterior.folder={folder}")
+    path = f"{moved}/seed-1.safetensors"
+    self._runs(*arguments, f"--config.method.context={path}",
+               *_tuned(path), output=output)
+    self._save("coop", folder=moved, class_position="front")
+    status, _, error = command.here(
+        "evaluate", *_SMALL, *arguments, f"--output={output}",
+        f"--config.method.context={path}", *_tuned(path))
+    self.assertEqual(status, 2)
+    self.assertRegex(error, r"config.method.context was 'coop/seed-1 \w{16}'")
+
+  def test_sweep_begins_with_it(self):
+    path = self.given[0].partition("=")[2]
+    output, _ = self._runs(
+        *_BASE, f"--sweep=method.context=template,{path}", *_PLAIN,
+        tool="sweep")
+    found = [predictions.load(path.with_suffix("")) for path in sorted(
+        (output / "predictions").rglob("*.npz"))]
+    expected = self._by_library(self.coop, found[0], self.images)
+    differences = sorted(
+        float(np.abs(one.logits - expected).max()) for one in found)
+    self.assertLen(differences, 2)
+    self.assertLess(differences[0], 1e-4)
+    self.assertGreater(differences[1], 0.01)
+    # Not an axis: the sweep is of one context.
+    output, _ = self._runs(
+        *self.given, "--sweep=method.name=zero_shot", tool="sweep")
+    status, _, error = command.here(
+        "sweep", *_SMALL, *_BASE, "--sweep=method.name=zero_shot",
+        f"--output={output}")
+    self.assertEqual(status, 2)
+    self.assertRegex(error, "config.method.context was 'coop/seed-1 .*, is "
+                     "'template'")
+
+  @parameterized.parameters(
+      ("cocoop", "its context is another one for every image"),
+      ("maple", "it has prompts in deeper layers"),
+      ("promptsrc+dor", "it has prompts in deeper layers"),
+      ("coop_class_specific", "its contexts belong to a class"),
+      ("taskres", "it has no context"),
+      ("clip_adapter", "it has no context.*--config.method.tuned=.*seed-1"))
+  def test_contexts_that_are_no_start(self, name, message):
+    folder = self._save(name)
+    for tool in ("evaluate", "sweep"):
+      more = ("--sweep=method.name=zero_shot",) * (tool == "sweep")
+      self._fails(message, *_BASE, *more, f"--config.method.context={folder}/"
+                  "seed-1.safetensors", tool=tool)
+
+  def test_files_that_are_not_right(self):
+    fails = lambda message, folder: [
+        self._fails(message, *_BASE, f"--config.method.{field}={folder}"
+                    "/seed-1.safetensors") for field in ("context", "tuned")]
+    folder = self._copy()
+    (folder / "seed-1.json").unlink()
+    fails("no .*seed-1.json; `jaxcal tune` writes", folder)
+    folder = self._copy()
+    content = (folder / "seed-1.safetensors").read_bytes()
+    (folder / "seed-1.safetensors").write_bytes(content[:99])
+    fails("seed-1.* is not what `jaxcal tune` writes", folder)
+    folder = self._copy()
+    about = json.loads((folder / "seed-1.json").read_text())
+    about["model.fingerprint"] = "another"
+    (folder / "seed-1.json").write_text(json.dumps(about))
+    fails("was tuned for the model with the fingerprint another", folder)
+    self._fails("no .*seed-7.safetensors; `jaxcal tune` writes", *_BASE,
+                f"--config.method.context={folder}/seed-7.safetensors")
+    self._fails("context is 'mine', expected 'template', 'fpp' or the path",
+                "--config.method.context=mine")
+
+
+def _tuned(*paths):
+  return [f"--config.method.tuned={path}" for path in paths]
+
+
+def _literal(text):
+  return text.replace("+", r"\+").replace(".", r"\.")
+
+
+if __name__ == "__main__":
+  absltest.main()
