@@ -7,4 +7,6 @@ def get_config() -> config.ExperimentConfig:
   experiment = config.ExperimentConfig()
   experiment.data.name = ("shapes", "compositions", "shades")
   experiment.data.limit = 1000
+  experiment.tune.name = (
+      "coop", "kgcoop", "coop+dor", "kgcoop+dor", "maple", "maple+dor")
   return experiment

@@ -111,6 +111,32 @@ class FiguresTest(absltest.TestCase):
         [bar.get_height() for bar in bottom.patches], [0, 0.2, 0, 0.8])
     self.assertEqual(top.get_title(), "soc")
 
+  def test_rows_of_panels(self):
+    names = ("a", "b", "c")
+    figure = figures.reliability_diagrams(
+        dict.fromkeys(names, _BINS), per_row=2)
+    shown = [panel for panel in figure.axes if panel.get_visible()]
+    self.assertLen(shown, 6)
+    titles = [panel.get_title() for panel in shown if panel.get_title()]
+    self.assertCountEqual(titles, names)
+    self.assertGreater(  # the first two above the third
+        shown[0].get_position().y0, shown[-1].get_position().y0)
+
+  def test_loss_curves_show_the_mean_and_range_of_seeds(self):
+    figure = figures.loss_curves({
+        "coop": np.array([[3., 2.], [1., 0.]]), "maple": np.array([[1.]])})
+    panel, = figure.axes
+    coop, maple = panel.get_lines()
+    np.testing.assert_allclose(coop.get_xdata(), [0.5, 1])
+    np.testing.assert_allclose(coop.get_ydata(), [2, 1])
+    np.testing.assert_allclose(maple.get_ydata(), [1])
+    corners = panel.collections[0].get_paths()[0].vertices
+    self.assertEqual((corners[:, 1].min(), corners[:, 1].max()), (0, 3))
+    self.assertEqual([text.get_text() for text in figure.legends[0]
+                      .get_texts()], ["coop (2)", "maple (1)"])
+    with self.assertRaisesRegex(ValueError, "no losses"):
+      figures.loss_curves({})
+
   def test_same_bytes_twice(self):
     draw = lambda: figures.svg(figures.reliability_diagrams({"soc": _BINS}))
     self.assertEqual(draw(), draw())

@@ -102,6 +102,51 @@ class SummaryTest(parameterized.TestCase):
       self.assertGreaterEqual(row[f"{name}_low"], 0)
       self.assertLessEqual(row[f"{name}_high"], largest)
 
+  def test_over_seeds_is_the_mean_of_the_seeds(self):
+    seeds = [_random(seed) for seed in (0, 1, 2)]
+    row = summary.over_seeds(seeds, _QUICK)
+    each = [_by_loops(one) for one in seeds]
+    for one in each:
+      one["gap"] = one["confidence"] - one["accuracy"]
+    for name in ("accuracy", "ece", "nll", "brier", "gap"):
+      values = [one[name] for one in each]
+      np.testing.assert_allclose(row[f"{name}_seeds"], values, atol=1e-10)
+      self.assertAlmostEqual(row[name], np.mean(values), places=10)
+      self.assertLess(row[f"{name}_low"], row[name])
+      self.assertGreater(row[f"{name}_high"], row[name])
+
+  def test_over_seeds_resamples_the_images_of_all_seeds_together(self):
+    # Hits of the seeds that cancel image by image leave nothing to vary.
+    labels = np.arange(40) % 2
+    one = _predictions(3 * np.eye(2)[np.zeros(40, int)], labels)
+    other = _predictions(3 * np.eye(2)[np.ones(40, int)], labels)
+    row = summary.over_seeds([one, other], _QUICK)
+    self.assertEqual((row["accuracy_low"], row["accuracy_high"]), (0.5, 0.5))
+    alone = summary.over_seeds([one], _QUICK)
+    self.assertLess(alone["accuracy_low"], 0.45)
+    whole = summary.summarize(one, _QUICK)
+    for name in summary.SCORES:
+      for end in ("low", "high"):
+        self.assertAlmostEqual(
+            alone[f"{name}_{end}"], whole[f"{name}_{end}"], places=12)
+
+  def test_differences_over_seeds(self):
+    ours, theirs = [_random(0), _random(1)], [_random(2)]
+    row = summary.compare_seeds(ours, theirs, _QUICK)
+    mean = lambda name: (np.mean([_by_loops(x)[name] for x in ours]) -
+                         _by_loops(theirs[0])[name])
+    self.assertAlmostEqual(row["ece_difference"], mean("ece"), places=10)
+    self.assertAlmostEqual(
+        row["gap_difference"], mean("confidence") - mean("accuracy"),
+        places=10)
+    same = summary.compare_seeds(ours, ours[::-1], _QUICK)
+    for end in ("", "_low", "_high"):
+      self.assertAlmostEqual(same[f"nll_difference{end}"], 0, places=12)
+
+  def test_seeds_of_different_images_are_refused(self):
+    with self.assertRaisesRegex(ValueError, "same images in the same order"):
+      summary.over_seeds([_random(), _random(1, n=200)], _QUICK)
+
   def test_floor_of_a_calibrated_model_is_near_its_error(self):
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(4000, 3)) * 1.5

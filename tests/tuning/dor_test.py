@@ -98,9 +98,10 @@ class DorTest(parameterized.TestCase):
         atol=1e-12)
     self.assertGreater(float(jnp.abs(pull["context"]).max()), 1e-4)
 
-  @parameterized.parameters(True, False)
-  def test_drawn_rows_equal_the_plain_tower(self, plain):
-    _, outliers = self._prompts(plain=plain)
+  @parameterized.parameters(
+      {"plain": True}, {"max_groups": 1}, {"max_groups": 24})
+  def test_drawn_rows_equal_the_plain_tower(self, **options):
+    _, outliers = self._prompts(**options)
     context = oracle_lib.params(self.oracle.stored, "coop", "init")["context"]
     whole = self.oracle.prompts("words4", "outlier", plain=True)
     features = whole.encode(context)
@@ -127,11 +128,6 @@ class DorTest(parameterized.TestCase):
         taken.pixels, self.oracle.images.pixels[rows])
     self.assertIsNone(dor.take(
         self.oracle.images._replace(pooled=None), rows).pooled)
-
-  def test_several_groups(self):
-    _, outliers = self._prompts(max_groups=2)
-    with self.assertRaisesRegex(ValueError, "max_groups=1"):
-      dor.take(outliers, jnp.arange(2))
 
   def test_errors(self):
     host = coop.method(logit_scale=self.scale)

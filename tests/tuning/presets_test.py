@@ -16,8 +16,9 @@ class PresetsTest(parameterized.TestCase):
   def test_numbers_are_in_range(self, preset):
     for name in presets.RECIPES[preset]:
       recipe = presets.recipe(name, preset)
-      self.assertGreater(recipe.learning_rate, 0)
-      self.assertGreater(recipe.num_epochs, 1)
+      trained = name != "tip_adapter"  # which is looked up as it is
+      self.assertEqual(recipe.learning_rate > 0, trained)
+      self.assertEqual(recipe.num_epochs > 1, trained)
       self.assertGreater(recipe.batch_size, 0)
       self.assertIn(recipe.optimizer, ("sgd", "adam", "adamw"))
       # Words give four vectors at most; where there are more, others precede.
