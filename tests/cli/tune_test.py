@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import random
 import tempfile
 
 from absl.testing import absltest
@@ -11,7 +12,6 @@ import pytest
 from safetensors import numpy as safetensors
 
 from jaxcal import predictions as predictions_lib
-from jaxcal.tuning import protocol
 from tests.cli import command
 
 _SMALL = ("--config=configs/dor_base_to_new.py", "--config.data.name=shapes",
@@ -30,7 +30,7 @@ class TuneTest(parameterized.TestCase):
     cls.addClassCleanup(scratch.cleanup)
     cls.folder = pathlib.Path(scratch.name)
     cls.status, cls.printed, cls.error = command.here(
-        "tune", *_SMALL, "--config.tune.name=kgcoop,coop+dor",
+        "tune", *_SMALL, "--config.tune.name=kgcoop,coop+dor,maple",
         f"--output={cls.folder}")
 
   def test_table_has_base_and_new_of_every_method(self):
@@ -40,14 +40,30 @@ class TuneTest(parameterized.TestCase):
     rows = [json.loads(line) for line in
             (self.folder / "results.jsonl").read_text().splitlines()]
     self.assertEqual([row["method"] for row in rows],
-                     ["zero_shot", "kgcoop", "coop+dor"])
+                     ["zero_shot", "kgcoop", "coop+dor", "maple"])
     for row in rows:
       self.assertBetween(row["accuracy_base"], 0.3, 1)
       self.assertAlmostEqual(
           row["ece_arithmetic_mean"],
           (row["ece_base"] + row["ece_new"]) / 2, places=9)
+      self.assertBetween(row["ece_new"], row["ece_new_low"],
+                         row["ece_new_high"])
     self.assertIsNone(rows[1]["shared_names"])
     self.assertGreater(rows[2]["shared_names"], 0)
+    for name in ("diagram-shapes.svg", "losses-shapes.svg"):
+      self.assertStartsWith((self.folder / name).read_text(), "<svg")
+
+  def test_differences_are_to_zero_shot(self):
+    rows = [json.loads(line) for line in
+            (self.folder / "differences.jsonl").read_text().splitlines()]
+    self.assertLen(rows, 6)
+    result = {row["method"]: row for row in map(json.loads, (
+        self.folder / "results.jsonl").read_text().splitlines())}
+    for row in rows:
+      half = row["classes"]
+      self.assertAlmostEqual(
+          row["ece_difference"], result[row["method"]][f"ece_{half}"] -
+          result["zero_shot"][f"ece_{half}"], places=9)
 
   def test_answers_are_of_the_halves(self):
     folder = self.folder / "predictions" / "shapes" / "kgcoop"
@@ -82,14 +98,15 @@ class TuneTest(parameterized.TestCase):
 
   def test_stopped_and_resumed_is_the_undisturbed_training(self):
     other = self.create_tempdir().full_path
-    given = ("tune", *_SMALL, "--config.tune.name=kgcoop,coop+dor",
+    given = ("tune", *_SMALL, "--config.tune.name=kgcoop,coop+dor,maple",
              f"--output={other}")
     stops = 0
-    for number in (4, 6, 9, 14):
+    # Amid features, saved epochs, tuned parameters and predictions.
+    for number in (4, 7, 5, 9, 6):
       with command.stopped_at_write(number) as write:
         command.here(*given)
       stops += write[1]
-    self.assertGreater(stops, 2)
+    self.assertEqual(stops, 5)
     self.assertEqual(command.here(*given)[0], 0)
     for path in sorted(self.folder.rglob("*")):
       if path.suffix in (".safetensors", ".npz") and "features" not in (
@@ -106,7 +123,15 @@ class TuneTest(parameterized.TestCase):
        "no WordNet nouns in /nowhere.*apt-get install wordnet-base"),
       (("--config.tune.outliers=/nowhere.txt",), "no file of words"),
       (("--config.tune.preset=mine",), "'upstream' or 'dor'"),
-      (("--config.data.split=train",), "no split to train on"))
+      (("--config.data.split=train",), "no split to train on"),
+      (("--config.data.classes=new",), "config.tune.classes"),
+      (("--config.tune.name=kgcoop,kgcoop",), "a method twice"),
+      (("--config.tune.name=taskres",), "has no answer for new ones"),
+      (("--config.tune.name=clip_adapter+dor",),
+       "a set of other things with --config.tune.outlier_images"),
+      (("--config.tune.templates=/nowhere.txt",), "/nowhere.txt"),
+      (("--config.tune.name=maple", "--config.memory_gb=1e-6"),
+       "memory_gb is 1e-06; raise it, or take fewer seeds, shots or views"))
   def test_errors_come_before_the_work(self, arguments, message):
     status, _, error = command.here(
         "tune", *_SMALL, "--config.tune.name=coop+dor",
@@ -129,14 +154,47 @@ class TuneTest(parameterized.TestCase):
   def test_shots_are_those_of_the_released_sampler(self):
     from jaxcal.testbed import sets
     train = sets.load("shapes", split="train")
-    shots = protocol.draw_shots(
-        train.labels, None, num_shots=2, num_classes=18, seed=1).train
-    kept, _ = protocol.keep_positions(
-        train.labels[shots], protocol.halves(train.labels)[0])
-    parts = sorted((self.folder / "features" / "shapes" / "train").glob(
-        "about.json"))
-    ids = json.loads(parts[0].read_text())["ids"]
-    self.assertLessEqual({train.ids[i] for i in shots[kept]}, set(ids))
+    drawn = set()
+    for seed in (1, 2):
+      generator = random.Random(seed)
+      of_class = {}
+      for position, label in enumerate(train.labels.tolist()):
+        of_class.setdefault(label, []).append(position)
+      for label, positions in of_class.items():
+        chosen = generator.sample(positions, 2)
+        if label < 9:
+          drawn.update(train.ids[i] for i in chosen)
+    about = json.loads((self.folder / "features" / "shapes" / "train" /
+                        "about.json").read_text())
+    self.assertEqual(set(about["ids"]), drawn)
+
+
+@pytest.mark.slow
+class AllClassesTest(absltest.TestCase):
+  """Methods whose parameters belong to classes, augmented views, all else."""
+
+  def test_every_method_of_features(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    names = ("coop_class_specific", "taskres", "tip_adapter", "tip_adapter_f",
+             "clip_adapter+dor", "kgcoop+penalty")
+    given = ("tune", *_SMALL, "--config.tune.classes=all",
+             f"--config.tune.name={','.join(names)}", "--config.tune.num_epochs"
+             "=2", "--config.tune.num_views=3", f"--output={folder}",
+             "--config.tune.outlier_images=digits",
+             "--config.tune.seeds_at_once=1")
+    status, printed, error = command.here(*given)
+    self.assertEqual(status, 0, error)
+    rows = [json.loads(line) for line in
+            (folder / "results.jsonl").read_text().splitlines()]
+    self.assertEqual([row["method"] for row in rows], ["zero_shot", *names])
+    for row in rows:
+      self.assertIn(f"| {row['method']} ", printed)
+      self.assertGreater(row["accuracy_all"], 0.3)
+    one = safetensors.load_file(
+        folder / "tuned" / "shapes" / "tip_adapter" / "seed-1.safetensors")
+    self.assertLen(one["keys"], 36)  # a key for two images of 18 classes
+    again = command.here(*given)
+    self.assertEqual(again[:2], (0, printed))
 
 
 if __name__ == "__main__":
