@@ -1,6 +1,8 @@
 """Models and prompts of real sizes with random contents: nothing to download.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +29,11 @@ MODELS = {
 LOGIT_SCALE = 100.0
 NUM_VIEWS = 64
 
+# Names of 1, 2, ... tokens among 1,000, by OpenAI's vocabulary: the class names
+# of ImageNet, and the common nouns of WordNet.
+CLASS_NAMES = (246, 508, 154, 50, 22, 10, 8, 0, 1, 0, 0, 1)
+NOUNS = (124, 483, 245, 97, 32, 11, 5, 2, 1)
+
 # Of OpenAI's vocabulary: start, "a photo of a", full stop, end.
 _START, _CONTEXT, _STOP, _END = 49406, (320, 1125, 539, 320), 269, 49407
 
@@ -41,14 +48,24 @@ def image_params(config: towers.ClipConfig, dtype=jnp.float32) -> towers.Params:
   return _some_params(config, dtype, ("vision_model", "visual_projection"))
 
 
-def prompt_bank(num_classes: int) -> prompts.PromptBank:
-  """Prompts "a photo of a NAME." at all 77 positions, names of 1-4 tokens."""
+def prompt_bank(
+    num_classes: int, lengths: Sequence[int] | None = None,
+) -> prompts.PromptBank:
+  """Prompts "a photo of a NAME." at all 77 positions.
+
+  Args:
+    num_classes: How many.
+    lengths: How many names have 1, 2, ... tokens, in any unit; lengths are
+      shared out in these proportions. If None, they are random, 1 to 4.
+  """
   rng = np.random.default_rng(0)
+  shared_out = lengths and rng.permutation(_shared_out(num_classes, lengths))
   ids = np.zeros((num_classes, _SHARED["context_length"]), np.int32)
   context = np.arange(1, 1 + len(_CONTEXT))
   ends = np.zeros(num_classes, np.int32)
   for number, row in enumerate(ids):
-    name = rng.integers(1000, 40000, rng.integers(1, 5))
+    length = rng.integers(1, 5) if lengths is None else shared_out[number]
+    name = rng.integers(1000, 40000, length)
     prompt = [_START, *_CONTEXT, *name, _STOP, _END]
     row[:len(prompt)], ends[number] = prompt, len(prompt) - 1
   return prompts.from_token_ids(ids, context, ends)
@@ -60,6 +77,13 @@ def view_features(
   """Random unit vectors in place of what the image tower saw."""
   shape = (num_images, NUM_VIEWS, config.projection)
   return towers.normalize(jax.random.normal(jax.random.key(1), shape, dtype))
+
+
+def _shared_out(number, lengths):
+  """`number` lengths in the given proportions, ascending."""
+  upto = np.cumsum(lengths)
+  return 1 + np.searchsorted(
+      upto, (np.arange(number) + 0.5) / number * upto[-1])
 
 
 def _some_params(config, dtype, names):

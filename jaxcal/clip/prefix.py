@@ -9,6 +9,7 @@ exact, up to the order of additions.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,8 @@ class Encoder:
     config: The text tower.
     num_context: m.
     num_shared: Context vectors that stand before the class name.
-    classes_per_chunk: Classes that run at a time, or None for all of a group.
+    classes_per_chunk: Classes of the longest length that run at a time, more of
+      shorter ones; or None for all.
   """
 
   start: Float[Array, "w"]
@@ -130,41 +132,79 @@ class Encoder:
     rows = [jax.lax.map(one, group) for group in self.groups]
     return jnp.concatenate(rows)[self.order]
 
-  def take(self, rows: Int[Array, "r"]) -> "Encoder":
+  def take(self, rows: Int[Array, "r"], *, max_groups: int = 2) -> "Encoder":
     """The encoder of these classes alone; under `jit`, of any as many.
 
-    All classes must be of one group (`max_groups=1`), so that the result's
-    shapes do not depend on which classes are taken.
+    Shapes do not depend on which classes are taken, for there is room for the
+    longest of all. The more groups there are to take from, the better this room
+    is known: make the encoder with a group for each length.
 
-    Raises:
-      ValueError: there are several groups.
+    Args:
+      rows: Positions in the classes, all different unless there is one group:
+        copies of long classes find no room, and their features are NaN.
+      max_groups: Of the result, see `context_encoder`.
     """
-    if len(self.groups) != 1:
-      raise ValueError("classes can be taken out of one group only, but there "
-                       f"are {len(self.groups)}; pass max_groups=1 to "
-                       "context_encoder")
-    (group,) = self.groups
-    group = jax.tree.map(lambda x: x[self.order[rows]], group)
+    counts, lengths = zip(*(
+        group.embeddings.shape[:2] for group in self.groups))
+    room = np.repeat(lengths, counts)[-len(rows):]  # ascending, as the groups
+    room = np.pad(room, (len(rows) - len(room), 0), mode="edge")
+    rows = self.order[rows]
+    ascending = jnp.argsort(rows)
+    padded = group_lengths(room, max_groups)
+    stops = np.searchsorted(room, padded, side="right")
+    parts = jnp.split(rows[ascending], stops[:-1])
     return dataclasses.replace(
-        self, groups=(group,), order=jnp.arange(len(rows)))
+        self, groups=tuple(map(self._gathered, parts, padded)),
+        order=jnp.argsort(ascending))
+
+  def _gathered(self, rows, length):
+    """A group of this length; rows count in the groups one after the other."""
+    found, first = None, 0
+    for group in self.groups:
+      count, tokens = group.embeddings.shape[:2]
+      if tokens > length:
+        break
+      some = jax.tree.map(lambda x: x[jnp.clip(rows - first, 0, count - 1)],
+                          group)
+      some = dataclasses.replace(some, embeddings=jnp.pad(
+          some.embeddings, ((0, 0), (0, length - tokens), (0, 0))))
+      found = some if found is None else jax.tree.map(
+          functools.partial(_where, rows >= first), some, found)
+      first += count
+    # Behind the last token, where nothing is to be read off.
+    ends = jnp.where(rows < first, found.end_positions, length)
+    return dataclasses.replace(found, end_positions=ends)
 
   def _all_classes(self, finish, context, offset, deep):
     """`finish` of what the projection sees, class by class."""
     context = self._checked(context)
     keys, values = self._prefix(context, offset, deep)
     one = lambda tail: finish(self._class(context, keys, values, offset, tail))
-    rows = [self._over_classes(one, group) for group in self.groups]
-    return jnp.concatenate(rows)[self.order]
+    some = lambda groups: [jax.vmap(one)(group) for group in groups]
+    return jnp.concatenate(self._in_chunks(some))[self.order]
 
   def _project(self, pooled):
     return towers.normalize(towers.project(pooled, self.projection))
 
-  def _over_classes(self, one, group):
+  def _in_chunks(self, some):
+    """`some` of the groups, of which every chunk has its share.
+
+    One loop for all groups: those of one loop each, and what is left over of
+    them, may run at the same time, so that their memory adds up.
+    """
+    counts, lengths = np.transpose([
+        group.embeddings.shape[:2] for group in self.groups])
     size = self.classes_per_chunk
-    if size is None or size >= len(group.end_positions):
-      return jax.vmap(one)(group)
+    number = 1 if size is None else min(
+        -(-(counts @ lengths) // (size * lengths.max())), counts.max())
+    if number == 1:
+      return some(self.groups)
     # Backward, a chunk runs again instead of keeping what it computed.
-    return jax.lax.map(jax.checkpoint(one), group, batch_size=size)
+    rows = jax.lax.map(
+        jax.checkpoint(some),
+        jax.tree.map(lambda x: _shares(x, number), self.groups))
+    return [x.reshape(-1, x.shape[-1])[:count]
+            for x, count in zip(rows, counts)]
 
   def _prefix(self, context, offset, deep):
     """Keys and values [layer, head, token, .] of what all prompts share."""
@@ -210,7 +250,8 @@ class Encoder:
       return self._mlp(x + _dense(mixed, layer["out"]), layer), None
 
     x, _ = jax.lax.scan(block, x, (self.layers, prefix_keys, prefix_values))
-    return self._norm(x[tail.end_positions][None], self.final_layer_norm)[0]
+    end = x.at[tail.end_positions].get(mode="fill", fill_value=jnp.nan)
+    return self._norm(end[None], self.final_layer_norm)[0]
 
   def _placed(self, x, offset, first):
     places = slice(first, first + len(x))
@@ -359,6 +400,17 @@ def _num_shared(context_positions):
   m = context_positions.shape[1]
   in_place = (context_positions == np.arange(1, m + 1)[None]).all(axis=0)
   return m if in_place.all() else int(in_place.argmin())
+
+
+def _shares(x, number):
+  """Equal shares of the first axis; the last ones repeat its last entry."""
+  size = -(-len(x) // number)
+  rows = np.minimum(np.arange(number * size), len(x) - 1)
+  return x[rows].reshape(number, size, *x.shape[1:])
+
+
+def _where(condition, x, other):
+  return jnp.where(jnp.expand_dims(condition, range(1, x.ndim)), x, other)
 
 
 def _stacked(layers, count):

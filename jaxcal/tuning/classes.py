@@ -47,8 +47,9 @@ def prompts_of(
   """
   bank = _bank(model, class_names, GENERIC if num_context is None else "{}.",
                num_context, class_position)
-  encode = _encoder(model, bank, max_bytes, max_groups=1 if as_table else 2,
-                    shared=not per_class)
+  encode = _encoder(
+      model, bank, max_bytes, shared=not per_class,
+      max_groups=model.config.context_length if as_table else 2)
   own = template_embeddings(model, class_names, template, max_bytes=max_bytes)
   generic = own if template == GENERIC else template_embeddings(
       model, class_names, GENERIC, max_bytes=max_bytes)

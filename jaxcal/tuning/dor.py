@@ -72,12 +72,8 @@ def take(outliers: _Table, rows: Int[Array, "r"]) -> _Table:
   whichever outliers are drawn.
 
   Args:
-    outliers: Names, whose encoder has all of them in one group
-      (`max_groups=1`), see `prefix.Encoder.take`; or images.
-    rows: Positions in the table.
-
-  Raises:
-    ValueError: an encoder with several groups.
+    outliers: Names or images.
+    rows: Positions in the table, all different, see `prefix.Encoder.take`.
   """
   if isinstance(outliers, method_lib.Images):
     return jax.tree.map(lambda x: x[rows], outliers)

@@ -184,21 +184,43 @@ class EncoderTest(parameterized.TestCase):
     # bfloat16 keeps two to three digits, and the tower has two layers.
     np.testing.assert_allclose(features, _plain()[0], atol=0.1)
 
-  def test_some_rows(self):
-    encode, traces = self._encoder(_bank(), max_groups=1), []
+  @parameterized.parameters(
+      (1, ([5, 0, 5], [1, 2, 3])), (4, ([5, 0, 2], [1, 4, 3])),
+      (4, ([2, 0, 5, 1, 4, 3],)))
+  def test_some_rows(self, max_groups, several):
+    encode, traces = self._encoder(_bank(), max_groups=max_groups), []
 
     @quick.jit
     def some(encode, rows):
       traces.append(rows)
-      return encode.take(rows)(_random(_M, 8))
+      taken = encode.take(rows)
+      self.assertLessEqual(len(taken.groups), 2)
+      return taken(_random(_M, 8))
 
-    for rows in ([5, 0, 5], [1, 2, 3]):
+    for rows in several:
       np.testing.assert_allclose(
           some(encode, jnp.array(rows)), _plain()[0][np.array(rows)],
           atol=1e-10)
     self.assertLen(traces, 1)
-    with self.assertRaisesRegex(ValueError, "max_groups=1"):
-      self._encoder(_bank(), max_groups=2).take(jnp.array([0]))
+
+  def test_rows_have_room_for_the_longest(self):
+    encode = self._encoder(_bank(), max_groups=5)
+    self.assertEqual([group.embeddings.shape[1] for group in encode.groups],
+                     [2, 3, 5, 10, 18])
+    shapes = lambda rows, **options: [
+        group.embeddings.shape[:2]
+        for group in encode.take(jnp.array(rows), **options).groups]
+    self.assertEqual(shapes([0, 3, 4]), [(2, 10), (1, 18)])
+    self.assertEqual(shapes([0, 3, 4], max_groups=3),
+                     [(1, 5), (1, 10), (1, 18)])
+    self.assertEqual(shapes(range(6), max_groups=1), [(6, 18)])
+
+  def test_copies_without_room(self):
+    encode = self._encoder(_bank(), max_groups=5)
+    features = encode.take(jnp.array([0, 5, 5]), max_groups=3)(_random(_M, 8))
+    np.testing.assert_allclose(features[0], _plain()[0][0], atol=1e-10)
+    self.assertEqual(np.isnan(features).all(axis=1).sum(), 1)
+    self.assertEqual(np.isnan(features).any(axis=1).sum(), 1)
 
   def test_another_shape_of_context(self):
     encode = prefix.context_encoder(_CONFIG, _params(jnp.float32), _bank())
@@ -346,8 +368,8 @@ class CausalityTest(parameterized.TestCase):
 class MemoryTest(absltest.TestCase):
 
   def test_chunks_bound_what_the_gradient_needs(self):
-    def temporary(num_classes, classes_per_chunk):
-      bank = _bank((4,) * num_classes)
+    def temporary(num_classes, classes_per_chunk, longer=0):
+      bank = _bank((4,) * num_classes + (16,) * longer)
       encode = prefix.context_encoder(
           _CONFIG, _params(jnp.float32), bank,
           classes_per_chunk=classes_per_chunk)
@@ -358,6 +380,8 @@ class MemoryTest(absltest.TestCase):
 
     self.assertLess(temporary(64, 4), 1.5 * temporary(8, 4))
     self.assertGreater(temporary(64, None), 3 * temporary(8, None))
+    # Neither groups nor what their chunks leave over are on top of it.
+    self.assertLess(temporary(61, 4, longer=13), 1.5 * temporary(0, 4, 8))
 
 
 class ClassesWithinTest(parameterized.TestCase):
