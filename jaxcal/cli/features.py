@@ -54,6 +54,8 @@ def main() -> None:
   if config.data.store is not None:
     raise ValueError("config.data.store is what `evaluate` and `sweep` read; "
                      "here it is --store that is written")
+  if config.data.classes != "all":
+    raise ValueError("a store has whole sets; leave out config.data.classes")
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
   model = experiment.load_model(config.model)
