@@ -30,12 +30,13 @@ class ConfigTest(parameterized.TestCase):
       ("metrics", "edges", "both", "'left' or 'right'"),
       ("metrics", "level", 1.0, "in \\(0, 1\\)"),
       ("metrics", "num_resamples", 1, ">= 2"),
-      ("method", "context", "random", "'template' or 'fpp'"),
+      ("method", "context", "random", "'template', 'fpp' or the path"),
       ("fpp", "num_steps", 0, ">= 1"),
       ("fpp", "learning_rate", 0.0, "> 0"),
       ("model", "image_dtype", "float16", "'auto', 'float32' or 'bfloat16'"),
       ("model", "text_dtype", "auto", "'float32' or 'bfloat16'"),
-      ("data", "source", "webdataset", "'files' or 'tfds'"))
+      ("data", "source", "webdataset", "'files' or 'tfds'"),
+      ("data", "classes", "old", "'all', 'base' or 'new'"))
   def test_values_out_of_range_are_named(self, part, name, value, expected):
     experiment = config.ExperimentConfig()
     setattr(getattr(experiment, part), name, value)
