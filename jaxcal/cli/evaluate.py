@@ -16,6 +16,7 @@ from jaxcal.cli import answering
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import posteriors
+from jaxcal.cli import tuned
 from jaxcal.cli import tuned_answers
 from jaxcal.recalibration import temperature
 from jaxcal.report import figures
@@ -103,7 +104,7 @@ def _answer(config, model, methods, seeds, about, output, data, images,
   tuned_answers.answer_set(
       config, model, images, seeds, about | {"data": place},
       output / "predictions" / place, features=output / "features" / place,
-      template=tuned_answers.template(config, data))
+      template=tuned.template(config, data))
 
 
 def _check_tuned(config):

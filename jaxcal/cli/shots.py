@@ -15,7 +15,6 @@ from jaxcal.cli import experiment
 from jaxcal.cli import pooled
 from jaxcal.cli import tuned
 from jaxcal.clip import checkpoint
-from jaxcal.data import catalogue
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import extract
 from jaxcal.tuning import classes
@@ -78,7 +77,7 @@ def task(config: config_lib.ExperimentConfig, name: str) -> Task:
       {half: protocol.keep_classes(test, of_half)
        for half, of_half in labels.items()},
       protocol.keep_classes(image_sets.take(train, union), trained),
-      rows.reshape(len(drawn), -1), _template(config, name))
+      rows.reshape(len(drawn), -1), tuned.template(config, name))
 
 
 def images(
@@ -181,14 +180,6 @@ def _labels(which, train_labels):
   if which == "base":
     return dict(zip(HALVES[which], protocol.halves(train_labels)))
   return {"all": np.unique(train_labels)}
-
-
-def _template(config, name):
-  if config.tune.template is not None:
-    return config.tune.template
-  if name in catalogue.CATALOGUE:
-    return catalogue.CATALOGUE[name].few_shot_template
-  return config.data.template
 
 
 def _views(config, model, data, positions):

@@ -15,6 +15,7 @@ from jaxcal.cli import experiment
 from jaxcal.cli import pooled
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
+from jaxcal.data import catalogue
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import extract
 from jaxcal.tuning import method as method_lib
@@ -143,6 +144,15 @@ def logits(
   found = [np.stack([np.asarray(_logits(*one, prompts, batch))
                      for one in prepared]) for batch in batches]
   return np.concatenate(found, axis=1)
+
+
+def template(config, data: str) -> str:
+  """That of an image set in few-shot tuning, for what is not tuned."""
+  if config.tune.template is not None:
+    return config.tune.template
+  if data in catalogue.CATALOGUE:
+    return catalogue.CATALOGUE[data].few_shot_template
+  return config.data.template
 
 
 def features(config, model, images, folder) -> method_lib.Images:

@@ -10,7 +10,6 @@ from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
 from jaxcal.cli import tuned
 from jaxcal.clip import checkpoint
-from jaxcal.data import catalogue
 from jaxcal.data import image_set as image_sets
 from jaxcal.report import summary
 from jaxcal.tuning import methods
@@ -114,15 +113,6 @@ def answer_set(
       predictions_lib.save(predictions_lib.Predictions(
           logits, np.asarray(images.labels), images.ids, images.class_names,
           {}, {**about, "method": name, "tuned": training}), folder / name)
-
-
-def template(config, data: str) -> str:
-  """That of an image set in few-shot tuning, for what is not tuned."""
-  if config.tune.template is not None:
-    return config.tune.template
-  if data in catalogue.CATALOGUE:
-    return catalogue.CATALOGUE[data].few_shot_template
-  return config.data.template
 
 
 def over_seeds(
