@@ -2,7 +2,6 @@
 
 import pathlib
 import random
-import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -24,24 +23,17 @@ def _contents(folder):
 
 class FeaturesTest(parameterized.TestCase):
 
-  @classmethod
-  def setUpClass(cls):
-    super().setUpClass()
-    cls.root = tempfile.TemporaryDirectory()
-    cls.addClassCleanup(cls.root.cleanup)
-    cls.whole = pathlib.Path(cls.root.name, "whole")
-    _, _, cls.took = command.run_timed(*_STORE, f"--store={cls.whole}")
-
   def _folder(self, name):
     return pathlib.Path(self.create_tempdir().full_path, name)
 
   @pytest.mark.slow
   def test_killed_and_finished_by_two_processes_is_the_undisturbed_store(self):
-    folder = self._folder("killed")
+    whole, folder = self._folder("whole"), self._folder("killed")
+    _, _, took = command.run_timed(*_STORE, f"--store={whole}")
     rng = random.Random(0)
     for _ in range(command.KILLS):
       # The first run also compiled, so later ones are at work sooner.
-      command.kill_after(rng.uniform(0.2, 0.7) * self.took, *_STORE,
+      command.kill_after(rng.uniform(0.2, 0.7) * took, *_STORE,
                          f"--store={folder}")
     processes = [command.start(*_STORE, f"--store={folder}", f"--shard={i}/2")
                  for i in range(2)]
@@ -49,7 +41,7 @@ class FeaturesTest(parameterized.TestCase):
       _, error = process.communicate()
       self.assertEqual(process.returncode, 0, error)
     self.assertTrue(stores.is_complete(stores.open_store(folder / "digits")))
-    self.assertEqual(_contents(folder), _contents(self.whole))
+    self.assertEqual(_contents(folder), _contents(whole))
 
   def test_evaluation_from_a_store_is_that_from_pixels(self):
     store = self._folder("store")

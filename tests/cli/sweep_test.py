@@ -3,8 +3,6 @@
 import json
 import pathlib
 import random
-import shutil
-import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -25,28 +23,22 @@ def _rows(output):
 
 class SweepTest(parameterized.TestCase):
 
-  @classmethod
-  def setUpClass(cls):
-    super().setUpClass()
-    cls.root = tempfile.TemporaryDirectory()
-    cls.addClassCleanup(cls.root.cleanup)
-    cls.whole = pathlib.Path(cls.root.name, "whole")
-    cls.printed, cls.error, cls.took = command.run_timed(
-        *_SWEEP, f"--output={cls.whole}")
-
   def _folder(self, name):
     return pathlib.Path(self.create_tempdir().full_path, name)
 
   def _sweep(self, output, *extra):
-    status, _, error = command.here(*_SWEEP, f"--output={output}", *extra)
+    status, printed, error = command.here(
+        *_SWEEP, f"--output={output}", *extra)
     self.assertEqual(status, 0, error)
+    return printed, error
 
   @pytest.mark.slow
   def test_killed_at_random_moments_and_resumed_is_the_undisturbed_sweep(self):
-    whole, killed = self.whole, self._folder("killed")
+    whole, killed = self._folder("whole"), self._folder("killed")
+    _, _, took = command.run_timed(*_SWEEP, f"--output={whole}")
     rng = random.Random(0)
     for _ in range(command.KILLS):
-      command.kill_after(rng.uniform(0.2, 0.7) * self.took, *_SWEEP,
+      command.kill_after(rng.uniform(0.2, 0.7) * took, *_SWEEP,
                          f"--output={killed}")
     self._sweep(killed)
     self.assertEqual((killed / "results.jsonl").read_bytes(),
@@ -63,8 +55,8 @@ class SweepTest(parameterized.TestCase):
 
   def test_rows_are_those_of_evaluate_and_a_sweep_can_grow(self):
     output, single = self._folder("sweep"), self._folder("single")
-    shutil.copytree(self.whole, output)
-    self.assertIn("5 settings in one pass over each of digits", self.error)
+    printed, error = self._sweep(output)
+    self.assertIn("5 settings in one pass over each of digits", error)
     rows = _rows(output)
     self.assertEqual(
         [(row["method"], row.get("weight")) for row in rows],
@@ -81,7 +73,7 @@ class SweepTest(parameterized.TestCase):
       self.assertAlmostEqual(swept[field], alone[field], places=5)
     before = {path: path.stat().st_mtime_ns
               for path in output.rglob("*.npz")}
-    self.assertIn("soc-weight=1", self.printed)
+    self.assertIn("soc-weight=1", printed)
     self.assertIn("<svg", (output / "weight-digits.svg").read_text())
     self._sweep(output, "--sweep=method.learning_rate=0.005,0.01")
     grown = _rows(output)
