@@ -48,7 +48,8 @@ class CoCoopTest(parameterized.TestCase):
       kernel = params["meta"][layer]["kernel"]
       self.assertGreater(float(jnp.abs(kernel).max()), 0.8 * bound)
     self.assertEqual(
-        method.text_features(params, base, self.oracle.images).shape,
+        jax.eval_shape(
+            method.text_features, params, base, self.oracle.images).shape,
         (8, 6, 32))
 
 

@@ -117,22 +117,18 @@ class Oracle(NamedTuple):
 
 
 @functools.cache
-def _stored():
+def load() -> Oracle:
+  """The model and the numbers; skips the test where they are absent."""
   folder = shared.folder("oracles/few_shot")
   with np.load(folder / "fewshot_oracle.npz", allow_pickle=False) as file:
     stored = dict(file)
-  return stored, checkpoint.load(folder / "hf_clip_tiny")
-
-
-def load() -> Oracle:
-  """The model and the numbers; skips the test where they are absent."""
-  stored, model = _stored()
+  model = checkpoint.load(folder / "hf_clip_tiny")
   params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), model.params)
   pixels = jnp.asarray(stored["images"].transpose(0, 2, 3, 1), jnp.float64)
   images = method_lib.Images(
       features=jnp.asarray(stored["zs/image_features"]),
       embeddings=jnp.asarray(stored["zs/image_features_raw"]),
-      pooled=towers.pooled_image(model.config, params, pixels),
+      pooled=quick.jit(towers.pooled_image)(model.config, params, pixels),
       pixels=pixels)
   return Oracle(
       stored, model.config, params, images, jnp.asarray(stored["labels"]),

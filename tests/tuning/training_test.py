@@ -241,7 +241,8 @@ class LoopTest(parameterized.TestCase):
     rows = self._rows(state, 3)
     dropped, _ = training.train_epoch(
         self.method, _SGD, state, self.base, self.data,
-        order._replace(last=order.last[:0]), rows._replace(rows=rows.rows[:2]))
+        order._replace(last=order.last[:0]), rows._replace(rows=rows.rows[:2]),
+        0.0)  # given, so that the program is that of the other epochs
     batch = self.oracle.batch(
         order.last, dor.take(self.outliers, rows.rows[2]))
     (loss, _), gradient = oracle_lib.step(
