@@ -125,12 +125,8 @@ def sweep_curves(
       panel.set_xscale("log")
     panel.set_xticks(values, [f"{value:g}" for value in values])
     panel.minorticks_off()
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.tick_params(labelsize=8, colors=_INK)
-    panel.set_xlabel(field.replace("_", " "), fontsize=9, color=_INK)
-    panel.set_ylabel(name, fontsize=9, color=_INK)
-  figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8,
-                loc="outside right upper", frameon=False)
+    _plain_axes(panel, field.replace("_", " "), name)
+  _legend_beside(figure, panels)
   return figure
 
 
@@ -198,8 +194,7 @@ def learning_curves(
     for number, (label, rows) in enumerate(curves.items()):
       _draw_curve(panel, rows, "budget", score, label, number, factor)
     _plain_axes(panel, "labels", heading)
-  figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8,
-                loc="outside right upper", frameon=False)
+  _legend_beside(figure, panels)
   return figure
 
 
@@ -252,6 +247,12 @@ def _colour(number):
 def _style(number):
   """With more curves than colours, the line tells them apart."""
   return ("-", "--", ":", "-.")[number // len(_CURVES) % 4]
+
+
+def _legend_beside(figure, panels):
+  """One for all panels, which draw the same curves."""
+  figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8,
+                loc="outside right upper", frameon=False)
 
 
 def _plain_axes(panel, across, upwards):
