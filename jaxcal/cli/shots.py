@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 from jaxcal import config as config_lib
 from jaxcal import parts as parts_lib
@@ -160,8 +161,16 @@ def nearest_outliers(
     model: checkpoint.Model,
     data: Task,
     words: Sequence[str],
+    num_context: int,
 ) -> list[str]:
   """The words to draw from: those nearest to the trained classes, not these.
+
+  Args:
+    config: Of the tuning.
+    model: The frozen one.
+    data: The data set.
+    words: To choose from; those that are too long for the model are left out.
+    num_context: Most context vectors that will stand before them.
 
   Raises:
     ValueError: none is left without the names of the classes.
@@ -170,6 +179,11 @@ def nearest_outliers(
   if config.exclude_new and "new" in data.tests:
     excluded += data.tests["new"].class_names
   words = outliers_lib.exclude(words, excluded)
+  fitting = classes.fitting(model, words, num_context)
+  if len(fitting) < len(words):
+    tqdm.tqdm.write(f"{data.name}: {len(words) - len(fitting)} of {len(words)} "
+                    "outlier words have no room in the text tower")
+  words = fitting
   features = lambda names: classes.prompts_of(model, names).zero_shot
   best = outliers_lib.rank(
       features(words), features(data.class_names), config.num_outliers)

@@ -146,7 +146,8 @@ def _recipe(spec, config) -> presets.Recipe:
 def _outlier_names(config, model, task, words) -> _Words | None:
   if words is None:
     return None
-  kept = shots.nearest_outliers(config.tune, model, task, words)
+  longest = max(_spec(name, config).num_context for name in config.tune.name)
+  kept = shots.nearest_outliers(config.tune, model, task, words, longest)
   new = task.tests["new"].class_names if "new" in task.tests else ()
   return _Words(kept, outliers_lib.overlap(kept, new))
 

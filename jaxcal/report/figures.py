@@ -87,6 +87,8 @@ def loss_curves(losses: Mapping[str, Float[np.ndarray, "s e"]]) -> "Figure":
                        linewidth=0, color=_colour(number))
     panel.plot(time, values.mean(0), label=f"{label} ({values.shape[1]})",
                linewidth=1.5, color=_colour(number), linestyle=_style(number))
+  if min(values.min() for values in losses.values()) > 0:
+    panel.set_yscale("log")
   _plain_axes(panel, "part of the training (epochs)", "loss")
   figure.legend(fontsize=8, frameon=False, loc="outside right upper")
   return figure

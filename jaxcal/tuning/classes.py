@@ -15,6 +15,7 @@ from jaxcal.typing import Float
 
 # Of the zero-shot features that outliers are held at, whatever the data set.
 GENERIC = "a photo of a {}."
+NUM_WORDS = 4  # in front of the name, a token each
 
 
 def prompts_of(
@@ -55,6 +56,21 @@ def prompts_of(
       model, class_names, GENERIC, max_bytes=max_bytes)
   return method_lib.Prompts(encode, towers.normalize(generic),
                             towers.normalize(own), own)
+
+
+def fitting(
+    model: checkpoint.Model, words: Sequence[str], num_context: int
+) -> list[str]:
+  """The words whose prompts the text tower has positions for.
+
+  Args:
+    model: From `checkpoint.load`.
+    words: Outliers; vocabularies hold some that are very long.
+    num_context: Most context vectors in front of the name.
+  """
+  room = model.config.context_length - max(0, num_context - NUM_WORDS)
+  rows = model.tokenizer([GENERIC.format(word) for word in words])["input_ids"]
+  return [word for word, row in zip(words, rows) if len(row) <= room]
 
 
 def words_context(model: checkpoint.Model) -> Float[Array, "4 w"]:

@@ -30,7 +30,6 @@ from jaxcal.typing import Float
 
 # Layers that get prompts of their own, where a tower has so many.
 _DEPTH = 9
-_WORDS = "a photo of a".split()
 
 
 class Given(NamedTuple):
@@ -227,7 +226,7 @@ def prompts_of(
 def _words_fill(spec):
   """Whether the prompts have the template's words where the context goes."""
   return not spec.num_context or spec.from_words and (
-      spec.kind.within_words or spec.num_context == len(_WORDS))
+      spec.kind.within_words or spec.num_context == classes.NUM_WORDS)
 
 
 def _room(spec):
