@@ -1,4 +1,8 @@
-"""Few-shot tuning on half of the classes, judged on both halves."""
+"""Few-shot tuning on half of the classes, judged on both halves.
+
+`jaxcal tune` trains and answers; `jaxcal evaluate` answers with what it saved,
+see `config.method.tuned`, beside the zero-shot model.
+"""
 
 from jaxcal import config
 
@@ -9,4 +13,8 @@ def get_config() -> config.ExperimentConfig:
   experiment.data.limit = 1000
   experiment.tune.name = (
       "coop", "kgcoop", "coop+dor", "kgcoop+dor", "maple", "maple+dor")
+  experiment.method.name = ("zero_shot",)
+  # One view, the clean one: nothing is tuned at test time.
+  experiment.views.number = 1
+  experiment.method.selection_fraction = 1.0
   return experiment
