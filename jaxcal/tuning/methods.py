@@ -5,7 +5,7 @@ those who choose by name, and for parameters that are read from disk again.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -76,14 +76,22 @@ class Kind(NamedTuple):
   within_words: bool = False
 
 
-def _depth(config):
-  return min(_DEPTH, config.text.layers, config.vision.layers)
+def _maple(given):
+  config = given.model.config
+  return maple.method(
+      config, given.model.params, logit_scale=given.scale,
+      context=given.context, num_context=given.num_context,
+      depth=min(_DEPTH, config.text.layers, config.vision.layers))
 
 
-def _in_both_towers(make, given, **numbers):
-  model = given.model
-  return make(model.config, model.params, logit_scale=given.scale,
-              context=given.context, num_context=given.num_context, **numbers)
+def _promptsrc(given):
+  config = given.model.config
+  return promptsrc.method(
+      config, given.model.params, logit_scale=given.scale,
+      context=given.context, num_context=given.num_context,
+      num_vision=given.num_context,
+      text_depth=min(_DEPTH, config.text.layers),
+      vision_depth=min(_DEPTH, config.vision.layers))
 
 
 METHODS = {
@@ -98,13 +106,8 @@ METHODS = {
         logit_scale=g.scale, context=g.context)),
     "cocoop": Kind(lambda g: cocoop.method(
         logit_scale=g.scale, context=g.context)),
-    "maple": Kind(lambda g: _in_both_towers(
-        maple.method, g, depth=_depth(g.model.config)),
-        from_pixels=True, within_words=True),
-    "promptsrc": Kind(lambda g: _in_both_towers(
-        promptsrc.method, g, num_vision=g.num_context,
-        text_depth=_depth(g.model.config), vision_depth=_depth(g.model.config)),
-        from_pixels=True, within_words=True),
+    "maple": Kind(_maple, from_pixels=True, within_words=True),
+    "promptsrc": Kind(_promptsrc, from_pixels=True, within_words=True),
     "clip_adapter": Kind(lambda g: clip_adapter.method(
         logit_scale=g.scale, outlier_weight=g.outlier_weight),
         outliers="images"),
@@ -214,13 +217,17 @@ def prompts_of(
     spec: Spec,
     model: checkpoint.Model,
     class_names: Sequence[str],
-    **settings: Any,
+    *,
+    template: str = classes.GENERIC,
+    max_bytes: int = 2**32,
+    as_table: bool = False,
 ) -> method_lib.Prompts:
   """`classes.prompts_of` with room for the method's context."""
   return classes.prompts_of(
-      model, class_names, num_context=_room(spec),
-      class_position=spec.class_position, per_class=spec.kind.per_class,
-      **settings)
+      model, class_names,
+      num_context=None if _words_fill(spec) else spec.num_context,
+      template=template, class_position=spec.class_position,
+      per_class=spec.kind.per_class, max_bytes=max_bytes, as_table=as_table)
 
 
 def _words_fill(spec):
@@ -229,19 +236,13 @@ def _words_fill(spec):
       spec.kind.within_words or spec.num_context == classes.NUM_WORDS)
 
 
-def _room(spec):
-  return None if _words_fill(spec) else spec.num_context
-
-
 def _context(spec, model):
   if not spec.from_words or not spec.num_context:
     return None
   words = classes.words_context(model)
   if _words_fill(spec):
     return words
-  missing = max(0, spec.num_context - len(words))
-  zeros = jnp.zeros((missing, words.shape[1]), words.dtype)
-  return jnp.concatenate([zeros, words[-spec.num_context:]])
+  return prograd.after_zeros(words[-spec.num_context:], spec.num_context)
 
 
 def _standardizing(method, settings):
