@@ -189,6 +189,10 @@ class TuneConfig:
       0, "seeds that are trained together; fewer need less memory, 0 for all")
   outlier_weight: float | None = _field(
       None, "of the outlier term; the published one of each host if None")
+  cache_weight: float = _field(
+      1.0, "of what tip_adapter and tip_adapter_f look up (alpha)")
+  cache_sharpness: float = _field(
+      1.0, "of that: the greater, the less distant shots count (beta)")
   outliers: str = _field(
       "tokenizer", "words to draw from: 'wordnet', 'wordnet:FOLDER', "
       "'tokenizer', or a file with one word per line")
@@ -336,7 +340,7 @@ def _tune_rows(tune):
       *_at_least(1, tune, "num_shots", "num_seeds", "num_epochs", "batch_size",
                  "num_context", "num_outliers"),
       *_at_least(0, tune, "learning_rate", "num_views", "seeds_at_once",
-                 "outlier_weight"))
+                 "outlier_weight", "cache_weight", "cache_sharpness"))
 
 
 def _metrics_rows(metrics):

@@ -133,7 +133,8 @@ def _spec(name, config) -> methods.Spec:
     count = tune.num_context
   return methods.Spec(
       name, count, recipe.from_words, tune.class_position,
-      presets.outlier_weight(host) if weight is None else weight)
+      presets.outlier_weight(host) if weight is None else weight,
+      tune.cache_weight, tune.cache_sharpness)
 
 
 def _recipe(spec, config) -> presets.Recipe:

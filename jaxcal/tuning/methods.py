@@ -41,6 +41,7 @@ class Given(NamedTuple):
     context: Where learned vectors begin; None for random ones.
     num_context: How many there are.
     cache: The few shots, for methods that look them up.
+    lookup: Weight and sharpness of the cache.
     outlier_weight: For methods whose outliers are images; None without them.
   """
 
@@ -49,6 +50,7 @@ class Given(NamedTuple):
   context: Float[Array, "m w"] | None
   num_context: int
   cache: tip_adapter.Cache | None
+  lookup: tuple[float, float]
   outlier_weight: float | None
 
 
@@ -94,6 +96,12 @@ def _promptsrc(given):
       vision_depth=min(_DEPTH, config.vision.layers))
 
 
+def _tip_adapter(given):
+  alpha, beta = given.lookup
+  return tip_adapter.method(
+      given.cache, logit_scale=given.scale, alpha=alpha, beta=beta)
+
+
 METHODS = {
     "coop": Kind(lambda g: coop.method(
         logit_scale=g.scale, context=g.context)),
@@ -113,12 +121,10 @@ METHODS = {
         outliers="images"),
     "taskres": Kind(lambda g: taskres.method(logit_scale=g.scale),
                     outliers=None, own_classes=True),
-    "tip_adapter": Kind(lambda g: tip_adapter.method(
-        g.cache, logit_scale=g.scale), outliers=None, own_classes=True,
-        cached=True),
-    "tip_adapter_f": Kind(lambda g: tip_adapter.method(
-        g.cache, logit_scale=g.scale), outliers=None, own_classes=True,
-        cached=True),
+    "tip_adapter": Kind(
+        _tip_adapter, outliers=None, own_classes=True, cached=True),
+    "tip_adapter_f": Kind(
+        _tip_adapter, outliers=None, own_classes=True, cached=True),
 }
 
 # What can be added to a name, in the order in which it is applied.
@@ -135,6 +141,8 @@ class Spec(NamedTuple):
       zeros before; or as the words' last ones, where there are more words.
     class_position: Of the name among them, see `prompts.prompt_bank`.
     outlier_weight: Factor of the outlier term, where the name ends with "+dor".
+    cache_weight: Of the few shots' logits, where they are looked up (alpha).
+    cache_sharpness: Of the lookup (beta).
   """
 
   name: str
@@ -142,6 +150,8 @@ class Spec(NamedTuple):
   from_words: bool = False
   class_position: str = "end"
   outlier_weight: float = 0.0
+  cache_weight: float = 1.0
+  cache_sharpness: float = 1.0
 
   @property
   def host(self) -> str:
@@ -201,6 +211,7 @@ def build(
   on_images = spec.outliers == "images"
   method = spec.kind.make(Given(
       model, scale, _context(spec, model), spec.num_context, cache,
+      (spec.cache_weight, spec.cache_sharpness),
       spec.outlier_weight if on_images else None))
   if "zs_norm" in additions:
     method = logit_range.zs_norm(method, logit_scale=scale)

@@ -137,6 +137,18 @@ class MethodsTest(parameterized.TestCase):
         plain.logits(params, prompts, _images()._replace(
             pixels=jnp.asarray(pixels, jnp.float32))), atol=1e-4)
 
+  def test_a_cache_without_weight_is_the_zero_shot_model(self):
+    plain, prompts, params = _made(_spec("tip_adapter"))
+    light, _, _ = _made(_spec("tip_adapter", cache_weight=0.0))
+    sharp, _, _ = _made(_spec("tip_adapter", cache_sharpness=50.0))
+    logits = [np.asarray(one.logits(params, prompts, _images()))
+              for one in (plain, light, sharp)]
+    np.testing.assert_allclose(logits[1], _zero_shot_logits(), atol=2e-4)
+    # Of an image that is in the cache, its own key alone is left: weight 1.
+    own = (logits[2] - logits[1])[np.arange(3), np.asarray(_LABELS[:3])]
+    np.testing.assert_allclose(own, 1, atol=0.3)
+    self.assertGreater(np.abs(logits[0] - logits[2]).max(), 0.1)
+
   @parameterized.parameters("zs_norm", "penalty")
   def test_logit_range_changes_the_training_alone(self, addition):
     plain, prompts, params = _made(_spec("clip_adapter"))
