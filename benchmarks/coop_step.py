@@ -220,7 +220,7 @@ def main():
   parser.add_argument("--gigabytes", type=float, nargs="+",
                       default=[0.5, 1.0, 2.0])
   parser.add_argument("--layers", type=int, default=12)
-  parser.add_argument("--repeats", type=int, default=3)
+  parser.add_argument("--repeats", type=int, default=7)
   args = parser.parse_args()
 
   config = sizes.MODELS["ViT-B/16"]

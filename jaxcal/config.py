@@ -163,6 +163,9 @@ class TuneConfig:
   classes: str = _field(
       "base", "to train on: 'base', the first half, to be asked about the new "
       "ones, too; or 'all', e.g. to be asked about other image sets later")
+  train: str | None = _field(
+      None, "image set to draw the shots from, with the same classes; if None, "
+      "the split 'train' of the set itself")
   num_shots: int = _field(16, "training images of each class")
   num_seeds: int = _field(3, "seeds 1, 2, ... of shots and training")
   preset: str = _field(

@@ -40,6 +40,18 @@ _POSTERIOR = (
     ("--budgets=10,25,50,100",
      "--budgets=2,3 --pool_limit=8 --seeds=1 --epochs=2 --samples=4"),
 )
+# And those around few-shot tuning.
+_FEW_SHOT = (
+    ("jaxcal tune --config=configs/dor_base_to_new.py",
+     "jaxcal tune --config=configs/dor_base_to_new.py --config.data.limit=40 "
+     "--config.data.name=shapes --config.tune.name=coop,coop+dor "
+     "--config.tune.num_shots=1 --config.tune.num_seeds=1 "
+     "--config.tune.num_epochs=2 --config.tune.num_outliers=20 "
+     "--config.metrics.num_resamples=20"),
+    ("jaxcal evaluate --config=configs/dor_base_to_new.py",
+     "jaxcal evaluate --config=configs/dor_base_to_new.py "
+     "--config.data.limit=5 --config.metrics.num_resamples=20"),
+)
 # What the commands that need weights and files from elsewhere must say.
 _NEEDS_FILES = (r"no tar matches laion/00000\.tar",
                 r"no hessians/hessian_CLIP-ViT-B-32.*/A_img_analytic\.pt")
@@ -96,7 +108,7 @@ class ReadmeTest(absltest.TestCase):
     self._write_eurosat(self.folder / "path" / "to" / "datasets")
     scripts = [block for block in _blocks("bash")
                if "pip install" not in block]
-    self.assertLen(scripts, 11)
+    self.assertLen(scripts, 14)
     for script in scripts:
       if any(done in script for done in _RECORDED):
         self._assert_understood(script)
@@ -108,8 +120,8 @@ class ReadmeTest(absltest.TestCase):
         self._assert_runs(script)
 
   def _assert_runs(self, script):
-    if "bayesvlm" in script:
-      for printed, run in _POSTERIOR:
+    for told, changes in (("bayesvlm", _POSTERIOR), ("dor_", _FEW_SHOT)):
+      for printed, run in changes if told in script else ():
         script = script.replace(printed, run)
     # No download: the shipped weights stand in for those of the hub.
     script = script.replace(
@@ -125,7 +137,8 @@ class ReadmeTest(absltest.TestCase):
       status, printed, error = self._jaxcal(*arguments)
       self.assertEqual(status, 0, error)
     self.assertRegex(
-        printed, r"\| soc|\| shapes|zero_shot\+tangent|\| epig_online")
+        printed, r"\| soc|\| shapes|zero_shot\+tangent|\| epig_online|"
+        r"\| coop\+dor")
 
   def _jaxcal(self, *arguments):
     return command.here(*arguments, folder=self.folder)
@@ -158,13 +171,14 @@ class ReadmeTest(absltest.TestCase):
   @pytest.mark.slow
   def test_code(self):
     blocks = _blocks("python")
-    self.assertLen(blocks, 4)
+    self.assertLen(blocks, 5)
     names, printed = {}, io.StringIO()
     with (contextlib.redirect_stdout(printed),
           jax.numpy_rank_promotion("allow")):  # the default
       for block in blocks:
         exec(block, names)  # each may use what those before it defined
     self.assertEqual(names["pull"].shape, (47, 512))
+    self.assertEqual(names["logits"].shape, (2000, 10))
     self.assertGreater(names["soc"], 0)
     self.assertBetween(names["ece"], 0.05, 0.15)
     self.assertLess(names["floor"], 0.05)

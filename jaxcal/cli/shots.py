@@ -55,14 +55,21 @@ def task(config: config_lib.ExperimentConfig, name: str) -> Task:
   """The shots of all seeds and the test images of a data set.
 
   Raises:
-    ValueError: too few images, or no split to train on.
+    ValueError: too few images, none to train on, or ones of other classes.
   """
   load = lambda **changes: next(iter(experiment.load_sets(
-      experiment.with_data(config, name=(name,), **changes)).values()))
-  train, test = load(split="train", limit=0), load()
+      experiment.with_data(
+          config, **{"name": (name,), **changes})).values()))
+  train, test = _training_set(config, load), load()
   if set(train.ids) & set(test.ids):
     raise ValueError(f"{name} has no split to train on: its images are those "
-                     "to answer for, too")
+                     "to answer for, too; name other ones with "
+                     "--config.tune.train=...")
+  if train.class_names != test.class_names:
+    raise ValueError(
+        f"{train.name} and {test.name} should have the same classes, but one "
+        f"has {len(train.class_names)} and the other {len(test.class_names)}, "
+        "or they differ in name")
   labels = _labels(config.tune.classes, train.labels)
   trained = next(iter(labels.values()))
   drawn = []
@@ -188,6 +195,12 @@ def nearest_outliers(
   best = outliers_lib.rank(
       features(words), features(data.class_names), config.num_outliers)
   return [words[position] for position in np.asarray(best.positions)]
+
+
+def _training_set(config, load):
+  if config.tune.train is None:
+    return load(split="train", limit=0)
+  return load(name=(config.tune.train,), limit=0)
 
 
 def _labels(which, train_labels):
