@@ -178,7 +178,7 @@ class ReadmeTest(absltest.TestCase):
       for block in blocks:
         exec(block, names)  # each may use what those before it defined
     self.assertEqual(names["pull"].shape, (47, 512))
-    self.assertEqual(names["logits"].shape, (2000, 10))
+    self.assertEqual(names["answers"].shape, (180, 18))
     self.assertGreater(names["soc"], 0)
     self.assertBetween(names["ece"], 0.05, 0.15)
     self.assertLess(names["floor"], 0.05)

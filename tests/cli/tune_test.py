@@ -8,6 +8,7 @@ import tempfile
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+from PIL import Image
 import pytest
 from safetensors import numpy as safetensors
 
@@ -195,6 +196,38 @@ class AllClassesTest(absltest.TestCase):
     self.assertLen(one["keys"], 36)  # a key for two images of 18 classes
     again = command.here(*given)
     self.assertEqual(again[:2], (0, printed))
+
+
+@pytest.mark.slow
+class OwnImagesTest(absltest.TestCase):
+
+  def test_shots_from_another_folder(self):
+    root = pathlib.Path(self.create_tempdir().full_path)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 3), ("test", 2)):
+      for name, colour in (("green", 1), ("red", 0)):
+        folder = root / split / name
+        folder.mkdir(parents=True)
+        for number in range(count):
+          pixels = rng.integers(0, 60, (60, 50, 3)).astype(np.uint8)
+          pixels[..., colour] += 190
+          Image.fromarray(pixels).save(folder / f"{split}{number}.png")
+    given = ("tune", "--config=configs/dor_base_to_new.py",
+             f"--config.data.name={root / 'test'}",
+             f"--config.tune.train={root / 'train'}",
+             "--config.tune.classes=all", "--config.tune.num_shots=3",
+             "--config.tune.name=taskres", "--config.tune.num_seeds=1",
+             "--config.tune.num_epochs=3", "--config.data.limit=0",
+             "--config.metrics.num_resamples=20")
+    status, printed, error = command.here(
+        *given, f"--output={root / 'out'}")
+    self.assertEqual(status, 0, error)
+    self.assertIn("| taskres ", printed)
+    (root / "train" / "blue").mkdir()
+    Image.new("RGB", (50, 60)).save(root / "train" / "blue" / "1.png")
+    status, _, error = command.here(*given, f"--output={root / 'other'}")
+    self.assertEqual(status, 2)
+    self.assertIn("one has 3 and the other 2", error)
 
 
 if __name__ == "__main__":
