@@ -22,10 +22,12 @@ from jaxcal.tuning import classes
 from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import outliers as outliers_lib
 from jaxcal.tuning import protocol
+from jaxcal.typing import Float
 from jaxcal.typing import Int
 
 # What is answered for, by which classes are trained on; the first is trained.
 HALVES = {"base": ("base", "new"), "all": ("all",)}
+_WORDS_AT_ONCE = 2**14
 
 
 class Task(NamedTuple):
@@ -163,21 +165,57 @@ def outlier_words(
   return outliers_lib.from_file(config.outliers)
 
 
+class Vocabulary(NamedTuple):
+  """Words to choose outliers from, and their unit-norm features."""
+
+  words: Sequence[str]
+  features: Float[np.ndarray, "n d"]
+
+
+def vocabulary(
+    model: checkpoint.Model,
+    words: Sequence[str],
+    num_context: int,
+    folder: pathlib.Path,
+) -> Vocabulary:
+  """The words that the model has room for; encoded once for all data sets.
+
+  Args:
+    model: The frozen one.
+    words: All of them.
+    num_context: Most context vectors that will stand before them.
+    folder: Keeps their features.
+
+  Raises:
+    ValueError: it has room for none.
+  """
+  fitting = classes.fitting(model, words, num_context)
+  if not fitting:
+    raise ValueError(f"none of {len(words)} outlier words has room in the text "
+                     f"tower beside {num_context} context vectors; give a file "
+                     "of shorter ones with --config.tune.outliers")
+  if len(fitting) < len(words):
+    tqdm.tqdm.write(f"{len(words) - len(fitting)} of {len(words)} outlier "
+                    "words have no room in the text tower")
+  parts_lib.open_folder(folder, fitting, ("text",))
+  todo = parts_lib.missing(folder, len(fitting))
+  with experiment.progress("outlier words", len(fitting), "word") as bar:
+    bar.update(len(fitting) - len(todo))
+    for positions in extract.batches_of(todo, _WORDS_AT_ONCE):
+      found = classes.prompts_of(model, [fitting[i] for i in positions])
+      parts_lib.write(folder, positions, {
+          "text": {"features": np.asarray(found.zero_shot)}})
+      bar.update(len(positions))
+  return Vocabulary(fitting, parts_lib.gather(folder, "text")["features"])
+
+
 def nearest_outliers(
     config: config_lib.TuneConfig,
     model: checkpoint.Model,
     data: Task,
-    words: Sequence[str],
-    num_context: int,
+    all_words: Vocabulary,
 ) -> list[str]:
   """The words to draw from: those nearest to the trained classes, not these.
-
-  Args:
-    config: Of the tuning.
-    model: The frozen one.
-    data: The data set.
-    words: To choose from; those that are too long for the model are left out.
-    num_context: Most context vectors that will stand before them.
 
   Raises:
     ValueError: none is left without the names of the classes.
@@ -185,15 +223,13 @@ def nearest_outliers(
   excluded = list(data.class_names)
   if config.exclude_new and "new" in data.tests:
     excluded += data.tests["new"].class_names
-  words = outliers_lib.exclude(words, excluded)
-  fitting = classes.fitting(model, words, num_context)
-  if len(fitting) < len(words):
-    tqdm.tqdm.write(f"{data.name}: {len(words) - len(fitting)} of {len(words)} "
-                    "outlier words have no room in the text tower")
-  words = fitting
-  features = lambda names: classes.prompts_of(model, names).zero_shot
+  words = outliers_lib.exclude(all_words.words, excluded)
+  kept = set(words)
+  rows = [word in kept for word in all_words.words]
   best = outliers_lib.rank(
-      features(words), features(data.class_names), config.num_outliers)
+      jnp.asarray(all_words.features[rows]),
+      classes.prompts_of(model, data.class_names).zero_shot,
+      config.num_outliers)
   return [words[position] for position in np.asarray(best.positions)]
 
 

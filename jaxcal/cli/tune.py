@@ -4,32 +4,26 @@ from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
 from jaxcal.cli import shots
-from jaxcal.cli import trees
 from jaxcal.cli import tune_report
+from jaxcal.cli import tune_training
 from jaxcal.cli import tuned
 from jaxcal.clip import towers
 from jaxcal.tuning import classes
-from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import methods
 from jaxcal.tuning import outliers as outliers_lib
 from jaxcal.tuning import presets
 from jaxcal.tuning import promptsrc
 from jaxcal.tuning import protocol
-from jaxcal.tuning import tip_adapter
 from jaxcal.tuning import training
 
 ABOUT = "tune on a few images of some classes, answer for these and new ones"
 EXAMPLE = "jaxcal tune --config=configs/dor_base_to_new.py"
-
-# Epochs between two saves, so that saving costs little.
-_EPOCHS_PER_SAVE = 10
 
 
 class _Words(NamedTuple):
@@ -37,19 +31,6 @@ class _Words(NamedTuple):
 
   words: list[str]
   shared: tuple[str, ...]
-
-
-class _Training(NamedTuple):
-  """All that the seeds of a method are trained with."""
-
-  spec: methods.Spec
-  recipe: presets.Recipe
-  prompts: method_lib.Prompts
-  data: training.Data
-  rows: np.ndarray  # of the data's images, by seed
-  num_views: int
-  table: method_lib.Prompts | method_lib.Images | None  # of outliers
-  draw: str
 
 
 def help_text() -> str:
@@ -86,13 +67,18 @@ def main() -> None:
     words = shots.outlier_words(config.tune, model)
   about = experiment.describe(config, model)
   output = experiment.output_folder(about)
+  if words is not None:
+    words = shots.vocabulary(
+        model, words,
+        max(_spec(name, config).num_context for name in config.tune.name),
+        output / "features" / "outlier-words")
   kept = {task.name: _outlier_names(config, model, task, words)
           for task in tasks}
   for task in tasks:
     _answer_zero_shot(config, model, task, output, about)
     for name in config.tune.name:
       one = about | {"data": task.name, "method": name}
-      if "+dor" in name and kept[task.name]:
+      if _spec(name, config).outliers == "names":
         one["outliers"] = {"number": len(kept[task.name].words),
                            "names_of_new_classes": kept[task.name].shared}
       seeds = _tuned(config, model, task, name, kept[task.name], output, one)
@@ -147,8 +133,7 @@ def _recipe(spec, config) -> presets.Recipe:
 def _outlier_names(config, model, task, words) -> _Words | None:
   if words is None:
     return None
-  longest = max(_spec(name, config).num_context for name in config.tune.name)
-  kept = shots.nearest_outliers(config.tune, model, task, words, longest)
+  kept = shots.nearest_outliers(config.tune, model, task, words)
   new = task.tests["new"].class_names if "new" in task.tests else ()
   return _Words(kept, outliers_lib.overlap(kept, new))
 
@@ -159,15 +144,19 @@ def _tuned(config, model, task, name, kept, output, about):
   seeds = range(1, config.tune.num_seeds + 1)
   paths = [folder / f"seed-{seed}" for seed in seeds]
   if not all(path.with_suffix(".json").exists() for path in paths):
-    one = _prepare(config, model, task, name, kept, output)
     at_once = config.tune.seeds_at_once or len(seeds)
+    one = _prepare(config, model, task, name, kept, output,
+                   max_bytes=int(config.memory_gb * 2**30) // at_once)
     for first in range(0, len(seeds), at_once):
-      _train(model, one, seeds[first:first + at_once],
-             folder, f"{task.name}: {name}", task.class_names, about)
+      some = slice(first, first + at_once)
+      if not all(path.with_suffix(".json").exists() for path in paths[some]):
+        tune_training.train(model, one, seeds[some], folder,
+                            f"{task.name}: {name}", about)
   return [tuned.load(path, model) for path in paths]
 
 
-def _prepare(config, model, task, name, kept, output) -> _Training:
+def _prepare(config, model, task, name, kept, output, *,
+             max_bytes) -> tune_training.Training:
   """Features, prompts and outliers for a method."""
   spec = _spec(name, config)
   images = shots.images(
@@ -176,125 +165,26 @@ def _prepare(config, model, task, name, kept, output) -> _Training:
   num_views = max(1, config.tune.num_views)
   prompts = methods.prompts_of(
       spec, model, task.class_names, template=task.template,
-      max_bytes=int(config.memory_gb * 2**30))
+      max_bytes=max_bytes)
   if spec.host == "promptsrc" and config.tune.templates is not None:
     prompts = prompts._replace(target=promptsrc.average_templates(jnp.stack([
         classes.template_embeddings(model, task.class_names, template)
         for template in shots.templates(config.tune.templates)])))
   table = None
   if spec.outliers == "names":
-    table = methods.prompts_of(spec, model, kept.words, as_table=True)
+    table = methods.prompts_of(
+        spec, model, kept.words, max_bytes=max_bytes, as_table=True)
   elif spec.outliers == "images":
     table, = (
         tuned.features(config, model, found,
                        output / "features" / "outliers" / found.name)
         for found in experiment.load_sets(experiment.with_data(
             config, name=(config.tune.outlier_images,))).values())
-  return _Training(
-      spec, _recipe(spec, config.tune), prompts,
+  return tune_training.Training(
+      spec, _recipe(spec, config.tune), task.class_names, prompts,
       training.Data(images, jnp.repeat(
           jnp.asarray(task.train.labels), num_views)),
       task.rows, num_views, table, config.tune.draw)
-
-
-def _train(model, one, seeds, folder, label, class_names, about):
-  """Trains some seeds at once, from where an earlier run stopped."""
-  recipe, num_images = one.recipe, one.rows.shape[1]
-  keep_last = one.spec.kind.cached  # as released, for these alone
-  steps = training.num_steps(
-      num_images, recipe.batch_size, keep_last=keep_last)
-  optimizer = _optimizer(one.spec, recipe, steps)
-  keys = [jax.random.key(seed) for seed in seeds]
-  rows = jnp.asarray(one.rows[[seed - 1 for seed in seeds]])
-  built = [methods.build(one.spec, model, _cache(one, own)) for own in rows]
-  state = jax.tree.map(lambda *x: jnp.stack(x), *(
-      training.init(method, optimizer, one.prompts, key)
-      for method, key in zip(built, keys)))
-  losses = np.full((len(seeds), recipe.num_epochs), np.nan)
-  path = folder / f"state-{seeds[0]}.npz"
-  state, losses = trees.load(path, (state, losses))
-  shares = np.zeros(recipe.num_epochs)
-  if recipe.aggregation is not None:
-    mean, std = recipe.aggregation
-    shares = promptsrc.epoch_weights(recipe.num_epochs, mean=mean, std=std)
-  with experiment.progress(label, recipe.num_epochs, "epoch") as bar:
-    bar.update(int(state.epoch[0]))
-    for epoch in range(int(state.epoch[0]), recipe.num_epochs):
-      order = jax.vmap(lambda s: training.shuffle(
-          s, num_images, recipe.batch_size, keep_last=keep_last))(state)
-      state, parts = training.train_seeds(
-          built[0], optimizer, state, one.prompts, one.data,
-          _of_data(one, rows, order, keys, epoch),
-          _drawn(one, keys, epoch, steps), shares[epoch])
-      losses[:, epoch] = np.asarray(parts["loss"]).mean(1)
-      if not np.isfinite(losses[:, epoch]).all():
-        raise ValueError(f"{label}: the loss of epoch {epoch + 1} is not "
-                         "finite; try a smaller --config.tune.learning_rate")
-      if not (epoch + 1) % _EPOCHS_PER_SAVE:
-        trees.save(path, (state, losses))
-      bar.set_postfix(loss=f"{losses[:, epoch].mean():.3f}", refresh=False)
-      bar.update(1)
-  found = state.params if recipe.aggregation is None else state.average
-  for number, seed in enumerate(seeds):
-    tuned.save(folder / f"seed-{seed}", tuned.Tuned(
-        one.spec, jax.tree.map(lambda x, i=number: x[i], found), class_names,
-        _labels(one, rows[number]) if one.spec.kind.cached else np.zeros(0),
-        about | {"seed": seed, "losses": losses[number].tolist(), **{
-            f"recipe.{key}": value
-            for key, value in recipe._asdict().items()}}))
-  path.unlink(missing_ok=True)
-
-
-def _labels(one, rows):
-  return np.asarray(one.data.labels[rows * one.num_views])
-
-
-def _cache(one, rows):
-  """A seed's shots, where the method looks them up."""
-  if not one.spec.kind.cached:
-    return None
-  views = rows[None] * one.num_views + jnp.arange(one.num_views)[:, None]
-  return tip_adapter.make_cache(
-      one.data.images.embeddings[views], _labels(one, rows),
-      len(one.prompts.zero_shot))
-
-
-def _of_data(one, rows, order, keys, epoch):
-  """From places among a seed's shots to rows of the data, a view of each."""
-
-  def of_seed(own, places, key):
-    view = jax.random.randint(
-        jax.random.fold_in(jax.random.fold_in(key, 2), epoch), own.shape, 0,
-        one.num_views)
-    chosen = own * one.num_views + view
-    return jax.tree.map(lambda place: chosen[place], places)
-
-  return jax.vmap(of_seed)(rows, order, jnp.stack(keys))
-
-
-def _drawn(one, keys, epoch, steps):
-  """Outliers of an epoch's steps, for every seed; as many as classes."""
-  if one.table is None:
-    return None
-  draw, names = outliers_lib.DRAWS[one.draw], one.table
-  number = len(jax.tree.leaves(names)[0]) if isinstance(
-      names, method_lib.Images) else len(names.zero_shot)
-  numbers = epoch * steps + jnp.arange(steps)
-  rows = jax.vmap(lambda key: jax.vmap(lambda step: draw(
-      jax.random.fold_in(key, 1), step, num_words=number,
-      num_drawn=len(one.prompts.zero_shot)))(numbers))(jnp.stack(keys))
-  return training.Outliers(names, rows)
-
-
-def _optimizer(spec, recipe, steps):
-  if not recipe.num_epochs:
-    return training.sgd(0.0)
-  if spec.kind.cached:
-    return tip_adapter.optimizer(
-        recipe.num_epochs * steps, recipe.learning_rate)
-  rate = training.schedule(recipe.learning_rate, recipe.num_epochs, steps)
-  return {"sgd": training.sgd, "adam": training.adam,
-          "adamw": training.adamw}[recipe.optimizer](rate)
 
 
 def _answer_zero_shot(config, model, task, output, about):

@@ -15,6 +15,7 @@ from jaxcal.cli import tuned
 from jaxcal.report import figures
 from jaxcal.report import summary
 from jaxcal.report import tables
+from jaxcal.tuning import methods
 from jaxcal.tuning import protocol
 
 ZERO_SHOT = "zero_shot"
@@ -88,10 +89,13 @@ def _rows(task, answers, shared, conventions):
     if "new" in found:
       row |= _both_halves(found)
       row |= {"num_new": len(task.tests["new"].class_names),
-              "shared_names": len(shared) if (
-                  shared is not None and _DOR in name) else None}
+              "shared_names": len(shared) if _holds_names(name) else None}
     rows.append(row)
   return rows
+
+
+def _holds_names(method):
+  return method.endswith(_DOR) and methods.Spec(method).outliers == "names"
 
 
 def _half_row(half, found):

@@ -172,8 +172,7 @@ def divergence(
     config, model: checkpoint.Model, images: image_sets.ImageSet, one: Tuned,
     *, template: str,
 ) -> float | None:
-  """The FD score of the class features; None where none are tuned, or they
-  are others for every image."""
+  """The FD score of tuned class features; None where images have their own."""
   method, params = _for_classes(one, model, images.class_names)
   if method.text_features is None or one.spec.host == "cocoop":
     return None
