@@ -10,6 +10,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal import config
 from jaxcal import predictions
@@ -113,6 +114,7 @@ class _Saved(parameterized.TestCase):
     return prompts.context_encoder(sizes, self.model.params, bank)(context)
 
 
+@pytest.mark.slow
 class AnswersTest(_Saved):
 
   @classmethod
