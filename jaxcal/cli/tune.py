@@ -56,24 +56,11 @@ def main() -> None:
   config = experiment.checked_config(EXAMPLE)
   experiment.refuse_processes()
   _check(config)
-  if config.tune.templates is not None:
-    shots.templates(config.tune.templates)
-  words = None
-  if any(_spec(name, config).outliers == "names" for name in config.tune.name):
-    words = shots.outlier_words(config.tune, model=None)
   tasks = [shots.task(config, name) for name in config.data.name]
   model = experiment.load_model(config.model)
-  if words is None and config.tune.outliers == "tokenizer":
-    words = shots.outlier_words(config.tune, model)
   about = experiment.describe(config, model)
   output = experiment.output_folder(about)
-  if words is not None:
-    words = shots.vocabulary(
-        model, words,
-        max(_spec(name, config).num_context for name in config.tune.name),
-        output / "features" / "outlier-words")
-  kept = {task.name: _outlier_names(config, model, task, words)
-          for task in tasks}
+  kept = _outliers(config, model, tasks, output / "features" / "outlier-words")
   for task in tasks:
     _answer_zero_shot(config, model, task, output, about)
     for name in config.tune.name:
@@ -95,8 +82,9 @@ def _check(config):
   if len(set(config.tune.name)) != len(config.tune.name):
     raise ValueError(f"config.tune.name has a method twice: "
                      f"{', '.join(config.tune.name)}")
+  if config.tune.templates is not None:
+    shots.templates(config.tune.templates)
   for name in config.tune.name:
-    methods.check(name)
     spec = _spec(name, config)
     if spec.kind.own_classes and config.tune.classes == "base":
       raise ValueError(
@@ -106,6 +94,13 @@ def _check(config):
     if spec.outliers == "images" and config.tune.outlier_images is None:
       raise ValueError(f"{name} holds images in place: name a set of other "
                        "things with --config.tune.outlier_images=...")
+  if _hold_names(config):
+    shots.outlier_words(config.tune, model=None)  # whether there are any
+
+
+def _hold_names(config):
+  return any(_spec(name, config).outliers == "names"
+             for name in config.tune.name)
 
 
 def _spec(name, config) -> methods.Spec:
@@ -130,12 +125,19 @@ def _recipe(spec, config) -> presets.Recipe:
       if (value := getattr(config, key)) is not None and recipe.num_epochs})
 
 
-def _outlier_names(config, model, task, words) -> _Words | None:
-  if words is None:
-    return None
-  kept = shots.nearest_outliers(config.tune, model, task, words)
-  new = task.tests["new"].class_names if "new" in task.tests else ()
-  return _Words(kept, outliers_lib.overlap(kept, new))
+def _outliers(config, model, tasks, folder) -> dict[str, _Words | None]:
+  """The words that each data set draws from; None where no method does."""
+  if not _hold_names(config):
+    return {task.name: None for task in tasks}
+  words = shots.vocabulary(
+      model, shots.outlier_words(config.tune, model),
+      max(_spec(name, config).num_context for name in config.tune.name), folder)
+  kept = {}
+  for task in tasks:
+    nearest = shots.nearest_outliers(config.tune, model, task, words)
+    new = task.tests["new"].class_names if "new" in task.tests else ()
+    kept[task.name] = _Words(nearest, outliers_lib.overlap(nearest, new))
+  return kept
 
 
 def _tuned(config, model, task, name, kept, output, about):
