@@ -107,17 +107,7 @@ def images(
     data: The images.
     folder: Keeps their features.
     with_pixels: Whether the views themselves are wanted, too.
-
-  Raises:
-    ValueError: more pixels than the config's `memory_gb`.
   """
-  size, count = model.preprocess.crop, max(1, config.tune.num_views)
-  gigabytes = len(data.ids) * count * size**2 * 3 / 2**30
-  if with_pixels and gigabytes > config.memory_gb:
-    raise ValueError(
-        f"{len(data.ids)} training images in {count} views need "
-        f"{gigabytes:.1f} GB, but config.memory_gb is {config.memory_gb:g}; "
-        "raise it, or take fewer seeds, shots or views")
   parts_lib.open_folder(folder, data.ids, ("image",))
   for asked, views in _views(
       config, model, data, parts_lib.missing(folder, len(data.ids))):
@@ -132,6 +122,33 @@ def images(
         config, model, data, np.arange(len(data.ids)))])
     pixels = pixels.reshape(-1, *pixels.shape[2:])
   return tuned.from_pooled(model, found)._replace(pixels=pixels)
+
+
+def check_pixels(
+    config: config_lib.ExperimentConfig,
+    model: checkpoint.Model,
+    data: image_sets.ImageSet,
+) -> None:
+  """Whether the pixels of all views of training images are few enough to hold.
+
+  Raises:
+    ValueError: they need more than the config's `memory_gb`.
+  """
+  size, count = model.preprocess.crop, max(1, config.tune.num_views)
+  gigabytes = len(data.ids) * count * size**2 * 3 / 2**30
+  if gigabytes > config.memory_gb:
+    raise ValueError(
+        f"{len(data.ids)} training images in {count} views need "
+        f"{gigabytes:.1f} GB, but config.memory_gb is {config.memory_gb:g}; "
+        "raise it, or take fewer seeds, shots or views")
+
+
+def outlier_images(
+    config: config_lib.ExperimentConfig) -> image_sets.ImageSet:
+  """The images of other things that the config names."""
+  found, = experiment.load_sets(experiment.with_data(
+      config, name=(config.tune.outlier_images,))).values()
+  return found
 
 
 def templates(path: str) -> list[str]:

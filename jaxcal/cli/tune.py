@@ -58,6 +58,9 @@ def main() -> None:
   _check(config)
   tasks = [shots.task(config, name) for name in config.data.name]
   model = experiment.load_model(config.model)
+  if any(_spec(name, config).kind.from_pixels for name in config.tune.name):
+    for task in tasks:
+      shots.check_pixels(config, model, task.train)
   about = experiment.describe(config, model)
   output = experiment.output_folder(about)
   kept = _outliers(config, model, tasks, output / "features" / "outlier-words")
@@ -91,9 +94,11 @@ def _check(config):
           f"the parameters of {name} belong to the classes of its training, so "
           "that it has no answer for new ones; use it with "
           "--config.tune.classes=all")
-    if spec.outliers == "images" and config.tune.outlier_images is None:
-      raise ValueError(f"{name} holds images in place: name a set of other "
-                       "things with --config.tune.outlier_images=...")
+    if spec.outliers == "images":
+      if config.tune.outlier_images is None:
+        raise ValueError(f"{name} holds images in place: name a set of other "
+                         "things with --config.tune.outlier_images=...")
+      shots.outlier_images(config)  # whether there are any
   if _hold_names(config):
     shots.outlier_words(config.tune, model=None)  # whether there are any
 
@@ -177,11 +182,9 @@ def _prepare(config, model, task, name, kept, output, *,
     table = methods.prompts_of(
         spec, model, kept.words, max_bytes=max_bytes, as_table=True)
   elif spec.outliers == "images":
-    table, = (
-        tuned.features(config, model, found,
-                       output / "features" / "outliers" / found.name)
-        for found in experiment.load_sets(experiment.with_data(
-            config, name=(config.tune.outlier_images,))).values())
+    others = shots.outlier_images(config)
+    table = tuned.features(
+        config, model, others, output / "features" / "outliers" / others.name)
   return tune_training.Training(
       spec, _recipe(spec, config.tune), task.class_names, prompts,
       training.Data(images, jnp.repeat(

@@ -131,14 +131,18 @@ class TuneTest(parameterized.TestCase):
       (("--config.tune.name=clip_adapter+dor",),
        "a set of other things with --config.tune.outlier_images"),
       (("--config.tune.templates=/nowhere.txt",), "/nowhere.txt"),
-      (("--config.tune.name=maple", "--config.memory_gb=1e-6"),
+      (("--config.tune.name=coop,clip_adapter+dor",
+        "--config.tune.outlier_images=nowhere"), "unknown image set 'nowhere'"),
+      (("--config.tune.name=coop,maple", "--config.memory_gb=1e-6"),
        "memory_gb is 1e-06; raise it, or take fewer seeds, shots or views"))
   def test_errors_come_before_the_work(self, arguments, message):
+    folder = pathlib.Path(self.create_tempdir().full_path)
     status, _, error = command.here(
         "tune", *_SMALL, "--config.tune.name=coop+dor",
-        f"--output={self.create_tempdir().full_path}", *arguments)
+        f"--output={folder}", *arguments)
     self.assertEqual(status, 2)
     self.assertRegex(error, message)
+    self.assertEmpty(list(folder.iterdir()))
 
   def test_a_vocabulary_of_class_names_alone_is_refused(self):
     words = self.create_tempfile(content="circle\nsquare\n")
