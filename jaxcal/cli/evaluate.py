@@ -4,7 +4,6 @@ import collections
 from collections.abc import Mapping
 import dataclasses
 import functools
-import json
 
 import numpy as np
 
@@ -201,8 +200,8 @@ def _write_report(output, config, data_names, method_names, method_of,
             answers[row["method"]], conventions) for row in of_data}))
     predictions_lib.write_whole(
         output / f"diagram-{data}.svg", diagrams[data].encode())
-  _write_rows(output / "results.jsonl", rows)
-  _write_rows(output / "differences.jsonl", differences)
+  experiment.write_rows(output / "results.jsonl", rows)
+  experiment.write_rows(output / "differences.jsonl", differences)
   text = page.render(
       title=f"Calibration of {config.model.name}", rows=rows,
       differences=differences, diagrams=diagrams,
@@ -235,11 +234,6 @@ def _differences(data, answers, conventions):
       name: summary.compare(answer, answers[reference], conventions)
       for name, answer in answers.items() if name != reference})
   return [row | {"reference": reference} for row in rows]
-
-
-def _write_rows(path, rows):
-  text = "".join(json.dumps(row) + "\n" for row in rows)
-  predictions_lib.write_whole(path, text.encode())
 
 
 def _tables(rows, differences, conventions, over_seeds):

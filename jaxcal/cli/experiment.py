@@ -388,6 +388,12 @@ def _refuse_other_run(output, before, now):
         "\ngive another --output, or --overwrite to remove it")
 
 
+def write_rows(path: pathlib.Path, rows: Sequence[summary.Row]) -> None:
+  """A line of JSON for each row."""
+  text = "".join(json.dumps(row) + "\n" for row in rows)
+  predictions_lib.write_whole(path, text.encode())
+
+
 def is_first() -> bool:
   """Whether this process writes what is written once."""
   return jax.process_index() == 0

@@ -265,8 +265,7 @@ def _write_selected(output, data, folder, budgets):
 
 def _write_report(output: pathlib.Path, rows):
   """results.jsonl, a figure per set and a printed table."""
-  text = "".join(json.dumps(row) + "\n" for row in rows)
-  predictions_lib.write_whole(output / "results.jsonl", text.encode())
+  experiment.write_rows(output / "results.jsonl", rows)
   for data in dict.fromkeys(row["data"] for row in rows):
     of_data = [row for row in rows if row["data"] == data]
     curves = {name: [row for row in of_data

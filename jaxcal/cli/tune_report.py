@@ -1,7 +1,6 @@
 """What `jaxcal tune` answered becomes rows, tables and figures."""
 
 from collections.abc import Mapping, Sequence
-import json
 import pathlib
 
 import jax
@@ -45,8 +44,8 @@ def write(
     rows += _rows(task, answers, shared[task.name], conventions)
     differences += _differences(task, answers, conventions)
     _draw(config, output, task, answers, conventions)
-  _write_rows(output / "results.jsonl", rows)
-  _write_rows(output / "differences.jsonl", differences)
+  experiment.write_rows(output / "results.jsonl", rows)
+  experiment.write_rows(output / "differences.jsonl", differences)
   columns = (tables.BASE_TO_NEW if config.tune.classes == "base"
              else tables.ALL_CLASSES)
   text = "\n\n".join([
@@ -159,11 +158,6 @@ def _draw(config, output, task, answers, conventions):
 
 def _write_figure(path, figure):
   predictions_lib.write_whole(path, figures.svg(figure).encode())
-
-
-def _write_rows(path, rows):
-  text = "".join(json.dumps(row) + "\n" for row in rows)
-  predictions_lib.write_whole(path, text.encode())
 
 
 def _legend(config, conventions):
