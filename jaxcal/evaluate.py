@@ -26,12 +26,12 @@ from jaxcal.adapt import settings as settings_lib
 from jaxcal.clip import checkpoint
 from jaxcal.clip import prefix
 from jaxcal.clip import prompts
-from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import views
 from jaxcal.features import extract
 from jaxcal.features import store as stores
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 
 Predictions = predictions_lib.Predictions
@@ -87,7 +87,7 @@ def text_side(
         max_groups=2 if len(class_names) < 100 else 4)
   else:
     encode = prompts.context_encoder(config, model.params, bank)
-  context = towers.at_least_float32(
+  context = at_least_float32(
       prompts.initial_context(model.params, bank))
   return TextSide(encode, context, jnp.exp(model.params["logit_scale"]))
 

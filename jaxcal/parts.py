@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from jaxcal import predictions as predictions_lib
+from jaxcal.storage import atomic
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
@@ -31,7 +31,7 @@ def open_folder(
   about = {"names": list(names), "ids": list(ids)}
   path = folder / _ABOUT
   if not path.exists():
-    predictions_lib.write_whole(path, json.dumps(about).encode())
+    atomic.write_whole(path, json.dumps(about).encode())
     return
   stored = json.loads(path.read_text(encoding="utf-8"))
   for key, value in about.items():
@@ -73,7 +73,7 @@ def write(
             for field, value in answer.items()}
   content = io.BytesIO()
   np.savez(content, positions=positions, **arrays)
-  predictions_lib.write_whole(
+  atomic.write_whole(
       folder / f"{int(positions[0]):08d}.npz", content.getvalue())
 
 

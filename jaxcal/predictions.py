@@ -9,33 +9,56 @@ import json
 import os
 import pathlib
 import tempfile
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcal.storage import atomic
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+
+# What recalibrators and conformal sets may need beside logits and labels, with
+# the axes of each: n images, k classes, s random views, d of the joint space,
+# j base classes. These names are those of the files.
+EVIDENCE = {
+    "scores": "n k",  # as released, where they are not the logits: votes, ...
+    "image_features": "n d",  # of the clean view, unit norm
+    "text_features": "k d",  # tuned, unit norm, where all images share them
+    "zero_shot_text_features": "k d",
+    "base_text_features": "j d",  # of the classes of the training, tuned
+    "base_zero_shot_text_features": "j d",
+    "zero_shot_logits": "n k",  # of the clean view
+    "view_logits": "n s k",  # tuned, of the most confident random views (CoTS)
+    "zero_shot_view_logits": "n s k",  # of the same views
+    "mean_cosine": "",  # of pairs of classes at the initial context (E-CoTS)
+}
 
 
 class Predictions(NamedTuple):
   """Answers of one method on one image set, in the order of the set.
 
   Attributes:
-    logits: float32 [n k], cosines times the logit scale.
-    labels: int32 [n], positions in `class_names`.
+    logits: float32 [n k], unnormalised log-probabilities: their softmax is the
+      distribution that is measured. Cosines times the logit scale for most
+      methods, log-probabilities where the scores of a method are no logits.
+    labels: int32 [n], positions in `class_names`; None where not known.
     ids: One id per image.
     class_names: In label order.
     info: Per-image diagnostics by name, float32 [n] each.
     settings: What was run (method, data, model, views, versions, commit);
       anything that JSON holds.
+    evidence: float32 arrays by the names of `EVIDENCE`, those that were asked
+      for.
   """
 
   logits: Float[np.ndarray, "n k"]
-  labels: Int[np.ndarray, "n"]
+  labels: Int[np.ndarray, "n"] | None
   ids: tuple[str, ...]
   class_names: tuple[str, ...]
-  info: Mapping[str, Float[np.ndarray, "n"]]
-  settings: Mapping[str, Any]
+  info: Mapping[str, Float[np.ndarray, "n"]] = MappingProxyType({})
+  settings: Mapping[str, Any] = MappingProxyType({})
+  evidence: Mapping[str, Float[np.ndarray, "..."]] = MappingProxyType({})
 
 
 def check(predictions: Predictions) -> None:
@@ -43,26 +66,31 @@ def check(predictions: Predictions) -> None:
 
   Raises:
     ValueError: shapes that do not fit together, a repeated id, a label outside
-      the class list, or logits that are not finite; names the first of each.
+      the class list, logits that are not finite, or evidence of an unknown name
+      or another shape; names the first of each.
   """
-  logits, labels, ids, class_names, info, _ = predictions
+  logits, labels, ids, class_names, info, _, evidence = predictions
   n, k = len(ids), len(class_names)
-  if logits.shape != (n, k) or labels.shape != (n,):
+  labels_shape = (n,) if labels is None else labels.shape
+  if logits.shape != (n, k) or labels_shape != (n,):
     raise ValueError(
         f"{n} ids and {k} class names need logits of shape ({n}, {k}) and "
-        f"labels of shape ({n},), but {logits.shape=} and {labels.shape=}")
+        f"labels of shape ({n},), but {logits.shape=} and labels have shape "
+        f"{labels_shape}")
   for name, values in info.items():
     if values.shape != (n,):
       raise ValueError(f"info {name!r} has shape {values.shape}, expected one "
                        f"number per image, ({n},)")
+  _check_evidence(evidence, n, k)
   if len(set(ids)) != n:
     repeated = next(i for i in ids if ids.count(i) > 1)
     raise ValueError(f"the id {repeated!r} occurs more than once")
-  outside = (labels < 0) | (labels >= k)
-  if outside.any():
-    row = int(outside.argmax())
-    raise ValueError(f"label {labels[row]} of {ids[row]!r} is outside the "
-                     f"{k} classes")
+  if labels is not None:
+    outside = (labels < 0) | (labels >= k)
+    if outside.any():
+      row = int(outside.argmax())
+      raise ValueError(f"label {labels[row]} of {ids[row]!r} is outside the "
+                       f"{k} classes")
   broken = ~np.isfinite(logits).all(-1)
   if broken.any():
     raise ValueError(
@@ -71,25 +99,37 @@ def check(predictions: Predictions) -> None:
         "model sound?")
 
 
-def concatenate(parts: Sequence[Predictions]) -> Predictions:
-  """Parts of one run as a whole; class names and settings must agree.
+def _check_evidence(evidence, n, k):
+  sizes = {"n": n, "k": k}
+  for name, values in evidence.items():
+    if name not in EVIDENCE:
+      raise ValueError(f"unknown evidence {name!r}; choose from: "
+                       f"{', '.join(EVIDENCE)}.")
+    axes = EVIDENCE[name].split()
+    fits = len(axes) == np.ndim(values) and all(
+        sizes.setdefault(axis, size) == size
+        for axis, size in zip(axes, np.shape(values)))
+    if not fits:
+      known = ", ".join(f"{axis} = {sizes[axis]}" for axis in axes
+                        if axis in sizes)
+      raise ValueError(f"evidence {name!r} has shape {np.shape(values)}, "
+                       f"expected [{EVIDENCE[name]}] with {known or 'no axis'}")
 
-  Raises:
-    ValueError: no parts, or parts of different runs.
-  """
-  if not parts:
-    raise ValueError("no parts to put together")
-  first = parts[0]
-  for part in parts[1:]:
-    if (part.class_names, part.settings) != (first.class_names, first.settings):
-      raise ValueError("parts of different runs: class names or settings of "
-                       f"{part.ids[0]!r} differ from those of {first.ids[0]!r}")
-  join = lambda pick: np.concatenate([pick(part) for part in parts])
-  return first._replace(
-      logits=join(lambda p: p.logits),
-      labels=join(lambda p: p.labels),
-      ids=tuple(i for part in parts for i in part.ids),
-      info={name: join(lambda p: p.info[name]) for name in first.info})
+
+def take(
+    predictions: Predictions, rows: Sequence[int] | Int[np.ndarray, "r"]
+) -> Predictions:
+  """The answers to some of the images, in the order of `rows`."""
+  rows = np.asarray(rows, np.int64)
+  labels = predictions.labels
+  return predictions._replace(
+      logits=predictions.logits[rows],
+      labels=None if labels is None else labels[rows],
+      ids=tuple(predictions.ids[row] for row in rows),
+      info={name: values[rows] for name, values in predictions.info.items()},
+      evidence={
+          name: values[rows] if EVIDENCE[name].startswith("n") else values
+          for name, values in predictions.evidence.items()})
 
 
 def save(predictions: Predictions, path: str | os.PathLike) -> None:
@@ -101,17 +141,19 @@ def save(predictions: Predictions, path: str | os.PathLike) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   text = json.dumps(
       {"class_names": predictions.class_names,
-       "settings": predictions.settings}, indent=2, ensure_ascii=False)
-  write_whole(with_ending(path, "json"), text.encode())
+       "settings": dict(predictions.settings)}, indent=2, ensure_ascii=False)
+  atomic.write_whole(atomic.with_ending(path, "json"), text.encode())
+  arrays = {f"{kind}/{name}": np.asarray(value, np.float32)
+            for kind in ("info", "evidence")
+            for name, value in getattr(predictions, kind).items()}
+  if predictions.labels is not None:
+    arrays["labels"] = np.asarray(predictions.labels, np.int32)
   with tempfile.TemporaryFile() as file:
     np.savez_compressed(
-        file, logits=predictions.logits.astype(np.float32),
-        labels=predictions.labels.astype(np.int32),
-        ids=np.asarray(predictions.ids, dtype=str),
-        **{f"info/{name}": value.astype(np.float32)
-           for name, value in predictions.info.items()})
+        file, logits=np.asarray(predictions.logits, np.float32),
+        ids=np.asarray(predictions.ids, dtype=str), **arrays)
     file.seek(0)
-    write_whole(with_ending(path, "npz"), file.read())
+    atomic.write_whole(atomic.with_ending(path, "npz"), file.read())
 
 
 def load(path: str | os.PathLike) -> Predictions:
@@ -121,34 +163,27 @@ def load(path: str | os.PathLike) -> Predictions:
     FileNotFoundError: one of the two files is missing.
     ValueError: they do not fit together, see `check`.
   """
-  arrays_path, json_path = with_ending(path, "npz"), with_ending(path, "json")
+  arrays_path, json_path = (
+      atomic.with_ending(path, ending) for ending in ("npz", "json"))
   for needed in (arrays_path, json_path):
     if not needed.exists():
       raise FileNotFoundError(
           f"no {needed}; predictions are written by `jaxcal evaluate`")
   about = json.loads(json_path.read_text(encoding="utf-8"))
   with np.load(arrays_path, allow_pickle=False) as arrays:
-    info = {name.removeprefix("info/"): arrays[name]
-            for name in arrays.files if name.startswith("info/")}
+    kinds = {"info": {}, "evidence": {}}
+    for key in arrays.files:
+      kind, _, name = key.partition("/")
+      if kind in kinds:
+        kinds[kind][name] = arrays[key]
     predictions = Predictions(
-        arrays["logits"], arrays["labels"], tuple(arrays["ids"].tolist()),
-        tuple(about["class_names"]), info, about["settings"])
+        arrays["logits"], arrays["labels"] if "labels" in arrays else None,
+        tuple(arrays["ids"].tolist()), tuple(about["class_names"]),
+        settings=about["settings"], **kinds)
   check(predictions)
   return predictions
 
 
 def exists(path: str | os.PathLike) -> bool:
   """Whether `save` has finished writing to this path."""
-  return with_ending(path, "npz").exists()
-
-
-def with_ending(path: str | os.PathLike, ending: str) -> pathlib.Path:
-  """`path`.`ending`; unlike `with_suffix`, a dot in the name stays."""
-  return pathlib.Path(f"{os.fspath(path)}.{ending}")
-
-
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file so that a reader sees all of it or nothing."""
-  half = with_ending(path, "half")
-  half.write_bytes(content)
-  os.replace(half, path)
+  return atomic.with_ending(path, "npz").exists()

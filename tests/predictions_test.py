@@ -61,21 +61,32 @@ class PredictionsTest(parameterized.TestCase):
     with self.assertRaisesRegex(FileNotFoundError, "o_tpt.v1.json"):
       predictions.load(path)
 
-  def test_concatenate(self):
-    whole = _example()
-    parts = [whole._replace(
-        logits=whole.logits[part], labels=whole.labels[part],
-        ids=whole.ids[part],
-        info={"entropy_before": whole.info["entropy_before"][part]})
-             for part in (slice(0, 3), slice(3, 4))]
-    joined = predictions.concatenate(parts)
-    np.testing.assert_array_equal(joined.logits, whole.logits)
-    self.assertEqual(joined.ids, whole.ids)
-    with self.assertRaisesRegex(ValueError, "different runs.*'4'"):
-      predictions.concatenate(
-          [parts[0], parts[1]._replace(settings={"method": "soc"})])
-    with self.assertRaisesRegex(ValueError, "no parts"):
-      predictions.concatenate([])
+  def test_round_trip_of_evidence_and_without_labels(self):
+    path = self._path()
+    evidence = {"image_features": np.ones((4, 5), np.float32),
+                "zero_shot_view_logits": np.zeros((4, 2, 3), np.float32),
+                "mean_cosine": np.float32(0.25)}
+    predictions.save(_example(evidence=evidence, labels=None), path)
+    theirs = predictions.load(path)
+    self.assertIsNone(theirs.labels)
+    self.assertEqual(set(theirs.evidence), set(evidence))
+    for name, value in evidence.items():
+      np.testing.assert_array_equal(theirs.evidence[name], value)
+
+  def test_take(self):
+    whole = _example(evidence={
+        "scores": np.arange(12, dtype=np.float32).reshape(4, 3),
+        "text_features": np.ones((3, 2), np.float32)})
+    some = predictions.take(whole, [2, 0])
+    predictions.check(some)
+    np.testing.assert_array_equal(some.logits, whole.logits[[2, 0]])
+    np.testing.assert_array_equal(some.labels, [1, 0])
+    self.assertEqual(some.ids, ("3", "cat/1.jpg"))
+    np.testing.assert_array_equal(some.info["entropy_before"], [2, 0])
+    np.testing.assert_array_equal(
+        some.evidence["scores"], [[6, 7, 8], [0, 1, 2]])
+    self.assertEqual(some.evidence["text_features"].shape, (3, 2))
+    self.assertIsNone(predictions.take(_example(labels=None), [1]).labels)
 
   @parameterized.parameters(
       (dict(ids=("a", "b", "a", "c")), "id 'a' occurs more than once"),
@@ -84,6 +95,13 @@ class PredictionsTest(parameterized.TestCase):
       (dict(logits=np.zeros((4, 2))), r"logits of shape \(4, 3\)"),
       (dict(labels=np.zeros(3, int)), r"labels of shape \(4,\)"),
       (dict(info={"x": np.zeros(3)}), "info 'x'"),
+      (dict(evidence={"texts": np.zeros(3)}), "'texts'; choose from: scores"),
+      (dict(evidence={"zero_shot_logits": np.zeros((4, 2))}),
+       r"'zero_shot_logits' has shape \(4, 2\), expected \[n k\] with n = 4, "
+       "k = 3"),
+      (dict(evidence={"text_features": np.zeros((3, 2)),
+                      "image_features": np.zeros((4, 5))}),
+       r"'image_features' has shape \(4, 5\), .* with n = 4, d = 2"),
       (dict(logits=np.array([[0, 0, 0], [0, np.nan, 0], [0, 0, 0],
                              [0, 0, np.inf]])),
        "2 of 4 images have logits that are not finite, the first one 'çà"))

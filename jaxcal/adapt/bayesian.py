@@ -13,6 +13,7 @@ from jaxcal.clip import towers
 from jaxcal.posterior import laplace
 from jaxcal.posterior import predictive
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 
 # What stands behind METHOD+ in names of predictions.
@@ -58,7 +59,7 @@ def embed(
     residual: Float[Array, "n d"] | None = None,
 ) -> predictive.Embedding:
   """Gaussians of embeddings, from what the last projection sees."""
-  activations = towers.at_least_float32(activations)
+  activations = at_least_float32(activations)
   means = towers.project(activations, projection, residual)
   return predictive.embedding(activations, means, layer)
 

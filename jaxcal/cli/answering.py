@@ -19,10 +19,10 @@ from jaxcal.adapt import flatness
 from jaxcal.adapt import settings as settings_lib
 from jaxcal.cli import experiment
 from jaxcal.cli import posteriors
-from jaxcal.cli import trees
 from jaxcal.cli import tuned_answers
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import store as stores
+from jaxcal.storage import pytree
 
 _GIGABYTE = 2**30
 _FPP_PART = 50  # steps between two saves
@@ -146,7 +146,7 @@ def _flat_context(config, text, path, name):
   noise_key, start_key = jax.random.split(jax.random.key(config.seed))
   start = text.context if config.from_template else flatness.random_context(
       start_key, text.context.shape)
-  state = trees.load(path, flatness.begin(start, recipe))
+  state = pytree.load(path, flatness.begin(start, recipe))
   target = jax.jit(lambda encode, context: encode(context))(
       text.encode, text.context)
   advance = jax.jit(flatness.advance, static_argnames="num_steps")
@@ -157,6 +157,6 @@ def _flat_context(config, text, path, name):
       steps = min(_FPP_PART, config.num_steps - int(state.step))
       state, _ = advance(text.encode, target, noise_key, state, recipe,
                          num_steps=steps)
-      trees.save(path, state)
+      pytree.save(path, state)
       bar.update(steps)
   return state.context

@@ -22,6 +22,7 @@ from jaxcal.report import figures
 from jaxcal.report import page
 from jaxcal.report import summary
 from jaxcal.report import tables
+from jaxcal.storage import atomic
 
 ABOUT = "adapt a model to each image of some sets and measure its calibration"
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
@@ -198,7 +199,7 @@ def _write_report(output, config, data_names, method_names, method_of,
     diagrams[data] = figures.svg(figures.reliability_diagrams({
         figures.panel_title(row): summary.bins_of(
             answers[row["method"]], conventions) for row in of_data}))
-    predictions_lib.write_whole(
+    atomic.write_whole(
         output / f"diagram-{data}.svg", diagrams[data].encode())
   experiment.write_rows(output / "results.jsonl", rows)
   experiment.write_rows(output / "differences.jsonl", differences)
@@ -206,10 +207,10 @@ def _write_report(output, config, data_names, method_names, method_of,
       title=f"Calibration of {config.model.name}", rows=rows,
       differences=differences, diagrams=diagrams,
       conventions=conventions, settings=settings)
-  predictions_lib.write_whole(output / "report.html", text.encode())
+  atomic.write_whole(output / "report.html", text.encode())
   text = _tables(rows, differences, conventions,
                  tuned_answers.over_seeds(rows, method_of))
-  predictions_lib.write_whole(output / "results.md", f"{text}\n".encode())
+  atomic.write_whole(output / "results.md", f"{text}\n".encode())
   print(f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, "
         "results.md, results.jsonl, differences.jsonl, predictions/")
 

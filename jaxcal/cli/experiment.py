@@ -19,7 +19,6 @@ import numpy as np
 import tqdm
 
 from jaxcal import config as config_lib
-from jaxcal import predictions as predictions_lib
 from jaxcal import provenance
 from jaxcal import sharding
 from jaxcal.adapt import objectives
@@ -33,6 +32,7 @@ from jaxcal.data import sources
 from jaxcal.data import views
 from jaxcal.features import store as stores
 from jaxcal.report import summary
+from jaxcal.storage import atomic
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.testbed import shipped
 from jaxcal.tuning import protocol
@@ -370,7 +370,7 @@ def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
   sharding.barrier("checked")
   if is_first():
     output.mkdir(parents=True, exist_ok=True)
-    predictions_lib.write_whole(
+    atomic.write_whole(
         path, json.dumps(settings, indent=2).encode())
   return output
 
@@ -391,7 +391,7 @@ def _refuse_other_run(output, before, now):
 def write_rows(path: pathlib.Path, rows: Sequence[summary.Row]) -> None:
   """A line of JSON for each row."""
   text = "".join(json.dumps(row) + "\n" for row in rows)
-  predictions_lib.write_whole(path, text.encode())
+  atomic.write_whole(path, text.encode())
 
 
 def is_first() -> bool:

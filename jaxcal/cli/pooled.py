@@ -12,12 +12,12 @@ from jaxcal import evaluate as evaluate_lib
 from jaxcal import parts as parts_lib
 from jaxcal import sharding
 from jaxcal.cli import experiment
-from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pairs
 from jaxcal.features import extract
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Pooled
 
 # A clean view is one where an evaluated image is 64 of them.
 IMAGES_PER_IMAGE = 8
@@ -26,7 +26,7 @@ IMAGES_PER_IMAGE = 8
 class Task(NamedTuple):
   """A labelled image set as the posterior sees it."""
 
-  images: towers.Pooled
+  images: Pooled
   labels: Int[np.ndarray, "n"]
   texts: Float[np.ndarray, "k w"]
 
@@ -49,7 +49,7 @@ def task(config, model, images: image_sets.ImageSet,
 
 
 def pooled_images(config, model, images: image_sets.ImageSet,
-                  folder: pathlib.Path | None = None) -> towers.Pooled:
+                  folder: pathlib.Path | None = None) -> Pooled:
   """Clean views of all images; arguments as in `task`."""
   with tempfile.TemporaryDirectory() as scratch:
     folder = folder or pathlib.Path(scratch)
@@ -95,14 +95,14 @@ def batches(
 
 
 def write(folder: pathlib.Path, positions, name: str,
-          rows: towers.Pooled, **more) -> None:
+          rows: Pooled, **more) -> None:
   """Writes rows of `Pooled`, and other answers by name, as a part."""
   fields = {field: value for field, value in rows._asdict().items()
             if value is not None}
   parts_lib.write(folder, positions, {name: fields, **more})
 
 
-def gather(folder: pathlib.Path, name: str) -> towers.Pooled:
+def gather(folder: pathlib.Path, name: str) -> Pooled:
   """All rows that `write` wrote."""
   fields = parts_lib.gather(folder, name)
-  return towers.Pooled(fields["activations"], fields.get("residual"))
+  return Pooled(fields["activations"], fields.get("residual"))

@@ -19,7 +19,6 @@ from jaxcal.cli import pair_sources
 from jaxcal.cli import pooled
 from jaxcal.cli import posterior_folder
 from jaxcal.cli import posteriors
-from jaxcal.cli import trees
 from jaxcal.clip import captions
 from jaxcal.clip import towers
 from jaxcal.data import pairs as pairs_lib
@@ -29,6 +28,7 @@ from jaxcal.posterior import files
 from jaxcal.posterior import marginal
 from jaxcal.posterior import predictive
 from jaxcal.report import tables
+from jaxcal.storage import pytree
 
 ABOUT = "fit a Laplace posterior over the last projections to image-text pairs"
 EXAMPLE = "jaxcal posterior fit --config=configs/bayesvlm.py"
@@ -188,7 +188,7 @@ def _factors(config, model, features, work):
   sums = {side: curvature.start(activations[side].shape[1],
                                 embeddings[side].shape[1])
           for side in files.SIDES}
-  done, sums = trees.load(work / "sums.npz", (0, sums))
+  done, sums = pytree.load(work / "sums.npz", (0, sums))
   done = int(done)
   blocks = curvature.blocks(len(text), _CANDIDATES.value)
   mesh = sharding.data_mesh()
@@ -201,7 +201,7 @@ def _factors(config, model, features, work):
               sums[side], activations[side][rows], embeddings[side][rows],
               embeddings[other[side]][candidates], scale, bias, mesh=mesh)
           for side in files.SIDES}
-      trees.save(work / "sums.npz", (number + 1, sums))
+      pytree.save(work / "sums.npz", (number + 1, sums))
       bar.update(1)
   return {side: curvature.finish(sums[side]) for side in files.SIDES}
 

@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 
-from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
 from jaxcal.posterior import files
 from jaxcal.report import figures
 from jaxcal.report import tables
+from jaxcal.storage import atomic
 
 # What lies in a folder until it is complete, and what it may hold.
 WORK = "work"
@@ -84,7 +84,7 @@ def begin(folder: pathlib.Path, about) -> pathlib.Path:
           "it")
   else:
     work.mkdir(parents=True, exist_ok=True)
-    predictions_lib.write_whole(path, json.dumps(about, indent=2).encode())
+    atomic.write_whole(path, json.dumps(about, indent=2).encode())
   return work
 
 
@@ -95,7 +95,7 @@ def report(folder, found: files.Fitted, evidence: files.Evidence) -> None:
       {side: [root * values for values in found.spectra[side]]
        for side in files.SIDES},
       {side: evidence.prior_precision[side] ** 0.5 for side in files.SIDES})
-  predictions_lib.write_whole(
+  atomic.write_whole(
       folder / "spectra.svg", figures.svg(figure).encode())
   rows = [_row(side, found, evidence) for side in files.SIDES]
   left_out = {**found.manifest.get("left_out", {}),

@@ -4,7 +4,6 @@ import pathlib
 
 from absl import flags
 
-from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
 from jaxcal.cli import posterior_fit
 from jaxcal.cli import posterior_folder
@@ -13,6 +12,7 @@ from jaxcal.posterior import files
 from jaxcal.posterior import marginal
 from jaxcal.posterior import released
 from jaxcal.report import tables
+from jaxcal.storage import atomic
 
 ABOUT = "read released factors, fit their prior precisions anew"
 EXAMPLE = (
@@ -72,7 +72,7 @@ def main(source: str) -> None:
   text = tables.markdown(
       [_row(side, fitted, found.prior, evidence) for side in files.SIDES],
       tables.PRIORS)
-  predictions_lib.write_whole(folder / "priors.md", f"{text}\n".encode())
+  atomic.write_whole(folder / "priors.md", f"{text}\n".encode())
   print(f"\n{text}")
 
 

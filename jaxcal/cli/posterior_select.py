@@ -25,6 +25,7 @@ from jaxcal.posterior import selection
 from jaxcal.report import figures
 from jaxcal.report import summary
 from jaxcal.report import tables
+from jaxcal.storage import atomic
 
 ABOUT = "choose images of a pool to label, tune on them, draw learning curves"
 EXAMPLE = ("jaxcal posterior select --config=configs/bayesvlm.py "
@@ -197,18 +198,16 @@ def _problem(config, model, chosen, data, folder):
   validation = None
   if data.validation is not None:
     task = pooled.task(config, model, data.validation, folder / "validation")
-    validation = models.Labelled(models.Inputs(*task.images),
-                                 jnp.asarray(task.labels))
-  joined = models.Inputs(*tasks[0].images)
+    validation = models.Labelled(task.images, jnp.asarray(task.labels))
+  joined = tasks[0].images
   for task in tasks[1:]:
-    joined = models.join(joined, models.Inputs(*task.images))
+    joined = models.join(joined, task.images)
   found = files.read(config.posterior.folder)
   learner = online.Learner(
       found.factors["image"], chosen.about["pseudo_count"],
       chosen.about["prior_precision"]["image"])
   problem = selection.Problem(
-      _model(model, chosen, target.texts), joined,
-      models.Inputs(*target.images),
+      _model(model, chosen, target.texts), joined, target.images,
       labels=np.concatenate([task.labels for task in tasks]),
       learner=learner, metric=_METRIC.value, num_samples=_SAMPLES.value)
   return problem, validation
@@ -259,7 +258,7 @@ def _write_selected(output, data, folder, budgets):
       path = folder / _name(strategy, seed, budgets[-1])
       settings = predictions_lib.load(path).settings
       chosen.setdefault(strategy, []).append(settings["selected"])
-  predictions_lib.write_whole(output / f"selected-{data}.json",
+  atomic.write_whole(output / f"selected-{data}.json",
                               json.dumps(chosen, indent=1).encode())
 
 
@@ -272,10 +271,10 @@ def _write_report(output: pathlib.Path, rows):
                      if row["strategy"] in (name, "before")]
               for name in _STRATEGIES.value}
     figure = figures.svg(figures.learning_curves(curves, _SCORES))
-    predictions_lib.write_whole(
+    atomic.write_whole(
         output / f"learning-{data}.svg", figure.encode())
   text = tables.markdown(rows, tables.LEARNING)
-  predictions_lib.write_whole(output / "results.md", f"{text}\n".encode())
+  atomic.write_whole(output / "results.md", f"{text}\n".encode())
   print(f"{text}\n\nMean over seeds, [lowest, highest].\n\nWritten to "
         f"{output}: results.jsonl, results.md, learning-*.svg, "
         "selected-*.json, answers/")

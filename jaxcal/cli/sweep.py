@@ -22,6 +22,7 @@ from jaxcal.cli import tuned_answers
 from jaxcal.report import figures
 from jaxcal.report import summary
 from jaxcal.report import tables
+from jaxcal.storage import atomic
 
 ABOUT = "evaluate all combinations of some fields' values, sharing the work"
 EXAMPLE = ("jaxcal sweep --config=configs/quickstart.py "
@@ -244,7 +245,7 @@ class _Rows:
 
   def add(self, row):
     self.all.append(json.loads(json.dumps(row)))
-    predictions_lib.write_whole(self._path, "".join(
+    atomic.write_whole(self._path, "".join(
         json.dumps(one) + "\n" for one in self.all).encode())
 
 
@@ -264,7 +265,7 @@ def _draw(output, rows):
       curves, lines = _curves(of_data, field)
       if any(len(curve) > 1 for curve in curves.values()):
         figure = figures.svg(figures.sweep_curves(curves, lines, field))
-        predictions_lib.write_whole(
+        atomic.write_whole(
             output / f"{field}-{data}.svg", figure.encode())
 
 
@@ -301,6 +302,6 @@ def _print_table(output, rows):
   text = tables.markdown(
       [row | {"method": _label(row, row["setting"])} for row in rows],
       tables.RESULTS)
-  predictions_lib.write_whole(output / "results.md", f"{text}\n".encode())
+  atomic.write_whole(output / "results.md", f"{text}\n".encode())
   print(f"{text}\n\nWritten to {output}: results.jsonl, results.md, "
         "FIELD-SET.svg, predictions/")

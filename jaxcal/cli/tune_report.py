@@ -14,6 +14,7 @@ from jaxcal.cli import tuned
 from jaxcal.report import figures
 from jaxcal.report import summary
 from jaxcal.report import tables
+from jaxcal.storage import atomic
 from jaxcal.tuning import methods
 from jaxcal.tuning import protocol
 
@@ -52,7 +53,7 @@ def write(
       tables.markdown(rows, columns), _legend(config, conventions),
       "Paired differences:",
       tables.markdown(differences, tables.TUNED_DIFFERENCES)])
-  predictions_lib.write_whole(output / "results.md", f"{text}\n".encode())
+  atomic.write_whole(output / "results.md", f"{text}\n".encode())
   print(f"{text}\n\nWritten to {output}: results.md, results.jsonl, "
         "differences.jsonl, diagram-*.svg, losses-*.svg, tuned/, predictions/")
 
@@ -157,7 +158,7 @@ def _draw(config, output, task, answers, conventions):
 
 
 def _write_figure(path, figure):
-  predictions_lib.write_whole(path, figures.svg(figure).encode())
+  atomic.write_whole(path, figures.svg(figure).encode())
 
 
 def _legend(config, conventions):

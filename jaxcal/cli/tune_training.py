@@ -11,9 +11,9 @@ import numpy as np
 import optax
 
 from jaxcal.cli import experiment
-from jaxcal.cli import trees
 from jaxcal.cli import tuned
 from jaxcal.clip import checkpoint
+from jaxcal.storage import pytree
 from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import methods
 from jaxcal.tuning import outliers as outliers_lib
@@ -89,7 +89,7 @@ def train(
   path = folder / f"state-{seeds[0]}.npz"
   several, state = _begin(model, one, seeds)
   losses = np.full((len(seeds), one.recipe.num_epochs), np.nan)
-  state, losses = trees.load(path, (state, losses))
+  state, losses = pytree.load(path, (state, losses))
   state = _run(one, several, state, losses, path, label)
   found = state.params if one.recipe.aggregation is None else state.average
   recipe = {f"recipe.{key}": value
@@ -140,7 +140,7 @@ def _run(one, several, state, losses, path, label):
                          "finite; try a smaller --config.tune.learning_rate")
       if (not (epoch + 1) % _EPOCHS_PER_SAVE or
           time.monotonic() - saved > _SECONDS_PER_SAVE):
-        trees.save(path, (state, losses))
+        pytree.save(path, (state, losses))
         saved = time.monotonic()
       bar.set_postfix(loss=f"{losses[:, epoch].mean():.3f}", refresh=False)
       bar.update(1)

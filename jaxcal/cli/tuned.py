@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 import numpy as np
 
-from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
 from jaxcal.cli import pooled
 from jaxcal.clip import checkpoint
@@ -19,6 +18,7 @@ from jaxcal.clip import towers
 from jaxcal.data import catalogue
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import extract
+from jaxcal.storage import atomic
 from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import methods
 from jaxcal.tuning import protocol
@@ -26,6 +26,7 @@ from jaxcal.tuning import taskres
 from jaxcal.tuning import tip_adapter
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Pooled
 from jaxcal.typing import PyTree
 
 ENDING = "safetensors"
@@ -55,21 +56,21 @@ def save(path: pathlib.Path, tuned: Tuned) -> None:
   flat = traverse_util.flatten_dict(
       jax.tree.map(np.asarray, dict(tuned.params)), sep=".")
   path.parent.mkdir(parents=True, exist_ok=True)
-  predictions_lib.write_whole(
-      predictions_lib.with_ending(path, ENDING),
+  atomic.write_whole(
+      atomic.with_ending(path, ENDING),
       safetensors.save({name: np.ascontiguousarray(value)
                         for name, value in flat.items()}))
   made = {**tuned.about, "spec": tuned.spec._asdict(),
           "class_names": tuned.class_names,
           "labels": np.asarray(tuned.labels).tolist()}
-  predictions_lib.write_whole(
-      predictions_lib.with_ending(path, "json"),
+  atomic.write_whole(
+      atomic.with_ending(path, "json"),
       (json.dumps(made, indent=1) + "\n").encode())
 
 
 def about(path: pathlib.Path) -> dict[str, Any]:
   """What PATH.json says of tuned parameters."""
-  return json.loads(predictions_lib.with_ending(path, "json").read_text())
+  return json.loads(atomic.with_ending(path, "json").read_text())
 
 
 def load(path: pathlib.Path, model: checkpoint.Model) -> Tuned:
@@ -84,7 +85,7 @@ def load(path: pathlib.Path, model: checkpoint.Model) -> Tuned:
   path = pathlib.Path(path)
   if path.suffix in (f".{ENDING}", ".json"):
     path = path.with_suffix("")
-  arrays, text = (predictions_lib.with_ending(path, ending)
+  arrays, text = (atomic.with_ending(path, ending)
                   for ending in (ENDING, "json"))
   for file in (arrays, text):
     if not file.exists():
@@ -166,7 +167,7 @@ def features(config, model, images, folder) -> method_lib.Images:
   return from_pooled(model, pooled.pooled_images(config, model, images, folder))
 
 
-def from_pooled(model, found: towers.Pooled) -> method_lib.Images:
+def from_pooled(model, found: Pooled) -> method_lib.Images:
   """Both forms of the features of a frozen image tower."""
   embeddings = jnp.asarray(towers.project(
       jnp.asarray(found.activations),

@@ -11,6 +11,7 @@ from jaxcal.clip import checkpoint
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
@@ -68,5 +69,5 @@ def pooled(
 @functools.partial(jax.jit, static_argnums=0)
 def _pooled(config, params, ids, ends):
   embeddings = towers.token_embeddings(params, ids)
-  return towers.at_least_float32(
+  return at_least_float32(
       towers.pooled_text(config, params, embeddings, jnp.asarray(ends)))

@@ -27,6 +27,7 @@ from jaxcal.clip import siglip
 from jaxcal.clip import towers
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Pooled
 from jaxcal.typing import PyTree
 from jaxcal.typing import UInt8
 
@@ -78,7 +79,7 @@ class Model:
     """Unit-norm features of resized and cropped images."""
     return _image_features(self.config, self.preprocess, self.params, pixels)
 
-  def pooled(self, pixels: UInt8[Array, "n s s 3"]) -> towers.Pooled:
+  def pooled(self, pixels: UInt8[Array, "n s s 3"]) -> Pooled:
     """What the projection into the joint space sees of the images."""
     return _pooled(self.config, self.preprocess, self.params, pixels)
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -270,7 +271,7 @@ class Encoder:
     return x + _dense(hidden, layer["down"])
 
   def _norm(self, x, params):
-    dtype, x = x.dtype, towers.at_least_float32(x)
+    dtype, x = x.dtype, at_least_float32(x)
     x = x - x.mean(axis=-1, keepdims=True)
     x = x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) +
                           self.config.layer_norm_eps)
@@ -452,7 +453,7 @@ def _attend(
   scale = query.shape[-1]**-0.5
   scores = []
   for key, _, mask in sources:
-    score = towers.at_least_float32(query @ key.swapaxes(-1, -2)) * scale
+    score = at_least_float32(query @ key.swapaxes(-1, -2)) * scale
     scores.append(jnp.where(mask[None], score, jnp.finfo(score.dtype).min))
   sizes = [score.shape[-1] for score in scores]
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)

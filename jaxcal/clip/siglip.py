@@ -21,6 +21,7 @@ import numpy as np
 from jaxcal.clip import layout
 from jaxcal.clip import preprocess
 from jaxcal.clip import towers
+from jaxcal.typing import Pooled
 from jaxcal.typing import PyTree
 
 _FUSED = "vision_model.head.attention.in_proj_"
@@ -105,7 +106,7 @@ class AttentionPool(nn.Module):
     residual = attention(query, source=tokens)[:, 0]
     normed = towers.layer_norm(self.config.layer_norm_eps, "layernorm")(
         residual)
-    return towers.Pooled(Hidden(self.config, name="mlp")(normed), residual)
+    return Pooled(Hidden(self.config, name="mlp")(normed), residual)
 
 
 class VisionTower(nn.Module):

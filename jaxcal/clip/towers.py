@@ -20,10 +20,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
+from jaxcal.typing import Pooled
 from jaxcal.typing import PyTree
 
 Params = PyTree
@@ -31,18 +33,6 @@ Params = PyTree
 # Entries of the parameter tree that one side of the model needs.
 IMAGE_PARAMS = ("vision_model", "visual_projection")
 TEXT_PARAMS = ("text_model", "text_projection")
-
-
-class Pooled(NamedTuple):
-  """An image before the last linear map, and what that map's output lacks.
-
-  Attributes:
-    activations: What the map sees.
-    residual: Added to its output; None where the tower adds nothing.
-  """
-
-  activations: Float[Array, "*n p"]
-  residual: Float[Array, "*n d"] | None = None
 
 
 class Projection(NamedTuple):
@@ -156,11 +146,6 @@ ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu,
 def causal_mask(length: int) -> Bool[Array, "t t"]:
   """True where a token (row) may look: at itself and at those before it."""
   return jnp.tril(jnp.ones((length, length), bool))
-
-
-def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
-  """Half precision widened, for what must not be computed in it."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def layer_norm(epsilon: float, name: str) -> nn.Module:

@@ -23,9 +23,11 @@ from jaxcal.data import pipeline
 from jaxcal.data import views
 from jaxcal.features import store as stores
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Pooled
 from jaxcal.typing import UInt8
 
 
@@ -41,7 +43,7 @@ class Batch(NamedTuple):
   """
 
   view_features: Float[Array, "b v d"]
-  pooled: towers.Pooled
+  pooled: Pooled
   positions: Int[np.ndarray, "r"]
   mask: Bool[np.ndarray, "r"]
 
@@ -146,7 +148,7 @@ def from_store(
     yield Batch(*sharding.split(rows_of, mesh), share, mask)
 
 
-def join_pooled(pooled: towers.Pooled) -> Float[np.ndarray, "n w"]:
+def join_pooled(pooled: Pooled) -> Float[np.ndarray, "n w"]:
   """Activations followed by the residual, as a store keeps them; on the host.
   """
   return np.concatenate(
@@ -155,7 +157,7 @@ def join_pooled(pooled: towers.Pooled) -> Float[np.ndarray, "n w"]:
 
 def split_pooled(
     config: towers.ClipConfig, joined: Float[np.ndarray, "n w"]
-) -> towers.Pooled:
+) -> Pooled:
   """Undoes `join_pooled`.
 
   Args:
@@ -169,7 +171,7 @@ def split_pooled(
   if joined.shape[-1] != size + residual:
     raise ValueError(f"expected pooled features of {size} + {residual} values, "
                      f"as the model has them, got {joined.shape=}")
-  return towers.Pooled(
+  return Pooled(
       joined[..., :size], joined[..., size:] if residual else None)
 
 
@@ -185,7 +187,7 @@ def image_encoder(
     model: checkpoint.Model,
     recipe: views.Recipe,
     mesh: Mesh,
-) -> Callable[[pipeline.Batch], tuple[Float[Array, "b v d"], towers.Pooled]]:
+) -> Callable[[pipeline.Batch], tuple[Float[Array, "b v d"], Pooled]]:
   """From this process's images to features of all views and pooled view 0.
 
   Views are one program per shape of canvas and small; the tower is one for
@@ -233,7 +235,7 @@ def _encode(config, preprocessing, params, pixels):
   features = towers.normalize(
       towers.project(pooled.activations, projection, pooled.residual))
   return features.reshape(b, v, -1), jax.tree.map(
-      lambda x: towers.at_least_float32(x.reshape(b, v, -1)[:, 0]), pooled)
+      lambda x: at_least_float32(x.reshape(b, v, -1)[:, 0]), pooled)
 
 
 def _share(batch, mesh, batch_size):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 
 
@@ -30,7 +31,7 @@ def cosine_matrix(
     ValueError: `features` is not [classes, dimensions].
   """
   check_class_features(features)
-  features = _widen(features)
+  features = at_least_float32(features)
   products = jnp.matmul(
       features, features.T, precision=jax.lax.Precision.HIGHEST)
   return jnp.where(jnp.eye(features.shape[0], dtype=bool), diagonal, products)
@@ -53,7 +54,7 @@ def paired_cosines(
     raise ValueError(
         f"features must come in pairs, but {first.shape=} and "
         f"{second.shape=}.")
-  return jnp.sum(_widen(first) * _widen(second), axis=-1)
+  return jnp.sum(at_least_float32(first) * at_least_float32(second), axis=-1)
 
 
 def check_class_features(features: Float[Array, "k d"]) -> None:
@@ -62,8 +63,3 @@ def check_class_features(features: Float[Array, "k d"]) -> None:
     raise ValueError(
         "features must be [classes, dimensions] (use jax.vmap for a batch), "
         f"but {features.shape=}.")
-
-
-def _widen(features):
-  half = jnp.finfo(features.dtype).bits < 32
-  return features.astype(jnp.float32) if half else features

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxcal.metrics import examples
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 
@@ -98,7 +99,7 @@ def equal_mass_bin_statistics(
   """
   if num_bins < 1:
     raise ValueError(f"num_bins must be at least one, but {num_bins=}.")
-  values = examples.widen(confidence)
+  values = at_least_float32(confidence)
   mass = examples.example_weights(weights, values)
   fractions = np.arange(1, num_bins) / num_bins
   inner = _quantiles(values, mass, fractions)
@@ -113,7 +114,7 @@ def _sums(confidence, correct, inner_edges, *, edges, weights):
   if edges not in _SIDES:
     raise ValueError(
         f"unknown {edges=}; choose from: {', '.join(sorted(_SIDES))}.")
-  values, hits = examples.widen(confidence), examples.widen(correct)
+  values, hits = at_least_float32(confidence), at_least_float32(correct)
   if hits.shape != values.shape:
     raise ValueError(
         "confidence and correct must have one value per example, but their "

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxcal.metrics import binning
 from jaxcal.metrics import examples
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -287,7 +288,7 @@ def calibration_floor(
   """
   if num_samples < 1:
     raise ValueError(f"num_samples must be at least one, but {num_samples=}.")
-  confidence = examples.widen(confidence)
+  confidence = at_least_float32(confidence)
   examples.check_probabilities(confidence, name="confidence")
 
   def drawn_error(one):

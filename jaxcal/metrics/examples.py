@@ -9,19 +9,6 @@ from jaxcal.typing import Float
 from jaxcal.typing import Int
 
 
-def widen(values: Array) -> Float[Array, "..."]:
-  """Floating point values, in float32 at least.
-
-  A bfloat16 sum of ones stops growing at 256, so no metric sums in half
-  precision; half-precision input gives a float32 metric.
-  """
-  values = jnp.asarray(values)
-  if not jnp.issubdtype(values.dtype, jnp.floating):
-    return values.astype(float)
-  half = jnp.finfo(values.dtype).bits < 32
-  return values.astype(jnp.float32) if half else values
-
-
 def example_weights(
     weights: Float[Array, "n"] | None, values: Float[Array, "n"]
 ) -> Float[Array, "n"]:

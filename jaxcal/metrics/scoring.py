@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxcal.metrics import examples
 from jaxcal.metrics import statistics
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -93,7 +94,7 @@ def negative_log_likelihood(
   logits, labels = _paired(logits, labels)
   if not 0 <= clamp < 0.5:
     raise ValueError(f"clamp must lie in [0, 1/2), but {clamp=}.")
-  log_probs = jax.nn.log_softmax(examples.widen(logits))
+  log_probs = jax.nn.log_softmax(at_least_float32(logits))
   of_label = jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
   if clamp:
     of_label = jnp.clip(of_label, math.log(clamp), math.log1p(-clamp))
@@ -124,7 +125,7 @@ def brier_score(
   """
   probs, labels = _paired(probs, labels)
   examples.check_probabilities(probs, name="probs")
-  probs = examples.widen(probs)
+  probs = at_least_float32(probs)
   target = jax.nn.one_hot(labels, probs.shape[-1], dtype=probs.dtype)
   return jnp.sum(jnp.square(probs - target), axis=-1)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxcal.metrics import examples
 from jaxcal.metrics import statistics
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 
@@ -216,7 +217,7 @@ def false_positive_rate(
 
 def _prepared(values, scores, weights, *, name):
   """Values, scores and weights of one dtype, values of no weight as zero."""
-  values, scores = examples.widen(values), examples.widen(scores)
+  values, scores = at_least_float32(values), at_least_float32(scores)
   if values.shape != scores.shape:
     raise ValueError(
         f"{name} and scores must have one value per example, but their shapes "

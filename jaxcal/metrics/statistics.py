@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxcal.metrics import examples
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 from jaxcal.typing import Key
 
@@ -43,7 +44,7 @@ def weighted_mean(
   Raises:
     ValueError: Wrong shapes, no example, or a negative or non-finite weight.
   """
-  values = examples.widen(values)
+  values = at_least_float32(values)
   weights = examples.example_weights(weights, values)
   # Selected, not only multiplied: zero times NaN is NaN.
   total = jnp.sum(weights * jnp.where(weights > 0, values, 0))

@@ -32,6 +32,7 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -332,7 +333,7 @@ def kronecker_factors(
   _check_rows("embeddings", embeddings)
   _check_rows("targets", targets)
   sums = start(activations.shape[1], embeddings.shape[1],
-               _widen(embeddings[:1]).dtype)
+               at_least_float32(embeddings[:1]).dtype)
   for rows, candidates in blocks(n, block):
     sums = add(sums, activations[rows], embeddings[rows], targets[candidates],
                logit_scale, logit_bias, rows_per_chunk=rows_per_chunk,
@@ -353,7 +354,7 @@ def _add(sums, rows, shared, *, rows_per_chunk, mesh):
 
   def sums_of(rows, shared):
     activations, embeddings, where = rows
-    activations = jnp.where(where[:, None], _widen(activations), 0)
+    activations = jnp.where(where[:, None], at_least_float32(activations), 0)
     return Sums(
         _matmul(activations.T, activations),
         ggn_sum(embeddings, *shared, where=where,
@@ -412,12 +413,6 @@ def _unit(x):
   return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def _widen(x):
-  """In float32 at least: half precision sums nothing here."""
-  x = jnp.asarray(x)
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def _pad(x, multiple, value):
   """Rows of `value` up to a multiple."""
   x = jnp.asarray(x)
@@ -451,7 +446,7 @@ def _check_block(embeddings, targets, where):
   _check_shape("where", where, shapes[0][:1])
   _check_rows("embeddings", embeddings, where)
   _check_rows("targets", targets)
-  embeddings, targets = _widen(embeddings), _widen(targets)
+  embeddings, targets = at_least_float32(embeddings), at_least_float32(targets)
   dtype = jnp.promote_types(embeddings.dtype, targets.dtype)
   return embeddings.astype(dtype), targets.astype(dtype), jnp.asarray(where)
 
@@ -481,4 +476,4 @@ def _check_rows(name, rows, where=None, *, may_be_zero=False):
 
 @jax.jit
 def _squares(rows):
-  return jnp.sum(jnp.square(_widen(rows)), axis=-1)
+  return jnp.sum(jnp.square(at_least_float32(rows)), axis=-1)

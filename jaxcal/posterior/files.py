@@ -21,6 +21,7 @@ import numpy as np
 from jaxcal.posterior import curvature
 from jaxcal.posterior import laplace
 from jaxcal.posterior import marginal
+from jaxcal.storage import atomic
 from jaxcal.typing import Float
 
 SIDES = ("image", "text")
@@ -117,8 +118,8 @@ def write(folder: str | os.PathLike, found: Fitted, evidence: Evidence) -> None:
   laplace.write_arrays(folder / "factors.npz", matrices | counts)
   laplace.write_arrays(folder / "spectra.npz", spectra)
   manifest = {"format_version": FORMAT_VERSION, **found.manifest}
-  laplace.write_whole(folder / _MANIFEST,
-                      (json.dumps(manifest, indent=2) + "\n").encode())
+  atomic.write_whole(folder / _MANIFEST,
+                     (json.dumps(manifest, indent=2) + "\n").encode())
   about = {"model_fingerprint": found.manifest["model_fingerprint"],
            "pairs_fingerprint": found.manifest.get("pairs_fingerprint"),
            "pseudo_count": evidence.pseudo_count,

@@ -19,6 +19,7 @@ from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
+from jaxcal.typing import Pooled
 
 
 class Schedule(NamedTuple):
@@ -157,7 +158,7 @@ def points(
     keys: Key[Array, "r"],
     problem: selection.Problem,
     rows: Int[np.ndarray, "r budget"],
-    test: models.Inputs,
+    test: Pooled,
     validation: models.Labelled | None = None,
     schedule: Schedule = Schedule(),
 ) -> list[Point]:
@@ -187,7 +188,7 @@ def points(
 
 def learning_curve(
     problem: selection.Problem,
-    test: models.Inputs,
+    test: Pooled,
     validation: models.Labelled | None = None,
     *,
     strategies: Sequence[str],

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.posterior import curvature
+from jaxcal.storage import atomic
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 
@@ -145,8 +146,8 @@ def save(
   text = json.dumps({"about": about, "sha256": _sha256(content)}, indent=2,
                     ensure_ascii=False, allow_nan=False)
   pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-  write_whole(_with_ending(path, "npz"), content)
-  write_whole(_with_ending(path, "json"), (text + "\n").encode())
+  atomic.write_whole(atomic.with_ending(path, "npz"), content)
+  atomic.write_whole(atomic.with_ending(path, "json"), (text + "\n").encode())
 
 
 def load(path: str | os.PathLike) -> tuple[Posterior, dict[str, Any]]:
@@ -161,7 +162,8 @@ def load(path: str | os.PathLike) -> tuple[Posterior, dict[str, Any]]:
       not finite, not symmetric, or has a variance that is not positive (all
       zeros are a `deterministic` side).
   """
-  arrays_path, json_path = _with_ending(path, "npz"), _with_ending(path, "json")
+  arrays_path, json_path = (
+      atomic.with_ending(path, ending) for ending in ("npz", "json"))
   for needed in (arrays_path, json_path):
     if not needed.exists():
       raise FileNotFoundError(f"no {needed}; a posterior is .npz and .json")
@@ -180,14 +182,7 @@ def load(path: str | os.PathLike) -> tuple[Posterior, dict[str, Any]]:
 def write_arrays(
     path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes an .npz, whole or not at all."""
-  write_whole(path, _packed(arrays))
-
-
-def write_whole(path: str | os.PathLike, content: bytes) -> None:
-  """Writes a file so that a reader sees all of it or nothing."""
-  half = _with_ending(path, "half")
-  half.write_bytes(content)
-  os.replace(half, path)
+  atomic.write_whole(path, _packed(arrays))
 
 
 def _damped_inverse(name, factor, pseudo_count, prior_precision):
@@ -254,8 +249,3 @@ def _symmetric(matrix):
 
 def _traced(value):
   return isinstance(value, jax.core.Tracer)
-
-
-def _with_ending(path, ending):
-  """`path`.`ending`; unlike `with_suffix`, a dot in the name stays."""
-  return pathlib.Path(f"{os.fspath(path)}.{ending}")

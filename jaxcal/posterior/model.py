@@ -19,27 +19,16 @@ from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
+from jaxcal.typing import Pooled
 
 # Samples of weights that are held at a time.
 _SAMPLES_PER_BLOCK = 8
 
 
-class Inputs(NamedTuple):
-  """Images before the last projection; `clip.towers.Pooled` has these fields.
-
-  Attributes:
-    activations: What the projection sees, without the one of a bias.
-    residual: Added to its output; None for nothing.
-  """
-
-  activations: Float[Array, "n p"]
-  residual: Float[Array, "n d"] | None = None
-
-
 class Labelled(NamedTuple):
   """Images whose classes are known."""
 
-  inputs: Inputs
+  inputs: Pooled
   labels: Int[Array, "n"]
 
 
@@ -72,28 +61,28 @@ def with_bias(
   return kernel if bias is None else jnp.concatenate([kernel, bias[None]])
 
 
-def size(inputs: Inputs) -> int:
+def size(inputs: Pooled) -> int:
   """Number of images."""
   return len(inputs.activations)
 
 
-def take(inputs: Inputs, rows: Int[Array, "*m"]) -> Inputs:
+def take(inputs: Pooled, rows: Int[Array, "*m"]) -> Pooled:
   """Some of the images."""
   residual = inputs.residual
-  return Inputs(inputs.activations[rows],
+  return Pooled(inputs.activations[rows],
                 None if residual is None else residual[rows])
 
 
-def join(first: Inputs, second: Inputs) -> Inputs:
+def join(first: Pooled, second: Pooled) -> Pooled:
   """The images of both, of which both or neither have a residual."""
-  return Inputs(*(
+  return Pooled(*(
       None if a is None else jnp.concatenate([a, b])
       for a, b in zip((first.activations, first.residual),
                       (second.activations, second.residual))))
 
 
 def embed(
-    weights: Float[Array, "q d"], inputs: Inputs
+    weights: Float[Array, "q d"], inputs: Pooled
 ) -> Float[Array, "n d"]:
   """Embeddings under these weights, not normalised.
 
@@ -120,7 +109,7 @@ def widen(
   return activations if width == found else curvature.with_one(activations)
 
 
-def image_embeddings(model: Model, inputs: Inputs) -> predictive.Embedding:
+def image_embeddings(model: Model, inputs: Pooled) -> predictive.Embedding:
   """Gaussian embeddings of images, not normalised."""
   return predictive.embedding(
       inputs.activations, embed(model.weights, inputs), model.posterior.image)
@@ -132,7 +121,7 @@ def text_embeddings(model: Model) -> predictive.Embedding:
       model.text_activations, model.text_embeddings, model.posterior.text)
 
 
-def cosines(model: Model, inputs: Inputs) -> predictive.Cosines:
+def cosines(model: Model, inputs: Pooled) -> predictive.Cosines:
   """Means and variances of the logits, [n k], as published (ProbCosine)."""
   return cosines_of(model, image_embeddings(model, inputs))
 
@@ -144,7 +133,7 @@ def cosines_of(
       images, text_embeddings(model), model.posterior, model.logit_scale)
 
 
-def logits(model: Model, inputs: Inputs) -> Float[Array, "n k"]:
+def logits(model: Model, inputs: Pooled) -> Float[Array, "n k"]:
   """What the model answers without a posterior."""
   return model.logit_scale * jnp.matmul(
       _unit(embed(model.weights, inputs)), _unit(model.text_embeddings).T,
@@ -153,7 +142,7 @@ def logits(model: Model, inputs: Inputs) -> Float[Array, "n k"]:
 
 @functools.partial(jax.jit, static_argnames="num_samples")
 def sample_logits(
-    key: Key[Array, ""], model: Model, inputs: Inputs, *, num_samples: int
+    key: Key[Array, ""], model: Model, inputs: Pooled, *, num_samples: int
 ) -> Float[Array, "n s k"]:
   """Logits under sampled weights of both projections.
 

@@ -21,6 +21,7 @@ from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
+from jaxcal.typing import Pooled
 
 # Labels of a pool, or who gives that of one row when asked.
 Labels = Int[Array, "n"] | Callable[[int], int]
@@ -68,8 +69,8 @@ def start(model: models.Model, learner: Learner) -> State:
 def scores(
     key: Key[Array, ""],
     state: State,
-    pool: models.Inputs,
-    targets: models.Inputs,
+    pool: Pooled,
+    targets: Pooled,
     *,
     num_samples: int = 100,
 ) -> Float[Array, "n"]:
@@ -93,8 +94,8 @@ def scores(
 def epig(
     key: Key[Array, ""],
     model: models.Model,
-    pool: models.Inputs,
-    targets: models.Inputs,
+    pool: Pooled,
+    targets: Pooled,
     *,
     num_samples: int = 100,
 ) -> Float[Array, "n"]:
@@ -106,7 +107,7 @@ def epig(
 
 
 def learn(
-    state: State, row: int, image: models.Inputs, label: int) -> State:
+    state: State, row: int, image: Pooled, label: int) -> State:
   r"""Takes in one label.
 
   The weights go one step down the cross-entropy of the mean logits; then the
@@ -161,8 +162,8 @@ def learn(
 def select(
     key: Key[Array, ""],
     state: State,
-    pool: models.Inputs,
-    targets: models.Inputs,
+    pool: Pooled,
+    targets: Pooled,
     labels: Labels,
     *,
     budget: int,

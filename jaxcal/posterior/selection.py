@@ -17,6 +17,7 @@ from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
+from jaxcal.typing import Pooled
 
 # Sampled logits that are held at a time.
 _ENTRIES_PER_BLOCK = 2**25
@@ -40,8 +41,8 @@ class Problem(NamedTuple):
   """
 
   model: models.Model
-  pool: models.Inputs
-  targets: models.Inputs
+  pool: Pooled
+  targets: Pooled
   labels: online.Labels | None = None
   learner: online.Learner | None = None
   candidates: Int[np.ndarray, "c"] | None = None
@@ -235,7 +236,7 @@ def _check_inputs(name, inputs):
   if not models.size(inputs):
     raise ValueError(f"one image at least expected in the {name}, but there "
                      "are none.")
-  for part, values in zip(models.Inputs._fields,
+  for part, values in zip(Pooled._fields,
                           (inputs.activations, inputs.residual)):
     finite = values is None or np.isfinite(np.asarray(values)).all(axis=1)
     if not np.all(finite):

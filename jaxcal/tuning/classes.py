@@ -11,6 +11,7 @@ from jaxcal.clip import prompts as prompts_lib
 from jaxcal.clip import towers
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 
 # Of the zero-shot features that outliers are held at, whatever the data set.
@@ -76,7 +77,7 @@ def fitting(
 def words_context(model: checkpoint.Model) -> Float[Array, "4 w"]:
   """The vectors of "a photo of a"."""
   bank = _bank(model, ["x"], GENERIC, None)
-  return towers.at_least_float32(
+  return at_least_float32(
       prompts_lib.initial_context(model.params, bank))
 
 
@@ -94,7 +95,7 @@ def template_embeddings(
   pooled = _pooled(encode, context)
   projection = towers.text_projection(model.config, model.params)
   return jnp.asarray(towers.project(
-      towers.at_least_float32(pooled), projection))
+      at_least_float32(pooled), projection))
 
 
 def _bank(model, class_names, template, num_context, class_position="end"):

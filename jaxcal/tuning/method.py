@@ -8,11 +8,11 @@ same parameters answer for the classes they were trained on and for new ones.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxcal.clip import towers
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
+from jaxcal.typing import Pooled
 from jaxcal.typing import PyTree
 
 # A method's own arrays, by name.
@@ -32,7 +32,7 @@ class Images(NamedTuple):
 
   features: Float[Array, "b d"]
   embeddings: Float[Array, "b d"] | None = None
-  pooled: towers.Pooled | None = None
+  pooled: Pooled | None = None
   pixels: Float[Array, "b s s 3"] | None = None
 
 

@@ -11,6 +11,7 @@ from scipy import special
 from jaxcal.adapt import bayesian
 from jaxcal.clip import towers
 from jaxcal.posterior import laplace
+from jaxcal.typing import Pooled
 
 _P, _W, _D, _K, _S = 7, 6, 5, 4, 400
 _SCALE = 20.0
@@ -38,8 +39,7 @@ class BayesianTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     rng = np.random.default_rng(0)
-    self.image = towers.Pooled(rng.standard_normal(_P),
-                               rng.standard_normal(_D))
+    self.image = Pooled(rng.standard_normal(_P), rng.standard_normal(_D))
     self.texts = rng.standard_normal((_K, _W))
     self.maps = [(rng.standard_normal((_P, _D)), rng.standard_normal(_D)),
                  (rng.standard_normal((_W, _D)), None)]

@@ -17,10 +17,9 @@ import warnings
 from absl.testing import flagsaver
 import jax
 
-from jaxcal import predictions
 from jaxcal import sharding
 from jaxcal.cli import main
-from jaxcal.posterior import laplace
+from jaxcal.storage import atomic
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Few images and views of the shipped testbed.
@@ -99,17 +98,16 @@ def stopped_at_write(number):
   Yields:
     Its second item is whether it came to that.
   """
-  writes, write = [0, False], predictions.write_whole
+  writes, write = [0, False], atomic.write_whole
 
   def write_or_stop(path, content):
     writes[0] += 1
     if writes[0] == number:
       writes[1] = True
-      predictions.with_ending(path, "half").write_bytes(content[:9])
+      atomic.with_ending(path, "half").write_bytes(content[:9])
       raise Stopped
     write(path, content)
 
-  with (mock.patch.object(predictions, "write_whole", write_or_stop),
-        mock.patch.object(laplace, "write_whole", write_or_stop),
+  with (mock.patch.object(atomic, "write_whole", write_or_stop),
         contextlib.suppress(Stopped)):
     yield writes

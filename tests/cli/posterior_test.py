@@ -36,6 +36,7 @@ from jaxcal.posterior import predictive
 from jaxcal.testbed import pairs as testbed_pairs
 from jaxcal.testbed import sets
 from jaxcal.testbed import shipped
+from jaxcal.typing import Pooled
 from tests.cli import command
 
 _CONFIG = ("--config=configs/bayesvlm.py", "--config.batch_size=2")
@@ -484,7 +485,7 @@ class UseTest(_Fitted):
 
   def _check_tuned(self, folder, name, ids):
     """Answers of a cell, by tuning on the stored features of its choice."""
-    features = {place: towers.Pooled(**{"residual": None} | parts.gather(
+    features = {place: Pooled(**{"residual": None} | parts.gather(
         folder / "features" / place, "image"))
                 for place in ("target", "pool-digits", "validation")}
     stored = {place: json.loads((folder / "features" / place / "about.json")
@@ -506,15 +507,15 @@ class UseTest(_Fitted):
     tuned = finetuning.fine_tune(
         jax.random.fold_in(jax.random.key(1), 1), start,
         models.Labelled(
-            models.Inputs(features["pool-digits"].activations[np.array(at)]),
+            Pooled(features["pool-digits"].activations[np.array(at)]),
             jnp.array([label_of[image_id] for image_id in ids])),
         models.Labelled(
-            models.Inputs(features["validation"].activations),
+            Pooled(features["validation"].activations),
             jnp.array([label_of[i] for i in stored["validation"]])),
         finetuning.Schedule(learning_rate=0.01, num_epochs=2))
     expected = predictive.probit_logits(models.cosines(
         start._replace(weights=tuned.weights),
-        models.Inputs(features["target"].activations)))
+        Pooled(features["target"].activations)))
     answer = predictions.load(folder / name)
     np.testing.assert_allclose(answer.logits, expected, atol=1e-3)
     self.assertEqual(answer.settings["epoch"], int(tuned.epoch))

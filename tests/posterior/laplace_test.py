@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcal.posterior import curvature
 from jaxcal.posterior import laplace
+from jaxcal.storage import atomic
 from tests import shared
 
 
@@ -185,7 +186,7 @@ class FileTest(parameterized.TestCase):
     laplace.write_arrays(f"{self.path}.npz", arrays)
     content = pathlib.Path(f"{self.path}.npz").read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    laplace.write_whole(f"{self.path}.json", json.dumps(
+    atomic.write_whole(f"{self.path}.json", json.dumps(
         {"about": {}, "sha256": digest}).encode())
 
 

@@ -12,6 +12,7 @@ from jaxcal.posterior import model
 from jaxcal.posterior import neighbours
 from jaxcal.posterior import online
 from jaxcal.posterior import selection
+from jaxcal.typing import Pooled
 from tests.posterior import small
 
 _KEY = jax.random.key(5)
@@ -172,7 +173,7 @@ class SelectionTest(parameterized.TestCase):
 
   def test_errors(self):
     problem = _problem()
-    empty = model.Inputs(jnp.zeros((0, 5)), jnp.zeros((0, 4)))
+    empty = Pooled(jnp.zeros((0, 5)), jnp.zeros((0, 4)))
     broken = np.array(problem.pool.activations)
     broken[[3, 7], 2] = np.nan
     for changes, budget, message in (

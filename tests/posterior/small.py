@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxcal.posterior import laplace
 from jaxcal.posterior import model
+from jaxcal.typing import Pooled
 from tests import shared
 
 CASES = (("clip", "clip"), ("siglip", "siglip"))
@@ -32,8 +33,8 @@ def released(case):
   layers = [laplace.Layer(get(f"A_inv_{side}"), get(f"B_inv_{side}"))
             for side in ("img", "txt")]
   images = [
-      model.Inputs(get(f"{name}_act"),
-                   get(f"{name}_res") if get.has(f"{name}_res") else None)
+      Pooled(get(f"{name}_act"),
+             get(f"{name}_res") if get.has(f"{name}_res") else None)
       for name in ("pool", "test")]
   return jax.tree.map(_float, (model.Model(
       model.with_bias(get("W_img").T, bias), get("cls_act"),
@@ -59,8 +60,8 @@ def random(seed=0, *, p=5, d=4, k=3, w=3, bias=True, pool=12, targets=6,
 
   layers = [laplace.Layer(covariance(rows), covariance(d)) for rows in (q, w)]
   inputs = [
-      model.Inputs(rng.standard_normal((n, p)),
-                   rng.standard_normal((n, d)) if bias else None)
+      Pooled(rng.standard_normal((n, p)),
+             rng.standard_normal((n, d)) if bias else None)
       for n in (pool, targets)]
   return jax.tree.map(_float, (model.Model(
       rng.standard_normal((q, d)), rng.standard_normal((k, w)),

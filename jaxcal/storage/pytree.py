@@ -6,25 +6,28 @@ import pathlib
 import jax
 import numpy as np
 
-from jaxcal import predictions as predictions_lib
-from jaxcal.cli import experiment
+from jaxcal.storage import atomic
 from jaxcal.typing import PyTree
 
 
 def save(path: pathlib.Path, tree: PyTree) -> None:
   """Writes the leaves, whole or not at all; the first process alone."""
-  if not experiment.is_first():
+  if jax.process_index():
     return
   path.parent.mkdir(parents=True, exist_ok=True)
   content = io.BytesIO()
   np.savez(content, *(
       jax.random.key_data(leaf) if _is_key(leaf) else leaf
       for leaf in jax.tree.leaves(tree)))
-  predictions_lib.write_whole(path, content.getvalue())
+  atomic.write_whole(path, content.getvalue())
 
 
 def load(path: pathlib.Path, like: PyTree) -> PyTree:
-  """What `save` wrote, in the structure of `like`; `like` if there is none."""
+  """What `save` wrote, in the structure of `like`; `like` if there is none.
+
+  Raises:
+    ValueError: arrays of other shapes lie there.
+  """
   if not path.exists():
     return like
   with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
