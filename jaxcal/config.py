@@ -5,6 +5,7 @@ single fields. Library functions never see these objects. Only the standard
 library is imported.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -96,13 +97,16 @@ class MethodConfig:
   quantile: float | None = _field(
       None, "of the similarities, where soc_quantile puts its margin; 0.2 if "
       "None")
-  learning_rate: float = _field(5e-3, "of AdamW")
-  weight_decay: float = _field(1e-2, "of AdamW; PyTorch's default")
+  learning_rate: float | None = _field(
+      None, "step size of AdamW; the method's own (0.005) if None")
+  weight_decay: float | None = _field(
+      None, "decay of AdamW; the method's own (0.01 as in PyTorch) if None")
   num_steps: int | None = _field(
       None, "optimiser steps per image; the method's own (1, or 2 for "
       "c_tpt_two_step) if None")
-  selection_fraction: float = _field(
-      0.1, "part of the views, those of lowest entropy, that enter the entropy")
+  selection_fraction: float | None = _field(
+      None, "share of the views, those of lowest entropy, that count; the "
+      "method's own (0.1, or 0.3 for zero) if None")
   context: str = _field(
       "template", "where every image starts: 'template', the words before the "
       "class name, 'fpp', a context pre-trained to be flat, or a "
@@ -112,6 +116,16 @@ class MethodConfig:
       (), "what `jaxcal tune` saved, answered with beside these methods: "
       "a folder tuned/SET/METHOD or a single seed-N.safetensors; several by "
       "giving the flag several times")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class StreamConfig:
+  """How methods with a state, such as tda, see the images."""
+
+  order: str = _field(
+      "shuffled", "of the images: 'shuffled' at random, or 'given', as they "
+      "come")
+  seed: int = _field(0, "seed of the random order")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -231,6 +245,11 @@ class ExperimentConfig:
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   views: ViewsConfig = dataclasses.field(default_factory=ViewsConfig)
   method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
+  methods: Mapping[str, Any] = dataclasses.field(
+      default_factory=dict, metadata={
+          "help": "test-time methods of your own by name, for method.name; in "
+                  "config files only"})
+  stream: StreamConfig = dataclasses.field(default_factory=StreamConfig)
   fpp: FppConfig = dataclasses.field(default_factory=FppConfig)
   posterior: PosteriorConfig = dataclasses.field(
       default_factory=PosteriorConfig)
@@ -243,6 +262,10 @@ class ExperimentConfig:
   num_threads: int = _field(4, "that read images")
   memory_gb: float = _field(
       4.0, "rough bound for the text tower and, apart, for its Jacobian")
+  evidence: tuple[str, ...] = _field(
+      (), "what predictions carry for recalibrators, separated by commas: "
+      "image_features, zero_shot_text_features, zero_shot_logits, mean_cosine, "
+      "view_logits, zero_shot_view_logits")
   linearisation: str = _field(
       "auto", "of the text tower at the initial context: 'vjp', 'jacobian', or "
       "'auto': the faster one for the number of images")
@@ -261,6 +284,8 @@ def validate(config: ExperimentConfig) -> None:
       ("data.", config.data, _data_rows(config.data)),
       ("views.", config.views, _views_rows(config.views)),
       ("method.", config.method, _method_rows(config.method, config.views)),
+      ("stream.", config.stream,
+       [_one_of(config.stream, "order", "shuffled", "given")]),
       ("fpp.", config.fpp, _fpp_rows(config.fpp)),
       ("posterior.", config.posterior, _posterior_rows(config.posterior)),
       ("temperature.", config.temperature,
@@ -311,8 +336,10 @@ def _method_rows(method, views):
       ("context", method.context in ("template", "fpp") or
        method.context.endswith(".safetensors"),
        "'template', 'fpp' or the path of a seed-N.safetensors"),
-      ("selection_fraction", 0 < method.selection_fraction <= 1, "in (0, 1]"),
-      ("selection_fraction", int(views.number * method.selection_fraction) >= 1,
+      ("selection_fraction", method.selection_fraction is None or
+       0 < method.selection_fraction <= 1, "in (0, 1]"),
+      ("selection_fraction", method.selection_fraction is None or
+       int(views.number * method.selection_fraction) >= 1,
        f"large enough to keep one of {views.number} views"),
       ("delta", method.delta is None or 0 < method.delta <= 1, "in (0, 1]"),
       ("quantile", method.quantile is None or 0 <= method.quantile <= 1,

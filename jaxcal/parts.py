@@ -20,15 +20,26 @@ _ABOUT = "about.json"
 
 
 def open_folder(
-    folder: pathlib.Path, ids: Sequence[str], names: Sequence[str]
+    folder: pathlib.Path,
+    ids: Sequence[str],
+    names: Sequence[str],
+    order: Sequence[int] | None = None,
 ) -> None:
   """Makes a folder for the answers to these images under these names.
 
+  Args:
+    folder: New, or of an unfinished run.
+    ids: One per image.
+    names: What answers.
+    order: Positions of the images as they are seen, where it matters.
+
   Raises:
-    ValueError: it holds answers to other images or names.
+    ValueError: it holds answers to other images, under other names, or of
+      another order.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  about = {"names": list(names), "ids": list(ids)}
+  about = {"names": list(names), "ids": list(ids),
+           "order": None if order is None else np.asarray(order).tolist()}
   path = folder / _ABOUT
   if not path.exists():
     atomic.write_whole(path, json.dumps(about).encode())
@@ -67,7 +78,8 @@ def write(
   Args:
     folder: From `open_folder`.
     positions: Of the images in the set, at least one.
-    answers: By name and field, e.g. answers["tpt"]["logits"].
+    answers: By name and field, e.g. answers["tpt"]["scores"]; fields have no
+      slash.
   """
   arrays = {f"{name}/{field}": value for name, answer in answers.items()
             for field, value in answer.items()}
@@ -82,25 +94,35 @@ def gather(
 ) -> dict[str, Float[np.ndarray, "n ..."]]:
   """All answers under one name, by field, in the order of the set.
 
+  Parts may overlap, as those of runs with other batch sizes do. A field that
+  some parts lack is NaN there.
+
   Raises:
     ValueError: answers are missing.
   """
   about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-  positions, columns = [], {}
+  num_images = len(about["ids"])
+  done, fields = np.zeros(num_images, bool), {}
   for path in _files(folder):
     with np.load(path, allow_pickle=False) as part:
-      positions.append(part["positions"])
+      positions = part["positions"]
+      done[positions] = True
       for key in part.files:
-        owner, _, field = key.rpartition("/")
-        if owner == name:
-          columns.setdefault(field, []).append(part[key])
-  order = np.argsort(np.concatenate(positions))
-  if len(order) != len(about["ids"]):
-    raise ValueError(f"{folder} has answers to {len(order)} of "
-                     f"{len(about['ids'])} images; run the command again to "
-                     "compute the rest")
-  return {field: np.concatenate(values)[order]
-          for field, values in columns.items()}
+        owner, slash, field = key.rpartition("/")
+        if slash and owner == name:
+          rows = part[key]
+          if field not in fields:
+            fields[field] = np.full(
+                (num_images, *rows.shape[1:]), _nothing(rows), rows.dtype)
+          fields[field][positions] = rows
+  if not done.all():
+    raise ValueError(f"{folder} has answers to {done.sum()} of {num_images} "
+                     "images; run the command again to compute the rest")
+  return fields
+
+
+def _nothing(rows):
+  return np.nan if np.issubdtype(rows.dtype, np.floating) else 0
 
 
 def _files(folder):

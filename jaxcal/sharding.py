@@ -114,6 +114,15 @@ def gather_local(tree: PyTree) -> PyTree:
       tree)
 
 
+def gather(tree: PyTree) -> PyTree:
+  """The rows of a batch of all processes, on the host of each."""
+  if jax.process_count() == 1:
+    return gather_local(tree)
+  from jax.experimental import multihost_utils
+  return jax.tree.map(
+      np.asarray, multihost_utils.process_allgather(tree, tiled=True))
+
+
 def _in_order(x: Array) -> list[Array]:
   """What lies on each of this process's devices, in the order of the rows."""
   shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)

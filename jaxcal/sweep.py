@@ -11,16 +11,12 @@ import types
 import typing
 from typing import Any, NamedTuple
 
-from jaxcal.adapt import objectives
+from jaxcal.adapt import base
+from jaxcal.adapt.prompt import methods as prompt_methods
 
-# Fields below config.method of which all values share a pass, with the values
-# that are left out of names.
-SHARED = {"learning_rate": 5e-3, "weight_decay": 1e-2, "num_steps": None,
-          "selection_fraction": 0.1}
-
-
-# All numbers that a point may have.
-FIELDS = ("weight", "delta", "quantile", *SHARED)
+# Fields below config.method of which all values share a pass.
+FIELDS = ("weight", "delta", "quantile", "learning_rate", "weight_decay",
+          "num_steps", "selection_fraction")
 
 
 class Axis(NamedTuple):
@@ -34,7 +30,7 @@ class Point(NamedTuple):
   """One setting of a sweep.
 
   Attributes:
-    method: Its name in `objectives.METHODS`.
+    method: Its name.
     numbers: Values of the fields that this method has.
     label: Method and numbers other than their defaults, fit for a file name.
   """
@@ -82,25 +78,23 @@ def product(axes: Sequence[Axis]) -> list[dict[str, Any]]:
           for values in itertools.product(*(axis.values for axis in axes))]
 
 
-def point(method: str, numbers: Mapping[str, Any]) -> Point:
+def point(
+    name: str, method: base.Numbers, numbers: Mapping[str, Any]) -> Point:
   """A setting with the fields that its method has; the others are dropped.
 
   Args:
-    method: Name of the method.
+    name: Name of the method.
+    method: Its defaults.
     numbers: Field below config.method -> value, None for the default.
-
-  Raises:
-    ValueError: an unknown method.
   """
-  objectives.method(method)  # an unknown name lists the choices
-  defaults = dict(objectives.settings_of(method))
-  if objectives.method(method).num_steps:
-    defaults |= SHARED
-  kept = {name: defaults[name] if numbers.get(name) is None else numbers[name]
-          for name in defaults}
-  changed = [f"{name}={value:g}" for name, value in kept.items()
-             if value != defaults[name]]
-  return Point(method, kept, "-".join([method, *changed]))
+  fields = () if _never_tunes(method) else [
+      field for field in FIELDS if hasattr(method, field)]
+  defaults = {field: getattr(method, field) for field in fields}
+  kept = {field: value if numbers.get(field) is None else numbers[field]
+          for field, value in defaults.items()}
+  changed = [f"{field}={value:g}" for field, value in kept.items()
+             if value != defaults[field]]
+  return Point(name, kept, "-".join([name, *changed]))
 
 
 def variants(
@@ -128,6 +122,11 @@ def unused(points: Sequence[Point], fields: Sequence[str]) -> list[str]:
   """Fields that none of the points has."""
   known = {name for one in points for name in one.numbers}
   return [field for field in fields if field not in known]
+
+
+def _never_tunes(method):
+  """Whether predictions are zero-shot, so that no number enters them."""
+  return isinstance(method, prompt_methods.ZeroShot)
 
 
 def _parse(value, annotation, text):

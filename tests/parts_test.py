@@ -37,6 +37,23 @@ class PartsTest(absltest.TestCase):
       np.testing.assert_array_equal(got["logits"], self.logits[i])
       np.testing.assert_array_equal(got["shift"], self.shift[i])
 
+  def test_parts_that_overlap_as_those_of_other_batch_sizes(self):
+    for positions in ((0, 1, 2, 3), (2, 3, 4), (5, 6)):
+      self._write(positions)
+    np.testing.assert_array_equal(
+        parts.gather(self.folder, _NAMES[0])["logits"], self.logits[0])
+
+  def test_a_field_that_some_parts_lack(self):
+    self._write((0, 1, 2, 3, 4))
+    parts.write(self.folder, np.array([6, 5]), {
+        "zero_shot": {"shift": np.float32([1, 2])}, "": {"texts": np.ones(2)}})
+    got = parts.gather(self.folder, "zero_shot")
+    np.testing.assert_array_equal(
+        got["logits"][:5], self.logits[0, :5])
+    self.assertTrue(np.isnan(got["logits"][5:]).all())
+    np.testing.assert_array_equal(got["shift"][5:], [2, 1])
+    self.assertEqual(set(parts.gather(self.folder, "")), {"texts"})
+
   def test_missing_are_those_without_an_answer(self):
     self.assertEqual(parts.missing(self.folder, 7).tolist(), list(range(7)))
     self._write((5, 1))
@@ -53,6 +70,8 @@ class PartsTest(absltest.TestCase):
       parts.open_folder(self.folder, _IDS, ("tpt",))
     with self.assertRaisesRegex(ValueError, "with other ids; remove it"):
       parts.open_folder(self.folder, _IDS[::-1], _NAMES)
+    with self.assertRaisesRegex(ValueError, "with other order; remove it"):
+      parts.open_folder(self.folder, _IDS, _NAMES, range(7))
     parts.open_folder(self.folder, _IDS, _NAMES)
 
   def test_names(self):

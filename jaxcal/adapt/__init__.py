@@ -1,1 +1,1 @@
-"""Test-time prompt tuning of one unlabelled image."""
+"""Test-time adaptation: what is done with unlabelled test images."""

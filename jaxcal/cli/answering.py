@@ -10,17 +10,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxcal import evaluate as evaluate_lib
 from jaxcal import parts as parts_lib
 from jaxcal import predictions as predictions_lib
+from jaxcal import run
 from jaxcal import sharding
-from jaxcal.adapt import flatness
-from jaxcal.adapt import settings as settings_lib
+from jaxcal import tasks
+from jaxcal.adapt import base
+from jaxcal.adapt.prompt import flatness
 from jaxcal.cli import experiment
 from jaxcal.cli import posteriors
 from jaxcal.cli import tuned_answers
 from jaxcal.data import image_set as image_sets
+from jaxcal.features import sources
 from jaxcal.features import store as stores
 from jaxcal.storage import pytree
 
@@ -32,7 +35,7 @@ def answer_set(
     config,
     model,
     images: image_sets.ImageSet,
-    settings: Mapping[str, settings_lib.Setting],
+    methods: Mapping[str, base.Numbers],
     about: Mapping[str, Mapping[str, Any]],
     folder: pathlib.Path,
     *,
@@ -48,33 +51,33 @@ def answer_set(
     config: Of the experiment.
     model: From `experiment.load_model`.
     images: The image set, its name that of a store if the config has one.
-    settings: By file name.
+    methods: By file name.
     about: What to write into each one's predictions.
     folder: Of the predictions of this set.
-    posterior: Answers in its forms, too; see `evaluate.answer_names`.
-    on_batch: See `evaluate.evaluate`.
+    posterior: Answers in its forms, too; see `run.output_names`.
+    on_batch: See `run.iterate`.
   """
   path_of = lambda name: folder / name
-  setting_of = evaluate_lib.answer_names(
-      settings, with_posterior=posterior is not None)
-  missing = [name for name in setting_of
+  method_of = run.output_names(
+      methods, with_posterior=posterior is not None)
+  missing = [name for name in method_of
              if not predictions_lib.exists(path_of(name))]
   sharding.barrier("looked for predictions")
-  parts = _parts_folder(folder, missing, setting_of)
+  parts = _parts_folder(folder, missing, method_of)
   answers = iter(())
   if missing:
     # Those that an interrupted run had begun together stay together.
     names = parts_lib.names(parts) or missing
-    run = dict.fromkeys(setting_of[name] for name in names)
+    together = dict.fromkeys(method_of[name] for name in names)
     answers = _answers(
-        config, model, images, {name: settings[name] for name in run},
-        {name: {**about[setting_of[name]], "method": name}
+        config, model, images, {name: methods[name] for name in together},
+        {name: {**about[method_of[name]], "method": name}
          for name in missing if experiment.is_first()},
         parts, folder, posterior, on_batch)
   if not experiment.is_first():
     collections.deque(answers, maxlen=0)  # runs, and yields nothing
     return
-  for name in setting_of:
+  for name in method_of:
     if name in missing:
       _, answer = next(answers)
       predictions_lib.save(answer, path_of(name))
@@ -90,42 +93,57 @@ def _parts_folder(folder, missing, names):
   return begun[0] if begun else folder / f"parts-{digest}"
 
 
-def _answers(config, model, images, settings, about, parts, folder, posterior,
+def _answers(config, model, images, methods, about, parts, folder, posterior,
              on_batch):
   budget = int(config.memory_gb * _GIGABYTE)
-  text = _text_side(config, model, images, folder, budget)
-  store = None
-  if config.data.store is not None:
-    store = _checked_store(config, model, images)
   head = None
   if posterior is not None:
     head = posteriors.head(
         posterior, config.posterior, model, len(images.class_names))
-  return evaluate_lib.evaluate(
-      model, images, settings, parts=parts, about=about,
-      recipe=experiment.recipe(config.views, model), seed=config.views.seed,
-      store=store, text=text, head=head, linearisation=config.linearisation,
-      max_bytes=budget, batch_size=config.batch_size,
-      num_threads=config.num_threads, on_batch=on_batch)
+  return run.iterate(
+      methods, _task(config, model, images, folder, budget),
+      _source(config, model, images, budget),
+      order=_order(config.stream, len(images.ids)), head=head,
+      evidence=config.evidence, linearisation=config.linearisation,
+      max_bytes=budget, batch_size=config.batch_size, parts=parts, about=about,
+      on_batch=on_batch)
 
 
-def _text_side(config, model, images, folder, budget):
+def _source(config, model, images, budget):
+  """The images' features: stored, or to be computed."""
+  if config.data.store is not None:
+    return sources.from_store(
+        _checked_store(config, model, images), image_set=images,
+        config=model.config, max_bytes=budget)
+  return sources.from_images(
+      model, images, recipe=experiment.recipe(config.views, model),
+      seed=config.views.seed, num_threads=config.num_threads)
+
+
+def _order(config, num_images):
+  """Positions of the images as methods with a state see them."""
+  if config.order == "given":
+    return None
+  return np.random.default_rng(config.seed).permutation(num_images)
+
+
+def _task(config, model, images, folder, budget):
   """The prompts of the classes, and the context where every image starts."""
-  sides = functools.partial(
-      evaluate_lib.text_side, model, images.class_names, max_bytes=budget,
+  task_of = functools.partial(
+      tasks.unencoded_task, model, images.class_names, max_bytes=budget,
       num_contexts=config.batch_size)
   start = tuned_answers.start(config.method, model)
   if start is not None:
     # As in its training, no words but the name and a full stop.
     context = jnp.asarray(start.params["context"])
-    return sides(template="{}.", num_context_tokens=len(context),
-                 class_position=start.spec.class_position)._replace(
-                     context=context)
-  text = sides(template=config.data.template)
+    return task_of(template="{}.", num_context_tokens=len(context),
+                   class_position=start.spec.class_position)._replace(
+                       context=context)
+  task = task_of(template=config.data.template)
   if config.method.context == "fpp":
-    text = text._replace(context=_flat_context(
-        config.fpp, text, folder / "fpp.npz", images.name))
-  return text
+    task = task._replace(context=_flat_context(
+        config.fpp, task, folder / "fpp.npz", images.name))
+  return task
 
 
 def _checked_store(config, model, images):
@@ -138,24 +156,24 @@ def _checked_store(config, model, images):
   return store
 
 
-def _flat_context(config, text, path, name):
+def _flat_context(config, task, path, name):
   """A context pre-trained by FPP; goes on from what `path` holds."""
   recipe = flatness.Recipe(
       learning_rate=config.learning_rate, num_steps=config.num_steps,
       flatness_weight=config.flatness_weight)
   noise_key, start_key = jax.random.split(jax.random.key(config.seed))
-  start = text.context if config.from_template else flatness.random_context(
-      start_key, text.context.shape)
+  start = task.context if config.from_template else flatness.random_context(
+      start_key, task.context.shape)
   state = pytree.load(path, flatness.begin(start, recipe))
   target = jax.jit(lambda encode, context: encode(context))(
-      text.encode, text.context)
+      task.encode, task.context)
   advance = jax.jit(flatness.advance, static_argnames="num_steps")
   with experiment.progress(
       f"{name}: flat context", config.num_steps, "step") as bar:
     bar.update(int(state.step))
     while state.step < config.num_steps:
       steps = min(_FPP_PART, config.num_steps - int(state.step))
-      state, _ = advance(text.encode, target, noise_key, state, recipe,
+      state, _ = advance(task.encode, target, noise_key, state, recipe,
                          num_steps=steps)
       pytree.save(path, state)
       bar.update(steps)

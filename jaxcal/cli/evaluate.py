@@ -2,15 +2,14 @@
 
 import collections
 from collections.abc import Mapping
-import dataclasses
 import functools
 
 import numpy as np
 
-from jaxcal import evaluate as evaluate_lib
 from jaxcal import predictions as predictions_lib
+from jaxcal import run
 from jaxcal import sharding
-from jaxcal.adapt import objectives
+from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import answering
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
@@ -42,7 +41,7 @@ def help_text() -> str:
       "report.html and", "diagram-*.svg, and prints a table.",
       "An interrupted run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "",
-      "Methods: " + ", ".join(objectives.METHODS) + ";",
+      "Methods: " + ", ".join(methods_lib.METHODS) + ";",
       "  with --config.method.tuned=FOLDER what `jaxcal tune` saved, "
       "too, as METHOD-SEED",
       experiment.DATA_HELP, "",
@@ -53,7 +52,7 @@ def help_text() -> str:
 def main() -> None:
   """Runs the experiment that the flags describe."""
   config = experiment.checked_config(EXAMPLE)
-  methods = _settings(config.method)
+  methods = experiment.methods_of(config)
   if config.method.tuned:
     _check_tuned(config)
   experiment.join_processes()
@@ -80,7 +79,7 @@ def main() -> None:
       answer(_asked_for(images.class_names, unknown), "unknown",
              posterior=posterior)
   if experiment.is_first():
-    names = [*evaluate_lib.answer_names(
+    names = [*run.output_names(
         methods, with_posterior=posterior is not None), *seeds]
     method_of = {name: one.spec.name for name, one in seeds.items()}
     if validation:
@@ -98,7 +97,9 @@ def _answer(config, model, methods, seeds, about, output, data, images,
   with experiment.progress(place, len(images.ids)) as bar:
     collections.deque(answering.answer_set(
         config, model, images, methods,
-        {name: about | {"data": place, "method": name} for name in methods},
+        {name: about | {"data": place, "method": name,
+                        "numbers": experiment.numbers_of(method)}
+         for name, method in methods.items()},
         output / "predictions" / place, posterior=posterior,
         on_batch=lambda done, _: bar.update(done - bar.n)), maxlen=0)
   tuned_answers.answer_set(
@@ -162,23 +163,6 @@ def _scale_temperatures(folder, methods, split):
         settings=plain.settings | {"method": name + _TEMPERATURE,
                                    "temperature": factor})
     predictions_lib.save(scaled, folder / (name + _TEMPERATURE))
-
-
-def _settings(config):
-  """A setting per method; refuses numbers that none of the methods has."""
-  methods = {}
-  for name in config.name:
-    if name in methods:
-      raise ValueError(f"config.method.name has {name!r} twice")
-    methods[name] = experiment.setting_of(name, {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)})
-  known = {key for name in methods for key in objectives.settings_of(name)}
-  for key in ("weight", "delta", "quantile"):
-    if getattr(config, key) is not None and key not in known:
-      raise ValueError(f"config.method.{key} is set, but none of the methods "
-                       f"{', '.join(methods)} has a {key}")
-  return methods
 
 
 def _write_report(output, config, data_names, method_names, method_of,

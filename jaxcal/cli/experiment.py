@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import pathlib
@@ -21,8 +22,10 @@ import tqdm
 from jaxcal import config as config_lib
 from jaxcal import provenance
 from jaxcal import sharding
-from jaxcal.adapt import objectives
-from jaxcal.adapt import settings as settings_lib
+from jaxcal import tasks
+from jaxcal.adapt import base
+from jaxcal.adapt import methods as methods_lib
+from jaxcal.adapt.prompt import methods as prompt_methods
 from jaxcal.cli import posteriors
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
@@ -30,15 +33,17 @@ from jaxcal.data import catalogue
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import sources
 from jaxcal.data import views
+from jaxcal.features import extract
 from jaxcal.features import store as stores
 from jaxcal.report import summary
 from jaxcal.storage import atomic
 from jaxcal.testbed import sets as testbed_sets
-from jaxcal.testbed import shipped
 from jaxcal.tuning import protocol
 
 # How a flag says that a text field is None.
 _NO_TEXT = ("", "none", "None")
+# The field that holds objects.
+_OWN_METHODS = "config.methods"
 # What the path of tuned parameters ends with.
 _TUNED = ".safetensors"
 # Fields that do not change the numbers, so that a run may go on with others.
@@ -78,7 +83,7 @@ def field_help() -> list[str]:
   """Lines that name every config field with its default."""
   rows = config_lib.describe(config_lib.ExperimentConfig())
   return [f"  --{name}={plain(value)}\n      {about}"
-          for name, value, about in rows]
+          for name, value, about in rows if name != _OWN_METHODS]
 
 
 def checked_config(example: str) -> config_lib.ExperimentConfig:
@@ -108,8 +113,9 @@ def check(config: config_lib.ExperimentConfig) -> None:
   """Reads names and "none" as a flag hands them over; checks every field."""
   for part in (config.data, config.method, config.tune):
     part.name = _names(part.name)
-  config.method.tuned = tuple(
-      name for name in _names(config.method.tuned) if name not in _NO_TEXT)
+  for part, name in ((config.method, "tuned"), (config, "evidence")):
+    setattr(part, name, tuple(
+        one for one in _names(getattr(part, name)) if one not in _NO_TEXT))
   for part in (config.data, config.posterior, config.temperature,
                config.tune):
     for field in dataclasses.fields(part):
@@ -243,8 +249,7 @@ def open_store(config, name: str) -> stores.Store:
 
 def load_model(config) -> checkpoint.Model:
   """The model, each tower in its precision."""
-  model = checkpoint.load(
-      shipped.folder() if config.name == "testbed" else config.name)
+  model = tasks.load(config.name)
   image = config.image_dtype
   if image == "auto":
     image = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -254,11 +259,9 @@ def load_model(config) -> checkpoint.Model:
 
 def recipe(config, model: checkpoint.Model) -> views.Recipe:
   """How views are made for a model."""
-  preprocess = model.preprocess
-  return views.Recipe(
-      size=preprocess.crop, resize=preprocess.resize,
-      resample=preprocess.resample, offset=preprocess.offset,
-      num_views=config.number, area=(config.min_area, config.max_area),
+  return dataclasses.replace(
+      extract.recipe_of(model, num_views=config.number),
+      area=(config.min_area, config.max_area),
       flip_probability=config.flip_probability, augmix=config.augmix)
 
 
@@ -284,18 +287,64 @@ def manifest(config, model, images: image_sets.ImageSet, dtype: str,
                 for name, value in provenance.describe().items()})
 
 
-def setting_of(
-    name: str, numbers: Mapping[str, Any]) -> settings_lib.Setting:
-  """A method with numbers by field name; None is the default of each."""
-  given = {key: value for key, value in numbers.items() if value is not None}
-  method = objectives.method(
-      name, **{key: given[key] for key in objectives.settings_of(name)
-               if key in given})
-  if method.num_steps and "num_steps" in given:
-    method = dataclasses.replace(method, num_steps=given["num_steps"])
-  return settings_lib.Setting(method, **{
-      key: given[key] for key in ("learning_rate", "weight_decay",
-                                  "selection_fraction") if key in given})
+def numbers_of(method: base.Numbers) -> dict[str, Any]:
+  """A method's numbers by name, as JSON has them."""
+  return {name: value for name in _fields(method)
+          if isinstance(value := getattr(method, name),
+                        (bool, int, float, str))}
+
+
+def methods_of(config) -> dict[str, base.Numbers]:
+  """The methods that a config names, each with the numbers that it has.
+
+  Raises:
+    ValueError: an unknown name, one twice, or a number that no method has.
+  """
+  given = {field.name: getattr(config.method, field.name)
+           for field in dataclasses.fields(config.method)}
+  methods = {}
+  for name in config.method.name:
+    if name in methods:
+      raise ValueError(f"config.method.name has {name!r} twice")
+    methods[name] = method_of(config, name, given)
+  for name, method in methods.items():
+    _check_views(name, method, config.views.number)
+  known = {key for one in methods.values() for key in _fields(one)}
+  for key in ("weight", "delta", "quantile"):
+    if given[key] is not None and key not in known:
+      raise ValueError(f"config.method.{key} is set, but none of the methods "
+                       f"{', '.join(methods)} has a {key}")
+  return methods
+
+
+def method_of(
+    config, name: str, numbers: Mapping[str, Any]) -> base.Numbers:
+  """A method with numbers by field name; None is the default of each.
+
+  Raises:
+    ValueError: an unknown name; lists the choices.
+  """
+  method = config.methods[name] if name in config.methods else (
+      methods_lib.method(name))
+  return dataclasses.replace(method, **{
+      key: value for key, value in numbers.items()
+      if key in _fields(method) and value is not None})
+
+
+def _check_views(name, method, num_views):
+  """Refuses a method that would keep none of the views of an image."""
+  if isinstance(method, prompt_methods.ZeroShot):
+    return
+  share = numbers_of(method).get("selection_fraction")
+  if share is not None and int(share * num_views) < 1:
+    raise ValueError(
+        f"{name} keeps none of {num_views} views at a selection_fraction of "
+        f"{share:g}; raise --config.method.selection_fraction or "
+        "--config.views.number")
+
+
+def _fields(method):
+  return [field.name for field in dataclasses.fields(method)]
 
 
 def conventions(config) -> summary.Conventions:
@@ -310,6 +359,8 @@ def describe(
   """Everything that decides the numbers, by dotted name, as JSON has it."""
   settings = {name: value for name, value, _ in config_lib.describe(config)
               if name not in FREE}
+  settings[_OWN_METHODS] = {
+      name: _definition(method) for name, method in config.methods.items()}
   settings |= _by_content(config.method)
   settings |= {
       "model.fingerprint": model.fingerprint,
@@ -331,6 +382,12 @@ def _by_content(config):
   if is_tuned(config.context):
     fields["config.method.context"] = _content(pathlib.Path(config.context))
   return fields
+
+
+def _definition(method):
+  """A method of one's own: its numbers, and what its source code is."""
+  source = inspect.getsource(inspect.getmodule(type(method)))
+  return f"{method} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
 
 
 def _content(path):

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxcal import evaluate as evaluate_lib
 from jaxcal import parts as parts_lib
 from jaxcal import sharding
+from jaxcal import tasks
 from jaxcal.cli import experiment
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pairs
@@ -41,7 +41,7 @@ def task(config, model, images: image_sets.ImageSet,
     images: The image set.
     folder: Keeps what an interrupted run has computed; none if None.
   """
-  text = evaluate_lib.text_side(
+  text = tasks.unencoded_task(
       model, images.class_names, template=config.data.template)
   return Task(pooled_images(config, model, images, folder),
               np.asarray(images.labels),

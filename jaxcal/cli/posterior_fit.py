@@ -12,7 +12,7 @@ import tqdm
 from jaxcal import parts as parts_lib
 from jaxcal import provenance
 from jaxcal import sharding
-from jaxcal.adapt import bayesian
+from jaxcal.adapt.prompt import bayesian
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import pair_sources

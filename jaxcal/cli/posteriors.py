@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcal.adapt import bayesian
+from jaxcal.adapt.prompt import bayesian
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
 from jaxcal.posterior import files
@@ -84,7 +84,7 @@ def check(posterior, about, model, folder) -> None:
 
 def head(chosen: Chosen, config, model: checkpoint.Model,
          num_classes: int) -> bayesian.Head:
-  """What `evaluate.evaluate` takes."""
+  """What `run.iterate` takes."""
   maps = projections(model)
   noise = jax.random.normal(
       jax.random.key(config.seed), (config.num_samples, num_classes))

@@ -11,8 +11,8 @@ import typing
 from absl import flags
 import tqdm
 
-from jaxcal import evaluate as evaluate_lib
 from jaxcal import predictions as predictions_lib
+from jaxcal import run
 from jaxcal import sharding
 from jaxcal import sweep as sweep_lib
 from jaxcal.cli import answering
@@ -36,7 +36,8 @@ _SWEEP = flags.DEFINE_multi_string(
 _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
               "linearisation", "data.root", "data.store", "data.limit",
               # Only `evaluate` looks at these.
-              "data.unknown", "temperature.", "method.tuned")
+              "data.unknown", "temperature.", "method.tuned", "methods",
+              "evidence")
 # What a point of the sweep may have of its own.
 _PER_IMAGE = ("method.name", *(f"method.{name}" for name in sweep_lib.FIELDS))
 
@@ -108,7 +109,7 @@ def main() -> None:
       for images in sets_by_name.values():
         _run_variant(variant, model, posterior, images, output, rows, bar)
   if experiment.is_first():
-    _draw(output, rows.all)
+    _draw(config, output, rows.all)
     _print_table(output, rows.all)
   sharding.barrier("done")
 
@@ -152,10 +153,10 @@ def _plan(config, axes) -> list[_Variant]:
     points = {}
     for one in rest:
       method = _changed(changed, one).method
-      point = sweep_lib.point(method.name[0], {
-          name.removeprefix("method."): getattr(
-              method, name.removeprefix("method."))
-          for name in _PER_IMAGE[1:]})
+      numbers = {name: getattr(method, name) for name in sweep_lib.FIELDS}
+      point = sweep_lib.point(
+          method.name[0], experiment.method_of(changed, method.name[0], {}),
+          numbers)
       points[point.label] = point
     plan.append(_Variant(changed, fields, points, _folder_name(fields)))
   every = [point for variant in plan for point in variant.points.values()]
@@ -201,13 +202,13 @@ def _run_variant(variant, model, posterior, images, output, rows, bar):
          for label, point in variant.points.items()}
   # Zero-shot has no such number, but its diagnostics look at the same views.
   views = {"selection_fraction": config.method.selection_fraction}
-  setting_of = evaluate_lib.answer_names(
-      variant.points, with_posterior=posterior is not None)
+  methods = {
+      label: experiment.method_of(config, point.method, views | point.numbers)
+      for label, point in variant.points.items()}
+  point_of = run.output_names(methods, with_posterior=posterior is not None)
   count, before = len(variant.points), bar.n
   saved = answering.answer_set(
-      config, model, images,
-      {label: experiment.setting_of(point.method, views | point.numbers)
-       for label, point in variant.points.items()},
+      config, model, images, methods,
       {label: about | own[label] | {"data": images.name, "method": label}
        for label in variant.points},
       output / "predictions" / images.name / variant.folder,
@@ -218,7 +219,7 @@ def _run_variant(variant, model, posterior, images, output, rows, bar):
            **{field: experiment.plain(value)
               for field, value in variant.fields.items()}}
     if not rows.has(key):
-      label = setting_of[name]
+      label = point_of[name]
       point, form = variant.points[label], name.removeprefix(label)
       rows.add(key | {"method": point.method + form, **point.numbers} |
                summary.summarize(predictions_lib.load(path),
@@ -257,12 +258,12 @@ def _announce(loaded):
           f"pass over each of {', '.join(sets_by_name)}", file=sys.stderr)
 
 
-def _draw(output, rows):
+def _draw(config, output, rows):
   """A figure per image set and number of which the rows have several."""
   for data in dict.fromkeys(row["data"] for row in rows):
     of_data = [row for row in rows if row["data"] == data]
     for field in (*sweep_lib.FIELDS, *_numbers_of_variants(of_data)):
-      curves, lines = _curves(of_data, field)
+      curves, lines = _curves(config, of_data, field)
       if any(len(curve) > 1 for curve in curves.values()):
         figure = figures.svg(figures.sweep_curves(curves, lines, field))
         atomic.write_whole(
@@ -276,15 +277,18 @@ def _numbers_of_variants(rows):
                  not isinstance(value, bool)})
 
 
-def _curves(rows, field):
+def _curves(config, rows, field):
   """Rows that differ in the field alone, by label; and those without it."""
   curves, lines = {}, {}
   for row in rows:
     numbers = {name: row.get(name) for name in sweep_lib.FIELDS}
     method, plus, form = row["method"].partition("+")
+    point = sweep_lib.point(
+        method, experiment.method_of(config, method, {}),
+        numbers | {field: None})
     label = _label(
         {name: value for name, value in row.items() if name != field},
-        sweep_lib.point(method, numbers | {field: None}).label + plus + form)
+        point.label + plus + form)
     if row.get(field) is None:
       lines[label] = row
     else:

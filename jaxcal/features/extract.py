@@ -31,19 +31,30 @@ from jaxcal.typing import Pooled
 from jaxcal.typing import UInt8
 
 
+def recipe_of(
+    model: checkpoint.Model, *, num_views: int = 64) -> views.Recipe:
+  """How views are cut for a model, random ones as published."""
+  preprocess = model.preprocess
+  return views.Recipe(
+      size=preprocess.crop, resize=preprocess.resize,
+      resample=preprocess.resample, offset=preprocess.offset,
+      num_views=num_views)
+
+
 class Batch(NamedTuple):
   """Features of a batch; each process knows the rows of its own devices.
 
   Attributes:
     view_features: [b v d] over all devices, unit norm; view 0 is the clean one.
-    pooled: [b .], of view 0, what the projection sees.
+    pooled: [b .], of view 0, what the projection sees; None where it is not at
+      hand.
     positions: Of this process's rows in the set.
     mask: False for rows of this process that only fill the batch up, or whose
       image cannot be used.
   """
 
   view_features: Float[Array, "b v d"]
-  pooled: Pooled
+  pooled: Pooled | None
   positions: Int[np.ndarray, "r"]
   mask: Bool[np.ndarray, "r"]
 
@@ -117,14 +128,23 @@ def from_store(
     store: stores.Store,
     batches: Sequence[Sequence[int]],
     *,
-    config: towers.ClipConfig,
+    config: towers.ClipConfig | None,
     mesh: Mesh,
     batch_size: int,
+    max_bytes: int = 2**28,
 ) -> Iterator[Batch]:
-  """The same from a store; arguments as in `from_images`.
+  """The same from a store; other arguments as in `from_images`.
 
-  Fastest where positions ascend. `config` is that of the model whose features
-  are stored.
+  Args:
+    store: The features.
+    batches: Positions in the store.
+    config: Sizes of the model whose features are stored; without, `pooled` is
+      None.
+    mesh: Devices that share the work.
+    batch_size: Images per device.
+    max_bytes: Features that are held at a time, in the stored dtype. Where
+      positions do not ascend, the store is read once for each time that it
+      does not fit.
 
   Raises:
     FileNotFoundError: features that are not in the store yet.
@@ -132,20 +152,43 @@ def from_store(
       positions for a batch.
   """
   num_rows = len(sharding.local_rows(mesh, batch_size))
-  size = store.manifest.chunk_size
-  read = functools.lru_cache(maxsize=2)(
-      lambda chunk: stores.read(store, stores.chunk_positions(store, chunk)))
+  shares = [_share(batch, mesh, batch_size) for batch in batches]
+  for window in _windows(shares, max_bytes // _row_bytes(store)):
+    needed, rows = np.unique(np.concatenate(window), return_inverse=True)
+    arrays = stores.read(store, needed)
+    rows = np.split(rows, np.cumsum([len(share) for share in window])[:-1])
+    for share, taken in zip(window, rows):
+      # float16 is a form of storage, not of computing.
+      view_features, pooled = (
+          array[_filled(taken, num_rows)[0]].astype(np.float32)
+          for array in arrays)
+      positions, mask = _filled(share, num_rows)
+      yield Batch(
+          *sharding.split((view_features, None if config is None else
+                           split_pooled(config, pooled)), mesh),
+          positions, mask)
 
-  def rows(position):
-    return [array[position % size] for array in read(position // size)]
 
+def from_arrays(
+    view_features: Float[np.ndarray, "n v d"],
+    batches: Sequence[Sequence[int]],
+    *,
+    mesh: Mesh,
+    batch_size: int,
+) -> Iterator[Batch]:
+  """The same from features in memory, without `pooled`.
+
+  Args:
+    view_features: Of all images.
+    batches: Positions in them.
+    mesh: Devices that share the work.
+    batch_size: Images per device.
+  """
+  num_rows = len(sharding.local_rows(mesh, batch_size))
   for batch in batches:
-    share, mask = _filled(_share(batch, mesh, batch_size), num_rows)
-    arrays = [np.stack(column) for column in zip(*map(rows, share))]
-    # float16 is a form of storage, not of computing.
-    view_features, pooled = (array.astype(np.float32) for array in arrays)
-    rows_of = view_features, split_pooled(config, pooled)
-    yield Batch(*sharding.split(rows_of, mesh), share, mask)
+    positions, mask = _filled(_share(batch, mesh, batch_size), num_rows)
+    yield Batch(sharding.split(view_features[positions], mesh), None,
+                positions, mask)
 
 
 def join_pooled(pooled: Pooled) -> Float[np.ndarray, "n w"]:
@@ -236,6 +279,25 @@ def _encode(config, preprocessing, params, pixels):
       towers.project(pooled.activations, projection, pooled.residual))
   return features.reshape(b, v, -1), jax.tree.map(
       lambda x: at_least_float32(x.reshape(b, v, -1)[:, 0]), pooled)
+
+
+def _windows(shares, num_rows):
+  """Batches in groups of about so many rows, one batch at least."""
+  window, size = [], 0
+  for share in shares:
+    if window and size + len(share) > num_rows:
+      yield window
+      window, size = [], 0
+    window.append(share)
+    size += len(share)
+  if window:
+    yield window
+
+
+def _row_bytes(store):
+  manifest = store.manifest
+  values = manifest.num_views * manifest.feature_size + manifest.pooled_size
+  return values * np.dtype(manifest.dtype).itemsize
 
 
 def _share(batch, mesh, batch_size):

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal.clip import checkpoint
-from jaxcal.clip import prefix
-from jaxcal.clip import prompts as prompts_lib
+from jaxcal.clip import encoder
 from jaxcal.clip import towers
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
@@ -17,6 +16,8 @@ from jaxcal.typing import Float
 # Of the zero-shot features that outliers are held at, whatever the data set.
 GENERIC = "a photo of a {}."
 NUM_WORDS = 4  # in front of the name, a token each
+# Methods encode as many tables of classes as they have; each group compiles.
+_MAX_GROUPS = 2
 
 
 def prompts_of(
@@ -47,11 +48,12 @@ def prompts_of(
   Raises:
     ValueError: see `prompts.prompt_bank` and `prefix.context_encoder`.
   """
-  bank = _bank(model, class_names, GENERIC if num_context is None else "{}.",
-               num_context, class_position)
-  encode = _encoder(
-      model, bank, max_bytes, shared=not per_class,
-      max_groups=model.config.context_length if as_table else 2)
+  bank = encoder.prompt_bank(
+      model, class_names, template=GENERIC if num_context is None else "{}.",
+      num_context_tokens=num_context, class_position=class_position)
+  encode = encoder.context_encoder(
+      model, bank, max_bytes=max_bytes, per_class=per_class,
+      max_groups=model.config.context_length if as_table else _MAX_GROUPS)
   own = template_embeddings(model, class_names, template, max_bytes=max_bytes)
   generic = own if template == GENERIC else template_embeddings(
       model, class_names, GENERIC, max_bytes=max_bytes)
@@ -76,9 +78,8 @@ def fitting(
 
 def words_context(model: checkpoint.Model) -> Float[Array, "4 w"]:
   """The vectors of "a photo of a"."""
-  bank = _bank(model, ["x"], GENERIC, None)
-  return at_least_float32(
-      prompts_lib.initial_context(model.params, bank))
+  return encoder.initial_context(
+      model, encoder.prompt_bank(model, ["x"], template=GENERIC))
 
 
 def template_embeddings(
@@ -89,34 +90,13 @@ def template_embeddings(
     max_bytes: int = 2**32,
 ) -> Float[Array, "k d"]:
   """Frozen text embeddings of a template, not normalised."""
-  bank = _bank(model, class_names, template, None)
-  encode = _encoder(model, bank, max_bytes, max_groups=2, shared=True)
-  context = prompts_lib.initial_context(model.params, bank)
-  pooled = _pooled(encode, context)
+  bank = encoder.prompt_bank(model, class_names, template=template)
+  encode = encoder.context_encoder(
+      model, bank, max_bytes=max_bytes, max_groups=_MAX_GROUPS)
+  pooled = _pooled(encode, encoder.initial_context(model, bank))
   projection = towers.text_projection(model.config, model.params)
   return jnp.asarray(towers.project(
       at_least_float32(pooled), projection))
-
-
-def _bank(model, class_names, template, num_context, class_position="end"):
-  config = model.config
-  return prompts_lib.prompt_bank(
-      model.tokenizer, class_names, template=template,
-      context_length=config.context_length, eos_token_id=config.eos_token_id,
-      class_position=class_position, num_context_tokens=num_context,
-      crop=config.causal)
-
-
-def _encoder(model, bank, max_bytes, *, max_groups, shared):
-  """The fastest one that is exact: what classes share runs once, if it can."""
-  config = model.config
-  per_chunk = prefix.classes_within(config, bank, max_bytes=max_bytes)
-  if not (config.causal and shared):
-    return prompts_lib.context_encoder(
-        config, model.params, bank, classes_per_chunk=per_chunk)
-  return prefix.context_encoder(
-      config, model.params, bank, classes_per_chunk=per_chunk,
-      max_groups=max_groups)
 
 
 @jax.jit

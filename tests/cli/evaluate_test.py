@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jaxcal import config
 from jaxcal import predictions
 from jaxcal.cli import experiment
 from jaxcal.data import catalogue
@@ -174,15 +175,16 @@ class EvaluateTest(parameterized.TestCase):
     self.assertIn("unknown command 'evalute'; choose from: evaluate", error)
 
 
-class SettingTest(parameterized.TestCase):
+class MethodTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ("tpt", None, 1), ("tpt", 2, 2), ("tpt", 0, 0),
       ("c_tpt_two_step", None, 2), ("c_tpt_two_step", 4, 4),
       ("zero_shot", 2, 0))
   def test_number_of_steps(self, name, given, expected):
-    setting = experiment.setting_of(name, {"num_steps": given})
-    self.assertEqual(setting.method.num_steps, expected)
+    method = experiment.method_of(
+        config.ExperimentConfig(), name, {"num_steps": given})
+    self.assertEqual(method.objective().num_steps, expected)
 
 
 if __name__ == "__main__":

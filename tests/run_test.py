@@ -1,7 +1,8 @@
-"""One pass over a set: devices, ragged ends, stores, interruptions."""
+"""One pass over any source: devices, ragged ends, stores, interruptions."""
 
 import dataclasses
 import pathlib
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -10,25 +11,29 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from jaxcal import evaluate
+from jaxcal import predictions
+from jaxcal import run
 from jaxcal import sharding
-from jaxcal.adapt import bayesian
-from jaxcal.adapt import objectives
-from jaxcal.adapt import settings as settings_lib
+from jaxcal import tasks
+from jaxcal.adapt import cache
+from jaxcal.adapt import methods
+from jaxcal.adapt import modes
+from jaxcal.adapt import votes
+from jaxcal.adapt.prompt import bayesian
 from jaxcal.clip import checkpoint
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import views
 from jaxcal.features import extract
+from jaxcal.features import sources
 from jaxcal.features import store as stores
 from jaxcal.posterior import laplace
 from jaxcal.testbed import sets
 from jaxcal.testbed import shipped
 
-_SETTINGS = {name: settings_lib.Setting(
-    objectives.method(name), selection_fraction=0.25)
-             for name in ("zero_shot", "soc")}
+_METHODS = {name: methods.method(name, selection_fraction=0.25)
+            for name in ("zero_shot", "soc")}
 _RECIPE = views.Recipe(size=48, resize=48, num_views=8)
 
 
@@ -39,6 +44,7 @@ class Interrupted(Exception):
 class _Runs:
   """Answers for eleven images on one device, and other ways to the same."""
 
+  methods = _METHODS
   options = {}  # of all runs
 
   @classmethod
@@ -46,15 +52,22 @@ class _Runs:
     super().setUpClass()
     cls.model = checkpoint.load(shipped.folder())
     cls.images = image_sets.limit(sets.load("digits"), 11)
-    cls.text = evaluate.text_side(cls.model, cls.images.class_names)
+    cls.task = tasks.unencoded_task(cls.model, cls.images.class_names)
     cls.one_device = cls.run_all()
 
   @classmethod
-  def run_all(cls, model=None, images=None, num_devices=1, **options):
-    return dict(evaluate.evaluate(
-        model or cls.model, images or cls.images, _SETTINGS,
-        **{"recipe": _RECIPE, "batch_size": 2, "text": cls.text,
-           "devices": jax.devices()[:num_devices]} | cls.options | options))
+  def run_all(cls, model=None, images=None, store=None, num_devices=1,
+              task=None, **options):
+    model, images = model or cls.model, images or cls.images
+    if store is None:
+      source = sources.from_images(model, images, recipe=_RECIPE)
+    else:
+      source = sources.from_store(
+          store, image_set=images, config=model.config)
+    return dict(run.iterate(
+        cls.methods, task or cls.task, source,
+        **{"batch_size": 2, "devices": jax.devices()[:num_devices]} |
+        cls.options | options))
 
   def assert_same(self, answers, atol=0.0):
     """Logits within `atol` of those on one device, the rest ten times that."""
@@ -124,7 +137,7 @@ class _Runs:
     self.assert_same(resumed)
 
 
-class EvaluateTest(_Runs, parameterized.TestCase):
+class IterateTest(_Runs, parameterized.TestCase):
 
   def test_zero_shot_is_what_the_model_says(self):
     clean = np.stack([
@@ -151,10 +164,13 @@ class EvaluateTest(_Runs, parameterized.TestCase):
     self.assert_same(self.run_all(batch_size=batch_size), atol=1e-5)
 
   @parameterized.parameters(
-      dict(linearisation="jacobian"), dict(text=None, max_bytes=2**22))
+      dict(linearisation="jacobian"), dict(max_bytes=2**22))
   def test_other_ways_to_the_same_answers(self, **options):
     # The second way encodes the classes a few at a time.
-    self.assert_same(self.run_all(**options), atol=2e-4)
+    task = tasks.unencoded_task(
+        self.model, self.images.class_names,
+        max_bytes=options.get("max_bytes", 2**32), num_contexts=2)
+    self.assert_same(self.run_all(task=task, **options), atol=2e-4)
 
   def test_half_precision_storage_is_close(self):
     store = self._store(self.images, "float16")
@@ -189,6 +205,108 @@ class EvaluateTest(_Runs, parameterized.TestCase):
     wrong = self.images._replace(labels=self.images.labels + 5)
     with self.assertRaisesRegex(ValueError, r"labels outside \[0, 10\)"):
       self.run_all(images=wrong)
+
+
+class MixedTest(_Runs, parameterized.TestCase):
+  """Methods with a state, and of other kinds, beside those that tune prompts.
+  """
+
+  methods = _METHODS | {
+      "mta": modes.Mta(), "zero": votes.Zero(), "tda": cache.Tda()}
+  order = np.random.default_rng(3).permutation(11)
+  options = {"order": order, "evidence": (
+      "image_features", "zero_shot_logits", "zero_shot_text_features",
+      "mean_cosine", "view_logits", "zero_shot_view_logits")}
+
+  def test_company_does_not_matter(self):
+    for name, method in self.methods.items():
+      with mock.patch.object(type(self), "methods", {name: method}):
+        self.assert_same(self.run_all(evidence=()), atol=1e-5)
+
+  def test_the_order_matters_to_methods_with_a_state_alone(self):
+    other = self.run_all(order=self.order[::-1])
+    for name, answer in other.items():
+      self.assertEqual(
+          np.allclose(answer.logits, self.one_device[name].logits, atol=1e-4),
+          name != "tda", name)
+
+  def test_features_in_arrays_give_the_same_answers(self):
+    read = sources.from_images(self.model, self.images, recipe=_RECIPE)
+    batches = read.batches([np.arange(11)], sharding.data_mesh(
+        jax.devices()[:1]), 11)
+    features = np.asarray(next(batches).view_features)
+    self.assert_same(run.predict(
+        self.methods, tasks.task_of(self.model, self.images.class_names),
+        features, labels=self.images.labels, ids=self.images.ids,
+        class_names=self.images.class_names, order=self.order), atol=1e-5)
+
+  def test_interrupted_run_goes_on(self):
+    """The state is saved less often than the parts; none is lost or doubled."""
+    for every in (0, 3600):  # seconds
+      with self.subTest(every), mock.patch.object(run, "_SAVE_SECONDS", every):
+        parts = pathlib.Path(self.create_tempdir().full_path, "parts")
+
+        def stop(done, total):
+          del total
+          if done >= 6:
+            raise Interrupted
+
+        with self.assertRaises(Interrupted):
+          self.run_all(parts=parts, on_batch=stop)
+        read = []
+        watched = self.images._replace(
+            read=lambda i: (read.append(i), self.images.read(i))[1])
+        resumed = self.run_all(images=watched, parts=parts)
+        # The state before the batch that was written last is the one saved.
+        first = 4 if every == 0 else 0
+        self.assertCountEqual(read, self.order[first:])
+        self.assert_same(resumed)
+
+  def test_another_order_does_not_go_on(self):
+    parts = pathlib.Path(self.create_tempdir().full_path, "parts")
+    self.run_all(parts=parts)
+    with self.assertRaisesRegex(ValueError, "with other order; remove it"):
+      self.run_all(parts=parts, order=self.order[::-1])
+    with self.assertRaisesRegex(ValueError, "each position in .0, 11. once"):
+      self.run_all(order=[0, 0])
+
+  def test_scores_that_are_no_logits_are_evidence(self):
+    for name, answer in self.one_device.items():
+      self.assertEqual("scores" in answer.evidence, name == "zero")
+    zero = self.one_device["zero"]
+    self.assertEqual(set(zero.evidence["scores"].sum(-1)), {2.0, 3.0})
+    probs = np.exp(zero.logits)
+    np.testing.assert_allclose(probs.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(
+        probs.argmax(-1), zero.evidence["scores"].argmax(-1))
+
+  def test_evidence_is_that_of_the_model(self):
+    task = tasks.task_of(self.model, self.images.class_names)
+    text, scale = np.asarray(task.text_features), float(task.logit_scale)
+    for name, answer in self.one_device.items():
+      predictions.check(answer)
+      found = answer.evidence
+      np.testing.assert_allclose(
+          scale * found["image_features"] @ text.T, found["zero_shot_logits"],
+          atol=1e-4)
+      np.testing.assert_allclose(
+          found["zero_shot_text_features"], text, atol=1e-6)
+      pairs = [text[i] @ text[j] for i in range(10) for j in range(i)]
+      self.assertAlmostEqual(
+          float(found["mean_cosine"]), np.mean(pairs), places=5)
+      self.assertEqual("view_logits" in found, name in _METHODS)
+    np.testing.assert_allclose(
+        self.one_device["zero_shot"].logits,
+        self.one_device["soc"].evidence["zero_shot_logits"], atol=1e-5)
+    views = self.one_device["soc"].evidence["view_logits"]
+    self.assertEqual(views.shape, (11, 2, 10))
+    np.testing.assert_array_equal(
+        self.one_device["zero_shot"].evidence["view_logits"],
+        self.one_device["zero_shot"].evidence["zero_shot_view_logits"])
+
+  def test_unknown_evidence(self):
+    with self.assertRaisesRegex(ValueError, "'scores' cannot be computed here"):
+      self.run_all(evidence=("scores",))
 
 
 class HeadTest(_Runs, absltest.TestCase):
@@ -237,8 +355,8 @@ class HeadTest(_Runs, absltest.TestCase):
 
   def test_without_variance_the_answers_are_the_plain_ones(self):
     answers = self.run_all(head=self.head(0))
-    for name, setting in evaluate.answer_names(
-        ("zero_shot", "soc"), with_posterior=True).items():
+    for name, setting in run.output_names(
+        _METHODS, with_posterior=True).items():
       np.testing.assert_allclose(
           answers[name].logits, self.one_device[setting].logits, atol=1e-4)
       if name != setting:
@@ -252,7 +370,7 @@ class HeadTest(_Runs, absltest.TestCase):
     clean = np.asarray(Image.fromarray(self.images.read(4)).resize(
         (48, 48), Image.Resampling.BICUBIC))
     image = np.float64(self.model.pooled(clean[None]).activations[0])
-    text = np.float64(self.text.encode.pooled(self.text.context)[answered])
+    text = np.float64(self.task.encode.pooled(self.task.context)[answered])
     (a, b), (c, d) = (map(np.float64, layer) for layer in head.posterior)
     mu = image @ np.float64(head.image.kernel)
     nu = text @ np.float64(head.text.kernel)

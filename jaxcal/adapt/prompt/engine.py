@@ -8,10 +8,11 @@ the prompts once with the image's own context (`tune`, `answer`). `adapt` is all
 of it for one image and method.
 
 Shu et al., Test-Time Prompt Tuning for Zero-Shot Generalization in
-Vision-Language Models, NeurIPS 2022, and the methods of `objectives`.
+Vision-Language Models, NeurIPS 2022, and the methods of `methods`.
 """
 
 from collections.abc import Callable
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -19,15 +20,34 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 import optax
 
-from jaxcal.adapt import objectives
+from jaxcal.adapt import base
 from jaxcal.losses import entropy
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 
-# From a context [m w] to unit-norm text features [k d]. A pytree, so that its
-# arrays are arguments under `jit`.
-Encode = Callable[[Float[Array, "m w"]], Float[Array, "k d"]]
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """What is minimised per image, and for how many optimiser steps.
+
+  A pytree: weights and margins are leaves, so that `jit` compiles once for
+  all of them; the functions and `num_steps` are static.
+
+  Attributes:
+    regulariser: From unit-norm text features `[k, d]` to a scalar, or None.
+    weighting: From (entropy, regulariser value) to the signed factor of the
+      regulariser. It is not differentiated.
+    num_steps: Optimiser steps per image; 0 leaves the context as it is.
+    turns: Whether entropy and regulariser take turns, a step each beginning
+      with the entropy, instead of being summed.
+  """
+
+  regulariser: Partial | None = None
+  weighting: Partial | None = None
+  num_steps: int = dataclasses.field(default=1, metadata={"static": True})
+  turns: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
 class Prepared(NamedTuple):
@@ -82,16 +102,25 @@ class Info(NamedTuple):
   context_shift: Float[Array, ""]  # Euclidean norm of the context's change
 
 
+class RandomViews(NamedTuple):
+  """The most confident random views; view 0, the clean one, is none of them.
+  """
+
+  view_logits: Float[Array, "s k"]  # with the tuned context
+  zero_shot_view_logits: Float[Array, "s k"]  # with the initial one
+
+
 class Adapted(NamedTuple):
   """The answer for one image."""
 
   logits: Float[Array, "k"]  # of the clean view with the tuned context
-  context: Float[Array, "m w"]
+  context: Float[Array, "m w"] | None  # None where none was needed
   info: Info
+  random_views: RandomViews | None = None  # where asked for
 
 
 def prepare(
-    encode: Encode,
+    encode: base.Encode,
     context: Float[Array, "m w"],
     logit_scale: Float[Array, ""],
     *,
@@ -153,22 +182,22 @@ def choose_linearisation(
   return "jacobian" if fits and num_images > 4 * projection else "vjp"
 
 
-def penalty(prepared: Prepared, method: objectives.Method) -> Penalty:
+def penalty(prepared: Prepared, objective: Objective) -> Penalty:
   """The regulariser's value and gradient at the initial context.
 
   They do not depend on the weight; zeros for a method without regulariser.
   """
-  value, cotangent = regulariser_at(prepared.text_features, method)
+  value, cotangent = regulariser_at(prepared.text_features, objective)
   return Penalty(value, prepared.pull_back(cotangent))
 
 
 def regulariser_at(
-    text_features: Float[Array, "k d"], method: objectives.Method
+    text_features: Float[Array, "k d"], objective: Objective
 ) -> tuple[Float[Array, ""], Float[Array, "k d"]]:
   """The regulariser and its gradient by the text features; or zeros."""
-  if method.regulariser is None:
+  if objective.regulariser is None:
     return (jnp.zeros((), text_features.dtype), jnp.zeros_like(text_features))
-  return jax.value_and_grad(method.regulariser)(text_features)
+  return jax.value_and_grad(objective.regulariser)(text_features)
 
 
 def begin(
@@ -208,7 +237,7 @@ def entropy_at(
 
 
 def combine(
-    method: objectives.Method,
+    objective: Objective,
     start: Start,
     pulled: Penalty,
     step: int = 0,
@@ -218,18 +247,18 @@ def combine(
   A weight of 0 leaves exactly the gradient of the entropy.
 
   Args:
-    method: From `objectives`.
+    objective: Objective of the method.
     start: The entropy, from `begin` or `entropy_at`.
     pulled: The regulariser, from `penalty`.
     step: Number of the step, for methods whose parts take turns.
   """
-  if method.regulariser is None:
+  if objective.regulariser is None:
     zero = jnp.zeros_like(start.gradient)
     return Step(start.gradient, zero, jnp.zeros_like(start.entropy))
   weight = jnp.asarray(
-      method.weighting(start.entropy, pulled.value), start.entropy.dtype)
+      objective.weighting(start.entropy, pulled.value), start.entropy.dtype)
   pull = weight * pulled.gradient
-  if not method.turns:
+  if not objective.turns:
     return Step(start.gradient + pull, pull, weight)
   if step % 2:
     return Step(pull, pull, weight)
@@ -237,12 +266,12 @@ def combine(
 
 
 def tune(
-    encode: Encode,
+    encode: base.Encode,
     prepared: Prepared,
     views: Float[Array, "v d"],
     start: Start,
     first: Penalty,
-    method: objectives.Method,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
 ) -> Tuned:
   """Takes a method's steps on one image, the first without a text forward.
@@ -253,17 +282,17 @@ def tune(
     views: Unit-norm features of the views.
     start: Of the image, from `begin`.
     first: Of the method, from `penalty`.
-    method: From `objectives`.
+    objective: Objective of the method.
     optimizer: Its state begins empty for every image.
   """
   context, state = prepared.context, optimizer.init(prepared.context)
   ratio = jnp.zeros_like(start.entropy)
   here, at, pulled = prepared, start, first
-  for number in range(method.num_steps):
+  for number in range(objective.num_steps):
     if number:
       here = prepare(encode, context, prepared.logit_scale)
-      at, pulled = entropy_at(here, views, start.kept), penalty(here, method)
-    step = combine(method, at, pulled, number)
+      at, pulled = entropy_at(here, views, start.kept), penalty(here, objective)
+    step = combine(objective, at, pulled, number)
     if not number:
       ratio = _norm(step.pull) / jnp.maximum(
           _norm(at.gradient), jnp.finfo(ratio.dtype).tiny)
@@ -273,33 +302,71 @@ def tune(
 
 
 def answer(
-    encode: Encode,
+    encode: base.Encode,
     prepared: Prepared,
     views: Float[Array, "v d"],
     start: Start,
     tuned: Tuned,
+    *,
+    num_random: int = 0,
 ) -> Adapted:
-  """Answers for the clean view (row 0) with a tuned context."""
+  """Answers for the clean view (row 0) with a tuned context.
+
+  Args:
+    encode: As in `prepare`.
+    prepared: What `prepare` returned.
+    views: Unit-norm features of the views.
+    start: Of the image, from `begin`.
+    tuned: The context, from `tune`.
+    num_random: Random views whose logits are wanted, too, those of lowest
+      entropy with the tuned context.
+  """
   # A context that did not move answers with the prepared features, so that
   # a learning rate of 0 is zero-shot to the last bit.
   moved = jnp.any(tuned.context != prepared.context)
   features = jnp.where(moved, encode(tuned.context), prepared.text_features)
-  return _answer(features, prepared, views, start, tuned)
+  logits = prepared.logit_scale * views @ features.T
+  return Adapted(
+      logits[0], tuned.context,
+      Info(entropy_before=start.entropy,
+           entropy_after=entropy.marginal_entropy(logits, where=start.kept),
+           regulariser=tuned.regulariser,
+           gradient_ratio=tuned.gradient_ratio,
+           context_shift=_norm(tuned.context - prepared.context)),
+      _random_views(logits, prepared.logit_scale * views @
+                    prepared.text_features.T, num_random))
 
 
-def zero_shot(
-    prepared: Prepared, views: Float[Array, "v d"], start: Start) -> Adapted:
-  """Answers for the clean view with the initial context."""
-  zero = jnp.zeros_like(start.entropy)
-  return _answer(prepared.text_features, prepared, views, start,
-                 Tuned(prepared.context, zero, zero))
+def untuned(
+    text_features: Float[Array, "k d"],
+    logit_scale: Float[Array, ""],
+    views: Float[Array, "v d"],
+    selection_fraction: float,
+    *,
+    num_random: int = 0,
+) -> Adapted:
+  """Answers for the clean view with text features as they are.
+
+  The entropy of the diagnostics is that of the confident views; of the clean
+  view alone where `selection_fraction` would keep none. `num_random` as in
+  `answer`.
+  """
+  logits = logit_scale * views @ text_features.T
+  if int(len(views) * selection_fraction):
+    kept = entropy.confident_views(logits, selection_fraction)
+  else:
+    kept = jnp.arange(len(views)) == 0
+  value = entropy.marginal_entropy(logits, where=kept)
+  zero = jnp.zeros_like(value)
+  return Adapted(logits[0], None, Info(value, value, zero, zero, zero),
+                 _random_views(logits, logits, num_random))
 
 
 def adapt(
-    encode: Encode,
+    encode: base.Encode,
     prepared: Prepared,
     views: Float[Array, "v d"],
-    method: objectives.Method,
+    objective: Objective,
     *,
     optimizer: optax.GradientTransformation,
     selection_fraction: float = 0.1,
@@ -316,8 +383,8 @@ def adapt(
     prepared: What `prepare` returned.
     views: Unit-norm features of the views; row 0 is the clean view, the only
       one that is answered.
-    method: From `objectives`.
-    optimizer: See `default_optimizer`.
+    objective: Objective of the method.
+    optimizer: Takes the steps, e.g. `methods.Tpt().optimizer`.
     selection_fraction: See `begin`.
 
   Raises:
@@ -327,25 +394,13 @@ def adapt(
   Differs from the released code in: no loss scaling, hence no image that is
   silently left unadapted; an error instead of NaN where no view is kept.
   """
+  if not objective.num_steps:
+    return untuned(prepared.text_features, prepared.logit_scale, views,
+                   selection_fraction)._replace(context=prepared.context)
   start = begin(prepared, views, selection_fraction)
-  if not method.num_steps:
-    return zero_shot(prepared, views, start)
-  tuned = tune(encode, prepared, views, start, penalty(prepared, method),
-               method, optimizer)
+  tuned = tune(encode, prepared, views, start, penalty(prepared, objective),
+               objective, optimizer)
   return answer(encode, prepared, views, start, tuned)
-
-
-def default_optimizer(
-    learning_rate: float = 5e-3,
-    weight_decay: float = 1e-2,
-) -> optax.GradientTransformation:
-  """AdamW as all released codes of this family use it.
-
-  The decay is PyTorch's default of 0.01; optax's own default is 0.0001. From
-  an empty state one step moves every coordinate by the learning rate, whatever
-  the size of its gradient.
-  """
-  return optax.adamw(learning_rate, weight_decay=weight_decay)
 
 
 def _first_of(pull_back, cotangent):
@@ -356,15 +411,12 @@ def _contract(jacobian, cotangent):
   return jnp.tensordot(cotangent, jacobian, 2)
 
 
-def _answer(features, prepared, views, start, tuned):
-  logits = prepared.logit_scale * views @ features.T
-  return Adapted(
-      logits[0], tuned.context,
-      Info(entropy_before=start.entropy,
-           entropy_after=entropy.marginal_entropy(logits, where=start.kept),
-           regulariser=tuned.regulariser,
-           gradient_ratio=tuned.gradient_ratio,
-           context_shift=_norm(tuned.context - prepared.context)))
+def _random_views(logits, zero_shot, number):
+  if not number:
+    return None
+  entropies = entropy.prediction_entropy(logits[1:])
+  rows = 1 + jnp.argsort(entropies, stable=True)[:number]
+  return RandomViews(logits[rows], zero_shot[rows])
 
 
 def _norm(x):

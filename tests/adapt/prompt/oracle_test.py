@@ -4,7 +4,6 @@ Every image, every stage: entropies, selected views, regularisers, gradients,
 tuned contexts and final logits of a tiny random CLIP.
 """
 
-import dataclasses
 import functools
 
 from absl.testing import absltest
@@ -13,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcal.adapt import engine
-from jaxcal.adapt import objectives
-from jaxcal.adapt import settings as settings_lib
+from jaxcal.adapt import methods
+from jaxcal.adapt.prompt import engine
+from jaxcal.adapt.prompt import family
+from jaxcal.adapt.prompt import methods as prompt_methods
 from jaxcal.clip import checkpoint
 from jaxcal.clip import prefix
 from jaxcal.clip import prompts
@@ -23,7 +23,7 @@ from jaxcal.clip import towers
 from jaxcal.losses import entropy
 from tests import shared
 
-# Our method and its settings, by the name that the numbers are stored under.
+# Our method and its numbers, by the name that the numbers are stored under.
 _METHODS = {
     "zeroshot": ("zero_shot", {}),
     "tpt": ("tpt", {}),
@@ -36,12 +36,12 @@ _METHODS = {
 }
 # Those with two steps, of which the last one lets the parts take turns.
 _TWO_STEPS = {
-    "tpt_2step": objectives.Method(num_steps=2),
-    "ctpt_2step": dataclasses.replace(objectives.c_tpt(), num_steps=2),
-    "ctpt_two_step": objectives.c_tpt_two_step(),
+    "tpt_2step": ("tpt", {"num_steps": 2}),
+    "ctpt_2step": ("c_tpt", {"num_steps": 2}),
+    "ctpt_two_step": ("c_tpt_two_step", {}),
 }
-_ALL = {stored: objectives.method(name, **settings)
-        for stored, (name, settings) in _METHODS.items()} | _TWO_STEPS
+_ALL = {stored: methods.method(name, selection_fraction=0.25, **numbers)
+        for stored, (name, numbers) in (_METHODS | _TWO_STEPS).items()}
 _CASES = [
     dict(testcase_name=f"{stored}_{k}_classes", stored=stored, k=k)
     for k in (5, 12) for stored in _ALL]
@@ -53,8 +53,8 @@ _begin = jax.jit(engine.begin, static_argnums=2)
 _adapt = jax.jit(jax.vmap(
     lambda encode, prepared, views, method: engine.adapt(
         encode, prepared, views, method, selection_fraction=0.25,
-        optimizer=engine.default_optimizer()), (None, None, 0, None)))
-_answer = jax.jit(settings_lib.answer)
+        optimizer=prompt_methods.Tpt().optimizer), (None, None, 0, None)))
+_answers = jax.jit(jax.vmap(family.adapt, (None, 0)))
 
 
 class OracleTest(parameterized.TestCase):
@@ -104,7 +104,7 @@ class OracleTest(parameterized.TestCase):
   @parameterized.named_parameters(*(c for c in _CASES if c["stored"] !=
                                     "zeroshot"))
   def test_first_step(self, stored, k):
-    method, prepared = _ALL[stored], self._prepared(k)
+    method, prepared = _ALL[stored].objective(), self._prepared(k)
     selected = self._stored(k, stored, "selected")
     for image, views in enumerate(self._views(k)):
       logits = prepared.logit_scale * views @ prepared.text_features.T
@@ -126,7 +126,8 @@ class OracleTest(parameterized.TestCase):
       kept = jnp.zeros(len(views), bool).at[
           self._stored(k, stored, "selected")[image]].set(True)
       start = engine.entropy_at(prepared, views, kept)
-      self._assert_step(prepared, _ALL[stored], start, k, stored, image, 1)
+      self._assert_step(
+          prepared, _ALL[stored].objective(), start, k, stored, image, 1)
 
   def _assert_step(self, prepared, method, start, k, stored, image, number):
     at = lambda name: self._stored(k, stored, name)[image, number]
@@ -148,24 +149,21 @@ class OracleTest(parameterized.TestCase):
   @parameterized.parameters((5, "vjp"), (12, "jacobian"))
   def test_answers(self, k, linearisation):
     prepared = self._prepared(k, linearisation=linearisation)
-    settings = {stored: settings_lib.Setting(method, selection_fraction=0.25)
-                for stored, method in _ALL.items()}
-    answers = _answer(
-        self._encode(k), prepared, settings_lib.penalties(prepared, settings),
-        settings, self._views(k))
+    answers = _answers(family.share(self._encode(k), prepared, _ALL),
+                       self._views(k))
     for stored, adapted in answers.items():
       with self.subTest(stored):
         self._assert_adapted(adapted, stored, k)
 
   def test_one_method_alone(self, k=5):
     adapted = _adapt(self._encode(k), self._prepared(k), self._views(k),
-                     _ALL["soc_const"])
+                     _ALL["soc_const"].objective())
     self._assert_adapted(adapted, "soc_const", k)
 
   def _assert_adapted(self, adapted, stored, k):
     np.testing.assert_allclose(
         adapted.logits, self._stored(k, stored, "final_logits"), atol=1e-8)
-    if _ALL[stored].num_steps:
+    if _ALL[stored].objective().num_steps:
       np.testing.assert_allclose(
           adapted.context, self._stored(k, stored, "ctx")[:, -1], atol=1e-9)
       np.testing.assert_allclose(

@@ -1,6 +1,5 @@
-"""Many settings at once against the engine, one setting and image at a time."""
+"""A family of methods at once against the engine, one method at a time."""
 
-import dataclasses
 
 from absl.testing import absltest
 import jax
@@ -8,16 +7,17 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 import numpy as np
 
-from jaxcal.adapt import engine
-from jaxcal.adapt import objectives
-from jaxcal.adapt import settings as settings_lib
+from jaxcal.adapt import base
+from jaxcal.adapt import run
+from jaxcal.adapt.prompt import engine
+from jaxcal.adapt.prompt import family
+from jaxcal.adapt.prompt import methods
 from jaxcal.clip import prompts
 from jaxcal.losses import orthogonality
 from tests import quick
 from tests.clip import tiny
 
 _K, _M, _W, _D, _V, _IMAGES = 5, 2, 4, 6, 12, 2
-Setting = settings_lib.Setting
 
 
 def _features(weights, context):
@@ -36,34 +36,29 @@ def _data(seed=0):
   return encode, prepared, jnp.asarray(views)
 
 
-_answer = quick.jit(settings_lib.answer)
+_adapt = quick.jit(jax.vmap(family.adapt, (None, 0)))
 
-_SETTINGS = {
-    "still": Setting(objectives.zero_shot(), selection_fraction=0.25),
-    "still_few": Setting(objectives.zero_shot(), selection_fraction=0.1),
-    "tpt": Setting(objectives.tpt(), selection_fraction=0.25),
-    "tpt_few": Setting(objectives.tpt(), selection_fraction=0.1),
-    "tpt_far": Setting(objectives.tpt(), learning_rate=0.1, weight_decay=0.3,
-                       selection_fraction=0.25),
-    "c_tpt": Setting(objectives.c_tpt(), selection_fraction=0.25),
-    "c_tpt_light": Setting(
-        objectives.c_tpt(weight=0.5), learning_rate=1e-2,
-        selection_fraction=0.25),
-    "soc": Setting(objectives.soc(delta=0.2), selection_fraction=0.25),
-    "soc_wide": Setting(
-        objectives.soc(weight=3.0, delta=0.9), selection_fraction=0.25),
-    "soc_few": Setting(objectives.soc(), selection_fraction=0.1),
-    "quantile": Setting(
-        objectives.soc_quantile(quantile=0.4), selection_fraction=0.25),
-    "turns": Setting(
-        objectives.c_tpt_two_step(weight=4.0), selection_fraction=0.25),
-    "twice": Setting(
-        dataclasses.replace(objectives.o_tpt(), num_steps=2),
-        selection_fraction=0.1),
+_METHODS = {
+    "still": methods.ZeroShot(selection_fraction=0.25),
+    "still_few": methods.ZeroShot(selection_fraction=0.1),
+    "tpt": methods.Tpt(selection_fraction=0.25),
+    "tpt_few": methods.Tpt(selection_fraction=0.1),
+    "tpt_far": methods.Tpt(
+        learning_rate=0.1, weight_decay=0.3, selection_fraction=0.25),
+    "tpt_none": methods.Tpt(num_steps=0, selection_fraction=0.25),
+    "c_tpt": methods.CTpt(selection_fraction=0.25),
+    "c_tpt_light": methods.CTpt(
+        weight=0.5, learning_rate=1e-2, selection_fraction=0.25),
+    "soc": methods.Soc(delta=0.2, selection_fraction=0.25),
+    "soc_wide": methods.Soc(weight=3.0, delta=0.9, selection_fraction=0.25),
+    "soc_few": methods.Soc(selection_fraction=0.1),
+    "quantile": methods.SocQuantile(quantile=0.4, selection_fraction=0.25),
+    "turns": methods.CTptTwoStep(weight=4.0, selection_fraction=0.25),
+    "twice": methods.OTpt(num_steps=2, selection_fraction=0.1),
 }
 
 
-class AnswerTest(absltest.TestCase):
+class AdaptTest(absltest.TestCase):
 
   def setUp(self):
     super().setUp()
@@ -71,16 +66,14 @@ class AnswerTest(absltest.TestCase):
 
   def test_one_by_one(self):
     encode, prepared, views = _data()
-    answers = _answer(
-        encode, prepared, settings_lib.penalties(prepared, _SETTINGS),
-        _SETTINGS, views)
-    self.assertEqual(set(answers), set(_SETTINGS))
-    for name, setting in _SETTINGS.items():
+    answers = _adapt(family.share(encode, prepared, _METHODS), views)
+    self.assertEqual(set(answers), set(_METHODS))
+    for name, method in _METHODS.items():
       for image in range(_IMAGES):
         alone = engine.adapt(
-            encode, prepared, views[image], setting.method,
-            optimizer=setting.optimizer,
-            selection_fraction=setting.selection_fraction)
+            encode, prepared, views[image], method.objective(),
+            optimizer=method.optimizer,
+            selection_fraction=method.selection_fraction)
         with self.subTest(f"{name}, image {image}"):
           jax.tree.map(
               lambda a, b, i=image: np.testing.assert_allclose(
@@ -92,10 +85,9 @@ class AnswerTest(absltest.TestCase):
 
   def test_order_and_company_do_not_matter(self):
     encode, prepared, views = _data()
-    alone = {name: _SETTINGS[name] for name in ("turns", "c_tpt")}
-    both = [
-        _answer(encode, prepared, settings_lib.penalties(prepared, some), some,
-                views) for some in (alone, _SETTINGS)]
+    alone = {name: _METHODS[name] for name in ("turns", "c_tpt")}
+    both = [_adapt(family.share(encode, prepared, some), views)
+            for some in (alone, _METHODS)]
     for name in alone:
       np.testing.assert_allclose(
           both[0][name].logits, both[1][name].logits, rtol=1e-9)
@@ -103,9 +95,8 @@ class AnswerTest(absltest.TestCase):
   def test_an_optimizer_of_its_own_numbers(self):
     # From an empty state AdamW moves by the rate against the gradient's sign.
     _, prepared, views = _data()
-    setting = Setting(objectives.tpt(), learning_rate=0.03, weight_decay=0.2)
     gradient = engine.begin(prepared, views[0], 0.25).gradient
-    optimizer = setting.optimizer
+    optimizer = methods.Tpt(learning_rate=0.03, weight_decay=0.2).optimizer
     update, _ = optimizer.update(
         gradient, optimizer.init(prepared.context), prepared.context)
     np.testing.assert_allclose(
@@ -129,9 +120,9 @@ class AnswerTest(absltest.TestCase):
       start = engine.begin(prepared, views, 0.5)
       steps = {}
       for weight in (1.0, 30.0):
-        method = objectives.soc(weight=weight, delta=0.3)
+        objective = methods.Soc(weight=weight, delta=0.3).objective()
         steps[weight] = engine.combine(
-            method, start, engine.penalty(prepared, method)).gradient
+            objective, start, engine.penalty(prepared, objective)).gradient
       return steps
 
     @quick.jit
@@ -166,17 +157,15 @@ class AnswerTest(absltest.TestCase):
 
     encode, prepared, views = _data()
     encode = Partial(counted, *encode.args)
-    answer = quick.jit(settings_lib.answer)
+    adapt = quick.jit(jax.vmap(family.adapt, (None, 0)))
 
     def traced(weights):
-      settings = {
-          f"soc_{number}": Setting(
-              objectives.soc(weight=weight, delta=weight / 100),
-              learning_rate=weight * 1e-4)
+      some = {
+          f"soc_{number}": methods.Soc(
+              weight=weight, delta=weight / 100, learning_rate=weight * 1e-4)
           for number, weight in enumerate(weights)}
       before = len(traces)
-      answer(encode, prepared, settings_lib.penalties(prepared, settings),
-             settings, views)
+      adapt(family.share(encode, prepared, some), views)
       return len(traces) - before
 
     few = traced((1.0, 2.0))
@@ -187,11 +176,59 @@ class AnswerTest(absltest.TestCase):
 
   def test_errors_of_the_engine(self):
     encode, prepared, views = _data()
-    settings = {"tpt": Setting(objectives.tpt(), selection_fraction=0.05)}
+    few = {"tpt": methods.Tpt(selection_fraction=0.05)}
     with self.assertRaisesRegex(ValueError, "12 views keeps none"):
-      settings_lib.answer(
-          encode, prepared, settings_lib.penalties(prepared, settings),
-          settings, views)
+      family.adapt(family.share(encode, prepared, few), views[0])
+
+
+class FamilyTest(absltest.TestCase):
+  """The family behind the contract of all methods."""
+
+  def setUp(self):
+    super().setUp()
+    self.enterContext(jax.enable_x64(True))
+
+  def test_outputs_are_those_of_each_method_alone(self):
+    encode, prepared, views = _data()
+    task = base.Task(
+        prepared.text_features, prepared.logit_scale, encode, prepared.context)
+    some = {name: _METHODS[name] for name in ("still", "tpt", "soc", "turns")}
+    together = quick.jit(run.episodic)(
+        family.family(family.share(encode, prepared, some)), task, views)
+    for name, method in some.items():
+      alone = quick.jit(run.episodic)(method.method(), task, views)
+      jax.tree.map(lambda a, b: np.testing.assert_allclose(
+          a, b, rtol=1e-7, atol=1e-10), together[name], alone)
+
+  def test_random_views_are_the_most_confident_after_tuning(self):
+    encode, prepared, views = _data()
+    some = {"still": _METHODS["still"], "tpt_far": _METHODS["tpt_far"]}
+    adapted = _adapt(
+        family.share(encode, prepared, some, random_views=True), views)
+    for name, one in adapted.items():
+      for image in range(_IMAGES):
+        with self.subTest(f"{name}, image {image}"):
+          tuned, before = (
+              10 * np.asarray(views[image]) @ np.asarray(encode(context)).T
+              for context in (one.context[image], prepared.context))
+          probs = np.exp(tuned) / np.exp(tuned).sum(-1, keepdims=True)
+          entropy = -(probs * np.log(probs)).sum(-1)
+          rows = 1 + np.argsort(entropy[1:])[:3]  # a quarter of twelve
+          np.testing.assert_allclose(
+              one.random_views.view_logits[image], tuned[rows], rtol=1e-9)
+          np.testing.assert_allclose(
+              one.random_views.zero_shot_view_logits[image], before[rows],
+              rtol=1e-9)
+    output = methods.output(jax.tree.map(lambda x: x[0], adapted["tpt_far"]))
+    self.assertEqual(set(output.evidence),
+                     {"view_logits", "zero_shot_view_logits"})
+
+  def test_names_of_a_posterior_s_forms(self):
+    self.assertEqual(family.names({"tpt": None}), {"tpt": "tpt"})
+    self.assertEqual(
+        family.names({"tpt": None}, with_posterior=True),
+        dict.fromkeys(["tpt", "tpt+diagonal", "tpt+full", "tpt+tangent"],
+                      "tpt"))
 
 
 class PenaltiesTest(absltest.TestCase):
@@ -204,11 +241,10 @@ class PenaltiesTest(absltest.TestCase):
       return features.mean()
 
     _, prepared, _ = _data()
-    settings = {
-        str(weight): Setting(objectives.regularised(counted, weight),
-                             learning_rate=weight)
-        for weight in (1.0, 2.0, 3.0)}
-    penalties = settings_lib.penalties(prepared, settings)
+    penalties = family.penalties(prepared, {
+        str(weight): methods.Regularised(
+            regulariser=counted, weight=weight, learning_rate=weight)
+        for weight in (1.0, 2.0, 3.0)})
     self.assertLen(calls, 1)
     self.assertEqual(list(penalties), ["1.0", "2.0", "3.0"])
     for penalty in penalties.values():
@@ -222,8 +258,9 @@ class PenaltiesTest(absltest.TestCase):
     _, prepared, _ = _data()
     own = lambda anchors, features: (anchors * features).sum()
     anchors = [jnp.ones((_K, _D)), jnp.zeros((_K, _D))]
-    penalties = settings_lib.penalties(prepared, {
-        str(number): Setting(objectives.regularised(Partial(own, one), 1.0))
+    penalties = family.penalties(prepared, {
+        str(number): methods.Regularised(
+            regulariser=Partial(own, one), weight=1.0)
         for number, one in enumerate(anchors)})
     np.testing.assert_allclose(
         penalties["0"].value, np.sum(prepared.text_features), rtol=1e-5)
@@ -232,10 +269,9 @@ class PenaltiesTest(absltest.TestCase):
   def test_margins_do_not(self):
     _, prepared, _ = _data()
     deltas = {"narrow": 0.1, "wide": 0.6}
-    penalties = settings_lib.penalties(prepared, {
-        name: Setting(objectives.soc(delta=delta))
-        for name, delta in deltas.items()} | {
-            "none": Setting(objectives.tpt())})
+    penalties = family.penalties(prepared, {
+        name: methods.Soc(delta=delta)
+        for name, delta in deltas.items()} | {"none": methods.Tpt()})
     for name, delta in deltas.items():
       np.testing.assert_allclose(
           penalties[name].value, orthogonality.semantic_orthogonality(

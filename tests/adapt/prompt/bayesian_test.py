@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from jaxcal.adapt import bayesian
+from jaxcal.adapt.prompt import bayesian
 from jaxcal.clip import towers
 from jaxcal.posterior import laplace
 from jaxcal.typing import Pooled

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcal.adapt import engine
-from jaxcal.adapt import objectives
+from jaxcal.adapt import methods
+from jaxcal.adapt.prompt import engine
+from jaxcal.adapt.prompt import methods as prompt_methods
 from jaxcal.losses import angular
 from jaxcal.losses import dispersion
 from jaxcal.losses import orthogonality
@@ -40,11 +41,19 @@ def _setting(seed=0, dtype=jnp.float64, k=_K):
   return encode, prepared, views
 
 
+def _objective(name, **numbers):
+  return methods.method(name, **numbers).objective()
+
+
+def _optimizer(learning_rate=5e-3):
+  return prompt_methods.Tpt(learning_rate=learning_rate).optimizer
+
+
 def _adapt(method, encode, prepared, views, learning_rate=5e-3,
            selection_fraction=0.25):
   # Not compiled: these programs are small, and compiling takes most time.
   adapt = functools.partial(
-      engine.adapt, optimizer=engine.default_optimizer(learning_rate),
+      engine.adapt, optimizer=_optimizer(learning_rate),
       selection_fraction=selection_fraction)
   if views.ndim == 3:
     adapt = jax.vmap(adapt, in_axes=(None, None, 0, None))
@@ -68,18 +77,18 @@ class EngineTest(parameterized.TestCase):
     encode, prepared, views = _setting(dtype=jnp.float32)
     views = views if batched else views[1]
     zero_shot = _adapt_compiled(
-        objectives.zero_shot(), encode, prepared, views)
+        _objective("zero_shot"), encode, prepared, views)
     still = _adapt_compiled(
-        objectives.method(name), encode, prepared, views, 0.0)
+        _objective(name), encode, prepared, views, 0.0)
     np.testing.assert_array_equal(still.logits, zero_shot.logits)
     np.testing.assert_array_equal(still.info.context_shift, 0)
 
   @parameterized.parameters("c_tpt", "soc_quantile")
   def test_zero_steps_are_zero_shot_bit_for_bit(self, name):
     encode, prepared, views = _setting(dtype=jnp.float32)
-    method = dataclasses.replace(objectives.method(name), num_steps=0)
+    method = dataclasses.replace(_objective(name), num_steps=0)
     zero_shot = _adapt_compiled(
-        objectives.zero_shot(), encode, prepared, views)
+        _objective("zero_shot"), encode, prepared, views)
     np.testing.assert_array_equal(
         _adapt_compiled(method, encode, prepared, views).logits,
         zero_shot.logits)
@@ -89,23 +98,23 @@ class EngineTest(parameterized.TestCase):
     expected = [[10 * sum(v * t for v, t in zip(image[0], text))
                  for text in np.asarray(prepared.text_features)]
                 for image in np.asarray(views)]
-    got = _adapt(objectives.zero_shot(), encode, prepared, views)
+    got = _adapt(_objective("zero_shot"), encode, prepared, views)
     np.testing.assert_allclose(got.logits, expected, rtol=1e-12)
 
   @parameterized.parameters(("c_tpt", 1), ("soc", 2))
   def test_weight_zero_is_tpt_bit_for_bit(self, name, num_steps):
     encode, prepared, views = _setting(dtype=jnp.float32)
     several = lambda m: dataclasses.replace(m, num_steps=num_steps)
-    tpt = _adapt_compiled(several(objectives.tpt()), encode, prepared, views)
+    tpt = _adapt_compiled(several(_objective("tpt")), encode, prepared, views)
     zero = _adapt_compiled(
-        several(objectives.method(name, weight=0.0)), encode, prepared, views)
+        several(_objective(name, weight=0.0)), encode, prepared, views)
     np.testing.assert_array_equal(zero.context, tpt.context)
     np.testing.assert_array_equal(zero.logits, tpt.logits)
 
   @parameterized.parameters(*_TUNED)
   def test_first_step_moves_every_coordinate_by_the_learning_rate(self, name):
     encode, prepared, views = _setting()
-    adapted = _adapt(objectives.method(name), encode, prepared, views)
+    adapted = _adapt(_objective(name), encode, prepared, views)
     decayed = prepared.context * (1 - 5e-3 * 1e-2)
     # Exact up to the 1e-8 that AdamW adds to the size of a gradient.
     np.testing.assert_allclose(
@@ -114,7 +123,7 @@ class EngineTest(parameterized.TestCase):
   @parameterized.parameters(*_TUNED)
   def test_order_of_random_views_does_not_matter(self, name):
     encode, prepared, views = _setting()
-    method = objectives.method(name)
+    method = _objective(name)
     order = np.r_[0, 1 + np.random.default_rng(0).permutation(_V - 1)]
     np.testing.assert_allclose(
         _adapt(method, encode, prepared, views[:, order]).logits,
@@ -126,7 +135,7 @@ class EngineTest(parameterized.TestCase):
     order = np.random.default_rng(1).permutation(_K)
     permuted = jax.tree_util.Partial(_features, encode.args[0][order])
     prepared_too = engine.prepare(permuted, prepared.context, 10.0)
-    method = objectives.method(name)
+    method = _objective(name)
     np.testing.assert_allclose(
         _adapt(method, permuted, prepared_too, views).logits,
         _adapt(method, encode, prepared, views).logits[:, order], rtol=1e-9)
@@ -137,7 +146,7 @@ class EngineTest(parameterized.TestCase):
   def test_vmapped_is_one_by_one(self, name, num_steps):
     encode, prepared, views = _setting()
     method = dataclasses.replace(
-        objectives.method(name), num_steps=num_steps)
+        _objective(name), num_steps=num_steps)
     together = _adapt(method, encode, prepared, views)
     for image in range(len(views)):
       alone = _adapt(method, encode, prepared, views[image])
@@ -155,12 +164,12 @@ class EngineTest(parameterized.TestCase):
     encode, prepared, views = _setting()
     encode = jax.tree_util.Partial(encode_counted, *encode.args)
     adapt = jax.jit(functools.partial(
-        engine.adapt, optimizer=engine.default_optimizer()))
-    adapt(encode, prepared, views[0], objectives.soc(weight=1.0, delta=0.3))
+        engine.adapt, optimizer=_optimizer()))
+    adapt(encode, prepared, views[0], _objective("soc", weight=1.0, delta=0.3))
     once = len(traces)
     for image, weight in ((0, 3.0), (1, 10.0), (2, 30.0)):
       adapt(encode, prepared, views[image],
-            objectives.soc(weight=weight, delta=weight / 100))
+            _objective("soc", weight=weight, delta=weight / 100))
     self.assertLen(traces, once)
 
   @parameterized.parameters(
@@ -175,14 +184,14 @@ class EngineTest(parameterized.TestCase):
       self, name, measure, direction):
     encode, prepared, views = _setting(seed=3)
     adapted = _adapt(
-        objectives.method(name, weight=1e6), encode, prepared, views, 1e-4)
+        _objective(name, weight=1e6), encode, prepared, views, 1e-4)
     before = measure(prepared.text_features)
     for context in adapted.context:
       self.assertGreater(direction * (measure(encode(context)) - before), 0)
 
   def test_tpt_lowers_the_entropy_it_minimises(self):
     encode, prepared, views = _setting()
-    info = _adapt(objectives.tpt(), encode, prepared, views, 1e-4).info
+    info = _adapt(_objective("tpt"), encode, prepared, views, 1e-4).info
     np.testing.assert_array_less(info.entropy_after, info.entropy_before)
 
   def test_gradient_is_that_of_the_sum(self):
@@ -196,8 +205,8 @@ class EngineTest(parameterized.TestCase):
       return -(probs * jnp.log(probs)).sum() - 50 * spread.mean()
 
     start = engine.entropy_at(prepared, views[0], jnp.asarray(kept))
-    first = engine.penalty(prepared, objectives.c_tpt())
-    step = engine.combine(objectives.c_tpt(), start, first)
+    first = engine.penalty(prepared, _objective("c_tpt"))
+    step = engine.combine(_objective("c_tpt"), start, first)
     np.testing.assert_allclose(
         step.gradient, jax.grad(total)(prepared.context), rtol=1e-9)
     np.testing.assert_allclose(
@@ -205,20 +214,20 @@ class EngineTest(parameterized.TestCase):
 
   def test_pull_is_the_weighted_share(self):
     encode, prepared, views = _setting()
-    method = objectives.c_tpt(weight=3.0)
+    method = _objective("c_tpt", weight=3.0)
     start = engine.begin(prepared, views[0], 0.25)
     first = engine.penalty(prepared, method)
     step = engine.combine(method, start, first)
     np.testing.assert_allclose(step.pull, -3 * first.gradient, rtol=1e-12)
     tuned = engine.tune(encode, prepared, views[0], start, first, method,
-                        engine.default_optimizer())
+                        _optimizer())
     size = lambda x: np.sqrt((np.asarray(x)**2).sum())
     np.testing.assert_allclose(
         tuned.gradient_ratio, 3 * size(first.gradient) / size(start.gradient))
 
   def test_two_step_takes_turns(self):
     _, prepared, views = _setting()
-    method = objectives.c_tpt_two_step(weight=7.0)
+    method = _objective("c_tpt_two_step", weight=7.0)
     start = engine.begin(prepared, views[0], 0.25)
     first = engine.penalty(prepared, method)
     for number in (0, 2):
@@ -234,8 +243,8 @@ class EngineTest(parameterized.TestCase):
   @parameterized.parameters(("tpt", 1), ("soc_quantile", 2))
   def test_adapt_is_its_parts(self, name, num_steps):
     encode, prepared, views = _setting()
-    method = dataclasses.replace(objectives.method(name), num_steps=num_steps)
-    optimizer = engine.default_optimizer()
+    method = dataclasses.replace(_objective(name), num_steps=num_steps)
+    optimizer = _optimizer()
     start = engine.begin(prepared, views[0], 0.25)
     tuned = engine.tune(
         encode, prepared, views[0], start, engine.penalty(prepared, method),
@@ -246,7 +255,7 @@ class EngineTest(parameterized.TestCase):
 
   def test_answer_is_the_tuned_context_s(self):
     encode, prepared, views = _setting()
-    adapted = _adapt(objectives.c_tpt(), encode, prepared, views)
+    adapted = _adapt(_objective("c_tpt"), encode, prepared, views)
     for image, context, logits, shift, after, kept in zip(
         views, adapted.context, adapted.logits, adapted.info.context_shift,
         adapted.info.entropy_after,
@@ -261,8 +270,9 @@ class EngineTest(parameterized.TestCase):
 
   def test_own_regulariser(self):
     encode, prepared, views = _setting()
-    own = objectives.regularised(
-        lambda features: jnp.mean(features[0] * features[1]), -40.0)
+    own = prompt_methods.Regularised(
+        regulariser=lambda features: jnp.mean(features[0] * features[1]),
+        weight=-40.0).objective()
     start = engine.begin(prepared, views[0], 0.25)
     first = engine.penalty(prepared, own)
     step = engine.combine(own, start, first)
@@ -273,7 +283,7 @@ class EngineTest(parameterized.TestCase):
         -40 * jax.grad(first_two)(prepared.context), rtol=1e-9)
     self.assertFalse(np.allclose(
         _adapt(own, encode, prepared, views).logits,
-        _adapt(objectives.tpt(), encode, prepared, views).logits))
+        _adapt(_objective("tpt"), encode, prepared, views).logits))
 
   @parameterized.parameters(*_TUNED)
   def test_equal_class_names_give_finite_answers(self, name):
@@ -281,21 +291,21 @@ class EngineTest(parameterized.TestCase):
     twice = jax.tree_util.Partial(
         _features, encode.args[0][jnp.asarray([0, 0, 1, 2])])
     prepared = quick.jit(engine.prepare)(twice, prepared.context, 10.0)
-    adapted = _adapt_quick(objectives.method(name), twice, prepared, views)
+    adapted = _adapt_quick(_objective(name), twice, prepared, views)
     self.assertTrue(np.isfinite(adapted.logits).all())
     np.testing.assert_allclose(adapted.logits[:, 0], adapted.logits[:, 1])
 
   @parameterized.parameters(*_TUNED)
   def test_one_class_gives_finite_answers(self, name):
     encode, prepared, views = _setting(k=1)
-    adapted = _adapt_quick(objectives.method(name), encode, prepared, views)
+    adapted = _adapt_quick(_objective(name), encode, prepared, views)
     self.assertTrue(np.isfinite(adapted.logits).all())
     self.assertTrue(np.isfinite(adapted.context).all())
 
   def test_any_optimizer(self):
     encode, prepared, views = _setting()
     adapted = engine.adapt(
-        encode, prepared, views[0], objectives.tpt(),
+        encode, prepared, views[0], _objective("tpt"),
         optimizer=optax.sgd(0.1))
     kept = _lowest_entropies(prepared, views[0], 2)
     start = engine.entropy_at(prepared, views[0], kept)
@@ -305,13 +315,13 @@ class EngineTest(parameterized.TestCase):
   def test_too_few_views_are_refused(self):
     encode, prepared, views = _setting()
     with self.assertRaisesRegex(ValueError, "8 views keeps none"):
-      _adapt(objectives.tpt(), encode, prepared, views[0, :8],
+      _adapt(_objective("tpt"), encode, prepared, views[0, :8],
              selection_fraction=0.1)
 
   def test_features_of_another_width_are_refused(self):
     encode, prepared, views = _setting()
     with self.assertRaisesRegex(ValueError, r"shape \[v, 7\] expected"):
-      _adapt(objectives.tpt(), encode, prepared, views[0, :, :5])
+      _adapt(_objective("tpt"), encode, prepared, views[0, :, :5])
 
 
 class _WithJacobian(NamedTuple):
@@ -343,7 +353,7 @@ class PrepareTest(parameterized.TestCase):
     cotangent = jnp.asarray(np.random.default_rng(5).standard_normal((_K, _D)))
     np.testing.assert_allclose(
         other.pull_back(cotangent), prepared.pull_back(cotangent), rtol=1e-9)
-    method = objectives.method(name)
+    method = _objective(name)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-12),
         _adapt(method, encode, other, views),
@@ -380,7 +390,7 @@ class PrepareTest(parameterized.TestCase):
     def penalty(weights, context):
       encode = jax.tree_util.Partial(_features, weights)
       return engine.penalty(
-          engine.prepare(encode, context, 10.0), objectives.method(name))
+          engine.prepare(encode, context, 10.0), _objective(name))
 
     program = jax.make_jaxpr(penalty)(weights, jnp.ones((1, 3), jnp.float32))
     largest = max(_sizes(program.jaxpr))
@@ -402,27 +412,6 @@ def _lowest_entropies(prepared, views, count):
   probs = np.asarray(jax.nn.softmax(10 * views @ prepared.text_features.T))
   order = np.argsort(-(probs * np.log(probs)).sum(-1))
   return jnp.asarray(np.isin(np.arange(len(views)), order[:count]))
-
-
-class MethodsTest(parameterized.TestCase):
-
-  def test_unknown_method_lists_the_choices(self):
-    with self.assertRaisesRegex(ValueError, "'otpt'; choose from: .*o_tpt"):
-      objectives.method("otpt")
-
-  def test_unknown_setting_lists_the_choices(self):
-    with self.assertRaisesRegex(ValueError, "'soc' has no setting 'detla'; it "
-                                "has: weight, delta"):
-      objectives.method("soc", detla=0.5)
-
-  def test_published_defaults(self):
-    weights = {name: objectives.settings_of(name).get("weight")
-               for name in objectives.METHODS}
-    self.assertEqual(weights, {
-        "zero_shot": None, "tpt": None, "c_tpt": 50, "c_tpt_two_step": 50,
-        "o_tpt": 18,
-        "o_tpt_published": 18, "a_tpt": 10, "a_tpt_inverted": 80, "soc": 30,
-        "soc_quantile": 30})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,125 @@
+"""The contract of everything that happens at test time.
+
+A method is a frozen dataclass of its numbers, registered as a pytree: numbers
+that only enter arithmetic are leaves, so that one compiled program serves all
+their values; what decides shapes or loops is static. Its `method()` gives a
+`TestTimeMethod`, two pure functions of one image. Runners are in `run`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jax.tree_util import Partial
+
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+from jaxcal.typing import PyTree
+
+# A number that enters arithmetic alone; an array under `jit` and `vmap`.
+Number = float | Float[Array, ""]
+
+# From a context [m w] to unit-norm text features [k d]. A pytree, so that its
+# arrays are arguments under `jit`.
+Encode = Callable[[Float[Array, "m w"]], Float[Array, "k d"]]
+
+
+class Task(NamedTuple):
+  """What all images of a data set and model share.
+
+  Attributes:
+    text_features: One unit-norm row per class.
+    logit_scale: Factor of the cosines, 100 for OpenAI's CLIP.
+    encode: Text features as a function of the prompts' context; None where
+      only features are at hand, and no prompt can be tuned.
+    context: Context at which every image starts; goes with `encode`.
+    num_images: Length of the stream, for methods that need it beforehand.
+  """
+
+  text_features: Float[Array, "k d"]
+  logit_scale: Float[Array, ""]
+  encode: Encode | None = None
+  context: Float[Array, "m w"] | None = None
+  num_images: int | Int[Array, ""] = 0
+
+
+class Output(NamedTuple):
+  """What a method says of one image.
+
+  Attributes:
+    scores: As the released code has them: logits, votes, sums of
+      probabilities, ...
+    log_probs: Logarithm of a distribution, by the method's documented map from
+      scores; what calibration is measured on. Its argmax is that of the scores.
+    info: Diagnostics by name.
+    evidence: Arrays by the names of `predictions.EVIDENCE`, where a method was
+      asked for some.
+  """
+
+  scores: Float[Array, "k"]
+  log_probs: Float[Array, "k"]
+  info: Mapping[str, Float[Array, ""]] = {}
+  evidence: Mapping[str, Float[Array, "..."]] = {}
+
+
+class TestTimeMethod(NamedTuple):
+  """Two pure functions of one image; `jit` and `vmap` are the runners'.
+
+  Attributes:
+    init: State before the first image, from the task; () for methods without
+      one, of which no image sees another.
+    step: From task, state and one image's unit-norm view features [v d], of
+      which row 0 is the clean view, to the next state and the output.
+  """
+
+  init: Callable[[Task], PyTree]
+  step: Callable[[Task, PyTree, Float[Array, "v d"]], tuple[PyTree, Output]]
+
+  __test__ = False  # no test, whatever its name says to pytest
+
+
+class Numbers(Protocol):
+  """A dataclass of a method's numbers."""
+
+  def method(self) -> TestTimeMethod:
+    """The method with these numbers."""
+
+
+def episodic(step: Callable[..., Output], *bound: Any) -> TestTimeMethod:
+  """A method without state.
+
+  Args:
+    step: Function of (*bound, task, views) to an output.
+    bound: Pytrees, such as the method's numbers; arguments under `jit`.
+  """
+  return TestTimeMethod(Partial(_no_state), Partial(_stateless, step=Partial(
+      step, *bound)))
+
+
+def has_state(method: TestTimeMethod, task: Task) -> bool:
+  """Whether an image can see what came before it in the stream."""
+  return bool(jax.tree.leaves(jax.eval_shape(method.init, task)))
+
+
+def logits(
+    task: Task, features: Float[Array, "*n d"]) -> Float[Array, "*n k"]:
+  """Scaled cosines of unit-norm image features with the classes."""
+  return task.logit_scale * features @ task.text_features.T
+
+
+def from_logits(
+    logits: Float[Array, "k"],
+    info: Mapping[str, Float[Array, ""]] = {},
+) -> Output:
+  """The output of a method whose scores are logits."""
+  return Output(logits, jax.nn.log_softmax(logits), dict(info), {})
+
+
+def _no_state(task):
+  del task
+  return ()
+
+
+def _stateless(task, state, views, *, step):
+  return state, step(task, views)

@@ -1,0 +1,56 @@
+"""The methods by name, for those who choose by name."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from jaxcal.adapt import base
+from jaxcal.adapt import cache
+from jaxcal.adapt import modes
+from jaxcal.adapt import votes
+from jaxcal.adapt.prompt import methods as prompt
+
+METHODS: Mapping[str, type[base.Numbers]] = {
+    "zero_shot": prompt.ZeroShot,
+    "tpt": prompt.Tpt,
+    "c_tpt": prompt.CTpt,
+    "c_tpt_two_step": prompt.CTptTwoStep,
+    "o_tpt": prompt.OTpt,
+    "o_tpt_published": prompt.OTptPublished,
+    "a_tpt": prompt.ATpt,
+    "a_tpt_inverted": prompt.ATptInverted,
+    "soc": prompt.Soc,
+    "soc_quantile": prompt.SocQuantile,
+    "mta": modes.Mta,
+    "zero": votes.Zero,
+    "tda": cache.Tda,
+}
+
+
+def method(name: str, **numbers: Any) -> base.Numbers:
+  """The method called `name`, with numbers other than its defaults.
+
+  Raises:
+    ValueError: an unknown name, or a number that the method does not have;
+      both errors list the choices.
+  """
+  known = numbers_of(name)
+  unknown = sorted(set(numbers) - set(known))
+  if unknown:
+    raise ValueError(
+        f"method {name!r} has no {', '.join(map(repr, unknown))}; it has: "
+        f"{', '.join(known) or 'no numbers'}.")
+  return METHODS[name](**numbers)
+
+
+def numbers_of(name: str) -> dict[str, Any]:
+  """The numbers of the method called `name`, with their defaults.
+
+  Raises:
+    ValueError: an unknown name; lists the choices.
+  """
+  if name not in METHODS:
+    raise ValueError(f"unknown method {name!r}; choose from: "
+                     f"{', '.join(sorted(METHODS))}.")
+  return {field.name: field.default
+          for field in dataclasses.fields(METHODS[name])}

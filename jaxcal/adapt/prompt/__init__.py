@@ -1,0 +1,1 @@
+"""Test-time prompt tuning: a context for every image."""

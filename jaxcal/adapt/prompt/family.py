@@ -1,0 +1,221 @@
+"""Many prompt-tuning methods on the same images, as one test-time method.
+
+For one data set and model, methods, weights, margins, learning rates and
+decays differ only after the entropy's gradient at the initial context. That
+gradient is taken once per image (and selection fraction), the regularisers'
+once per data set; what is left for each method is one text forward per image,
+all of them through one program. So the whole family is one `TestTimeMethod`,
+whose step gives an output for each name.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxcal.adapt import base
+from jaxcal.adapt import run
+from jaxcal.adapt.prompt import bayesian
+from jaxcal.adapt.prompt import engine
+from jaxcal.adapt.prompt import methods as methods_lib
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import Pooled
+
+Methods = Mapping[str, methods_lib.PromptMethod]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Shared:
+  """What all images of a data set share, for some methods.
+
+  Attributes:
+    encode: Text features as a function of the context.
+    prepared: Features and derivative at the initial context.
+    penalties: Regularisers there, by name.
+    methods: Their numbers, by name.
+    random_views: Whether outputs carry logits of the most confident random
+      views, as evidence.
+  """
+
+  encode: base.Encode
+  prepared: engine.Prepared
+  penalties: Mapping[str, engine.Penalty]
+  methods: Methods
+  random_views: bool = dataclasses.field(
+      default=False, metadata={"static": True})
+
+
+def share(
+    encode: base.Encode,
+    prepared: engine.Prepared,
+    methods: Methods,
+    *,
+    random_views: bool = False,
+) -> Shared:
+  """What is computed once per data set, besides `engine.prepare`."""
+  return Shared(encode, prepared, penalties(prepared, methods), dict(methods),
+                random_views)
+
+
+def family(
+    shared: Shared, head: bayesian.Head | None = None
+) -> base.TestTimeMethod:
+  """All methods together; the step's output is a mapping from name to Output.
+
+  Args:
+    shared: From `share`.
+    head: With a posterior, the step takes the pair of an image's view features
+      and the clean view's `Pooled`, and each context also gives an output in
+      each of `bayesian.FORMS`, see `names`.
+  """
+  if head is None:
+    return base.episodic(_outputs, shared)
+  return base.episodic(_outputs_and_uncertainty, shared, head)
+
+
+def names(methods: Methods, *, with_posterior: bool = False) -> dict[str, str]:
+  """Names of the family's outputs, and the method of each."""
+  forms = [f"+{form}" for form in bayesian.FORMS] if with_posterior else []
+  return {name + form: name for name in methods for form in ["", *forms]}
+
+
+def penalties(
+    prepared: engine.Prepared, methods: Methods
+) -> dict[str, engine.Penalty]:
+  """Every method's regulariser at the initial context; once per data set.
+
+  Weights do not enter, so methods that differ in them alone share the work.
+  """
+  values, cotangents, place = [], [], {}
+  for name, method in methods.items():
+    objective = method.objective()
+    leaves, structure = jax.tree.flatten(objective.regulariser)
+    key = (structure, *(
+        id(leaf) if jnp.ndim(leaf) else float(leaf) for leaf in leaves))
+    if key not in place:
+      place[key] = len(values)
+      value, cotangent = engine.regulariser_at(
+          prepared.text_features, objective)
+      values.append(value)
+      cotangents.append(cotangent)
+    place[name] = place[key]
+  gradients = _pull_all_back(prepared.pull_back, jnp.stack(cotangents))
+  return {name: engine.Penalty(values[place[name]], gradients[place[name]])
+          for name in methods}
+
+
+def adapt(
+    shared: Shared, views: Float[Array, "v d"]
+) -> dict[str, engine.Adapted]:
+  """What `engine.adapt` gives for one image, for every method.
+
+  One program encodes all methods one after the other, so that neither compile
+  time nor memory grows with their number.
+
+  Args:
+    shared: From `share`.
+    views: Unit-norm features of the views; row 0 is the clean view.
+
+  Raises:
+    ValueError: see `engine.begin`.
+  """
+  encode, prepared, methods = shared.encode, shared.prepared, shared.methods
+  # As many as enter the entropy.
+  num_random = lambda method: shared.random_views and int(
+      len(views) * method.selection_fraction)
+  steps = {name: method.objective().num_steps
+           for name, method in methods.items()}
+  result = {
+      name: engine.untuned(
+          prepared.text_features, prepared.logit_scale, views,
+          method.selection_fraction, num_random=num_random(method))._replace(
+              context=prepared.context)
+      for name, method in methods.items() if not steps[name]}
+  tuning = {name: method for name, method in methods.items() if steps[name]}
+  starts = {fraction: engine.begin(prepared, views, fraction)
+            for fraction in sorted({
+                method.selection_fraction for method in tuning.values()})}
+  start_of = lambda name: starts[methods[name].selection_fraction]
+  tuned = {}
+  for group in _by(jax.tree.structure, tuning).values():
+    together = _tune(shared, views, start_of(group[0]), group)
+    tuned |= {name: jax.tree.map(lambda x, i=i: x[i], together)
+              for i, name in enumerate(group)}
+  for number, names in _by(num_random, tuning).items():
+    answers = jax.lax.map(
+        lambda given, n=number: engine.answer(
+            encode, prepared, views, *given, num_random=n),
+        run.stack([(start_of(name), tuned[name]) for name in names]))
+    result |= {name: jax.tree.map(lambda x, i=i: x[i], answers)
+               for i, name in enumerate(names)}
+  return {name: result[name] for name in methods}
+
+
+def _outputs(shared, task, views):
+  del task
+  return {name: methods_lib.output(one)
+          for name, one in adapt(shared, views).items()}
+
+
+def _outputs_and_uncertainty(
+    shared: Shared,
+    head: bayesian.Head,
+    task: base.Task,
+    image: tuple[Float[Array, "v d"], Pooled],
+) -> dict[str, base.Output]:
+  """The outputs, and what the posterior makes of the same contexts."""
+  del task
+  views, pooled = image
+  adapted = adapt(shared, views)
+  outputs = {name: methods_lib.output(one) for name, one in adapted.items()}
+  embed_texts = lambda context: bayesian.embed(
+      shared.encode.pooled(context), head.text, head.posterior.text)
+  image = bayesian.embed(pooled.activations, head.image, head.posterior.image,
+                         pooled.residual)
+  found = {}
+  tuned = [name for name, method in shared.methods.items()
+           if method.objective().num_steps]
+  if len(tuned) < len(adapted):
+    answers = bayesian.answer(
+        head, embed_texts(shared.prepared.context), image)
+    found |= {name: answers for name in adapted if name not in tuned}
+  if tuned:
+    # One method after the other, as in `adapt`.
+    answers = jax.lax.map(
+        lambda context: bayesian.answer(head, embed_texts(context), image),
+        jnp.stack([adapted[name].context for name in tuned]))
+    found |= {name: jax.tree.map(lambda x, i=i: x[i], answers)
+              for i, name in enumerate(tuned)}
+  return outputs | {
+      f"{name}+{form}": base.from_logits(
+          logits, outputs[name].info | doubt._asdict())
+      for name, answers in found.items()
+      for form, (logits, doubt) in answers.items()}
+
+
+@jax.jit
+def _pull_all_back(pull_back, cotangents):
+  return jax.lax.map(pull_back, cotangents)
+
+
+def _by(key, methods):
+  """Names of the methods, by what a function makes of their numbers."""
+  groups = {}
+  for name, method in methods.items():
+    groups.setdefault(key(method), []).append(name)
+  return groups
+
+
+def _tune(shared, views, start, names):
+  """Contexts [s m w] of one image, for methods that differ in numbers alone."""
+
+  def under(given):
+    penalty, method = given
+    return engine.tune(shared.encode, shared.prepared, views, start, penalty,
+                       method.objective(), method.optimizer)
+
+  return jax.lax.map(under, run.stack(
+      [(shared.penalties[name], shared.methods[name]) for name in names]))

@@ -1,0 +1,321 @@
+"""Methods that tune the prompt: what each of them adds to the entropy.
+
+All of them minimise
+
+    entropy of the mean prediction of the confident views
+      + weighting(entropy, regulariser) * regulariser(text features)
+
+for one unlabelled image, starting from the same context every time. Default
+weights are those of the released scripts for fine-grained data sets.
+
+A method here is a dataclass of its numbers, as everywhere in `adapt`; run many
+of them together with `family.family`, which shares what they have in common.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import types
+
+import jax
+from jax.tree_util import Partial
+import optax
+
+from jaxcal.adapt import base
+from jaxcal.adapt.prompt import engine
+from jaxcal.losses import angular
+from jaxcal.losses import dispersion
+from jaxcal.losses import orthogonality
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+
+# Classes of dataclasses that are pytrees, all of their fields by name.
+_frozen = functools.partial(
+    dataclasses.dataclass, frozen=True, kw_only=True)
+_static = functools.partial(dataclasses.field, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class PromptMethod:
+  """What all methods of the family have.
+
+  Attributes:
+    selection_fraction: Share of the views, those of lowest entropy, that enter
+      the entropy; rounded down.
+  """
+
+  selection_fraction: float = _static(default=0.1)
+
+  def objective(self) -> engine.Objective:
+    """What is minimised; the base class takes no step."""
+    return engine.Objective(num_steps=0)
+
+  @property
+  def optimizer(self) -> optax.GradientTransformation:
+    """What takes the steps."""
+    return optax.identity()
+
+  def method(self) -> base.TestTimeMethod:
+    """The method alone.
+
+    Its text forward and backward at the initial context are repeated for every
+    batch; `family.family` does them once per data set.
+    """
+    return base.episodic(_alone, self)
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class ZeroShot(PromptMethod):
+  """No tuning: the predictions of the initial context (Radford et al., 2021).
+
+  Needs text features alone. Where the views are too few for
+  `selection_fraction`, the entropies of its diagnostics are those of the clean
+  view.
+  """
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class Tpt(PromptMethod):
+  """Entropy alone. Shu et al., Test-Time Prompt Tuning, NeurIPS 2022.
+
+  Attributes:
+    learning_rate: Step size of AdamW; from an empty state its first step moves
+      every coordinate by this, whatever the size of its gradient.
+    weight_decay: Decay of AdamW, PyTorch's default (optax's is 0.0001).
+    num_steps: Optimiser steps per image; 0 leaves the context as it is.
+
+  Differs from the released code in: float32 throughout, where the released
+  code runs in mixed precision and skips the images whose loss overflows.
+  """
+
+  learning_rate: base.Number = 5e-3
+  weight_decay: base.Number = 1e-2
+  num_steps: int = _static(default=1)
+
+  def objective(self) -> engine.Objective:
+    """The entropy."""
+    return engine.Objective(num_steps=self.num_steps)
+
+  @property
+  def optimizer(self) -> optax.GradientTransformation:
+    """AdamW as all released codes of this family use it."""
+    return optax.adamw(self.learning_rate, weight_decay=self.weight_decay)
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class CTpt(Tpt):
+  """Text features spread around their centroid. Yoon et al., C-TPT, ICLR 2024.
+
+  The released scripts use weight 50, and 20 for ImageNet's variants.
+
+  Attributes:
+    weight: Factor of the dispersion, which is rewarded.
+  """
+
+  weight: base.Number = 50.0
+
+  def objective(self) -> engine.Objective:
+    """The entropy minus the weighted dispersion."""
+    return _sum(self, Partial(dispersion.text_dispersion), -self.weight)
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class CTptTwoStep(CTpt):
+  """C-TPT in two steps: the entropy alone, then the dispersion alone.
+
+  The optimiser's state carries over, so the second step is not a sign step. An
+  option (--two_step) of the released code that none of its scripts uses.
+  """
+
+  num_steps: int = _static(default=2)
+
+  def objective(self) -> engine.Objective:
+    """The same parts, a step each in turn."""
+    return dataclasses.replace(super().objective(), turns=True)
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class OTpt(Tpt):
+  """Orthogonal text features, as released. Sharifdeen et al., O-TPT, CVPR 2025.
+
+  Differs from the released code in: the closed form of its Householder
+  construction, equal in value and gradient, without K reflectors of K x K.
+  The released scripts use weight 18, and 2 for ImageNet's variants.
+
+  Attributes:
+    weight: Factor of the regulariser.
+  """
+
+  weight: base.Number = 18.0
+
+  def objective(self) -> engine.Objective:
+    """The entropy plus the weighted Householder orthogonality."""
+    return _sum(
+        self, Partial(orthogonality.householder_orthogonality), self.weight)
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class OTptPublished(OTpt):
+  """Orthogonal text features, ||S - I||^2 as in the text of the O-TPT paper.
+
+  Differs from the released code in: the loss itself, see `OTpt`. The weight is
+  the one released for the other form; none is known for this one.
+  """
+
+  def objective(self) -> engine.Objective:
+    """The entropy plus the weighted squared distance from orthogonality."""
+    return _sum(self, Partial(orthogonality.full_orthogonality), self.weight)
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class ATpt(Tpt):
+  """Largest angle to the nearest class, with the sign of the A-TPT paper.
+
+  Differs from the released code in: the fine-grained script, whose sign is
+  inverted (`ATptInverted`). The script for ImageNet's variants has this sign
+  and this weight.
+
+  Attributes:
+    weight: Factor of the mean angle to the nearest class, which is rewarded.
+  """
+
+  weight: base.Number = 10.0
+
+  def objective(self) -> engine.Objective:
+    """The entropy minus the weighted angle."""
+    return _sum(self, Partial(angular.nearest_angle), -self.weight)
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class ATptInverted(Tpt):
+  """A-TPT as its released fine-grained script runs: nearest classes attract.
+
+  Attributes:
+    weight: Factor of the mean angle to the nearest class, which is penalised.
+  """
+
+  weight: base.Number = 80.0
+
+  def objective(self) -> engine.Objective:
+    """The entropy plus the weighted angle."""
+    return _sum(self, Partial(angular.nearest_angle), self.weight)
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class Soc(Tpt):
+  """Huber penalty on class similarities with a constant margin (SoC).
+
+  Semantic Orthogonal Calibration: beyond `delta` the pull on a pair no longer
+  grows with its similarity, which spares semantically close classes. The
+  paper's value of `delta` in [0, 1] is not known to us; 0.5 is our choice.
+
+  Attributes:
+    weight: Factor of the penalty.
+    delta: Margin, a cosine in (0, 1].
+  """
+
+  weight: base.Number = 30.0
+  delta: base.Number = 0.5
+
+  def objective(self) -> engine.Objective:
+    """The entropy plus the weighted penalty."""
+    return _sum(self, Partial(
+        orthogonality.semantic_orthogonality, delta=self.delta), self.weight)
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class SocQuantile(Tpt):
+  """SoC with the margin at a quantile of the min-max scaled similarities.
+
+  The form in which the authors of CoTS re-implemented SoC: the regulariser is
+  always worth `weight` times the entropy of the image (14 for ImageNet's
+  variants).
+
+  Attributes:
+    weight: Worth of the penalty, in entropies of the image.
+    quantile: Place of the margin among the similarities, in [0, 1].
+  """
+
+  weight: base.Number = 30.0
+  quantile: base.Number = 0.2
+
+  def objective(self) -> engine.Objective:
+    """The entropy plus the penalty at a weight that follows the entropy."""
+    return engine.Objective(
+        Partial(orthogonality.quantile_semantic_orthogonality,
+                quantile=self.quantile),
+        Partial(orthogonality.entropy_proportional_weight, self.weight),
+        self.num_steps)
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class Regularised(Tpt):
+  """Entropy plus `weight` times any function of the text features.
+
+  The way in for a regulariser of one's own.
+
+  Attributes:
+    regulariser: Function from unit-norm text features [k d] to a scalar; a
+      `jax.tree_util.Partial` where it holds arrays.
+    weight: Factor of it; negative to reward it.
+  """
+
+  regulariser: Callable[[Float[Array, "k d"]], Float[Array, ""]]
+  weight: base.Number
+
+  def __post_init__(self):
+    if isinstance(self.regulariser, types.FunctionType):
+      # A plain function is no pytree.
+      object.__setattr__(self, "regulariser", Partial(self.regulariser))
+
+  def objective(self) -> engine.Objective:
+    """The entropy plus the weighted regulariser."""
+    return _sum(self, self.regulariser, self.weight)
+
+
+def _sum(numbers, regulariser, weight):
+  return engine.Objective(
+      regulariser, Partial(_constant, weight), numbers.num_steps)
+
+
+def _constant(weight, entropy, value):
+  del entropy, value
+  return weight
+
+
+def _alone(numbers, task, views):
+  """One method on one image, from nothing but the task."""
+  objective = numbers.objective()
+  if not objective.num_steps:
+    return output(engine.untuned(
+        task.text_features, task.logit_scale, views,
+        numbers.selection_fraction))
+  if task.encode is None or task.context is None:
+    raise ValueError(
+        f"{type(numbers).__name__} tunes a prompt, but the task has text "
+        "features alone; give it `encode` and `context` as well, for example "
+        "by jaxcal.task_of(model, class_names)")
+  return output(engine.adapt(
+      task.encode,
+      engine.prepare(task.encode, task.context, task.logit_scale), views,
+      objective, optimizer=numbers.optimizer,
+      selection_fraction=numbers.selection_fraction))
+
+
+def output(adapted: engine.Adapted) -> base.Output:
+  """What was adapted, as methods hand it over."""
+  views = adapted.random_views
+  return base.from_logits(adapted.logits, adapted.info._asdict())._replace(
+      evidence={} if views is None else views._asdict())

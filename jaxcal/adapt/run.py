@@ -1,0 +1,158 @@
+"""Runners: a method over images without order, or along streams of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal.adapt import base
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+from jaxcal.typing import PyTree
+
+
+class Chunk(NamedTuple):
+  """A stretch of streams that has been answered.
+
+  Attributes:
+    stop: How many images of each stream are done.
+    positions: Of the images of this chunk, by stream.
+    outputs: Their outputs, with leading axes [r c].
+    states: After the chunk, one per stream; enough to go on from here.
+  """
+
+  stop: int
+  positions: Int[np.ndarray, "r c"]
+  outputs: base.Output
+  states: PyTree
+
+
+def episodic(
+    method: base.TestTimeMethod,
+    task: base.Task,
+    images: Float[Array, "n v d"],
+) -> base.Output:
+  """Every image on its own, from the initial state.
+
+  For `jit`; images can be split over devices.
+
+  Returns:
+    Outputs with a leading axis of images.
+  """
+  state = method.init(task)
+  return jax.vmap(lambda image: method.step(task, state, image)[1])(images)
+
+
+def stream(
+    method: base.TestTimeMethod,
+    task: base.Task,
+    images: Float[Array, "n v d"],
+    orders: Int[Array, "r n"],
+) -> base.Output:
+  """Streams of all images, each in an order of its own, all at once.
+
+  For `jit`. `vmap` over stacked numbers of a method gives a grid of them.
+
+  Args:
+    method: What sees the images.
+    task: What they share.
+    images: View features, in the order of the data set.
+    orders: Positions of the images, a permutation for each stream.
+
+  Returns:
+    Outputs with leading axes [r n]; row i is image i, wherever in the stream
+    it came.
+  """
+  _, outputs = advance(
+      method, task, begin(method, task, len(orders)), images, orders)
+  place = lambda order, x: jnp.zeros_like(x).at[order].set(x)
+  return jax.tree.map(lambda x: jax.vmap(place)(orders, x), outputs)
+
+
+def begin(
+    method: base.TestTimeMethod, task: base.Task, num_streams: int) -> PyTree:
+  """The state of each stream before its first image."""
+  return jax.tree.map(
+      lambda x: jnp.repeat(x[None], num_streams, axis=0),
+      jax.tree.map(jnp.asarray, method.init(task)))
+
+
+def advance(
+    method: base.TestTimeMethod,
+    task: base.Task,
+    states: PyTree,
+    images: Float[Array, "u v d"],
+    positions: Int[Array, "r c"],
+) -> tuple[PyTree, base.Output]:
+  """The next images of each stream; for `jit`.
+
+  Args:
+    method: What sees the images.
+    task: What they share.
+    states: From `begin`, or of the stretch before.
+    images: View features of the images that are seen, of all streams.
+    positions: Rows of `images`, in the order of each stream.
+
+  Returns:
+    The states afterwards, and outputs [r c] in the order of the streams.
+  """
+  def run(state, order):
+    return jax.lax.scan(
+        lambda state, row: method.step(task, state, images[row]), state, order)
+
+  return jax.vmap(run)(states, positions)
+
+
+def stream_in_chunks(
+    method: base.TestTimeMethod,
+    task: base.Task,
+    read: Callable[[Int[np.ndarray, "u"]], Float[Array, "u v d"]],
+    orders: Int[np.ndarray, "r n"],
+    *,
+    chunk_size: int = 1024,
+    states: PyTree | None = None,
+    start: int = 0,
+) -> Iterator[Chunk]:
+  """Streams in stretches, so that neither images nor outputs need fit at once.
+
+  Memory does not grow with the length of the streams. The outputs are those of
+  `stream`; a stream that goes on from the states of a chunk gives the same
+  ones, to the last bit where the chunks begin at the same places.
+
+  Args:
+    method: What sees the images.
+    task: What they share.
+    read: Function from ascending positions to the images' view features.
+    orders: Positions of the images, a permutation for each stream.
+    chunk_size: Images of a chunk, of each stream.
+    states: Those of the last chunk; at the beginning if None.
+    start: How many images of each stream were done with it.
+
+  Raises:
+    ValueError: a start outside the streams, or states without a start.
+  """
+  orders = np.asarray(orders)
+  num_streams, length = orders.shape
+  if not 0 <= start <= length or (states is None) != (start == 0):
+    raise ValueError(f"expected a start in [0, {length}], 0 without states and "
+                     f"not 0 with them, got {start}")
+  if states is None:
+    states = begin(method, task, num_streams)
+  for first in range(start, length, chunk_size):
+    positions = orders[:, first:first + chunk_size]
+    needed, rows = np.unique(positions, return_inverse=True)
+    states, outputs = _advance(
+        method, task, states, read(needed), rows.reshape(positions.shape))
+    yield Chunk(first + positions.shape[1], positions, outputs, states)
+
+
+def stack(methods: Sequence[Any]) -> Any:
+  """The numbers of methods that differ in nothing else, as one for `vmap`."""
+  return jax.tree.map(lambda *leaves: jnp.stack(
+      [jnp.asarray(leaf) for leaf in leaves]), *methods)
+
+
+_advance = jax.jit(advance)

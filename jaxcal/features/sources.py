@@ -1,0 +1,152 @@
+"""Features of images, wherever they come from: one type for all ways.
+
+A source knows its images and gives batches of their features in any order;
+whether they are cut from pictures, read from a store or lie in memory.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+import numpy as np
+
+from jaxcal.clip import checkpoint
+from jaxcal.clip import towers
+from jaxcal.data import image_set as image_sets
+from jaxcal.data import views
+from jaxcal.features import extract
+from jaxcal.features import store as stores
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+
+# Of a store that is read in its own order, held at a time.
+_WINDOW = 2**28
+
+
+class Source(NamedTuple):
+  """Images by id, and how their features are had.
+
+  Attributes:
+    ids: One per image.
+    labels: Positions in the class names; None where not known.
+    class_names: In label order; None where not known.
+    order: Positions in the order in which they are had fastest.
+    batches: From positions, batch by batch, a mesh and the images per device,
+      to `extract.Batch`es.
+  """
+
+  ids: tuple[str, ...]
+  labels: Int[np.ndarray, "n"] | None
+  class_names: tuple[str, ...] | None
+  order: Int[np.ndarray, "n"]
+  batches: Callable[[Sequence[Int[np.ndarray, "r"]], Mesh, int],
+                    Iterator[extract.Batch]]
+
+
+def from_images(
+    model: checkpoint.Model,
+    image_set: image_sets.ImageSet,
+    *,
+    recipe: views.Recipe,
+    seed: int = 0,
+    num_threads: int = 4,
+) -> Source:
+  """Views are cut from the images, and run through the image tower.
+
+  Args:
+    model: From `checkpoint.load`.
+    image_set: The images.
+    recipe: Numbers of the views.
+    seed: Seed of the random views.
+    num_threads: Threads that read images.
+
+  Raises:
+    ValueError: the set does not hold together, see `image_set.check`.
+  """
+  image_sets.check(image_set)
+
+  def batches(positions, mesh, batch_size):
+    return extract.from_images(
+        model, image_set, positions, recipe=recipe, seed=seed, mesh=mesh,
+        batch_size=batch_size, num_threads=num_threads)
+
+  return Source(image_set.ids, np.asarray(image_set.labels, np.int32),
+                image_set.class_names, np.arange(len(image_set.ids)), batches)
+
+
+def from_store(
+    store: stores.Store,
+    *,
+    image_set: image_sets.ImageSet | None = None,
+    config: towers.ClipConfig | None = None,
+    max_bytes: int = 4 * 2**30,
+) -> Source:
+  """Features that `jaxcal features` has stored.
+
+  Args:
+    store: From `store.open_store`.
+    image_set: Some of its images, in an order of their own; all if None.
+    config: Sizes of the model; needed for a posterior on top.
+    max_bytes: Features that are held at a time where the order is not that of
+      the store.
+
+  Raises:
+    ValueError: the store lacks an image of the set.
+  """
+  images = stores.image_set(store) if image_set is None else image_set
+  image_sets.check(images)
+  row_of = {image_id: row for row, image_id in enumerate(store.image_ids)}
+  absent = [i for i in images.ids if i not in row_of]
+  if absent:
+    raise ValueError(f"the store {store.folder} has no features of "
+                     f"{len(absent)} of {len(images.ids)} images, the first "
+                     f"one {absent[0]!r}")
+  rows = np.array([row_of[image_id] for image_id in images.ids])
+  position_of = np.full(len(store.image_ids), -1)
+  position_of[rows] = np.arange(len(rows))
+
+  def batches(positions, mesh, batch_size):
+    asked = [rows[batch] for batch in positions]
+    in_order = bool(np.all(np.diff(np.concatenate([[0], *asked])) >= 0))
+    for batch in extract.from_store(
+        store, asked, config=config, mesh=mesh, batch_size=batch_size,
+        max_bytes=min(max_bytes, _WINDOW) if in_order else max_bytes):
+      # Filling may name a row that nobody asked for.
+      yield batch._replace(positions=position_of[batch.positions])
+
+  return Source(images.ids, np.asarray(images.labels, np.int32),
+                images.class_names, np.argsort(rows), batches)
+
+
+def from_arrays(
+    view_features: Float[np.ndarray, "n v d"],
+    *,
+    labels: Int[np.ndarray, "n"] | None = None,
+    ids: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Source:
+  """Features in memory.
+
+  Args:
+    view_features: Unit-norm features of each image's views, the clean one
+      first; they are not looked at here.
+    labels: Positions in the class names.
+    ids: One per image; "0", "1", ... if None.
+    class_names: In label order.
+
+  Raises:
+    ValueError: another number of ids or labels than of images.
+  """
+  ids = tuple(map(str, range(len(view_features)) if ids is None else ids))
+  for name, given in (("ids", ids), ("labels", labels)):
+    if given is not None and len(given) != len(view_features):
+      raise ValueError(f"{len(given)} {name} for {len(view_features)} images; "
+                       "one for each expected")
+
+  def batches(positions, mesh, batch_size):
+    return extract.from_arrays(
+        view_features, positions, mesh=mesh, batch_size=batch_size)
+
+  return Source(ids, labels,
+                None if class_names is None else tuple(class_names),
+                np.arange(len(ids)), batches)

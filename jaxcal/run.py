@@ -1,0 +1,479 @@
+"""From images, stored features or arrays to Predictions: `predict`.
+
+The views of an image go through the image tower once; all methods then see the
+same features. Methods that tune prompts share what `adapt.prompt.family` can
+share; those without state run on all devices, each on its own images; those
+with a state see the images one after the other, in one pass with the rest.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcal import parts as parts_lib
+from jaxcal import predictions as predictions_lib
+from jaxcal import sharding
+from jaxcal import tasks
+from jaxcal.adapt import base
+from jaxcal.adapt import run as runners
+from jaxcal.adapt.prompt import bayesian
+from jaxcal.adapt.prompt import family as families
+from jaxcal.adapt.prompt import methods as prompt_methods
+from jaxcal.clip import checkpoint
+from jaxcal.data import image_set as image_sets
+from jaxcal.features import extract
+from jaxcal.features import sources
+from jaxcal.features import store as stores
+from jaxcal.storage import pytree
+from jaxcal.typing import as_numpy
+
+Predictions = predictions_lib.Predictions
+Methods = Mapping[str, base.Numbers]
+
+# Evidence that all methods share, and that which each has for itself.
+COMMON_EVIDENCE = ("image_features", "zero_shot_text_features",
+                   "zero_shot_logits", "mean_cosine")
+VIEW_EVIDENCE = ("view_logits", "zero_shot_view_logits")
+
+_GIGABYTE = 2**30
+_STREAMS = "streams.npz"
+_SAVE_SECONDS = 30  # between two saves of what streams remember
+
+
+def predict(
+    methods: Methods,
+    task: base.Task,
+    source: Any,
+    *,
+    labels: Any = None,
+    ids: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    model: checkpoint.Model | None = None,
+    num_views: int = 64,
+    seed: int = 0,
+    order: Sequence[int] | None = None,
+    evidence: Sequence[str] = (),
+    batch_size: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> dict[str, Predictions]:
+  """What every method predicts for every image.
+
+  Args:
+    methods: Dataclasses of numbers by name, from `adapt.methods.METHODS` or of
+      one's own; each has a `method()`.
+    task: From `task_of`, or `Task(text_features, logit_scale)` of arrays, with
+      which methods that tune prompts cannot run.
+    source: Unit-norm image features, [n d] or of views [n v d] with the clean
+      view first, as arrays of numpy, jax or torch or as lists; or an open
+      feature store; or an `ImageSet`, together with `model`.
+    labels: True classes [n], which are only copied to the result; None for
+      those that the source has, if any.
+    ids: One per image, for features in arrays; "0", "1", ... if None.
+    class_names: Names in label order; those of the source, or "0", "1", ...
+    model: From `load`; reads images.
+    num_views: Views that are cut from each image, the clean one included.
+    seed: Seed of the random views.
+    order: Positions of the images as methods with a state see them, such as a
+      random permutation; as they come if None.
+    evidence: Names of `predictions.EVIDENCE` to add, for recalibrators.
+    batch_size: Images per device and step; 8 where prompts are tuned and 256
+      elsewhere if None. No influence beyond rounding.
+    devices: Those that share the images; all if None.
+    on_batch: Called with (images done, images in all) after each batch.
+
+  Returns:
+    Predictions by name, in the order of the source.
+
+  Raises:
+    ValueError: shapes that do not fit together, features that are not of unit
+      norm or not finite, a method that needs more than is there (an encoder,
+      more views), evidence that is not known.
+    TypeError: something that is no source.
+  """
+  task = tasks.checked(task)
+  images = _as_source(
+      source, task, labels=labels, ids=ids, class_names=class_names,
+      model=model, num_views=num_views, seed=seed)
+  if batch_size is None:
+    batch_size = 8 if _prompt_family(methods, task) else 256
+  return dict(iterate(
+      methods, task, images, order=order, evidence=evidence,
+      batch_size=batch_size, devices=devices, on_batch=on_batch))
+
+
+def _as_source(source, task, *, labels, ids, class_names, model, num_views,
+               seed):
+  """Whatever was given, as a source with these labels and names."""
+  if isinstance(source, image_sets.ImageSet):
+    if model is None:
+      raise ValueError("an image set needs the model that sees its images: "
+                       "predict(..., model=jaxcal.load(...))")
+    recipe = extract.recipe_of(model, num_views=num_views)
+    found = sources.from_images(model, source, recipe=recipe, seed=seed)
+  elif isinstance(source, stores.Store):
+    found = sources.from_store(source)
+  elif isinstance(source, sources.Source):
+    found = source
+  else:
+    found = sources.from_arrays(tasks.checked_features(source, task), ids=ids)
+    ids = None
+  if ids is not None:
+    raise ValueError("ids are those of the source; give them with arrays only")
+  changes = {}
+  if labels is not None:
+    changes["labels"] = _checked_labels(labels, task, len(found.ids))
+  if class_names is not None:
+    changes["class_names"] = tuple(class_names)
+  found = found._replace(**changes)
+  num_classes = len(tasks.shaped(task).text_features)
+  if found.class_names and len(found.class_names) != num_classes:
+    raise ValueError(f"{len(found.class_names)} class names, but the task has "
+                     f"text features of {num_classes} classes")
+  return found
+
+
+def _checked_labels(labels, task, num_images):
+  labels = as_numpy(labels)
+  num_classes = len(tasks.shaped(task).text_features)
+  if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
+    raise ValueError(f"expected one integer label for each of {num_images} "
+                     f"images, got {labels.dtype} of shape {labels.shape}")
+  if not 0 <= labels.min() <= labels.max() < num_classes:
+    raise ValueError(f"labels must lie in [0, {num_classes}), but they span "
+                     f"[{labels.min()}, {labels.max()}]")
+  return labels.astype(np.int32)
+
+
+def output_names(
+    methods: Methods, *, with_posterior: bool = False) -> dict[str, str]:
+  """Names of the predictions that `iterate` gives, and the method of each."""
+  names = {}
+  for name, method in methods.items():
+    if isinstance(method, prompt_methods.PromptMethod):
+      names |= families.names({name: method}, with_posterior=with_posterior)
+    else:
+      names[name] = name
+  return names
+
+
+def iterate(
+    methods: Methods,
+    task: base.Task,
+    source: sources.Source,
+    *,
+    order: Sequence[int] | None = None,
+    head: bayesian.Head | None = None,
+    evidence: Sequence[str] = (),
+    linearisation: str = "auto",
+    max_bytes: int = 4 * _GIGABYTE,
+    batch_size: int = 8,
+    parts: pathlib.Path | None = None,
+    about: Mapping[str, Mapping[str, Any]] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[str, Predictions]]:
+  """`predict` one method after the other, resumable, on several processes.
+
+  A generator: everything is computed when the first is asked for, and put
+  together one method at a time. With several processes each calls this with
+  the same arguments, and `parts` is a folder that all of them see.
+
+  Args:
+    methods: Dataclasses of numbers by name.
+    task: With text features, or with an encoder and a context.
+    source: From `features.sources`.
+    order: Positions as methods with a state see them; as they come if None.
+    head: With a posterior, every context of a method that tunes prompts also
+      gives predictions in each of `bayesian.FORMS`, see `output_names`.
+    evidence: Names of `predictions.EVIDENCE` to add.
+    linearisation: See `tasks.prepare`.
+    max_bytes: See `tasks.prepare`.
+    batch_size: Images per device and step. No influence beyond rounding.
+    parts: Folder that receives the outputs batch by batch, and twice a minute
+      what methods with a state remember; what lies there from an interrupted
+      run with the same arguments is not computed again.
+    about: Settings to write into the predictions, by name; where given, only
+      these are returned.
+    devices: Those that share the images; those of all processes if None.
+    on_batch: Called with (images done, images in all) after each batch.
+
+  Yields:
+    (name, Predictions), in the order of the source; the same in each process.
+
+  Raises:
+    ValueError: see `predict`; an image cannot be read, or features or outputs
+      are not finite.
+  """
+  _check_evidence(evidence)
+  mesh = sharding.data_mesh(devices)
+  names = tuple(output_names(methods, with_posterior=head is not None))
+  about = {name: {} for name in names} if about is None else about
+  along = _streams(methods, tasks.shaped(task))
+  order = _checked_order(order, len(source.ids)) if along else None
+  with tempfile.TemporaryDirectory() as scratch:
+    folder = parts or pathlib.Path(scratch)
+    _open(folder, source, names, order)
+    missing = parts_lib.missing(folder, len(source.ids))
+    sharding.barrier("missing")  # nobody writes before all have looked
+    if len(missing):
+      prepared = _prepared(
+          methods, task, source, linearisation=linearisation,
+          max_bytes=max_bytes, with_posterior=head is not None)
+      task = task._replace(text_features=prepared.text_features)
+      _compute(
+          methods, task, source, prepared, folder, missing, order, mesh,
+          head=head, evidence=evidence, batch_size=batch_size,
+          on_batch=on_batch)
+    sharding.barrier("answered")
+    common = _common_evidence(folder, task, evidence)
+    for name, settings in about.items():
+      yield name, _gathered(folder, name, source, settings, common)
+
+
+def _open(folder, source, names, order):
+  """The folder of parts, after all processes agree on it."""
+  if jax.process_index() == 0:
+    parts_lib.open_folder(folder, source.ids, names, order)
+  sharding.barrier("folder")
+  parts_lib.open_folder(folder, source.ids, names, order)
+
+
+def _compute(methods, task, source, prepared, folder, missing, order, mesh, *,
+             head, evidence, batch_size, on_batch):
+  """Writes the outputs for all images that have none."""
+  task = task._replace(num_images=len(source.ids))
+  along = _streams(methods, task)
+  start, states = _resumed(folder, along, task)
+  if along:
+    todo = order[start:]
+  else:
+    lacks = np.isin(source.order, missing)
+    todo, start = source.order[lacks], len(source.ids) - int(lacks.sum())
+  rows = mesh.devices.size * batch_size
+  batches = [todo[first:first + rows] for first in range(0, len(todo), rows)]
+  compute = _episodic(methods, task, prepared, head, evidence, mesh)
+  read = source.batches(batches, mesh, batch_size)
+  done, saved = start, time.monotonic()
+  for asked, (batch, outputs) in zip(batches, _one_behind(read, compute)):
+    outputs = sharding.gather_local(outputs)
+    if along:
+      before = done, states
+      states, more = _follow(along, task, states, batch, len(asked), mesh,
+                             batch_size)
+      outputs |= more
+      if time.monotonic() - saved > _SAVE_SECONDS:
+        # As it was before this batch: all processes have come here by now, so
+        # the parts before it are written. Those after it are computed again.
+        pytree.save(folder / _STREAMS, before)
+        saved = time.monotonic()
+    _write(folder, source, batch, outputs)
+    done += len(asked)
+    if on_batch is not None:
+      on_batch(done, len(source.ids))
+
+
+def _prompt_family(methods, task):
+  """Methods that share the work of tuning prompts, where that is possible."""
+  return {name: method for name, method in methods.items()
+          if isinstance(method, prompt_methods.PromptMethod)
+          and task.encode is not None}
+
+
+def _streams(methods, task):
+  """Methods with a state, of which an image sees what came before it."""
+  found = {name: method.method() for name, method in methods.items()}
+  return {name: method for name, method in found.items()
+          if base.has_state(method, task)}
+
+
+def _resumed(folder, along, task):
+  """How many images of the stream are done, and the states afterwards."""
+  begun = (0, {name: runners.begin(method, task, 1)
+               for name, method in along.items()})
+  done, states = pytree.load(folder / _STREAMS, begun)
+  return int(done), states
+
+
+def _follow(along, task, states, batch, count, mesh, batch_size):
+  """The images of a batch one after the other, for methods with a state.
+
+  Every process sees all of them; each hands back its own rows.
+  """
+  seen = sharding.gather(batch.view_features)[:count]
+  mine = np.minimum(sharding.local_rows(mesh, batch_size), count - 1)
+  states, outputs = dict(states), {}
+  for name, method in along.items():
+    states[name], found = _advance(
+        method, task, states[name], seen, np.arange(count)[None])
+    outputs[name] = jax.tree.map(lambda x: np.asarray(x)[0, mine], found)
+  return states, outputs
+
+
+def _prepared(methods, task, source, *, linearisation, max_bytes,
+              with_posterior):
+  """What all images share; refuses text features that are not finite."""
+  prompt = _prompt_family(methods, task)
+  if prompt or with_posterior:
+    # All images count, so that a resumed run chooses like the one before; but
+    # none that only zero-shot predicts, which takes no gradient.
+    steps = any(method.objective().num_steps for method in prompt.values())
+    prepared = tasks.prepare(task, num_images=len(source.ids) if steps else 0,
+                       linearisation=linearisation, max_bytes=max_bytes)
+  else:
+    prepared = tasks.encoded(task)
+  _check_finite(prepared.text_features, "text features",
+                source.class_names or range(len(prepared.text_features)))
+  return prepared
+
+
+def _episodic(methods, task, prepared, head, evidence, mesh):
+  """The function from a batch of features to outputs by name."""
+  prompt = _prompt_family(methods, task)
+  streams = _streams(methods, task)
+  alone = {name: method.method() for name, method in methods.items()
+           if name not in prompt and name not in streams}
+  family = None
+  if prompt:
+    family = families.family(families.share(
+        task.encode, prepared, prompt,
+        random_views=bool(set(VIEW_EVIDENCE) & set(evidence))), head)
+    if not alone:
+      task = task._replace(encode=None, context=None)
+  common = tuple(name for name in COMMON_EVIDENCE if name in evidence)
+  shared = sharding.replicate((task, family, alone), mesh)
+  program = _program(mesh, head is not None, common)
+  pooled_of = lambda batch: batch.pooled if head is not None else None
+  return lambda batch: program(shared, (batch.view_features, pooled_of(batch)))
+
+
+@functools.cache  # as `jit` does: another pass does not compile again
+def _program(mesh, with_posterior, evidence):
+
+  def outputs_of(shared, rows):
+    task, family, alone = shared
+    features, _ = rows
+    outputs = {name: runners.episodic(method, task, features)
+               for name, method in alone.items()}
+    if family is not None:
+      outputs |= runners.episodic(
+          family, task, rows if with_posterior else features)
+    clean = {"image_features": lambda: features[:, 0],
+             "zero_shot_logits": lambda: base.logits(task, features[:, 0])}
+    if evidence:
+      outputs[""] = {name: clean[name]() for name in evidence if name in clean}
+    return outputs
+
+  return sharding.over_rows(outputs_of, mesh)
+
+
+_advance = jax.jit(runners.advance)
+
+
+def _one_behind(batches, function):
+  """(batch, result) pairs; the next batch is under way before one is used."""
+  waiting = None
+  for batch in batches:
+    result = function(batch)
+    if waiting is not None:
+      yield waiting
+    waiting = batch, result
+  if waiting is not None:
+    yield waiting
+
+
+def _write(folder, source, batch, outputs):
+  """Checks and writes this process's share of a batch, without the filling."""
+  if not batch.mask.any():
+    return
+  positions = batch.positions[batch.mask]
+  outputs = jax.tree.map(lambda x: x[batch.mask], outputs)
+  for name, output in outputs.items():
+    if name:
+      _check_finite(output.log_probs, f"logits of {name}",
+                    [source.ids[position] for position in positions])
+  parts_lib.write(folder, positions, {
+      name: _fields(output) if name else output
+      for name, output in outputs.items()})
+
+
+def _fields(output):
+  """An output as it is saved: nothing that follows from the rest."""
+  fields = {"scores": output.scores, "log_probs": output.log_probs}
+  if np.allclose(_log_softmax(output.scores), output.log_probs, atol=1e-4):
+    del fields["log_probs"]  # the scores are logits
+  return (fields |
+          {f"info.{name}": value for name, value in output.info.items()} |
+          {f"evidence.{name}": value
+           for name, value in output.evidence.items()})
+
+
+def _gathered(folder, name, source, settings, common):
+  """The predictions under a name, from all parts."""
+  kinds = {"": {}, "info": {}, "evidence": dict(common)}
+  for field, values in parts_lib.gather(folder, name).items():
+    kind, dot, rest = field.partition(".")
+    kinds[kind if dot else ""][rest or field] = values
+  logits, log_probs = kinds[""]["scores"], kinds[""].get("log_probs")
+  if log_probs is not None:
+    kinds["evidence"]["scores"] = logits
+    # A batch whose scores happen to be logits has them alone.
+    logits = np.where(np.isnan(log_probs), _log_softmax(logits), log_probs)
+  class_names = source.class_names or tuple(map(str, range(logits.shape[1])))
+  return Predictions(
+      logits, source.labels, source.ids, class_names, kinds["info"], settings,
+      kinds["evidence"])
+
+
+def _common_evidence(folder, task, evidence):
+  """What was asked for and is the same for all methods."""
+  common = {name: values for name, values in parts_lib.gather(
+      folder, "").items() if name in evidence}
+  if {"zero_shot_text_features", "mean_cosine"} & set(evidence):
+    features = np.asarray(tasks.encoded(task).text_features, np.float32)
+    if "zero_shot_text_features" in evidence:
+      common["zero_shot_text_features"] = features
+    if "mean_cosine" in evidence:
+      cosines = features @ features.T
+      others = ~np.eye(len(features), dtype=bool)
+      common["mean_cosine"] = np.float32(
+          cosines[others].mean() if others.any() else 1)
+  return common
+
+
+def _log_softmax(x):
+  x = x - x.max(axis=-1, keepdims=True)
+  return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+
+
+def _checked_order(order, num_images):
+  if order is None:
+    return np.arange(num_images)
+  order = np.asarray(order, np.int64)
+  if not np.array_equal(np.sort(order), np.arange(num_images)):
+    raise ValueError(f"expected an order that has each position in [0, "
+                     f"{num_images}) once, got {order.shape=}")
+  return order
+
+
+def _check_evidence(evidence):
+  known = COMMON_EVIDENCE + VIEW_EVIDENCE
+  unknown = [name for name in evidence if name not in known]
+  if unknown:
+    raise ValueError(f"evidence {unknown[0]!r} cannot be computed here; choose "
+                     f"from: {', '.join(known)}.")
+
+
+def _check_finite(rows, what, names):
+  broken = ~np.isfinite(np.asarray(rows)).all(-1)
+  if broken.any():
+    raise ValueError(
+        f"the {what} are not finite for {broken.sum()} of {len(broken)}, the "
+        f"first one {names[int(broken.argmax())]!r}. The weights were "
+        "finite when they were loaded: do they overflow in this dtype?")

@@ -1,0 +1,212 @@
+"""What methods know of the classes: from a model and names, or from arrays."""
+
+from collections.abc import Sequence
+import pathlib
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal.adapt import base
+from jaxcal.adapt.prompt import engine
+from jaxcal.clip import checkpoint
+from jaxcal.clip import encoder
+from jaxcal.clip import prefix
+from jaxcal.testbed import shipped
+from jaxcal.typing import as_numpy
+from jaxcal.typing import Float
+
+_GIGABYTE = 2**30
+_TESTBED = "testbed"
+_NORM_TOLERANCE = 1e-2  # what half precision leaves of a unit norm, and more
+
+
+def load(name_or_path: str | pathlib.Path) -> checkpoint.Model:
+  """`checkpoint.load`, which also knows the shipped model as "testbed"."""
+  return checkpoint.load(
+      shipped.folder() if name_or_path == _TESTBED else name_or_path)
+
+
+def task_of(
+    model: checkpoint.Model,
+    class_names: Sequence[str],
+    *,
+    template: str = "a photo of a {}.",
+    max_bytes: int = 4 * _GIGABYTE,
+) -> base.Task:
+  """What a model makes of class names: prompts that can be tuned, features.
+
+  Args:
+    model: From `load`.
+    class_names: Names in label order.
+    template: Prompt; the words before {} are the initial context.
+    max_bytes: Budget of activations; classes are encoded in chunks to fit.
+
+  Raises:
+    ValueError: see `prompts.prompt_bank`.
+  """
+  return encoded(unencoded_task(
+      model, class_names, template=template, max_bytes=max_bytes))
+
+
+def unencoded_task(
+    model: checkpoint.Model,
+    class_names: Sequence[str],
+    *,
+    template: str = "a photo of a {}.",
+    num_context_tokens: int | None = None,
+    class_position: str = "end",
+    max_bytes: int = 4 * _GIGABYTE,
+    num_contexts: int = 1,
+) -> base.Task:
+  """`task_of` without text features, for `run.iterate`, which prepares them.
+
+  Args:
+    model: From `load`.
+    class_names: Names in label order.
+    template: Prompt; the words before {} are the initial context.
+    num_context_tokens: If given, so many placeholders stand in for these
+      words: room for another context, which is to take their place.
+    class_position: Place of the name among the context's tokens, see
+      `prompts.prompt_bank`.
+    max_bytes: Budget of activations; classes are encoded in chunks to fit.
+    num_contexts: Contexts that will be encoded at once, under `vmap`.
+
+  Raises:
+    ValueError: see `prompts.prompt_bank`.
+  """
+  bank = encoder.prompt_bank(
+      model, class_names, template=template,
+      num_context_tokens=num_context_tokens, class_position=class_position)
+  encode = encoder.context_encoder(
+      model, bank, max_bytes=max_bytes, num_contexts=num_contexts)
+  return base.Task(None, jnp.exp(model.params["logit_scale"]), encode,
+                   encoder.initial_context(model, bank))
+
+
+def prepare(
+    task: base.Task,
+    *,
+    num_images: int,
+    linearisation: str = "auto",
+    max_bytes: int = 4 * _GIGABYTE,
+) -> engine.Prepared:
+  """`engine.prepare`, compiled, choosing the faster linearisation.
+
+  Args:
+    task: With an encoder and a context.
+    num_images: Images that will be adapted.
+    linearisation: "vjp", "jacobian", or "auto" to choose.
+    max_bytes: Budget for the Jacobian.
+  """
+  features = jax.eval_shape(task.encode, task.context)
+  if linearisation == "auto":
+    linearisation = "vjp"
+    if isinstance(task.encode, prefix.Encoder):
+      linearisation = engine.choose_linearisation(
+          *features.shape, task.context.size, num_images=num_images,
+          max_bytes=max_bytes)
+  if linearisation == "jacobian":
+    logging.warning(
+        "preparing the Jacobian of the text tower, once: takes about as long "
+        "as %d images (--config.linearisation=vjp goes without)",
+        4 * features.shape[-1])
+  return jax.jit(engine.prepare, static_argnames="linearisation")(
+      task.encode, task.context, task.logit_scale, linearisation=linearisation)
+
+
+def encoded(task: base.Task) -> base.Task:
+  """The task with its text features, encoded if they are not there yet."""
+  if task.text_features is not None:
+    return task
+  return task._replace(text_features=_encode(task.encode, task.context))
+
+
+def shaped(task: base.Task) -> base.Task:
+  """The task with text features of the right shape, not yet computed."""
+  if task.text_features is not None:
+    return task
+  return task._replace(
+      text_features=jax.eval_shape(task.encode, task.context))
+
+
+def checked(task: base.Task) -> base.Task:
+  """The task with arrays of jax, whatever they came in.
+
+  Raises:
+    ValueError: text features that are not [classes, dimensions] of unit norm,
+      a scale that is not a positive number, an encoder without a context.
+  """
+  if (task.encode is None) != (task.context is None):
+    raise ValueError("a task needs `encode` and `context` together, or neither")
+  scale = as_numpy(task.logit_scale)
+  if scale.shape not in ((), (1,)) or not (np.isfinite(scale) & (scale > 0)):
+    raise ValueError("logit_scale must be one positive number, the factor of "
+                     "the cosines (100 for OpenAI's CLIP, not its logarithm), "
+                     f"but it is {scale}")
+  features = task.text_features
+  if features is None:
+    if task.encode is None:
+      raise ValueError(
+          "a task needs text features, or an encoder and a context")
+  else:
+    features = as_numpy(features)
+    if features.ndim != 2 or not features.size:
+      raise ValueError("text features must be [classes, dimensions], but their "
+                       f"shape is {features.shape}")
+    _check_unit_norm(features, "text features")
+    features = jnp.asarray(features)
+  return task._replace(text_features=features,
+                       logit_scale=jnp.asarray(scale.reshape(()), float))
+
+
+def checked_features(
+    features: Any, task: base.Task) -> Float[np.ndarray, "n v d"]:
+  """Image features as an array of views.
+
+  Args:
+    features: Unit-norm features [n d], or of views [n v d].
+    task: What they will be compared with.
+
+  Raises:
+    ValueError: another shape or width, or another norm.
+    TypeError: something that is no array.
+  """
+  try:
+    features = as_numpy(features)
+  except ValueError as error:
+    raise ValueError(f"image features: {error}") from error
+  if features.dtype.kind not in "fiu":
+    raise TypeError("expected features as an array, an open feature store or "
+                    f"an ImageSet, got {type(features).__name__} of "
+                    f"{features.dtype}")
+  width = shaped(task).text_features.shape[-1]
+  if features.ndim not in (2, 3) or not features.size or (
+      features.shape[-1] != width):
+    raise ValueError(f"image features must be [images, {width}], or [images, "
+                     f"views, {width}], as wide as the text features, but "
+                     f"their shape is {features.shape}")
+  _check_unit_norm(features, "image features")
+  if features.ndim == 2:
+    features = features[:, None]
+  return features.astype(jax.dtypes.canonicalize_dtype(
+      np.promote_types(features.dtype, np.float32)))
+
+
+def _check_unit_norm(features, what):
+  norms = np.linalg.norm(features.astype(np.float64), axis=-1)
+  if not np.isfinite(norms).all():
+    raise ValueError(f"{what} must be finite, but {(~np.isfinite(norms)).sum()}"
+                     f" of {norms.size} rows are not")
+  if np.abs(norms - 1).max() > _NORM_TOLERANCE:
+    raise ValueError(
+        f"{what} must have unit norm, but their norms lie in "
+        f"[{norms.min():.3g}, {norms.max():.3g}]; divide them by "
+        "np.linalg.norm(features, axis=-1, keepdims=True)")
+
+
+@jax.jit
+def _encode(encode, context):
+  return encode(context)

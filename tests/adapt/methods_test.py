@@ -1,0 +1,137 @@
+"""The table of methods: choices, defaults, and what every method keeps to."""
+
+import dataclasses
+import inspect
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal.adapt import base
+from jaxcal.adapt import methods
+from jaxcal.adapt import run
+
+_K, _V, _D = 5, 10, 8
+
+
+def _task():
+  rng = np.random.default_rng(0)
+  text = rng.standard_normal((_K, _D)).astype(np.float32)
+  weights = jnp.asarray(rng.standard_normal((_K, _D, 2, 3)), jnp.float32)
+
+  def encode(weights, context):
+    hidden = jnp.tanh(jnp.einsum("kdmw,mw->kd", weights, context))
+    return hidden / jnp.linalg.norm(hidden, axis=-1, keepdims=True)
+
+  encode = jax.tree_util.Partial(encode, weights)
+  context = jnp.asarray(0.3 * rng.standard_normal((2, 3)), jnp.float32)
+  return base.Task(encode(context), jnp.asarray(20.0), encode, context,
+                   num_images=len(text))
+
+
+def _views(n=6):
+  views = np.random.default_rng(1).standard_normal((n, _V, _D))
+  return jnp.asarray(views / np.linalg.norm(
+      views, axis=-1, keepdims=True), jnp.float32)
+
+
+class TableTest(parameterized.TestCase):
+
+  def test_unknown_method_lists_the_choices(self):
+    with self.assertRaisesRegex(ValueError, "'otpt'; choose from: .*o_tpt"):
+      methods.method("otpt")
+
+  def test_unknown_number_lists_the_choices(self):
+    with self.assertRaisesRegex(
+        ValueError, "'soc' has no 'detla'; it has: .*weight, delta"):
+      methods.method("soc", detla=0.5)
+
+  def test_published_defaults(self):
+    weights = {name: methods.numbers_of(name).get("weight")
+               for name in methods.METHODS}
+    self.assertEqual({k: v for k, v in weights.items() if v is not None}, {
+        "c_tpt": 50, "c_tpt_two_step": 50, "o_tpt": 18, "o_tpt_published": 18,
+        "a_tpt": 10, "a_tpt_inverted": 80, "soc": 30, "soc_quantile": 30})
+    for name in ("tpt", *(k for k, v in weights.items() if v is not None)):
+      numbers = methods.numbers_of(name)
+      self.assertEqual((numbers["learning_rate"], numbers["weight_decay"],
+                        numbers["selection_fraction"]), (5e-3, 1e-2, 0.1))
+
+  @parameterized.parameters(*methods.METHODS)
+  def test_every_number_is_described(self, name):
+    kind = methods.METHODS[name]
+    about = "\n".join(inspect.getdoc(one) for one in kind.__mro__[:-1])
+    for field in dataclasses.fields(kind):
+      self.assertIn(f"{field.name}: ", about)
+
+
+class ContractTest(parameterized.TestCase):
+  """What runners, recalibrators and metrics may rely on."""
+
+  def _method(self, name):
+    share = {"selection_fraction": 0.3}
+    known = methods.numbers_of(name)
+    return methods.method(name, **{
+        key: value for key, value in share.items() if key in known}).method()
+
+  @parameterized.parameters(*methods.METHODS)
+  def test_outputs_are_distributions_and_their_argmax_is_the_scores(self, name):
+    method, task, views = self._method(name), _task(), _views()
+    outputs = jax.jit(run.stream)(
+        method, task, views, jnp.arange(len(views))[None])
+    self.assertEqual(outputs.scores.shape, (1, len(views), _K))
+    np.testing.assert_allclose(
+        np.exp(outputs.log_probs).sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(
+        outputs.log_probs.argmax(-1), outputs.scores.argmax(-1))
+    for values in outputs.info.values():
+      self.assertEqual(values.shape, (1, len(views)))
+      self.assertTrue(np.isfinite(values).all())
+
+  @parameterized.parameters(*methods.METHODS)
+  def test_the_clean_view_is_row_zero(self, name):
+    """Other orders of the random views change nothing."""
+    method, task, views = self._method(name), _task(), _views()
+    order = np.r_[0, 1 + np.random.default_rng(0).permutation(_V - 1)]
+    outputs = [
+        jax.jit(run.episodic)(method, task, some).log_probs
+        for some in (views, views[:, order])]
+    np.testing.assert_allclose(*outputs, atol=2e-4)
+
+  @parameterized.parameters(*methods.METHODS)
+  def test_only_methods_with_a_state_see_other_images(self, name):
+    method, task, views = self._method(name), _task(), _views()
+    orders = jnp.stack([jnp.arange(6), jnp.arange(6)[::-1]])
+    forth, back = jax.jit(run.stream)(method, task, views, orders).log_probs
+    has_state = base.has_state(method, task)
+    self.assertEqual(has_state, name == "tda")
+    self.assertEqual(has_state, not np.allclose(forth, back, atol=1e-5))
+    if not has_state:
+      np.testing.assert_allclose(
+          jax.jit(run.episodic)(method, task, views).log_probs, forth,
+          atol=2e-4)
+
+  @parameterized.parameters("tpt", "soc", "c_tpt_two_step")
+  def test_methods_that_tune_prompts_need_an_encoder(self, name):
+    task = _task()._replace(encode=None, context=None)
+    with self.assertRaisesRegex(ValueError, "tunes a prompt, but the task has "
+                                "text features alone.*jaxcal.task_of"):
+      run.episodic(self._method(name), task, _views())
+
+  def test_zero_shot_needs_one_view_and_no_encoder(self):
+    task, views = _task(), _views()
+    bare = base.Task(task.text_features, 20.0)
+    output = run.episodic(methods.method("zero_shot").method(), bare,
+                          views[:, :1])
+    np.testing.assert_allclose(
+        output.scores, 20 * views[:, 0] @ task.text_features.T, atol=1e-5)
+    probs = np.exp(np.float64(output.log_probs))
+    np.testing.assert_allclose(
+        output.info["entropy_before"], -(probs * np.log(probs)).sum(-1),
+        rtol=1e-4)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,162 @@
+"""Methods on features against numbers of the released programs, in float64."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal.adapt import base
+from jaxcal.adapt import cache
+from jaxcal.adapt import modes
+from jaxcal.adapt import run
+from jaxcal.adapt import votes
+from jaxcal.adapt.prompt import methods
+from tests import shared
+
+_TDA = {"tda_DTD": cache.Tda(alpha=2.0, beta=3.0),
+        "tda_eurosat": cache.Tda(alpha=4.0, beta=8.0)}
+
+_episodic = jax.jit(run.episodic)
+_stream = jax.jit(run.stream)
+
+
+class ZooOracleTest(parameterized.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.oracle = np.load(
+        shared.folder("oracles/zoo") / "zoo_oracle.npz", allow_pickle=False)
+    self.enterContext(jax.enable_x64(True))
+    self.task = base.Task(
+        jnp.asarray(self.oracle["text"]),
+        jnp.asarray(self.oracle["logit_scale"], float), num_images=60)
+    self.views = jnp.asarray(self.oracle["views"])
+    self.orders = jnp.asarray(self.oracle["orders"])
+
+  def _each(self, numbers):
+    return _episodic(numbers.method(), self.task, self.views)
+
+  def test_zero_shot(self):
+    np.testing.assert_allclose(
+        self._each(methods.ZeroShot(selection_fraction=0.25)).scores,
+        self.oracle["zeroshot/logits"], atol=1e-9)
+
+  def test_mta(self):
+    outputs = self._each(modes.Mta())
+    np.testing.assert_allclose(
+        outputs.scores, self.oracle["mta/logits"], atol=1e-9)
+    weights = self.oracle["mta/weighted_density"]
+    np.testing.assert_allclose(
+        outputs.info["clean_view_weight"], weights[:, 0] / weights.sum(1),
+        atol=1e-9)
+
+  @parameterized.product(
+      stored=(("zero", 0.3), ("zero_gamma013", 0.13)),
+      fallback=votes.FALLBACKS)
+  def test_zero(self, stored, fallback):
+    # No image here has a tie that the views left out do not break.
+    name, share = stored
+    outputs = self._each(
+        votes.Zero(selection_fraction=share, fallback=fallback))
+    np.testing.assert_array_equal(
+        outputs.scores, self.oracle[f"{name}/output"])
+    votes_cast = self.oracle[f"{name}/output"]
+    np.testing.assert_allclose(
+        np.exp(outputs.log_probs),
+        (votes_cast + 1 / 7) / (votes_cast.sum(1, keepdims=True) + 1),
+        atol=1e-12)
+
+  @parameterized.parameters(*_TDA)
+  def test_tda_in_three_orders(self, name):
+    outputs = _stream(
+        _TDA[name].method(), self.task, self.views, self.orders)
+    np.testing.assert_allclose(
+        outputs.scores,
+        [self.oracle[f"{name}/order{r}/logits"] for r in range(3)], atol=1e-9)
+
+  @parameterized.parameters(*_TDA)
+  def test_what_tda_remembers(self, name):
+    method = _TDA[name].method()
+    states, _ = jax.jit(run.advance)(
+        method, self.task, run.begin(method, self.task, 3), self.views,
+        self.orders)
+    for r in range(3):
+      state = jax.tree.map(lambda x, r=r: np.asarray(x[r]), states)
+      stored = lambda key, r=r: self.oracle[f"{name}/order{r}/state_{key}"]
+      for ours, kind in ((state.positive, "pos"), (state.negative, "neg")):
+        order = np.argsort(ours.entropy, axis=1)
+        np.testing.assert_allclose(
+            np.take_along_axis(ours.entropy, order, 1), stored(f"{kind}_ent"),
+            atol=1e-9)
+        np.testing.assert_allclose(
+            np.take_along_axis(ours.features, order[..., None], 1),
+            stored(f"{kind}_feat"), atol=1e-9)
+        np.testing.assert_array_equal(
+            np.isfinite(ours.entropy).sum(1), stored(f"{kind}_count"))
+        if kind == "neg":
+          probs = stored("neg_prob")
+          filled = np.isfinite(stored("neg_ent"))
+          np.testing.assert_array_equal(
+              np.take_along_axis(state.against, order[..., None], 1)[filled],
+              ((probs > 0.03) & (probs < 1))[filled])
+
+  def test_two_settings_of_a_method_are_one_program(self):
+    stream = jax.jit(run.stream)
+    for numbers in _TDA.values():
+      stream(numbers.method(), self.task, self.views, self.orders)
+    self.assertEqual(stream._cache_size(), 1)
+
+  def test_a_grid_of_numbers_is_one_by_one(self):
+    grid = [cache.Tda(alpha=alpha, beta=beta) for alpha, beta in (
+        (1.0, 3.0), (2.0, 8.0), (5.0, 5.0))]
+    stream = lambda numbers: run.stream(
+        numbers.method(), self.task, self.views, self.orders)
+    together = jax.jit(jax.vmap(stream))(run.stack(grid))
+    for i, numbers in enumerate(grid):
+      jax.tree.map(
+          lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-12),
+          together, jax.jit(stream)(numbers))
+
+  @parameterized.parameters(1, 7, 25, 60)
+  def test_a_stream_in_chunks_is_one_scan(self, chunk_size):
+    method = _TDA["tda_DTD"].method()
+    whole = _stream(method, self.task, self.views, self.orders)
+    scores, seen = np.full((3, 60, 7), np.nan), []
+
+    def read(positions):
+      seen.append(positions)
+      return self.views[positions]
+
+    for chunk in run.stream_in_chunks(
+        method, self.task, read, self.orders, chunk_size=chunk_size):
+      for r, positions in enumerate(chunk.positions):
+        scores[r, positions] = chunk.outputs.scores[r]
+    np.testing.assert_allclose(scores, whole.scores, atol=1e-12)
+    self.assertEqual(chunk.stop, 60)
+    # Only what a chunk needs is read, each image once.
+    self.assertLessEqual(max(map(len, seen)), 3 * chunk_size)
+    for positions in seen:
+      self.assertLen(set(positions.tolist()), len(positions))
+
+  def test_a_stream_that_goes_on_has_the_same_bits(self):
+    method = _TDA["tda_eurosat"].method()
+    chunks = list(run.stream_in_chunks(
+        method, self.task, lambda rows: self.views[rows], self.orders,
+        chunk_size=13))
+    for at in (0, 2):
+      resumed = list(run.stream_in_chunks(
+          method, self.task, lambda rows: self.views[rows], self.orders,
+          chunk_size=13, states=chunks[at].states, start=chunks[at].stop))
+      jax.tree.map(np.testing.assert_array_equal, resumed, chunks[at + 1:])
+
+  def test_a_start_needs_its_states(self):
+    method = _TDA["tda_DTD"].method()
+    with self.assertRaisesRegex(ValueError, "0 without states.*got 4"):
+      next(run.stream_in_chunks(
+          method, self.task, lambda rows: self.views[rows], self.orders,
+          start=4))
+
+
+if __name__ == "__main__":
+  absltest.main()
