@@ -1,7 +1,7 @@
-"""BayesVLM on the testbed: whether its doubt is worth more than a softmax.
+"""BayesVLM on the testbed: is its uncertainty worth more than a softmax's?
 
-Needs a posterior, which `jaxcal posterior fit --config=configs/bayesvlm.py`
-fits in a minute or two to the testbed's own image-caption pairs.
+Needs a posterior, which `jaxcal posterior fit --config=bayesvlm` fits in a
+minute or two to the testbed's own image-caption pairs.
 """
 
 from jaxcal import config

@@ -1,7 +1,7 @@
 """Few-shot tuning on half of the classes, judged on both halves.
 
-`jaxcal tune` trains and answers; `jaxcal evaluate` answers with what it saved,
-see `config.method.tuned`, beside the zero-shot model.
+`jaxcal tune` trains and predicts; `jaxcal evaluate` predicts with what it
+saved, see `config.method.tuned`, beside the zero-shot model.
 """
 
 from jaxcal import config

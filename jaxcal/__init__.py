@@ -1,15 +1,65 @@
-"""Calibration of CLIP-style vision-language models in JAX.
+"""jaxcal: can the confidence of a CLIP-style model be trusted?
+
+Test-time prompt tuning, few-shot tuning, Bayesian posteriors and recalibration
+of vision-language models in JAX, and their calibration with error bars. From
+the logits and labels of any classifier to its scores:
+
+  import jaxcal
+  seen = jaxcal.Predictions(logits, labels, ids, class_names)
+  print(jaxcal.report.summary.summarize(seen, jaxcal.Conventions()))
+
+From images, with the small CLIP that ships with the package, in a shell:
+
+  jaxcal evaluate --config=quickstart
 
 The rooms, in the order in which data passes through them:
 
-  clip      a checkpoint becomes functions from arrays to features
-  data      files become batches of views
-  losses    entropies and regularisers, pure functions of arrays
-  adapt     test-time prompt tuning of one image, vmapped over a batch
-  metrics   calibration errors, scores and their intervals
-  report    tables, figures and pages
-  testbed   a small CLIP and its image sets, shipped with the package
-  cli       the `jaxcal` command
+  clip           a checkpoint becomes functions from arrays to features
+  data           files become batches of views
+  testbed        a small CLIP and its image sets, shipped with the package
+  features       what the image tower saw, kept on disk
+  losses         entropies and regularisers, pure functions of arrays
+  adapt          test-time adaptation: prompt tuning, modes, votes, caches
+  tuning         few-shot tuning of prompts and adapters
+  posterior      Laplace posteriors over the last projections
+  predictions    logits, labels and what was run, in memory and on disk
+  recalibration  what is fitted to logits and labels after training
+  metrics        calibration errors, scores and their intervals
+  report         tables, figures and pages
+  storage        files that appear whole or not at all
+  cli            the `jaxcal` command, also `python -m jaxcal`
+
+Everything is imported when it is first used: `import jaxcal` loads not even
+JAX. `dir(jaxcal)` lists what there is.
 """
 
+from jaxcal import lazy
+
 __version__ = "0.1.0"
+
+# Name: module, and attribute there; None where the name stands for the module.
+_EXPORTS = {
+    **{name: (f"jaxcal.{name}", None) for name in (
+        "adapt", "clip", "config", "data", "features", "losses", "metrics",
+        "posterior", "predictions", "recalibration", "report", "storage",
+        "testbed", "tuning")},
+    "Conventions": ("jaxcal.report.summary", "Conventions"),
+    "Predictions": ("jaxcal.predictions", "Predictions"),
+    "fit_temperature": ("jaxcal.recalibration.temperature", "fit_temperature"),
+    "load": ("jaxcal.tasks", "load"),
+    "predict": ("jaxcal.run", "predict"),
+    "task_of": ("jaxcal.tasks", "task_of"),
+    "METHODS": ("jaxcal.adapt.methods", "METHODS"),
+    **{name: ("jaxcal.adapt.base", name) for name in (
+        "Output", "Task", "TestTimeMethod", "episodic", "from_logits")},
+    **{name: ("jaxcal.adapt.prompt.methods", name) for name in (
+        "ATpt", "ATptInverted", "CTpt", "CTptTwoStep", "OTpt", "OTptPublished",
+        "Regularised", "Soc", "SocQuantile", "Tpt", "ZeroShot")},
+    "Mta": ("jaxcal.adapt.modes", "Mta"),
+    "Tda": ("jaxcal.adapt.cache", "Tda"),
+    "Zero": ("jaxcal.adapt.votes", "Zero"),
+}
+
+__all__ = list(_EXPORTS)
+
+__getattr__, __dir__ = lazy.attributes(__name__, _EXPORTS)

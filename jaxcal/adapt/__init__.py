@@ -1,1 +1,7 @@
 """Test-time adaptation: what is done with unlabelled test images."""
+
+from jaxcal import lazy
+
+__all__ = ["base", "cache", "methods", "modes", "prompt", "run", "votes"]
+
+__getattr__, __dir__ = lazy.modules(__name__, __all__)

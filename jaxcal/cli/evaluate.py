@@ -51,7 +51,7 @@ def help_text() -> str:
 
 def main() -> None:
   """Runs the experiment that the flags describe."""
-  config = experiment.checked_config(EXAMPLE)
+  config = experiment.checked_config()
   methods = experiment.methods_of(config)
   if config.method.tuned:
     _check_tuned(config)

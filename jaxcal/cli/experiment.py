@@ -15,7 +15,6 @@ from typing import Any
 from absl import flags
 import jax
 import jax.numpy as jnp
-from ml_collections import config_flags
 import numpy as np
 import tqdm
 
@@ -26,6 +25,7 @@ from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.adapt.prompt import methods as prompt_methods
+from jaxcal.cli import config_files
 from jaxcal.cli import posteriors
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
@@ -50,12 +50,9 @@ _TUNED = ".safetensors"
 FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
         "config.data.root", "config.data.store", "config.posterior.folder")
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "a Python file with get_config(), see configs/",
-    lock_config=True)
 OUTPUT = flags.DEFINE_string(
     "output", None, "folder to write to; runs/NAME-HASH if absent, with the "
-    "name of the config file and a hash of its fields")
+    "name of the config and a hash of its fields")
 OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "remove what the output folder holds first")
 _COORDINATOR = flags.DEFINE_string(
@@ -86,25 +83,13 @@ def field_help() -> list[str]:
           for name, value, about in rows if name != _OWN_METHODS]
 
 
-def checked_config(example: str) -> config_lib.ExperimentConfig:
+def checked_config() -> config_lib.ExperimentConfig:
   """The config of --config with its overrides, every field in range.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: --config is missing, its file gives something else, or a field
-      is out of range.
+    ValueError: a field is out of range.
   """
-  config = CONFIG.value
-  if config is None:
-    raise ValueError(f"--config is missing; for example: {example}")
-  path = config_flags.get_config_filename(flags.FLAGS["config"])
-  if not os.path.exists(path):
-    raise FileNotFoundError(f"no config file {path}; examples lie in configs/ "
-                            "of the source tree")
-  if not isinstance(config, config_lib.ExperimentConfig):
-    # A file that failed to load shows its error when it is looked at.
-    raise ValueError("get_config() of the config file must return a "
-                     f"jaxcal.config.ExperimentConfig, not {config}")
+  config = config_files.CONFIG.value
   check(config)
   return config
 
@@ -414,10 +399,8 @@ def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
   if OUTPUT.value:
     output = pathlib.Path(OUTPUT.value)
   else:
-    stem = pathlib.Path(config_flags.get_config_filename(
-        flags.FLAGS["config"])).stem
     digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:8]
-    output = pathlib.Path("runs", f"{stem}-{digest}")
+    output = pathlib.Path("runs", f"{config_files.chosen()}-{digest}")
   if is_first() and OVERWRITE.value and (output / "run.json").exists():
     shutil.rmtree(output)
   sharding.barrier("output")

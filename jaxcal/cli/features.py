@@ -13,7 +13,7 @@ from jaxcal.features import extract
 from jaxcal.features import store as stores
 
 ABOUT = "run the image tower over all views of some sets and store the result"
-EXAMPLE = ("jaxcal features --config=configs/quickstart.py "
+EXAMPLE = ("jaxcal features --config=quickstart "
            "--store=features --config.data.name=shades")
 
 _STORE = flags.DEFINE_string(
@@ -44,7 +44,7 @@ def help_text() -> str:
 
 def main() -> None:
   """Fills the stores of the image sets that the flags name."""
-  config = experiment.checked_config(EXAMPLE)
+  config = experiment.checked_config()
   if _STORE.value is None:
     raise ValueError(f"--store is missing; for example: {EXAMPLE}")
   if _CHUNK_SIZE.value < 1:

@@ -8,8 +8,11 @@ from typing import NamedTuple
 
 from absl import flags
 
+import jaxcal
+from jaxcal.cli import config_files
 from jaxcal.cli import evaluate
 from jaxcal.cli import features
+from jaxcal.cli import listing
 from jaxcal.cli import posterior_fit
 from jaxcal.cli import posterior_import
 from jaxcal.cli import posterior_select
@@ -17,20 +20,33 @@ from jaxcal.cli import sweep
 from jaxcal.cli import tune
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
+_HELP = ("help", "--help", "-h", "--helpfull", "--helpshort")
 
 
 class Command(NamedTuple):
-  """A sub-command: what it does in a line, its help and its code."""
+  """A sub-command.
+
+  Attributes:
+    about: What it does, in a line.
+    help_text: What its --help prints.
+    main: Its code.
+    argument: What stands beside the flags; empty where nothing does.
+    has_flags: Whether it takes flags and a config; if not, its code gets all
+      arguments as they are.
+  """
 
   about: str
   help_text: Callable[[], str]
   main: Callable[..., None]
-  argument: str = ""  # what stands beside the flags, if anything does
+  argument: str = ""
+  has_flags: bool = True
 
 
 COMMANDS = {
     "evaluate": Command(evaluate.ABOUT, evaluate.help_text, evaluate.main),
     "features": Command(features.ABOUT, features.help_text, features.main),
+    "list": Command(
+        listing.ABOUT, listing.help_text, listing.main, has_flags=False),
     "posterior fit": Command(
         posterior_fit.ABOUT, posterior_fit.help_text, posterior_fit.main),
     "posterior import": Command(
@@ -51,48 +67,67 @@ def overview() -> str:
   return "\n".join([
       "jaxcal: can the confidence of a CLIP-style model be trusted?", "",
       "Usage: jaxcal COMMAND [FLAGS]", "", *lines, "",
-      "Example:", f"  {evaluate.EXAMPLE}", "",
-      "jaxcal COMMAND --help names every flag and field with its default."])
+      "Examples:", "  jaxcal evaluate --config=quickstart",
+      "  jaxcal list methods", "",
+      "jaxcal COMMAND --help names every flag and field with its default;",
+      "jaxcal --version prints the version."])
 
 
 def run() -> int:
   """Runs `sys.argv`; returns the exit status (0, or 2 on an error)."""
-  program, *arguments = sys.argv
-  if not arguments or arguments[0] in ("--help", "-h", "help"):
+  arguments = sys.argv[1:]
+  if not arguments or arguments[0] in _HELP:
     print(overview())
+    return 0
+  if arguments[0] == "--version":
+    print(f"jaxcal {jaxcal.__version__}")
     return 0
   # Only its tokenizers are used: no word about PyTorch not being there.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   grouped = any(name.startswith(f"{arguments[0]} ") for name in COMMANDS)
   words = 2 if grouped else 1
   name, rest = " ".join(arguments[:words]), arguments[words:]
-  if grouped and arguments[1:2] in ([], ["--help"], ["-h"], ["help"]):
+  if grouped and (len(arguments) == 1 or arguments[1] in _HELP):
     print(overview())
     return 0
   if name not in COMMANDS:
     return _fail(f"unknown command {name!r}; choose from: "
                  f"{', '.join(sorted(COMMANDS))}.")
-  if {"--help", "-h", "--helpfull", "--helpshort"} & set(rest):
-    print(COMMANDS[name].help_text())
+  command = COMMANDS[name]
+  if set(_HELP[1:]) & set(rest):
+    print(command.help_text())
     return 0
+  if not command.has_flags:
+    return _guarded(command.main, rest, debug=False)
+  return _run_with_flags(name, command, rest)
+
+
+def _run_with_flags(name, command, rest):
   try:
-    left_over = flags.FLAGS([program, *rest])[1:]
-  except (flags.Error, KeyError, TypeError) as error:
+    left_over = config_files.parse(rest)
+  except (config_files.ConfigError, OSError) as error:
+    if "--debug" in rest:
+      traceback.print_exc()
+    return _fail(str(error))
+  except (flags.Error, LookupError, TypeError, ValueError) as error:
     return _fail(f"{_message(error)}\n`jaxcal {name} --help` names every "
                  "field with its default.")
-  except OSError as error:  # of a config file that is looked at for a field
-    return _fail(_cause(error))
-  wanted = COMMANDS[name].argument
+  wanted = command.argument
   if left_over and not wanted:
     return _fail(f"not a flag: {' '.join(left_over)}; flags look like "
                  "--name=value")
   if len(left_over) != bool(wanted):
     return _fail(f"expected one {wanted}, as in: jaxcal {name} {wanted} "
                  f"--name=value; got {len(left_over)}")
+  return _guarded(command.main, left_over, debug=_DEBUG.value)
+
+
+def _guarded(main, arguments, *, debug):
+  """Runs a command's code; what goes wrong is said without a traceback."""
   try:
-    COMMANDS[name].main(*left_over)
+    main(*arguments)
   except (ValueError, OSError, ImportError) as error:
-    if _DEBUG.value:
+    if debug:
       traceback.print_exc()
     return _fail(_message(error))
   except KeyboardInterrupt:
@@ -105,13 +140,6 @@ def run() -> int:
 def _message(error):
   # The str() of a KeyError is the repr of its message.
   return str(error.args[0]) if isinstance(error, KeyError) else str(error)
-
-
-def _cause(error):
-  """Without what ml_collections adds: the innermost error, the cause."""
-  while error.__cause__ is not None:
-    error = error.__cause__
-  return str(error).strip()
 
 
 def _fail(message):

@@ -31,7 +31,7 @@ from jaxcal.report import tables
 from jaxcal.storage import pytree
 
 ABOUT = "fit a Laplace posterior over the last projections to image-text pairs"
-EXAMPLE = "jaxcal posterior fit --config=configs/bayesvlm.py"
+EXAMPLE = "jaxcal posterior fit --config=bayesvlm"
 
 _CANDIDATES = flags.DEFINE_integer(
     "candidates", 32768, "captions that each image is compared with, and the "
@@ -70,7 +70,7 @@ def help_text() -> str:
 
 def main() -> None:
   """Fits the posterior that the flags describe."""
-  config = experiment.checked_config(EXAMPLE)
+  config = experiment.checked_config()
   experiment.refuse_processes()
   folder = posterior_folder.folder_of(config)
   grid = _pseudo_counts()

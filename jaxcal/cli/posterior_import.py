@@ -17,7 +17,7 @@ from jaxcal.storage import atomic
 ABOUT = "read released factors, fit their prior precisions anew"
 EXAMPLE = (
     "jaxcal posterior import hessians/hessian_CLIP-ViT-B-32-laion2B-s34B-b79K "
-    "--config=configs/bayesvlm.py --config.posterior.folder=runs/laion "
+    "--config=bayesvlm --config.posterior.folder=runs/laion "
     "--config.model.name=laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
 
 _WEIGHT_NORM2 = flags.DEFINE_list(
@@ -41,7 +41,7 @@ def help_text() -> str:
 
 def main(source: str) -> None:
   """Imports the factors that lie in a folder."""
-  config = experiment.checked_config(EXAMPLE)
+  config = experiment.checked_config()
   experiment.refuse_processes()
   folder = posterior_folder.folder_of(config)
   if (folder / "manifest.json").exists() and not experiment.OVERWRITE.value:

@@ -28,7 +28,7 @@ from jaxcal.report import tables
 from jaxcal.storage import atomic
 
 ABOUT = "choose images of a pool to label, tune on them, draw learning curves"
-EXAMPLE = ("jaxcal posterior select --config=configs/bayesvlm.py "
+EXAMPLE = ("jaxcal posterior select --config=bayesvlm "
            "--config.data.name=shades --config.data.limit=500")
 
 _STRATEGIES = flags.DEFINE_list(
@@ -80,7 +80,7 @@ def help_text() -> str:
 
 def main() -> None:
   """Runs the selection that the flags describe."""
-  config = experiment.checked_config(EXAMPLE)
+  config = experiment.checked_config()
   experiment.refuse_processes()
   budgets = _checked_flags()
   if config.posterior.folder is None:

@@ -68,7 +68,7 @@ def help_text() -> str:
 
 def main() -> None:
   """Runs the sweep that the flags describe."""
-  config = experiment.checked_config(EXAMPLE)
+  config = experiment.checked_config()
   axes = [sweep_lib.parse_axis(text, _field_types(config))
           for text in _SWEEP.value]
   if not axes:

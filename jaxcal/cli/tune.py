@@ -23,7 +23,7 @@ from jaxcal.tuning import protocol
 from jaxcal.tuning import training
 
 ABOUT = "tune on a few images of some classes, answer for these and new ones"
-EXAMPLE = "jaxcal tune --config=configs/dor_base_to_new.py"
+EXAMPLE = "jaxcal tune --config=dor_base_to_new"
 
 
 class _Words(NamedTuple):
@@ -53,7 +53,7 @@ def help_text() -> str:
 
 def main() -> None:
   """Runs the tuning that the flags describe."""
-  config = experiment.checked_config(EXAMPLE)
+  config = experiment.checked_config()
   experiment.refuse_processes()
   _check(config)
   tasks = [shots.task(config, name) for name in config.data.name]

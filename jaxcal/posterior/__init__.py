@@ -1,1 +1,20 @@
 """Laplace posteriors over the last projections of CLIP-style models."""
+
+from jaxcal import lazy
+
+__all__ = [
+    "acquisition",
+    "curvature",
+    "files",
+    "finetuning",
+    "laplace",
+    "marginal",
+    "model",
+    "neighbours",
+    "online",
+    "predictive",
+    "released",
+    "selection",
+]
+
+__getattr__, __dir__ = lazy.modules(__name__, __all__)

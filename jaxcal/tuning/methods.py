@@ -58,6 +58,7 @@ class Kind(NamedTuple):
   """What a method asks of those who run it.
 
   Attributes:
+    about: What it is, in a sentence.
     make: The method.
     outliers: What outlier regularisation holds in place: "names", "images", or
       None where the method has nothing that is defined for outliers.
@@ -69,6 +70,7 @@ class Kind(NamedTuple):
       template's words, and the others stay.
   """
 
+  about: str
   make: Callable[[Given], method_lib.Method]
   outliers: str | None = "names"
   from_pixels: bool = False
@@ -103,27 +105,44 @@ def _tip_adapter(given):
 
 
 METHODS = {
-    "coop": Kind(lambda g: coop.method(
-        logit_scale=g.scale, context=g.context)),
-    "coop_class_specific": Kind(lambda g: coop.class_specific(
-        logit_scale=g.scale, context=g.context), outliers=None,
-        own_classes=True, per_class=True),
-    "kgcoop": Kind(lambda g: kgcoop.method(
-        logit_scale=g.scale, context=g.context)),
-    "prograd": Kind(lambda g: prograd.method(
-        logit_scale=g.scale, context=g.context)),
-    "cocoop": Kind(lambda g: cocoop.method(
-        logit_scale=g.scale, context=g.context)),
-    "maple": Kind(_maple, from_pixels=True, within_words=True),
-    "promptsrc": Kind(_promptsrc, from_pixels=True, within_words=True),
-    "clip_adapter": Kind(lambda g: clip_adapter.method(
-        logit_scale=g.scale, outlier_weight=g.outlier_weight),
+    "coop": Kind(
+        "CoOp: the words before the class name become learned vectors.",
+        lambda g: coop.method(logit_scale=g.scale, context=g.context)),
+    "coop_class_specific": Kind(
+        "CoOp with learned vectors for each class.",
+        lambda g: coop.class_specific(logit_scale=g.scale, context=g.context),
+        outliers=None, own_classes=True, per_class=True),
+    "kgcoop": Kind(
+        "KgCoOp: CoOp whose class features stay near hand-written ones.",
+        lambda g: kgcoop.method(logit_scale=g.scale, context=g.context)),
+    "prograd": Kind(
+        "ProGrad: CoOp whose steps do not oppose the zero-shot model.",
+        lambda g: prograd.method(logit_scale=g.scale, context=g.context)),
+    "cocoop": Kind(
+        "CoCoOp: a learned context that a small network moves for each image.",
+        lambda g: cocoop.method(logit_scale=g.scale, context=g.context)),
+    "maple": Kind(
+        "MaPLe: prompts in both towers, the image tower's mapped from the "
+        "text tower's.",
+        _maple, from_pixels=True, within_words=True),
+    "promptsrc": Kind(
+        "PromptSRC: prompts in both towers, held to the frozen model.",
+        _promptsrc, from_pixels=True, within_words=True),
+    "clip_adapter": Kind(
+        "CLIP-Adapter: a small network after the image tower, mixed with its "
+        "input.",
+        lambda g: clip_adapter.method(
+            logit_scale=g.scale, outlier_weight=g.outlier_weight),
         outliers="images"),
-    "taskres": Kind(lambda g: taskres.method(logit_scale=g.scale),
-                    outliers=None, own_classes=True),
+    "taskres": Kind(
+        "TaskRes: a learned residual on the text feature of each class.",
+        lambda g: taskres.method(logit_scale=g.scale),
+        outliers=None, own_classes=True),
     "tip_adapter": Kind(
+        "Tip-Adapter: the few shots as a cache that is looked up.",
         _tip_adapter, outliers=None, own_classes=True, cached=True),
     "tip_adapter_f": Kind(
+        "Tip-Adapter-F: the same with trained keys.",
         _tip_adapter, outliers=None, own_classes=True, cached=True),
 }
 

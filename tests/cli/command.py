@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from unittest import mock
-import warnings
 
 from absl.testing import flagsaver
 import jax
@@ -76,11 +75,9 @@ def here(*arguments, num_devices=1, folder=ROOT):
       list(devices or jax.devices())[:num_devices])
   try:
     with (contextlib.chdir(folder), contextlib.redirect_stdout(printed),
-          contextlib.redirect_stderr(error), warnings.catch_warnings(),
+          contextlib.redirect_stderr(error),
           mock.patch.object(sharding, "data_mesh", first),
           mock.patch.object(sys, "argv", ["jaxcal", *map(str, arguments)])):
-      # How ml_collections reads a config file; a process does not show it.
-      warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
       status = main.run()
   finally:
     flagsaver.restore_flag_values(saved)

@@ -708,10 +708,10 @@ class CommandTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (("posterior", "fti"), "unknown command 'posterior fti'; choose from"),
-      (("posterior", "fit"), "--config is missing; for example: jaxcal"),
-      (("posterior", "select"), "--config is missing"),
-      (("posterior", "import", "x"), "--config is missing"),
-      (("posterior", "fit", "--config=no.py"), "no config file no.py|no.py"),
+      (("posterior", "fit"), "config.posterior.folder is None: name the"),
+      (("posterior", "select"), "config.posterior.folder is None: name a"),
+      (("posterior", "import", "x"), "config.posterior.folder is None: name"),
+      (("posterior", "fit", "--config=no.py"), "--config=no.py is no file"),
       (("posterior", "fit", "x", *_CONFIG), "not a flag: x"))
   def test_errors(self, arguments, message):
     status, printed, error = command.here(*arguments)
