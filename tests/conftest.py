@@ -30,7 +30,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Files of few tests that take long: begun last, they would leave all but one
 # process without work at the end.
-_FIRST = ("tests/readme_test.py", "tests/cli/")
+_FIRST = ("tests/docs_test.py", "tests/cli/")
 
 _MAPS = pathlib.Path("/proc/self/maps")
 

@@ -1,4 +1,4 @@
-"""Every command and code block of the README runs."""
+"""Every command and code block of the README and of docs/ runs."""
 
 import contextlib
 import io
@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from absl.testing import absltest
+from absl.testing import parameterized
 import jax
 import numpy as np
 from PIL import Image
@@ -20,7 +21,19 @@ from tests.cli import command
 from tests.data import miniatures
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_README = (_ROOT / "README.md").read_text(encoding="utf-8")
+_PAGES = {path.relative_to(_ROOT).as_posix(): path.read_text(encoding="utf-8")
+          for path in (_ROOT / "README.md", *(_ROOT / "docs").glob("*.md"))}
+# How many scripts a page has, but for the README.
+_NUM_SCRIPTS = {
+    "docs/bayesvlm.md": 3,
+    "docs/costs.md": 1,
+    "docs/devices.md": 1,
+    "docs/few_shot.md": 3,
+    "docs/images.md": 2,
+    "docs/results.md": 2,
+    "docs/sweeps.md": 1,
+    "docs/testbed.md": 1,
+}
 # Few images and views; otherwise the commands are those that are printed.
 _SMALL = ("--config.data.limit=3 --config.data.name=digits "
           "--config.views.number=8 "
@@ -60,8 +73,31 @@ _RECORDED = ("--store=full", "data.store=full", "configs/testbed.py",
              "image_dtype=bfloat16")
 
 
-def _blocks(language):
-  return re.findall(rf"```{language}\n(.*?)```", _README, re.DOTALL)
+def _blocks(page, language):
+  return re.findall(rf"```{language}\n(.*?)```", _PAGES[page], re.DOTALL)
+
+
+def _scripts(page):
+  """The page's commands, but for those that install something."""
+  return [block for block in _blocks(page, "bash")
+          if "pip install" not in block]
+
+
+def _shortened(script):
+  """The script with few images, and with paths that exist here."""
+  for told, changes in (("bayesvlm", _POSTERIOR), ("dor_", _FEW_SHOT)):
+    for printed, run in changes if told in script else ():
+      script = script.replace(printed, run)
+  # No download: the shipped weights stand in for those of the hub.
+  script = script.replace(
+      "openai/clip-vit-base-patch16", str(shipped.folder()))
+  script = script.replace("--config.data.limit=0", "").replace(
+      "--sweep=method.weight=1,3,10,30", "--sweep=method.weight=1,3")
+  script = script.replace(
+      "--config.data.name=eurosat",
+      "--config.data.name=eurosat --config.data.partial=True")
+  return script.replace(
+      "configs/quickstart.py", f"configs/quickstart.py {_SMALL}")
 
 
 def _commands(script):
@@ -84,7 +120,7 @@ def _in_a_shell(script, folder):
                         capture_output=True, text=True, env=environment).stdout
 
 
-class ReadmeTest(absltest.TestCase):
+class DocsTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
@@ -94,22 +130,34 @@ class ReadmeTest(absltest.TestCase):
   def test_install_commands_are_those_of_continuous_integration(self):
     script = re.sub(r"\\\n\s*", "", (_ROOT / ".ci" / "run").read_text())
     script = script.replace("pip install -q", "pip install")
-    commands = [block.strip() for block in _blocks("bash")
-                if "pip install" in block]
+    commands = [block.strip() for page in _PAGES
+                for block in _blocks(page, "bash") if "pip install" in block]
     self.assertLen(commands, 2)
     for printed in commands:
       self.assertIn(printed, script)
 
+  def test_no_script_and_no_code_is_left_out(self):
+    self.assertEqual(
+        {page: len(_scripts(page)) for page in _PAGES if _scripts(page)},
+        _NUM_SCRIPTS | {"README.md": 1})
+    self.assertEqual(
+        {page: len(_blocks(page, "python")) for page in _PAGES
+         if _blocks(page, "python")},
+        {"README.md": 4, "docs/library.md": 5})
+    for page, text in _PAGES.items():
+      fences = re.findall(r"^ *```(.*)$", text, re.MULTILINE)
+      self.assertContainsSubset(fences[::2], ["bash", "python"], page)
+      self.assertEqual(set(fences[1::2]) - {""}, set(), page)
+
+  @parameterized.named_parameters(
+      (pathlib.Path(page).stem, page) for page in _NUM_SCRIPTS)
   @pytest.mark.slow
-  def test_commands(self):
+  def test_commands(self, page):
     images = self.folder / "path" / "to" / "images" / "cat"
     images.mkdir(parents=True)
     Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(images / "1.png")
     self._write_eurosat(self.folder / "path" / "to" / "datasets")
-    scripts = [block for block in _blocks("bash")
-               if "pip install" not in block]
-    self.assertLen(scripts, 14)
-    for script in scripts:
+    for script in _scripts(page):
       if any(done in script for done in _RECORDED):
         self._assert_understood(script)
       elif "laion/" in script:
@@ -120,25 +168,29 @@ class ReadmeTest(absltest.TestCase):
         self._assert_runs(script)
 
   def _assert_runs(self, script):
-    for told, changes in (("bayesvlm", _POSTERIOR), ("dor_", _FEW_SHOT)):
-      for printed, run in changes if told in script else ():
-        script = script.replace(printed, run)
-    # No download: the shipped weights stand in for those of the hub.
-    script = script.replace(
-        "openai/clip-vit-base-patch16", str(shipped.folder()))
-    script = script.replace("--config.data.limit=0", "").replace(
-        "--sweep=method.weight=1,3,10,30", "--sweep=method.weight=1,3")
-    script = script.replace(
-        "--config.data.name=eurosat",
-        "--config.data.name=eurosat --config.data.partial=True")
-    script = script.replace(
-        "configs/quickstart.py", f"configs/quickstart.py {_SMALL}")
-    for arguments in _commands(script):
+    for arguments in _commands(_shortened(script)):
       status, printed, error = self._jaxcal(*arguments)
       self.assertEqual(status, 0, error)
     self.assertRegex(
         printed, r"\| soc|\| shapes|zero_shot\+tangent|\| epig_online|"
         r"\| coop\+dor")
+
+  @pytest.mark.slow
+  def test_commands_of_the_readme(self):
+    # Enough images that a fifth of them can be fitted to.
+    small = _SMALL.replace("limit=3", "limit=20")
+    [script] = _scripts("README.md")
+    printed = []
+    for arguments in _commands(script.replace(
+        "--config=quickstart", f"--config=quickstart {small}")):
+      status, text, error = self._jaxcal(*arguments)
+      self.assertEqual(status, 0, error)
+      printed.append(text)
+    methods, evaluated, recalibrated = printed
+    for name in ("zero_shot", "tpt", "soc", "tda"):
+      self.assertRegex(methods, rf"\b{name}\b")
+    self.assertIn("| soc", evaluated)
+    self.assertIn("temperature", recalibrated)
 
   def _jaxcal(self, *arguments):
     return command.here(*arguments, folder=self.folder)
@@ -169,24 +221,61 @@ class ReadmeTest(absltest.TestCase):
     miniatures.images(root / "eurosat" / "2750", [row[0] for row in rows])
 
   @pytest.mark.slow
-  def test_code(self):
-    blocks = _blocks("python")
-    self.assertLen(blocks, 5)
-    names, printed = {}, io.StringIO()
-    with (contextlib.redirect_stdout(printed),
-          jax.numpy_rank_promotion("allow")):  # the default
-      for block in blocks:
-        exec(block, names)  # each may use what those before it defined
+  def test_code_of_the_library(self):
+    names = {}
+    for block in _blocks("docs/library.md", "python"):
+      names |= self._executed(block)[0]  # each runs on its own
     self.assertEqual(names["pull"].shape, (47, 512))
-    self.assertEqual(names["answers"].shape, (180, 18))
+    self.assertEqual(names["predicted"].shape, (180, 18))
+    self.assertEqual(names["probs"].shape, (2000, 10))
     self.assertGreater(names["soc"], 0)
     self.assertBetween(names["ece"], 0.05, 0.15)
     self.assertLess(names["floor"], 0.05)
 
-  def test_files_that_it_names_exist(self):
-    for path in re.findall(r"`((?:tests|configs|benchmarks)/[^`*]+)`|"
-                           r"\]\(((?!http)[^)]+)\)", _README):
-      self.assertTrue((_ROOT / (path[0] or path[1])).exists(), path)
+  @pytest.mark.slow
+  def test_code_of_the_readme(self):
+    try:
+      import torch  # noqa: F401
+    except ImportError:
+      self.skipTest("torch is not installed")
+    # Each block may use what those before it defined.
+    names, printed = self._executed("\n".join(_blocks("README.md", "python")))
+    for name in ("zero_shot", "tpt", "soc", "tda", "tpt_temperature", "mta",
+                 "zero"):
+      self.assertRegex(printed, rf"\b{name}\b")
+    self.assertEqual(names["probabilities"].shape, (1000, 10))
+    self.assertEqual(names["validation"]["tpt"].logits.shape, (40, 18))
+    self.assertEqual(names["predictions"]["tda"].logits.shape, (200, 10))
+
+  def _executed(self, code):
+    """What the code defines, and what it prints."""
+    names, printed = {}, io.StringIO()
+    with (contextlib.redirect_stdout(printed),
+          jax.numpy_rank_promotion("allow")):  # the default
+      exec(code, names)
+    return names, printed.getvalue()
+
+  def test_files_that_they_name_exist(self):
+    named = 0
+    for page, text in _PAGES.items():
+      paths = re.findall(r"`((?:tests|configs|benchmarks|docs)/[^`*]+)`", text)
+      paths += [module.replace(".", "/") + ".py"
+                for module in re.findall(r"python -m ([\w.]+)", text)]
+      for path in paths:
+        self.assertTrue((_ROOT / path).exists(), f"{page}: {path}")
+      named += len(paths)
+    self.assertGreater(named, 20)
+
+  def test_links_lead_to_files(self):
+    for page, text in _PAGES.items():
+      for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        path = (_ROOT / page).parent / link
+        self.assertTrue(path.exists(), f"{page}: {link}")
+
+  def test_every_page_is_listed(self):
+    pages = {page.removeprefix("docs/") for page in _PAGES} - {"README.md"}
+    listed = re.findall(r"\]\((\w+\.md)\)", _PAGES["docs/index.md"])
+    self.assertCountEqual(listed, pages - {"index.md"})
 
 
 if __name__ == "__main__":
