@@ -324,8 +324,9 @@ def _prepared(methods, task, source, *, linearisation, max_bytes,
     # All images count, so that a resumed run chooses like the one before; but
     # none that only zero-shot predicts, which takes no gradient.
     steps = any(method.objective().num_steps for method in prompt.values())
-    prepared = tasks.prepare(task, num_images=len(source.ids) if steps else 0,
-                       linearisation=linearisation, max_bytes=max_bytes)
+    prepared = tasks.prepare(
+        task, num_images=len(source.ids) if steps else 0,
+        linearisation=linearisation, max_bytes=max_bytes)
   else:
     prepared = tasks.encoded(task)
   _check_finite(prepared.text_features, "text features",

@@ -66,10 +66,10 @@ class FaceTest(parameterized.TestCase):
                     importlib.import_module(f"jaxcal.{name}"))
 
   @parameterized.parameters(
-      ("Predictons", "did you mean predictions or Predictions?"),
+      ("Predictons", "did you mean predictions or Predictions"),
       ("conventions", "did you mean Conventions?"),
       ("metric", "did you mean metrics?"),
-      ("xyz", "it has: Conventions, Predictions, adapt, clip, "))
+      ("xyz", "it has: ATpt, ATptInverted, CTpt, "))
   def test_an_unknown_name_says_what_is_near(self, name, message):
     with self.assertRaises(AttributeError) as caught:
       getattr(jaxcal, name)

@@ -14,7 +14,7 @@ from absl.testing import parameterized
 
 import jaxcal
 from jaxcal import config as config_lib
-from jaxcal.adapt import objectives
+from jaxcal.adapt import methods
 from jaxcal.cli import config_files
 from jaxcal.cli import main
 from jaxcal.data import catalogue
@@ -249,7 +249,7 @@ class ListTest(_InAFolder):
   def test_methods(self):
     listed = self._list("methods")
     self.assertEqual(
-        list(listed), [*objectives.METHODS, *tuning_methods.METHODS])
+        list(listed), [*methods.METHODS, *tuning_methods.METHODS])
     self.assertEqual(listed["tpt"], "Entropy alone. Shu et al., Test-Time "
                      "Prompt Tuning, NeurIPS 2022.")
     self.assertStartsWith(listed["maple"], "MaPLe: prompts in both towers")
