@@ -1,7 +1,7 @@
 """From image files to Predictions: images per second, and where time goes.
 
 The stages are run apart from each other on the same batches, each waited for;
-the whole is `evaluate.evaluate`, in which reading images overlaps with the
+the whole is `run.iterate`, in which reading images overlaps with the
 device's work. What the stages give one after the other is checked to be what
 the whole gives.
 """
@@ -20,10 +20,12 @@ from PIL import Image
 from benchmarks import agreement
 from benchmarks import sizes
 from benchmarks import timing
-from jaxcal import evaluate
 from jaxcal import predictions
-from jaxcal.adapt import objectives
-from jaxcal.adapt import settings as settings_lib
+from jaxcal import run
+from jaxcal import tasks
+from jaxcal.adapt import base
+from jaxcal.adapt import methods as methods_lib
+from jaxcal.adapt.prompt import family
 from jaxcal.clip import checkpoint
 from jaxcal.clip import prefix
 from jaxcal.clip import preprocess
@@ -31,8 +33,9 @@ from jaxcal.clip import prompts
 from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pipeline
-from jaxcal.data import sources
+from jaxcal.data import sources as data_sources
 from jaxcal.data import views
+from jaxcal.features import sources
 from jaxcal.testbed import sets
 from jaxcal.testbed import shipped
 
@@ -53,8 +56,8 @@ def main():
   args = parser.parse_args()
 
   with tempfile.TemporaryDirectory() as folder:
-    model, images, text = _workload(args, pathlib.Path(folder))
-    rows, stages, whole = _measure(args, model, images, text)
+    model, images, task = _workload(args, pathlib.Path(folder))
+    rows, stages, whole = _measure(args, model, images, task)
   print(timing.table(rows))
   agreed = agreement.differences(stages, whole)
   print(f"largest difference of logits: {agreed['max_difference']:.2g}")
@@ -69,7 +72,7 @@ def _workload(args, folder):
   if args.model == "testbed":
     model = checkpoint.load(shipped.folder())
     images = image_sets.limit(sets.load("shades"), args.num_images)
-    text = evaluate.text_side(model, images.class_names)
+    task = tasks.unencoded_task(model, images.class_names)
   else:
     config = sizes.MODELS[args.model]
     params = sizes.text_params(config) | sizes.image_params(config)
@@ -78,12 +81,13 @@ def _workload(args, folder):
         config, params, None, preprocess.Preprocess(224, 224), args.model, "")
     images = _photos(args.num_images, args.num_classes, folder)
     bank = sizes.prompt_bank(args.num_classes)
-    text = evaluate.TextSide(
+    task = base.Task(
+        None, jnp.asarray(sizes.LOGIT_SCALE),
         prefix.context_encoder(config, params, bank),
-        prompts.initial_context(params, bank), jnp.asarray(sizes.LOGIT_SCALE))
+        prompts.initial_context(params, bank))
   dtype = jnp.dtype(args.image_dtype)
   return checkpoint.in_precision(
-      model, image=dtype, text=jnp.float32), images, text
+      model, image=dtype, text=jnp.float32), images, task
 
 
 def _photos(number, num_classes, folder):
@@ -99,16 +103,15 @@ def _photos(number, num_classes, folder):
       "photos", tuple(f"class {i}" for i in range(num_classes)),
       tuple(f"{index:05d}.jpg" for index in range(number)),
       np.arange(number, dtype=np.int32) % num_classes,
-      lambda position: sources.decode(folder / f"{position:05d}.jpg"))
+      lambda position: data_sources.decode(folder / f"{position:05d}.jpg"))
 
 
-def _measure(args, model, images, text):
+def _measure(args, model, images, task):
   """Rows of the table, and the first batch's logits both ways."""
   recipe = views.Recipe(
       size=model.preprocess.crop, resize=model.preprocess.resize,
       offset=model.preprocess.offset, num_views=sizes.NUM_VIEWS)
-  settings = {name: settings_lib.Setting(objectives.method(name))
-              for name in _METHODS}
+  methods = {name: methods_lib.method(name) for name in _METHODS}
   chunks = [range(first, min(first + args.batch_size, len(images.ids)))
             for first in range(0, len(images.ids), args.batch_size)]
   decode = lambda: list(pipeline.batches(
@@ -116,10 +119,9 @@ def _measure(args, model, images, text):
   batches, decoding = timing.timed(decode)
   cut = jax.jit(jax.vmap(functools.partial(views.make_views, recipe=recipe)))
   see = jax.jit(functools.partial(_see, model.config, model.preprocess))
-  answer = jax.jit(settings_lib.answer)
-  prepare = lambda: evaluate.prepare(text, num_images=len(images.ids))
-  prepared = prepare()
-  penalties = settings_lib.penalties(prepared, settings)
+  adapt = jax.jit(jax.vmap(family.adapt, (None, 0)))
+  prepare = lambda: tasks.prepare(task, num_images=len(images.ids))
+  shared = family.share(task.encode, prepare(), methods)
 
   def stage(function, inputs):
     jax.block_until_ready(function(inputs[0]))  # compiles
@@ -129,11 +131,10 @@ def _measure(args, model, images, text):
   pixels, cutting = stage(
       lambda batch: cut(batch.canvases, batch.sizes, batch.keys), batches)
   features, seeing = stage(lambda batch: see(model.params, batch), pixels)
-  answers, answering = stage(lambda batch: answer(
-      text.encode, prepared, penalties, settings, batch), features)
+  answers, answering = stage(lambda batch: adapt(shared, batch), features)
   _, preparing = timing.timed(prepare)
-  whole_run = lambda: dict(evaluate.evaluate(
-      model, images, settings, recipe=recipe, text=text,
+  whole_run = lambda: dict(run.iterate(
+      methods, task, sources.from_images(model, images, recipe=recipe),
       batch_size=args.batch_size, devices=jax.devices()[:1]))
   whole_run()
   whole, total = timing.timed(whole_run)
@@ -146,7 +147,7 @@ def _measure(args, model, images, text):
   rows.append(_row("the stages together", sum(seconds), len(images.ids),
                    sum(seconds)))
   rows.append(_row("prepare, once", preparing, len(images.ids), sum(seconds)))
-  rows.append(_row("evaluate, tracing included", total, len(images.ids),
+  rows.append(_row("the whole, tracing included", total, len(images.ids),
                    sum(seconds)))
   first = slice(0, len(chunks[0]))
   return (rows, answers[0]["soc"].logits[first],

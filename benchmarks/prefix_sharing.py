@@ -22,15 +22,15 @@ import optax
 from benchmarks import agreement
 from benchmarks import sizes
 from benchmarks import timing
-from jaxcal.adapt import engine
-from jaxcal.adapt import objectives
-from jaxcal.adapt import settings as settings_lib
+from jaxcal.adapt.prompt import engine
+from jaxcal.adapt.prompt import family
+from jaxcal.adapt.prompt import methods
 from jaxcal.clip import prefix
 from jaxcal.clip import prompts
 from jaxcal.losses import entropy
 
 _CONFIG = sizes.MODELS["ViT-B/16"]
-_SETTING = settings_lib.Setting(objectives.o_tpt())
+_METHOD = methods.OTpt()
 _LINEARISATIONS = {"first step": "vjp", "Jacobian": "jacobian"}
 # Where the claims are made: CPU, and as many classes as the textures of DTD.
 _CLAIMED_CLASSES = 47
@@ -40,17 +40,19 @@ _FLOORS = {"first step": 20, "Jacobian": 40}
 def image_by_image(encode, context, views):
   """Logits [b k]; every image is a training problem of its own."""
 
+  regularised = _METHOD.objective()
+
   def objective(context, views):
     features = encode(context)
     logits = sizes.LOGIT_SCALE * views @ features.T
-    kept = entropy.confident_views(logits, _SETTING.selection_fraction)
-    value = _SETTING.method.regulariser(features)
+    kept = entropy.confident_views(logits, _METHOD.selection_fraction)
+    value = regularised.regulariser(features)
     uncertainty = entropy.marginal_entropy(logits, where=kept)
-    return uncertainty + _SETTING.method.weighting(uncertainty, value) * value
+    return uncertainty + regularised.weighting(uncertainty, value) * value
 
   def one(views):
     gradient = jax.grad(objective)(context, views)
-    optimizer = _SETTING.optimizer
+    optimizer = _METHOD.optimizer
     updates, _ = optimizer.update(gradient, optimizer.init(context), context)
     features = encode(optax.apply_updates(context, updates))
     return sizes.LOGIT_SCALE * views[0] @ features.T
@@ -62,13 +64,12 @@ def prepare(encode, context, linearisation):
   """What the engine does once for all images."""
   prepared = engine.prepare(
       encode, context, sizes.LOGIT_SCALE, linearisation=linearisation)
-  return prepared, settings_lib.penalties(prepared, {"o_tpt": _SETTING})
+  return family.share(encode, prepared, {"o_tpt": _METHOD})
 
 
-def with_engine(encode, prepared, penalties, views):
+def with_engine(shared, views):
   """Logits [b k] of the same images, from what is prepared."""
-  return settings_lib.answer(
-      encode, prepared, penalties, {"o_tpt": _SETTING}, views)["o_tpt"].logits
+  return jax.vmap(family.adapt, (None, 0))(shared, views)["o_tpt"].logits
 
 
 def float64_difference(num_classes=3):
@@ -84,7 +85,7 @@ def float64_difference(num_classes=3):
     others = [jax.jit(image_by_image)(encode, context, views)]
     for linearisation in _LINEARISATIONS.values():
       once = jax.jit(prepare, static_argnums=2)(encode, context, linearisation)
-      others.append(jax.jit(with_engine)(encode, *once, views))
+      others.append(jax.jit(with_engine)(once, views))
     return max(float(jnp.abs(other - expected).max()) for other in others)
 
 
@@ -144,7 +145,7 @@ def _programs(num_classes, args):
         functools.partial(prepare, linearisation=linearisation),
         encode, context)
     once, seconds[name] = timing.timed(program, encode, context)
-    calls[name] = with_engine, encode, *once, views
+    calls[name] = with_engine, once, views
   return {name: (timing.compiled(function, *given), given)
           for name, (function, *given) in calls.items()}, seconds
 

@@ -15,14 +15,14 @@ from benchmarks import agreement
 from benchmarks import sizes
 from benchmarks import timing
 from jaxcal import sharding
-from jaxcal.adapt import engine
-from jaxcal.adapt import objectives
-from jaxcal.adapt import settings as settings_lib
+from jaxcal.adapt.prompt import engine
+from jaxcal.adapt.prompt import family
+from jaxcal.adapt.prompt import methods
 from jaxcal.clip import prefix
 from jaxcal.clip import prompts
 
 _CONFIG = sizes.MODELS["ViT-B/16"]
-_SETTINGS = {"c_tpt": settings_lib.Setting(objectives.c_tpt())}
+_METHODS = {"c_tpt": methods.CTpt()}
 _VIRTUAL_DEVICES = 4
 
 
@@ -34,12 +34,10 @@ def answering(num_classes, devices):
       encode, prompts.initial_context(params, bank),
       jnp.asarray(sizes.LOGIT_SCALE))
   mesh = sharding.data_mesh(devices)
-  shared = sharding.replicate(
-      (encode, prepared, settings_lib.penalties(prepared, _SETTINGS),
-       _SETTINGS), mesh)
+  shared = sharding.replicate(family.share(encode, prepared, _METHODS), mesh)
   compiled = sharding.over_rows(
-      lambda shared, views: settings_lib.answer(*shared, views)["c_tpt"].logits,
-      mesh)
+      lambda shared, views: jax.vmap(family.adapt, (None, 0))(
+          shared, views)["c_tpt"].logits, mesh)
   return lambda views: compiled(shared, sharding.split(views, mesh))
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import timing
 from jaxcal import predictions as predictions_lib
-from jaxcal.adapt import bayesian
+from jaxcal.adapt.prompt import bayesian
 from jaxcal.metrics import scoring
 from jaxcal.posterior import curvature
 from jaxcal.posterior import files

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from benchmarks import agreement
 from benchmarks import sizes
 from benchmarks import timing
-from jaxcal.adapt import engine
-from jaxcal.adapt import objectives
-from jaxcal.adapt import settings as settings_lib
+from jaxcal.adapt import methods as methods_lib
+from jaxcal.adapt.prompt import engine
+from jaxcal.adapt.prompt import family
 from jaxcal.clip import prefix
 from jaxcal.clip import prompts
 
@@ -28,8 +28,7 @@ _CEILING = 1.5
 def all_settings():
   """By name; every method with one weight comes before the next weight."""
   return {
-      f"{name} {weight:g}": settings_lib.Setting(
-          objectives.method(name, weight=weight))
+      f"{name} {weight:g}": methods_lib.method(name, weight=weight)
       for weight in _WEIGHTS for name in _METHODS}
 
 
@@ -51,7 +50,7 @@ def main():
 
   def prepare():
     prepared = prepare_once(encode, context, jnp.asarray(sizes.LOGIT_SCALE))
-    return prepared, settings_lib.penalties(prepared, settings)
+    return prepared, family.penalties(prepared, settings)
 
   preparation = timing.measure(prepare)
   prepared, penalties = prepare()
@@ -65,9 +64,10 @@ def main():
   rows = []
   for number in _NUM_SETTINGS:
     some = {name: settings[name] for name in list(settings)[:number]}
-    given = (encode, prepared, {name: penalties[name] for name in some}, some,
+    given = (family.Shared(
+        encode, prepared, {name: penalties[name] for name in some}, some),
              views)
-    program = timing.compiled(settings_lib.answer, *given)
+    program = timing.compiled(jax.vmap(family.adapt, (None, 0)), *given)
     agreed = _check(program(*given), *given)
     seconds = timing.measure(program, *given)
     least = preparation + number * one_forward
@@ -89,20 +89,20 @@ def main():
   timing.finish(claims)
 
 
-def _check(answers, encode, prepared, penalties, settings, views):
+def _check(answers, shared, views):
   """The first and the last setting against the engine on its own."""
-  del penalties
 
   @jax.jit
-  def alone(encode, prepared, setting, views):
-    return engine.adapt(encode, prepared, views, setting.method,
-                        optimizer=setting.optimizer).logits
+  def alone(encode, prepared, method, views):
+    return engine.adapt(encode, prepared, views, method.objective(),
+                        optimizer=method.optimizer).logits
 
-  names = list(settings)
+  names = list(shared.methods)
   found = [
       agreement.differences(
           answers[name].logits[:1],
-          alone(encode, prepared, settings[name], views[0])[None])
+          alone(shared.encode, shared.prepared, shared.methods[name],
+                views[0])[None])
       for name in {names[0], names[-1]}]
   return {key: max(one[key] for one in found) for key in found[0]}
 
