@@ -1,7 +1,6 @@
 """`jaxcal evaluate`: images in; predictions, a table and a page out."""
 
 import collections
-from collections.abc import Mapping
 import functools
 
 import numpy as np
@@ -14,14 +13,11 @@ from jaxcal.cli import answering
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import posteriors
+from jaxcal.cli import recalibrate
+from jaxcal.cli import reporting
 from jaxcal.cli import tuned
 from jaxcal.cli import tuned_answers
 from jaxcal.recalibration import temperature
-from jaxcal.report import figures
-from jaxcal.report import page
-from jaxcal.report import summary
-from jaxcal.report import tables
-from jaxcal.storage import atomic
 
 ABOUT = "adapt a model to each image of some sets and measure its calibration"
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
@@ -153,92 +149,35 @@ def _asked_for(class_names, images):
 def _scale_temperatures(folder, methods, split):
   """METHOD+temperature: the logits divided by a validated temperature."""
   for name in methods:
-    if predictions_lib.exists(folder / (name + _TEMPERATURE)):
-      continue
-    seen = predictions_lib.load(folder / split / name)
-    factor = temperature.fit_temperature(seen.logits, seen.labels)
-    plain = predictions_lib.load(folder / name)
-    scaled = plain._replace(
-        logits=np.asarray(temperature.apply(factor, plain.logits)),
-        settings=plain.settings | {"method": name + _TEMPERATURE,
-                                   "temperature": factor})
-    predictions_lib.save(scaled, folder / (name + _TEMPERATURE))
+    scaled = name + _TEMPERATURE
+    if not predictions_lib.exists(folder / scaled):
+      predictions_lib.save(recalibrate.recalibrated(
+          predictions_lib.load(folder / name),
+          predictions_lib.load(folder / split / name),
+          temperature.Temperature(), scaled), folder / scaled)
 
 
 def _write_report(output, config, data_names, method_names, method_of,
                   settings):
   """Predictions on disk become results.jsonl, the page and a printed table."""
   conventions = experiment.conventions(config.metrics)
-  rows, differences, diagrams = [], [], {}
-  for data in data_names:
-    folder = output / "predictions" / data
-    answers = {name: predictions_lib.load(folder / name)
-               for name in method_names}
-    of_data = _labelled(data, {
-        name: summary.summarize(answer, conventions) |
-              _unknown_scores(answer, folder / "unknown" / name, conventions)
-        for name, answer in answers.items()})
-    rows += of_data
-    differences += _differences(data, answers, conventions)
-    diagrams[data] = figures.svg(figures.reliability_diagrams({
-        figures.panel_title(row): summary.bins_of(
-            answers[row["method"]], conventions) for row in of_data}))
-    atomic.write_whole(
-        output / f"diagram-{data}.svg", diagrams[data].encode())
-  experiment.write_rows(output / "results.jsonl", rows)
-  experiment.write_rows(output / "differences.jsonl", differences)
-  text = page.render(
-      title=f"Calibration of {config.model.name}", rows=rows,
-      differences=differences, diagrams=diagrams,
-      conventions=conventions, settings=settings)
-  atomic.write_whole(output / "report.html", text.encode())
-  text = _tables(rows, differences, conventions,
-                 tuned_answers.over_seeds(rows, method_of))
-  atomic.write_whole(output / "results.md", f"{text}\n".encode())
-  print(f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, "
-        "results.md, results.jsonl, differences.jsonl, predictions/")
+  measured = reporting.measure(
+      (_predicted(output / "predictions" / data, data, method_names)
+       for data in data_names), conventions)
+  reporting.write(
+      output, measured, title=f"Calibration of {config.model.name}",
+      conventions=conventions, settings=settings,
+      over_seeds=tuned_answers.over_seeds(measured.rows, method_of))
 
 
-def _labelled(data, by_method: Mapping[str, summary.Row]):
-  return [{"data": data, "method": name} | row
-          for name, row in by_method.items()]
-
-
-def _unknown_scores(known, path, conventions):
-  """How well doubt tells images of known classes from those of none."""
-  if not predictions_lib.exists(path):
-    return {}
-  return summary.detect(known, predictions_lib.load(path), conventions)
-
-
-def _differences(data, answers, conventions):
-  reference = next((name for name in _REFERENCES if name in answers), None)
-  if reference is None:
-    return []
-  rows = _labelled(data, {
-      name: summary.compare(answer, answers[reference], conventions)
-      for name, answer in answers.items() if name != reference})
-  return [row | {"reference": reference} for row in rows]
-
-
-def _tables(rows, differences, conventions, over_seeds):
-  blocks = [
-      tables.markdown(rows, tables.RESULTS),
-      f"ECE: {conventions.num_bins} {conventions.edges}-closed bins; floor: "
-      "that of a perfectly calibrated model with these confidences; brackets: "
-      f"{100 * conventions.level:g} % bootstrap."]
-  if over_seeds:
-    blocks += ["Over seeds, mean and standard deviation:",
-               tables.markdown(over_seeds, tables.OVER_SEEDS)]
-  doubting = [row for row in rows if "median_epistemic" in row]
-  if doubting:
-    blocks += ["Doubt, of the median image:",
-               tables.markdown(doubting, tables.DOUBT)]
-  detecting = [row for row in rows if "auroc_distrust" in row]
-  if detecting:
-    blocks += ["Known from unknown images, AUROC %:",
-               tables.markdown(detecting, tables.DETECTION)]
-  if differences:
-    blocks += ["Paired differences:",
-               tables.markdown(differences, tables.DIFFERENCES)]
-  return "\n\n".join(blocks)
+def _predicted(folder, data, method_names):
+  """All that was answered about a set; compared with one of the methods."""
+  reference = next((name for name in _REFERENCES if name in method_names), None)
+  return reporting.Predicted(
+      data, {name: predictions_lib.load(folder / name)
+             for name in method_names},
+      references={name: reference for name in method_names
+                  if reference not in (None, name)},
+      unknown={name: predictions_lib.load(folder / "unknown" / name)
+               for name in method_names
+               if predictions_lib.exists(folder / "unknown" / name)})

@@ -8,13 +8,12 @@ from typing import Any
 from jaxcal.adapt import methods
 from jaxcal.cli import config_files
 from jaxcal.data import catalogue
-from jaxcal.recalibration import temperature
+from jaxcal.recalibration import calibrators
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import methods as tuning_methods
 
 ABOUT = "name the methods, image sets, recalibrators or configs there are"
 
-_RECALIBRATORS = {"temperature": temperature}
 _WIDTH = 22  # of the names
 
 
@@ -82,7 +81,7 @@ def _benchmark_kind(row):
 
 def _recalibrators() -> Iterator[str]:
   """What is fitted to labels after training."""
-  for name, recalibrator in _RECALIBRATORS.items():
+  for name, recalibrator in calibrators.RECALIBRATORS.items():
     yield _line(name, _first_line(recalibrator))
 
 

@@ -16,6 +16,7 @@ from jaxcal.cli import listing
 from jaxcal.cli import posterior_fit
 from jaxcal.cli import posterior_import
 from jaxcal.cli import posterior_select
+from jaxcal.cli import recalibrate
 from jaxcal.cli import sweep
 from jaxcal.cli import tune
 
@@ -55,6 +56,8 @@ COMMANDS = {
     "posterior select": Command(
         posterior_select.ABOUT, posterior_select.help_text,
         posterior_select.main),
+    "recalibrate": Command(
+        recalibrate.ABOUT, recalibrate.help_text, recalibrate.main, "RUN"),
     "sweep": Command(sweep.ABOUT, sweep.help_text, sweep.main),
     "tune": Command(tune.ABOUT, tune.help_text, tune.main),
 }

@@ -2,6 +2,6 @@
 
 from jaxcal import lazy
 
-__all__ = ["temperature"]
+__all__ = ["base", "calibrators", "predicted", "temperature"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

@@ -16,6 +16,7 @@ def render(
     diagrams: Mapping[str, str],
     conventions: summary.Conventions,
     settings: Mapping[str, Any],
+    remarks: Sequence[str] = (),
 ) -> str:
   """The page as text.
 
@@ -26,6 +27,7 @@ def render(
     diagrams: For each image set, its reliability diagrams as `<svg>`.
     conventions: What ECE and intervals mean.
     settings: Everything needed to run it again, by dotted name.
+    remarks: Sentences about all of the page, which stand above the tables.
   """
   import jinja2
   template = importlib.resources.files("jaxcal.report").joinpath(
@@ -39,10 +41,14 @@ def render(
   tuned = [row for row in rows if row.get("median_context_shift", 0) > 0]
   doubting = [row for row in rows if "median_epistemic" in row]
   detecting = [row for row in rows if "auroc_distrust" in row]
+  fitted = [row for row in rows if "recalibrator" in row]
+  by_data = summary.by_data(rows)
   return environment.from_string(template).render(
-      title=title, conventions=conventions, settings=settings,
+      title=title, conventions=conventions, settings=settings, remarks=remarks,
       results={data: table(group, tables.RESULTS[1:] + tables.MORE)
-               for data, group in summary.by_data(rows).items()},
+               for data, group in by_data.items()},
+      notes={data: tables.fit_notes(group) for data, group in by_data.items()},
+      fits=table(fitted, tables.FITS),
       differences=table(differences, tables.DIFFERENCES),
       doubt=table(doubting, tables.DOUBT),
       detection=table(detecting, tables.DETECTION),

@@ -60,6 +60,14 @@ RESULTS = (
     Column("Brier", _interval("brier", _three)),
 )
 
+FITS = (
+    Column("images of", lambda row: row["data"]),
+    Column("method", lambda row: row["method"]),
+    Column("images fitted to", lambda row: str(row["recalibration_images"])),
+    Column("temperature", lambda row: (
+        f"{row['temperature']:.4g}" if "temperature" in row else "")),
+)
+
 MORE = (
     Column("AURC %", _interval("aurc", percent)),
     Column("NLL, clamped", lambda row: _three(row["nll_clamped"])),
@@ -206,6 +214,20 @@ VALIDATION = (
            lambda row: f"x {row['factor']:g}"),
     Column("validation NLL", lambda row: f"{row['nll']:.4f}"),
 )
+
+
+def fit_notes(rows: Sequence[summary.Row]) -> list[str]:
+  """What is to be known about the fits behind recalibrated rows.
+
+  Args:
+    rows: With `data` and `method`; those with `recalibration_notes` are
+      recalibrated.
+
+  Returns:
+    A sentence for each note, which begins with image set and method.
+  """
+  return [f"{row['data']}, {row['method']}: {note}" for row in rows
+          for note in row.get("recalibration_notes", ())]
 
 
 def cells(

@@ -82,6 +82,37 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(answers.class_names, ("cat", "hot dog"))
     self.assertEqual(answers.ids[0], "cat/0.png")
 
+  def test_a_temperature_without_an_optimum_is_not_applied_and_says_so(self):
+    """One validation image, and that one is right."""
+    output = self._folder("run")
+    arguments = (
+        "--config.method.name=zero_shot",
+        "--config.temperature.split=validation",
+        "--config.temperature.limit=1", f"--output={output}")
+    status, printed, error = _evaluate(*arguments)
+    self.assertEqual(status, 0, error)
+    plain, scaled = (
+        json.loads(line)
+        for line in (output / "results.jsonl").read_text().splitlines())
+    self.assertEqual(scaled["temperature"], 1)
+    self.assertEqual(scaled["recalibration_images"], 1)
+    self.assertEqual(scaled["recalibrator"], "temperature")
+    note, = scaled["recalibration_notes"]
+    self.assertStartsWith(note, "all 1 of 1 predictions are right")
+    for name in ("accuracy", "ece", "nll"):
+      self.assertEqual(scaled[name], plain[name])
+    self.assertNotIn("recalibrator", plain)
+    said = f"digits, zero_shot+temperature: {note}"
+    self.assertIn(f"jaxcal: {said}\n", error)
+    for text in (printed, (output / "results.md").read_text()):
+      self.assertIn(f"On the fits:\n\n- {said}.", text)
+    page = (output / "report.html").read_text()
+    self.assertIn(f"<li>{said}.</li>", page)
+    # A run that goes on says it, too.
+    status, again, error = _evaluate(*arguments)
+    self.assertEqual((status, again), (0, printed))
+    self.assertIn(f"jaxcal: {said}\n", error)
+
   @pytest.mark.slow
   def test_benchmark_set_from_the_template_and_from_a_flat_context(self):
     """Ten images of noise in the layout of EuroSAT."""
@@ -169,7 +200,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertIn("jaxcal evaluate --config=", printed)
     status, printed, _ = command.here("evaluate", "--help")
     self.assertEqual(status, 0)
-    self.assertIn("--config.method.learning_rate=0.005", printed)
+    self.assertIn("--config.fpp.learning_rate=0.01", printed)
     status, _, error = command.here("evalute")
     self.assertEqual(status, 2)
     self.assertIn("unknown command 'evalute'; choose from: evaluate", error)

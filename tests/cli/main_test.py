@@ -87,7 +87,8 @@ class StartTest(_InAFolder):
     status, printed, error = self._run(*name.split(), flag)
     self.assertEqual((status, error), (0, ""))
     self.assertStartsWith(printed, f"jaxcal {name}")
-    self.assertEqual("--config\n" in printed, name != "list")
+    self.assertEqual(
+        "--config\n" in printed, name not in ("list", "recalibrate"))
 
 
 class ConfigTest(_InAFolder):

@@ -9,6 +9,7 @@ from scipy import optimize
 from scipy import special
 
 from jaxcal.metrics import calibration
+from jaxcal.recalibration import base
 from jaxcal.recalibration import temperature
 from tests import shared
 
@@ -155,6 +156,129 @@ class BoundsTest(parameterized.TestCase):
   def test_without_influence_it_is_one(self, n, k):
     self.assertEqual(
         temperature.fit_temperature(np.full((n, k), 7.), np.zeros(n, int)), 1.)
+
+
+class CalibratorTest(parameterized.TestCase):
+  """What becomes of a fit: applied or not, and with which words."""
+
+  def _fit(self, logits, labels):
+    one = temperature.Temperature().recalibrator()
+    evidence = base.Evidence(np.asarray(logits), np.asarray(labels))
+    fit = one.fit(evidence)
+    return (fit.parameters["temperature"], fit.notes,
+            one.apply(fit.parameters, evidence))
+
+  @parameterized.parameters(0.5, 2.)
+  def test_an_optimum_is_applied_without_a_word(self, true_temperature):
+    logits, labels = _data(0, 4000, true_temperature=true_temperature)
+    fitted, notes, scaled = self._fit(logits, labels)
+    np.testing.assert_allclose(fitted, _minimised(logits, labels), rtol=1e-6)
+    self.assertEqual(notes, ())
+    np.testing.assert_allclose(scaled, logits / fitted, rtol=1e-12)
+
+  def test_all_right_is_not_applied(self):
+    for n in (1, 7):
+      logits, _ = _data(0, n)
+      labels = logits.argmax(-1)
+      fitted, (note,), scaled = self._fit(logits, labels)
+      self.assertEqual(fitted, 1)
+      np.testing.assert_array_equal(scaled, logits)
+      self.assertStartsWith(note, f"all {n} of {n} predictions are right, so ")
+      self.assertIn("more labelled images", note)
+      # Indeed: the sharper, the likelier.
+      losses = [_nll(logits, labels, value) for value in (1, .3, .1, .03)]
+      self.assertEqual(losses, sorted(losses, reverse=True))
+
+  @parameterized.parameters(1e-6, 1e-9)
+  def test_errors_too_small_for_the_range_are_none(self, margin):
+    logits = np.tile([[2., 0.]], (1000, 1))
+    logits[0] = 0, margin
+    fitted, (note,), _ = self._fit(logits, np.zeros(1000, int))
+    self.assertEqual(fitted, 1)
+    self.assertStartsWith(note, "999 of 1000 predictions are right")
+    self.assertIn("likelier than the lowest, 0.001", note)
+
+  def test_worse_than_chance_is_not_applied(self):
+    logits, _ = _data(0, 30)
+    fitted, (note,), _ = self._fit(logits, logits.argmin(-1))
+    self.assertEqual(fitted, 1)
+    self.assertStartsWith(note, "0 of 30 predictions are right")
+    self.assertIn("likelier than the highest, 1000", note)
+
+  @parameterized.parameters((3, 4), (5, 1))
+  def test_nothing_to_fit(self, n, k):
+    fitted, (note,), _ = self._fit(np.full((n, k), 7.), np.zeros(n, int))
+    self.assertEqual(fitted, 1)
+    self.assertStartsWith(note, f"the likelihood of the {n} labels is the same")
+
+  def test_an_optimum_of_one_is_one(self):
+    # Three of four right at a confidence of 3 / 4: nothing to improve.
+    logits = np.tile([[np.log(3.), 0.]], (4, 1))
+    fitted, notes, _ = self._fit(logits, np.array([0, 0, 0, 1]))
+    np.testing.assert_allclose(fitted, 1, rtol=1e-9)
+    self.assertLen(notes, 1)
+    self.assertStartsWith(notes[0], "1 lies within the 95 % interval")
+
+  def test_fewer_images_than_classes_is_applied_with_a_word(self):
+    logits, labels = _data(5, 30, 40, true_temperature=8.)
+    fitted, (note,), scaled = self._fit(logits, labels)
+    np.testing.assert_allclose(fitted, np.exp(optimize.minimize_scalar(
+        lambda log: _nll(logits, labels, np.exp(log)), bounds=(-3, 5),
+        method="bounded", options={"xatol": 1e-9}).x), rtol=1e-6)
+    absent = 40 - len(set(labels.tolist()))
+    self.assertIn("30 images, fewer than the 40 classes, of which "
+                  f"{absent} have no image", note)
+    np.testing.assert_allclose(scaled, logits / fitted, rtol=1e-12)
+
+  def test_hardly_better_than_chance_is_applied_without_a_claim(self):
+    """Nearly flat probabilities, but a temperature of one is far too sharp."""
+    logits = np.tile([[1., 0.]], (100, 1))
+    labels = (np.arange(100) >= 51).astype(int)
+    fitted, notes, _ = self._fit(logits, labels)
+    np.testing.assert_allclose(fitted, 1 / np.log(51 / 49), rtol=1e-9)
+    self.assertEqual(notes, ())
+    low, high = temperature.confidence_interval(fitted, logits, labels)
+    self.assertBetween(low, 1.5, 5)
+    self.assertEqual(high, temperature.BOUNDS[1])
+
+  @parameterized.parameters((0.95, 3.841459), (0.5, 0.454936))
+  def test_interval_is_where_the_likelihood_ratio_is_the_quantile(
+      self, level, quantile):
+    logits, labels = _data(6, 200)
+    fitted = temperature.fit_temperature(logits, labels)
+    ends = temperature.confidence_interval(
+        fitted, logits, labels, level=level)
+    for end in ends:
+      ratio = 2 * 200 * (_nll(logits, labels, end) -
+                         _nll(logits, labels, fitted))
+      np.testing.assert_allclose(ratio, quantile, rtol=1e-5)
+    self.assertLess(ends[0], fitted)
+    self.assertLess(fitted, ends[1])
+    self.enter_context(absltest.mock.patch.object(temperature, "_BLOCK", 12))
+    np.testing.assert_allclose(
+        temperature.confidence_interval(
+            fitted, logits + 1e5, labels, level=level), ends, rtol=1e-7)
+
+  @parameterized.parameters(1., 2.)
+  def test_interval_covers_the_true_temperature(self, true_temperature):
+    repeats, covered, noted = 400, 0, 0
+    for seed in range(repeats):
+      logits, labels = _data(seed, 200, true_temperature=true_temperature)
+      fitted = temperature.fit_temperature(logits, labels)
+      low, high = temperature.confidence_interval(fitted, logits, labels)
+      covered += low <= true_temperature <= high
+      noted += bool(self._fit(logits, labels)[1])
+    error = np.sqrt(0.05 * 0.95 / repeats)
+    self.assertLess(abs(covered / repeats - 0.95), 4 * error)
+    # Said just where one is covered: nearly never at a temperature of 2.
+    if true_temperature == 1:
+      self.assertEqual(noted, covered)
+    else:
+      self.assertLess(noted, 4)
+
+  def test_a_flat_likelihood_excludes_nothing(self):
+    self.assertEqual(temperature.confidence_interval(
+        1., np.ones((3, 2)), np.zeros(3, int)), temperature.BOUNDS)
 
 
 class RefusesTest(parameterized.TestCase):

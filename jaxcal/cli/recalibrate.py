@@ -1,0 +1,412 @@
+"""`jaxcal recalibrate`: predictions on disk become better calibrated ones."""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import hashlib
+import itertools
+import json
+import pathlib
+import re
+import shutil
+import sys
+from typing import Any, NamedTuple
+import warnings
+
+from absl import flags
+import numpy as np
+
+from jaxcal import config as config_lib
+from jaxcal import predictions as predictions_lib
+from jaxcal import provenance
+from jaxcal.cli import config_files
+from jaxcal.cli import experiment
+from jaxcal.cli import reporting
+from jaxcal.predictions import Predictions
+from jaxcal.recalibration import base
+from jaxcal.recalibration import calibrators
+from jaxcal.recalibration import predicted
+from jaxcal.report import summary
+from jaxcal.storage import atomic
+
+ABOUT = "recalibrate saved predictions by labelled images; no model is needed"
+EXAMPLE = "jaxcal recalibrate runs/mine --share=0.2"
+
+# Where `jaxcal evaluate` keeps predictions for images of none of the classes.
+_UNKNOWN = "unknown"
+
+_RECALIBRATOR = flags.DEFINE_string(
+    "recalibrator", "temperature",
+    f"which calibrator: {', '.join(calibrators.RECALIBRATORS)}")
+_ON = flags.DEFINE_string(
+    "on", None, "labelled images to fit to: the name of a split that RUN holds "
+    "predictions of (config.temperature.split), the output folder of another "
+    "run with the same sets and methods, or a file of predictions")
+_SHARE = flags.DEFINE_float(
+    "share", None, "instead of --on: fit to this share of RUN's own images, in "
+    "(0, 1), drawn at random from each class, and measure on the others")
+_SEED = flags.DEFINE_integer("seed", 0, "seed of that draw")
+
+
+class _Source(NamedTuple):
+  """Predictions of a method on a set, and those that it is fitted to.
+
+  Attributes:
+    data: Name of the set.
+    method: Name of the method.
+    path: Of the predictions.
+    on: Path of those to fit to; the same where a share of them is drawn.
+  """
+
+  data: str
+  method: str
+  path: pathlib.Path
+  on: pathlib.Path
+
+
+def help_text() -> str:
+  """What `jaxcal recalibrate --help` prints."""
+  return "\n".join([
+      f"jaxcal recalibrate RUN: {ABOUT}.", "",
+      "RUN is the output folder of `jaxcal evaluate`. Each METHOD of each "
+      "image set is", "fitted to labelled images and becomes METHOD+NAME, "
+      "which is measured beside it on", "the same images, none of them fitted "
+      "to. Writes predictions/, results.jsonl,", "results.md, "
+      "differences.jsonl, report.html, diagram-*.svg and run.json, and prints "
+      "a", "table.", "",
+      "Examples:", f"  {EXAMPLE}",
+      "  jaxcal recalibrate runs/mine --on=validation",
+      "  jaxcal recalibrate runs/mine --on=runs/of_other_images", "",
+      "Flags:", *experiment.flag_help("recalibrator", "on", "share", "seed"),
+      "  --output\n      folder to write to; RUN/recalibrated-NAME-HASH if "
+      "absent, with a hash of all\n      that it was made from",
+      *experiment.flag_help("overwrite", "debug")])
+
+
+def main(run: str) -> None:
+  """Recalibrates what a folder holds, as the flags say."""
+  calibrator = _calibrator(_RECALIBRATOR.value)
+  _check_flags()
+  folder = pathlib.Path(run)
+  sources = _sources(folder)
+  for source in sources:  # errors come before the work
+    with _named(source):
+      predicted.check(*_divided(source), calibrator)
+  inputs = _inputs(folder, sources)
+  output = _output(folder, sources, inputs)
+  fits = {}
+  for source in sources:
+    fits.setdefault(source.data, {})[source.method] = _save(
+        source, calibrator, output)
+  about = inputs | {"fits": fits, "provenance": provenance.describe()}
+  atomic.write_whole(
+      output / "run.json", json.dumps(about, indent=2).encode())
+  before = _settings_of(folder)
+  conventions = _conventions(before)
+  model = before.get("config.model.name", "saved predictions")
+  reporting.write(
+      output, reporting.measure(_predicted(output, sources), conventions),
+      title=f"Calibration of {model}, by {_RECALIBRATOR.value}",
+      conventions=conventions, remarks=_remarks(fits),
+      settings={f"recalibration.{name}": value
+                for name, value in inputs.items()} | before)
+
+
+def recalibrated(
+    plain: Predictions, on: Predictions, calibrator: base.Calibrator,
+    method: str,
+) -> Predictions:
+  """METHOD recalibrated, as METHOD+NAME with the fitted numbers in settings.
+
+  Notes on the fit are in the settings; the report prints them, so that here
+  nothing warns.
+
+  Args:
+    plain: Of the images to be recalibrated.
+    on: Of the images to fit to.
+    calibrator: The calibrator.
+    method: What the result is called.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", base.FitWarning)
+    found = predicted.recalibrate(plain, on, calibrator)
+  return found._replace(settings={
+      **found.settings, "method": method, **reporting.numbers(found)})
+
+
+def _calibrator(name: str) -> base.Calibrator:
+  if name not in calibrators.RECALIBRATORS:
+    raise ValueError(f"unknown recalibrator {name!r}; choose from: "
+                     f"{', '.join(calibrators.RECALIBRATORS)}.")
+  return calibrators.RECALIBRATORS[name]()
+
+
+def _check_flags():
+  """Refuses flags that do not go together or are out of range."""
+  if config_files.CONFIG.value != config_lib.ExperimentConfig():
+    raise ValueError("the files of RUN say all that a config would; leave out "
+                     "--config")
+  if (_ON.value is None) == (_SHARE.value is None):
+    raise ValueError(
+        "give one of --on=SPLIT|RUN|FILE, labelled images to fit to, and "
+        "--share=0.2, a share of the images themselves")
+  if _SHARE.value is not None and not 0 < _SHARE.value < 1:
+    raise ValueError(f"--share is {_SHARE.value:g}, expected in (0, 1)")
+  if _ON.value == _UNKNOWN:
+    raise ValueError(f"{_UNKNOWN!r} are images of none of the classes, so that "
+                     "their labels mean nothing; fit to others")
+
+
+def _sources(run: pathlib.Path) -> list[_Source]:
+  """All that is to be recalibrated, in the order of the run's own tables."""
+  if not run.is_dir():
+    raise FileNotFoundError(f"no run {run}; expected the output folder of "
+                            "`jaxcal evaluate`")
+  held = _methods_by_set(run / "predictions")
+  if not held:
+    raise FileNotFoundError(
+        f"no predictions in {run}; expected predictions/SET/METHOD.npz, as "
+        "`jaxcal evaluate` writes them")
+  place = _place_to_fit(run, held)
+  found = []
+  for data, methods in held.items():
+    paths = {method: place(data, method) for method in methods}
+    if not any(paths.values()):
+      raise FileNotFoundError(
+          f"no predictions of {data} to fit to: {_ON.value} has none by any of "
+          f"{', '.join(methods)}")
+    for method, path in paths.items():
+      if path is None:
+        print(f"jaxcal: {data}, {method}: left out, {_ON.value} has no "
+              "predictions by it to fit to", file=sys.stderr)
+      else:
+        found.append(_Source(
+            data, method, run / "predictions" / data / method, path))
+  order = _order(run)
+  last = len(order)
+  return sorted(found, key=lambda source: (
+      order.get((source.data, source.method), last), source[:2]))
+
+
+def _methods_by_set(folder: pathlib.Path) -> dict[str, list[str]]:
+  """Names of predictions that are not recalibrated, by set."""
+  found = {}
+  for path in sorted(folder.glob("*/*.json")):
+    name = path.name.removesuffix(".json")
+    about = json.loads(path.read_text(encoding="utf-8"))
+    if (predictions_lib.exists(path.parent / name) and
+        "recalibrator" not in about["settings"]):
+      found.setdefault(path.parent.name, []).append(name)
+  return found
+
+
+def _order(run: pathlib.Path) -> dict[tuple[str, str], int]:
+  """Where the run's results name a method of a set."""
+  path = run / "results.jsonl"
+  lines = path.read_text("utf-8").splitlines() if path.exists() else []
+  rows = map(json.loads, lines)
+  return {(row["data"], row["method"]): position
+          for position, row in enumerate(rows)}
+
+
+def _place_to_fit(
+    run: pathlib.Path, held: Mapping[str, list[str]]
+) -> Callable[[str, str], pathlib.Path | None]:
+  """Where a method's predictions lie that it is fitted to; None without any.
+
+  Args:
+    run: The folder.
+    held: From `_methods_by_set`.
+
+  Returns:
+    A function of set and method.
+  """
+  folder, given = run / "predictions", _ON.value
+  if given is None:
+    return lambda data, method: folder / data / method
+  other = pathlib.Path(given)
+  if other.name == given and any(
+      (folder / data / given).is_dir() for data in held):
+    return lambda data, method: _if_there(folder / data / given / method)
+  if (other / "predictions").is_dir():
+    return lambda data, method: _if_there(other / "predictions" / data / method)
+  file = other.parent / re.sub(r"\.(npz|json)$", "", other.name)
+  if predictions_lib.exists(file):
+    known = _method_of_file(file, held)
+    return lambda data, method: file if method == known else None
+  splits = {path.name for data in held for path in (folder / data).iterdir()
+            if any(path.glob("*.npz"))} - {_UNKNOWN}
+  raise FileNotFoundError(
+      f"--on={given} is no split of which {run} holds predictions (it has "
+      f"{', '.join(sorted(splits)) or 'none'}), no folder with predictions/ "
+      "and no file of predictions")
+
+
+def _if_there(path):
+  return path if predictions_lib.exists(path) else None
+
+
+def _method_of_file(file, held):
+  """A file is of one method and one set, so that the run must have one set."""
+  (_, methods), *more = held.items()
+  if more:
+    raise ValueError(f"{file} is of one image set, but there are {len(held)}: "
+                     f"{', '.join(held)}; give --on a split or another run")
+  method = predictions_lib.load(file).settings.get("method", file.name)
+  if method not in methods:
+    raise ValueError(f"{file} is of the method {method}, of which there are no "
+                     f"predictions to recalibrate, only of "
+                     f"{', '.join(methods)}")
+  return method
+
+
+def _divided(source: _Source) -> tuple[Predictions, Predictions]:
+  """Predictions to recalibrate and measure, and those to fit to."""
+  plain = predictions_lib.load(source.path)
+  if plain.labels is None:
+    raise ValueError("the images have no labels, so that nothing can be "
+                     "measured; give a run on images whose classes are known")
+  if _SHARE.value is None:
+    return plain, _called(predictions_lib.load(source.on), source)
+  chosen = predicted.draw(plain.labels, _SHARE.value, seed=_SEED.value)
+  part = (f"{source.data}, a share of {_SHARE.value:g} drawn with seed "
+          f"{_SEED.value}")
+  rest = predictions_lib.take(plain, np.flatnonzero(~chosen))
+  on = predictions_lib.take(plain, np.flatnonzero(chosen))
+  return (rest._replace(settings={**rest.settings, "left_out": part}),
+          on._replace(settings={**on.settings, "data": part}))
+
+
+def _called(on, source):
+  """Predictions from elsewhere say so: their sets are called alike."""
+  if source.path.parent in source.on.parents:
+    return on
+  place = pathlib.Path(_ON.value).absolute().name
+  data = on.settings.get("data", source.data)
+  return on._replace(settings={**on.settings, "data": f"{data} of {place}"})
+
+
+@contextlib.contextmanager
+def _named(source: _Source) -> Iterator[None]:
+  """Errors in here say of what they are."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"{source.data}, {source.method}: {error}") from error
+
+
+def _inputs(run: pathlib.Path, sources: list[_Source]) -> dict[str, Any]:
+  """All that decides the numbers; files by what they hold."""
+  contents = {}
+  for source in sources:
+    contents.setdefault(source.data, {})[source.method] = [
+        _digest(path) for path in dict.fromkeys((source.path, source.on))]
+  return {"recalibrator": _RECALIBRATOR.value, "run": run.absolute().name,
+          "on": _ON.value and pathlib.Path(_ON.value).name,
+          "share": _SHARE.value,
+          "seed": None if _SHARE.value is None else _SEED.value,
+          "predictions": contents}
+
+
+def _digest(path):
+  digest = hashlib.sha256()
+  for ending in ("npz", "json"):
+    digest.update(atomic.with_ending(path, ending).read_bytes())
+  return digest.hexdigest()[:16]
+
+
+def _output(
+    run: pathlib.Path, sources: list[_Source], inputs: Mapping[str, Any]
+) -> pathlib.Path:
+  """The folder to write to, with `run.json` in it.
+
+  Raises:
+    ValueError: it is the run itself or holds what is read, or something else.
+  """
+  digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:8]
+  output = pathlib.Path(experiment.OUTPUT.value or run / (
+      f"recalibrated-{_RECALIBRATOR.value}-{digest}"))
+  here = output.resolve()
+  read = {folder for source in sources for path in (source.path, source.on)
+          for folder in path.resolve().parents}
+  if here in read or (run / "predictions").resolve() in here.parents:
+    raise ValueError(f"--output={output} would mix with what is read; give "
+                     f"another folder, perhaps one in {run}")
+  path = output / "run.json"
+  if path.exists():
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if any(before.get(name) != value for name, value in inputs.items()):
+      if not experiment.OVERWRITE.value or "recalibrator" not in before:
+        raise ValueError(
+            f"{output} holds another run; give another --output, or "
+            "--overwrite to remove it if it is a recalibration")
+      shutil.rmtree(output)
+  output.mkdir(parents=True, exist_ok=True)
+  atomic.write_whole(path, json.dumps(inputs, indent=2).encode())
+  return output
+
+
+def _save(
+    source: _Source, calibrator: base.Calibrator, output: pathlib.Path
+) -> dict[str, Any]:
+  """Saves METHOD and METHOD+NAME; says what was fitted to what."""
+  plain, on = _divided(source)
+  method = _recalibrated_name(source.method)
+  found = recalibrated(plain, on, calibrator, method)
+  folder = output / "predictions" / source.data
+  predictions_lib.save(plain, folder / source.method)
+  predictions_lib.save(found, folder / method)
+  about = found.settings["recalibration"]
+  return {"fitted_on": about["fitted_on"], "fitted_to": about["num_images"],
+          "measured_on": len(plain.ids), **reporting.numbers(found),
+          "notes": about["notes"]}
+
+
+def _recalibrated_name(method):
+  return f"{method}+{_RECALIBRATOR.value}"
+
+
+def _predicted(
+    output: pathlib.Path, sources: list[_Source]
+) -> Iterator[reporting.Predicted]:
+  """Each method and what became of it, set by set."""
+  for data, group in itertools.groupby(sources, lambda source: source.data):
+    references = {_recalibrated_name(source.method): source.method
+                  for source in group}
+    names = [name for pair in references.items() for name in reversed(pair)]
+    folder = output / "predictions" / data
+    yield reporting.Predicted(
+        data, {name: predictions_lib.load(folder / name) for name in names},
+        references)
+
+
+def _remarks(fits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """Which images were fitted to, and which are measured."""
+  own = _SHARE.value is not None
+  said = []
+  for data, by_method in fits.items():
+    for fit in by_method.values():
+      chosen, rest = fit["fitted_to"], fit["measured_on"]
+      said.append(
+          f"{data}: {chosen} of its {chosen + rest} images, a share of "
+          f"{_SHARE.value:g} drawn at random (seed {_SEED.value}), were fitted "
+          f"to; everything here, the plain methods too, is measured on the "
+          f"other {rest} alone." if own else
+          f"{data}: {chosen} images of {fit['fitted_on']} were fitted to; "
+          f"everything is measured on {rest} others.")
+  return list(dict.fromkeys(said))
+
+
+def _settings_of(run: pathlib.Path) -> dict[str, Any]:
+  """What the run says of itself, by dotted name."""
+  path = run / "run.json"
+  if not path.exists():
+    return {}
+  return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _conventions(settings: Mapping[str, Any]) -> summary.Conventions:
+  """Those of the run, so that its numbers and these compare."""
+  fields = summary.Conventions()._asdict()
+  return summary.Conventions(**{
+      name: settings.get(f"config.metrics.{name}", value)
+      for name, value in fields.items()})

@@ -1,0 +1,128 @@
+"""What a calibrator is: other logits for the same images, often fitted.
+
+A calibrator is a frozen dataclass of its own constants with a method
+`recalibrator()`. What that returns is a pair of pure functions of arrays and
+says what they need; ids, files and class names are not their business.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+
+
+class FitWarning(UserWarning):
+  """A fit rests on less than its user may think; the message says on what."""
+
+
+class Evidence(NamedTuple):
+  """What calibrators look at, all of it of the same images in one order.
+
+  n images, k classes, s random views, d of the joint space, j base classes.
+  Only the logits are always there; `Recalibrator.needs` says what else must be.
+
+  Attributes:
+    logits: Unnormalised log-probabilities: their softmax is the distribution
+      that is to be calibrated.
+    labels: True classes; needed where something is fitted to them.
+    scores: As released, where they are not the logits: votes, sums of
+      probabilities.
+    image_features: Of the clean view, unit norm.
+    text_features: Tuned, unit norm, where all images share them.
+    zero_shot_text_features: Before the tuning, unit norm.
+    base_text_features: Of the classes of the training, tuned.
+    base_zero_shot_text_features: Of the classes of the training, before it.
+    zero_shot_logits: Of the clean view.
+    view_logits: Tuned, of the most confident random views.
+    zero_shot_view_logits: Of the same views.
+    mean_cosine: Of pairs of classes at the initial context.
+  """
+
+  logits: Float[Array, "n k"]
+  labels: Int[Array, "n"] | None = None
+  scores: Float[Array, "n k"] | None = None
+  image_features: Float[Array, "n d"] | None = None
+  text_features: Float[Array, "k d"] | None = None
+  zero_shot_text_features: Float[Array, "k d"] | None = None
+  base_text_features: Float[Array, "j d"] | None = None
+  base_zero_shot_text_features: Float[Array, "j d"] | None = None
+  zero_shot_logits: Float[Array, "n k"] | None = None
+  view_logits: Float[Array, "n s k"] | None = None
+  zero_shot_view_logits: Float[Array, "n s k"] | None = None
+  mean_cosine: Float[Array, ""] | None = None
+
+
+class Fit(NamedTuple):
+  """What was learnt from one set of images, to be applied to others.
+
+  Attributes:
+    parameters: Numbers and arrays by name; JSON holds them once arrays are
+      lists.
+    notes: Plain sentences about what the fit rests on; none where there is
+      nothing to be said.
+  """
+
+  parameters: Mapping[str, Any]
+  notes: tuple[str, ...] = ()
+
+
+class Recalibrator(NamedTuple):
+  """A calibrator as functions.
+
+  Attributes:
+    name: Of the calibrator, as in `calibrators.RECALIBRATORS`.
+    apply: Of the parameters and the evidence of the images that are to be
+      recalibrated; returns their logits, [n k]. Never looks at the labels.
+    fit: Of the evidence of other images; None where every image is recalibrated
+      by itself, so that there is nothing to fit: `apply` then sees no
+      parameters.
+    needs: Fields of `Evidence` beside logits and labels that both functions
+      look at.
+    needs_labels: Whether the fit looks at the labels.
+    keeps_prediction: Whether every image keeps its predicted class.
+    same_classes: Whether a fit holds for its own classes alone.
+  """
+
+  name: str
+  apply: Callable[[Mapping[str, Any], Evidence], Float[Array, "n k"]]
+  fit: Callable[[Evidence], Fit] | None = None
+  needs: tuple[str, ...] = ()
+  needs_labels: bool = True
+  keeps_prediction: bool = True
+  same_classes: bool = True
+
+
+class Calibrator(Protocol):
+  """Anything that becomes a `Recalibrator`."""
+
+  def recalibrator(self) -> Recalibrator:
+    """The calibrator as functions, its constants bound."""
+
+
+def check_needs(
+    recalibrator: Recalibrator, evidence: Evidence, *, of: str,
+    for_fit: bool = False,
+) -> None:
+  """Refuses evidence that lacks what the calibrator looks at.
+
+  Args:
+    recalibrator: The calibrator.
+    evidence: Of the images that it is fitted or applied to.
+    of: How the message calls these images.
+    for_fit: Whether it is to be fitted to them, perhaps to their labels.
+
+  Raises:
+    ValueError: names what is missing and how to get it.
+  """
+  missing = [name for name in recalibrator.needs
+             if getattr(evidence, name) is None]
+  if missing:
+    raise ValueError(
+        f"{recalibrator.name} needs {', '.join(missing)} of {of}, which are "
+        "not there; `jaxcal evaluate` keeps them with --config.evidence="
+        f"{','.join(missing)}")
+  if for_fit and recalibrator.needs_labels and evidence.labels is None:
+    raise ValueError(f"{recalibrator.name} is fitted to labels, which {of} do "
+                     "not have; give images whose classes are known")

@@ -1,0 +1,210 @@
+"""Predictions recalibrated by other predictions of the same model.
+
+The one module of the room that knows `predictions`: class names and ids are
+looked at here, so that calibrators are functions of arrays.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+import warnings
+
+import numpy as np
+
+from jaxcal.predictions import Predictions
+from jaxcal.recalibration import base
+from jaxcal.recalibration import temperature
+from jaxcal.typing import Array
+from jaxcal.typing import Bool
+from jaxcal.typing import Float
+from jaxcal.typing import Int
+
+_TARGET = "the images to be recalibrated"
+_FITTED = "the images to fit to"
+
+
+def recalibrate(
+    predictions: Predictions | base.Evidence | Float[Array, "n k"],
+    on: (Predictions | base.Evidence |
+         tuple[Float[Array, "m k"], Int[Array, "m"]] | None) = None,
+    recalibrator: base.Calibrator = temperature.Temperature(),
+) -> Predictions | Float[Array, "n k"]:
+  """Fits a calibrator to labelled images and applies it to others.
+
+  Args:
+    predictions: Of the images to be recalibrated: `Predictions`, or logits as
+      an array, or the arrays of `base.Evidence`.
+    on: Of the labelled images to fit to, by the same model and method; in
+      the same form, with arrays as a pair of logits and labels. Calibrators
+      without a fit do not look at it.
+    recalibrator: The calibrator, `Temperature()` if not given.
+
+  Returns:
+    Of `Predictions`: the same with other logits, and in their settings
+    `recalibrator` (its name) and `recalibration` (`parameters`, `num_images`,
+    `fitted_on`: the settings' name of that data, `notes`: what the fit rests
+    on). Of arrays: the logits alone.
+
+  Raises:
+    ValueError: classes that differ, an image in both, no labels, missing
+      evidence, or a calibrator whose logits have another shape, are not finite
+      or change predictions though it says that it keeps them.
+    TypeError: one of both are `Predictions`, the other one arrays.
+
+  Warns:
+    base.FitWarning: each of the notes.
+  """
+  one = recalibrator.recalibrator()
+  check(predictions, on, recalibrator)
+  evidence = _evidence(predictions)
+  fit = base.Fit({})
+  if one.fit is not None:
+    fit = one.fit(_evidence(on))
+  logits = one.apply(fit.parameters, evidence)
+  _check_logits(one, np.asarray(evidence.logits), np.asarray(logits))
+  for note in fit.notes:
+    warnings.warn(f"{one.name}: {note}", base.FitWarning, stacklevel=2)
+  if not isinstance(predictions, Predictions):
+    return logits
+  return predictions._replace(
+      logits=np.asarray(logits, np.float32),
+      settings={**predictions.settings, "recalibrator": one.name,
+                "recalibration": _about(fit, on if one.fit else None)})
+
+
+def check(
+    predictions: Predictions | base.Evidence | Float[Array, "n k"],
+    on: (Predictions | base.Evidence |
+         tuple[Float[Array, "m k"], Int[Array, "m"]] | None),
+    recalibrator: base.Calibrator,
+) -> None:
+  """Refuses what `recalibrate` refuses, without the fit.
+
+  Args:
+    predictions: See `recalibrate`.
+    on: See `recalibrate`.
+    recalibrator: See `recalibrate`.
+
+  Raises:
+    ValueError: see `recalibrate`.
+    TypeError: see `recalibrate`.
+  """
+  one = recalibrator.recalibrator()
+  base.check_needs(one, _evidence(predictions), of=_TARGET)
+  if one.fit is None:
+    return
+  if on is None:
+    raise ValueError(f"{one.name} is fitted to other images than those that it "
+                     "recalibrates; give their predictions as `on`")
+  if isinstance(predictions, Predictions) != isinstance(on, Predictions):
+    raise TypeError("expected Predictions twice, or arrays twice, but got "
+                    f"{type(predictions).__name__} to recalibrate and "
+                    f"{type(on).__name__} to fit to")
+  base.check_needs(one, _evidence(on), of=_FITTED, for_fit=True)
+  if one.same_classes:
+    _check_classes(one, predictions, on)
+  if isinstance(predictions, Predictions):
+    _check_other_images(predictions, on)
+
+
+def draw(
+    labels: Int[Array, "n"], share: float, *, seed: int
+) -> Bool[np.ndarray, "n"]:
+  """Picks images at random to fit to, so that the others can be judged by.
+
+  From each class, as near as whole images can be, the share that is asked for:
+  images are put in line, class after class, shuffled within each, and picked at
+  equal distances from a random start.
+
+  Args:
+    labels: True classes, at least two images.
+    share: Of the images, in (0, 1); at least one is picked and one is left.
+    seed: Seed of the order and of the start.
+
+  Returns:
+    Whether each image is picked.
+
+  Raises:
+    ValueError: a share outside (0, 1), or fewer than two images.
+  """
+  n = len(labels)
+  if not 0 < share < 1:
+    raise ValueError(f"expected a share in (0, 1), got {share:g}")
+  if n < 2:
+    raise ValueError(f"{n} images cannot be divided into some to fit to and "
+                     "others to be judged by; give at least two")
+  count = min(max(1, round(share * n)), n - 1)
+  random = np.random.default_rng(seed)
+  order = random.permutation(n)
+  line = order[np.argsort(np.asarray(labels)[order], kind="stable")]
+  # As fractions of count, so that no rounding picks an image twice.
+  picked = np.arange(count) * n // count + random.integers(n)
+  chosen = np.zeros(n, bool)
+  chosen[line[picked % n]] = True
+  return chosen
+
+
+def _evidence(given) -> base.Evidence:
+  """Arrays alone, of whatever form they come in."""
+  if isinstance(given, base.Evidence):
+    return given
+  if isinstance(given, Predictions):
+    return base.Evidence(given.logits, given.labels, **given.evidence)
+  if isinstance(given, tuple):
+    logits, labels = given
+    return base.Evidence(np.asarray(logits), np.asarray(labels))
+  return base.Evidence(given)
+
+
+def _check_classes(one, predictions, on):
+  sizes = [_evidence(given).logits.shape[-1] for given in (predictions, on)]
+  if sizes[0] != sizes[1]:
+    raise ValueError(
+        f"{one.name} must be fitted to the classes that it is applied to, but "
+        f"it would be fitted to {sizes[1]} and applied to {sizes[0]}")
+  if isinstance(predictions, Predictions):
+    pairs = zip(predictions.class_names, on.class_names)
+    differing = next((pair for pair in pairs if pair[0] != pair[1]), None)
+    if differing:
+      raise ValueError(
+          f"{one.name} must be fitted to the classes that it is applied to, "
+          f"in the same order, but {differing[1]!r} stands where "
+          f"{differing[0]!r} does")
+
+
+def _check_other_images(predictions, on):
+  seen = set(on.ids)
+  both = [image_id for image_id in predictions.ids if image_id in seen]
+  if both:
+    raise ValueError(
+        f"{len(both)} images are among those to fit to and among those to be "
+        f"recalibrated, the first one {both[0]!r}: a calibrator must not be "
+        "judged by what it was fitted to. Give other images, or a share of "
+        "these; if they only have the same names, rename those of one set")
+
+
+def _check_logits(one, before, after):
+  """Refuses logits that no metric should see, or that break a promise."""
+  if after.shape != before.shape or not np.isfinite(after).all():
+    raise ValueError(f"{one.name} must return finite logits of shape "
+                     f"{before.shape}, but they have shape {after.shape} and "
+                     f"{int((~np.isfinite(after)).sum())} are not finite")
+  if not one.keeps_prediction:
+    return
+  # Rounding may make logits equal that were not, never the other way round.
+  highest = lambda logits: logits == logits.max(axis=1, keepdims=True)
+  kept = (highest(before) & highest(after)).any(axis=1)
+  if not kept.all():
+    raise ValueError(
+        f"{one.name} says that it keeps every predicted class, but it changes "
+        f"{int((~kept).sum())} of {len(kept)}, the first one in row "
+        f"{int((~kept).argmax())}")
+
+
+def _about(fit: base.Fit, on: Predictions | None) -> Mapping[str, Any]:
+  """What the settings keep of a fit."""
+  return {
+      "parameters": {name: np.asarray(value).tolist()
+                     for name, value in fit.parameters.items()},
+      "num_images": 0 if on is None else len(on.ids),
+      "fitted_on": None if on is None else on.settings.get("data"),
+      "notes": list(fit.notes)}
