@@ -9,7 +9,7 @@
 `Float[Array, "k d"]` reads: a floating point array of shape [k, d].
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -20,10 +20,11 @@ from jaxtyping import Int
 from jaxtyping import Key
 from jaxtyping import PyTree
 from jaxtyping import UInt8
+import numpy as np
 
 __all__ = [
     "Array", "ArrayLike", "Bool", "Float", "Int", "Key", "Pooled", "PyTree",
-    "UInt8", "at_least_float32"
+    "UInt8", "as_numpy", "at_least_float32"
 ]
 
 
@@ -50,3 +51,34 @@ def at_least_float32(x: ArrayLike) -> Float[Array, "..."]:
     return x.astype(float)
   # Not by promotion, which strict dtype rules refuse.
   return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+
+def as_numpy(x: Any) -> np.ndarray:
+  """Numbers as an array of the host, whatever holds them.
+
+  Args:
+    x: Array of numpy or jax, tensor of torch (wherever it lies, with or without
+      a gradient), number, or nested lists of any of these.
+
+  Returns:
+    The same numbers in their own type, without a copy where the memory can be
+    shared; floating point types that numpy lacks, such as bfloat16, as float32.
+
+  Raises:
+    ValueError: Parts of a list differ in shape.
+  """
+  if isinstance(x, (list, tuple)):
+    x = [one if isinstance(one, (int, float)) else as_numpy(one) for one in x]
+    shapes = sorted({np.shape(one) for one in x})
+    if len(shapes) > 1:
+      raise ValueError("the parts of a list must have one shape to become an "
+                       f"array, but there are {shapes[0]} and {shapes[1]}.")
+  elif hasattr(x, "detach"):  # torch, which is not imported for its sake
+    x = x.detach().cpu()
+    try:
+      x = x.numpy()
+    except TypeError:  # a type that numpy lacks
+      x = x.float().numpy()
+  x = np.asarray(x)
+  foreign = x.dtype.kind == "V" and jnp.issubdtype(x.dtype, jnp.floating)
+  return x.astype(np.float32) if foreign else x
