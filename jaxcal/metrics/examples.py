@@ -82,8 +82,8 @@ def check_hits(
 
   Args:
     values: Hits as numbers.
-    name: What the caller calls them.
-    way_out: How class labels, a frequent mistake, become hits.
+    name: Name of the argument.
+    way_out: Way from class labels, a frequent mistake, to hits.
   """
   if is_traced(values):
     return
@@ -91,8 +91,8 @@ def check_hits(
   wrong = (concrete != 0) & (concrete != 1)
   if np.any(wrong):
     raise ValueError(
-        f"{name} must be hits, True or False (or 1 and 0), but it holds "
-        f"{concrete[wrong][0]:g}; from class labels: {way_out}.")
+        f"{name} must be hits, True or False (or 1 and 0), but "
+        f"{concrete[wrong][0]:g} is among them; from class labels: {way_out}.")
 
 
 def check_labels(
@@ -100,8 +100,8 @@ def check_labels(
   """Raises unless labels are integers in [0, num_classes), unless traced.
 
   Args:
-    labels: From `readable`, since a jax array may have lost the upper 32 bits.
-    num_classes: How many classes there are.
+    labels: Labels from `readable`; jax may cut those of numpy to 32 bits.
+    num_classes: Number of classes.
 
   Raises:
     TypeError: The dtype is not an integer one (checked always).

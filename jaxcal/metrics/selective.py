@@ -137,7 +137,7 @@ def roc_area(
 
   Args:
     scores: High where the example is to be called positive.
-    positive: Which examples are, as booleans or as 0 and 1.
+    positive: Whether each example is positive, as booleans or as 0 and 1.
     weights: Multiplicity of each example; one if None.
 
   Returns:
@@ -194,7 +194,7 @@ def false_positive_rate(
 
   Args:
     scores: High where the example is to be called positive.
-    positive: Which examples are, as booleans or as 0 and 1.
+    positive: Whether each example is positive, as booleans or as 0 and 1.
     recall: Least share of the positive examples that is found, in (0, 1].
     weights: Multiplicity of each example; one if None.
 

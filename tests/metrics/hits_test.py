@@ -91,7 +91,7 @@ class EndsOfTheRangeTest(parameterized.TestCase):
   def test_labels_instead_of_hits(self):
     with self.assertRaisesRegex(
         ValueError, r"correct must be hits, True or False \(or 1 and 0\), but "
-        "it holds 4; from class labels: predicted == labels"):
+        "4 is among them; from class labels: predicted == labels"):
       calibration.expected_calibration_error(
           np.array([0.9, 0.8, 0.7]), np.array([4, 7, 2]))
 
@@ -114,8 +114,8 @@ class HitsTest(parameterized.TestCase):
                          ([np.nan, 0, 1, 1], "nan")):
       for hold in (np.asarray, jnp.asarray, list):
         with self.assertRaisesRegex(
-            ValueError, f"must be hits, .* it holds {first}; from class "
-            "labels: .* == "):
+            ValueError, f"must be hits, .* but {first} is among them; from "
+            "class labels: .* == "):
           metric(jnp.array(_CONFIDENCE), hold(wrong))
 
   @parameterized.named_parameters(*_ALL)
