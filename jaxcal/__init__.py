@@ -5,8 +5,14 @@ of vision-language models in JAX, and their calibration with error bars. From
 the logits and labels of any classifier to its scores:
 
   import jaxcal
-  seen = jaxcal.Predictions(logits, labels, ids, class_names)
-  print(jaxcal.report.summary.summarize(seen, jaxcal.Conventions()))
+  print(jaxcal.evaluate(logits, labels))
+
+From features of images and classes to what methods make of them:
+
+  task = jaxcal.Task(text_features, 100.0)
+  methods = {"zero_shot": jaxcal.ZeroShot(), "tda": jaxcal.Tda()}
+  predictions = jaxcal.predict(methods, task, image_features, labels=labels)
+  print(jaxcal.evaluate(predictions))
 
 From images, with the small CLIP that ships with the package, in a shell:
 
@@ -44,6 +50,7 @@ _EXPORTS = {
         "posterior", "predictions", "recalibration", "report", "storage",
         "testbed", "tuning")},
     "Conventions": ("jaxcal.report.summary", "Conventions"),
+    "evaluate": ("jaxcal.report.summary", "evaluate"),
     "Predictions": ("jaxcal.predictions", "Predictions"),
     "RECALIBRATORS": ("jaxcal.recalibration.calibrators", "RECALIBRATORS"),
     "Temperature": ("jaxcal.recalibration.temperature", "Temperature"),

@@ -79,17 +79,22 @@ class FaceTest(parameterized.TestCase):
 
   def test_the_lines_of_the_docstring(self):
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=(40, 3)).astype(np.float32)
-    labels = rng.integers(0, 3, 40).astype(np.int32)
-    lines = re.findall(r"(?m)^  ((?:import|seen|print).*)$", jaxcal.__doc__)
-    self.assertLen(lines, 3)
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+    text, images = unit(rng.normal(size=(3, 8))), unit(rng.normal(size=(40, 8)))
+    labels, logits = rng.integers(0, 3, 40), 100 * images @ text.T
+    lines = re.findall(
+        r"(?m)^  ((?:import|task|methods|predictions|print).*)$",
+        jaxcal.__doc__)[:6]
+    self.assertLen(lines, 6)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
       exec("\n".join(lines), {
-          "logits": logits, "labels": labels, "class_names": ("a", "b", "c"),
-          "ids": tuple(map(str, range(40)))})
-    accuracy = float(re.search(r"'accuracy': ([^,]+),", printed.getvalue())[1])
-    self.assertAlmostEqual(accuracy, (logits.argmax(1) == labels).mean())
+          "logits": logits, "labels": labels, "image_features": images,
+          "text_features": text})
+    accuracy = f"| {100 * (logits.argmax(1) == labels).mean():.1f} ["
+    self.assertGreaterEqual(
+        printed.getvalue().count(accuracy), 2, printed.getvalue())
+    self.assertIn("| tda - zero_shot |", printed.getvalue())
 
   def test_the_docstring_names_every_room(self):
     named = re.findall(r"(?m)^  (\w+)  +", jaxcal.__doc__)

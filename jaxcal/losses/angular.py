@@ -25,7 +25,8 @@ def nearest_angle(text_features: Float[Array, "k d"]) -> Float[Array, ""]:
     has no neighbour.
 
   Raises:
-    ValueError: `text_features` is not [classes, dimensions].
+    ValueError: `text_features` is not [classes, dimensions], or (where not
+      traced) not of unit norm.
 
   References:
     A-TPT, angular diversity (MB-Shihab-Aaqil-Ahamed/A-TPT @d76ecf6).

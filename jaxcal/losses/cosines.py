@@ -7,10 +7,16 @@ bfloat16 and TensorFloat-32 products would round away.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcal.typing import Array
+from jaxcal.typing import as_numpy
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
+
+# How far from one a norm may be: features that were rounded to bfloat16, or
+# normalised in it, are within half of it.
+_TOLERANCE = 1e-2
 
 
 def cosine_matrix(
@@ -28,7 +34,7 @@ def cosine_matrix(
     Symmetric matrix of cosines in [-1, 1], float32 or wider.
 
   Raises:
-    ValueError: `features` is not [classes, dimensions].
+    ValueError: See `check_class_features`.
   """
   check_class_features(features)
   features = at_least_float32(features)
@@ -47,9 +53,10 @@ def paired_cosines(
     Cosines in [-1, 1], float32 or wider.
 
   Raises:
-    ValueError: The shapes differ or are not [classes, dimensions].
+    ValueError: The shapes differ, or see `check_class_features`.
   """
   check_class_features(first)
+  check_class_features(second)
   if first.shape != second.shape:
     raise ValueError(
         f"features must come in pairs, but {first.shape=} and "
@@ -58,8 +65,23 @@ def paired_cosines(
 
 
 def check_class_features(features: Float[Array, "k d"]) -> None:
-  """Raises ValueError unless features are [classes, dimensions], not empty."""
+  """Refuses what is no set of class features.
+
+  Raises:
+    ValueError: Features that are not [classes, dimensions], empty, or (where
+      not traced) of another norm than one. What rounding to half precision does
+      to a norm passes, up to 1 %.
+  """
   if features.ndim != 2 or 0 in features.shape:
     raise ValueError(
         "features must be [classes, dimensions] (use jax.vmap for a batch), "
         f"but {features.shape=}.")
+  if isinstance(features, jax.core.Tracer):
+    return
+  norms = np.linalg.norm(as_numpy(features).astype(float), axis=-1)
+  wrong = ~(np.abs(norms - 1) <= _TOLERANCE)  # also where a norm is NaN
+  if wrong.any():
+    raise ValueError(
+        f"features must be of unit norm, but {wrong.sum()} of {len(norms)} are "
+        f"not; the first of them has norm {norms[wrong][0]:.4g}. Divide each "
+        "by its norm.")

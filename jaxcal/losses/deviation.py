@@ -27,7 +27,8 @@ def cosine_deviation(
     Value in [0, 2]; zero where nothing moved.
 
   Raises:
-    ValueError: The shapes differ or are not [classes, dimensions].
+    ValueError: The shapes differ or are not [classes, dimensions], or features
+      (where not traced) are not of unit norm.
 
   References:
     Yao et al., Visual-Language Prompt Tuning with Knowledge-Guided Context

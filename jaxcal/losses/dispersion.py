@@ -28,7 +28,8 @@ def text_dispersion(text_features: Float[Array, "k d"]) -> Float[Array, ""]:
     gradient for one class, and for a class that lies on the centroid.
 
   Raises:
-    ValueError: `text_features` is not [classes, dimensions].
+    ValueError: `text_features` is not [classes, dimensions], or (where not
+      traced) not of unit norm.
 
   References:
     Yoon et al. 2024 (hee-suk-yoon/C-TPT @085e6c2).

@@ -37,7 +37,8 @@ def householder_orthogonality(
     Value in [0, sqrt(k) - 1]; zero for orthogonal features.
 
   Raises:
-    ValueError: `text_features` is not [classes, dimensions].
+    ValueError: `text_features` is not [classes, dimensions], or (where not
+      traced) not of unit norm.
 
   References:
     Sharifdeen et al. 2025, as released (ashshaksharifdeen/O-TPT @a09933f).
@@ -62,7 +63,8 @@ def full_orthogonality(text_features: Float[Array, "k d"]) -> Float[Array, ""]:
     Value in [0, k (k - 1)]; zero for orthogonal features.
 
   Raises:
-    ValueError: `text_features` is not [classes, dimensions].
+    ValueError: `text_features` is not [classes, dimensions], or (where not
+      traced) not of unit norm.
 
   References:
     Sharifdeen et al. 2025, as published.
@@ -87,8 +89,8 @@ def semantic_orthogonality(
     Value in [0, 1/2].
 
   Raises:
-    ValueError: `text_features` is not [classes, dimensions], or `delta` is
-      outside (0, 1] (checked where it is not traced).
+    ValueError: `text_features` is not [classes, dimensions], or (where not
+      traced) not of unit norm, or `delta` is outside (0, 1].
 
   References:
     SoC as published, with a constant delta.
@@ -123,8 +125,8 @@ def quantile_semantic_orthogonality(
     one pair has no range to be scaled by.
 
   Raises:
-    ValueError: `text_features` is not [classes, dimensions], or `quantile` is
-      outside [0, 1] (checked where it is not traced).
+    ValueError: `text_features` is not [classes, dimensions], or (where not
+      traced) not of unit norm, or `quantile` is outside [0, 1].
 
   References:
     SoC as found among the baselines of CoTS (yuweiliang911/CoTS @104997f).

@@ -45,7 +45,7 @@ def bin_statistics(
 
   Args:
     confidence: Probability of the predicted class, in [0, 1].
-    correct: Whether the prediction is right.
+    correct: Whether the prediction is right, as booleans or as 0 and 1.
     num_bins: At least one.
     edges: Which edge belongs to a bin, "right" or "left".
     weights: Multiplicity of each example; one if None. Examples of weight zero
@@ -56,7 +56,8 @@ def bin_statistics(
 
   Raises:
     ValueError: Wrong shapes, no example, an unknown `edges`, `num_bins` less
-      than one, or (where not traced) a confidence outside [0, 1] or NaN.
+      than one, or (where not traced) a confidence outside [0, 1] or NaN, or
+      anything but hits as `correct`, such as class labels.
   """
   if num_bins < 1:
     raise ValueError(f"num_bins must be at least one, but {num_bins=}.")
@@ -80,7 +81,7 @@ def equal_mass_bin_statistics(
 
   Args:
     confidence: Probability of the predicted class, in [0, 1].
-    correct: Whether the prediction is right.
+    correct: Whether the prediction is right, as booleans or as 0 and 1.
     num_bins: At least one.
     weights: Multiplicity of each example; one if None. Quantiles are those of
       the repeated data where the weights are integers.
@@ -99,7 +100,7 @@ def equal_mass_bin_statistics(
   """
   if num_bins < 1:
     raise ValueError(f"num_bins must be at least one, but {num_bins=}.")
-  values = at_least_float32(confidence)
+  values = at_least_float32(examples.as_array(confidence))
   mass = examples.example_weights(weights, values)
   fractions = np.arange(1, num_bins) / num_bins
   inner = _quantiles(values, mass, fractions)
@@ -114,7 +115,8 @@ def _sums(confidence, correct, inner_edges, *, edges, weights):
   if edges not in _SIDES:
     raise ValueError(
         f"unknown {edges=}; choose from: {', '.join(sorted(_SIDES))}.")
-  values, hits = at_least_float32(confidence), at_least_float32(correct)
+  values, hits = (at_least_float32(examples.as_array(x))
+                  for x in (confidence, correct))
   if hits.shape != values.shape:
     raise ValueError(
         "confidence and correct must have one value per example, but their "
@@ -123,6 +125,7 @@ def _sums(confidence, correct, inner_edges, *, edges, weights):
   values = jnp.where(mass > 0, values, 0)
   hits = jnp.where(mass > 0, hits, 0).astype(values.dtype)
   examples.check_probabilities(values, name="confidence")
+  examples.check_hits(hits, name="correct", way_out="predicted == labels")
   index = jnp.searchsorted(
       jnp.asarray(inner_edges, values.dtype), values, side=_SIDES[edges],
       method="compare_all")

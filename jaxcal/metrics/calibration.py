@@ -35,7 +35,7 @@ def expected_calibration_error(
 
   Args:
     confidence: Probability of the predicted class, in [0, 1].
-    correct: Whether the prediction is right.
+    correct: Whether the prediction is right, as booleans or as 0 and 1.
     num_bins: Bins of equal width.
     edges: Which edge belongs to a bin, "right" as in the test-time tuning
       papers or "left"; 0 and 1 are always counted.
@@ -48,7 +48,8 @@ def expected_calibration_error(
 
   Raises:
     ValueError: An unknown `edges` or `norm`, wrong shapes, or (where not
-      traced) a confidence outside [0, 1] or NaN.
+      traced) a confidence outside [0, 1] or NaN, or anything but hits as
+      `correct`, such as class labels.
 
   References:
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
@@ -217,13 +218,14 @@ def classwise_calibration_error(
     of Bala93/CLIPCalib. Called static calibration error (SCE) elsewhere.
     Differs from the released code in: nothing.
   """
-  probs, labels = jnp.asarray(probs), jnp.asarray(labels)
+  probs, labels = examples.as_array(probs), examples.readable(labels)
   if probs.ndim != 2 or labels.shape != probs.shape[:1]:
     raise ValueError(
         "expected probs [examples, classes] and one label per example, but "
         f"{probs.shape=} and {labels.shape=}.")
   examples.check_labels(labels, probs.shape[1])
   examples.check_probabilities(probs, name="probs")
+  labels = jnp.asarray(labels)
 
   def of_class(column_and_class):
     column, index = column_and_class
@@ -288,7 +290,7 @@ def calibration_floor(
   """
   if num_samples < 1:
     raise ValueError(f"num_samples must be at least one, but {num_samples=}.")
-  confidence = at_least_float32(confidence)
+  confidence = at_least_float32(examples.as_array(confidence))
   examples.check_probabilities(confidence, name="confidence")
 
   def drawn_error(one):

@@ -1,12 +1,34 @@
 """What every metric does first: widths, weights and checks of its inputs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.typing import Array
+from jaxcal.typing import as_numpy
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+
+
+def readable(x: Any) -> Array | np.ndarray:
+  """A jax array, traced or not, as it is; anything else by `as_numpy`.
+
+  Raises:
+    TypeError: These are no numbers.
+  """
+  if isinstance(x, jax.Array):
+    return x
+  x = as_numpy(x)
+  if x.dtype.kind not in "biuf":
+    raise TypeError(f"numbers are needed, but the dtype is {x.dtype}.")
+  return x
+
+
+def as_array(x: Any) -> Array:
+  """Numbers of any kind as a jax array; errors as for `readable`."""
+  return jnp.asarray(readable(x))
 
 
 def example_weights(
@@ -25,7 +47,7 @@ def example_weights(
         f"shape {values.shape}.")
   if weights is None:
     return jnp.ones_like(values)
-  weights = jnp.asarray(weights)
+  weights = as_array(weights)
   if weights.shape != values.shape:
     raise ValueError(
         f"weights must be one per example, shape {values.shape}, but "
@@ -54,24 +76,47 @@ def check_probabilities(
         f"{concrete[~valid][0]}.")
 
 
-def check_labels(labels: Int[Array, "..."], num_classes: int) -> None:
+def check_hits(
+    values: Float[Array, "n"], *, name: str, way_out: str) -> None:
+  """Raises ValueError on a value that is neither 0 nor 1, unless traced.
+
+  Args:
+    values: Hits as numbers.
+    name: Name of the argument.
+    way_out: Way from class labels, a frequent mistake, to hits.
+  """
+  if is_traced(values):
+    return
+  concrete = as_numpy(values)
+  wrong = (concrete != 0) & (concrete != 1)
+  if np.any(wrong):
+    raise ValueError(
+        f"{name} must be hits, True or False (or 1 and 0), but "
+        f"{concrete[wrong][0]:g} is among them; from class labels: {way_out}.")
+
+
+def check_labels(
+    labels: Int[Array | np.ndarray, "..."], num_classes: int) -> None:
   """Raises unless labels are integers in [0, num_classes), unless traced.
+
+  Args:
+    labels: Labels from `readable`; jax may cut those of numpy to 32 bits.
+    num_classes: Number of classes.
 
   Raises:
     TypeError: The dtype is not an integer one (checked always).
     ValueError: A label is out of range.
   """
   if not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise TypeError(f"labels must be integers, but {labels.dtype=}.")
-  if is_traced(labels):
-    return
-  concrete = np.asarray(labels)
-  if concrete.size and not 0 <= concrete.min() <= concrete.max() < num_classes:
-    raise ValueError(
-        f"labels must lie in [0, {num_classes}), but they span "
-        f"[{concrete.min()}, {concrete.max()}].")
+    raise TypeError("labels must be integers, the positions of the classes, "
+                    f"but {labels.dtype=}.")
+  if not is_traced(labels) and labels.size:
+    least, greatest = np.min(labels), np.max(labels)
+    if not 0 <= least <= greatest < num_classes:
+      raise ValueError(f"labels must lie in [0, {num_classes}), but they span "
+                       f"[{least}, {greatest}].")
 
 
-def is_traced(array: Array) -> bool:
+def is_traced(array: Any) -> bool:
   """Whether JAX is tracing, so that the values are not there to be checked."""
   return isinstance(array, jax.core.Tracer)

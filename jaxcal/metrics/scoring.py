@@ -132,10 +132,10 @@ def brier_score(
 
 def _paired(scores, labels):
   """Scores and labels as arrays, once they are seen to belong together."""
-  scores, labels = jnp.asarray(scores), jnp.asarray(labels)
+  scores, labels = examples.as_array(scores), examples.readable(labels)
   if scores.ndim == 0 or scores.shape[:-1] != labels.shape:
     raise ValueError(
         "expected scores [..., classes] and one label for each row, but their "
         f"shapes are {scores.shape} and {labels.shape}.")
   examples.check_labels(labels, scores.shape[-1])
-  return scores, labels
+  return scores, jnp.asarray(labels)

@@ -113,7 +113,7 @@ def risk_at_coverage(
       outside (0, 1].
   """
   losses, scores, mass = _prepared(losses, scores, weights, name="losses")
-  coverage = jnp.asarray(coverage, scores.dtype)
+  coverage = examples.as_array(coverage).astype(scores.dtype)
   if not examples.is_traced(coverage) and not 0 < coverage <= 1:
     raise ValueError(f"coverage must lie in (0, 1], but {coverage=}.")
   above, tied = _ranks(scores, mass)
@@ -137,16 +137,17 @@ def roc_area(
 
   Args:
     scores: High where the example is to be called positive.
-    positive: Which examples are.
+    positive: Whether each example is positive, as booleans or as 0 and 1.
     weights: Multiplicity of each example; one if None.
 
   Returns:
     In [0, 1]; 1/2 for scores that tell nothing, NaN if a group is empty.
 
   Raises:
-    ValueError: Wrong shapes, no example, or (where not traced) a NaN score.
+    ValueError: Wrong shapes, no example, or (where not traced) a NaN score or
+      anything but hits as `positive`, such as class labels.
   """
-  positive, scores, mass = _prepared(positive, scores, weights, name="positive")
+  positive, scores, mass = _of_groups(positive, scores, weights)
   negatives = _ranks(scores, mass * (1 - positive))
   num_negatives = jnp.sum(mass * (1 - positive))
   beaten = num_negatives - negatives.above - negatives.tied / 2
@@ -173,7 +174,7 @@ def average_precision(
   References:
     As scikit-learn's average_precision_score.
   """
-  positive, scores, mass = _prepared(positive, scores, weights, name="positive")
+  positive, scores, mass = _of_groups(positive, scores, weights)
   hits, named = _at_least(scores, mass * positive), _at_least(scores, mass)
   return statistics.weighted_mean(hits / named, mass * positive)
 
@@ -193,7 +194,7 @@ def false_positive_rate(
 
   Args:
     scores: High where the example is to be called positive.
-    positive: Which examples are.
+    positive: Whether each example is positive, as booleans or as 0 and 1.
     recall: Least share of the positive examples that is found, in (0, 1].
     weights: Multiplicity of each example; one if None.
 
@@ -205,7 +206,7 @@ def false_positive_rate(
   """
   if not 0 < recall <= 1:
     raise ValueError(f"recall must lie in (0, 1], but {recall=}.")
-  positive, scores, mass = _prepared(positive, scores, weights, name="positive")
+  positive, scores, mass = _of_groups(positive, scores, weights)
   present, absent = mass * positive, mass * (1 - positive)
   found, total = _at_least(scores, present), jnp.sum(present)
   # A whole number of positives must not miss its share by a rounding.
@@ -215,9 +216,18 @@ def false_positive_rate(
   return jnp.where(total > 0, least / jnp.sum(absent), jnp.nan)
 
 
+def _of_groups(positive, scores, weights):
+  """As `_prepared`, once `positive` is seen to tell two groups apart."""
+  positive, scores, mass = _prepared(positive, scores, weights, name="positive")
+  examples.check_hits(
+      positive, name="positive", way_out="labels == the class that is meant")
+  return positive, scores, mass
+
+
 def _prepared(values, scores, weights, *, name):
   """Values, scores and weights of one dtype, values of no weight as zero."""
-  values, scores = at_least_float32(values), at_least_float32(scores)
+  values, scores = (at_least_float32(examples.as_array(x))
+                    for x in (values, scores))
   if values.shape != scores.shape:
     raise ValueError(
         f"{name} and scores must have one value per example, but their shapes "

@@ -44,7 +44,7 @@ def weighted_mean(
   Raises:
     ValueError: Wrong shapes, no example, or a negative or non-finite weight.
   """
-  values = at_least_float32(values)
+  values = at_least_float32(examples.as_array(values))
   weights = examples.example_weights(weights, values)
   # Selected, not only multiplied: zero times NaN is NaN.
   total = jnp.sum(weights * jnp.where(weights > 0, values, 0))

@@ -2,6 +2,6 @@
 
 from jaxcal import lazy
 
-__all__ = ["figures", "page", "summary", "tables"]
+__all__ = ["figures", "inputs", "page", "summary", "tables"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

@@ -1,11 +1,13 @@
 """Predictions become rows of numbers, each with its interval.
 
 Everything is computed in float64 on the host's values; fractions throughout,
-percent only where a table is written.
+percent only where a table is written. `evaluate` takes arrays of any kind, the
+other functions `Predictions`.
 """
 
 from collections.abc import Mapping, Sequence
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +20,8 @@ from jaxcal.metrics import scoring
 from jaxcal.metrics import selective
 from jaxcal.metrics import statistics
 from jaxcal.predictions import Predictions
+from jaxcal.report import inputs
+from jaxcal.report import tables
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
@@ -26,6 +30,9 @@ Row = dict[str, Any]
 
 # torch's spacing of float32 at one, to which it clamps probabilities.
 _CLAMP = 2.0 ** -23
+
+# What a probability of zero counts as: the least normal number of float32.
+_LEAST = 2.0 ** -126
 
 # The metrics that carry an interval, in the order of `_weighted_scores`, and
 # the largest value of each; the smallest is 0.
@@ -50,17 +57,113 @@ class Conventions(NamedTuple):
   seed: int = 0
 
 
+class Evaluation(NamedTuple):
+  """What `evaluate` found; as text, a table.
+
+  Attributes:
+    rows: Measures of each method, as `summarize` has them, after "method" where
+      it has a name.
+    differences: Paired differences of the other methods to the reference, as
+      `compare` has them, after "method" and "reference"; none for one method.
+    conventions: What an ECE and an interval mean here.
+    kinds: What the predictions of each row were taken for: "logits",
+      "probabilities" or "confidences".
+  """
+
+  rows: list[Row]
+  differences: list[Row]
+  conventions: Conventions
+  kinds: tuple[str, ...]
+
+  def __str__(self) -> str:
+    blocks = [tables.markdown(
+        self.rows, tables.present(self.rows, tables.MEASURED)), _legend(self)]
+    if self.differences:
+      blocks += ["Paired differences:", tables.markdown(
+          self.differences, tables.present(
+              self.differences, tables.MEASURED_DIFFERENCES))]
+    return "\n\n".join(blocks)
+
+
 class _Scored(NamedTuple):
-  """What the metrics see of each example."""
+  """What the metrics see of each example; of confidences, the first two."""
 
   confidence: Float[Array, "n"]
   correct: Bool[Array, "n"]
-  nll: Float[Array, "n"]
-  brier: Float[Array, "n"]
+  nll: Float[Array, "n"] | None = None
+  brier: Float[Array, "n"] | None = None
+
+
+def evaluate(
+    predictions: Any,
+    labels: Any = None,
+    *,
+    kind: str = "auto",
+    conventions: Conventions = Conventions(),
+    reference: str | None = None,
+) -> Evaluation:
+  """All measures of predictions with intervals, from arrays of any kind.
+
+  Arrays may be those of numpy or jax, tensors of torch, or nested lists. They
+  are not changed but for their width: probabilities are taken as they are, not
+  divided by their sum; one of zero counts as 2**-126, so that it costs 87.3
+  nats where it is that of the label.
+
+  Args:
+    predictions: One of these, or several methods for the same images by name:
+
+      - logits or probabilities [n k];
+      - confidences [n], of which only the predicted class is known: accuracy,
+        calibration errors and AURC are measured, NLL and Brier are not;
+      - `Predictions`, which hold logits.
+    labels: True classes [n], integers from zero; for confidences, hits [n],
+      which are booleans or 0 and 1. Those of `Predictions` if None. May be
+      given by name where predictions are.
+    kind: Kind of the arrays [n k], "logits" or "probabilities"; with "auto",
+      probabilities where all rows are non-negative and sum to one within 1 %,
+      as those of half precision do, and logits otherwise.
+    conventions: Conventions of the ECE and of the intervals.
+    reference: Name of the method that the others are compared with, image by
+      image; the first one if None.
+
+  Returns:
+    Rows and differences of fractions and nats; printed, a table in percent.
+
+  Raises:
+    ValueError: Predictions and labels that do not fit together or are not of
+      the kinds above (percent, NaN, one-hot labels, hits for labels or labels
+      for hits, ...), methods with other images, or an unknown reference.
+  """
+  several = isinstance(predictions, Mapping)
+  names = list(predictions) if several else []
+  if reference is not None and reference not in names:
+    raise ValueError(
+        "the reference must be the name of one of the methods, but "
+        f"{reference=} and their names are {names}.")
+  given = (inputs.by_name(predictions, labels, kind) if several else
+           {"": inputs.one(predictions, labels, kind)})
+  with jax.enable_x64(True):
+    scored = {name: _score_given(one) for name, one in given.items()}
+    rows = [_row(scored[name], one.info, conventions,
+                 None if one.kind == "confidences" else one.values.shape[1])
+            for name, one in given.items()]
+    reference = next(iter(given)) if reference is None else reference
+    differences = [
+        {"method": name, "reference": reference,
+         **_differences(scored[name], scored[reference], conventions)}
+        for name in given if name != reference]
+  if several:
+    rows = [{"method": name, **row} for name, row in zip(given, rows)]
+  return Evaluation(rows, differences, conventions,
+                    tuple(one.kind for one in given.values()))
 
 
 def summarize(predictions: Predictions, conventions: Conventions) -> Row:
   """All metrics of one method on one image set.
+
+  Args:
+    predictions: Predictions with labels.
+    conventions: Conventions of the ECE and of the intervals.
 
   Returns:
     `num_images`, `num_classes`; accuracy, ece, nll, brier and aurc (errors and
@@ -70,30 +173,13 @@ def summarize(predictions: Predictions, conventions: Conventions) -> Row:
     mce, confidence, confidence_gap (mean confidence minus accuracy),
     nll_clamped (at most 15.942 nats an image, as released codes have it); and
     the median of every per-image diagnostic as `median_...`.
+
+  Raises:
+    ValueError: The predictions have no labels.
   """
   with jax.enable_x64(True):
-    scored = _score(predictions)
-    interval = _score_interval(scored, conventions)
-    bins = {"num_bins": conventions.num_bins}
-    edges = {"edges": conventions.edges}
-    seen = (scored.confidence, scored.correct)
-    row = {
-        "num_images": len(predictions.ids),
-        "num_classes": len(predictions.class_names),
-        **_flat(_within_range(interval), suffix=""),
-        "ece_floor": _floor(scored.confidence, conventions),
-        "adaptive_ece": calibration.adaptive_calibration_error(*seen, **bins),
-        "mce": calibration.maximum_calibration_error(*seen, **bins, **edges),
-        "confidence": jnp.mean(scored.confidence),
-        "confidence_gap": calibration.confidence_gap(*seen),
-        "nll_clamped": jnp.mean(scoring.negative_log_likelihood(
-            jnp.asarray(predictions.logits, jnp.float64),
-            jnp.asarray(predictions.labels), clamp=_CLAMP)),
-    }
-  row |= {f"median_{name}": np.median(values)
-          for name, values in predictions.info.items()}
-  return {name: value if isinstance(value, int) else float(value)
-          for name, value in row.items()}
+    return _row(_score(predictions), predictions.info, conventions,
+                len(predictions.class_names))
 
 
 def estimate(predictions: Predictions, conventions: Conventions) -> Row:
@@ -110,8 +196,8 @@ def over_seeds(
   """Means over seeds, each with a bootstrap interval over the images.
 
   Args:
-    answers: To the same images, one per seed.
-    conventions: Of the interval.
+    answers: Predictions for the same images, one per seed.
+    conventions: Conventions of the ECE and of the interval.
 
   Returns:
     The scores and "gap" (mean confidence minus accuracy, positive where
@@ -128,7 +214,7 @@ def over_seeds(
     interval = _seeds_interval(scored, None, conventions)
     each = np.asarray(jax.vmap(_scores_and_gap, (0, None, None))(
         scored, jnp.ones(len(answers[0].ids)), conventions))
-    row = _flat(_within_range(interval), suffix="", names=_RANGES)
+    row = _flat_within_range(interval, tuple(_RANGES))
   return row | {f"{name}_seeds": values.tolist()
                 for name, values in zip(_RANGES, each.T)}
 
@@ -141,9 +227,9 @@ def compare_seeds(
   """Paired differences of means over seeds; see `compare` and `over_seeds`.
 
   Args:
-    answers: Of one method, one per seed.
-    reference: Of another one on the same images; perhaps fewer seeds.
-    conventions: Of the interval.
+    answers: Predictions of one method, one per seed.
+    reference: Those of another one for the same images; perhaps fewer seeds.
+    conventions: Conventions of the ECE and of the interval.
 
   Raises:
     ValueError: answers to different images.
@@ -152,7 +238,7 @@ def compare_seeds(
   with jax.enable_x64(True):
     interval = _seeds_interval(
         _stacked_scores(answers), _stacked_scores(reference), conventions)
-    return _flat(interval, suffix="_difference", names=_RANGES)
+    return _flat(interval, suffix="_difference", names=tuple(_RANGES))
 
 
 def compare(
@@ -172,9 +258,7 @@ def compare(
   """
   _check_same_images([predictions, reference])
   with jax.enable_x64(True):
-    ours, theirs = _score(predictions), _score(reference)
-    interval = _difference_interval(ours, theirs, conventions)
-    return _flat(interval, suffix="_difference")
+    return _differences(_score(predictions), _score(reference), conventions)
 
 
 def detect(
@@ -182,10 +266,10 @@ def detect(
   """How well each kind of doubt tells images of no class from the others.
 
   Args:
-    known: Answers to images of the classes.
-    unknown: Answers of the same method to images of none of them, asked for
-      the same classes; their labels are not looked at.
-    conventions: Of the interval.
+    known: Predictions for images of the classes; labels are not looked at.
+    unknown: Predictions of the same method for images of none of them, asked
+      for the same classes.
+    conventions: Conventions of the interval.
 
   Returns:
     For each of `DOUBTS` that the method has, `auroc_...` with `_low` and
@@ -201,7 +285,8 @@ def detect(
                      f"classes, but got {len(known.class_names)} and "
                      f"{len(unknown.class_names)} names that differ")
   with jax.enable_x64(True):
-    distrust = [1 - _score(one).confidence for one in (known, unknown)]
+    distrust = [1 - _confidence(_probabilities(one.logits))
+                for one in (known, unknown)]
     doubts = {"distrust": distrust} | {
         name: [jnp.asarray(one.info[name], jnp.float64)
                for one in (known, unknown)]
@@ -226,7 +311,7 @@ def detect(
 def _score_interval(scored, conventions):
   return _interval(
       lambda weights: _weighted_scores(scored, weights, conventions),
-      len(scored.nll), conventions)
+      len(scored.confidence), conventions)
 
 
 @functools.partial(jax.jit, static_argnames="conventions")
@@ -234,7 +319,7 @@ def _difference_interval(ours, theirs, conventions):
   return _interval(
       lambda weights: (_weighted_scores(ours, weights, conventions) -
                        _weighted_scores(theirs, weights, conventions)),
-      len(ours.nll), conventions)
+      len(ours.confidence), conventions)
 
 
 @functools.partial(jax.jit, static_argnames="conventions")
@@ -323,43 +408,116 @@ def _scores_and_gap(scored, weights, conventions):
 
 
 def _score(predictions):
-  logits = jnp.asarray(predictions.logits, jnp.float64)
-  labels = jnp.asarray(predictions.labels)
-  probs = jax.nn.softmax(logits)
-  # Rounding may leave a sum of probabilities just above one.
+  if predictions.labels is None:
+    raise ValueError(f"the predictions for {len(predictions.ids)} images have "
+                     "no labels, without which nothing can be measured; "
+                     "predictions._replace(labels=...) adds them.")
+  return _of_logits(predictions.logits, jnp.asarray(predictions.labels))
+
+
+def _score_given(given):
+  labels = jnp.asarray(given.labels)
+  if given.kind == "logits":
+    return _of_logits(given.values, labels)
+  values = jnp.clip(jnp.asarray(given.values, jnp.float64), 0, 1)
+  if given.kind == "confidences":
+    return _Scored(values, labels)
+  own = jnp.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
   return _Scored(
-      jnp.minimum(jnp.max(probs, axis=-1), 1.0),
-      scoring.correct(logits, labels),
+      _confidence(values), scoring.correct(values, labels),
+      -jnp.log(jnp.maximum(own, _LEAST)), scoring.brier_score(values, labels))
+
+
+def _of_logits(logits, labels):
+  logits = jnp.asarray(logits, jnp.float64)
+  probs = _probabilities(logits)
+  return _Scored(
+      _confidence(probs), scoring.correct(logits, labels),
       scoring.negative_log_likelihood(logits, labels),
       scoring.brier_score(probs, labels))
 
 
+def _probabilities(logits):
+  return jax.nn.softmax(jnp.asarray(logits, jnp.float64))
+
+
+def _confidence(probs):
+  # Rounding may leave a sum of probabilities just above one.
+  return jnp.minimum(jnp.max(probs, axis=-1), 1.0)
+
+
+def _row(scored, info, conventions, num_classes):
+  """All that `summarize` tells; of confidences, what there is to tell."""
+  names, seen = _names(scored), (scored.confidence, scored.correct)
+  bins = {"num_bins": conventions.num_bins}
+  sizes = {"num_images": len(scored.confidence), "num_classes": num_classes}
+  row = {
+      **{name: size for name, size in sizes.items() if size is not None},
+      **_flat_within_range(_score_interval(scored, conventions), names),
+      "ece_floor": _floor(scored.confidence, conventions),
+      "adaptive_ece": calibration.adaptive_calibration_error(*seen, **bins),
+      "mce": calibration.maximum_calibration_error(
+          *seen, **bins, edges=conventions.edges),
+      "confidence": jnp.mean(scored.confidence),
+      "confidence_gap": calibration.confidence_gap(*seen),
+  }
+  if scored.nll is not None:
+    row["nll_clamped"] = jnp.mean(jnp.clip(
+        scored.nll, -math.log1p(-_CLAMP), -math.log(_CLAMP)))
+  row |= {f"median_{name}": np.median(values) for name, values in info.items()}
+  return {name: value if isinstance(value, int) else float(value)
+          for name, value in row.items()}
+
+
+def _differences(ours, theirs, conventions):
+  """Of all scores that both have."""
+  if ours.nll is None or theirs.nll is None:
+    ours, theirs = (_Scored(*one[:2]) for one in (ours, theirs))
+  interval = _difference_interval(ours, theirs, conventions)
+  return _flat(interval, suffix="_difference", names=_names(ours))
+
+
+def _names(scored):
+  """Those of `_weighted_scores`."""
+  without = () if scored.nll is not None else ("nll", "brier")
+  return tuple(name for name in SCORES if name not in without)
+
+
 def _weighted_scores(scored, weights, conventions):
   mean = lambda values: statistics.weighted_mean(values, weights)
+  proper = () if scored.nll is None else (mean(scored.nll), mean(scored.brier))
   return jnp.stack([
       mean(scored.correct),
       calibration.expected_calibration_error(
           scored.confidence, scored.correct, num_bins=conventions.num_bins,
           edges=conventions.edges, weights=weights),
-      mean(scored.nll),
-      mean(scored.brier),
+      *proper,
       selective.risk_coverage_area(
           1.0 - scored.correct, scored.confidence, weights=weights),
   ])
 
 
-def _within_range(interval):
-  """The same interval without the part that no data could show."""
-  ranges = list(_RANGES.values())[:len(interval.estimate)]  # the gap is last
-  lowest, highest = jnp.asarray(ranges).T
-  return interval._replace(low=jnp.maximum(interval.low, lowest),
-                           high=jnp.minimum(interval.high, highest))
+def _flat_within_range(interval, names):
+  """The interval without the part that no data could show."""
+  lowest, highest = jnp.asarray([_RANGES[name] for name in names]).T
+  return _flat(
+      interval._replace(low=jnp.maximum(interval.low, lowest),
+                        high=jnp.minimum(interval.high, highest)),
+      suffix="", names=names)
 
 
-def _flat(interval, *, suffix, names=SCORES):
+def _flat(interval, *, suffix, names):
   row = {}
   for index, name in enumerate(names):
     row[f"{name}{suffix}"] = float(interval.estimate[index])
     row[f"{name}{suffix}_low"] = float(interval.low[index])
     row[f"{name}{suffix}_high"] = float(interval.high[index])
   return row
+
+
+def _legend(evaluation):
+  conventions, kinds = evaluation.conventions, dict.fromkeys(evaluation.kinds)
+  return (f"{evaluation.rows[0]['num_images']} images, {', '.join(kinds)}; "
+          f"ECE: {conventions.num_bins} {conventions.edges}-closed bins; "
+          "floor: that of a perfectly calibrated model with these confidences; "
+          f"brackets: {100 * conventions.level:g} % bootstrap.")

@@ -1,27 +1,27 @@
 """Rows of numbers as tables for people: percent, and few digits."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from jaxcal.report import summary
+_Row = Mapping[str, Any]
 
 
 class Column(NamedTuple):
   """A heading and how a row fills the column."""
 
   heading: str
-  cell: Callable[[summary.Row], str]
+  cell: Callable[[_Row], str]
 
 
 def percent(value: float) -> str:
-  """A fraction in percent, one decimal."""
-  return f"{100 * value:.1f}"
+  """A fraction in percent, one decimal, no minus zero."""
+  return f"{100 * value:z.1f}"
 
 
 def signed_percent(value: float) -> str:
-  """A fraction in percent with its sign, one decimal, no minus zero."""
-  text = f"{100 * value:+.1f}"
-  return "0.0" if text in ("+0.0", "-0.0") else text
+  """A fraction in percent with its sign, one decimal, none at zero."""
+  text = f"{100 * value:+z.1f}"
+  return "0.0" if text == "+0.0" else text
 
 
 def _interval(name, form):
@@ -36,49 +36,70 @@ def _if_there(name):
 
 
 def _three(value):
-  return f"{value:.3f}"
+  return f"{value:z.3f}"
 
 
 def _signed_three(value):
-  text = f"{value:+.3f}"
-  return "0.000" if text in ("+0.000", "-0.000") else text
+  text = f"{value:+z.3f}"
+  return "0.000" if text == "+0.000" else text
 
 
 def _few(values):
   return ", ".join(f"{value:.3g}" for value in values)
 
 
+_DATA = Column("images of", lambda row: row["data"])
+_METHOD = Column("method", lambda row: row["method"])
+_AURC = Column("AURC %", _interval("aurc", percent))
+
+# By the name of the value that fills a column, as `present` takes them.
+_MEASURES = {
+    "accuracy": Column("accuracy %", _interval("accuracy", percent)),
+    "ece": Column("ECE %", _interval("ece", percent)),
+    "ece_floor": Column("floor", lambda row: percent(row["ece_floor"])),
+    "confidence_gap": Column(
+        "conf - acc", lambda row: signed_percent(row["confidence_gap"])),
+    "nll": Column("NLL", _interval("nll", _three)),
+    "brier": Column("Brier", _interval("brier", _three)),
+}
+MEASURED_DIFFERENCES = {
+    "reference": Column(
+        "method", lambda row: f"{row['method']} - {row['reference']}"),
+    "accuracy_difference": Column(
+        "accuracy points", _interval("accuracy_difference", signed_percent)),
+    "ece_difference": Column(
+        "ECE points", _interval("ece_difference", signed_percent)),
+    "nll_difference": Column(
+        "NLL", _interval("nll_difference", _signed_three)),
+    "brier_difference": Column(
+        "Brier", _interval("brier_difference", _signed_three)),
+}
+
+MEASURED = {"method": _METHOD, **_MEASURES, "aurc": _AURC}
+
 RESULTS = (
-    Column("images of", lambda row: row["data"]),
-    Column("n", lambda row: str(row["num_images"])),
-    Column("method", lambda row: row["method"]),
-    Column("accuracy %", _interval("accuracy", percent)),
-    Column("ECE %", _interval("ece", percent)),
-    Column("floor", lambda row: percent(row["ece_floor"])),
-    Column("conf - acc", lambda row: signed_percent(row["confidence_gap"])),
-    Column("NLL", _interval("nll", _three)),
-    Column("Brier", _interval("brier", _three)),
-)
+    _DATA, Column("n", lambda row: str(row["num_images"])), _METHOD,
+    *_MEASURES.values())
 
 FITS = (
-    Column("images of", lambda row: row["data"]),
-    Column("method", lambda row: row["method"]),
+    _DATA,
+    _METHOD,
     Column("images fitted to", lambda row: str(row["recalibration_images"])),
     Column("temperature", lambda row: (
         f"{row['temperature']:.4g}" if "temperature" in row else "")),
 )
 
 MORE = (
-    Column("AURC %", _interval("aurc", percent)),
+    _AURC,
     Column("NLL, clamped", lambda row: _three(row["nll_clamped"])),
     Column("adaptive ECE %", lambda row: percent(row["adaptive_ece"])),
     Column("MCE %", lambda row: percent(row["mce"])),
 )
 
 DOUBT = (
-    Column("images of", lambda row: row["data"]),
-    Column("method", lambda row: row["method"]),
-    Column("AURC %", _interval("aurc", percent)),
+    _DATA,
+    _METHOD,
+    _AURC,
     Column("NLL, clamped", lambda row: _three(row["nll_clamped"])),
     Column("variance of the logit",
            lambda row: _three(row["median_variance"])),
@@ -87,26 +108,19 @@ DOUBT = (
 )
 
 DETECTION = (
-    Column("images of", lambda row: row["data"]),
-    Column("method", lambda row: row["method"]),
+    _DATA,
+    _METHOD,
     Column("1 - confidence", _interval("auroc_distrust", percent)),
     Column("variance of the logit", _if_there("auroc_variance")),
     Column("variance of the image", _if_there("auroc_image_variance")),
     Column("epistemic", _if_there("auroc_epistemic")),
 )
 
-DIFFERENCES = (
-    Column("images of", lambda row: row["data"]),
-    Column("method", lambda row: f"{row['method']} - {row['reference']}"),
-    Column("accuracy points", _interval("accuracy_difference", signed_percent)),
-    Column("ECE points", _interval("ece_difference", signed_percent)),
-    Column("NLL", _interval("nll_difference", _signed_three)),
-    Column("Brier", _interval("brier_difference", _signed_three)),
-)
+DIFFERENCES = (_DATA, *MEASURED_DIFFERENCES.values())
 
 TUNING = (
-    Column("images of", lambda row: row["data"]),
-    Column("method", lambda row: row["method"]),
+    _DATA,
+    _METHOD,
     Column("entropy before",
            lambda row: _three(row["median_entropy_before"])),
     Column("after", lambda row: _three(row["median_entropy_after"])),
@@ -128,7 +142,7 @@ POSTERIOR = (
 )
 
 LEARNING = (
-    Column("images of", lambda row: row["data"]),
+    _DATA,
     Column("strategy", lambda row: row["strategy"]),
     Column("labels", lambda row: str(row["budget"])),
     Column("seeds", lambda row: str(row["seeds"])),
@@ -162,9 +176,7 @@ def _of_half(half, heading):
           f"fd_score_{half}", lambda row: _three(row[f"fd_score_{half}"]))))
 
 
-_TUNED = (
-    Column("images of", lambda row: row["data"]),
-    Column("method", lambda row: row["method"]))
+_TUNED = (_DATA, _METHOD)
 
 BASE_TO_NEW = (
     *_TUNED, *_of_half("base", "base"), *_of_half("new", "new"),
@@ -216,7 +228,7 @@ VALIDATION = (
 )
 
 
-def fit_notes(rows: Sequence[summary.Row]) -> list[str]:
+def fit_notes(rows: Sequence[_Row]) -> list[str]:
   """What is to be known about the fits behind recalibrated rows.
 
   Args:
@@ -230,14 +242,31 @@ def fit_notes(rows: Sequence[summary.Row]) -> list[str]:
           for note in row.get("recalibration_notes", ())]
 
 
+def present(
+    rows: Sequence[_Row], columns: Mapping[str, Column]) -> list[Column]:
+  """The columns that some row fills, blank in the others.
+
+  Args:
+    rows: Rows, perhaps with different values.
+    columns: Columns by the name of the value without which they are blank.
+  """
+
+  def or_blank(name, column):
+    return column._replace(
+        cell=lambda row: column.cell(row) if name in row else "")
+
+  return [or_blank(name, column) for name, column in columns.items()
+          if any(name in row for row in rows)]
+
+
 def cells(
-    rows: Sequence[summary.Row], columns: Sequence[Column]
+    rows: Sequence[_Row], columns: Sequence[Column]
 ) -> list[list[str]]:
   """The text of every cell, row by row."""
   return [[column.cell(row) for column in columns] for row in rows]
 
 
-def markdown(rows: Sequence[summary.Row], columns: Sequence[Column]) -> str:
+def markdown(rows: Sequence[_Row], columns: Sequence[Column]) -> str:
   """A markdown table with its columns aligned, readable as plain text too."""
   headings = [column.heading for column in columns]
   lines = [headings, *cells(rows, columns)]

@@ -336,7 +336,7 @@ class PropertyTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "one label per example"):
       calibration.classwise_calibration_error(
           np.array([[0.5, 0.5]]), np.array([0, 1]))
-    with self.assertRaisesRegex(TypeError, "must be integers.*float32"):
+    with self.assertRaisesRegex(TypeError, "must be integers.*float64"):
       calibration.classwise_calibration_error(
           np.array([[0.5, 0.5]]), np.array([0.0]))
 

@@ -223,6 +223,9 @@ class SummaryTest(parameterized.TestCase):
       self.assertBetween(high, area, 1)
       self.assertLess(low, high)
     self.assertNotIn("auroc_image_variance", row)
+    unlabelled = (one._replace(labels=None) for one in (known, unknown))
+    self.assertEqual(summary.detect(*unlabelled, summary.Conventions(
+        num_resamples=200)), row)
 
   def test_detection_needs_the_same_classes(self):
     known = _random()
