@@ -212,6 +212,7 @@ def iterate(
       are not finite.
   """
   _check_evidence(evidence)
+  _check_methods(methods, tasks.shaped(task), source)
   mesh = sharding.data_mesh(devices)
   names = tuple(output_names(methods, with_posterior=head is not None))
   about = {name: {} for name in names} if about is None else about
@@ -461,6 +462,21 @@ def _checked_order(order, num_images):
     raise ValueError(f"expected an order that has each position in [0, "
                      f"{num_images}) once, got {order.shape=}")
   return order
+
+
+def _check_methods(methods, task, source):
+  """Refuses methods that the task or the views are not enough for."""
+  views = jax.ShapeDtypeStruct(
+      (source.num_views, task.text_features.shape[-1]), np.float32)
+  for name, method in methods.items():
+    try:
+      if isinstance(method, prompt_methods.PromptMethod):
+        method.check(task, source.num_views)
+      else:
+        one = method.method()
+        jax.eval_shape(one.step, task, jax.eval_shape(one.init, task), views)
+    except ValueError as error:
+      raise ValueError(f"{name}: {error}") from error
 
 
 def _check_evidence(evidence):

@@ -245,7 +245,7 @@ class DocsTest(parameterized.TestCase):
                  "zero"):
       self.assertRegex(printed, rf"\b{name}\b")
     self.assertEqual(names["probabilities"].shape, (1000, 10))
-    self.assertEqual(names["validation"]["tpt"].logits.shape, (40, 18))
+    self.assertEqual(names["validation"]["tpt"].logits.shape, (300, 22))
     self.assertEqual(names["predictions"]["tda"].logits.shape, (200, 10))
 
   def _executed(self, code):

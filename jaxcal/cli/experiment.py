@@ -24,7 +24,6 @@ from jaxcal import sharding
 from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
-from jaxcal.adapt.prompt import methods as prompt_methods
 from jaxcal.cli import config_files
 from jaxcal.cli import posteriors
 from jaxcal.clip import checkpoint
@@ -292,8 +291,6 @@ def methods_of(config) -> dict[str, base.Numbers]:
     if name in methods:
       raise ValueError(f"config.method.name has {name!r} twice")
     methods[name] = method_of(config, name, given)
-  for name, method in methods.items():
-    _check_views(name, method, config.views.number)
   known = {key for one in methods.values() for key in _fields(one)}
   for key in ("weight", "delta", "quantile"):
     if given[key] is not None and key not in known:
@@ -314,18 +311,6 @@ def method_of(
   return dataclasses.replace(method, **{
       key: value for key, value in numbers.items()
       if key in _fields(method) and value is not None})
-
-
-def _check_views(name, method, num_views):
-  """Refuses a method that would keep none of the views of an image."""
-  if isinstance(method, prompt_methods.ZeroShot):
-    return
-  share = numbers_of(method).get("selection_fraction")
-  if share is not None and int(share * num_views) < 1:
-    raise ValueError(
-        f"{name} keeps none of {num_views} views at a selection_fraction of "
-        f"{share:g}; raise --config.method.selection_fraction or "
-        "--config.views.number")
 
 
 def _fields(method):

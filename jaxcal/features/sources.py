@@ -31,6 +31,7 @@ class Source(NamedTuple):
     labels: Positions in the class names; None where not known.
     class_names: In label order; None where not known.
     order: Positions in the order in which they are had fastest.
+    num_views: Views of each image, the clean one included.
     batches: From positions, batch by batch, a mesh and the images per device,
       to `extract.Batch`es.
   """
@@ -39,6 +40,7 @@ class Source(NamedTuple):
   labels: Int[np.ndarray, "n"] | None
   class_names: tuple[str, ...] | None
   order: Int[np.ndarray, "n"]
+  num_views: int
   batches: Callable[[Sequence[Int[np.ndarray, "r"]], Mesh, int],
                     Iterator[extract.Batch]]
 
@@ -71,7 +73,8 @@ def from_images(
         batch_size=batch_size, num_threads=num_threads)
 
   return Source(image_set.ids, np.asarray(image_set.labels, np.int32),
-                image_set.class_names, np.arange(len(image_set.ids)), batches)
+                image_set.class_names, np.arange(len(image_set.ids)),
+                recipe.num_views, batches)
 
 
 def from_store(
@@ -115,7 +118,8 @@ def from_store(
       yield batch._replace(positions=position_of[batch.positions])
 
   return Source(images.ids, np.asarray(images.labels, np.int32),
-                images.class_names, np.argsort(rows), batches)
+                images.class_names, np.argsort(rows),
+                store.manifest.num_views, batches)
 
 
 def from_arrays(
@@ -149,4 +153,4 @@ def from_arrays(
 
   return Source(ids, labels,
                 None if class_names is None else tuple(class_names),
-                np.arange(len(ids)), batches)
+                np.arange(len(ids)), view_features.shape[1], batches)

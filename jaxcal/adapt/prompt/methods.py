@@ -56,6 +56,24 @@ class PromptMethod:
     """What takes the steps."""
     return optax.identity()
 
+  def check(self, task: base.Task, num_views: int) -> None:
+    """Refuses what the method cannot work with, before any work.
+
+    Raises:
+      ValueError: no encoder, or too few views, where prompts are tuned.
+    """
+    if not self.objective().num_steps:
+      return
+    if task.encode is None or task.context is None:
+      raise ValueError(
+          f"{type(self).__name__} tunes a prompt, but the task has text "
+          "features alone; give it `encode` and `context` as well, for example "
+          "by jaxcal.task_of(model, class_names)")
+    if int(num_views * self.selection_fraction) < 1:
+      raise ValueError(
+          f"a selection_fraction of {self.selection_fraction:g} keeps none of "
+          f"{num_views} views; raise it, or cut more views")
+
   def method(self) -> base.TestTimeMethod:
     """The method alone.
 
@@ -302,11 +320,7 @@ def _alone(numbers, task, views):
     return output(engine.untuned(
         task.text_features, task.logit_scale, views,
         numbers.selection_fraction))
-  if task.encode is None or task.context is None:
-    raise ValueError(
-        f"{type(numbers).__name__} tunes a prompt, but the task has text "
-        "features alone; give it `encode` and `context` as well, for example "
-        "by jaxcal.task_of(model, class_names)")
+  numbers.check(task, len(views))
   return output(engine.adapt(
       task.encode,
       engine.prepare(task.encode, task.context, task.logit_scale), views,
