@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import random
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -63,6 +64,29 @@ class EvaluateTest(parameterized.TestCase):
         *arguments, "--config.method.weight=4", f"--output={output}")
     self.assertEqual(status, 2)
     self.assertIn("config.method.weight was 3.0, is 4.0", error)
+
+  @pytest.mark.slow
+  def test_killed_at_random_moments_and_resumed_is_the_undisturbed_run(self):
+    """A method with a state among the others; every bit is the same."""
+    arguments = ("evaluate", *command.SMALL, "--config.data.limit=40",
+                 "--config.method.name=soc,zero,tda")
+    whole, killed = self._folder("whole"), self._folder("killed")
+    _, _, took = command.run_timed(*arguments, f"--output={whole}")
+    rng = random.Random(0)
+    was_running = [
+        command.kill_after(rng.uniform(0.4, 0.8) * took, *arguments,
+                           f"--output={killed}") for _ in range(command.KILLS)]
+    self.assertTrue(any(was_running))
+    status, _, error = command.run(*arguments, f"--output={killed}")
+    self.assertEqual(status, 0, error)
+    self.assertEqual((killed / "results.jsonl").read_bytes(),
+                     (whole / "results.jsonl").read_bytes())
+    for name in ("soc", "zero", "tda"):
+      ours, theirs = (predictions.load(
+          output / "predictions" / "digits" / name) for output in (
+              killed, whole))
+      np.testing.assert_array_equal(ours.logits, theirs.logits)
+      self.assertEqual(ours.ids, theirs.ids)
 
   def test_folder_of_images(self):
     root = self._folder("my_pets")
