@@ -212,11 +212,12 @@ def iterate(
       are not finite.
   """
   _check_evidence(evidence)
-  _check_methods(methods, tasks.shaped(task), source)
+  shaped = tasks.shaped(task)  # traces the text tower: once is enough
+  _check_methods(methods, shaped, source)
   mesh = sharding.data_mesh(devices)
   names = tuple(output_names(methods, with_posterior=head is not None))
   about = {name: {} for name in names} if about is None else about
-  along = _streams(methods, tasks.shaped(task))
+  along = _streams(methods, shaped)
   order = _checked_order(order, len(source.ids)) if along else None
   with tempfile.TemporaryDirectory() as scratch:
     folder = parts or pathlib.Path(scratch)
@@ -225,7 +226,7 @@ def iterate(
     sharding.barrier("missing")  # nobody writes before all have looked
     if len(missing):
       prepared = _prepared(
-          methods, task, source, linearisation=linearisation,
+          methods, task, shaped, source, linearisation=linearisation,
           max_bytes=max_bytes, with_posterior=head is not None)
       task = task._replace(text_features=prepared.text_features)
       _compute(
@@ -317,7 +318,7 @@ def _follow(along, task, states, batch, count, mesh, batch_size):
   return states, outputs
 
 
-def _prepared(methods, task, source, *, linearisation, max_bytes,
+def _prepared(methods, task, shaped, source, *, linearisation, max_bytes,
               with_posterior):
   """What all images share; refuses text features that are not finite."""
   prompt = _prompt_family(methods, task)
@@ -326,7 +327,7 @@ def _prepared(methods, task, source, *, linearisation, max_bytes,
     # none that only zero-shot predicts, which takes no gradient.
     steps = any(method.objective().num_steps for method in prompt.values())
     prepared = tasks.prepare(
-        task, num_images=len(source.ids) if steps else 0,
+        shaped, num_images=len(source.ids) if steps else 0,
         linearisation=linearisation, max_bytes=max_bytes)
   else:
     prepared = tasks.encoded(task)
@@ -364,8 +365,11 @@ def _program(mesh, with_posterior, evidence):
     outputs = {name: runners.episodic(method, task, features)
                for name, method in alone.items()}
     if family is not None:
-      outputs |= runners.episodic(
-          family, task, rows if with_posterior else features)
+      # Of these it is known that the scores are logits.
+      outputs |= {name: output._replace(log_probs=None)
+                  for name, output in runners.episodic(
+                      family, task, rows if with_posterior else features
+                  ).items()}
     clean = {"image_features": lambda: features[:, 0],
              "zero_shot_logits": lambda: base.logits(task, features[:, 0])}
     if evidence:
@@ -398,7 +402,8 @@ def _write(folder, source, batch, outputs):
   outputs = jax.tree.map(lambda x: x[batch.mask], outputs)
   for name, output in outputs.items():
     if name:
-      _check_finite(output.log_probs, f"logits of {name}",
+      _check_finite(output.scores if output.log_probs is None else
+                    output.log_probs, f"logits of {name}",
                     [source.ids[position] for position in positions])
   parts_lib.write(folder, positions, {
       name: _fields(output) if name else output
@@ -407,9 +412,11 @@ def _write(folder, source, batch, outputs):
 
 def _fields(output):
   """An output as it is saved: nothing that follows from the rest."""
-  fields = {"scores": output.scores, "log_probs": output.log_probs}
-  if np.allclose(_log_softmax(output.scores), output.log_probs, atol=1e-4):
-    del fields["log_probs"]  # the scores are logits
+  fields = {"scores": output.scores}
+  log_probs = output.log_probs
+  if log_probs is not None and not np.allclose(
+      _log_softmax(output.scores), log_probs, atol=1e-4):
+    fields["log_probs"] = log_probs  # else the scores are logits
   return (fields |
           {f"info.{name}": value for name, value in output.info.items()} |
           {f"evidence.{name}": value

@@ -96,12 +96,12 @@ def prepare(
   """`engine.prepare`, compiled, choosing the faster linearisation.
 
   Args:
-    task: With an encoder and a context.
+    task: With an encoder and a context; text features tell their shape alone.
     num_images: Images that will be adapted.
     linearisation: "vjp", "jacobian", or "auto" to choose.
     max_bytes: Budget for the Jacobian.
   """
-  features = jax.eval_shape(task.encode, task.context)
+  features = shaped(task).text_features
   if linearisation == "auto":
     linearisation = "vjp"
     if isinstance(task.encode, prefix.Encoder):
