@@ -184,6 +184,12 @@ def load(path: str | os.PathLike) -> Predictions:
   return predictions
 
 
+def settings(path: str | os.PathLike) -> dict[str, Any]:
+  """The settings of saved predictions, without their arrays."""
+  text = atomic.with_ending(path, "json").read_text(encoding="utf-8")
+  return json.loads(text)["settings"]
+
+
 def exists(path: str | os.PathLike) -> bool:
   """Whether `save` has finished writing to this path."""
   return atomic.with_ending(path, "npz").exists()

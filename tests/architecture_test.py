@@ -22,7 +22,7 @@ _MAY_IMPORT = {
     "losses": {"typing"},
     "metrics": {"typing"},
     "clip": {"typing"},
-    "data": {"typing"},
+    "data": {"typing", "storage"},
     "posterior": {"typing", "storage"},
     "recalibration": {"typing"},
     "predictions": {"typing", "storage"},

@@ -20,6 +20,7 @@ from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.adapt.prompt import flatness
 from jaxcal.cli import experiment
+from jaxcal.cli import identities
 from jaxcal.cli import posteriors
 from jaxcal.cli import tuned_answers
 from jaxcal.data import image_set as image_sets
@@ -29,6 +30,7 @@ from jaxcal.storage import pytree
 
 _GIGABYTE = 2**30
 _FPP_PART = 50  # steps between two saves
+_PARTS = "parts-"  # what folders of unfinished work begin with
 
 
 def answer_set(
@@ -37,75 +39,94 @@ def answer_set(
     images: image_sets.ImageSet,
     methods: Mapping[str, base.Numbers],
     about: Mapping[str, Mapping[str, Any]],
+    identity: identities.OfSet,
     folder: pathlib.Path,
     *,
     posterior: posteriors.Chosen | None = None,
     on_batch: Callable[[int, int], None],
 ) -> Iterator[tuple[str, pathlib.Path]]:
-  """Names of the answers and paths of their predictions, as they are saved.
+  """Names of the predictions and their paths, as they are saved.
 
-  What is there already is not computed again. Several processes share the
-  images; the first one saves, and only there is anything yielded.
+  What is there already, and of the same, is not computed again. Several
+  processes share the images; the first one saves, and only there is anything
+  yielded.
 
   Args:
-    config: Of the experiment.
+    config: Fields of the experiment.
     model: From `experiment.load_model`.
     images: The image set, its name that of a store if the config has one.
-    methods: By file name.
-    about: What to write into each one's predictions.
-    folder: Of the predictions of this set.
-    posterior: Answers in its forms, too; see `run.output_names`.
+    methods: Their numbers by file name.
+    about: Settings to write into each one's predictions, by method.
+    identity: What the predictions are of.
+    folder: Where the predictions of this set are.
+    posterior: Predicts in its forms, too; see `run.output_names`.
     on_batch: See `run.iterate`.
+
+  Raises:
+    ValueError: predictions of something else lie there.
   """
   path_of = lambda name: folder / name
   method_of = run.output_names(
       methods, with_posterior=posterior is not None)
-  missing = [name for name in method_of
-             if not predictions_lib.exists(path_of(name))]
+  missing = [name for name in method_of if not identities.is_there(
+      path_of(name), identity.by_name[name], config.evidence)]
   sharding.barrier("looked for predictions")
-  parts = _parts_folder(folder, missing, method_of)
-  answers = iter(())
-  if missing:
-    # Those that an interrupted run had begun together stay together.
-    names = parts_lib.names(parts) or missing
+  found = {}  # by name, the iterator over its group
+  for parts, names in _groups(folder, missing, identity).items():
     together = dict.fromkeys(method_of[name] for name in names)
-    answers = _answers(
+    group = _answers(
         config, model, images, {name: methods[name] for name in together},
-        {name: {**about[method_of[name]], "method": name}
-         for name in missing if experiment.is_first()},
-        parts, folder, posterior, on_batch)
+        {name: {**about[method_of[name]], "method": name,
+                "identity": dict(identity.by_name[name]),
+                "evidence": list(config.evidence)}
+         for name in missing if name in names and experiment.is_first()},
+        parts, identity, folder, posterior, on_batch)
+    found |= dict.fromkeys(names, group)
   if not experiment.is_first():
-    collections.deque(answers, maxlen=0)  # runs, and yields nothing
+    for group in dict.fromkeys(found.values()):
+      collections.deque(group, maxlen=0)  # runs, and yields nothing
     return
   for name in method_of:
     if name in missing:
-      _, answer = next(answers)
+      _, answer = next(found[name])
       predictions_lib.save(answer, path_of(name))
     yield name, path_of(name)
-  shutil.rmtree(parts, ignore_errors=True)
+  for parts in folder.glob(f"{_PARTS}*"):
+    shutil.rmtree(parts, ignore_errors=True)
 
 
-def _parts_folder(folder, missing, names):
-  """That of an interrupted run which was to answer these, or a new one."""
-  begun = [parts for parts in sorted(folder.glob("parts-*"))
-           if set(missing) <= set(parts_lib.names(parts)) <= set(names)]
-  digest = hashlib.sha256("\n".join(missing).encode()).hexdigest()[:8]
-  return begun[0] if begun else folder / f"parts-{digest}"
+def _groups(folder, missing, identity):
+  """Names to be computed together, by the folder of their parts.
+
+  Those that an interrupted run had begun together are finished together.
+  """
+  prefix = f"{_PARTS}{identity.of_pass[:8]}-"
+  groups, left = {}, list(missing)
+  for parts in sorted(folder.glob(f"{prefix}*")):
+    names = parts_lib.names(parts)
+    if names and set(names) <= set(left):
+      groups[parts] = names
+      left = [name for name in left if name not in names]
+  if left:
+    digest = hashlib.sha256("\n".join(left).encode()).hexdigest()[:8]
+    groups[folder / f"{prefix}{digest}"] = tuple(left)
+  return groups
 
 
-def _answers(config, model, images, methods, about, parts, folder, posterior,
-             on_batch):
+def _answers(config, model, images, methods, about, parts, identity, folder,
+             posterior, on_batch):
   budget = int(config.memory_gb * _GIGABYTE)
   head = None
   if posterior is not None:
     head = posteriors.head(
         posterior, config.posterior, model, len(images.class_names))
   return run.iterate(
-      methods, _task(config, model, images, folder, budget),
+      methods, _task(config, model, images, identity, folder, budget),
       _source(config, model, images, budget),
       order=_order(config.stream, len(images.ids)), head=head,
       evidence=config.evidence, linearisation=config.linearisation,
-      max_bytes=budget, batch_size=config.batch_size, parts=parts, about=about,
+      max_bytes=budget, batch_size=config.batch_size, parts=parts,
+      identity=identity.common, about=about,
       on_batch=on_batch)
 
 
@@ -127,7 +148,7 @@ def _order(config, num_images):
   return np.random.default_rng(config.seed).permutation(num_images)
 
 
-def _task(config, model, images, folder, budget):
+def _task(config, model, images, identity, folder, budget):
   """The prompts of the classes, and the context where every image starts."""
   task_of = functools.partial(
       tasks.unencoded_task, model, images.class_names, max_bytes=budget,
@@ -142,7 +163,7 @@ def _task(config, model, images, folder, budget):
   task = task_of(template=config.data.template)
   if config.method.context == "fpp":
     task = task._replace(context=_flat_context(
-        config.fpp, task, folder / "fpp.npz", images.name))
+        config.fpp, task, folder / "fpp.npz", images.name, identity.common))
   return task
 
 
@@ -151,12 +172,12 @@ def _checked_store(config, model, images):
   store = experiment.open_store(config.data, images.name)
   asked = experiment.manifest(
       config, model, stores.image_set(store), store.manifest.dtype,
-      store.manifest.chunk_size)
+      store.manifest.chunk_size, store.manifest.contents_fingerprint)
   stores.check(store.manifest, asked, name=str(store.folder))
   return store
 
 
-def _flat_context(config, task, path, name):
+def _flat_context(config, task, path, name, identity):
   """A context pre-trained by FPP; goes on from what `path` holds."""
   recipe = flatness.Recipe(
       learning_rate=config.learning_rate, num_steps=config.num_steps,
@@ -164,7 +185,7 @@ def _flat_context(config, task, path, name):
   noise_key, start_key = jax.random.split(jax.random.key(config.seed))
   start = task.context if config.from_template else flatness.random_context(
       start_key, task.context.shape)
-  state = pytree.load(path, flatness.begin(start, recipe))
+  state = pytree.load(path, flatness.begin(start, recipe), identity)
   target = jax.jit(lambda encode, context: encode(context))(
       task.encode, task.context)
   advance = jax.jit(flatness.advance, static_argnames="num_steps")
@@ -175,6 +196,6 @@ def _flat_context(config, task, path, name):
       steps = min(_FPP_PART, config.num_steps - int(state.step))
       state, _ = advance(task.encode, target, noise_key, state, recipe,
                          num_steps=steps)
-      pytree.save(path, state)
+      pytree.save(path, state, identity)
       bar.update(steps)
   return state.context

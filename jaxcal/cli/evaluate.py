@@ -12,6 +12,7 @@ from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import answering
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
+from jaxcal.cli import identities
 from jaxcal.cli import posteriors
 from jaxcal.cli import recalibrate
 from jaxcal.cli import reporting
@@ -61,7 +62,7 @@ def main() -> None:
   seeds = tuned_answers.load(config.method, model)
   tuned_answers.check_classes(seeds, sets_by_name.values())
   about = experiment.describe(config, model, posterior)
-  output = experiment.output_folder(about)
+  output = experiment.output_folder(about, grows=True)
   for data, images in sets_by_name.items():
     answer = functools.partial(
         _answer, config, model, methods, seeds, about, output, data)
@@ -90,16 +91,18 @@ def _answer(config, model, methods, seeds, about, output, data, images,
             part=None, *, posterior=None):
   """Saves what every method answers for a set, or for a part beside it."""
   place = data if part is None else f"{data}/{part}"
+  identity = identities.of_set(
+      config, model, images, methods, posterior, output, place)
   with experiment.progress(place, len(images.ids)) as bar:
     collections.deque(answering.answer_set(
         config, model, images, methods,
         {name: about | {"data": place, "method": name,
                         "numbers": experiment.numbers_of(method)}
          for name, method in methods.items()},
-        output / "predictions" / place, posterior=posterior,
+        identity, output / "predictions" / place, posterior=posterior,
         on_batch=lambda done, _: bar.update(done - bar.n)), maxlen=0)
   tuned_answers.answer_set(
-      config, model, images, seeds, about | {"data": place},
+      config, model, images, seeds, about | {"data": place}, identity.common,
       output / "predictions" / place, features=output / "features" / place,
       template=tuned.template(config, data))
 
@@ -150,11 +153,10 @@ def _scale_temperatures(folder, methods, split):
   """METHOD+temperature: the logits divided by a validated temperature."""
   for name in methods:
     scaled = name + _TEMPERATURE
-    if not predictions_lib.exists(folder / scaled):
-      predictions_lib.save(recalibrate.recalibrated(
-          predictions_lib.load(folder / name),
-          predictions_lib.load(folder / split / name),
-          temperature.Temperature(), scaled), folder / scaled)
+    predictions_lib.save(recalibrate.recalibrated(
+        predictions_lib.load(folder / name),
+        predictions_lib.load(folder / split / name),
+        temperature.Temperature(), scaled), folder / scaled)
 
 
 def _write_report(output, config, data_names, method_names, method_of,

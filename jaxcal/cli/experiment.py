@@ -29,6 +29,7 @@ from jaxcal.cli import posteriors
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
 from jaxcal.data import catalogue
+from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import sources
 from jaxcal.data import views
@@ -36,6 +37,7 @@ from jaxcal.features import extract
 from jaxcal.features import store as stores
 from jaxcal.report import summary
 from jaxcal.storage import atomic
+from jaxcal.storage import identity
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import protocol
 
@@ -166,7 +168,9 @@ def with_data(config, **changes):
 
 def _load_set(name, config):
   if config.store is not None:
-    return stores.image_set(open_store(config, name))
+    store = open_store(config, name)
+    _check_files(store, name, config)
+    return stores.image_set(store)
   if name in testbed_sets.NAMES:
     return testbed_sets.load(name, split=config.split)
   if name in catalogue.CATALOGUE:
@@ -175,15 +179,8 @@ def _load_set(name, config):
                        "it with --config.data.root=...")
     return catalogue.load(name, config.root, split=config.split,
                           source=config.source, partial=config.partial)
-  class_names = (
-      sources.class_names_file(config.class_names) if config.class_names
-      else None)
-  if os.path.isdir(name):
-    images, root = sources.image_folder(name, class_names=class_names), name
-  elif name.endswith(".csv"):
-    images = sources.csv_file(name, class_names=class_names)
-    root = os.path.dirname(name) or "."
-  else:
+  images, root = _own_images(name, config)
+  if images is None:
     raise ValueError(
         f"unknown image set {name!r}: no folder and no .csv file of that name "
         f"here, nor a testbed set ({', '.join(testbed_sets.NAMES)}), nor a "
@@ -192,6 +189,36 @@ def _load_set(name, config):
     sources.verify(
         images, root, progress=lambda done, total: bar.update(done - bar.n))
   return images
+
+
+def _own_images(name, config):
+  """A folder or list of one's own and its root; None where there is none."""
+  class_names = (
+      sources.class_names_file(config.class_names) if config.class_names
+      else None)
+  if os.path.isdir(name):
+    return sources.image_folder(name, class_names=class_names), name
+  if name.endswith(".csv"):
+    return (sources.csv_file(name, class_names=class_names),
+            os.path.dirname(name) or ".")
+  return None, None
+
+
+def _check_files(store, name, config):
+  """Refuses stored features where the images at hand are others by now."""
+  if not os.path.exists(name):
+    return
+  images, _ = _own_images(name, config)
+  if images is None:
+    return
+  now = contents.identity_of(images)["data.contents"]
+  if (stores.data_fingerprint(images), now) != (
+      store.manifest.data_fingerprint, store.manifest.contents_fingerprint):
+    raise ValueError(
+        f"{store.folder} holds features of what {name} held before: its images "
+        "or their names have changed since; run `jaxcal features` again with "
+        "another --store, or name the set without its path to use the stored "
+        "ones all the same")
 
 
 def _of_classes(images, which):
@@ -255,12 +282,22 @@ def clean_view(model: checkpoint.Model) -> views.Recipe:
 
 
 def manifest(config, model, images: image_sets.ImageSet, dtype: str,
-             chunk_size: int) -> stores.Manifest:
-  """What a store of these images' features must be of."""
+             chunk_size: int, contents: str | None) -> stores.Manifest:
+  """What a store of these images' features must be of.
+
+  Args:
+    config: Fields of the experiment.
+    model: From `load_model`.
+    images: The images.
+    dtype: Type of the stored values.
+    chunk_size: Images of a chunk.
+    contents: Digest of the images' files, see `data.contents`.
+  """
   vision = towers.image_projection(model.config, model.params).kernel
   return stores.Manifest(
       model=config.model.name, model_fingerprint=model.fingerprint,
       data=images.name, data_fingerprint=stores.data_fingerprint(images),
+      contents_fingerprint=contents, computation=identity.COMPUTATION,
       views=json.loads(json.dumps(
           dataclasses.asdict(recipe(config.views, model)))),
       seed=config.views.seed, image_dtype=str(vision.dtype),
@@ -330,7 +367,7 @@ def describe(
   settings = {name: value for name, value, _ in config_lib.describe(config)
               if name not in FREE}
   settings[_OWN_METHODS] = {
-      name: _definition(method) for name, method in config.methods.items()}
+      name: definition_of(method) for name, method in config.methods.items()}
   settings |= _by_content(config.method)
   settings |= {
       "model.fingerprint": model.fingerprint,
@@ -348,19 +385,20 @@ def describe(
 def _by_content(config):
   """Fields that name files, by what these hold: they may move, not change."""
   fields = {"config.method.tuned": [
-      _content(path) for path in tuned_files(config.tuned)]}
+      content_of(path) for path in tuned_files(config.tuned)]}
   if is_tuned(config.context):
-    fields["config.method.context"] = _content(pathlib.Path(config.context))
+    fields["config.method.context"] = content_of(pathlib.Path(config.context))
   return fields
 
 
-def _definition(method):
+def definition_of(method: base.Numbers) -> str:
   """A method of one's own: its numbers, and what its source code is."""
   source = inspect.getsource(inspect.getmodule(type(method)))
   return f"{method} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
 
 
-def _content(path):
+def content_of(path: pathlib.Path) -> str:
+  """Name and digest of a pair of files that `jaxcal tune` has written."""
   digest = hashlib.sha256()
   for file in (path, path.with_suffix(".json")):
     digest.update(file.read_bytes())
@@ -373,8 +411,14 @@ def _features_are(config):
   return f"stored as {open_store(config, config.name[0]).manifest.dtype}"
 
 
-def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
+def output_folder(
+    settings: Mapping[str, Any], *, grows: bool = False) -> pathlib.Path:
   """The folder of the run, with `run.json` in it.
+
+  Args:
+    settings: Of the run, by dotted name.
+    grows: Whether a run with other settings may lie there, since all that is
+      used again is compared by its own identity.
 
   Raises:
     ValueError: it holds a run with other settings.
@@ -390,7 +434,7 @@ def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
     shutil.rmtree(output)
   sharding.barrier("output")
   path = output / "run.json"
-  if path.exists():
+  if path.exists() and not grows:
     _refuse_other_run(output, json.loads(path.read_text()), settings)
   sharding.barrier("checked")
   if is_first():

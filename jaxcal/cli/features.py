@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxcal import sharding
 from jaxcal.cli import experiment
+from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import extract
 from jaxcal.features import store as stores
@@ -80,8 +81,13 @@ def _share():
 
 def _fill(config, model, images: image_sets.ImageSet, folder, share):
   """Computes and writes the chunks that the store lacks."""
+  with experiment.progress(f"{images.name}: files", len(images.ids)) as bar:
+    found = contents.identity_of(
+        images, memory=folder.parent / ".digests" / f"{images.name}.npz",
+        num_threads=config.num_threads, progress=bar.update)
   manifest = experiment.manifest(
-      config, model, images, _DTYPE.value, _CHUNK_SIZE.value)
+      config, model, images, _DTYPE.value, _CHUNK_SIZE.value,
+      found["data.contents"])
   store = stores.create(folder, manifest, images)
   share = share or (jax.process_index(), jax.process_count())
   # Every process works on chunks of its own, so on its own devices.

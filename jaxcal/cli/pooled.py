@@ -12,9 +12,12 @@ from jaxcal import parts as parts_lib
 from jaxcal import sharding
 from jaxcal import tasks
 from jaxcal.cli import experiment
+from jaxcal.clip import towers
+from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pairs
 from jaxcal.features import extract
+from jaxcal.storage import identity
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Pooled
@@ -53,7 +56,8 @@ def pooled_images(config, model, images: image_sets.ImageSet,
   """Clean views of all images; arguments as in `task`."""
   with tempfile.TemporaryDirectory() as scratch:
     folder = folder or pathlib.Path(scratch)
-    parts_lib.open_folder(folder, images.ids, ("image",))
+    parts_lib.open_folder(
+        folder, images.ids, ("image",), identity=_identity(model, images))
     todo = parts_lib.missing(folder, len(images.ids))
     with experiment.progress(images.name, len(images.ids)) as bar:
       bar.update(len(images.ids) - len(todo))
@@ -63,6 +67,15 @@ def pooled_images(config, model, images: image_sets.ImageSet,
             sharding.gather_local(batch.pooled)))
         bar.update(len(asked))
     return gather(folder, "image")
+
+
+def _identity(model, images):
+  """What clean views of these images are of."""
+  return {
+      **contents.identity_of(images), "model": model.fingerprint,
+      "computation": identity.COMPUTATION,
+      "model.image_dtype": str(towers.image_projection(
+          model.config, model.params).kernel.dtype)}
 
 
 def batches(

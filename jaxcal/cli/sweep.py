@@ -17,12 +17,14 @@ from jaxcal import sharding
 from jaxcal import sweep as sweep_lib
 from jaxcal.cli import answering
 from jaxcal.cli import experiment
+from jaxcal.cli import identities
 from jaxcal.cli import posteriors
 from jaxcal.cli import tuned_answers
 from jaxcal.report import figures
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
+from jaxcal.storage import identity as identity_lib
 
 ABOUT = "evaluate all combinations of some fields' values, sharing the work"
 EXAMPLE = ("jaxcal sweep --config=configs/quickstart.py "
@@ -93,7 +95,7 @@ def main() -> None:
   output = experiment.output_folder(
       {name: value for name, value in about.items()
        if name.removeprefix("config.") not in (
-           *_PER_IMAGE, *(axis.name for axis in axes))})
+           *_PER_IMAGE, *(axis.name for axis in axes))}, grows=True)
   rows = _Rows(output / "results.jsonl")
   loaded = [(variant, load_sets(variant.config.data))
             for variant in plan]
@@ -207,23 +209,30 @@ def _run_variant(variant, model, posterior, images, output, rows, bar):
       for label, point in variant.points.items()}
   point_of = run.output_names(methods, with_posterior=posterior is not None)
   count, before = len(variant.points), bar.n
+  folder = output / "predictions" / images.name / variant.folder
+  identity = identities.of_set(
+      config, model, images, methods, posterior, output,
+      f"{images.name}/{variant.folder}")
   saved = answering.answer_set(
       config, model, images, methods,
       {label: about | own[label] | {"data": images.name, "method": label}
        for label in variant.points},
-      output / "predictions" / images.name / variant.folder,
-      posterior=posterior, on_batch=lambda done, total: bar.update(
+      identity, folder, posterior=posterior, on_batch=lambda done, total: bar.update(
           before + done * count - bar.n))
   for name, path in saved:
     key = {"data": images.name, "setting": name,
            **{field: experiment.plain(value)
               for field, value in variant.fields.items()}}
-    if not rows.has(key):
+    made = identity_lib.of_lines([json.dumps(
+        [identity.by_name[name], experiment.conventions(config.metrics)],
+        sort_keys=True)])
+    if not rows.has(key | {"identity": made}):
       label = point_of[name]
       point, form = variant.points[label], name.removeprefix(label)
-      rows.add(key | {"method": point.method + form, **point.numbers} |
+      rows.put(key, {"method": point.method + form, **point.numbers} |
                summary.summarize(predictions_lib.load(path),
-                                 experiment.conventions(config.metrics)))
+                                 experiment.conventions(config.metrics)) |
+               {"identity": made})
   bar.update(before + len(images.ids) * count - bar.n)
 
 
@@ -244,8 +253,15 @@ class _Rows:
     return {name for name in row if "." in name} == {
         name for name in key if "." in name}
 
-  def add(self, row):
-    self.all.append(json.loads(json.dumps(row)))
+  def put(self, key, row):
+    """In the place of a row with the same key, or at the end."""
+    row = json.loads(json.dumps(key | row))
+    same = [i for i, other in enumerate(self.all)
+            if key.items() <= other.items() and self._same(key, other)]
+    if same:
+      self.all[same[0]] = row
+    else:
+      self.all.append(row)
     atomic.write_whole(self._path, "".join(
         json.dumps(one) + "\n" for one in self.all).encode())
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
+from jaxcal.cli import identities
 from jaxcal.cli import tuned
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
@@ -54,7 +55,9 @@ def load(config, model: checkpoint.Model) -> dict[str, tuned.Tuned]:
       raise ValueError(f"config.method.tuned has two of the name {name}: "
                        f"{paths[name]} and {path}; answer with them in runs of "
                        "their own")
-    loaded[name], paths[name] = one, path
+    loaded[name] = one._replace(
+        about={**one.about, "content": experiment.content_of(path)})
+    paths[name] = path
   return loaded
 
 
@@ -82,6 +85,7 @@ def answer_set(
     images: image_sets.ImageSet,
     seeds: Mapping[str, tuned.Tuned],
     about: Mapping[str, Any],
+    identity: Mapping[str, Any],
     folder: pathlib.Path,
     *,
     template: str,
@@ -95,13 +99,17 @@ def answer_set(
     images: The image set.
     seeds: From `load`.
     about: What to write into the predictions of all.
-    folder: Of the predictions.
+    identity: What images and model are.
+    folder: Where the predictions are.
     template: See `tuned.logits`.
     features: Keeps those of the images.
   """
   alike = {}
+  asked = {name: {**identity, "prompt.template": template,
+                  "tuned": one.about["content"]}
+           for name, one in seeds.items()}
   for name, one in seeds.items():
-    if not predictions_lib.exists(folder / name):
+    if not identities.is_there(folder / name, asked[name]):
       alike.setdefault(one.spec, {})[name] = one
   for group in alike.values():
     answers = tuned.logits(
@@ -112,7 +120,8 @@ def answer_set(
                   if key not in _LONG}
       predictions_lib.save(predictions_lib.Predictions(
           logits, np.asarray(images.labels), images.ids, images.class_names,
-          {}, {**about, "method": name, "tuned": training}), folder / name)
+          {}, {**about, "method": name, "tuned": training,
+               "identity": asked[name]}), folder / name)
 
 
 def over_seeds(

@@ -6,6 +6,7 @@ __all__ = [
     "aircraft",
     "augmix",
     "catalogue",
+    "contents",
     "coop",
     "image_set",
     "pairs",

@@ -1,6 +1,7 @@
 """The one type by which labelled images travel: names, labels and a reader."""
 
 from collections.abc import Callable, Sequence
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ class ImageSet(NamedTuple):
     ids: One stable, distinct id per image; seeds and stored features go by it.
     labels: int32 [n], each in [0, len(class_names)).
     read: Position -> uint8 [h w 3], RGB. Called from several threads at once.
+    path: Position -> the image's file; None where images are no files.
   """
 
   name: str
@@ -26,6 +28,7 @@ class ImageSet(NamedTuple):
   ids: tuple[str, ...]
   labels: Int[np.ndarray, "n"]
   read: Callable[[int], UInt8[np.ndarray, "h w 3"]]
+  path: Callable[[int], pathlib.Path] | None = None
 
 
 def check(image_set: ImageSet) -> None:
@@ -40,7 +43,7 @@ def check(image_set: ImageSet) -> None:
     ValueError: if the set is empty, has no classes, an id occurs twice, there
       is not one integer label per id, or a label has no class name.
   """
-  name, class_names, ids, labels, _ = image_set
+  name, class_names, ids, labels, _, _ = image_set
   labels = np.asarray(labels)
   if not ids:
     raise ValueError(f"image set {name!r} has no images.")
@@ -103,10 +106,12 @@ def take(image_set: ImageSet, indices: Sequence[int] | np.ndarray) -> ImageSet:
   if counts.max() > 1:
     raise ValueError(f"position {values[counts.argmax()]} is taken twice.")
   positions = [int(index) for index in indices]
+  path = image_set.path
   return image_set._replace(
       ids=tuple(image_set.ids[position] for position in positions),
       labels=np.asarray(image_set.labels)[indices],
       read=lambda position: image_set.read(positions[position]),
+      path=path and (lambda position: path(positions[position])),
   )
 
 

@@ -348,6 +348,7 @@ def _file_set(name, class_names, ids, labels, root):
       ids=tuple(ids),
       labels=np.asarray(labels, np.int32),
       read=lambda position: decode(root / ids[position]),
+      path=lambda position: root / ids[position],
   )
   image_sets.check(image_set)
   return image_set

@@ -26,11 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcal.data import image_set as image_sets
+from jaxcal.storage import identity
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DTYPES = ("float16", "float32")
 
 _MANIFEST = "manifest.json"
@@ -48,6 +49,8 @@ class Manifest(NamedTuple):
     model_fingerprint: Of its weights.
     data: Name of the image set.
     data_fingerprint: See `data_fingerprint`.
+    contents_fingerprint: Digest of what the images' files held; None where they
+      are no files.
     views: How the views were made.
     seed: Of the views.
     image_dtype: In which the image tower computed.
@@ -58,6 +61,7 @@ class Manifest(NamedTuple):
     dtype: Of the stored values, one of `DTYPES`. Unit-norm features in float16
       are within 2.5e-4 of their values in float32.
     chunk_size: Images per chunk. No influence on the values.
+    computation: Version of the computation, `storage.identity.COMPUTATION`.
     versions: Of the programs; for the record.
     format_version: Of the files.
   """
@@ -75,6 +79,8 @@ class Manifest(NamedTuple):
   pooled_size: int
   dtype: str = "float16"
   chunk_size: int = 256
+  contents_fingerprint: str | None = None
+  computation: int = identity.COMPUTATION
   versions: Mapping[str, str] = {}
   format_version: int = FORMAT_VERSION
 

@@ -2,6 +2,6 @@
 
 from jaxcal import lazy
 
-__all__ = ["atomic", "pytree"]
+__all__ = ["atomic", "identity", "pytree"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

@@ -1,0 +1,201 @@
+"""What the saved numbers of a run are of, from a config."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcal import predictions as predictions_lib
+from jaxcal import run
+from jaxcal.adapt import base
+from jaxcal.cli import experiment
+from jaxcal.cli import posteriors
+from jaxcal.clip import checkpoint
+from jaxcal.clip import towers
+from jaxcal.data import contents
+from jaxcal.data import image_set as image_sets
+from jaxcal.posterior import laplace
+from jaxcal.storage import identity
+
+# Where digests of image files are kept, below the output folder.
+_MEMORY = "digests"
+
+
+class OfSet(NamedTuple):
+  """What the predictions for an image set are of.
+
+  Attributes:
+    common: Identity of all that methods share: images, model, views, prompts.
+    by_name: Identity of each one's predictions, `common` among it.
+  """
+
+  common: dict[str, Any]
+  by_name: dict[str, dict[str, Any]]
+
+  @property
+  def of_pass(self) -> str:
+    """A digest of what is common, for names of folders."""
+    return identity.of_lines([json.dumps(self.common, sort_keys=True)])
+
+
+def of_set(
+    config,
+    model: checkpoint.Model,
+    images: image_sets.ImageSet,
+    methods: Mapping[str, base.Numbers],
+    posterior: posteriors.Chosen | None,
+    output: pathlib.Path,
+    place: str,
+) -> OfSet:
+  """The identities of everything that is predicted for an image set.
+
+  Args:
+    config: Fields of the experiment.
+    model: From `experiment.load_model`.
+    images: The images.
+    methods: Numbers of the methods by name.
+    posterior: What predicts in its forms, too.
+    output: Folder of the run.
+    place: Of the set among the predictions.
+  """
+  common = {**of_images(config, images, output, place),
+            **of_features(config, model), **of_prompts(config, model),
+            "evidence": list(config.evidence)}
+  own = of_methods(config, methods, len(images.class_names), model)
+  added = of_posterior(config.posterior, posterior)
+  by_name = {}
+  for name, method in run.output_names(
+      methods, with_posterior=posterior is not None).items():
+    by_name[name] = {**common, **own[method]}
+    del by_name[name]["evidence"]  # more of it does no harm
+    if name != method:
+      by_name[name] |= {**added, "posterior.form": name.removeprefix(method)}
+  return OfSet(common, by_name)
+
+
+def is_there(
+    path: pathlib.Path,
+    asked: Mapping[str, Any],
+    evidence: Sequence[str] = (),
+) -> bool:
+  """Whether predictions of the same lie there, with all the evidence.
+
+  Args:
+    path: Of the predictions.
+    asked: Their identity.
+    evidence: Names that they are to carry.
+
+  Raises:
+    ValueError: predictions of something else lie there.
+  """
+  if not predictions_lib.exists(path):
+    return False
+  settings = predictions_lib.settings(path)
+  if "identity" not in settings:
+    raise ValueError(
+        f"{path} is of an earlier version of jaxcal, which did not say what "
+        "its predictions are of; they can be reported (`jaxcal report`), not "
+        "added to: give another --output, or --overwrite to remove them")
+  identity.check(
+      settings["identity"], asked, what=f"{path} holds predictions of "
+      "something else than what is asked for",
+      way_out="give another --output, or --overwrite to remove what is there")
+  return set(evidence) <= set(settings.get("evidence", ()))
+
+
+def of_images(
+    config, images: image_sets.ImageSet, output: pathlib.Path, place: str
+) -> dict[str, Any]:
+  """The identity of an image set; files that did not change are not read.
+
+  Args:
+    config: Of the experiment.
+    images: The images; of a store, what it was made of counts.
+    output: Of the run, keeps digests.
+    place: Of the set among the predictions.
+  """
+  if config.data.store is not None:
+    manifest = experiment.open_store(config.data, images.name).manifest
+    return identity.of_data(
+        images.ids, images.labels, images.class_names) | {
+            "data.contents": manifest.contents_fingerprint}
+  name = f"{place.replace('/', ' ')}.npz"
+  with experiment.progress(f"{place}: files", len(images.ids)) as bar:
+    return contents.identity_of(
+        images, memory=output / _MEMORY / name,
+        num_threads=config.num_threads, progress=bar.update)
+
+
+def of_features(config, model: checkpoint.Model) -> dict[str, Any]:
+  """How images become features: model, precision, views."""
+  views = dataclasses.asdict(experiment.recipe(config.views, model))
+  found = {
+      "computation": identity.COMPUTATION,
+      "model": model.fingerprint,
+      "model.image_dtype": str(towers.image_projection(
+          model.config, model.params).kernel.dtype),
+      "features": "computed",
+      "views.seed": config.views.seed,
+      **{f"views.{name}": value for name, value in views.items()}}
+  if config.data.store is not None:
+    name = config.data.name[0]
+    found["features"] = (
+        f"stored as {experiment.open_store(config.data, name).manifest.dtype}")
+  return json.loads(json.dumps(found))
+
+
+def of_prompts(config, model: checkpoint.Model) -> dict[str, Any]:
+  """How class names become text features."""
+  found = {
+      "model.text_dtype": str(towers.text_projection(
+          model.config, model.params).kernel.dtype),
+      "prompt.template": config.data.template,
+      "prompt.context": config.method.context}
+  if experiment.is_tuned(config.method.context):
+    found["prompt.context"] = experiment.content_of(
+        pathlib.Path(config.method.context))
+  if config.method.context == "fpp":
+    found |= {f"fpp.{name}": value
+              for name, value in dataclasses.asdict(config.fpp).items()}
+  return found
+
+
+def of_methods(
+    config,
+    methods: Mapping[str, base.Numbers],
+    num_classes: int,
+    model: checkpoint.Model,
+) -> dict[str, dict[str, Any]]:
+  """A method's numbers, and the order of the images where it matters to it."""
+  width = towers.text_projection(model.config, model.params).kernel.shape[1]
+  features = jax.ShapeDtypeStruct((num_classes, width), np.float32)
+  found = {}
+  for name, method in methods.items():
+    own = {"method": type(method).__name__} | {
+        f"method.{number}": value
+        for number, value in experiment.numbers_of(method).items()}
+    if type(method).__module__.partition(".")[0] != "jaxcal":
+      own["method"] = experiment.definition_of(method)
+    if base.has_state(method.method(), base.Task(features, 1.0)):
+      own |= {"stream.order": config.stream.order,
+              "stream.seed": config.stream.seed}
+    found[name] = own
+  return found
+
+
+def of_posterior(
+    config, chosen: posteriors.Chosen | None) -> dict[str, Any]:
+  """The posterior's covariances and what is drawn from it; nothing if None."""
+  if chosen is None:
+    return {}
+  layers = {f"{side}.{name}": matrix for side in laplace.Posterior._fields
+            for name, matrix in getattr(
+                chosen.posterior, side)._asdict().items()}
+  return {"posterior": identity.of_lines(
+      identity.of_array(np.asarray(layers[name])) for name in sorted(layers)),
+          "posterior.num_samples": config.num_samples,
+          "posterior.seed": config.seed}

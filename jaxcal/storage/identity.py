@@ -1,0 +1,213 @@
+"""What a saved number is of: compared on every reuse, told where it differs.
+
+An identity is a flat mapping from dotted names to what JSON holds. All that
+enters a number is in it, and nothing else: bins, batches, threads and devices
+may change.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import concurrent.futures
+import hashlib
+import io
+import json
+import os
+import pathlib
+import time
+from typing import Any, NamedTuple
+import zipfile
+
+import numpy as np
+
+from jaxcal.storage import atomic
+from jaxcal.typing import Int
+from jaxcal.typing import UInt8
+
+Identity = Mapping[str, Any]
+
+# Raised by hand whenever the same inputs give other numbers. Stored results
+# guard it: tests/quickstart_test.py.
+COMPUTATION = 1
+
+# What a value is called that one of two identities lacks.
+_NOTHING = "nothing"
+_BLOCK = 2**20  # bytes that are read of a file at a time
+_SETTLED = 2 * 10**9  # nanoseconds, coarser than the clocks of file systems
+
+
+class Digests(NamedTuple):
+  """What files held when they were last read.
+
+  Attributes:
+    sizes: Bytes of each file.
+    times: Nanoseconds of each file's last change.
+    digests: SHA-256 of each file's content.
+  """
+
+  sizes: Int[np.ndarray, "n"]
+  times: Int[np.ndarray, "n"]
+  digests: UInt8[np.ndarray, "n 32"]
+
+
+def differences(stored: Identity, asked: Identity) -> list[str]:
+  """What differs, a line each with both values; nothing if all is the same."""
+  value = lambda one, name: json.loads(json.dumps(one.get(name, _NOTHING)))
+  return [
+      f"{name}: stored {value(stored, name)!r}, asked {value(asked, name)!r}"
+      for name in sorted(set(stored) | set(asked))
+      if value(stored, name) != value(asked, name)]
+
+
+def check(
+    stored: Identity, asked: Identity, *, what: str, way_out: str) -> None:
+  """Refuses what is of something else.
+
+  Args:
+    stored: Identity that lies beside it.
+    asked: Identity of what is wanted.
+    what: Beginning of the message, what is refused.
+    way_out: End of the message.
+
+  Raises:
+    ValueError: they differ; names every part with both values.
+  """
+  found = differences(stored, asked)
+  if found:
+    raise ValueError("\n  ".join([f"{what}:", *found]) + f"\n{way_out}")
+
+
+def of_data(
+    ids: Sequence[str],
+    labels: Int[np.ndarray, "n"],
+    class_names: Sequence[str],
+    contents: UInt8[np.ndarray, "n 32"] | None = None,
+) -> dict[str, Any]:
+  """The identity of labelled images.
+
+  Args:
+    ids: One per image, in their order.
+    labels: Positions in the class names.
+    class_names: Names in label order.
+    contents: Digest of each image's file; None where they are no files, but
+      made by code or read from a data base.
+
+  Returns:
+    Counts and digests.
+  """
+  return {
+      "data.num_images": len(ids),
+      "data.num_classes": len(class_names),
+      "data.ids": of_lines(ids),
+      "data.labels": hashlib.sha256(
+          np.asarray(labels, "<i4").tobytes()).hexdigest()[:16],
+      "data.class_names": of_lines(class_names),
+      "data.contents": None if contents is None else hashlib.sha256(
+          np.ascontiguousarray(contents).tobytes()).hexdigest()[:16],
+  }
+
+
+def of_lines(lines: Iterable[str]) -> str:
+  """A short digest of texts in their order; none is taken for two."""
+  digest = hashlib.sha256()
+  for line in lines:
+    encoded = line.encode("utf-8", "surrogateescape")
+    digest.update(len(encoded).to_bytes(8, "little") + encoded)
+  return digest.hexdigest()[:16]
+
+
+def of_array(values: np.ndarray) -> str:
+  """A short digest of an array's shape, type and values."""
+  values = np.ascontiguousarray(values)
+  digest = hashlib.sha256(f"{values.dtype.str} {values.shape}".encode())
+  digest.update(values.tobytes())
+  return digest.hexdigest()[:16]
+
+
+def file_digests(
+    paths: Sequence[str | os.PathLike],
+    known: Digests | None = None,
+    *,
+    num_threads: int = 4,
+    progress: Callable[[int], None] | None = None,
+) -> Digests:
+  """What files hold; those of known size and time are not read again.
+
+  Args:
+    paths: The files.
+    known: What the same files held before, in the same order, if anything.
+    num_threads: Threads that read.
+    progress: Called with the number of files that were looked at since.
+
+  Raises:
+    OSError: a file cannot be read; names it.
+  """
+  found = Digests(*(np.zeros(len(paths), np.int64) for _ in range(2)),
+                  np.zeros((len(paths), 32), np.uint8))
+
+  def look(rows):
+    for row in rows:
+      about = os.stat(paths[row])
+      found.sizes[row], found.times[row] = about.st_size, about.st_mtime_ns
+      if known is not None and (known.sizes[row], known.times[row]) == (
+          about.st_size, about.st_mtime_ns):
+        found.digests[row] = known.digests[row]
+      else:
+        found.digests[row] = np.frombuffer(_digest(paths[row]), np.uint8)
+    return len(rows)
+
+  with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+    for done in pool.map(look, np.array_split(
+        np.arange(len(paths)), max(1, len(paths) // 64))):
+      if progress is not None:
+        progress(done)
+  return found
+
+
+def remembered(
+    path: pathlib.Path, ids: Sequence[str]) -> Digests | None:
+  """What `remember` wrote, for these images; None where there is nothing.
+
+  Images that it does not know have a size of -1, which no file has.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      arrays = {name: stored[name] for name in stored.files}
+    if arrays["ids"].tobytes() == _joined(ids):
+      rows = np.arange(len(ids))
+    else:
+      row_of = {image_id: row for row, image_id in enumerate(
+          arrays["ids"].tobytes().split(b"\0"))}
+      rows = np.array([row_of.get(_joined([image_id]), -1)
+                       for image_id in ids])
+    sizes = np.where(rows < 0, -1, arrays["sizes"][rows])
+    return Digests(sizes, arrays["times"][rows], arrays["digests"][rows])
+  except (OSError, ValueError, KeyError, IndexError, EOFError,
+          zipfile.BadZipFile):
+    return None  # not there, or damaged and easily computed again
+
+
+def remember(
+    path: pathlib.Path, ids: Sequence[str], digests: Digests) -> None:
+  """Keeps digests for the next run on the same images.
+
+  A file that has just been changed may change again without its time or size
+  telling, so it will be read again.
+  """
+  settled = digests.times < time.time_ns() - _SETTLED
+  digests = digests._replace(sizes=np.where(settled, digests.sizes, -1))
+  content = io.BytesIO()
+  np.savez(content, ids=np.frombuffer(_joined(ids), np.uint8),
+           **digests._asdict())
+  path.parent.mkdir(parents=True, exist_ok=True)
+  atomic.write_whole(path, content.getvalue())
+
+
+def _joined(ids):
+  return "\0".join(ids).encode("utf-8", "surrogateescape")
+
+
+def _digest(path):
+  with open(path, "rb") as file:
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+      digest.update(block)
+  return digest.digest()
