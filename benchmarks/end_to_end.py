@@ -21,6 +21,7 @@ from benchmarks import agreement
 from benchmarks import sizes
 from benchmarks import timing
 from jaxcal import evaluate
+from jaxcal import precision
 from jaxcal import predictions
 from jaxcal.adapt import objectives
 from jaxcal.adapt import settings as settings_lib
@@ -49,7 +50,7 @@ def main():
                       help="of the models with random weights")
   parser.add_argument("--batch_size", type=int, default=8)
   parser.add_argument(
-      "--image_dtype", choices=("float32", "bfloat16"), default="float32")
+      "--image_precision", choices=precision.PRECISIONS, default="highest")
   args = parser.parse_args()
 
   with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +60,7 @@ def main():
   agreed = agreement.differences(stages, whole)
   print(f"largest difference of logits: {agreed['max_difference']:.2g}")
   timing.write(
-      f"end_to_end_{args.model.replace('/', '')}_{args.image_dtype}", {
+      f"end_to_end_{args.model.replace('/', '')}_{args.image_precision}", {
           **vars(args), "num_views": sizes.NUM_VIEWS, "methods": _METHODS,
           **agreed, "rows": rows})
 
@@ -81,9 +82,8 @@ def _workload(args, folder):
     text = evaluate.TextSide(
         prefix.context_encoder(config, params, bank),
         prompts.initial_context(params, bank), jnp.asarray(sizes.LOGIT_SCALE))
-  dtype = jnp.dtype(args.image_dtype)
   return checkpoint.in_precision(
-      model, image=dtype, text=jnp.float32), images, text
+      model, image=args.image_precision, text="highest"), images, text
 
 
 def _photos(number, num_classes, folder):
