@@ -78,12 +78,14 @@ class ConfigTest(parameterized.TestCase):
   def test_too_few_views_for_the_selection(self):
     experiment = config.ExperimentConfig()
     experiment.views.number = 8
+    config.validate(experiment)  # every method's own share may be larger
+    experiment.method.selection_fraction = 0.1
     with self.assertRaisesRegex(ValueError, "large enough to keep one of 8"):
       config.validate(experiment)
 
   def test_every_field_is_described(self):
     rows = config.describe(config.ExperimentConfig())
-    self.assertIn(("config.method.learning_rate", 5e-3, "of AdamW"), rows)
+    self.assertIn(("config.fpp.num_steps", 1000, "of AdamW"), rows)
     self.assertTrue(all(about for _, _, about in rows))
     count = lambda c: sum(
         count(getattr(c, f.name)) if dataclasses.is_dataclass(
