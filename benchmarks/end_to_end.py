@@ -20,6 +20,7 @@ from PIL import Image
 from benchmarks import agreement
 from benchmarks import sizes
 from benchmarks import timing
+from jaxcal import precision
 from jaxcal import predictions
 from jaxcal import run
 from jaxcal import tasks
@@ -52,7 +53,7 @@ def main():
                       help="of the models with random weights")
   parser.add_argument("--batch_size", type=int, default=8)
   parser.add_argument(
-      "--image_dtype", choices=("float32", "bfloat16"), default="float32")
+      "--image_precision", choices=precision.PRECISIONS, default="highest")
   args = parser.parse_args()
 
   with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +63,7 @@ def main():
   agreed = agreement.differences(stages, whole)
   print(f"largest difference of logits: {agreed['max_difference']:.2g}")
   timing.write(
-      f"end_to_end_{args.model.replace('/', '')}_{args.image_dtype}", {
+      f"end_to_end_{args.model.replace('/', '')}_{args.image_precision}", {
           **vars(args), "num_views": sizes.NUM_VIEWS, "methods": _METHODS,
           **agreed, "rows": rows})
 
@@ -85,9 +86,8 @@ def _workload(args, folder):
         None, jnp.asarray(sizes.LOGIT_SCALE),
         prefix.context_encoder(config, params, bank),
         prompts.initial_context(params, bank))
-  dtype = jnp.dtype(args.image_dtype)
   return checkpoint.in_precision(
-      model, image=dtype, text=jnp.float32), images, task
+      model, image=args.image_precision, text="highest"), images, task
 
 
 def _photos(number, num_classes, folder):

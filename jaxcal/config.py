@@ -9,6 +9,9 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+# Those of `jaxcal.precision`, which needs jax.
+_PRECISIONS = ("highest", "high", "default", "bfloat16")
+
 
 def _field(default: Any, about: str) -> Any:
   return dataclasses.field(default=default, metadata={"help": about})
@@ -21,12 +24,14 @@ class ModelConfig:
   name: str = _field(
       "testbed", "'testbed' (the small CLIP that ships with jaxcal), a folder, "
       "or a Hugging Face hub id such as openai/clip-vit-base-patch16")
-  image_dtype: str = _field(
-      "auto", "of the image tower: 'float32', 'bfloat16', or 'auto': bfloat16 "
-      "on accelerators, float32 elsewhere")
-  text_dtype: str = _field(
-      "float32", "of the text tower: 'float32' or 'bfloat16'; losses and "
-      "optimiser are float32 in any case")
+  image_precision: str = _field(
+      "auto", "of the image tower: 'highest' (float32 in effect), 'high' "
+      "(three passes of bfloat16 on TPUs, TensorFloat-32 on GPUs), 'default' "
+      "(float32 stored, multiplied as the hardware does by default), "
+      "'bfloat16', or 'auto': bfloat16 on accelerators, highest elsewhere")
+  text_precision: str = _field(
+      "highest", "of the text tower: 'highest', 'high', 'default' or "
+      "'bfloat16'; all that follows the towers is at highest in any case")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -305,8 +310,8 @@ def validate(config: ExperimentConfig) -> None:
 
 def _model_rows(model):
   return (
-      _one_of(model, "image_dtype", "auto", "float32", "bfloat16"),
-      _one_of(model, "text_dtype", "float32", "bfloat16"))
+      _one_of(model, "image_precision", "auto", *_PRECISIONS),
+      _one_of(model, "text_precision", *_PRECISIONS))
 
 
 def _data_rows(data):

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from jaxcal import precision
 from jaxcal.typing import Array
 from jaxcal.typing import PyTree
 
@@ -96,14 +97,15 @@ def over_rows(
 
   Args:
     function: Pure; what it returns has the rows on the first axis. `shared` is
-      the same on all devices, see `replicate`; `rows` comes from `split`.
+      the same on all devices, see `replicate`; `rows` comes from `split`. Its
+      products are at `precision.highest`, but for those of towers.
     mesh: The devices.
   """
   # Without the check of varying axes: with it, the derivative by a replicated
   # value (the context) would be summed over devices, images mixed with others.
   return jax.jit(jax.shard_map(
-      function, mesh=mesh, in_specs=(_WHOLE, _ROWS), out_specs=_ROWS,
-      check_vma=False))
+      precision.highest(function), mesh=mesh, in_specs=(_WHOLE, _ROWS),
+      out_specs=_ROWS, check_vma=False))
 
 
 def gather_local(tree: PyTree) -> PyTree:

@@ -11,10 +11,12 @@ from absl.testing import parameterized
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Each room, and the rooms that it may import; itself is always allowed, and so
-# is `lazy`, with which a room's __init__.py imports its modules.
+# are `precision`, which every product needs, and `lazy`, with which a room's
+# __init__.py imports its modules.
 _MAY_IMPORT = {
     "__main__": {"cli"},
     "lazy": set(),
+    "precision": set(),
     "typing": set(),
     "config": set(),
     "provenance": set(),
@@ -45,6 +47,7 @@ _MAY_ALSO_IMPORT = {"recalibration/predicted.py": {"predictions"}}
 _ONLY = {
     "config": {"collections", "dataclasses", "typing"},
     "lazy": {"collections", "difflib", "importlib", "typing"},
+    "precision": {"collections", "contextlib", "functools", "jax", "typing"},
     "losses": {"collections", "jax", "math", "numpy", "typing"},
     "metrics": {"collections", "jax", "math", "numpy", "typing"},
     "posterior": {"collections", "functools", "hashlib", "io", "jax", "json",
@@ -105,7 +108,7 @@ class ArchitectureTest(parameterized.TestCase):
     for path, room in _files():
       also = _MAY_ALSO_IMPORT.get(
           path.relative_to(_ROOT / "jaxcal").as_posix(), set())
-      allowed = _MAY_IMPORT[room] | {room, "lazy"} | also
+      allowed = _MAY_IMPORT[room] | {room, "lazy", "precision"} | also
       self.assertLessEqual(_rooms_used(path), allowed, str(path))
 
   def test_calibrators_are_below_what_knows_predictions(self):

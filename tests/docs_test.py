@@ -70,7 +70,7 @@ _NEEDS_FILES = (r"no tar matches laion/00000\.tar",
                 r"no hessians/hessian_CLIP-ViT-B-32.*/A_img_analytic\.pt")
 # Long runs, whose results lie in benchmarks/results: not done again here.
 _RECORDED = ("--store=full", "data.store=full", "configs/testbed.py",
-             "image_dtype=bfloat16")
+             "image_precision=bfloat16")
 
 
 def _blocks(page, language):

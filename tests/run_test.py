@@ -178,7 +178,7 @@ class IterateTest(_Runs, parameterized.TestCase):
 
   def test_bfloat16_image_tower_is_close(self):
     half = checkpoint.in_precision(
-        self.model, image=jnp.bfloat16, text=jnp.float32)
+        self.model, image="bfloat16", text="highest")
     answers = self.run_all(model=half)
     self.assert_same(answers, atol=1.0)
     self.assertFalse(np.array_equal(

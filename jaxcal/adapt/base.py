@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from jax.tree_util import Partial
 
+from jaxcal import precision
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -102,6 +103,7 @@ def has_state(method: TestTimeMethod, task: Task) -> bool:
   return bool(jax.tree.leaves(jax.eval_shape(method.init, task)))
 
 
+@precision.highest
 def logits(
     task: Task, features: Float[Array, "*n d"]) -> Float[Array, "*n k"]:
   """Scaled cosines of unit-norm image features with the classes."""
@@ -121,5 +123,6 @@ def _no_state(task):
   return ()
 
 
+@precision.highest
 def _stateless(task, state, views, *, step):
   return state, step(task, views)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxcal import precision
 from jaxcal.adapt import base
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
@@ -122,6 +123,7 @@ def insert(
                         keep(entropy, cache.entropy)), admitted, place)
 
 
+@precision.highest
 def similarities(
     cache: Cache,
     features: Float[Array, "d"],
@@ -146,6 +148,7 @@ def _init(numbers: Tda, task: base.Task) -> State:
       jnp.zeros((k, numbers.negative_capacity, k), bool))
 
 
+@precision.highest
 def _step(numbers: Tda, task: base.Task, state: State,
           views: Float[Array, "v d"]):
   features = views[0]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal import precision
 from jaxcal.adapt import base
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -30,6 +31,7 @@ class Chunk(NamedTuple):
   states: PyTree
 
 
+@precision.highest
 def episodic(
     method: base.TestTimeMethod,
     task: base.Task,
@@ -80,6 +82,7 @@ def begin(
       jax.tree.map(jnp.asarray, method.init(task)))
 
 
+@precision.highest
 def advance(
     method: base.TestTimeMethod,
     task: base.Task,

@@ -14,7 +14,6 @@ from typing import Any
 
 from absl import flags
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -27,7 +26,6 @@ from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
 from jaxcal.cli import posteriors
 from jaxcal.clip import checkpoint
-from jaxcal.clip import towers
 from jaxcal.data import catalogue
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
@@ -261,11 +259,11 @@ def open_store(config, name: str) -> stores.Store:
 def load_model(config) -> checkpoint.Model:
   """The model, each tower in its precision."""
   model = tasks.load(config.name)
-  image = config.image_dtype
+  image = config.image_precision
   if image == "auto":
-    image = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    image = "highest" if jax.default_backend() == "cpu" else "bfloat16"
   return checkpoint.in_precision(
-      model, image=jnp.dtype(image), text=jnp.dtype(config.text_dtype))
+      model, image=image, text=config.text_precision)
 
 
 def recipe(config, model: checkpoint.Model) -> views.Recipe:
@@ -293,16 +291,16 @@ def manifest(config, model, images: image_sets.ImageSet, dtype: str,
     chunk_size: Images of a chunk.
     contents: Digest of the images' files, see `data.contents`.
   """
-  vision = towers.image_projection(model.config, model.params).kernel
   return stores.Manifest(
       model=config.model.name, model_fingerprint=model.fingerprint,
       data=images.name, data_fingerprint=stores.data_fingerprint(images),
       contents_fingerprint=contents, computation=identity.COMPUTATION,
       views=json.loads(json.dumps(
           dataclasses.asdict(recipe(config.views, model)))),
-      seed=config.views.seed, image_dtype=str(vision.dtype),
+      seed=config.views.seed, image_dtype=model.config.vision.precision,
       num_images=len(images.ids), num_views=config.views.number,
-      feature_size=vision.shape[1], pooled_size=sum(model.config.pooled_sizes),
+      feature_size=model.config.projection,
+      pooled_size=sum(model.config.pooled_sizes),
       dtype=dtype, chunk_size=chunk_size,
       versions={name: str(value)
                 for name, value in provenance.describe().items()})
@@ -371,8 +369,7 @@ def describe(
   settings |= _by_content(config.method)
   settings |= {
       "model.fingerprint": model.fingerprint,
-      "model.image_dtype": str(
-          towers.image_projection(model.config, model.params).kernel.dtype),
+      "model.image_precision": model.config.vision.precision,
       "model.features": _features_are(config.data)}
   if posterior is not None:
     settings |= {f"posterior.{key}": value

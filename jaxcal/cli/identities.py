@@ -15,7 +15,6 @@ from jaxcal.adapt import base
 from jaxcal.cli import experiment
 from jaxcal.cli import posteriors
 from jaxcal.clip import checkpoint
-from jaxcal.clip import towers
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
 from jaxcal.posterior import laplace
@@ -136,8 +135,7 @@ def of_features(config, model: checkpoint.Model) -> dict[str, Any]:
   found = {
       "computation": identity.COMPUTATION,
       "model": model.fingerprint,
-      "model.image_dtype": str(towers.image_projection(
-          model.config, model.params).kernel.dtype),
+      "model.image_precision": model.config.vision.precision,
       "features": "computed",
       "views.seed": config.views.seed,
       **{f"views.{name}": value for name, value in views.items()}}
@@ -151,8 +149,7 @@ def of_features(config, model: checkpoint.Model) -> dict[str, Any]:
 def of_prompts(config, model: checkpoint.Model) -> dict[str, Any]:
   """How class names become text features."""
   found = {
-      "model.text_dtype": str(towers.text_projection(
-          model.config, model.params).kernel.dtype),
+      "model.text_precision": model.config.text.precision,
       "prompt.template": config.data.template,
       "prompt.context": config.method.context}
   if experiment.is_tuned(config.method.context):
@@ -171,8 +168,8 @@ def of_methods(
     model: checkpoint.Model,
 ) -> dict[str, dict[str, Any]]:
   """A method's numbers, and the order of the images where it matters to it."""
-  width = towers.text_projection(model.config, model.params).kernel.shape[1]
-  features = jax.ShapeDtypeStruct((num_classes, width), np.float32)
+  features = jax.ShapeDtypeStruct(
+      (num_classes, model.config.projection), np.float32)
   found = {}
   for name, method in methods.items():
     own = {"method": type(method).__name__} | {

@@ -12,7 +12,6 @@ from jaxcal import parts as parts_lib
 from jaxcal import sharding
 from jaxcal import tasks
 from jaxcal.cli import experiment
-from jaxcal.clip import towers
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pairs
@@ -74,8 +73,7 @@ def _identity(model, images):
   return {
       **contents.identity_of(images), "model": model.fingerprint,
       "computation": identity.COMPUTATION,
-      "model.image_dtype": str(towers.image_projection(
-          model.config, model.params).kernel.dtype)}
+      "model.image_precision": model.config.vision.precision}
 
 
 def batches(

@@ -114,8 +114,8 @@ def _describe(config, model, pairs):
   return json.loads(json.dumps({
       "model": config.model.name,
       "model_fingerprint": model.fingerprint,
-      "image_dtype": str(maps["image"].kernel.dtype),
-      "text_dtype": str(maps["text"].kernel.dtype),
+      "image_precision": model.config.vision.precision,
+      "text_precision": model.config.text.precision,
       "likelihood": likelihood,
       "pairs": pairs.name,
       "pairs_fingerprint": pairs_lib.fingerprint(pairs),

@@ -13,6 +13,7 @@ from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
 from jaxcal.posterior import files
 from jaxcal.posterior import laplace
+from jaxcal.typing import at_least_float32
 
 
 class Chosen(NamedTuple):
@@ -23,9 +24,10 @@ class Chosen(NamedTuple):
 
 
 def projections(model: checkpoint.Model) -> dict[str, towers.Projection]:
-  """The last linear maps of both towers, by side."""
-  return {"image": towers.image_projection(model.config, model.params),
-          "text": towers.text_projection(model.config, model.params)}
+  """The last linear maps of both towers, by side, in float32 at least."""
+  return jax.tree.map(at_least_float32, {
+      "image": towers.image_projection(model.config, model.params),
+      "text": towers.text_projection(model.config, model.params)})
 
 
 def weight_norm2(projection: towers.Projection) -> float:

@@ -22,6 +22,7 @@ from jaxcal.tuning import classes
 from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import outliers as outliers_lib
 from jaxcal.tuning import protocol
+from jaxcal.typing import as_numpy
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
@@ -113,7 +114,7 @@ def images(
       config, model, data, parts_lib.missing(folder, len(data.ids))):
     rows = model.pooled(views.reshape(-1, *views.shape[2:]))
     pooled.write(folder, asked, "image", jax.tree.map(
-        lambda x: np.asarray(x).reshape(*views.shape[:2], -1), rows))
+        lambda x: as_numpy(x).reshape(*views.shape[:2], -1), rows))
   found = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]),
                        pooled.gather(folder, "image"))
   pixels = None

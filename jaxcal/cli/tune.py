@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import predictions as predictions_lib
+from jaxcal.adapt import base
 from jaxcal.cli import experiment
 from jaxcal.cli import shots
 from jaxcal.cli import tune_report
@@ -203,10 +204,10 @@ def _answer_zero_shot(config, model, task, output, about):
         max_bytes=int(config.memory_gb * 2**30)))
     features = tuned.features(
         config, model, images, _features_folder(output, task, half)).features
-    _save(path, images, jnp.exp(model.params["logit_scale"]) *
-          features @ text.T, about | {
-              "data": task.name, "method": tune_report.ZERO_SHOT,
-              "fd_score": float(protocol.fd_score(text))})
+    zero_shot = base.Task(text, jnp.exp(model.params["logit_scale"]))
+    _save(path, images, base.logits(zero_shot, features), about | {
+        "data": task.name, "method": tune_report.ZERO_SHOT,
+        "fd_score": float(protocol.fd_score(text))})
 
 
 def _answer(config, model, task, seeds: Sequence[tuned.Tuned],

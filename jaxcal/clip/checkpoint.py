@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal import precision
 from jaxcal.clip import layout
 from jaxcal.clip import open_clip
 from jaxcal.clip import preprocess as preprocess_lib
@@ -26,6 +27,7 @@ from jaxcal.clip import prompts
 from jaxcal.clip import siglip
 from jaxcal.clip import towers
 from jaxcal.typing import Array
+from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 from jaxcal.typing import Pooled
 from jaxcal.typing import PyTree
@@ -57,7 +59,7 @@ class Model:
   as an argument, so that the weights do not become constants of the program.
 
   Attributes:
-    config: Sizes; hashable.
+    config: Sizes, and the precision of each tower; hashable.
     params: The tree of `towers.init`, in the dtype that was asked for.
     tokenizer: Of transformers; None where the checkpoint has none, and then
       prompts are made by `prompts.from_token_ids`.
@@ -106,7 +108,8 @@ def load(
   Args:
     name_or_path: An existing folder, or an id such as
       "openai/clip-vit-base-patch16".
-    dtype: Of the parameters, and so of the computation.
+    dtype: Of the parameters, and so of the activations. Products are at
+      "highest", but at "bfloat16" for that; see `in_precision`.
     revision: Branch, tag or commit on the hub.
     cache_dir: Where downloads are kept, instead of the usual place.
 
@@ -136,8 +139,9 @@ def load(
   if tokenizer is None and weights.name == _OPEN_CLIP:
     home = _snapshot(_TOKENIZER_HOME, _SMALL_FILES, None, cache_dir)
     tokenizer = _tokenizer(home, family, config)
+  computed = "bfloat16" if dtype == jnp.bfloat16 else "highest"
   return Model(
-      config=config,
+      config=_computing(config, image=computed, text=computed),
       params=jax.tree.map(
           jnp.asarray, traverse_util.unflatten_dict(flat, sep="/")),
       tokenizer=tokenizer,
@@ -147,24 +151,41 @@ def load(
   )
 
 
-def in_precision(model: Model, *, image: Any, text: Any) -> Model:
-  """The same model, each tower in a floating point type of its own.
+def in_precision(model: Model, *, image: str, text: str) -> Model:
+  """The same model, each tower computing in a precision of its own.
 
-  A tower computes in the type of its parameters; its layer norms and softmax,
-  and the unit-norm features, never go below float32. The fingerprint stays
-  that of the weights as they were loaded.
+  At "bfloat16" the parameters and activations of a tower are of that type, and
+  of float32 at least at any other; layer norms and softmax, and the unit-norm
+  features, never go below float32. The fingerprint stays that of the weights as
+  they were loaded.
 
   Args:
     model: From `load`.
-    image: Of the image tower and its projection, e.g. jnp.bfloat16.
-    text: Of the text tower and its projection.
+    image: Precision of the image tower and its projection, one of
+      `jaxcal.precision.PRECISIONS`.
+    text: The same of the text tower.
+
+  Raises:
+    ValueError: an unknown precision.
   """
-  dtypes = (dict.fromkeys(towers.IMAGE_PARAMS, image) |
-            dict.fromkeys(towers.TEXT_PARAMS, text))
+  config = _computing(model.config, image=image, text=text)
+  sides = (dict.fromkeys(towers.IMAGE_PARAMS, image) |
+           dict.fromkeys(towers.TEXT_PARAMS, text))
   params = {
-      name: jax.tree.map(lambda x, t=dtypes[name]: x.astype(t), value)
-      if name in dtypes else value for name, value in model.params.items()}
-  return dataclasses.replace(model, params=params)
+      name: jax.tree.map(_STORED[sides[name]], value)
+      if name in sides else value for name, value in model.params.items()}
+  return dataclasses.replace(model, config=config, params=params)
+
+
+# What becomes of a parameter, by the precision of its tower.
+_STORED = dict.fromkeys(precision.PRECISIONS, at_least_float32) | {
+    "bfloat16": lambda x: x.astype(jnp.bfloat16)}
+
+
+def _computing(config, *, image, text):
+  return dataclasses.replace(
+      config, vision=dataclasses.replace(config.vision, precision=image),
+      text=dataclasses.replace(config.text, precision=text))
 
 
 def at_image_size(model: Model, side: int) -> Model:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal import precision
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
 from jaxcal.typing import Array
@@ -130,7 +131,8 @@ class Encoder:
 
       return jax.jacrev(features)(context)
 
-    rows = [jax.lax.map(one, group) for group in self.groups]
+    with precision.at(self.config.precision):
+      rows = [jax.lax.map(one, group) for group in self.groups]
     return jnp.concatenate(rows)[self.order]
 
   def take(self, rows: Int[Array, "r"], *, max_groups: int = 2) -> "Encoder":
@@ -179,13 +181,17 @@ class Encoder:
   def _all_classes(self, finish, context, offset, deep):
     """`finish` of what the projection sees, class by class."""
     context = self._checked(context)
-    keys, values = self._prefix(context, offset, deep)
-    one = lambda tail: finish(self._class(context, keys, values, offset, tail))
-    some = lambda groups: [jax.vmap(one)(group) for group in groups]
-    return jnp.concatenate(self._in_chunks(some))[self.order]
+    with precision.at(self.config.precision):
+      keys, values = self._prefix(context, offset, deep)
+      one = lambda tail: finish(
+          self._class(context, keys, values, offset, tail))
+      some = lambda groups: [jax.vmap(one)(group) for group in groups]
+      rows = self._in_chunks(some)
+    return jnp.concatenate(rows)[self.order]
 
   def _project(self, pooled):
-    return towers.normalize(towers.project(pooled, self.projection))
+    return towers.normalize(towers.project(
+        pooled, self.projection, precision=self.config.precision))
 
   def _in_chunks(self, some):
     """`some` of the groups, of which every chunk has its share.

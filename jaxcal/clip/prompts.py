@@ -92,8 +92,9 @@ class Encoder:
     Raises:
       ValueError: a context of another shape, or deep prompts that do not fit.
     """
-    return towers.normalize(
-        towers.project(self.pooled(context, deep=deep), self.projection))
+    return towers.normalize(towers.project(
+        self.pooled(context, deep=deep), self.projection,
+        precision=self.config.text.precision))
 
   def pooled(
       self,

@@ -3,7 +3,8 @@
 The functions serve every model whose configuration is a `ClipConfig`; that of
 SigLIP brings an image tower of its own. Parameter names are those of Hugging
 Face's Flax CLIP, so that its weights load unrenamed. Computation follows the
-dtype of the parameters; softmax and layer norm never go below float32.
+dtype of the parameters, and products are as exact as the tower's `precision`
+says; softmax and layer norm never go below float32.
 
 Radford et al., Learning Transferable Visual Models From Natural Language
 Supervision, ICML 2021.
@@ -19,6 +20,7 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
+from jaxcal import precision as precision_lib
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
@@ -57,7 +59,13 @@ class DeepPrompts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TowerConfig:
-  """One transformer: sizes, activation and layer norm."""
+  """One transformer: sizes, activation and layer norm, and how it computes.
+
+  `precision`, one of `jaxcal.precision.PRECISIONS`, holds for the tower with
+  its projection, forward and backward. The dtype of the parameters goes with
+  it, see `checkpoint.in_precision`. It is no part of what the model is, and so
+  not of its `repr`, of which the model's fingerprint is made.
+  """
 
   width: int
   layers: int
@@ -65,8 +73,11 @@ class TowerConfig:
   mlp_width: int
   activation: str = "quick_gelu"
   layer_norm_eps: float = 1e-5
+  precision: str = dataclasses.field(
+      default="highest", kw_only=True, repr=False)
 
   def __post_init__(self):
+    precision_lib.check(self.precision)
     if self.width % self.heads:
       raise ValueError(
           f"a width of {self.width} does not split into {self.heads} heads")
@@ -449,8 +460,9 @@ def pooled_text(
         f"{embeddings.shape=}")
   if deep is not None:
     check_deep_prompts(deep.vectors, config.text, embeddings.shape[1])
-  return config.text_tower().apply(
-      {"params": params["text_model"]}, embeddings, end_positions, deep)
+  with precision_lib.at(config.text.precision):
+    return config.text_tower().apply(
+        {"params": params["text_model"]}, embeddings, end_positions, deep)
 
 
 def text_features(
@@ -461,7 +473,8 @@ def text_features(
 ) -> Float[Array, "k d"]:
   """Unit-norm text features of prompts; arguments as in `pooled_text`."""
   activations = pooled_text(config, params, embeddings, end_positions)
-  return normalize(project(activations, text_projection(config, params)))
+  return normalize(project(activations, text_projection(config, params),
+                           precision=config.text.precision))
 
 
 def pooled_image(
@@ -494,8 +507,9 @@ def pooled_image(
     raise ValueError(
         f"prompts of shape [e, n, {vision.width}] expected, with e from 1 to "
         f"{vision.layers}, but {prompts.shape=}")
-  return config.image_tower().apply(
-      {"params": params["vision_model"]}, pixels, prompts)
+  with precision_lib.at(vision.precision):
+    return config.image_tower().apply(
+        {"params": params["vision_model"]}, pixels, prompts)
 
 
 def image_features(
@@ -507,7 +521,8 @@ def image_features(
   """Unit-norm image features; arguments as in `pooled_image`."""
   activations, residual = pooled_image(config, params, pixels, prompts)
   projection = image_projection(config, params)
-  return normalize(project(activations, projection, residual))
+  return normalize(project(activations, projection, residual,
+                           precision=config.vision.precision))
 
 
 def image_projection(config: ClipConfig, params: Params) -> Projection:
@@ -524,9 +539,20 @@ def project(
     activations: Float[Array, "*n p"],
     projection: Projection,
     residual: Float[Array, "*n d"] | None = None,
+    *,
+    precision: str = "highest",
 ) -> Float[Array, "*n d"]:
-  """Embeddings in the joint space, not normalised."""
-  x = activations @ projection.kernel
+  """Embeddings in the joint space, not normalised.
+
+  Args:
+    activations: What the projection sees.
+    projection: The last linear map of a tower.
+    residual: Added to what it gives.
+    precision: One of `jaxcal.precision.PRECISIONS`; where the map is part of a
+      tower's own pass, the tower's.
+  """
+  with precision_lib.at(precision):
+    x = activations @ projection.kernel
   if projection.bias is not None:
     x = x + projection.bias.reshape((1,) * (x.ndim - 1) + (-1,))
   return x if residual is None else x + residual

@@ -234,7 +234,7 @@ def image_encoder(
   """From this process's images to features of all views and pooled view 0.
 
   Views are one program per shape of canvas and small; the tower is one for
-  all, and keeps the precision of the model's parameters.
+  all, and runs in the model's precision.
   """
   local = sharding.local_mesh(mesh)
   make_views, tower = _programs(model.config, model.preprocess, recipe, mesh)
@@ -275,8 +275,9 @@ def _encode(config, preprocessing, params, pixels):
       pixels.reshape(b * v, *pixels.shape[2:]), preprocessing.mean,
       preprocessing.std, jnp.promote_types(dtype, jnp.float32))
   pooled = towers.pooled_image(config, params, pixels.astype(dtype))
-  features = towers.normalize(
-      towers.project(pooled.activations, projection, pooled.residual))
+  features = towers.normalize(towers.project(
+      pooled.activations, projection, pooled.residual,
+      precision=config.vision.precision))
   return features.reshape(b, v, -1), jax.tree.map(
       lambda x: at_least_float32(x.reshape(b, v, -1)[:, 0]), pooled)
 

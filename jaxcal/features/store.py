@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcal import precision
 from jaxcal.data import image_set as image_sets
 from jaxcal.storage import identity
 from jaxcal.typing import Bool
@@ -53,7 +54,8 @@ class Manifest(NamedTuple):
       are no files.
     views: How the views were made.
     seed: Of the views.
-    image_dtype: In which the image tower computed.
+    image_dtype: Precision in which the image tower computed, one of
+      `jaxcal.precision.PRECISIONS`.
     num_images: n.
     num_views: v.
     feature_size: d, of the joint space.
@@ -464,6 +466,7 @@ def _stored_values(store, name, positions, values):
 
 def _check_values(manifest):
   """Refuses numbers and names of a manifest that are out of range."""
+  precision.check(manifest.image_dtype)
   if manifest.dtype not in DTYPES:
     raise ValueError(f"unknown dtype {manifest.dtype!r} of a store; choose "
                      f"from: {', '.join(DTYPES)}")

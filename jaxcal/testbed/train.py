@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcal import precision
 from jaxcal.clip import preprocess
 from jaxcal.clip import towers
 from jaxcal.testbed import captions
@@ -237,6 +238,7 @@ def _heads_loss(heads, pooled, values):
   return total
 
 
+@precision.highest
 def _loss(params, config, batch, heads_weight):
   clip = params["clip"]
   pixels = _pixels(config, batch.images, batch.windows)
@@ -293,6 +295,7 @@ def _whole_image_features(config, params, images):
   return towers.image_features(config, params, _pixels(config, images, windows))
 
 
+@precision.highest
 def zero_shot_logits(
     config: towers.ClipConfig,
     params: towers.Params,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxcal import precision
 from jaxcal.clip import towers
 from jaxcal.losses import deviation
 from jaxcal.tuning import coop
@@ -66,6 +67,7 @@ def method(
       logits=Partial(_logits, scale, ratio))
 
 
+@precision.highest
 def image_features(
     params: method_lib.Params, images: method_lib.Images, *, ratio: float = 0.2
 ) -> Float[Array, "b d"]:
@@ -96,6 +98,7 @@ def _init(reduction, key, prompts):
           ((width, narrow), (narrow, width)))}
 
 
+@precision.highest
 def _logits(scale, ratio, params, prompts, images):
   features = image_features(params, images, ratio=ratio)
   return scale * features @ prompts.target.T

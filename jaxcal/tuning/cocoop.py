@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxcal import precision
 from jaxcal.tuning import coop
 from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
@@ -71,6 +72,7 @@ def _init(bound, key, prompts):
       "out": initial.linear(out_key, hidden, context.shape[-1])}}
 
 
+@precision.highest
 def _text_features(bound, params, prompts, images):
   hidden, out = params["meta"]["hidden"], params["meta"]["out"]
 
@@ -86,6 +88,7 @@ def _text_features(bound, params, prompts, images):
   return jax.lax.map(jax.checkpoint(one), features, batch_size=size)
 
 
+@precision.highest
 def _logits(bound, params, prompts, images):
   features = _text_features(bound, params, prompts, images)
   return bound.scale * jnp.einsum("bd,bkd->bk", images.features, features)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 import optax
 
+from jaxcal import precision
 from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
@@ -129,6 +130,7 @@ def _init_each(context, key, prompts):
       jax.random.split(key, len(prompts.zero_shot)))}
 
 
+@precision.highest
 def _logits(scale, params, prompts, images):
   return scale * images.features @ text_features(params, prompts, images).T
 

@@ -7,6 +7,7 @@ Optimization (KgCoOp), CVPR 2023.
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxcal import precision
 from jaxcal.losses import deviation
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
@@ -39,6 +40,7 @@ def method(
       loss=Partial(_loss, jnp.asarray(logit_scale), weight))
 
 
+@precision.highest
 def _loss(scale, weight, params, prompts, batch):
   features = coop.text_features(params, prompts, batch.images)
   cross_entropy = coop.cross_entropy(

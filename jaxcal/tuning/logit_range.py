@@ -8,6 +8,7 @@ The logits are computed a second time for it.
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxcal import precision
 from jaxcal.losses import logit_range
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
@@ -74,6 +75,7 @@ def _check_follows_loss(method):
         "loss would not change; use one whose `gradient` is None.")
 
 
+@precision.highest
 def _zero_shot_logits(scale, prompts, images):
   return scale * images.features @ prompts.target.T
 

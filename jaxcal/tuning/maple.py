@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxcal import precision
 from jaxcal.clip import towers
 from jaxcal.tuning import coop
 from jaxcal.tuning import initial
@@ -75,6 +76,7 @@ def _init(model, key, prompts):
   return two_towers.initial_text(model, text_key) | {"vision": maps}
 
 
+@precision.highest
 def _logits(model, params, prompts, images):
   texts = jnp.concatenate([params["context"][None], params["deep_text"]])
   maps = params["vision"]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 import optax
 
+from jaxcal import precision
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
@@ -76,6 +77,7 @@ def project(
   return jax.tree.map(one, gradient, teacher)
 
 
+@precision.highest
 def _losses(scale, params, prompts, batch):
   """Cross-entropy to the labels, and to the teacher's probabilities."""
   features = coop.text_features(params, prompts, batch.images)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 import numpy as np
 
+from jaxcal import precision
 from jaxcal.clip import towers
 from jaxcal.tuning import coop
 from jaxcal.tuning import initial
@@ -124,12 +125,14 @@ def _init(model, key, prompts):
       "vision": initial.vectors(vision_key, shape)}
 
 
+@precision.highest
 def _logits(model, params, prompts, images):
   features = two_towers.image_features(model, params["vision"], images)
   return model.scale * features @ two_towers.text_features(
       model, params, prompts, images).T
 
 
+@precision.highest
 def _loss(model, text_weight, image_weight, params, prompts, batch):
   images = batch.images
   texts = two_towers.text_features(model, params, prompts, images)

@@ -6,6 +6,7 @@ Yu et al., Task Residual for Tuning Vision-Language Models, CVPR 2023.
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxcal import precision
 from jaxcal.clip import towers
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
@@ -57,6 +58,7 @@ def _init(key, prompts):
   return {"residual": jnp.zeros_like(prompts.embeddings)}
 
 
+@precision.highest
 def _logits(scale, weight, params, prompts, images):
   residual = params["residual"]
   if residual.shape != prompts.embeddings.shape:

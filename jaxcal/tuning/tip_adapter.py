@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 import numpy as np
 import optax
 
+from jaxcal import precision
 from jaxcal.clip import towers
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
@@ -140,6 +141,7 @@ def optimizer(
       optax.cosine_decay_schedule(learning_rate, num_steps), eps=1e-4)
 
 
+@precision.highest
 def search(
     params: method_lib.Params,
     cache: Cache,
@@ -206,6 +208,7 @@ def _init(keys, key, prompts):
   return {"keys": keys}
 
 
+@precision.highest
 def _logits(scale, alpha, beta, values, params, prompts, images):
   _check_classes(values, prompts)
   distance = 1 - images.features @ params["keys"].T

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcal import precision
 from jaxcal.tuning import dor
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
@@ -311,6 +312,8 @@ def train_seeds(
 def value_and_gradient(method: method_lib.Method) -> Callable[..., Any]:
   """(parameters, prompts, batch) -> ((loss, its parts), direction).
 
-  The direction is the loss's gradient, unless the method has its own.
+  The direction is the loss's gradient, unless the method has its own. Products
+  are at `precision.highest`, whatever the method asks for, but for towers.
   """
-  return method.gradient or jax.value_and_grad(method.loss, has_aux=True)
+  return precision.highest(
+      method.gradient or jax.value_and_grad(method.loss, has_aux=True))

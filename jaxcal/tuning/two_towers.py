@@ -113,5 +113,6 @@ def image_features(
   if images.pixels is None:
     raise ValueError("images with pixels expected, because prompts of the "
                      "image tower are tuned, but there are features alone")
+  kernel = towers.image_projection(model.config, model.params).kernel
   return towers.image_features(
-      model.config, model.params, images.pixels, vision)
+      model.config, model.params, images.pixels.astype(kernel.dtype), vision)

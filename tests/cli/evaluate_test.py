@@ -195,8 +195,9 @@ class EvaluateTest(parameterized.TestCase):
       (("--config.method.selection_fraction=0.1",), "keep one of 8 views"),
       (("--config.data.name=eurosat",),
        "eurosat is a benchmark set.*--config.data.root="),
-      (("--config.model.image_dtype=float16",),
-       "image_dtype is 'float16', expected 'auto', 'float32' or 'bfloat16'"),
+      (("--config.model.image_precision=float32",),
+       "image_precision is 'float32', expected 'auto', 'highest', 'high', "
+       "'default' or 'bfloat16'"),
       (("--config.method.name=tpt", "--config.method.delta=0.3"),
        "none of the methods tpt has a delta"))
   def test_errors_come_before_the_work(self, arguments, message):

@@ -70,7 +70,7 @@ class CaptionsTest(parameterized.TestCase):
 
   def test_half_precision_gives_full_precision_features(self):
     half = checkpoint.in_precision(
-        self.model, image=jnp.float32, text=jnp.bfloat16)
+        self.model, image="highest", text="bfloat16")
     features = captions.pooled(half, _SHORT)
     self.assertEqual(features.dtype, np.float32)
     expected = np.asarray(captions.pooled(self.model, _SHORT))

@@ -240,12 +240,17 @@ class PrecisionTest(parameterized.TestCase):
     ids = np.array([[28, 3, 4, 29, 0], [28, 5, 6, 7, 29]])
     self.bank = prompts.from_token_ids(ids, [1], [3, 4])
 
-  @parameterized.product(image=(jnp.float32, jnp.bfloat16),
-                         text=(jnp.float32, jnp.bfloat16))
-  def test_each_tower_has_a_type_of_its_own(self, image, text):
+  @parameterized.product(image=("highest", "default", "bfloat16"),
+                         text=("highest", "high", "bfloat16"))
+  def test_each_tower_has_a_precision_of_its_own(self, image, text):
     half = checkpoint.in_precision(self.model, image=image, text=text)
-    dtypes = {"vision_model": image, "visual_projection": image,
-              "text_model": text, "text_projection": text,
+    self.assertEqual(
+        (half.config.vision.precision, half.config.text.precision),
+        (image, text))
+    stored = lambda name: (
+        jnp.bfloat16 if name == "bfloat16" else jnp.float32)
+    dtypes = {"vision_model": stored(image), "visual_projection": stored(image),
+              "text_model": stored(text), "text_projection": stored(text),
               "logit_scale": jnp.float32}
     self.assertEqual(half.params.keys(), dtypes.keys())
     for name, dtype in dtypes.items():
@@ -262,15 +267,29 @@ class PrecisionTest(parameterized.TestCase):
 
   def test_the_rest_stays(self):
     half = checkpoint.in_precision(
-        self.model, image=jnp.bfloat16, text=jnp.bfloat16)
-    for name in ("config", "tokenizer", "preprocess", "name", "fingerprint"):
+        self.model, image="bfloat16", text="bfloat16")
+    for name in ("tokenizer", "preprocess", "name", "fingerprint"):
       self.assertEqual(getattr(half, name), getattr(self.model, name))
+    self.assertEqual(
+        checkpoint.in_precision(half, image="highest", text="highest").config,
+        self.model.config)
+
+  def test_a_tower_of_half_precision_is_widened(self):
+    half = checkpoint.in_precision(
+        self.model, image="bfloat16", text="bfloat16")
+    whole = checkpoint.in_precision(half, image="high", text="highest")
+    for leaf in jax.tree.leaves(whole.params):
+      self.assertEqual(leaf.dtype, jnp.float32)
+
+  def test_a_precision_that_is_none(self):
+    with self.assertRaisesRegex(ValueError, "unknown precision 'float32'"):
+      checkpoint.in_precision(self.model, image="highest", text="float32")
 
   def test_the_other_tower_does_not_notice(self):
     image_half = checkpoint.in_precision(
-        self.model, image=jnp.bfloat16, text=jnp.float32)
+        self.model, image="bfloat16", text="highest")
     text_half = checkpoint.in_precision(
-        self.model, image=jnp.float32, text=jnp.bfloat16)
+        self.model, image="highest", text="bfloat16")
     whole = (self.model.image_features(self.pixels),
              self.model.text_features(self.bank))
     images = [half.image_features(self.pixels)

@@ -156,7 +156,7 @@ class CheckpointTest(parameterized.TestCase):
         model.image_features(pixels),
         towers.image_features(model.config, model.params, normalised),
         atol=1e-5)
-    half = checkpoint.in_precision(model, image=jnp.bfloat16, text=jnp.float32)
+    half = checkpoint.in_precision(model, image="bfloat16", text="highest")
     pooled = half.pooled(pixels)
     self.assertEqual(
         [x.dtype for x in pooled], [jnp.bfloat16, jnp.bfloat16])

@@ -147,7 +147,7 @@ class FromImagesTest(_ExtractCase):
 
   def test_half_precision_stays_close(self):
     half = checkpoint.in_precision(
-        self.model, image=jnp.bfloat16, text=jnp.float32)
+        self.model, image="bfloat16", text="highest")
     batch, = self._extract([[0, 1, 2, 3]], model=half, batch_size=4)
     self.assertEqual(batch.view_features.dtype, jnp.float32)
     self.assertEqual(batch.pooled.activations.dtype, jnp.float32)

@@ -32,7 +32,7 @@ def _manifest(images, **changes):
   return stores.Manifest(
       model="tiny", model_fingerprint="ab", data=images.name,
       data_fingerprint=stores.data_fingerprint(images), views=_VIEWS, seed=0,
-      image_dtype="float32", num_images=len(images.ids), num_views=3,
+      image_dtype="highest", num_images=len(images.ids), num_views=3,
       feature_size=4, pooled_size=5, dtype="float32", chunk_size=3,
       versions={"numpy": "2"})._replace(**changes)
 
@@ -259,7 +259,7 @@ class StoreTest(parameterized.TestCase):
                                   for name, value, stored in (
       ("model", "big", "'tiny'"), ("model_fingerprint", "cd", "'ab'"),
       ("data", "other", "'shapes'"), ("seed", 1, "0"),
-      ("image_dtype", "bfloat16", "'float32'"), ("num_views", 64, "3"),
+      ("image_dtype", "default", "'highest'"), ("num_views", 64, "3"),
       ("feature_size", 8, "4"), ("pooled_size", 6, "5"),
       ("dtype", "float16", "'float32'")))
   def test_refuses_another_manifest(self, changes, stored, asked):
@@ -287,6 +287,7 @@ class StoreTest(parameterized.TestCase):
     images = _images()
     for changes, message in (
         (dict(dtype="int8"), "'int8'.*choose from: float16, float32"),
+        (dict(image_dtype="float32"), "precision 'float32'.*from: highest"),
         (dict(chunk_size=0), "chunk_size of at least 1, got 0"),
         (dict(num_views=0), "num_views of at least 1"),
         (dict(num_images=6), "'shapes' has .*7.*manifest says .*6"),

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 import optax
 
+from jaxcal import precision
 from jaxcal.adapt import base
 from jaxcal.losses import entropy
 from jaxcal.typing import Array
@@ -119,6 +120,7 @@ class Adapted(NamedTuple):
   random_views: RandomViews | None = None  # where asked for
 
 
+@precision.highest
 def prepare(
     encode: base.Encode,
     context: Float[Array, "m w"],
@@ -200,6 +202,7 @@ def regulariser_at(
   return jax.value_and_grad(objective.regulariser)(text_features)
 
 
+@precision.highest
 def begin(
     prepared: Prepared,
     views: Float[Array, "v d"],
@@ -223,6 +226,7 @@ def begin(
   return entropy_at(prepared, views, kept)
 
 
+@precision.highest
 def entropy_at(
     prepared: Prepared,
     views: Float[Array, "v d"],
@@ -301,6 +305,7 @@ def tune(
   return Tuned(context, first.value, ratio)
 
 
+@precision.highest
 def answer(
     encode: base.Encode,
     prepared: Prepared,
@@ -337,6 +342,7 @@ def answer(
                     prepared.text_features.T, num_random))
 
 
+@precision.highest
 def untuned(
     text_features: Float[Array, "k d"],
     logit_scale: Float[Array, ""],
@@ -407,6 +413,7 @@ def _first_of(pull_back, cotangent):
   return pull_back(cotangent)[0]
 
 
+@precision.highest
 def _contract(jacobian, cotangent):
   return jnp.tensordot(cotangent, jacobian, 2)
 
