@@ -217,8 +217,8 @@ def _run_variant(variant, model, posterior, images, output, rows, bar):
       config, model, images, methods,
       {label: about | own[label] | {"data": images.name, "method": label}
        for label in variant.points},
-      identity, folder, posterior=posterior, on_batch=lambda done, total: bar.update(
-          before + done * count - bar.n))
+      identity, folder, posterior=posterior,
+      on_batch=lambda done, total: bar.update(before + done * count - bar.n))
   for name, path in saved:
     key = {"data": images.name, "setting": name,
            **{field: experiment.plain(value)

@@ -169,7 +169,8 @@ def remembered(
   Images that it does not know have a size of -1, which no file has.
   """
   try:
-    with np.load(path, allow_pickle=False) as stored:
+    content = io.BytesIO(path.read_bytes())
+    with np.load(content, allow_pickle=False) as stored:
       arrays = {name: stored[name] for name in stored.files}
     if arrays["ids"].tobytes() == _joined(ids):
       rows = np.arange(len(ids))
