@@ -87,7 +87,7 @@ class _Runs:
     manifest = stores.Manifest(
         "testbed", self.model.fingerprint, images.name,
         stores.data_fingerprint(images), dataclasses.asdict(_RECIPE), 0,
-        "float32", len(images.ids), 8, self.model.config.projection,
+        "highest", len(images.ids), 8, self.model.config.projection,
         self.model.config.vision.width, dtype, chunk_size=4)
     store = stores.create(folder, manifest, images)
     mesh = sharding.data_mesh(jax.devices()[:1])
