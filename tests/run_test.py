@@ -197,7 +197,7 @@ class IterateTest(_Runs, parameterized.TestCase):
         "kernel": jnp.full_like(params["visual_projection"]["kernel"], 1e38)}
     broken = dataclasses.replace(self.model, params=params)
     with self.assertRaisesRegex(
-        ValueError, "logits of .* are not finite for 2 of 2, the first "
+        ValueError, "logits are not finite for 2 of 2 images, the first "
         "one 'digits/test/00000'"):
       self.run_all(model=broken)
 
