@@ -46,13 +46,14 @@ def check(
     raise TypeError(
         "expected a dataclass of numbers with a method(), such as "
         f"jaxcal.Tda(), got {_kind(method)}")
-  functions = method.method()
+  functions = _told("method() fails", method.method)
   if not isinstance(functions, base.TestTimeMethod):
     raise TypeError("method() must return what jaxcal.episodic or "
                     f"jaxcal.TestTimeMethod gives, got {_kind(functions)}")
   _check_leaves(functions)
-  state = _traced("init", functions.init, task)
-  returned = _traced("step", functions.step, task, state, views)
+  state = _told("init cannot be traced", jax.eval_shape, functions.init, task)
+  returned = _told("step cannot be traced", jax.eval_shape, functions.step,
+                   task, state, views)
   if not isinstance(returned, tuple) or len(returned) != 2:
     raise ValueError("step must return a pair, the next state and an Output, "
                      f"got {_kind(returned)}")
@@ -66,18 +67,23 @@ def check_values(output: base.Output, ids: Sequence[str]) -> None:
   """Refuses what a method made of some images if it is no distribution.
 
   Args:
-    output: Arrays of the host with a leading axis of images.
+    output: Arrays of the host with a leading axis of images; log_probs may be
+      None where the scores are known to be logits.
     ids: One per image, for the message.
 
   Raises:
     ValueError: scores or log-probabilities that are not finite, probabilities
       that do not sum to one, or whose highest is not that of the scores.
   """
-  scores, log_probs = np.float32(output.scores), np.float32(output.log_probs)
-  finite = np.isfinite(scores).all(-1) & np.isfinite(log_probs).all(-1)
+  known = [np.float32(x) for x in (output.scores, output.log_probs)
+           if x is not None]
+  finite = np.all([np.isfinite(x).all(-1) for x in known], axis=0)
   _refuse(~finite, ids, "are not finite", "A probability of zero has no "
           "logarithm: give it a least value. Or do the weights overflow in "
           "this dtype?")
+  if output.log_probs is None:
+    return
+  scores, log_probs = known
   sums = np.log(np.exp(np.float64(log_probs)).sum(-1))
   _refuse(np.abs(sums) > _SUM_TOLERANCE, ids, "are no logarithms of "
           "probabilities that sum to one", "For scores that are logits, "
@@ -106,16 +112,16 @@ def _check_leaves(functions):
           "and wrap functions in jax.tree_util.Partial")
 
 
-def _traced(name, function, *arguments):
-  """Shapes of what a function returns; its errors by file and line."""
+def _told(what, function, *arguments):
+  """What a function returns; its errors by file and line."""
   try:
-    return jax.eval_shape(function, *arguments)
+    return function(*arguments)
   except ValueError:
     raise
   except Exception as error:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     raise ValueError(
-        f"{name} cannot be traced: {type(error).__name__}: {error} "
+        f"{what}: {type(error).__name__}: {error} "
         f"({frame.filename}, line {frame.lineno})") from error
 
 

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 from typing import Any
@@ -20,6 +21,7 @@ import tqdm
 from jaxcal import config as config_lib
 from jaxcal import provenance
 from jaxcal import sharding
+from jaxcal import sweep as sweep_lib
 from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
@@ -104,6 +106,23 @@ def check(config: config_lib.ExperimentConfig) -> None:
       if field.default is None and getattr(part, field.name) in _NO_TEXT:
         setattr(part, field.name, None)
   config_lib.validate(config)
+  _check_own_methods(config.methods)
+
+
+def _check_own_methods(methods):
+  """Refuses what no flag, file or table could name, or nobody write down."""
+  if not isinstance(methods, Mapping):
+    raise ValueError("config.methods must be methods by name, as in "
+                     f"{{'mine': MyMethod()}}, got {methods!r}")
+  for name, method in methods.items():
+    if not re.fullmatch(r"\w[\w.-]*", str(name)):
+      raise ValueError(
+          f"config.methods has the name {name!r}; expected letters, digits, "
+          "'_', '-' and '.', for names of files and METHOD+temperature")
+    if isinstance(method, type) or not dataclasses.is_dataclass(method):
+      raise ValueError(
+          f"config.methods[{name!r}] is {method!r}, expected an instance of a "
+          "dataclass of numbers with a method(), such as jaxcal.Tda()")
 
 
 def _names(given):
@@ -282,8 +301,7 @@ def methods_of(config) -> dict[str, base.Numbers]:
   Raises:
     ValueError: an unknown name, one twice, or a number that no method has.
   """
-  given = {field.name: getattr(config.method, field.name)
-           for field in dataclasses.fields(config.method)}
+  given = {name: getattr(config.method, name) for name in sweep_lib.FIELDS}
   methods = {}
   for name in config.method.name:
     if name in methods:

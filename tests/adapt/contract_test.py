@@ -58,6 +58,12 @@ class _Lambdas:
     return base.TestTimeMethod(lambda task: (), lambda *_: None)
 
 
+class _Fails:
+
+  def method(self):
+    return {}["own"]
+
+
 class _Step:
 
   def method(self):
@@ -99,6 +105,11 @@ class CheckTest(parameterized.TestCase):
   def test_no_pytree(self, method, message):
     with self.assertRaisesRegex(ValueError, message):
       contract.check(method, _TASK, _VIEWS)
+
+  def test_errors_of_one_s_own_are_told_by_their_place(self):
+    with self.assertRaisesRegex(
+        ValueError, "method.. fails: KeyError: 'own' .*contract_test.py, line"):
+      contract.check(_Fails(), _TASK, _VIEWS)
 
   @parameterized.named_parameters(
       ("output_alone", lambda s, x: base.from_logits(x),
@@ -160,6 +171,12 @@ class CheckValuesTest(parameterized.TestCase):
       for dtype in (np.float64, np.float32, np.float16, jnp.bfloat16):
         self._check(scores, self.log_probs.astype(dtype))
     self._check(np.array([[2, 2, 0]]), np.log([[.5 - 1e-7, .5, 1e-7]]))
+
+  def test_logits_alone(self):
+    self._check(self.logits, None)
+    self.logits[3, 0] = np.inf
+    with self.assertRaisesRegex(ValueError, "not finite for 1 of 4 .* 'd'"):
+      self._check(self.logits, None)
 
   @parameterized.parameters(np.nan, -np.inf)
   def test_not_finite(self, value):
