@@ -86,7 +86,7 @@ class OwnMethodTest(absltest.TestCase):
     recipe = extract.recipe_of(model, num_views=6)
     store = stores.create(self.create_tempdir().full_path, stores.Manifest(
         "testbed", model.fingerprint, images.name,
-        stores.data_fingerprint(images), {}, 0, "float32", 7, 6,
+        stores.data_fingerprint(images), {}, 0, "highest", 7, 6,
         model.config.projection, model.config.vision.width, "float32"), images)
     batch, = extract.from_images(
         model, images, [range(7)], recipe=recipe, seed=0, batch_size=7,
