@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -437,14 +438,19 @@ def take(folder: pathlib.Path) -> None:
   atomic.remove_leftovers(folder)
 
 
-def clear(folder: pathlib.Path, *own: Any) -> None:
+def clear(
+    folder: pathlib.Path,
+    files: re.Pattern = output_files.FILES,
+    folders: Sequence[str] = output_files.FOLDERS,
+) -> None:
   """Removes what runs wrote to a folder, and says what was kept.
 
   Args:
     folder: The folder.
-    *own: See `output_files.clear`.
+    files: Names of a run's files in the folder itself.
+    folders: Names of a run's folders in it.
   """
-  kept = output_files.clear(folder, *own)
+  kept = output_files.clear(folder, files, folders)
   if kept:
     print(f"jaxcal: kept in {folder}, not written by a run of this kind: "
           f"{', '.join(kept)}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Which files of a folder a run has written, so that others stay."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 import contextlib
 import pathlib
 import re
@@ -10,12 +10,12 @@ from jaxcal.storage import atomic
 from jaxcal.storage import lock
 
 # In the output folder itself; figures of a sweep are called FIELD-SET.svg.
-_FILES = re.compile(
+FILES = re.compile(
     r"run\.json|results\.(jsonl|md)|differences\.jsonl|report\.html"
     r"|selected-.+\.json|(diagram|losses|learning|[a-z_.]+\.[a-z_.]+|" +
     "|".join(sweep.FIELDS) + r")-.+\.svg")
 # Sub-folders that hold nothing but predictions, parameters, parts and states.
-_FOLDERS = ("predictions", "answers", "features", "tuned")
+FOLDERS = ("predictions", "answers", "features", "tuned")
 # Parts of an unfinished run, and states to go on from.
 _ALONE = re.compile(r"about\.json|(\d{8}|streams|fpp|sums|state-\d+)\.npz")
 _PAIRS = {".npz": (".json",), ".safetensors": (".json",),
@@ -24,8 +24,8 @@ _PAIRS = {".npz": (".json",), ".safetensors": (".json",),
 
 def clear(
     folder: pathlib.Path,
-    files: re.Pattern = _FILES,
-    folders: Collection[str] = _FOLDERS,
+    files: re.Pattern = FILES,
+    folders: Sequence[str] = FOLDERS,
 ) -> list[str]:
   """Removes what runs have written to a folder, apart from its lock.
 
