@@ -32,7 +32,7 @@ _MAY_IMPORT = {
     "sharding": {"typing"},
     "adapt": {"typing", "losses", "clip", "posterior"},
     "tuning": {"typing", "losses", "clip", "data"},
-    "features": {"typing", "clip", "data", "sharding"},
+    "features": {"typing", "clip", "data", "sharding", "storage"},
     "testbed": {"typing", "clip", "data"},
     "report": {"typing", "metrics", "predictions"},
     "tasks": {"typing", "adapt", "clip", "testbed"},

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 import functools
 import hashlib
 import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from jaxcal.cli import tuned_answers
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import sources
 from jaxcal.features import store as stores
+from jaxcal.storage import paths
 from jaxcal.storage import pytree
 
 _GIGABYTE = 2**30
@@ -57,7 +57,7 @@ def answer_set(
     posterior: Answers in its forms, too; see `run.output_names`.
     on_batch: See `run.iterate`.
   """
-  path_of = lambda name: folder / name
+  path_of = lambda name: paths.inside(folder, name)
   method_of = run.output_names(
       methods, with_posterior=posterior is not None)
   missing = [name for name in method_of
@@ -82,7 +82,7 @@ def answer_set(
       _, answer = next(answers)
       predictions_lib.save(answer, path_of(name))
     yield name, path_of(name)
-  shutil.rmtree(parts, ignore_errors=True)
+  parts_lib.remove(parts)
 
 
 def _parts_folder(folder, missing, names):

@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import sys
 from typing import Any
 
@@ -26,6 +25,7 @@ from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
+from jaxcal.cli import output_files
 from jaxcal.cli import posteriors
 from jaxcal.clip import checkpoint
 from jaxcal.data import catalogue
@@ -36,6 +36,8 @@ from jaxcal.features import extract
 from jaxcal.features import store as stores
 from jaxcal.report import summary
 from jaxcal.storage import atomic
+from jaxcal.storage import lock
+from jaxcal.storage import paths
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import protocol
 
@@ -45,6 +47,8 @@ _NO_TEXT = ("", "none", "None")
 _OWN_METHODS = "config.methods"
 # What the path of tuned parameters ends with.
 _TUNED = ".safetensors"
+# Folders that the running command keeps from others, see `take`.
+_TAKEN = contextlib.ExitStack()
 # Fields that do not change the numbers, so that a run may go on with others.
 FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
         "config.data.root", "config.data.store", "config.posterior.folder")
@@ -53,7 +57,8 @@ OUTPUT = flags.DEFINE_string(
     "output", None, "folder to write to; runs/NAME-HASH if absent, with the "
     "name of the config and a hash of its fields")
 OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "remove what the output folder holds first")
+    "overwrite", False, "first remove what runs wrote to the output folder; "
+    "other files in it stay")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0 where several processes share "
     "the work, or 'auto' on a cluster that JAX knows; all see the same output")
@@ -169,6 +174,7 @@ def load_sets(config) -> dict[str, image_sets.ImageSet]:
   loaded = {}
   for name in config.name:
     images = _of_classes(_load_set(name, config), config.classes)
+    paths.check_name(images.name)  # of folders and files
     if images.name in loaded:
       raise ValueError(f"two image sets are called {images.name!r}")
     loaded[images.name] = image_sets.limit(
@@ -245,7 +251,7 @@ def tuned_files(paths: Sequence[str]) -> list[pathlib.Path]:
 def open_store(config, name: str) -> stores.Store:
   """The stored features of an image set, by its name or its path."""
   name = pathlib.Path(name).name.removesuffix(".csv")
-  return stores.open_store(pathlib.Path(config.store, name))
+  return stores.open_store(paths.inside(config.store, name))
 
 
 def load_model(config) -> checkpoint.Model:
@@ -306,6 +312,7 @@ def methods_of(config) -> dict[str, base.Numbers]:
   for name in config.method.name:
     if name in methods:
       raise ValueError(f"config.method.name has {name!r} twice")
+    paths.check_name(name)  # of files
     methods[name] = method_of(config, name, given)
   known = {key for one in methods.values() for key in _fields(one)}
   for key in ("weight", "delta", "quantile"):
@@ -389,10 +396,11 @@ def _features_are(config):
 
 
 def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
-  """The folder of the run, with `run.json` in it.
+  """The folder of the run, with `run.json` in it, kept from other runs.
 
   Raises:
-    ValueError: it holds a run with other settings.
+    ValueError: it holds a run with other settings, or another run holds it.
+    OSError: it cannot be written to.
   """
   fields = {name: value for name, value in settings.items()
             if name.startswith(("config.", "flags."))}
@@ -401,18 +409,80 @@ def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
   else:
     digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:8]
     output = pathlib.Path("runs", f"{config_files.chosen()}-{digest}")
-  if is_first() and OVERWRITE.value and (output / "run.json").exists():
-    shutil.rmtree(output)
-  sharding.barrier("output")
+  refused = None
+  if is_first():
+    try:
+      take(output)
+      if OVERWRITE.value and (output / "run.json").exists():
+        clear(output)
+    except (OSError, ValueError) as error:
+      refused = error
+  if sharding.any_process(refused is not None):
+    raise refused or ValueError(
+        f"process 0 could not take {output}; it says why")
   path = output / "run.json"
   if path.exists():
-    _refuse_other_run(output, json.loads(path.read_text()), settings)
+    _refuse_other_run(output, read_settings(path), settings)
   sharding.barrier("checked")
   if is_first():
-    output.mkdir(parents=True, exist_ok=True)
     atomic.write_whole(
         path, json.dumps(settings, indent=2).encode())
   return output
+
+
+@contextlib.contextmanager
+def giving_back() -> Iterator[None]:
+  """Gives back at its end what `take` took in it, however it ends."""
+  with _TAKEN:
+    yield
+
+
+def take(folder: pathlib.Path) -> None:
+  """Makes a folder, and keeps other runs out of it until the command ends.
+
+  Raises:
+    ValueError: another run holds it.
+    OSError: it cannot be written to.
+  """
+  atomic.make_folder(folder)
+  before = _TAKEN.enter_context(lock.hold(folder))
+  if before is not None:
+    print(f"jaxcal: {folder} is taken over from a run that ended without "
+          f"giving it back: {lock.describe(before)}", file=sys.stderr)
+  atomic.remove_leftovers(folder)
+
+
+def clear(
+    folder: pathlib.Path,
+    files: re.Pattern = output_files.FILES,
+    folders: Sequence[str] = output_files.FOLDERS,
+) -> None:
+  """Removes what runs wrote to a folder, and says what was kept.
+
+  Args:
+    folder: The folder.
+    files: Names of a run's files in the folder itself.
+    folders: Names of a run's folders in it.
+  """
+  kept = output_files.clear(folder, files, folders)
+  if kept:
+    print(f"jaxcal: kept in {folder}, not written by a run of this kind: "
+          f"{', '.join(kept)}", file=sys.stderr)
+
+
+def read_settings(path: pathlib.Path) -> dict[str, Any]:
+  """What a run.json says.
+
+  Raises:
+    ValueError: it is damaged.
+  """
+  try:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+  except (ValueError, TypeError) as error:
+    raise ValueError(
+        f"{path} is damaged ({error}), so that nobody knows what "
+        f"{path.parent} holds; give another --output, or remove that folder"
+    ) from error
 
 
 def _refuse_other_run(output, before, now):

@@ -11,11 +11,13 @@ from absl import flags
 import jaxcal
 from jaxcal.cli import config_files
 from jaxcal.cli import evaluate
+from jaxcal.cli import experiment
 from jaxcal.cli import features
 from jaxcal.cli import listing
 from jaxcal.cli import posterior_fit
 from jaxcal.cli import posterior_import
 from jaxcal.cli import posterior_select
+from jaxcal.cli import printing
 from jaxcal.cli import recalibrate
 from jaxcal.cli import sweep
 from jaxcal.cli import tune
@@ -76,6 +78,7 @@ def overview() -> str:
       "jaxcal --version prints the version."])
 
 
+@printing.forgiving()
 def run() -> int:
   """Runs `sys.argv`; returns the exit status (0, or 2 on an error)."""
   arguments = sys.argv[1:]
@@ -128,7 +131,8 @@ def _run_with_flags(name, command, rest):
 def _guarded(main, arguments, *, debug):
   """Runs a command's code; what goes wrong is said without a traceback."""
   try:
-    main(*arguments)
+    with experiment.giving_back():
+      main(*arguments)
   except (ValueError, OSError, ImportError) as error:
     if debug:
       traceback.print_exc()

@@ -1,7 +1,6 @@
 """`jaxcal posterior fit`: image-text pairs in; factors and a posterior out."""
 
 import json
-import shutil
 
 from absl import flags
 import jax
@@ -82,7 +81,7 @@ def main() -> None:
   pairs = pair_sources.load(config)
   about = _describe(config, model, pairs)
   # Late: a mistake in the flags costs no posterior.
-  posterior_folder.clear(folder)
+  posterior_folder.take(folder)
   work = posterior_folder.begin(folder, about)
   if not (folder / "manifest.json").exists():
     features = _features(config, model, pairs, work / "features")
@@ -93,7 +92,7 @@ def main() -> None:
     found = files.read(folder)
   evidence = _choose(config, model, found, grid, validation)
   files.write(folder, found, evidence)
-  shutil.rmtree(work, ignore_errors=True)
+  posterior_folder.end(folder)
   posterior_folder.report(folder, found, evidence)
 
 

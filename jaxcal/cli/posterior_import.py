@@ -66,7 +66,7 @@ def main(source: str) -> None:
   if model is not None:
     posteriors.check(files.posterior(fitted, evidence),
                      {"model_fingerprint": model.fingerprint}, model, source)
-  posterior_folder.clear(folder)
+  posterior_folder.take(folder)
   files.write(folder, fitted, evidence)
   posterior_folder.report(folder, fitted, evidence)
   text = tables.markdown(

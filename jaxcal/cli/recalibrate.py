@@ -7,7 +7,6 @@ import itertools
 import json
 import pathlib
 import re
-import shutil
 import sys
 from typing import Any, NamedTuple
 import warnings
@@ -192,9 +191,8 @@ def _methods_by_set(folder: pathlib.Path) -> dict[str, list[str]]:
   found = {}
   for path in sorted(folder.glob("*/*.json")):
     name = path.name.removesuffix(".json")
-    about = json.loads(path.read_text(encoding="utf-8"))
-    if (predictions_lib.exists(path.parent / name) and
-        "recalibrator" not in about["settings"]):
+    if (predictions_lib.exists(path.parent / name) and "recalibrator" not in
+        predictions_lib.settings(path.parent / name)):
       found.setdefault(path.parent.name, []).append(name)
   return found
 
@@ -331,16 +329,16 @@ def _output(
   if here in read or (run / "predictions").resolve() in here.parents:
     raise ValueError(f"--output={output} would mix with what is read; give "
                      f"another folder, perhaps one in {run}")
+  experiment.take(output)
   path = output / "run.json"
   if path.exists():
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = experiment.read_settings(path)
     if any(before.get(name) != value for name, value in inputs.items()):
       if not experiment.OVERWRITE.value or "recalibrator" not in before:
         raise ValueError(
             f"{output} holds another run; give another --output, or "
             "--overwrite to remove it if it is a recalibration")
-      shutil.rmtree(output)
-  output.mkdir(parents=True, exist_ok=True)
+      experiment.clear(output)
   atomic.write_whole(path, json.dumps(inputs, indent=2).encode())
   return output
 

@@ -19,6 +19,7 @@ import jax
 from jaxcal import sharding
 from jaxcal.cli import main
 from jaxcal.storage import atomic
+from jaxcal.storage import process
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Few images and views of the shipped testbed.
@@ -95,16 +96,19 @@ def stopped_at_write(number):
   Yields:
     Its second item is whether it came to that.
   """
-  writes, write = [0, False], atomic.write_whole
+  writes, rename = [0, False], atomic._rename
+  # Of a process that has ended; this one has not.
+  killed = process.current()._replace(pid=2**30)
 
-  def write_or_stop(path, content):
+  def rename_or_stop(half, path):
     writes[0] += 1
     if writes[0] == number:
       writes[1] = True
-      atomic.with_ending(path, "half").write_bytes(content[:9])
+      left = pathlib.Path(half).with_name(atomic.leftover_name(killed))
+      left.write_bytes(pathlib.Path(half).read_bytes()[:9])
       raise Stopped
-    write(path, content)
+    rename(half, path)
 
-  with (mock.patch.object(atomic, "write_whole", write_or_stop),
+  with (mock.patch.object(atomic, "_rename", rename_or_stop),
         contextlib.suppress(Stopped)):
     yield writes
