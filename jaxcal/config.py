@@ -9,6 +9,10 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+# Fields that do not change the numbers, so that a run may go on with others.
+FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
+        "config.data.root", "config.data.store", "config.posterior.folder")
+
 
 def _field(default: Any, about: str) -> Any:
   return dataclasses.field(default=default, metadata={"help": about})

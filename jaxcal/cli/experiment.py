@@ -26,6 +26,7 @@ from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
 from jaxcal.cli import posteriors
+from jaxcal.cli import shared_flags
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
 from jaxcal.data import catalogue
@@ -45,15 +46,7 @@ _NO_TEXT = ("", "none", "None")
 _OWN_METHODS = "config.methods"
 # What the path of tuned parameters ends with.
 _TUNED = ".safetensors"
-# Fields that do not change the numbers, so that a run may go on with others.
-FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
-        "config.data.root", "config.data.store", "config.posterior.folder")
 
-OUTPUT = flags.DEFINE_string(
-    "output", None, "folder to write to; runs/NAME-HASH if absent, with the "
-    "name of the config and a hash of its fields")
-OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "remove what the output folder holds first")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0 where several processes share "
     "the work, or 'auto' on a cluster that JAX knows; all see the same output")
@@ -68,11 +61,6 @@ DATA_HELP = (
     "Image sets: " + ", ".join(testbed_sets.NAMES) + ",\n"
     "  with --config.data.root=FOLDER: " + ", ".join(catalogue.CATALOGUE) +
     ",\n  a folder with one sub-folder per class, or a CSV file (path,label)")
-
-
-def flag_help(*names: str) -> list[str]:
-  """Lines that name flags and say what they are for."""
-  return [f"  --{name}\n      {flags.FLAGS[name].help}" for name in names]
 
 
 def field_help() -> list[str]:
@@ -328,7 +316,7 @@ def describe(
 ) -> dict[str, Any]:
   """Everything that decides the numbers, by dotted name, as JSON has it."""
   settings = {name: value for name, value, _ in config_lib.describe(config)
-              if name not in FREE}
+              if name not in config_lib.FREE}
   settings[_OWN_METHODS] = {
       name: _definition(method) for name, method in config.methods.items()}
   settings |= _by_content(config.method)
@@ -381,12 +369,13 @@ def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
   """
   fields = {name: value for name, value in settings.items()
             if name.startswith(("config.", "flags."))}
-  if OUTPUT.value:
-    output = pathlib.Path(OUTPUT.value)
+  if shared_flags.OUTPUT.value:
+    output = pathlib.Path(shared_flags.OUTPUT.value)
   else:
     digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:8]
     output = pathlib.Path("runs", f"{config_files.chosen()}-{digest}")
-  if is_first() and OVERWRITE.value and (output / "run.json").exists():
+  if (is_first() and shared_flags.OVERWRITE.value and
+      (output / "run.json").exists()):
     shutil.rmtree(output)
   sharding.barrier("output")
   path = output / "run.json"
@@ -411,12 +400,6 @@ def _refuse_other_run(output, before, now):
     raise ValueError(
         f"{output} holds another run:\n  " + "\n  ".join(changed) +
         "\ngive another --output, or --overwrite to remove it")
-
-
-def write_rows(path: pathlib.Path, rows: Sequence[summary.Row]) -> None:
-  """A line of JSON for each row."""
-  text = "".join(json.dumps(row) + "\n" for row in rows)
-  atomic.write_whole(path, text.encode())
 
 
 def is_first() -> bool:

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 
-from jaxcal.cli import experiment
+from jaxcal.cli import shared_flags
 from jaxcal.posterior import files
 from jaxcal.report import figures
 from jaxcal.report import tables
@@ -29,12 +29,12 @@ def folder_of(config) -> pathlib.Path:
   if config.posterior.folder is None:
     raise ValueError("config.posterior.folder is None: name the folder to "
                      "fill, with --config.posterior.folder=...")
-  if experiment.OUTPUT.value is not None:
+  if shared_flags.OUTPUT.value is not None:
     raise ValueError("--output is not for a posterior: name the folder to fill "
                      "with --config.posterior.folder=...")
   folder = pathlib.Path(config.posterior.folder)
   foreign = _others(folder / WORK, _WRITTEN_WORK)
-  if experiment.OVERWRITE.value:
+  if shared_flags.OVERWRITE.value:
     foreign += _others(folder, _WRITTEN)
   if foreign:
     raise ValueError(
@@ -45,7 +45,7 @@ def folder_of(config) -> pathlib.Path:
 
 def clear(folder: pathlib.Path) -> None:
   """With --overwrite, removes what `folder_of` has looked at."""
-  if experiment.OVERWRITE.value and folder.exists():
+  if shared_flags.OVERWRITE.value and folder.exists():
     shutil.rmtree(folder)
 
 
