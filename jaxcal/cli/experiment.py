@@ -55,7 +55,7 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "of this one, from 0, with --coordinator=HOST:PORT")
 SHARED_FLAGS = ("config", "output", "overwrite", "coordinator",
-                "num_processes", "process_id", "debug")
+                "num_processes", "process_id", "compilation_cache", "debug")
 
 DATA_HELP = (
     "Image sets: " + ", ".join(testbed_sets.NAMES) + ",\n"

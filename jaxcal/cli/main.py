@@ -10,6 +10,7 @@ from typing import NamedTuple
 from absl import flags
 
 import jaxcal
+from jaxcal.cli import compilation_cache
 from jaxcal.cli import config_files
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
@@ -136,6 +137,7 @@ def _run_with_flags(name, wanted, module, rest):
   if len(left_over) != bool(wanted):
     return _fail(f"expected one {wanted}, as in: jaxcal {name} {wanted} "
                  f"--name=value; got {len(left_over)}")
+  compilation_cache.use()
   return _guarded(module.main, left_over, debug=_DEBUG.value)
 
 

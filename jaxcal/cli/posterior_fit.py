@@ -63,7 +63,7 @@ def help_text() -> str:
       "run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
       "Flags:", *shared_flags.flag_help(
-          *_FLAGS, "config", "overwrite", "debug"),
+          *_FLAGS, "config", "overwrite", "compilation_cache", "debug"),
       "", "Fields of the config, with their defaults:",
       *experiment.field_help()])
 

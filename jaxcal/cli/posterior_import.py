@@ -33,7 +33,7 @@ def help_text() -> str:
       "code is run. Fills config.posterior.folder.", "",
       "Example:", f"  {EXAMPLE}", "",
       "Flags:", *shared_flags.flag_help(
-          "weight_norm2", "config", "overwrite", "debug"),
+          "weight_norm2", "config", "overwrite", "compilation_cache", "debug"),
       "", "Fields of the config, with their defaults:",
       *experiment.field_help()])
 

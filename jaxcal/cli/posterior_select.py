@@ -74,7 +74,8 @@ def help_text() -> str:
       "after tuning. An interrupted run goes on where it", "stopped.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
       "Flags:", *shared_flags.flag_help(
-          *_FLAGS, "config", "output", "overwrite", "debug"), "",
+          *_FLAGS, "config", "output", "overwrite", "compilation_cache",
+          "debug"), "",
       "Fields of the config, with their defaults:", *experiment.field_help()])
 
 

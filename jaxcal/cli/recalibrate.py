@@ -74,7 +74,7 @@ def help_text() -> str:
       "  --output\n      folder to write to; RUN/recalibrated-NAME-HASH if "
       "absent, with a hash of all\n      that it was made from",
       *shared_flags.flag_help(
-          "overwrite", "debug")])
+          "overwrite", "compilation_cache", "debug")])
 
 
 def main(run: str) -> None:
