@@ -170,7 +170,8 @@ def load(path: str | os.PathLike) -> Predictions:
       raise FileNotFoundError(
           f"no {needed}; predictions are written by `jaxcal evaluate`")
   about = json.loads(json_path.read_text(encoding="utf-8"))
-  with np.load(arrays_path, allow_pickle=False) as arrays:
+  with (arrays_path.open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays):
     kinds = {"info": {}, "evidence": {}}
     for key in arrays.files:
       kind, _, name = key.partition("/")

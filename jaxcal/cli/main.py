@@ -63,6 +63,10 @@ COMMANDS = {
         "recalibrate",
         "recalibrate saved predictions by labelled images; no model is needed",
         "RUN"),
+    "report": Command(
+        "report",
+        "measure saved predictions anew, with other bins or intervals; no "
+        "model is needed", "RUN"),
     "sweep": Command(
         "sweep",
         "evaluate all combinations of some fields' values, sharing the work"),
