@@ -11,6 +11,9 @@ from typing import Any
 
 # Those of `jaxcal.precision`, which needs jax.
 _PRECISIONS = ("highest", "high", "default", "bfloat16")
+# Fields that do not change the numbers, so that a run may go on with others.
+FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
+        "config.data.root", "config.data.store", "config.posterior.folder")
 
 
 def _field(default: Any, about: str) -> Any:

@@ -27,6 +27,7 @@ from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
 from jaxcal.cli import posteriors
+from jaxcal.cli import shared_flags
 from jaxcal.clip import checkpoint
 from jaxcal.data import catalogue
 from jaxcal.data import image_set as image_sets
@@ -36,7 +37,6 @@ from jaxcal.features import extract
 from jaxcal.features import store as stores
 from jaxcal.report import summary
 from jaxcal.storage import atomic
-from jaxcal.storage import lock
 from jaxcal.storage import paths
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import protocol
@@ -47,18 +47,6 @@ _NO_TEXT = ("", "none", "None")
 _OWN_METHODS = "config.methods"
 # What the path of tuned parameters ends with.
 _TUNED = ".safetensors"
-# Folders that the running command keeps from others, see `take`.
-_TAKEN = contextlib.ExitStack()
-# Fields that do not change the numbers, so that a run may go on with others.
-FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
-        "config.data.root", "config.data.store", "config.posterior.folder")
-
-OUTPUT = flags.DEFINE_string(
-    "output", None, "folder to write to; runs/NAME-HASH if absent, with the "
-    "name of the config and a hash of its fields")
-OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "first remove what runs wrote to the output folder; "
-    "other files in it stay")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0 where several processes share "
     "the work, or 'auto' on a cluster that JAX knows; all see the same output")
@@ -67,17 +55,12 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "of this one, from 0, with --coordinator=HOST:PORT")
 SHARED_FLAGS = ("config", "output", "overwrite", "coordinator",
-                "num_processes", "process_id", "debug")
+                "num_processes", "process_id", "compilation_cache", "debug")
 
 DATA_HELP = (
     "Image sets: " + ", ".join(testbed_sets.NAMES) + ",\n"
     "  with --config.data.root=FOLDER: " + ", ".join(catalogue.CATALOGUE) +
     ",\n  a folder with one sub-folder per class, or a CSV file (path,label)")
-
-
-def flag_help(*names: str) -> list[str]:
-  """Lines that name flags and say what they are for."""
-  return [f"  --{name}\n      {flags.FLAGS[name].help}" for name in names]
 
 
 def field_help() -> list[str]:
@@ -351,7 +334,7 @@ def describe(
 ) -> dict[str, Any]:
   """Everything that decides the numbers, by dotted name, as JSON has it."""
   settings = {name: value for name, value, _ in config_lib.describe(config)
-              if name not in FREE}
+              if name not in config_lib.FREE}
   settings[_OWN_METHODS] = {
       name: _definition(method) for name, method in config.methods.items()}
   settings |= _by_content(config.method)
@@ -404,17 +387,17 @@ def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
   """
   fields = {name: value for name, value in settings.items()
             if name.startswith(("config.", "flags."))}
-  if OUTPUT.value:
-    output = pathlib.Path(OUTPUT.value)
+  if shared_flags.OUTPUT.value:
+    output = pathlib.Path(shared_flags.OUTPUT.value)
   else:
     digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:8]
     output = pathlib.Path("runs", f"{config_files.chosen()}-{digest}")
   refused = None
   if is_first():
     try:
-      take(output)
-      if OVERWRITE.value and (output / "run.json").exists():
-        clear(output)
+      output_files.take(output)
+      if shared_flags.OVERWRITE.value and (output / "run.json").exists():
+        output_files.clear(output)
     except (OSError, ValueError) as error:
       refused = error
   if sharding.any_process(refused is not None):
@@ -422,67 +405,12 @@ def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
         f"process 0 could not take {output}; it says why")
   path = output / "run.json"
   if path.exists():
-    _refuse_other_run(output, read_settings(path), settings)
+    _refuse_other_run(output, output_files.read_settings(path), settings)
   sharding.barrier("checked")
   if is_first():
     atomic.write_whole(
         path, json.dumps(settings, indent=2).encode())
   return output
-
-
-@contextlib.contextmanager
-def giving_back() -> Iterator[None]:
-  """Gives back at its end what `take` took in it, however it ends."""
-  with _TAKEN:
-    yield
-
-
-def take(folder: pathlib.Path) -> None:
-  """Makes a folder, and keeps other runs out of it until the command ends.
-
-  Raises:
-    ValueError: another run holds it.
-    OSError: it cannot be written to.
-  """
-  atomic.make_folder(folder)
-  before = _TAKEN.enter_context(lock.hold(folder))
-  if before is not None:
-    print(f"jaxcal: {folder} is taken over from a run that ended without "
-          f"giving it back: {lock.describe(before)}", file=sys.stderr)
-  atomic.remove_leftovers(folder)
-
-
-def clear(
-    folder: pathlib.Path,
-    files: re.Pattern = output_files.FILES,
-    folders: Sequence[str] = output_files.FOLDERS,
-) -> None:
-  """Removes what runs wrote to a folder, and says what was kept.
-
-  Args:
-    folder: The folder.
-    files: Names of a run's files in the folder itself.
-    folders: Names of a run's folders in it.
-  """
-  kept = output_files.clear(folder, files, folders)
-  if kept:
-    print(f"jaxcal: kept in {folder}, not written by a run of this kind: "
-          f"{', '.join(kept)}", file=sys.stderr)
-
-
-def read_settings(path: pathlib.Path) -> dict[str, Any]:
-  """What a run.json says.
-
-  Raises:
-    ValueError: it is damaged.
-  """
-  try:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-  except (ValueError, TypeError) as error:
-    raise ValueError(
-        f"{path} is damaged ({error}), so that nobody knows what "
-        f"{path.parent} holds; give another --output, or remove that folder"
-    ) from error
 
 
 def _refuse_other_run(output, before, now):
@@ -496,12 +424,6 @@ def _refuse_other_run(output, before, now):
     raise ValueError(
         f"{output} holds another run:\n  " + "\n  ".join(changed) +
         "\ngive another --output, or --overwrite to remove it")
-
-
-def write_rows(path: pathlib.Path, rows: Sequence[summary.Row]) -> None:
-  """A line of JSON for each row."""
-  text = "".join(json.dumps(row) + "\n" for row in rows)
-  atomic.write_whole(path, text.encode())
 
 
 def is_first() -> bool:

@@ -1,9 +1,15 @@
-"""Which files of a folder a run has written, so that others stay."""
+"""The output folder: kept from other runs, and what a run has written to it.
 
-from collections.abc import Sequence
+Files that no run wrote stay.
+"""
+
+from collections.abc import Iterator, Sequence
 import contextlib
+import json
 import pathlib
 import re
+import sys
+from typing import Any
 
 from jaxcal import sweep
 from jaxcal.storage import atomic
@@ -18,11 +24,67 @@ FILES = re.compile(
 FOLDERS = ("predictions", "answers", "features", "tuned")
 # Parts of an unfinished run, and states to go on from.
 _ALONE = re.compile(r"about\.json|(\d{8}|streams|fpp|sums|state-\d+)\.npz")
+_TAKEN = contextlib.ExitStack()  # folders kept from others, see `take`
 _PAIRS = {".npz": (".json",), ".safetensors": (".json",),
           ".json": (".npz", ".safetensors")}
 
 
+@contextlib.contextmanager
+def giving_back() -> Iterator[None]:
+  """Gives back at its end what `take` took in it, however it ends."""
+  with _TAKEN:
+    yield
+
+
+def take(folder: pathlib.Path) -> None:
+  """Makes a folder, and keeps other runs out of it until the command ends.
+
+  Raises:
+    ValueError: another run holds it.
+    OSError: it cannot be written to.
+  """
+  atomic.make_folder(folder)
+  before = _TAKEN.enter_context(lock.hold(folder))
+  if before is not None:
+    print(f"jaxcal: {folder} is taken over from a run that ended without "
+          f"giving it back: {lock.describe(before)}", file=sys.stderr)
+  atomic.remove_leftovers(folder)
+
+
 def clear(
+    folder: pathlib.Path,
+    files: re.Pattern = FILES,
+    folders: Sequence[str] = FOLDERS,
+) -> None:
+  """Removes what runs wrote to a folder, and says what was kept.
+
+  Args:
+    folder: The folder.
+    files: Names of a run's files in the folder itself.
+    folders: Names of a run's folders in it.
+  """
+  kept = remove_written(folder, files, folders)
+  if kept:
+    print(f"jaxcal: kept in {folder}, not written by a run of this kind: "
+          f"{', '.join(kept)}", file=sys.stderr)
+
+
+def read_settings(path: pathlib.Path) -> dict[str, Any]:
+  """What a run.json says.
+
+  Raises:
+    ValueError: it is damaged.
+  """
+  try:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+  except (ValueError, TypeError) as error:
+    raise ValueError(
+        f"{path} is damaged ({error}), so that nobody knows what "
+        f"{path.parent} holds; give another --output, or remove that folder"
+    ) from error
+
+
+def remove_written(
     folder: pathlib.Path,
     files: re.Pattern = FILES,
     folders: Sequence[str] = FOLDERS,

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 
-from jaxcal.cli import experiment
 from jaxcal.cli import output_files
+from jaxcal.cli import shared_flags
 from jaxcal.posterior import files
 from jaxcal.report import figures
 from jaxcal.report import tables
@@ -29,7 +29,7 @@ def folder_of(config) -> pathlib.Path:
   if config.posterior.folder is None:
     raise ValueError("config.posterior.folder is None: name the folder to "
                      "fill, with --config.posterior.folder=...")
-  if experiment.OUTPUT.value is not None:
+  if shared_flags.OUTPUT.value is not None:
     raise ValueError("--output is not for a posterior: name the folder to fill "
                      "with --config.posterior.folder=...")
   return pathlib.Path(config.posterior.folder)
@@ -41,9 +41,9 @@ def take(folder: pathlib.Path) -> None:
   Raises:
     ValueError: another run holds it.
   """
-  experiment.take(folder)
-  if experiment.OVERWRITE.value:
-    experiment.clear(folder, _WRITTEN, (WORK,))
+  output_files.take(folder)
+  if shared_flags.OVERWRITE.value:
+    output_files.clear(folder, _WRITTEN, (WORK,))
 
 
 def end(folder: pathlib.Path) -> None:

@@ -18,13 +18,13 @@ from jaxcal import sweep as sweep_lib
 from jaxcal.cli import answering
 from jaxcal.cli import experiment
 from jaxcal.cli import posteriors
+from jaxcal.cli import shared_flags
 from jaxcal.cli import tuned_answers
 from jaxcal.report import figures
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
 
-ABOUT = "evaluate all combinations of some fields' values, sharing the work"
 EXAMPLE = ("jaxcal sweep --config=configs/quickstart.py "
            "--sweep=method.name=tpt,c_tpt,soc --sweep=method.weight=1,3,10,30")
 
@@ -54,7 +54,6 @@ class _Variant(typing.NamedTuple):
 def help_text() -> str:
   """What `jaxcal sweep --help` prints."""
   return "\n".join([
-      f"jaxcal sweep: {ABOUT}.", "",
       "Methods, weights, margins, learning rates, decays, steps and selection "
       "fractions", "share one pass over the images; other fields (views, "
       "template, model, ...) make", "a pass for each value. Writes "
@@ -62,7 +61,7 @@ def help_text() -> str:
       "number, and predictions/. Settings that are done are skipped, so a",
       "sweep can be interrupted, resumed, and grown by further values.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      "Flags:", *experiment.flag_help("sweep", *experiment.SHARED_FLAGS), "",
+      "Flags:", *shared_flags.flag_help("sweep", *experiment.SHARED_FLAGS), "",
       "Fields of the config, with their defaults:", *experiment.field_help()])
 
 

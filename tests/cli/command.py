@@ -4,6 +4,7 @@ With one is the dearer way by far: for kills, environments and device counts.
 """
 
 import contextlib
+import importlib
 import io
 import os
 import pathlib
@@ -29,6 +30,9 @@ SMALL = ("--config=configs/quickstart.py", "--config.data.name=digits",
          "--config.metrics.num_resamples=50", "--config.batch_size=2")
 # Each kill costs a start; two find what ten find, most of the time.
 KILLS = int(os.environ.get("JAXCAL_KILLS", "2"))
+# Flags that were first defined within `here` would be gone after it.
+for _command in main.COMMANDS.values():
+  importlib.import_module(f"jaxcal.cli.{_command.module}")
 _CODE = "import sys; from jaxcal.cli import main; sys.exit(main.run())"
 
 
