@@ -17,6 +17,7 @@ from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import provenance
 from jaxcal.cli import config_files
+from jaxcal.cli import output_files
 from jaxcal.cli import reporting
 from jaxcal.cli import saved_runs
 from jaxcal.cli import shared_flags
