@@ -210,12 +210,16 @@ def iterate(
     (name, Predictions), in the order of the source; the same in each process.
 
   Raises:
-    ValueError: see `predict`; an image cannot be read, or features or outputs
-      are not finite.
+    ValueError: see `predict`; an image cannot be read, features or outputs
+      are not finite, or a posterior is given and no method that it goes with.
   """
   shaped = tasks.shaped(task)  # traces the text tower: once is enough
   _check_methods(methods, shaped, source)
   _check_evidence(evidence, methods, task)
+  if head is not None and not _prompt_family(methods, task):
+    raise ValueError(
+        "a posterior goes with zero_shot and methods that tune prompts, but "
+        f"there are only {', '.join(methods)}; add one, or leave it out")
   if batch_size is None:
     batch_size = 8 if _prompt_family(methods, task) else 256
   if batch_size < 1:

@@ -353,6 +353,12 @@ class HeadTest(_Runs, absltest.TestCase):
           zero_shot.info["image_variance"], soc.info["image_variance"])
       self.assertGreater(np.abs(zero_shot.logits - soc.logits).max(), 1e-2)
 
+  def test_methods_that_it_does_not_go_with(self):
+    with mock.patch.object(type(self), "methods", {"tda": cache.Tda()}):
+      with self.assertRaisesRegex(
+          ValueError, "a posterior goes with .*only tda; add one"):
+        self.run_all()
+
   def test_without_variance_the_answers_are_the_plain_ones(self):
     answers = self.run_all(head=self.head(0))
     for name, setting in run.output_names(
