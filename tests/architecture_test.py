@@ -38,7 +38,7 @@ _MAY_IMPORT = {
     "tasks": {"typing", "adapt", "clip", "testbed"},
     "run": {"typing", "adapt", "clip", "data", "features", "parts",
             "predictions", "sharding", "storage", "tasks"},
-    "sweep": {"adapt"},
+    "sweep": {"adapt", "config"},
 }
 _MAY_IMPORT["cli"] = set(_MAY_IMPORT) - {"__main__"}
 # Single modules that may import more than the rest of their room.

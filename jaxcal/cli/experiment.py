@@ -20,7 +20,6 @@ import tqdm
 from jaxcal import config as config_lib
 from jaxcal import provenance
 from jaxcal import sharding
-from jaxcal import sweep as sweep_lib
 from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
@@ -290,7 +289,7 @@ def methods_of(config) -> dict[str, base.Numbers]:
   Raises:
     ValueError: an unknown name, one twice, or a number that no method has.
   """
-  given = {name: getattr(config.method, name) for name in sweep_lib.FIELDS}
+  given = {name: getattr(config.method, name) for name in config_lib.NUMBERS}
   methods = {}
   for name in config.method.name:
     if name in methods:

@@ -11,6 +11,7 @@ import typing
 from absl import flags
 import tqdm
 
+from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import run
 from jaxcal import sharding
@@ -39,7 +40,7 @@ _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
               "data.unknown", "temperature.", "method.tuned", "methods",
               "evidence")
 # What a point of the sweep may have of its own.
-_PER_IMAGE = ("method.name", *(f"method.{name}" for name in sweep_lib.FIELDS))
+_PER_IMAGE = ("method.name", *(f"method.{name}" for name in config_lib.NUMBERS))
 
 
 class _Variant(typing.NamedTuple):
@@ -152,7 +153,7 @@ def _plan(config, axes) -> list[_Variant]:
     points = {}
     for one in rest:
       method = _changed(changed, one).method
-      numbers = {name: getattr(method, name) for name in sweep_lib.FIELDS}
+      numbers = {name: getattr(method, name) for name in config_lib.NUMBERS}
       point = sweep_lib.point(
           method.name[0], experiment.method_of(changed, method.name[0], {}),
           numbers)
@@ -261,7 +262,7 @@ def _draw(config, output, rows):
   """A figure per image set and number of which the rows have several."""
   for data in dict.fromkeys(row["data"] for row in rows):
     of_data = [row for row in rows if row["data"] == data]
-    for field in (*sweep_lib.FIELDS, *_numbers_of_variants(of_data)):
+    for field in (*config_lib.NUMBERS, *_numbers_of_variants(of_data)):
       curves, lines = _curves(config, of_data, field)
       if any(len(curve) > 1 for curve in curves.values()):
         figure = figures.svg(figures.sweep_curves(curves, lines, field))
@@ -280,7 +281,7 @@ def _curves(config, rows, field):
   """Rows that differ in the field alone, by label; and those without it."""
   curves, lines = {}, {}
   for row in rows:
-    numbers = {name: row.get(name) for name in sweep_lib.FIELDS}
+    numbers = {name: row.get(name) for name in config_lib.NUMBERS}
     method, plus, form = row["method"].partition("+")
     point = sweep_lib.point(
         method, experiment.method_of(config, method, {}),

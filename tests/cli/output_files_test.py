@@ -56,13 +56,13 @@ class ClearTest(absltest.TestCase):
   def test_nothing_stays_of_a_run(self):
     half = atomic.leftover_name(process.current())
     self._make((*_OWN, half, f"predictions/digits/{half}"))
-    self.assertEmpty(output_files.clear(self.folder))
+    self.assertEmpty(output_files.remove_written(self.folder))
     self.assertEmpty(list(self.folder.iterdir()))
-    self.assertEmpty(output_files.clear(self.folder / "nowhere"))
+    self.assertEmpty(output_files.remove_written(self.folder / "nowhere"))
 
   def test_all_else_stays(self):
     self._make((*_OWN, *_FOREIGN, lock.NAME))
-    kept = output_files.clear(self.folder)
+    kept = output_files.remove_written(self.folder)
     self.assertCountEqual(kept, [
         name for name in _FOREIGN if name.count("/") != 2 or "pred" in name
         if not name.startswith(("a/", "recalibrated"))] + [
@@ -76,7 +76,7 @@ class ClearTest(absltest.TestCase):
     (self.folder / "predictions").mkdir()
     (self.folder / "predictions" / "digits").symlink_to(elsewhere)
     (self.folder / "answers").symlink_to(elsewhere)
-    self.assertEqual(output_files.clear(self.folder), ["predictions/digits"])
+    self.assertEqual(output_files.remove_written(self.folder), ["predictions/digits"])
     self.assertLen(list(elsewhere.iterdir()), 2)
     self.assertFalse((self.folder / "answers").exists())
 
