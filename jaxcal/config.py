@@ -11,6 +11,12 @@ from typing import Any
 
 # Those of `jaxcal.precision`, which needs jax.
 _PRECISIONS = ("highest", "high", "default", "bfloat16")
+# Fields that do not change the numbers, so that a run may go on with others.
+FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
+        "config.data.root", "config.data.store", "config.posterior.folder")
+# Numbers below config.method, of which all values of a sweep share a pass.
+NUMBERS = ("weight", "delta", "quantile", "learning_rate", "weight_decay",
+           "num_steps", "selection_fraction")
 
 
 def _field(default: Any, about: str) -> Any:

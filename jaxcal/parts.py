@@ -2,21 +2,27 @@
 
 A folder holds what the answers are of (`about.json`) and one file per batch and
 process. Every file appears whole or not at all, so a run that was interrupted
-computes the rest only, whatever its batch size and number of processes.
+computes the rest only, whatever its batch size and number of processes. A file
+that was damaged later is set aside as NAME.damaged, with a warning, and counts
+as missing.
 """
 
-from collections.abc import Mapping, Sequence
-import io
+from collections.abc import Callable, Mapping, Sequence
 import json
 import pathlib
+from typing import Any
 
+from absl import logging
 import numpy as np
 
+from jaxcal.storage import arrays as arrays_lib
 from jaxcal.storage import atomic
+from jaxcal.storage import identity as identity_lib
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
 _ABOUT = "about.json"
+_POSITIONS = "positions"
 
 
 def open_folder(
@@ -24,6 +30,7 @@ def open_folder(
     ids: Sequence[str],
     names: Sequence[str],
     order: Sequence[int] | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> None:
   """Makes a folder for the answers to these images under these names.
 
@@ -32,39 +39,52 @@ def open_folder(
     ids: One per image.
     names: What answers.
     order: Positions of the images as they are seen, where it matters.
+    identity: What else the answers are of, anything that JSON holds; not
+      compared if None.
 
   Raises:
-    ValueError: it holds answers to other images, under other names, or of
-      another order.
+    ValueError: it holds answers to other images, under other names, of another
+      order or of another identity, of which every differing key is named; or
+      it does not say of what they are.
   """
-  folder.mkdir(parents=True, exist_ok=True)
+  atomic.make_folder(folder)
   about = {"names": list(names), "ids": list(ids),
            "order": None if order is None else np.asarray(order).tolist()}
   path = folder / _ABOUT
   if not path.exists():
-    atomic.write_whole(path, json.dumps(about).encode())
+    atomic.write_whole(path, json.dumps(
+        about | {"identity": dict(identity or {})}).encode())
     return
-  stored = json.loads(path.read_text(encoding="utf-8"))
+  stored = _read_about(folder)
   for key, value in about.items():
     if stored.get(key) != value:
       raise ValueError(f"{folder} holds answers of an unfinished run with "
                        f"other {key}; remove it, or write to another folder")
+  if identity is not None:
+    identity_lib.check(
+        stored.get("identity", {}), identity,
+        what=f"{folder} holds answers of another unfinished run",
+        way_out="remove it, or write to another folder")
 
 
 def names(folder: pathlib.Path) -> tuple[str, ...]:
   """What `open_folder` was given; nothing where there is no such folder."""
-  path = folder / _ABOUT
-  if not path.exists():
+  try:
+    return tuple(_read_about(folder)["names"])
+  except (FileNotFoundError, ValueError):
     return ()
-  return tuple(json.loads(path.read_text(encoding="utf-8"))["names"])
 
 
 def missing(folder: pathlib.Path, num_images: int) -> Int[np.ndarray, "r"]:
-  """Positions of the images that have no answer yet, ascending."""
+  """Positions of the images that have no answer yet, ascending.
+
+  All files are read and compared with their checksums.
+  """
   done = np.zeros(num_images, bool)
   for path in _files(folder):
-    with np.load(path, allow_pickle=False) as part:
-      done[part["positions"]] = True
+    part = _read(path, num_images)
+    if part is not None:
+      done[part[_POSITIONS]] = True
   return np.flatnonzero(~done)
 
 
@@ -81,12 +101,11 @@ def write(
     answers: By name and field, e.g. answers["tpt"]["scores"]; fields have no
       slash.
   """
-  arrays = {f"{name}/{field}": value for name, answer in answers.items()
+  fields = {f"{name}/{field}": value for name, answer in answers.items()
             for field, value in answer.items()}
-  content = io.BytesIO()
-  np.savez(content, positions=positions, **arrays)
   atomic.write_whole(
-      folder / f"{int(positions[0]):08d}.npz", content.getvalue())
+      folder / f"{int(positions[0]):08d}.npz",
+      arrays_lib.pack({_POSITIONS: np.asarray(positions), **fields}))
 
 
 def gather(
@@ -100,25 +119,88 @@ def gather(
   Raises:
     ValueError: answers are missing.
   """
-  about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-  num_images = len(about["ids"])
+  num_images = len(_read_about(folder)["ids"])
   done, fields = np.zeros(num_images, bool), {}
   for path in _files(folder):
-    with np.load(path, allow_pickle=False) as part:
-      positions = part["positions"]
-      done[positions] = True
-      for key in part.files:
-        owner, slash, field = key.rpartition("/")
-        if slash and owner == name:
-          rows = part[key]
-          if field not in fields:
-            fields[field] = np.full(
-                (num_images, *rows.shape[1:]), _nothing(rows), rows.dtype)
-          fields[field][positions] = rows
+    part = _read(path, num_images, lambda key: _owner(key) == name)
+    if part is None:
+      continue
+    positions = part.pop(_POSITIONS)
+    done[positions] = True
+    for key, rows in part.items():
+      field = _field(key)
+      if field not in fields:
+        fields[field] = np.full(
+            (num_images, *rows.shape[1:]), _nothing(rows), rows.dtype)
+      fields[field][positions] = rows
   if not done.all():
     raise ValueError(f"{folder} has answers to {done.sum()} of {num_images} "
                      "images; run the command again to compute the rest")
   return fields
+
+
+def remove(folder: pathlib.Path) -> None:
+  """Removes a folder whose answers are gathered; damaged files stay."""
+  for path in folder.glob("*"):
+    if not path.match("*.damaged*"):
+      path.unlink(missing_ok=True)
+  if folder.exists() and not any(folder.glob("*")):
+    folder.rmdir()
+
+
+def _read_about(folder):
+  path = folder / _ABOUT
+  try:
+    found = json.loads(path.read_bytes())
+    if not {"ids", "names"} <= set(found):
+      raise ValueError("ids or names are missing")
+  except (ValueError, TypeError) as error:
+    raise ValueError(
+        f"{path} is damaged ({error}), so that nobody knows what {folder} "
+        "holds; remove that folder, and what was in it is computed again"
+    ) from error
+  return found
+
+
+def _read(
+    path: pathlib.Path, num_images: int,
+    wanted: Callable[[str], bool] = lambda key: True,
+) -> dict[str, np.ndarray] | None:
+  """Positions and arrays of a part; None if it is damaged, and set aside."""
+  try:
+    part = arrays_lib.unpack(
+        path, lambda key: key == _POSITIONS or wanted(key))
+    _check(part, num_images)
+  except FileNotFoundError:
+    return None  # another process has set it aside
+  except ValueError as error:
+    logging.warning(
+        "%s is damaged (%s); it is called %s now, and its images are computed "
+        "again", path, error, atomic.set_aside(path).name)
+    return None
+  return part
+
+
+def _check(part, num_images):
+  """Refuses what `write` does not write."""
+  positions = part.get(_POSITIONS, np.zeros(0))
+  if positions.ndim != 1 or positions.dtype.kind not in "iu" or not (
+      positions.size and 0 <= positions.min() <= positions.max() < num_images):
+    raise ValueError(f"no positions of {num_images} images")
+  for key, rows in part.items():
+    if rows.shape[:1] != positions.shape:
+      raise ValueError(f"{key!r} has {rows.shape[:1]} rows for "
+                       f"{len(positions)} images")
+
+
+def _owner(key):
+  """The name under which an answer's array was written; None for others."""
+  owner, slash, _ = key.rpartition("/")
+  return owner if slash else None
+
+
+def _field(key):
+  return key.rpartition("/")[2]
 
 
 def _nothing(rows):

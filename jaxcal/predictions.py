@@ -5,18 +5,20 @@ that metrics, recalibration and figures never need the model again.
 """
 
 from collections.abc import Mapping, Sequence
-import json
 import os
 import pathlib
-import tempfile
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcal.storage import arrays as arrays_lib
 from jaxcal.storage import atomic
+from jaxcal.storage import pair
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+
+_ENDING = "npz"
 
 # What recalibrators and conformal sets may need beside logits and labels, with
 # the axes of each: n images, k classes, s random views, d of the joint space,
@@ -133,27 +135,24 @@ def take(
 
 
 def save(predictions: Predictions, path: str | os.PathLike) -> None:
-  """Writes `path`.npz and `path`.json, each whole or not at all.
+  """Writes `path`.npz and `path`.json, seen together or not at all.
 
-  The `.npz` comes last: where it exists, the pair is complete.
+  Raises:
+    OSError: see `atomic.write_whole`.
   """
   path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  text = json.dumps(
-      {"class_names": predictions.class_names,
-       "settings": dict(predictions.settings)}, indent=2, ensure_ascii=False)
-  atomic.write_whole(atomic.with_ending(path, "json"), text.encode())
+  atomic.make_folder(path.parent)
   arrays = {f"{kind}/{name}": np.asarray(value, np.float32)
             for kind in ("info", "evidence")
             for name, value in getattr(predictions, kind).items()}
   if predictions.labels is not None:
     arrays["labels"] = np.asarray(predictions.labels, np.int32)
-  with tempfile.TemporaryFile() as file:
-    np.savez_compressed(
-        file, logits=np.asarray(predictions.logits, np.float32),
-        ids=np.asarray(predictions.ids, dtype=str), **arrays)
-    file.seek(0)
-    atomic.write_whole(atomic.with_ending(path, "npz"), file.read())
+  content = arrays_lib.pack({
+      "logits": np.asarray(predictions.logits, np.float32),
+      "ids": np.asarray(predictions.ids, dtype=str), **arrays}, compressed=True)
+  pair.write(path, _ENDING, content, {
+      "class_names": predictions.class_names,
+      "settings": dict(predictions.settings)})
 
 
 def load(path: str | os.PathLike) -> Predictions:
@@ -161,35 +160,46 @@ def load(path: str | os.PathLike) -> Predictions:
 
   Raises:
     FileNotFoundError: one of the two files is missing.
-    ValueError: they do not fit together, see `check`.
+    ValueError: one of them is damaged, or they do not fit together, see
+      `pair.read` and `check`.
   """
-  arrays_path, json_path = (
-      atomic.with_ending(path, ending) for ending in ("npz", "json"))
-  for needed in (arrays_path, json_path):
+  for ending in (_ENDING, "json"):
+    needed = atomic.with_ending(path, ending)
     if not needed.exists():
       raise FileNotFoundError(
           f"no {needed}; predictions are written by `jaxcal evaluate`")
-  about = json.loads(json_path.read_text(encoding="utf-8"))
-  with np.load(arrays_path, allow_pickle=False) as arrays:
+  content, about = pair.read(path, _ENDING)
+  try:
+    arrays = arrays_lib.unpack(content)
     kinds = {"info": {}, "evidence": {}}
-    for key in arrays.files:
+    for key, values in arrays.items():
       kind, _, name = key.partition("/")
       if kind in kinds:
-        kinds[kind][name] = arrays[key]
+        kinds[kind][name] = values
     predictions = Predictions(
-        arrays["logits"], arrays["labels"] if "labels" in arrays else None,
-        tuple(arrays["ids"].tolist()), tuple(about["class_names"]),
-        settings=about["settings"], **kinds)
+        arrays["logits"], arrays.get("labels"), tuple(arrays["ids"].tolist()),
+        tuple(about["class_names"]), settings=about["settings"], **kinds)
+  except KeyError as error:
+    raise pair.damaged(path, _ENDING, f"it has no {error}") from error
+  except (ValueError, TypeError) as error:
+    raise pair.damaged(path, _ENDING, error) from error
   check(predictions)
   return predictions
 
 
-def settings(path: str | os.PathLike) -> dict[str, Any]:
-  """The settings of saved predictions, without their arrays."""
-  text = atomic.with_ending(path, "json").read_text(encoding="utf-8")
-  return json.loads(text)["settings"]
-
-
 def exists(path: str | os.PathLike) -> bool:
   """Whether `save` has finished writing to this path."""
-  return atomic.with_ending(path, "npz").exists()
+  return pair.exists(path, _ENDING)
+
+
+def settings(path: str | os.PathLike) -> dict[str, Any]:
+  """The settings of predictions, without a look at their arrays.
+
+  Raises:
+    FileNotFoundError: there are none.
+    ValueError: they are damaged.
+  """
+  about = pair.about(path, _ENDING)
+  if not isinstance(about.get("settings"), dict):
+    raise pair.damaged(path, _ENDING, "no settings")
+  return about["settings"]

@@ -21,6 +21,7 @@ from jaxcal import predictions as predictions_lib
 from jaxcal import sharding
 from jaxcal import tasks
 from jaxcal.adapt import base
+from jaxcal.adapt import contract
 from jaxcal.adapt import run as runners
 from jaxcal.adapt.prompt import bayesian
 from jaxcal.adapt.prompt import family as families
@@ -94,15 +95,14 @@ def predict(
   Raises:
     ValueError: shapes that do not fit together, features that are not of unit
       norm or not finite, a method that needs more than is there (an encoder,
-      more views), evidence that is not known.
-    TypeError: something that is no source.
+      more views) or breaks its contract (see `adapt.contract`), evidence that
+      is not known or that no method gives.
+    TypeError: something that is no source, no task or no method.
   """
   task = tasks.checked(task)
   images = _as_source(
       source, task, labels=labels, ids=ids, class_names=class_names,
       model=model, num_views=num_views, seed=seed)
-  if batch_size is None:
-    batch_size = 8 if _prompt_family(methods, task) else 256
   return dict(iterate(
       methods, task, images, order=order, evidence=evidence,
       batch_size=batch_size, devices=devices, on_batch=on_batch))
@@ -129,6 +129,8 @@ def _as_source(source, task, *, labels, ids, class_names, model, num_views,
   changes = {}
   if labels is not None:
     changes["labels"] = _checked_labels(labels, task, len(found.ids))
+  if isinstance(class_names, str):
+    raise TypeError(f"class_names must be a list of names, got {class_names!r}")
   if class_names is not None:
     changes["class_names"] = tuple(class_names)
   found = found._replace(**changes)
@@ -173,7 +175,7 @@ def iterate(
     evidence: Sequence[str] = (),
     linearisation: str = "auto",
     max_bytes: int = 4 * _GIGABYTE,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     parts: pathlib.Path | None = None,
     about: Mapping[str, Mapping[str, Any]] | None = None,
     devices: Sequence[jax.Device] | None = None,
@@ -195,7 +197,7 @@ def iterate(
     evidence: Names of `predictions.EVIDENCE` to add.
     linearisation: See `tasks.prepare`.
     max_bytes: See `tasks.prepare`.
-    batch_size: Images per device and step. No influence beyond rounding.
+    batch_size: See `predict`.
     parts: Folder that receives the outputs batch by batch, and twice a minute
       what methods with a state remember; what lies there from an interrupted
       run with the same arguments is not computed again.
@@ -208,20 +210,28 @@ def iterate(
     (name, Predictions), in the order of the source; the same in each process.
 
   Raises:
-    ValueError: see `predict`; an image cannot be read, or features or outputs
-      are not finite.
+    ValueError: see `predict`; an image cannot be read, features or outputs
+      are not finite, or a posterior is given and no method that it goes with.
   """
-  _check_evidence(evidence)
   shaped = tasks.shaped(task)  # traces the text tower: once is enough
   _check_methods(methods, shaped, source)
+  _check_evidence(evidence, methods, task)
+  if head is not None and not _prompt_family(methods, task):
+    raise ValueError(
+        "a posterior goes with zero_shot and methods that tune prompts, but "
+        f"there are only {', '.join(methods)}; add one, or leave it out")
+  if batch_size is None:
+    batch_size = 8 if _prompt_family(methods, task) else 256
+  if batch_size < 1:
+    raise ValueError(f"batch_size must be at least 1, got {batch_size}")
   mesh = sharding.data_mesh(devices)
   names = tuple(output_names(methods, with_posterior=head is not None))
   about = {name: {} for name in names} if about is None else about
   along = _streams(methods, shaped)
-  order = _checked_order(order, len(source.ids)) if along else None
+  order = _checked_order(order, len(source.ids))
   with tempfile.TemporaryDirectory() as scratch:
     folder = parts or pathlib.Path(scratch)
-    _open(folder, source, names, order)
+    _open(folder, source, names, order if along else None)
     missing = parts_lib.missing(folder, len(source.ids))
     sharding.barrier("missing")  # nobody writes before all have looked
     if len(missing):
@@ -308,7 +318,8 @@ def _follow(along, task, states, batch, count, mesh, batch_size):
 
   Every process sees all of them; each hands back its own rows.
   """
-  seen = sharding.gather(batch.view_features)[:count]
+  seen = sharding.gather(batch.view_features)[:count].astype(
+      tasks.dtype_of(task), copy=False)
   mine = np.minimum(sharding.local_rows(mesh, batch_size), count - 1)
   states, outputs = dict(states), {}
   for name, method in along.items():
@@ -361,14 +372,16 @@ def _program(mesh, with_posterior, evidence):
 
   def outputs_of(shared, rows):
     task, family, alone = shared
-    features, _ = rows
+    features, *pooled = rows
+    features = features.astype(tasks.dtype_of(task))
     outputs = {name: runners.episodic(method, task, features)
                for name, method in alone.items()}
     if family is not None:
       # Of these it is known that the scores are logits.
       outputs |= {name: output._replace(log_probs=None)
                   for name, output in runners.episodic(
-                      family, task, rows if with_posterior else features
+                      family, task,
+                      (features, *pooled) if with_posterior else features
                   ).items()}
     clean = {"image_features": lambda: features[:, 0],
              "zero_shot_logits": lambda: base.logits(task, features[:, 0])}
@@ -402,16 +415,19 @@ def _write(folder, source, batch, outputs):
   outputs = jax.tree.map(lambda x: x[batch.mask], outputs)
   for name, output in outputs.items():
     if name:
-      _check_finite(output.scores if output.log_probs is None else
-                    output.log_probs, f"logits of {name}",
-                    [source.ids[position] for position in positions])
+      try:
+        contract.check_values(
+            output, [source.ids[position] for position in positions])
+      except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
   parts_lib.write(folder, positions, {
       name: _fields(output) if name else output
       for name, output in outputs.items()})
 
 
 def _fields(output):
-  """An output as it is saved: nothing that follows from the rest."""
+  """An output as it is saved: float32, nothing that follows from the rest."""
+  output = jax.tree.map(lambda x: np.asarray(x, np.float32), output)
   fields = {"scores": output.scores}
   log_probs = output.log_probs
   if log_probs is not None and not np.allclose(
@@ -464,34 +480,60 @@ def _log_softmax(x):
 def _checked_order(order, num_images):
   if order is None:
     return np.arange(num_images)
-  order = np.asarray(order, np.int64)
-  if not np.array_equal(np.sort(order), np.arange(num_images)):
-    raise ValueError(f"expected an order that has each position in [0, "
-                     f"{num_images}) once, got {order.shape=}")
+  order = as_numpy(order)
+  if order.dtype.kind not in "iu" or not np.array_equal(
+      np.sort(order, axis=None), np.arange(num_images)):
+    raise ValueError(
+        f"expected an order that has each position in [0, {num_images}) once, "
+        "such as np.random.default_rng(0).permutation(len(features)), got "
+        f"{order.dtype}{list(order.shape)}")
   return order
 
 
 def _check_methods(methods, task, source):
-  """Refuses methods that the task or the views are not enough for."""
+  """Refuses methods that break the contract or lack what they need."""
+  if not isinstance(methods, Mapping) or not methods or not all(
+      isinstance(name, str) and name for name in methods):
+    raise TypeError("expected at least one method by its name, as in {\"tda\": "
+                    f"jaxcal.Tda()}}, got {methods!r}")
   views = jax.ShapeDtypeStruct(
-      (source.num_views, task.text_features.shape[-1]), np.float32)
+      (source.num_views, task.text_features.shape[-1]), tasks.dtype_of(task))
   for name, method in methods.items():
     try:
       if isinstance(method, prompt_methods.PromptMethod):
         method.check(task, source.num_views)
       else:
-        one = method.method()
-        jax.eval_shape(one.step, task, jax.eval_shape(one.init, task), views)
-    except ValueError as error:
-      raise ValueError(f"{name}: {error}") from error
+        _check_fields(contract.check(method, task, views).evidence)
+    except (TypeError, ValueError) as error:
+      raise type(error)(f"{name}: {error}") from error
 
 
-def _check_evidence(evidence):
+def _check_fields(evidence):
+  """Refuses what a method gives as evidence and no file has a place for."""
+  known = {name: len(axes.split()) - 1
+           for name, axes in predictions_lib.EVIDENCE.items()
+           if axes.startswith("n ")}
+  for name, values in evidence.items():
+    if known.get(name) != len(values.shape):
+      raise ValueError(
+          f"evidence {name!r} of an image, of shape {values.shape}, has no "
+          f"place in predictions; they hold, with so many axes: {known}")
+
+
+def _check_evidence(evidence, methods, task):
   known = COMMON_EVIDENCE + VIEW_EVIDENCE
+  if isinstance(evidence, str):
+    raise TypeError(f"evidence must be a list of names, got {evidence!r}")
   unknown = [name for name in evidence if name not in known]
   if unknown:
     raise ValueError(f"evidence {unknown[0]!r} cannot be computed here; choose "
                      f"from: {', '.join(known)}.")
+  of_views = [name for name in evidence if name in VIEW_EVIDENCE]
+  if of_views and not _prompt_family(methods, task):
+    raise ValueError(
+        f"evidence {of_views[0]!r} comes from zero_shot and the methods that "
+        "tune prompts, where the task has an encoder; but it has none or there "
+        f"are only {', '.join(methods)}")
 
 
 def _check_finite(rows, what, names):

@@ -136,3 +136,11 @@ def barrier(name: str) -> None:
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
     multihost_utils.sync_global_devices(name)
+
+
+def any_process(value: bool) -> bool:
+  """Whether it is true in any of the processes; waits for all of them."""
+  if jax.process_count() == 1:
+    return value
+  from jax.experimental import multihost_utils
+  return bool(multihost_utils.process_allgather(np.asarray(value)).any())

@@ -11,12 +11,9 @@ import types
 import typing
 from typing import Any, NamedTuple
 
+from jaxcal import config
 from jaxcal.adapt import base
 from jaxcal.adapt.prompt import methods as prompt_methods
-
-# Fields below config.method of which all values share a pass.
-FIELDS = ("weight", "delta", "quantile", "learning_rate", "weight_decay",
-          "num_steps", "selection_fraction")
 
 
 class Axis(NamedTuple):
@@ -88,7 +85,7 @@ def point(
     numbers: Field below config.method -> value, None for the default.
   """
   fields = () if _never_tunes(method) else [
-      field for field in FIELDS if hasattr(method, field)]
+      field for field in config.NUMBERS if hasattr(method, field)]
   defaults = {field: getattr(method, field) for field in fields}
   kept = {field: value if numbers.get(field) is None else numbers[field]
           for field, value in defaults.items()}

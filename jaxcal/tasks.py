@@ -21,6 +21,7 @@ from jaxcal.typing import Float
 _GIGABYTE = 2**30
 _TESTBED = "testbed"
 _NORM_TOLERANCE = 1e-2  # what half precision leaves of a unit norm, and more
+_BLOCK = 2**25  # values that are looked at in float64 at a time
 
 
 def load(name_or_path: str | pathlib.Path) -> checkpoint.Model:
@@ -133,16 +134,23 @@ def shaped(task: base.Task) -> base.Task:
 
 
 def checked(task: base.Task) -> base.Task:
-  """The task with arrays of jax, whatever they came in.
+  """The task with arrays of jax, whatever they came in, float32 at least.
 
   Raises:
     ValueError: text features that are not [classes, dimensions] of unit norm,
       a scale that is not a positive number, an encoder without a context.
+    TypeError: something that is no task.
   """
+  if not isinstance(task, base.Task):
+    raise TypeError(
+        "expected a task, from jaxcal.task_of(model, class_names) or "
+        "jaxcal.Task(text_features, logit_scale), got a "
+        f"{type(task).__name__}")
   if (task.encode is None) != (task.context is None):
     raise ValueError("a task needs `encode` and `context` together, or neither")
   scale = as_numpy(task.logit_scale)
-  if scale.shape not in ((), (1,)) or not (np.isfinite(scale) & (scale > 0)):
+  if scale.dtype.kind not in "fiu" or scale.shape not in ((), (1,)) or not (
+      np.isfinite(scale) & (scale > 0)):
     raise ValueError("logit_scale must be one positive number, the factor of "
                      "the cosines (100 for OpenAI's CLIP, not its logarithm), "
                      f"but it is {scale}")
@@ -153,18 +161,28 @@ def checked(task: base.Task) -> base.Task:
           "a task needs text features, or an encoder and a context")
   else:
     features = as_numpy(features)
-    if features.ndim != 2 or not features.size:
-      raise ValueError("text features must be [classes, dimensions], but their "
-                       f"shape is {features.shape}")
+    if features.ndim != 2 or not features.size or (
+        features.dtype.kind not in "fiu"):
+      raise ValueError("text features must be numbers [classes, dimensions], "
+                       f"but their shape is {features.shape} and their dtype "
+                       f"{features.dtype}")
     _check_unit_norm(features, "text features")
-    features = jnp.asarray(features)
-  return task._replace(text_features=features,
-                       logit_scale=jnp.asarray(scale.reshape(()), float))
+    features = jnp.asarray(features, _computing_dtype(features))
+  task = task._replace(text_features=features)
+  return task._replace(
+      logit_scale=jnp.asarray(scale.reshape(()), dtype_of(task)))
+
+
+def dtype_of(task: base.Task) -> np.dtype:
+  """What methods compute in: that of the text features, float32 at least."""
+  return jnp.promote_types(shaped(task).text_features.dtype, jnp.float32)
 
 
 def checked_features(
     features: Any, task: base.Task) -> Float[np.ndarray, "n v d"]:
-  """Image features as an array of views.
+  """Image features as an array of views, float32 at least.
+
+  Where they are that already, their memory is shared.
 
   Args:
     features: Unit-norm features [n d], or of views [n v d].
@@ -191,12 +209,21 @@ def checked_features(
   _check_unit_norm(features, "image features")
   if features.ndim == 2:
     features = features[:, None]
-  return features.astype(jax.dtypes.canonicalize_dtype(
-      np.promote_types(features.dtype, np.float32)))
+  return features.astype(_computing_dtype(features), copy=False)
+
+
+def _computing_dtype(features):
+  """float32, or float64 where JAX has it and they are that wide."""
+  wide = features.dtype.itemsize > 4 and features.dtype.kind == "f"
+  return jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
 
 
 def _check_unit_norm(features, what):
-  norms = np.linalg.norm(features.astype(np.float64), axis=-1)
+  rows = max(1, _BLOCK // features[0].size)
+  # Block by block: a copy in float64 would be twice what there is.
+  norms = np.concatenate([
+      np.linalg.norm(features[first:first + rows].astype(np.float64), axis=-1)
+      for first in range(0, len(features), rows)])
   if not np.isfinite(norms).all():
     raise ValueError(f"{what} must be finite, but {(~np.isfinite(norms)).sum()}"
                      f" of {norms.size} rows are not")

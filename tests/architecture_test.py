@@ -32,13 +32,13 @@ _MAY_IMPORT = {
     "sharding": {"typing"},
     "adapt": {"typing", "losses", "clip", "posterior"},
     "tuning": {"typing", "losses", "clip", "data"},
-    "features": {"typing", "clip", "data", "sharding"},
+    "features": {"typing", "clip", "data", "sharding", "storage"},
     "testbed": {"typing", "clip", "data"},
     "report": {"typing", "metrics", "predictions"},
     "tasks": {"typing", "adapt", "clip", "testbed"},
     "run": {"typing", "adapt", "clip", "data", "features", "parts",
             "predictions", "sharding", "storage", "tasks"},
-    "sweep": {"adapt"},
+    "sweep": {"adapt", "config"},
 }
 _MAY_IMPORT["cli"] = set(_MAY_IMPORT) - {"__main__"}
 # Single modules that may import more than the rest of their room.

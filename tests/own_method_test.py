@@ -1,5 +1,6 @@
 """A method of one's own, as short as the documentation shows it, everywhere."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -9,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcal
+from jaxcal import config
 from jaxcal import predictions
 from jaxcal import sharding
+from jaxcal.cli import experiment
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import extract
 from jaxcal.features import store as stores
@@ -32,6 +35,15 @@ def _mean_of_views(text, scale, views, clean=4.0):
     weights = np.r_[clean, np.ones(len(image) - 1)]
     means.append(weights @ probs / weights.sum())
   return np.array(means)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Renamed:
+  """With numbers that config.method has fields of the same name for."""
+
+  name: str = "mean"
+  context: int = 3
+  num_steps: int = 1
 
 
 class OwnMethodTest(absltest.TestCase):
@@ -74,7 +86,7 @@ class OwnMethodTest(absltest.TestCase):
     recipe = extract.recipe_of(model, num_views=6)
     store = stores.create(self.create_tempdir().full_path, stores.Manifest(
         "testbed", model.fingerprint, images.name,
-        stores.data_fingerprint(images), {}, 0, "float32", 7, 6,
+        stores.data_fingerprint(images), {}, 0, "highest", 7, 6,
         model.config.projection, model.config.vision.width, "float32"), images)
     batch, = extract.from_images(
         model, images, [range(7)], recipe=recipe, seed=0, batch_size=7,
@@ -115,6 +127,28 @@ class OwnMethodTest(absltest.TestCase):
         f"--output={folder / 'out'}", "--config.evidence=image_features")
     self.assertEqual(status, 2)
     self.assertIn("config.methods was", error)
+
+  def test_its_numbers_may_be_called_like_fields_of_the_config(self):
+    settings = config.ExperimentConfig()
+    settings.methods = {"mine": _Renamed()}
+    settings.method.name = ("mine",)
+    settings.method.num_steps = 7
+    experiment.check(settings)
+    self.assertEqual(experiment.methods_of(settings), {
+        "mine": _Renamed(num_steps=7)})
+
+  def test_what_a_config_file_cannot_carry(self):
+    for methods, message in (
+        ([jaxcal.Tda()], "must be methods by name, as in {'mine': MyMethod"),
+        ({"a/b": jaxcal.Tda()}, "the name 'a/b'; expected letters"),
+        ({"a+full": jaxcal.Tda()}, "the name 'a.full'; expected letters"),
+        ({"..": jaxcal.Tda()}, "the name '..'; expected letters"),
+        ({"mine": jaxcal.Tda}, "'mine'. is <class .*expected an instance of a"),
+        ({"mine": "tda"}, "'mine'. is 'tda', expected an instance of a")):
+      settings = config.ExperimentConfig()
+      settings.methods = methods
+      with self.subTest(message), self.assertRaisesRegex(ValueError, message):
+        experiment.check(settings)
 
   def test_a_state_of_its_own(self):
     """How often each class was predicted before, by hand."""

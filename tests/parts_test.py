@@ -6,9 +6,21 @@ from absl.testing import absltest
 import numpy as np
 
 from jaxcal import parts
+from jaxcal.storage import atomic
+from jaxcal.storage import process
 
 _IDS = tuple("abcdefg")
 _NAMES = ("zero_shot", "soc-weight=0.5/x")
+
+
+def _flipped(content, bit):
+  content = bytearray(content)
+  content[bit // 8] ^= 1 << bit % 8
+  return bytes(content)
+
+
+def _inode_time(path):
+  return path.stat().st_ctime_ns
 
 
 class PartsTest(absltest.TestCase):
@@ -57,7 +69,7 @@ class PartsTest(absltest.TestCase):
   def test_missing_are_those_without_an_answer(self):
     self.assertEqual(parts.missing(self.folder, 7).tolist(), list(range(7)))
     self._write((5, 1))
-    (self.folder / "00000003.npz.half").write_bytes(b"killed")
+    (self.folder / atomic.leftover_name(process.current())).write_bytes(b"kil")
     self.assertEqual(parts.missing(self.folder, 7).tolist(), [0, 2, 3, 4, 6])
 
   def test_an_unfinished_run_is_not_gathered(self):
@@ -73,6 +85,101 @@ class PartsTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "with other order; remove it"):
       parts.open_folder(self.folder, _IDS, _NAMES, range(7))
     parts.open_folder(self.folder, _IDS, _NAMES)
+
+  def test_another_identity_is_refused_naming_every_key(self):
+    folder = self.folder.with_name("other")
+    ours = {"data.labels": "ab", "views": [0.5, 1], "model": None}
+    parts.open_folder(folder, _IDS, _NAMES, identity=ours)
+    parts.open_folder(folder, _IDS, _NAMES, identity={
+        "model": None, "views": (0.5, 1), "data.labels": "ab"})
+    parts.open_folder(folder, _IDS, _NAMES)  # not compared
+    with self.assertRaises(ValueError) as caught:
+      parts.open_folder(folder, _IDS, _NAMES, identity={
+          "data.labels": "cd", "views": [0.5, 1], "order": 3})
+    self.assertEqual(str(caught.exception), (
+        f"{folder} holds answers of another unfinished run:\n"
+        "  data.labels: stored 'ab', asked 'cd'\n"
+        "  model: stored None, asked 'nothing'\n"
+        "  order: stored 'nothing', asked 3\n"
+        "remove it, or write to another folder"))
+    with self.assertRaisesRegex(ValueError, "model: stored 'nothing', ask"):
+      parts.open_folder(self.folder, _IDS, _NAMES, identity={"model": 1})
+
+  def test_damaged_parts_are_set_aside_and_computed_again(self):
+    rng = np.random.default_rng(0)
+    sound = {}
+    for positions in ((0, 1, 2, 3), (4, 5, 6)):
+      self._write(positions)
+      path = self.folder / f"{positions[0]:08d}.npz"
+      sound[path] = path.read_bytes()
+    path = self.folder / "00000004.npz"
+    content = sound[path]
+    flips = [_flipped(content, bit) for bit in rng.choice(
+        8 * len(content), 200, replace=False)]
+    kept = 0
+    for damaged in (b"", b"no zip", *(
+        content[:cut] for cut in rng.choice(len(content), 20)), *flips):
+      path.write_bytes(damaged)
+      missing = parts.missing(self.folder, 7).tolist()
+      if path.exists():
+        # A bit that says nothing of the arrays, such as one of a date.
+        kept += 1
+        self.assertEqual(missing, [])
+        for i, name in enumerate(_NAMES):
+          np.testing.assert_array_equal(
+              parts.gather(self.folder, name)["logits"], self.logits[i])
+        continue
+      self.assertEqual(missing, [4, 5, 6])
+      aside = sorted(self.folder.glob("*.damaged*"), key=_inode_time)[-1]
+      self.assertEqual(aside.read_bytes(), damaged)
+      with self.assertRaisesRegex(ValueError, "answers to 4 of 7"):
+        parts.gather(self.folder, "zero_shot")
+    self.assertLess(kept, 100)
+    path.write_bytes(content)
+    self.assertEqual((self.folder / "00000000.npz").read_bytes(),
+                     sound[self.folder / "00000000.npz"])
+    np.testing.assert_array_equal(
+        parts.gather(self.folder, _NAMES[0])["logits"], self.logits[0])
+    # The folder goes, what was set aside stays.
+    parts.remove(self.folder)
+    self.assertEqual({p.name.partition("damaged")[1] for p in
+                      self.folder.iterdir()}, {"damaged"})
+
+  def test_the_warning_names_the_file(self):
+    self._write((0, 1))
+    (self.folder / "00000000.npz").write_bytes(b"")
+    with self.assertLogs("absl", "WARNING") as logs:
+      self.assertLen(parts.missing(self.folder, 7), 7)
+    self.assertRegex(logs.output[0], "00000000.npz is damaged .*called "
+                     "00000000.npz.damaged now.*computed again")
+
+  def test_parts_that_do_not_fit(self):
+    for positions, rows in (([7], 1), ([-1], 1), ([[0]], 1), ([0.5], 1),
+                            ([0, 1], 3), ([], 0)):
+      np.savez(self.folder / "00000000.npz", positions=np.array(positions),
+               **{"zero_shot/logits": np.ones((rows, 3))})
+      self.assertLen(parts.missing(self.folder, 7), 7)
+      self.assertFalse((self.folder / "00000000.npz").exists())
+
+  def test_a_power_loss_undoes_the_renaming(self):
+    self._write((0, 1))
+    self._write((2, 3))
+    path = self.folder / "00000002.npz"
+    path.rename(path.with_name(atomic.leftover_name(process.current())))
+    self.assertEqual(parts.missing(self.folder, 7).tolist(), [2, 3, 4, 5, 6])
+
+  def test_damaged_about(self):
+    for content in (b"", b"{", b"[]", b'{"ids": []}'):
+      (self.folder / "about.json").write_bytes(content)
+      self.assertEqual(parts.names(self.folder), ())
+      with self.assertRaisesRegex(ValueError, "about.json is damaged.*remove"):
+        parts.open_folder(self.folder, _IDS, _NAMES)
+
+  def test_removed_when_gathered(self):
+    self._write((0, 1))
+    parts.remove(self.folder)
+    self.assertFalse(self.folder.exists())
+    parts.remove(self.folder.parent / "never_there")
 
   def test_names(self):
     self.assertEqual(parts.names(self.folder), _NAMES)

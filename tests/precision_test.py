@@ -539,6 +539,44 @@ class ProgramTest(parameterized.TestCase):
     self.assertFalse(np.array_equal(half.features, whole.features))
 
 
+class OwnMethodTest(absltest.TestCase):
+  """Methods of a user's own, which ask for nothing, are exact in our programs.
+  """
+
+  def _assert_exact(self, function, *arguments):
+    self.assertEqual(
+        [asked for asked, _ in _products(function, *arguments)], [_EXACT])
+
+  def test_at_test_time(self):
+    method = base.TestTimeMethod(
+        lambda task: jnp.zeros(()),
+        lambda task, state, views: (
+            state, base.from_logits(views[0] @ task.text_features.T)))
+    task = base.Task(_shape(3, 4), _shape())
+    images = _shape(2, _VIEWS, 4)
+    self._assert_exact(lambda *given: runners.episodic(method, *given), task,
+                       images)
+    self._assert_exact(lambda *given: runners.advance(method, *given), task,
+                       _shape(1), images, _shape(1, 2, dtype=jnp.int32))
+    self._assert_exact(sharding.over_rows(
+        lambda task, rows: rows @ task.text_features.T,
+        sharding.data_mesh(jax.devices()[:2])), task, _shape(2, 4))
+
+  def test_in_training(self):
+
+    def loss(params, prompts, batch):
+      return jnp.sum(batch.images.features @ prompts.target.T * params), {}
+
+    gradient = lambda params, prompts, batch: (
+        loss(params, prompts, batch), params)
+    features = _shape(2, 4)
+    given = (_shape(), method_lib.Prompts(None, *[_shape(3, 4)] * 3),
+             method_lib.Batch(method_lib.Images(features), _shape(2)))
+    for own in (None, gradient):
+      method = method_lib.Method(None, loss, None, gradient=own)
+      self._assert_exact(training.value_and_gradient(method), *given)
+
+
 @pytest.mark.slow
 class CommandTest(parameterized.TestCase):
   """Whatever a command compiles, down to a product outside of all programs."""

@@ -61,6 +61,63 @@ class PredictionsTest(parameterized.TestCase):
     with self.assertRaisesRegex(FileNotFoundError, "o_tpt.v1.json"):
       predictions.load(path)
 
+  def test_settings_alone(self):
+    path = self._path()
+    with self.assertRaises(FileNotFoundError):
+      predictions.settings(path)
+    predictions.save(_example(), path)
+    pathlib.Path(f"{path}.npz").unlink()
+    self.assertEqual(predictions.settings(path), _example().settings)
+    pathlib.Path(f"{path}.json").write_text('{"settings": 3}')
+    with self.assertRaisesRegex(ValueError, "damaged .no settings"):
+      predictions.settings(path)
+
+  def test_files_of_version_0_1_0(self):
+    path, ours = self._path(), _example()
+    path.parent.mkdir()
+    pathlib.Path(f"{path}.json").write_text(json.dumps({
+        "class_names": ours.class_names, "settings": dict(ours.settings)}))
+    self.assertFalse(predictions.exists(path))
+    np.savez_compressed(
+        f"{path}.npz", logits=ours.logits, ids=np.array(ours.ids),
+        labels=ours.labels, **{"info/entropy_before": np.arange(4.)})
+    self.assertTrue(predictions.exists(path))
+    theirs = predictions.load(path)
+    np.testing.assert_array_equal(theirs.logits, ours.logits)
+    self.assertEqual(theirs.settings, ours.settings)
+
+  @parameterized.product(ending=("npz", "json"), old=(False, True))
+  def test_damaged_files_are_named(self, ending, old):
+    path = self._path()
+    predictions.save(_example(), path)
+    if old:  # without checksums, damage shows in the format
+      about = json.loads(pathlib.Path(f"{path}.json").read_text())
+      del about["sha256"], about["sha256_json"]
+      pathlib.Path(f"{path}.json").write_text(json.dumps(about))
+    damaged = pathlib.Path(f"{path}.{ending}")
+    content = damaged.read_bytes()
+    flipped = bytearray(content)
+    flipped[content.index(b"logits" if ending == "npz" else b"[")] ^= 1
+    rng = np.random.default_rng(0)
+    for broken in (b"", b"no zip", bytes(flipped), *(
+        content[:cut] for cut in rng.choice(len(content) - 1, 5))):
+      damaged.write_bytes(broken)
+      with self.assertRaisesRegex(
+          ValueError, f"o_tpt.v1.{ending}.* damaged.*Remove o_tpt.v1.npz and "
+          "o_tpt.v1.json and give the command that wrote them again"):
+        predictions.load(path)
+    damaged.write_bytes(content)
+    predictions.load(path)
+
+  def test_files_that_are_something_else(self):
+    path = self._path()
+    path.parent.mkdir()
+    np.savez(f"{path}.npz", x=np.zeros(3))
+    pathlib.Path(f"{path}.json").write_text("{}")
+    with self.assertRaisesRegex(
+        ValueError, "npz is damaged .it has no 'logits'.. Remove"):
+      predictions.load(path)
+
   def test_round_trip_of_evidence_and_without_labels(self):
     path = self._path()
     evidence = {"image_features": np.ones((4, 5), np.float32),

@@ -46,7 +46,8 @@ class QuickstartTest(absltest.TestCase):
                    if name not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")}
     subprocess.run(
         [sys.executable, "-c", _CODE, "evaluate",
-         "--config=configs/quickstart.py", f"--output={output}"],
+         "--config=configs/quickstart.py", "--nocompilation_cache",
+         f"--output={output}"],
         cwd=_ROOT, env=environment, check=True, capture_output=True)
     return output
 

@@ -87,7 +87,7 @@ class _Runs:
     manifest = stores.Manifest(
         "testbed", self.model.fingerprint, images.name,
         stores.data_fingerprint(images), dataclasses.asdict(_RECIPE), 0,
-        "float32", len(images.ids), 8, self.model.config.projection,
+        "highest", len(images.ids), 8, self.model.config.projection,
         self.model.config.vision.width, dtype, chunk_size=4)
     store = stores.create(folder, manifest, images)
     mesh = sharding.data_mesh(jax.devices()[:1])
@@ -197,7 +197,7 @@ class IterateTest(_Runs, parameterized.TestCase):
         "kernel": jnp.full_like(params["visual_projection"]["kernel"], 1e38)}
     broken = dataclasses.replace(self.model, params=params)
     with self.assertRaisesRegex(
-        ValueError, "logits of .* are not finite for 2 of 2, the first "
+        ValueError, "logits are not finite for 2 of 2 images, the first "
         "one 'digits/test/00000'"):
       self.run_all(model=broken)
 
@@ -352,6 +352,12 @@ class HeadTest(_Runs, absltest.TestCase):
       np.testing.assert_array_equal(
           zero_shot.info["image_variance"], soc.info["image_variance"])
       self.assertGreater(np.abs(zero_shot.logits - soc.logits).max(), 1e-2)
+
+  def test_methods_that_it_does_not_go_with(self):
+    with mock.patch.object(type(self), "methods", {"tda": cache.Tda()}):
+      with self.assertRaisesRegex(
+          ValueError, "a posterior goes with .*only tda; add one"):
+        self.run_all()
 
   def test_without_variance_the_answers_are_the_plain_ones(self):
     answers = self.run_all(head=self.head(0))

@@ -70,8 +70,9 @@ class Tda:
     entropy_above: Least entropy of a negative entry, in nats over log2 K (so
       that the largest is 0.69).
     entropy_below: Largest entropy of a negative entry, likewise.
-    capacity: Images per class in the positive cache.
-    negative_capacity: Images per class in the negative cache.
+    capacity: Images per class in the positive cache, at least one.
+    negative_capacity: Images per class in the negative cache, at least one; a
+      negative_alpha of zero does without.
 
   References:
     Karmanov et al., Efficient Test-Time Adaptation of Vision-Language Models,
@@ -92,7 +93,16 @@ class Tda:
       default=2, metadata={"static": True})
 
   def method(self) -> base.TestTimeMethod:
-    """Scores are logits; info has the filled share of the positive cache."""
+    """Scores are logits; info has the filled share of the positive cache.
+
+    Raises:
+      ValueError: a capacity that is no positive integer.
+    """
+    for name in ("capacity", "negative_capacity"):
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got "
+                         f"{value!r}")
     return base.TestTimeMethod(Partial(_init, self), Partial(_step, self))
 
 

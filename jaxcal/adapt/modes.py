@@ -37,7 +37,9 @@ class Mta:
   References:
     Zanella and Ben Ayed, On the Test-Time Zero-Shot Generalization of
     Vision-Language Models, CVPR 2024 (MaxZanella/MTA @cafafdf).
-    Differs from the released code in: nothing in float64.
+    Differs from the released code in: views that coincide with their
+    neighbours, as those of an image of one colour do, whose bandwidth is zero
+    there and makes NaN; nothing else in float64.
   """
 
   inlier_entropy: base.Number = 0.2
@@ -51,13 +53,15 @@ class Mta:
 def _step(numbers: Mta, task: base.Task, views: Float[Array, "v d"]):
   num_neighbours = int(_NEIGHBOURS * (len(views) - 1))
   if num_neighbours < 1:
-    raise ValueError(f"mta needs at least 5 views of an image, got "
-                     f"{len(views)}; cut more, or leave it out")
+    raise ValueError(f"at least 5 views of an image are needed, got "
+                     f"{len(views)}; cut more, or leave the method out")
   # Not 2 - 2 <x, y>, which loses the digits of close views.
   distance = jnp.sum(jnp.square(views[:, None] - views[None]), axis=-1)
   distance = jnp.where(jnp.eye(len(views), dtype=bool), jnp.inf, distance)
   nearest = jnp.sort(distance, axis=1)[:, :num_neighbours]
-  bandwidth = 0.5 * jnp.mean(nearest, axis=1)  # squared
+  # Squared; and not zero for views that coincide but for rounding.
+  bandwidth = jnp.maximum(0.5 * jnp.mean(nearest, axis=1),
+                          jnp.finfo(distance.dtype).eps ** 2)
   probs = jax.nn.softmax(base.logits(task, views))
   affinity = probs @ probs.T
 

@@ -29,8 +29,8 @@ class Zero:
   .. math:: p_k = \frac{c_k + s / K}{\sum_j c_j + s}
 
   Attributes:
-    smoothing: Votes s that are spread over all classes.
-    selection_fraction: Share of the views that vote, rounded down.
+    smoothing: Votes s that are spread over all classes, more than zero.
+    selection_fraction: Share of the views that vote, in (0, 1]; rounded down.
     fallback: What breaks a tie of classes that no view left out votes for:
       "first_left_out" gives the vote to the tied class that the most confident
       view left out finds most probable, which is what was meant; "class_zero"
@@ -54,8 +54,11 @@ class Zero:
     """Scores are votes; info has the share of those for the prediction.
 
     Raises:
-      ValueError: an unknown fallback.
+      ValueError: an unknown fallback, or a share outside (0, 1].
     """
+    if not 0 < self.selection_fraction <= 1:
+      raise ValueError("selection_fraction must lie in (0, 1], got "
+                       f"{self.selection_fraction:g}")
     if self.fallback not in FALLBACKS:
       raise ValueError(f"unknown fallback {self.fallback!r}; choose from: "
                        f"{', '.join(FALLBACKS)}.")
@@ -68,7 +71,7 @@ def _step(numbers: Zero, task: base.Task, views: Float[Array, "v d"]):
   num_kept = int(numbers.selection_fraction * num_views)
   if num_kept < 1:
     raise ValueError(
-        f"zero keeps no view of {num_views} at a selection_fraction of "
+        f"no view of {num_views} is kept at a selection_fraction of "
         f"{numbers.selection_fraction}; cut more, or raise it")
   order = jnp.argsort(entropy.prediction_entropy(logits), stable=True)
   votes = _votes(logits[order])

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 import functools
 import hashlib
 import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -26,6 +25,7 @@ from jaxcal.cli import tuned_answers
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import sources
 from jaxcal.features import store as stores
+from jaxcal.storage import paths
 from jaxcal.storage import pytree
 
 _GIGABYTE = 2**30
@@ -65,7 +65,7 @@ def answer_set(
   Raises:
     ValueError: predictions of something else lie there.
   """
-  path_of = lambda name: folder / name
+  path_of = lambda name: paths.inside(folder, name)
   method_of = run.output_names(
       methods, with_posterior=posterior is not None)
   missing = [name for name in method_of if not identities.is_there(
@@ -92,7 +92,7 @@ def answer_set(
       predictions_lib.save(answer, path_of(name))
     yield name, path_of(name)
   for parts in folder.glob(f"{_PARTS}*"):
-    shutil.rmtree(parts, ignore_errors=True)
+    parts_lib.remove(parts)
 
 
 def _groups(folder, missing, identity):

@@ -6,6 +6,7 @@ import pathlib
 import sys
 import traceback
 import types
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -90,6 +91,11 @@ def chosen() -> str:
   """The stem of the config file that was parsed, or `DEFAULTS`."""
   return pathlib.Path(
       config_flags.get_config_filename(flags.FLAGS["config"])).stem
+
+
+def overrides() -> dict[str, Any]:
+  """The fields that were given one by one, by dotted name, and their values."""
+  return config_flags.get_override_values(flags.FLAGS["config"])
 
 
 def _find(name):

@@ -16,24 +16,21 @@ from jaxcal.cli import identities
 from jaxcal.cli import posteriors
 from jaxcal.cli import recalibrate
 from jaxcal.cli import reporting
+from jaxcal.cli import saved_runs
+from jaxcal.cli import shared_flags
 from jaxcal.cli import tuned
 from jaxcal.cli import tuned_answers
 from jaxcal.recalibration import temperature
 
-ABOUT = "adapt a model to each image of some sets and measure its calibration"
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
            "--config.method.weight=30")
 
 _TEMPERATURE = "+temperature"
 
-# Paired differences are taken to the first of these that is among those run.
-_REFERENCES = ("tpt", "zero_shot")
-
 
 def help_text() -> str:
   """What `jaxcal evaluate --help` prints."""
   return "\n".join([
-      f"jaxcal evaluate: {ABOUT}.", "",
       "Writes predictions/, results.jsonl, results.md, differences.jsonl, "
       "report.html and", "diagram-*.svg, and prints a table.",
       "An interrupted run goes on where it stopped.", "",
@@ -42,7 +39,7 @@ def help_text() -> str:
       "  with --config.method.tuned=FOLDER what `jaxcal tune` saved, "
       "too, as METHOD-SEED",
       experiment.DATA_HELP, "",
-      "Flags:", *experiment.flag_help(*experiment.SHARED_FLAGS), "",
+      "Flags:", *shared_flags.flag_help(*experiment.SHARED_FLAGS), "",
       "Fields of the config, with their defaults:", *experiment.field_help()])
 
 
@@ -73,17 +70,14 @@ def main() -> None:
         _scale_temperatures(output / "predictions" / data, [*methods, *seeds],
                             config.temperature.split)
     if unknown is not None and unknown.name != data:
-      answer(_asked_for(images.class_names, unknown), "unknown",
+      answer(_asked_for(images.class_names, unknown), saved_runs.UNKNOWN,
              posterior=posterior)
   if experiment.is_first():
     names = [*run.output_names(
         methods, with_posterior=posterior is not None), *seeds]
-    method_of = {name: one.spec.name for name, one in seeds.items()}
     if validation:
       names += [name + _TEMPERATURE for name in [*methods, *seeds]]
-      method_of |= {name + _TEMPERATURE: method + _TEMPERATURE
-                    for name, method in method_of.items()}
-    _write_report(output, config, list(sets_by_name), names, method_of, about)
+    _write_report(output, config, list(sets_by_name), names, about)
   sharding.barrier("done")
 
 
@@ -159,27 +153,24 @@ def _scale_temperatures(folder, methods, split):
         temperature.Temperature(), scaled), folder / scaled)
 
 
-def _write_report(output, config, data_names, method_names, method_of,
-                  settings):
+def _write_report(output, config, data_names, method_names, settings):
   """Predictions on disk become results.jsonl, the page and a printed table."""
   conventions = experiment.conventions(config.metrics)
   measured = reporting.measure(
       (_predicted(output / "predictions" / data, data, method_names)
        for data in data_names), conventions)
   reporting.write(
-      output, measured, title=f"Calibration of {config.model.name}",
-      conventions=conventions, settings=settings,
-      over_seeds=tuned_answers.over_seeds(measured.rows, method_of))
+      output, measured, title=saved_runs.title(settings),
+      conventions=conventions, settings=settings)
 
 
 def _predicted(folder, data, method_names):
   """All that was answered about a set; compared with one of the methods."""
-  reference = next((name for name in _REFERENCES if name in method_names), None)
+  unknown = folder / saved_runs.UNKNOWN
   return reporting.Predicted(
       data, {name: predictions_lib.load(folder / name)
              for name in method_names},
-      references={name: reference for name in method_names
-                  if reference not in (None, name)},
-      unknown={name: predictions_lib.load(folder / "unknown" / name)
+      references=reporting.references(method_names),
+      unknown={name: predictions_lib.load(unknown / name)
                for name in method_names
-               if predictions_lib.exists(folder / "unknown" / name)})
+               if predictions_lib.exists(unknown / name)})

@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 import pathlib
-import shutil
+import re
 import sys
 from typing import Any
 
@@ -24,7 +24,9 @@ from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
+from jaxcal.cli import output_files
 from jaxcal.cli import posteriors
+from jaxcal.cli import shared_flags
 from jaxcal.clip import checkpoint
 from jaxcal.data import catalogue
 from jaxcal.data import contents
@@ -36,6 +38,7 @@ from jaxcal.features import store as stores
 from jaxcal.report import summary
 from jaxcal.storage import atomic
 from jaxcal.storage import identity
+from jaxcal.storage import paths
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import protocol
 
@@ -45,15 +48,6 @@ _NO_TEXT = ("", "none", "None")
 _OWN_METHODS = "config.methods"
 # What the path of tuned parameters ends with.
 _TUNED = ".safetensors"
-# Fields that do not change the numbers, so that a run may go on with others.
-FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
-        "config.data.root", "config.data.store", "config.posterior.folder")
-
-OUTPUT = flags.DEFINE_string(
-    "output", None, "folder to write to; runs/NAME-HASH if absent, with the "
-    "name of the config and a hash of its fields")
-OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "remove what the output folder holds first")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0 where several processes share "
     "the work, or 'auto' on a cluster that JAX knows; all see the same output")
@@ -62,17 +56,12 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "of this one, from 0, with --coordinator=HOST:PORT")
 SHARED_FLAGS = ("config", "output", "overwrite", "coordinator",
-                "num_processes", "process_id", "debug")
+                "num_processes", "process_id", "compilation_cache", "debug")
 
 DATA_HELP = (
     "Image sets: " + ", ".join(testbed_sets.NAMES) + ",\n"
     "  with --config.data.root=FOLDER: " + ", ".join(catalogue.CATALOGUE) +
     ",\n  a folder with one sub-folder per class, or a CSV file (path,label)")
-
-
-def flag_help(*names: str) -> list[str]:
-  """Lines that name flags and say what they are for."""
-  return [f"  --{name}\n      {flags.FLAGS[name].help}" for name in names]
 
 
 def field_help() -> list[str]:
@@ -106,6 +95,23 @@ def check(config: config_lib.ExperimentConfig) -> None:
       if field.default is None and getattr(part, field.name) in _NO_TEXT:
         setattr(part, field.name, None)
   config_lib.validate(config)
+  _check_own_methods(config.methods)
+
+
+def _check_own_methods(methods):
+  """Refuses what no flag, file or table could name, or nobody write down."""
+  if not isinstance(methods, Mapping):
+    raise ValueError("config.methods must be methods by name, as in "
+                     f"{{'mine': MyMethod()}}, got {methods!r}")
+  for name, method in methods.items():
+    if not re.fullmatch(r"\w[\w.-]*", str(name)):
+      raise ValueError(
+          f"config.methods has the name {name!r}; expected letters, digits, "
+          "'_', '-' and '.', for names of files and METHOD+temperature")
+    if isinstance(method, type) or not dataclasses.is_dataclass(method):
+      raise ValueError(
+          f"config.methods[{name!r}] is {method!r}, expected an instance of a "
+          "dataclass of numbers with a method(), such as jaxcal.Tda()")
 
 
 def _names(given):
@@ -152,6 +158,7 @@ def load_sets(config) -> dict[str, image_sets.ImageSet]:
   loaded = {}
   for name in config.name:
     images = _of_classes(_load_set(name, config), config.classes)
+    paths.check_name(images.name)  # of folders and files
     if images.name in loaded:
       raise ValueError(f"two image sets are called {images.name!r}")
     loaded[images.name] = image_sets.limit(
@@ -253,7 +260,7 @@ def tuned_files(paths: Sequence[str]) -> list[pathlib.Path]:
 def open_store(config, name: str) -> stores.Store:
   """The stored features of an image set, by its name or its path."""
   name = pathlib.Path(name).name.removesuffix(".csv")
-  return stores.open_store(pathlib.Path(config.store, name))
+  return stores.open_store(paths.inside(config.store, name))
 
 
 def load_model(config) -> checkpoint.Model:
@@ -319,12 +326,12 @@ def methods_of(config) -> dict[str, base.Numbers]:
   Raises:
     ValueError: an unknown name, one twice, or a number that no method has.
   """
-  given = {field.name: getattr(config.method, field.name)
-           for field in dataclasses.fields(config.method)}
+  given = {name: getattr(config.method, name) for name in config_lib.NUMBERS}
   methods = {}
   for name in config.method.name:
     if name in methods:
       raise ValueError(f"config.method.name has {name!r} twice")
+    paths.check_name(name)  # of files
     methods[name] = method_of(config, name, given)
   known = {key for one in methods.values() for key in _fields(one)}
   for key in ("weight", "delta", "quantile"):
@@ -363,7 +370,7 @@ def describe(
 ) -> dict[str, Any]:
   """Everything that decides the numbers, by dotted name, as JSON has it."""
   settings = {name: value for name, value, _ in config_lib.describe(config)
-              if name not in FREE}
+              if name not in config_lib.FREE}
   settings[_OWN_METHODS] = {
       name: definition_of(method) for name, method in config.methods.items()}
   settings |= _by_content(config.method)
@@ -410,7 +417,7 @@ def _features_are(config):
 
 def output_folder(
     settings: Mapping[str, Any], *, grows: bool = False) -> pathlib.Path:
-  """The folder of the run, with `run.json` in it.
+  """The folder of the run, with `run.json` in it, kept from other runs.
 
   Args:
     settings: Of the run, by dotted name.
@@ -418,24 +425,32 @@ def output_folder(
       used again is compared by its own identity.
 
   Raises:
-    ValueError: it holds a run with other settings.
+    ValueError: it holds a run with other settings, or another run holds it.
+    OSError: it cannot be written to.
   """
   fields = {name: value for name, value in settings.items()
             if name.startswith(("config.", "flags."))}
-  if OUTPUT.value:
-    output = pathlib.Path(OUTPUT.value)
+  if shared_flags.OUTPUT.value:
+    output = pathlib.Path(shared_flags.OUTPUT.value)
   else:
     digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:8]
     output = pathlib.Path("runs", f"{config_files.chosen()}-{digest}")
-  if is_first() and OVERWRITE.value and (output / "run.json").exists():
-    shutil.rmtree(output)
-  sharding.barrier("output")
+  refused = None
+  if is_first():
+    try:
+      output_files.take(output)
+      if shared_flags.OVERWRITE.value and (output / "run.json").exists():
+        output_files.clear(output)
+    except (OSError, ValueError) as error:
+      refused = error
+  if sharding.any_process(refused is not None):
+    raise refused or ValueError(
+        f"process 0 could not take {output}; it says why")
   path = output / "run.json"
   if path.exists() and not grows:
-    _refuse_other_run(output, json.loads(path.read_text()), settings)
+    _refuse_other_run(output, output_files.read_settings(path), settings)
   sharding.barrier("checked")
   if is_first():
-    output.mkdir(parents=True, exist_ok=True)
     atomic.write_whole(
         path, json.dumps(settings, indent=2).encode())
   return output
@@ -452,12 +467,6 @@ def _refuse_other_run(output, before, now):
     raise ValueError(
         f"{output} holds another run:\n  " + "\n  ".join(changed) +
         "\ngive another --output, or --overwrite to remove it")
-
-
-def write_rows(path: pathlib.Path, rows: Sequence[summary.Row]) -> None:
-  """A line of JSON for each row."""
-  text = "".join(json.dumps(row) + "\n" for row in rows)
-  atomic.write_whole(path, text.encode())
 
 
 def is_first() -> bool:

@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxcal import sharding
 from jaxcal.cli import experiment
+from jaxcal.cli import shared_flags
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import extract
 from jaxcal.features import store as stores
 
-ABOUT = "run the image tower over all views of some sets and store the result"
 EXAMPLE = ("jaxcal features --config=quickstart "
            "--store=features --config.data.name=shades")
 
@@ -31,11 +31,10 @@ _SHARD = flags.DEFINE_string(
 def help_text() -> str:
   """What `jaxcal features --help` prints."""
   return "\n".join([
-      f"jaxcal features: {ABOUT}.", "",
       "`evaluate` and `sweep` read it with --config.data.store=FOLDER and then "
       "need no images.", "An interrupted run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      "Flags:", *experiment.flag_help(
+      "Flags:", *shared_flags.flag_help(
           "store", "dtype", "chunk_size", "shard",
           *(flag for flag in experiment.SHARED_FLAGS
             if flag not in ("output", "overwrite"))),

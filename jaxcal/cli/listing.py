@@ -12,16 +12,13 @@ from jaxcal.recalibration import calibrators
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import methods as tuning_methods
 
-ABOUT = "name the methods, image sets, recalibrators or configs there are"
-
 _WIDTH = 22  # of the names
 
 
 def help_text() -> str:
   """What `jaxcal list --help` prints."""
   return "\n".join([
-      f"jaxcal list KIND: {ABOUT}.", "",
-      "Kinds:",
+      "Kinds, as in `jaxcal list methods`:",
       *(_line(kind, _first_line(lines)) for kind, lines in KINDS.items())])
 
 

@@ -1,24 +1,19 @@
 """The `jaxcal` command: picks the sub-command and words its errors."""
 
-from collections.abc import Callable
+import importlib
 import os
 import sys
 import traceback
+import types
 from typing import NamedTuple
 
 from absl import flags
 
 import jaxcal
+from jaxcal.cli import compilation_cache
 from jaxcal.cli import config_files
-from jaxcal.cli import evaluate
-from jaxcal.cli import features
-from jaxcal.cli import listing
-from jaxcal.cli import posterior_fit
-from jaxcal.cli import posterior_import
-from jaxcal.cli import posterior_select
-from jaxcal.cli import recalibrate
-from jaxcal.cli import sweep
-from jaxcal.cli import tune
+from jaxcal.cli import output_files
+from jaxcal.cli import printing
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 _HELP = ("help", "--help", "-h", "--helpfull", "--helpshort")
@@ -27,39 +22,59 @@ _HELP = ("help", "--help", "-h", "--helpfull", "--helpshort")
 class Command(NamedTuple):
   """A sub-command.
 
+  Its module has `main()`, and `help_text()` on what it writes and takes. It is
+  imported when its command is given: some need seconds, and most no flag of
+  another.
+
   Attributes:
+    module: Name of its module in `jaxcal.cli`.
     about: What it does, in a line.
-    help_text: What its --help prints.
-    main: Its code.
     argument: What stands beside the flags; empty where nothing does.
     has_flags: Whether it takes flags and a config; if not, its code gets all
       arguments as they are.
   """
 
+  module: str
   about: str
-  help_text: Callable[[], str]
-  main: Callable[..., None]
   argument: str = ""
   has_flags: bool = True
 
 
 COMMANDS = {
-    "evaluate": Command(evaluate.ABOUT, evaluate.help_text, evaluate.main),
-    "features": Command(features.ABOUT, features.help_text, features.main),
+    "evaluate": Command(
+        "evaluate",
+        "adapt a model to each image of some sets and measure its calibration"),
+    "features": Command(
+        "features",
+        "run the image tower over all views of some sets and store the result"),
     "list": Command(
-        listing.ABOUT, listing.help_text, listing.main, has_flags=False),
+        "listing",
+        "name the methods, image sets, recalibrators or configs there are",
+        "KIND", has_flags=False),
     "posterior fit": Command(
-        posterior_fit.ABOUT, posterior_fit.help_text, posterior_fit.main),
+        "posterior_fit",
+        "fit a Laplace posterior over the last projections to image-text "
+        "pairs"),
     "posterior import": Command(
-        posterior_import.ABOUT, posterior_import.help_text,
-        posterior_import.main, "FOLDER"),
+        "posterior_import",
+        "read released factors, fit their prior precisions anew", "FOLDER"),
     "posterior select": Command(
-        posterior_select.ABOUT, posterior_select.help_text,
-        posterior_select.main),
+        "posterior_select",
+        "choose images of a pool to label, tune on them, draw learning curves"),
     "recalibrate": Command(
-        recalibrate.ABOUT, recalibrate.help_text, recalibrate.main, "RUN"),
-    "sweep": Command(sweep.ABOUT, sweep.help_text, sweep.main),
-    "tune": Command(tune.ABOUT, tune.help_text, tune.main),
+        "recalibrate",
+        "recalibrate saved predictions by labelled images; no model is needed",
+        "RUN"),
+    "report": Command(
+        "report",
+        "measure saved predictions anew, with other bins or intervals; no "
+        "model is needed", "RUN"),
+    "sweep": Command(
+        "sweep",
+        "evaluate all combinations of some fields' values, sharing the work"),
+    "tune": Command(
+        "tune",
+        "tune on a few images of some classes, answer for these and new ones"),
 }
 
 
@@ -76,6 +91,7 @@ def overview() -> str:
       "jaxcal --version prints the version."])
 
 
+@printing.forgiving()
 def run() -> int:
   """Runs `sys.argv`; returns the exit status (0, or 2 on an error)."""
   arguments = sys.argv[1:]
@@ -97,15 +113,22 @@ def run() -> int:
     return _fail(f"unknown command {name!r}; choose from: "
                  f"{', '.join(sorted(COMMANDS))}.")
   command = COMMANDS[name]
+  module = importlib.import_module(f"jaxcal.cli.{command.module}")
   if set(_HELP[1:]) & set(rest):
-    print(command.help_text())
+    print(_help_text(name, command, module))
     return 0
   if not command.has_flags:
-    return _guarded(command.main, rest, debug=False)
-  return _run_with_flags(name, command, rest)
+    return _guarded(module.main, rest, debug=False)
+  return _run_with_flags(name, command.argument, module, rest)
 
 
-def _run_with_flags(name, command, rest):
+def _help_text(name: str, command: Command, module: types.ModuleType) -> str:
+  """What `jaxcal NAME --help` prints."""
+  usage = " ".join(filter(None, ("jaxcal", name, command.argument)))
+  return f"{usage}: {command.about}.\n\n{module.help_text()}"
+
+
+def _run_with_flags(name, wanted, module, rest):
   try:
     left_over = config_files.parse(rest)
   except (config_files.ConfigError, OSError) as error:
@@ -115,20 +138,21 @@ def _run_with_flags(name, command, rest):
   except (flags.Error, LookupError, TypeError, ValueError) as error:
     return _fail(f"{_message(error)}\n`jaxcal {name} --help` names every "
                  "field with its default.")
-  wanted = command.argument
   if left_over and not wanted:
     return _fail(f"not a flag: {' '.join(left_over)}; flags look like "
                  "--name=value")
   if len(left_over) != bool(wanted):
     return _fail(f"expected one {wanted}, as in: jaxcal {name} {wanted} "
                  f"--name=value; got {len(left_over)}")
-  return _guarded(command.main, left_over, debug=_DEBUG.value)
+  compilation_cache.use()
+  return _guarded(module.main, left_over, debug=_DEBUG.value)
 
 
 def _guarded(main, arguments, *, debug):
   """Runs a command's code; what goes wrong is said without a traceback."""
   try:
-    main(*arguments)
+    with output_files.giving_back():
+      main(*arguments)
   except (ValueError, OSError, ImportError) as error:
     if debug:
       traceback.print_exc()

@@ -1,7 +1,6 @@
 """`jaxcal posterior fit`: image-text pairs in; factors and a posterior out."""
 
 import json
-import shutil
 
 from absl import flags
 import jax
@@ -19,6 +18,7 @@ from jaxcal.cli import pair_sources
 from jaxcal.cli import pooled
 from jaxcal.cli import posterior_folder
 from jaxcal.cli import posteriors
+from jaxcal.cli import shared_flags
 from jaxcal.clip import captions
 from jaxcal.clip import towers
 from jaxcal.data import pairs as pairs_lib
@@ -30,7 +30,6 @@ from jaxcal.posterior import predictive
 from jaxcal.report import tables
 from jaxcal.storage import pytree
 
-ABOUT = "fit a Laplace posterior over the last projections to image-text pairs"
 EXAMPLE = "jaxcal posterior fit --config=bayesvlm"
 
 _CANDIDATES = flags.DEFINE_integer(
@@ -57,13 +56,13 @@ _PRIOR_FACTORS = (0.1, 1.0, 10.0, 100.0)
 def help_text() -> str:
   """What `jaxcal posterior fit --help` prints."""
   return "\n".join([
-      f"jaxcal posterior fit: {ABOUT}.", "",
       "Fills config.posterior.folder with the Kronecker factors of both sides, "
       "their spectra,", "the posterior, a manifest and a figure, for "
       "`jaxcal evaluate`, `sweep` and", "`posterior select`. An interrupted "
       "run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      "Flags:", *experiment.flag_help(*_FLAGS, "config", "overwrite", "debug"),
+      "Flags:", *shared_flags.flag_help(
+          *_FLAGS, "config", "overwrite", "compilation_cache", "debug"),
       "", "Fields of the config, with their defaults:",
       *experiment.field_help()])
 
@@ -82,7 +81,7 @@ def main() -> None:
   pairs = pair_sources.load(config)
   about = _describe(config, model, pairs)
   # Late: a mistake in the flags costs no posterior.
-  posterior_folder.clear(folder)
+  posterior_folder.take(folder)
   work = posterior_folder.begin(folder, about)
   if not (folder / "manifest.json").exists():
     features = _features(config, model, pairs, work / "features")
@@ -93,7 +92,7 @@ def main() -> None:
     found = files.read(folder)
   evidence = _choose(config, model, found, grid, validation)
   files.write(folder, found, evidence)
-  shutil.rmtree(work, ignore_errors=True)
+  posterior_folder.end(folder)
   posterior_folder.report(folder, found, evidence)
 
 

@@ -2,59 +2,53 @@
 
 import json
 import pathlib
-import shutil
+import re
 
 import numpy as np
 
-from jaxcal.cli import experiment
+from jaxcal.cli import output_files
+from jaxcal.cli import shared_flags
 from jaxcal.posterior import files
 from jaxcal.report import figures
 from jaxcal.report import tables
 from jaxcal.storage import atomic
 
-# What lies in a folder until it is complete, and what it may hold.
+# What lies in a folder until it is complete, and what it holds then.
 WORK = "work"
-_WRITTEN = ("factors.npz", "spectra.npz", "spectra.svg", "manifest.json",
-            "posterior.npz", "posterior.json", "priors.md", WORK)
-_WRITTEN_WORK = ("about.json", "features", "sums.npz")
+_WRITTEN = re.compile(
+    r"factors\.npz|spectra\.(npz|svg)|manifest\.json|posterior\.(npz|json)"
+    r"|priors\.md")
 
 
 def folder_of(config) -> pathlib.Path:
   """Where the posterior goes.
 
   Raises:
-    ValueError: no folder is named, or what is to be removed there is more than
-      a posterior.
+    ValueError: no folder is named.
   """
   if config.posterior.folder is None:
     raise ValueError("config.posterior.folder is None: name the folder to "
                      "fill, with --config.posterior.folder=...")
-  if experiment.OUTPUT.value is not None:
+  if shared_flags.OUTPUT.value is not None:
     raise ValueError("--output is not for a posterior: name the folder to fill "
                      "with --config.posterior.folder=...")
-  folder = pathlib.Path(config.posterior.folder)
-  foreign = _others(folder / WORK, _WRITTEN_WORK)
-  if experiment.OVERWRITE.value:
-    foreign += _others(folder, _WRITTEN)
-  if foreign:
-    raise ValueError(
-        f"{folder} holds more than a posterior, which would be removed: "
-        f"{', '.join(foreign)}; name another --config.posterior.folder")
-  return folder
+  return pathlib.Path(config.posterior.folder)
 
 
-def clear(folder: pathlib.Path) -> None:
-  """With --overwrite, removes what `folder_of` has looked at."""
-  if experiment.OVERWRITE.value and folder.exists():
-    shutil.rmtree(folder)
+def take(folder: pathlib.Path) -> None:
+  """Makes the folder and keeps other runs out; with --overwrite, clears it.
+
+  Raises:
+    ValueError: another run holds it.
+  """
+  output_files.take(folder)
+  if shared_flags.OVERWRITE.value:
+    output_files.clear(folder, _WRITTEN, (WORK,))
 
 
-def _others(folder, written):
-  """Names of what lies in a folder and is not this command's."""
-  if not folder.exists():
-    return []
-  return sorted(path.name for path in folder.iterdir()
-                if path.name.removesuffix(".half") not in written)
+def end(folder: pathlib.Path) -> None:
+  """Removes the unfinished work of a posterior that is complete."""
+  output_files.clear_work(folder / WORK)
 
 
 def begin(folder: pathlib.Path, about) -> pathlib.Path:
@@ -83,7 +77,7 @@ def begin(folder: pathlib.Path, about) -> pathlib.Path:
           "\ngive another --config.posterior.folder, or --overwrite to remove "
           "it")
   else:
-    work.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(work)
     atomic.write_whole(path, json.dumps(about, indent=2).encode())
   return work
 

@@ -8,13 +8,13 @@ from jaxcal.cli import experiment
 from jaxcal.cli import posterior_fit
 from jaxcal.cli import posterior_folder
 from jaxcal.cli import posteriors
+from jaxcal.cli import shared_flags
 from jaxcal.posterior import files
 from jaxcal.posterior import marginal
 from jaxcal.posterior import released
 from jaxcal.report import tables
 from jaxcal.storage import atomic
 
-ABOUT = "read released factors, fit their prior precisions anew"
 EXAMPLE = (
     "jaxcal posterior import hessians/hessian_CLIP-ViT-B-32-laion2B-s34B-b79K "
     "--config=bayesvlm --config.posterior.folder=runs/laion "
@@ -28,13 +28,12 @@ _WEIGHT_NORM2 = flags.DEFINE_list(
 def help_text() -> str:
   """What `jaxcal posterior import --help` prints."""
   return "\n".join([
-      f"jaxcal posterior import FOLDER: {ABOUT}.", "",
       "FOLDER holds A_img_analytic.pt, B_img_analytic.pt, A_txt_analytic.pt, "
       "B_txt_analytic.pt", "and prior_precision_analytic.json. No pickled "
       "code is run. Fills config.posterior.folder.", "",
       "Example:", f"  {EXAMPLE}", "",
-      "Flags:", *experiment.flag_help(
-          "weight_norm2", "config", "overwrite", "debug"),
+      "Flags:", *shared_flags.flag_help(
+          "weight_norm2", "config", "overwrite", "compilation_cache", "debug"),
       "", "Fields of the config, with their defaults:",
       *experiment.field_help()])
 
@@ -44,7 +43,7 @@ def main(source: str) -> None:
   config = experiment.checked_config()
   experiment.refuse_processes()
   folder = posterior_folder.folder_of(config)
-  if (folder / "manifest.json").exists() and not experiment.OVERWRITE.value:
+  if (folder / "manifest.json").exists() and not shared_flags.OVERWRITE.value:
     raise ValueError(f"{folder} holds a posterior already; give another "
                      "--config.posterior.folder, or --overwrite to remove it")
   found = released.read_folder(source)
@@ -66,7 +65,7 @@ def main(source: str) -> None:
   if model is not None:
     posteriors.check(files.posterior(fitted, evidence),
                      {"model_fingerprint": model.fingerprint}, model, source)
-  posterior_folder.clear(folder)
+  posterior_folder.take(folder)
   files.write(folder, fitted, evidence)
   posterior_folder.report(folder, fitted, evidence)
   text = tables.markdown(

@@ -14,6 +14,8 @@ from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import pooled
 from jaxcal.cli import posteriors
+from jaxcal.cli import reporting
+from jaxcal.cli import shared_flags
 from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
 from jaxcal.posterior import files
@@ -27,7 +29,6 @@ from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
 
-ABOUT = "choose images of a pool to label, tune on them, draw learning curves"
 EXAMPLE = ("jaxcal posterior select --config=bayesvlm "
            "--config.data.name=shades --config.data.limit=500")
 
@@ -66,15 +67,15 @@ _SCORES = {"accuracy": "accuracy %", "ece": "ECE %", "nll": "NLL"}
 def help_text() -> str:
   """What `jaxcal posterior select --help` prints."""
   return "\n".join([
-      f"jaxcal posterior select: {ABOUT}.", "",
       "Targets are the images of config.data.name, whose labels are used to "
       "judge only;", "config.temperature.split of the same set picks the epoch "
       "of tuning. Writes", "results.jsonl, results.md, learning-SET.svg, "
       "selected-SET.json (ids in the order", "of choosing) and the answers "
       "after tuning. An interrupted run goes on where it", "stopped.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      "Flags:", *experiment.flag_help(
-          *_FLAGS, "config", "output", "overwrite", "debug"), "",
+      "Flags:", *shared_flags.flag_help(
+          *_FLAGS, "config", "output", "overwrite", "compilation_cache",
+          "debug"), "",
       "Fields of the config, with their defaults:", *experiment.field_help()])
 
 
@@ -264,7 +265,7 @@ def _write_selected(output, data, folder, budgets):
 
 def _write_report(output: pathlib.Path, rows):
   """results.jsonl, a figure per set and a printed table."""
-  experiment.write_rows(output / "results.jsonl", rows)
+  reporting.write_rows(output / "results.jsonl", rows)
   for data in dict.fromkeys(row["data"] for row in rows):
     of_data = [row for row in rows if row["data"] == data]
     curves = {name: [row for row in of_data

@@ -1,13 +1,11 @@
 """`jaxcal recalibrate`: predictions on disk become better calibrated ones."""
 
 from collections.abc import Callable, Iterator, Mapping
-import contextlib
 import hashlib
 import itertools
 import json
 import pathlib
 import re
-import shutil
 import sys
 from typing import Any, NamedTuple
 import warnings
@@ -19,20 +17,17 @@ from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import provenance
 from jaxcal.cli import config_files
-from jaxcal.cli import experiment
+from jaxcal.cli import output_files
 from jaxcal.cli import reporting
+from jaxcal.cli import saved_runs
+from jaxcal.cli import shared_flags
 from jaxcal.predictions import Predictions
 from jaxcal.recalibration import base
 from jaxcal.recalibration import calibrators
 from jaxcal.recalibration import predicted
-from jaxcal.report import summary
 from jaxcal.storage import atomic
 
-ABOUT = "recalibrate saved predictions by labelled images; no model is needed"
 EXAMPLE = "jaxcal recalibrate runs/mine --share=0.2"
-
-# Where `jaxcal evaluate` keeps predictions for images of none of the classes.
-_UNKNOWN = "unknown"
 
 _RECALIBRATOR = flags.DEFINE_string(
     "recalibrator", "temperature",
@@ -66,7 +61,6 @@ class _Source(NamedTuple):
 def help_text() -> str:
   """What `jaxcal recalibrate --help` prints."""
   return "\n".join([
-      f"jaxcal recalibrate RUN: {ABOUT}.", "",
       "RUN is the output folder of `jaxcal evaluate`. Each METHOD of each "
       "image set is", "fitted to labelled images and becomes METHOD+NAME, "
       "which is measured beside it on", "the same images, none of them fitted "
@@ -76,10 +70,11 @@ def help_text() -> str:
       "Examples:", f"  {EXAMPLE}",
       "  jaxcal recalibrate runs/mine --on=validation",
       "  jaxcal recalibrate runs/mine --on=runs/of_other_images", "",
-      "Flags:", *experiment.flag_help("recalibrator", "on", "share", "seed"),
+      "Flags:", *shared_flags.flag_help("recalibrator", "on", "share", "seed"),
       "  --output\n      folder to write to; RUN/recalibrated-NAME-HASH if "
       "absent, with a hash of all\n      that it was made from",
-      *experiment.flag_help("overwrite", "debug")])
+      *shared_flags.flag_help(
+          "overwrite", "compilation_cache", "debug")])
 
 
 def main(run: str) -> None:
@@ -89,7 +84,7 @@ def main(run: str) -> None:
   folder = pathlib.Path(run)
   sources = _sources(folder)
   for source in sources:  # errors come before the work
-    with _named(source):
+    with saved_runs.named(*source[:2]):
       predicted.check(*_divided(source), calibrator)
   inputs = _inputs(folder, sources)
   output = _output(folder, sources, inputs)
@@ -97,18 +92,17 @@ def main(run: str) -> None:
   for source in sources:
     fits.setdefault(source.data, {})[source.method] = _save(
         source, calibrator, output)
-  about = inputs | {"fits": fits, "provenance": provenance.describe()}
+  before = saved_runs.settings_of(saved_runs.about(folder))
+  about = inputs | {"fits": fits, "provenance": provenance.describe(),
+                    saved_runs.SETTINGS: before}
   atomic.write_whole(
       output / "run.json", json.dumps(about, indent=2).encode())
-  before = _settings_of(folder)
-  conventions = _conventions(before)
-  model = before.get("config.model.name", "saved predictions")
+  conventions = saved_runs.conventions(before)
   reporting.write(
       output, reporting.measure(_predicted(output, sources), conventions),
-      title=f"Calibration of {model}, by {_RECALIBRATOR.value}",
-      conventions=conventions, remarks=_remarks(fits),
-      settings={f"recalibration.{name}": value
-                for name, value in inputs.items()} | before)
+      title=saved_runs.title(before, _RECALIBRATOR.value),
+      conventions=conventions, remarks=saved_runs.remarks(about),
+      settings=saved_runs.page_settings(about, conventions))
 
 
 def recalibrated(
@@ -151,61 +145,34 @@ def _check_flags():
         "--share=0.2, a share of the images themselves")
   if _SHARE.value is not None and not 0 < _SHARE.value < 1:
     raise ValueError(f"--share is {_SHARE.value:g}, expected in (0, 1)")
-  if _ON.value == _UNKNOWN:
-    raise ValueError(f"{_UNKNOWN!r} are images of none of the classes, so that "
-                     "their labels mean nothing; fit to others")
+  if _ON.value == saved_runs.UNKNOWN:
+    raise ValueError(
+        f"{saved_runs.UNKNOWN!r} are images of none of the classes, so that "
+        "their labels mean nothing; fit to others")
 
 
 def _sources(run: pathlib.Path) -> list[_Source]:
   """All that is to be recalibrated, in the order of the run's own tables."""
-  if not run.is_dir():
-    raise FileNotFoundError(f"no run {run}; expected the output folder of "
-                            "`jaxcal evaluate`")
-  held = _methods_by_set(run / "predictions")
-  if not held:
-    raise FileNotFoundError(
-        f"no predictions in {run}; expected predictions/SET/METHOD.npz, as "
-        "`jaxcal evaluate` writes them")
+  plain = [one for one in saved_runs.predictions_of(
+      run, saved_runs.rows(run, "results"))
+      if not saved_runs.is_recalibrated(one)]
+  held = {}
+  for one in plain:
+    held.setdefault(one.data, []).append(one.method)
   place = _place_to_fit(run, held)
   found = []
-  for data, methods in held.items():
-    paths = {method: place(data, method) for method in methods}
-    if not any(paths.values()):
-      raise FileNotFoundError(
-          f"no predictions of {data} to fit to: {_ON.value} has none by any of "
-          f"{', '.join(methods)}")
-    for method, path in paths.items():
-      if path is None:
-        print(f"jaxcal: {data}, {method}: left out, {_ON.value} has no "
-              "predictions by it to fit to", file=sys.stderr)
-      else:
-        found.append(_Source(
-            data, method, run / "predictions" / data / method, path))
-  order = _order(run)
-  last = len(order)
-  return sorted(found, key=lambda source: (
-      order.get((source.data, source.method), last), source[:2]))
-
-
-def _methods_by_set(folder: pathlib.Path) -> dict[str, list[str]]:
-  """Names of predictions that are not recalibrated, by set."""
-  found = {}
-  for path in sorted(folder.glob("*/*.json")):
-    name = path.name.removesuffix(".json")
-    about = json.loads(path.read_text(encoding="utf-8"))
-    if (predictions_lib.exists(path.parent / name) and
-        "recalibrator" not in about["settings"]):
-      found.setdefault(path.parent.name, []).append(name)
+  for one in plain:
+    path = place(one.data, one.method)
+    if path is None:
+      print(f"jaxcal: {one.data}, {one.method}: left out, {_ON.value} has no "
+            "predictions by it to fit to", file=sys.stderr)
+    else:
+      found.append(_Source(*one, path))
+  for data in held.keys() - {source.data for source in found}:
+    raise FileNotFoundError(
+        f"no predictions of {data} to fit to: {_ON.value} has none by any of "
+        f"{', '.join(held[data])}")
   return found
-
-
-def _order(run: pathlib.Path) -> dict[tuple[str, str], int]:
-  """Where the run's results name a method of a set."""
-  path = run / "results.jsonl"
-  lines = path.read_text("utf-8").splitlines() if path.exists() else []
-  rows = map(json.loads, lines)
-  return {(row["data"], row["method"]): position
-          for position, row in enumerate(rows)}
 
 
 def _place_to_fit(
@@ -215,7 +182,7 @@ def _place_to_fit(
 
   Args:
     run: The folder.
-    held: From `_methods_by_set`.
+    held: Methods by set.
 
   Returns:
     A function of set and method.
@@ -234,7 +201,7 @@ def _place_to_fit(
     known = _method_of_file(file, held)
     return lambda data, method: file if method == known else None
   splits = {path.name for data in held for path in (folder / data).iterdir()
-            if any(path.glob("*.npz"))} - {_UNKNOWN}
+            if any(path.glob("*.npz"))} - {saved_runs.UNKNOWN}
   raise FileNotFoundError(
       f"--on={given} is no split of which {run} holds predictions (it has "
       f"{', '.join(sorted(splits)) or 'none'}), no folder with predictions/ "
@@ -251,7 +218,7 @@ def _method_of_file(file, held):
   if more:
     raise ValueError(f"{file} is of one image set, but there are {len(held)}: "
                      f"{', '.join(held)}; give --on a split or another run")
-  method = predictions_lib.load(file).settings.get("method", file.name)
+  method = saved_runs.load(file).settings.get("method", file.name)
   if method not in methods:
     raise ValueError(f"{file} is of the method {method}, of which there are no "
                      f"predictions to recalibrate, only of "
@@ -261,12 +228,9 @@ def _method_of_file(file, held):
 
 def _divided(source: _Source) -> tuple[Predictions, Predictions]:
   """Predictions to recalibrate and measure, and those to fit to."""
-  plain = predictions_lib.load(source.path)
-  if plain.labels is None:
-    raise ValueError("the images have no labels, so that nothing can be "
-                     "measured; give a run on images whose classes are known")
+  plain = saved_runs.load_labelled(source.path)
   if _SHARE.value is None:
-    return plain, _called(predictions_lib.load(source.on), source)
+    return plain, _called(saved_runs.load(source.on), source)
   chosen = predicted.draw(plain.labels, _SHARE.value, seed=_SEED.value)
   part = (f"{source.data}, a share of {_SHARE.value:g} drawn with seed "
           f"{_SEED.value}")
@@ -283,15 +247,6 @@ def _called(on, source):
   place = pathlib.Path(_ON.value).absolute().name
   data = on.settings.get("data", source.data)
   return on._replace(settings={**on.settings, "data": f"{data} of {place}"})
-
-
-@contextlib.contextmanager
-def _named(source: _Source) -> Iterator[None]:
-  """Errors in here say of what they are."""
-  try:
-    yield
-  except ValueError as error:
-    raise ValueError(f"{source.data}, {source.method}: {error}") from error
 
 
 def _inputs(run: pathlib.Path, sources: list[_Source]) -> dict[str, Any]:
@@ -323,7 +278,7 @@ def _output(
     ValueError: it is the run itself or holds what is read, or something else.
   """
   digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:8]
-  output = pathlib.Path(experiment.OUTPUT.value or run / (
+  output = pathlib.Path(shared_flags.OUTPUT.value or run / (
       f"recalibrated-{_RECALIBRATOR.value}-{digest}"))
   here = output.resolve()
   read = {folder for source in sources for path in (source.path, source.on)
@@ -331,16 +286,16 @@ def _output(
   if here in read or (run / "predictions").resolve() in here.parents:
     raise ValueError(f"--output={output} would mix with what is read; give "
                      f"another folder, perhaps one in {run}")
+  output_files.take(output)
   path = output / "run.json"
   if path.exists():
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = output_files.read_settings(path)
     if any(before.get(name) != value for name, value in inputs.items()):
-      if not experiment.OVERWRITE.value or "recalibrator" not in before:
+      if not shared_flags.OVERWRITE.value or "recalibrator" not in before:
         raise ValueError(
             f"{output} holds another run; give another --output, or "
             "--overwrite to remove it if it is a recalibration")
-      shutil.rmtree(output)
-  output.mkdir(parents=True, exist_ok=True)
+      output_files.clear(output)
   atomic.write_whole(path, json.dumps(inputs, indent=2).encode())
   return output
 
@@ -377,36 +332,3 @@ def _predicted(
     yield reporting.Predicted(
         data, {name: predictions_lib.load(folder / name) for name in names},
         references)
-
-
-def _remarks(fits: Mapping[str, Mapping[str, Any]]) -> list[str]:
-  """Which images were fitted to, and which are measured."""
-  own = _SHARE.value is not None
-  said = []
-  for data, by_method in fits.items():
-    for fit in by_method.values():
-      chosen, rest = fit["fitted_to"], fit["measured_on"]
-      said.append(
-          f"{data}: {chosen} of its {chosen + rest} images, a share of "
-          f"{_SHARE.value:g} drawn at random (seed {_SEED.value}), were fitted "
-          f"to; everything here, the plain methods too, is measured on the "
-          f"other {rest} alone." if own else
-          f"{data}: {chosen} images of {fit['fitted_on']} were fitted to; "
-          f"everything is measured on {rest} others.")
-  return list(dict.fromkeys(said))
-
-
-def _settings_of(run: pathlib.Path) -> dict[str, Any]:
-  """What the run says of itself, by dotted name."""
-  path = run / "run.json"
-  if not path.exists():
-    return {}
-  return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _conventions(settings: Mapping[str, Any]) -> summary.Conventions:
-  """Those of the run, so that its numbers and these compare."""
-  fields = summary.Conventions()._asdict()
-  return summary.Conventions(**{
-      name: settings.get(f"config.metrics.{name}", value)
-      for name, value in fields.items()})

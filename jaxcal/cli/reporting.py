@@ -1,17 +1,24 @@
 """Predictions of image sets become rows, files for people, and print."""
 
 from collections.abc import Iterable, Mapping, Sequence
+import json
 import pathlib
 import sys
 from typing import Any, NamedTuple
 
-from jaxcal.cli import experiment
+import numpy as np
+
 from jaxcal.predictions import Predictions
 from jaxcal.report import figures
 from jaxcal.report import page
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
+
+# Paired differences are taken to the first of these that is there.
+_REFERENCES = ("tpt", "zero_shot")
+# What is told of several seeds of a method.
+_OVER_SEEDS = ("accuracy", "ece", "nll")
 
 
 class Predicted(NamedTuple):
@@ -31,11 +38,27 @@ class Predicted(NamedTuple):
 
 
 class Measured(NamedTuple):
-  """Of all sets: rows, paired differences, and diagrams by set."""
+  """What is reported of all sets.
+
+  Attributes:
+    rows: Measures of each method on each set.
+    differences: Paired differences.
+    diagrams: Reliability diagrams by set.
+    over_seeds: Means and standard deviations of the methods of `jaxcal tune`
+      of which there are several seeds, rows for `tables.OVER_SEEDS`.
+  """
 
   rows: list[summary.Row]
   differences: list[summary.Row]
   diagrams: dict[str, str]
+  over_seeds: list[summary.Row]
+
+
+def references(methods: Sequence[str]) -> dict[str, str]:
+  """The method that each of the others is compared with, if it is there."""
+  reference = next((name for name in _REFERENCES if name in methods), None)
+  return {name: reference for name in methods
+          if reference not in (None, name)}
 
 
 def measure(
@@ -45,7 +68,7 @@ def measure(
   Rows of recalibrated predictions say `recalibrator`, `recalibration_images`,
   `recalibration_notes`, and the fitted numbers by their names.
   """
-  measured = Measured([], [], {})
+  measured = Measured([], [], {}, [])
   for data, predictions, references, unknown in sets:
     rows = [
         {"data": data, "method": name} | summary.summarize(one, conventions) |
@@ -53,6 +76,7 @@ def measure(
          if name in unknown else {}) | _fit(one)
         for name, one in predictions.items()]
     measured.rows.extend(rows)
+    measured.over_seeds.extend(_over_seeds(rows, predictions))
     measured.differences.extend(
         {"data": data, "method": name} | summary.compare(
             predictions[name], predictions[reference], conventions) |
@@ -70,7 +94,6 @@ def write(
     title: str,
     conventions: summary.Conventions,
     settings: Mapping[str, Any],
-    over_seeds: Sequence[summary.Row] = (),
     remarks: Sequence[str] = (),
 ) -> None:
   """Writes the report and prints its tables; notes on fits go to stderr, too.
@@ -81,24 +104,30 @@ def write(
     title: Heading of the page.
     conventions: What ECE and intervals mean.
     settings: Everything needed to run it again, by dotted name.
-    over_seeds: Rows for `tables.OVER_SEEDS`.
     remarks: Sentences about all of the report.
   """
-  rows, differences, diagrams = measured
+  output.mkdir(parents=True, exist_ok=True)
+  rows, differences, diagrams, _ = measured
   for data, diagram in diagrams.items():
     atomic.write_whole(output / f"diagram-{data}.svg", diagram.encode())
-  experiment.write_rows(output / "results.jsonl", rows)
-  experiment.write_rows(output / "differences.jsonl", differences)
+  write_rows(output / "results.jsonl", rows)
+  write_rows(output / "differences.jsonl", differences)
   text = page.render(
       title=title, rows=rows, differences=differences, diagrams=diagrams,
       conventions=conventions, settings=settings, remarks=remarks)
   atomic.write_whole(output / "report.html", text.encode())
-  text = "\n\n".join(_blocks(measured, conventions, over_seeds, remarks))
+  text = "\n\n".join(_blocks(measured, conventions, remarks))
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
   for note in tables.fit_notes(rows):
     print(f"jaxcal: {note}", file=sys.stderr)
   print(f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, "
-        "results.md, results.jsonl, differences.jsonl, predictions/")
+        "results.md, results.jsonl, differences.jsonl")
+
+
+def write_rows(path: pathlib.Path, rows: Sequence[summary.Row]) -> None:
+  """A line of JSON for each row."""
+  text = "".join(json.dumps(row) + "\n" for row in rows)
+  atomic.write_whole(path, text.encode())
 
 
 def numbers(predictions: Predictions) -> dict[str, float]:
@@ -118,9 +147,34 @@ def _fit(predictions):
           "recalibration_notes": about["notes"], **numbers(predictions)}
 
 
-def _blocks(measured, conventions, over_seeds, remarks):
+def _over_seeds(rows, predictions):
+  """Means over the seeds of a set's tuned methods, see `Measured`."""
+  groups = {}
+  for row in rows:
+    method = _tuned_method(predictions[row["method"]].settings)
+    if method is not None:
+      groups.setdefault(method, []).append(row)
+  for method, group in groups.items():
+    if len(group) > 1:
+      values = np.array([[row[name] for name in _OVER_SEEDS] for row in group])
+      yield {
+          "data": group[0]["data"], "method": method, "seeds": len(group),
+          **dict(zip(_OVER_SEEDS, values.mean(axis=0).tolist())),
+          **{f"{name}_std": float(std) for name, std in zip(
+              _OVER_SEEDS, values.std(axis=0, ddof=1))}}
+
+
+def _tuned_method(settings):
+  """The method of which predictions are a seed; None where there are none."""
+  if "tuned" not in settings:
+    return None
+  stages = settings["tuned"]["spec"]["name"], settings.get("recalibrator")
+  return "+".join(filter(None, stages))
+
+
+def _blocks(measured, conventions, remarks):
   """Paragraphs and tables of results.md."""
-  rows, differences, _ = measured
+  rows, differences, _, over_seeds = measured
   notes = tables.fit_notes(rows)
   of = lambda key: [row for row in rows if key in row]
   yield tables.markdown(rows, tables.RESULTS)

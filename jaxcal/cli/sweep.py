@@ -11,6 +11,7 @@ import typing
 from absl import flags
 import tqdm
 
+from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import run
 from jaxcal import sharding
@@ -19,6 +20,7 @@ from jaxcal.cli import answering
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
+from jaxcal.cli import shared_flags
 from jaxcal.cli import tuned_answers
 from jaxcal.report import figures
 from jaxcal.report import summary
@@ -26,7 +28,6 @@ from jaxcal.report import tables
 from jaxcal.storage import atomic
 from jaxcal.storage import identity as identity_lib
 
-ABOUT = "evaluate all combinations of some fields' values, sharing the work"
 EXAMPLE = ("jaxcal sweep --config=configs/quickstart.py "
            "--sweep=method.name=tpt,c_tpt,soc --sweep=method.weight=1,3,10,30")
 
@@ -41,7 +42,7 @@ _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
               "data.unknown", "temperature.", "method.tuned", "methods",
               "evidence")
 # What a point of the sweep may have of its own.
-_PER_IMAGE = ("method.name", *(f"method.{name}" for name in sweep_lib.FIELDS))
+_PER_IMAGE = ("method.name", *(f"method.{name}" for name in config_lib.NUMBERS))
 
 
 class _Variant(typing.NamedTuple):
@@ -56,7 +57,6 @@ class _Variant(typing.NamedTuple):
 def help_text() -> str:
   """What `jaxcal sweep --help` prints."""
   return "\n".join([
-      f"jaxcal sweep: {ABOUT}.", "",
       "Methods, weights, margins, learning rates, decays, steps and selection "
       "fractions", "share one pass over the images; other fields (views, "
       "template, model, ...) make", "a pass for each value. Writes "
@@ -64,7 +64,7 @@ def help_text() -> str:
       "number, and predictions/. Settings that are done are skipped, so a",
       "sweep can be interrupted, resumed, and grown by further values.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      "Flags:", *experiment.flag_help("sweep", *experiment.SHARED_FLAGS), "",
+      "Flags:", *shared_flags.flag_help("sweep", *experiment.SHARED_FLAGS), "",
       "Fields of the config, with their defaults:", *experiment.field_help()])
 
 
@@ -155,7 +155,7 @@ def _plan(config, axes) -> list[_Variant]:
     points = {}
     for one in rest:
       method = _changed(changed, one).method
-      numbers = {name: getattr(method, name) for name in sweep_lib.FIELDS}
+      numbers = {name: getattr(method, name) for name in config_lib.NUMBERS}
       point = sweep_lib.point(
           method.name[0], experiment.method_of(changed, method.name[0], {}),
           numbers)
@@ -278,7 +278,7 @@ def _draw(config, output, rows):
   """A figure per image set and number of which the rows have several."""
   for data in dict.fromkeys(row["data"] for row in rows):
     of_data = [row for row in rows if row["data"] == data]
-    for field in (*sweep_lib.FIELDS, *_numbers_of_variants(of_data)):
+    for field in (*config_lib.NUMBERS, *_numbers_of_variants(of_data)):
       curves, lines = _curves(config, of_data, field)
       if any(len(curve) > 1 for curve in curves.values()):
         figure = figures.svg(figures.sweep_curves(curves, lines, field))
@@ -297,7 +297,7 @@ def _curves(config, rows, field):
   """Rows that differ in the field alone, by label; and those without it."""
   curves, lines = {}, {}
   for row in rows:
-    numbers = {name: row.get(name) for name in sweep_lib.FIELDS}
+    numbers = {name: row.get(name) for name in config_lib.NUMBERS}
     method, plus, form = row["method"].partition("+")
     point = sweep_lib.point(
         method, experiment.method_of(config, method, {}),

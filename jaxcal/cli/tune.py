@@ -10,6 +10,7 @@ import numpy as np
 from jaxcal import predictions as predictions_lib
 from jaxcal.adapt import base
 from jaxcal.cli import experiment
+from jaxcal.cli import shared_flags
 from jaxcal.cli import shots
 from jaxcal.cli import tune_report
 from jaxcal.cli import tune_training
@@ -23,7 +24,6 @@ from jaxcal.tuning import promptsrc
 from jaxcal.tuning import protocol
 from jaxcal.tuning import training
 
-ABOUT = "tune on a few images of some classes, answer for these and new ones"
 EXAMPLE = "jaxcal tune --config=dor_base_to_new"
 
 
@@ -37,7 +37,6 @@ class _Words(NamedTuple):
 def help_text() -> str:
   """What `jaxcal tune --help` prints."""
   return "\n".join([
-      f"jaxcal tune: {ABOUT}.", "",
       "Draws the shots as published, trains every method with all seeds at "
       "once, and", "answers for the test images of base and of new classes, "
       "each among the classes", "of its half. Writes tuned/SET/METHOD/seed-N "
@@ -48,7 +47,7 @@ def help_text() -> str:
       "Methods: " + ", ".join(methods.METHODS) + ";\n  each also as METHOD+" +
       ", METHOD+".join(methods.ADDITIONS) + " (zero_shot is always there)", "",
       experiment.DATA_HELP, "",
-      "Flags:", *experiment.flag_help(*experiment.SHARED_FLAGS), "",
+      "Flags:", *shared_flags.flag_help(*experiment.SHARED_FLAGS), "",
       "Fields of the config, with their defaults:", *experiment.field_help()])
 
 

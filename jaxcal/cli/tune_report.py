@@ -9,6 +9,7 @@ import numpy as np
 from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
+from jaxcal.cli import reporting
 from jaxcal.cli import shots
 from jaxcal.cli import tuned
 from jaxcal.report import figures
@@ -45,8 +46,8 @@ def write(
     rows += _rows(task, answers, shared[task.name], conventions)
     differences += _differences(task, answers, conventions)
     _draw(config, output, task, answers, conventions)
-  experiment.write_rows(output / "results.jsonl", rows)
-  experiment.write_rows(output / "differences.jsonl", differences)
+  reporting.write_rows(output / "results.jsonl", rows)
+  reporting.write_rows(output / "differences.jsonl", differences)
   columns = (tables.BASE_TO_NEW if config.tune.classes == "base"
              else tables.ALL_CLASSES)
   text = "\n\n".join([

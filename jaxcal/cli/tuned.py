@@ -1,7 +1,6 @@
 """Tuned parameters on disk, and what they answer."""
 
 from collections.abc import Mapping, Sequence
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from jaxcal.data import catalogue
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import extract
 from jaxcal.storage import atomic
+from jaxcal.storage import pair
 from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import methods
 from jaxcal.tuning import protocol
@@ -51,26 +51,22 @@ class Tuned(NamedTuple):
 
 
 def save(path: pathlib.Path, tuned: Tuned) -> None:
-  """Writes PATH.safetensors and, after it, PATH.json, which makes it whole."""
+  """Writes PATH.safetensors and PATH.json, seen together or not at all."""
   from safetensors import numpy as safetensors
   flat = traverse_util.flatten_dict(
       jax.tree.map(np.asarray, dict(tuned.params)), sep=".")
-  path.parent.mkdir(parents=True, exist_ok=True)
-  atomic.write_whole(
-      atomic.with_ending(path, ENDING),
-      safetensors.save({name: np.ascontiguousarray(value)
-                        for name, value in flat.items()}))
-  made = {**tuned.about, "spec": tuned.spec._asdict(),
-          "class_names": tuned.class_names,
-          "labels": np.asarray(tuned.labels).tolist()}
-  atomic.write_whole(
-      atomic.with_ending(path, "json"),
-      (json.dumps(made, indent=1) + "\n").encode())
+  atomic.make_folder(path.parent)
+  content = safetensors.save({name: np.ascontiguousarray(value)
+                              for name, value in flat.items()})
+  pair.write(path, ENDING, content, {
+      **tuned.about, "spec": tuned.spec._asdict(),
+      "class_names": tuned.class_names,
+      "labels": np.asarray(tuned.labels).tolist()})
 
 
 def about(path: pathlib.Path) -> dict[str, Any]:
   """What PATH.json says of tuned parameters."""
-  return json.loads(atomic.with_ending(path, "json").read_text())
+  return pair.about(path, ENDING)
 
 
 def load(path: pathlib.Path, model: checkpoint.Model) -> Tuned:
@@ -78,7 +74,7 @@ def load(path: pathlib.Path, model: checkpoint.Model) -> Tuned:
 
   Raises:
     FileNotFoundError: one of the two files is missing.
-    ValueError: it is not such a file, or of another model.
+    ValueError: it is damaged, not such a file, or of another model.
   """
   from safetensors import numpy as safetensors
   from safetensors import SafetensorError
@@ -92,13 +88,12 @@ def load(path: pathlib.Path, model: checkpoint.Model) -> Tuned:
       raise FileNotFoundError(
           f"no {file}; `jaxcal tune` writes tuned/SET/METHOD/seed-N.{ENDING} "
           "with a .json beside it")
+  content, made = pair.read(path, ENDING)
   try:
-    params = traverse_util.unflatten_dict(
-        safetensors.load_file(arrays), sep=".")
-    made = about(path)
+    params = traverse_util.unflatten_dict(safetensors.load(content), sep=".")
     spec = methods.Spec(**made["spec"])
     names, labels = made["class_names"], made["labels"]
-  except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+  except (SafetensorError, KeyError, TypeError) as error:
     raise ValueError(f"{path}.* is not what `jaxcal tune` writes: {error!r}; "
                      "run it again") from error
   methods.check(spec.name)

@@ -12,13 +12,11 @@ from jaxcal.cli import identities
 from jaxcal.cli import tuned
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
-from jaxcal.report import summary
 from jaxcal.tuning import methods
 from jaxcal.tuning import protocol
 
 # Of what is in tuned.about, what predictions need not repeat: it is long.
 _LONG = ("class_names", "labels", "losses")
-_SCORES = ("accuracy", "ece", "nll")
 
 
 def start(config, model: checkpoint.Model) -> tuned.Tuned | None:
@@ -122,31 +120,6 @@ def answer_set(
           logits, np.asarray(images.labels), images.ids, images.class_names,
           {}, {**about, "method": name, "tuned": training,
                "identity": asked[name]}), folder / name)
-
-
-def over_seeds(
-    rows: Iterable[summary.Row], method_of: Mapping[str, str]
-) -> list[summary.Row]:
-  """Means and standard deviations of methods of which there are several seeds.
-
-  Args:
-    rows: With `data` and `method`, from `summary.summarize`.
-    method_of: The method of a seed's name.
-  """
-  groups = {}
-  for row in rows:
-    if row["method"] in method_of:
-      key = row["data"], method_of[row["method"]]
-      groups.setdefault(key, []).append([row[score] for score in _SCORES])
-  found = []
-  for (data, method), values in groups.items():
-    if len(values) > 1:
-      row = {"data": data, "method": method, "seeds": len(values)}
-      row |= dict(zip(_SCORES, np.mean(values, axis=0).tolist()))
-      found.append(row | dict(zip(
-          (f"{score}_std" for score in _SCORES),
-          np.std(values, axis=0, ddof=1).tolist())))
-  return found
 
 
 def _other_than(spec: methods.Spec) -> str:

@@ -4,6 +4,7 @@ A source knows its images and gives batches of their features in any order;
 whether they are cut from pictures, read from a store or lie in memory.
 """
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -139,13 +140,19 @@ def from_arrays(
     class_names: In label order.
 
   Raises:
-    ValueError: another number of ids or labels than of images.
+    ValueError: another number of ids or labels than of images, or an id that
+      occurs twice.
   """
   ids = tuple(map(str, range(len(view_features)) if ids is None else ids))
   for name, given in (("ids", ids), ("labels", labels)):
     if given is not None and len(given) != len(view_features):
       raise ValueError(f"{len(given)} {name} for {len(view_features)} images; "
                        "one for each expected")
+  repeated = [one for one, count in collections.Counter(ids).items()
+              if count > 1]
+  if repeated:
+    raise ValueError(f"{len(repeated)} ids occur more than once, the first one "
+                     f"{repeated[0]!r}; give each image one of its own")
 
   def batches(positions, mesh, batch_size):
     return extract.from_arrays(

@@ -27,7 +27,9 @@ import numpy as np
 
 from jaxcal import precision
 from jaxcal.data import image_set as image_sets
+from jaxcal.storage import atomic
 from jaxcal.storage import identity
+from jaxcal.storage import paths
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -158,10 +160,13 @@ def create(
   _check_data(manifest, image_set)
   folder = pathlib.Path(folder).absolute()
   _refuse_foreign(folder)
-  _write_once(folder, _MANIFEST, _as_json(manifest._asdict()))
+  atomic.make_folder(folder)
+  atomic.remove_leftovers(folder)
+  # Of several processes one writes; all go by what it has written.
+  atomic.write_new(folder / _MANIFEST, _as_json(manifest._asdict()))
   stored = _read_manifest(folder)
   check(stored, manifest, name=str(folder))
-  _write_once(folder, _INDEX, _index(image_set))
+  atomic.write_new(folder / _INDEX, _index(image_set))
   for array in _ARRAYS:
     _open_array(folder, stored, array, create=True)
   return open_store(folder)
@@ -303,7 +308,9 @@ def write_chunk(
   writes = [store.arrays[name][rows].write(values[name]) for name in _ARRAYS]
   for write in writes:
     write.result()
-  _write(store.folder, f"finished/{chunk:08d}.json", _as_json(
+  path = _finished_path(store, chunk)
+  atomic.make_folder(path.parent)
+  atomic.write_whole(path, _as_json(
       {name: hashlib.sha256(values[name]).hexdigest() for name in _ARRAYS}))
 
 
@@ -467,6 +474,7 @@ def _stored_values(store, name, positions, values):
 def _check_values(manifest):
   """Refuses numbers and names of a manifest that are out of range."""
   precision.check(manifest.image_dtype)
+  paths.check_name(manifest.data)
   if manifest.dtype not in DTYPES:
     raise ValueError(f"unknown dtype {manifest.dtype!r} of a store; choose "
                      f"from: {', '.join(DTYPES)}")
@@ -512,6 +520,12 @@ def _read_manifest(folder):
   if odd:
     raise ValueError(f"{path} is damaged: these fields are missing or too "
                      f"many: {', '.join(sorted(odd))}. {_WAY_OUT}")
+  try:
+    # What is computed from the store is written to folders of this name.
+    paths.check_name(fields["data"])
+  except ValueError as error:
+    raise ValueError(f"{path} is damaged, or not to be trusted: as data set, "
+                     f"{error}. {_WAY_OUT}") from error
   return Manifest(**fields)
 
 
@@ -519,7 +533,7 @@ def _refuse_foreign(folder):
   """Refuses a folder with files in it that are not those of a store."""
   # A process that is writing the manifest, or was killed then, has a half one.
   others = [path.name for path in sorted(folder.glob("*"))
-            if not path.name.startswith(_MANIFEST)]
+            if path.name != _MANIFEST and not atomic.is_leftover(path.name)]
   # In this order: where another process makes the store, the manifest is first.
   if others and not (folder / _MANIFEST).exists():
     raise ValueError(f"{folder} is not a feature store, but holds "
@@ -567,29 +581,3 @@ def _open_array(folder, manifest, name, create=False):
           "fill_value": 0,
       },
   }, open=True, create=create).result()
-
-
-def _key_value_store(folder):
-  """Files of a folder, each of which appears whole and safe, or not at all.
-
-  Processes that write the same file take turns, over a half file beside it; a
-  killed one leaves that to be written over by the next.
-  """
-  import tensorstore as ts
-
-  return ts.KvStore.open({"driver": "file", "path": f"{folder}/"}).result()
-
-
-def _write(folder, name, content: bytes):
-  _key_value_store(folder).write(name, content).result()
-
-
-def _write_once(folder, name, content: bytes):
-  """Writes a file unless it is there; of several processes, one succeeds."""
-  files = _key_value_store(folder)
-  found = files.read(name).result()
-  if found.state == "missing":
-    # Deletes nothing but the half file of a killed process, which may be longer
-    # than ours and would be written over without being cut.
-    files.write(name, None, if_equal=found.stamp.generation).result()
-    files.write(name, content, if_equal=found.stamp.generation).result()

@@ -9,18 +9,17 @@ A folder of `jaxcal posterior fit` or `import` holds
 """
 
 from collections.abc import Mapping
-import io
 import json
 import os
 import pathlib
 from typing import Any, NamedTuple
-import zipfile
 
 import numpy as np
 
 from jaxcal.posterior import curvature
 from jaxcal.posterior import laplace
 from jaxcal.posterior import marginal
+from jaxcal.storage import arrays
 from jaxcal.storage import atomic
 from jaxcal.typing import Float
 
@@ -108,7 +107,7 @@ def posterior(found: Fitted, evidence: Evidence) -> laplace.Posterior:
 def write(folder: str | os.PathLike, found: Fitted, evidence: Evidence) -> None:
   """Writes all files of a folder; the posterior, last, makes it complete."""
   folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
+  atomic.make_folder(folder)
   matrices = {f"{side}/{name}": np.asarray(getattr(found.factors[side], name))
               for side in SIDES for name in ("a", "b")}
   counts = {f"{side}/num_pairs": int(found.factors[side].num_pairs)
@@ -143,15 +142,15 @@ def read(folder: str | os.PathLike) -> Fitted:
   try:
     manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
     missing = [key for key in _NEEDED if key not in manifest]
-    matrices = _read_arrays(folder / "factors.npz")
+    matrices = arrays.unpack(folder / "factors.npz")
     factors = {
         side: curvature.Factors(
             matrices[f"{side}/a"], matrices[f"{side}/b"],
             int(matrices[f"{side}/num_pairs"])) for side in SIDES}
-    values = _read_arrays(folder / "spectra.npz")
+    values = arrays.unpack(folder / "spectra.npz")
     spectra = {side: (values[f"{side}/a"], values[f"{side}/b"])
                for side in SIDES}
-  except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+  except (ValueError, KeyError) as error:
     raise ValueError(f"{folder} is damaged ({error}); fit or import the "
                      "posterior again, with --overwrite") from error
   if missing or manifest["format_version"] != FORMAT_VERSION:
@@ -167,9 +166,3 @@ def read(folder: str | os.PathLike) -> Fitted:
             f"its spectrum has {len(values)} eigenvalues; fit or import the "
             "posterior again, with --overwrite")
   return Fitted(factors, spectra, manifest)
-
-
-def _read_arrays(path):
-  # From memory: of a damaged file, NumPy would leave the handle open.
-  with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-    return dict(arrays)

@@ -5,8 +5,6 @@ Baumann et al., Post-hoc Probabilistic Vision-Language Models, ICLR 2026
 """
 
 from collections.abc import Mapping
-import hashlib
-import io
 import json
 import math
 import os
@@ -18,10 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.posterior import curvature
+from jaxcal.storage import arrays as arrays_lib
 from jaxcal.storage import atomic
+from jaxcal.storage import pair
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 
+_ENDING = "npz"
 _ASYMMETRY = 1e-4  # of the largest entry; float32 inverses stay far below
 
 
@@ -125,7 +126,7 @@ def check(
 def save(
     path: str | os.PathLike, posterior: Posterior, about: Mapping[str, Any]
 ) -> None:
-  """Writes `path`.npz and `path`.json, each whole or not at all.
+  """Writes `path`.npz and `path`.json, seen together or not at all.
 
   Args:
     path: Without the ending; its folder is made.
@@ -142,12 +143,9 @@ def save(
       for name, matrix in layer._asdict().items()}
   for name, matrix in arrays.items():
     _check_covariance(name, matrix)
-  content = _packed(arrays)
-  text = json.dumps({"about": about, "sha256": _sha256(content)}, indent=2,
-                    ensure_ascii=False, allow_nan=False)
-  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-  atomic.write_whole(atomic.with_ending(path, "npz"), content)
-  atomic.write_whole(atomic.with_ending(path, "json"), (text + "\n").encode())
+  json.dumps(about, allow_nan=False)  # NaN is no JSON
+  atomic.make_folder(pathlib.Path(path).parent)
+  pair.write(path, _ENDING, arrays_lib.pack(arrays), {"about": about})
 
 
 def load(path: str | os.PathLike) -> tuple[Posterior, dict[str, Any]]:
@@ -163,26 +161,24 @@ def load(path: str | os.PathLike) -> tuple[Posterior, dict[str, Any]]:
       zeros are a `deterministic` side).
   """
   arrays_path, json_path = (
-      atomic.with_ending(path, ending) for ending in ("npz", "json"))
+      atomic.with_ending(path, ending) for ending in (_ENDING, "json"))
   for needed in (arrays_path, json_path):
     if not needed.exists():
       raise FileNotFoundError(f"no {needed}; a posterior is .npz and .json")
-  described = json.loads(json_path.read_text(encoding="utf-8"))
-  content = arrays_path.read_bytes()
-  if _sha256(content) != described.get("sha256"):
-    raise ValueError(f"{arrays_path} is not the file that {json_path} "
-                     "describes; save the posterior again")
-  with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-    posterior = Posterior(*(
-        Layer(*(_read(arrays, f"{side}.{name}") for name in Layer._fields))
-        for side in Posterior._fields))
+  content, described = pair.read(path, _ENDING)
+  if "about" not in described:
+    raise pair.damaged(path, _ENDING, f"{json_path} says nothing about it")
+  arrays = arrays_lib.unpack(content)
+  posterior = Posterior(*(
+      Layer(*(_read(arrays, f"{side}.{name}") for name in Layer._fields))
+      for side in Posterior._fields))
   return posterior, described["about"]
 
 
 def write_arrays(
     path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes an .npz, whole or not at all."""
-  atomic.write_whole(path, _packed(arrays))
+  atomic.write_whole(path, arrays_lib.pack(arrays))
 
 
 def _damped_inverse(name, factor, pseudo_count, prior_precision):
@@ -205,9 +201,9 @@ def _damped_inverse(name, factor, pseudo_count, prior_precision):
 
 
 def _read(arrays, name):
-  """One checked covariance of an opened .npz."""
+  """One checked covariance of an .npz."""
   if name not in arrays:
-    raise ValueError(f"no matrix {name!r}; found: {', '.join(arrays.files)}")
+    raise ValueError(f"no matrix {name!r}; found: {', '.join(arrays)}")
   _check_covariance(name, arrays[name])
   return jnp.asarray(arrays[name])
 
@@ -230,17 +226,6 @@ def _check_covariance(name, matrix):
   if largest and not smallest > 0:
     raise ValueError(f"{name} has a variance of {smallest:.3g}; all must be "
                      "positive, or the whole matrix zero")
-
-
-def _packed(arrays):
-  """The bytes of an .npz."""
-  file = io.BytesIO()
-  np.savez(file, **arrays)
-  return file.getvalue()
-
-
-def _sha256(content):
-  return hashlib.sha256(content).hexdigest()
 
 
 def _symmetric(matrix):

@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.predictions import Predictions
 from jaxcal.recalibration import base
 from jaxcal.recalibration import temperature
 from jaxcal.typing import Array
+from jaxcal.typing import as_numpy
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -31,9 +34,10 @@ def recalibrate(
   """Fits a calibrator to labelled images and applies it to others.
 
   Args:
-    predictions: Of the images to be recalibrated: `Predictions`, or logits as
-      an array, or the arrays of `base.Evidence`.
-    on: Of the labelled images to fit to, by the same model and method; in
+    predictions: Those of the images to be recalibrated: `Predictions`, or
+      logits as an array of numpy, jax or torch or as lists, or the arrays of
+      `base.Evidence`.
+    on: Those of the labelled images to fit to, by the same model and method; in
       the same form, with arrays as a pair of logits and labels. Calibrators
       without a fit do not look at it.
     recalibrator: The calibrator, `Temperature()` if not given.
@@ -42,19 +46,20 @@ def recalibrate(
     Of `Predictions`: the same with other logits, and in their settings
     `recalibrator` (its name) and `recalibration` (`parameters`, `num_images`,
     `fitted_on`: the settings' name of that data, `notes`: what the fit rests
-    on). Of arrays: the logits alone.
+    on). Of arrays: the logits alone, as an array of numpy or jax.
 
   Raises:
     ValueError: classes that differ, an image in both, no labels, missing
       evidence, or a calibrator whose logits have another shape, are not finite
       or change predictions though it says that it keeps them.
-    TypeError: one of both are `Predictions`, the other one arrays.
+    TypeError: one of both are `Predictions`, the other one arrays; labels that
+      are not integers; something that is no calibrator.
 
   Warns:
     base.FitWarning: each of the notes.
   """
-  one = recalibrator.recalibrator()
   check(predictions, on, recalibrator)
+  one = recalibrator.recalibrator()
   evidence = _evidence(predictions)
   fit = base.Fit({})
   if one.fit is not None:
@@ -88,8 +93,18 @@ def check(
     ValueError: see `recalibrate`.
     TypeError: see `recalibrate`.
   """
+  if isinstance(recalibrator, type) or not hasattr(
+      recalibrator, "recalibrator"):
+    raise TypeError("expected a calibrator, such as jaxcal.Temperature(), got "
+                    f"{recalibrator!r}")
   one = recalibrator.recalibrator()
-  base.check_needs(one, _evidence(predictions), of=_TARGET)
+  evidence = _evidence(predictions)
+  broken = ~np.isfinite(np.asarray(evidence.logits)).all(axis=1)
+  if broken.any():
+    raise ValueError(f"{_TARGET} must have finite logits, but {broken.sum()} "
+                     f"of {len(broken)} do not, the first in row "
+                     f"{int(broken.argmax())}")
+  base.check_needs(one, evidence, of=_TARGET)
   if one.fit is None:
     return
   if on is None:
@@ -149,10 +164,14 @@ def _evidence(given) -> base.Evidence:
     return given
   if isinstance(given, Predictions):
     return base.Evidence(given.logits, given.labels, **given.evidence)
-  if isinstance(given, tuple):
-    logits, labels = given
-    return base.Evidence(np.asarray(logits), np.asarray(labels))
-  return base.Evidence(given)
+  logits, labels = given if isinstance(given, tuple) else (given, None)
+  logits = logits if isinstance(logits, jax.Array) else as_numpy(logits)
+  if logits.ndim != 2 or not jnp.issubdtype(logits.dtype, jnp.number):
+    raise ValueError(
+        "expected Predictions, base.Evidence, logits [images, classes] or, to "
+        "fit to, a pair of logits and labels, but these are of type "
+        f"{logits.dtype} and shape {logits.shape}")
+  return base.Evidence(logits, None if labels is None else as_numpy(labels))
 
 
 def _check_classes(one, predictions, on):

@@ -158,7 +158,12 @@ def _of_confidences(values, labels, kind):
 def _class_labels(labels, n, k):
   if labels is None:
     raise ValueError(f"labels are needed, the class of each of the {n} images.")
-  labels = _numbers(labels, "labels")
+  labels = as_numpy(labels)
+  if labels.dtype.kind not in "biuf":
+    raise ValueError(
+        "labels must be the positions of the true classes, but their dtype is "
+        f"{labels.dtype}; from names: [class_names.index(name) for name in "
+        "labels].")
   if k > 1 and labels.shape == (n, k):
     raise ValueError(
         "labels must be one class per image, but their shape is that of the "

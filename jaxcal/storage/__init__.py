@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders of one run at a time."""
 
 from jaxcal import lazy
 
-__all__ = ["atomic", "identity", "pytree"]
+__all__ = ["arrays", "atomic", "identity", "lock", "pair", "paths", "process",
+           "pytree"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

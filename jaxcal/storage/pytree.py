@@ -1,37 +1,77 @@
 """Pytrees of arrays on disk, so that long work goes on where it stopped."""
 
-import io
+from collections.abc import Mapping
+import json
 import pathlib
+from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
+from jaxcal.storage import arrays
 from jaxcal.storage import atomic
+from jaxcal.storage import identity as identity_lib
 from jaxcal.typing import PyTree
 
+_IDENTITY = "identity"
 
-def save(path: pathlib.Path, tree: PyTree) -> None:
-  """Writes the leaves, whole or not at all; the first process alone."""
+
+def save(
+    path: pathlib.Path, tree: PyTree,
+    identity: Mapping[str, Any] | None = None,
+) -> None:
+  """Writes the leaves, whole or not at all; the first process alone.
+
+  Args:
+    path: Place of the file; its folder is made.
+    tree: Arrays, numbers and keys.
+    identity: What the tree is of, anything that JSON holds; see `load`.
+  """
   if jax.process_index():
     return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  content = io.BytesIO()
-  np.savez(content, *(
-      jax.random.key_data(leaf) if _is_key(leaf) else leaf
-      for leaf in jax.tree.leaves(tree)))
-  atomic.write_whole(path, content.getvalue())
+  atomic.make_folder(path.parent)
+  leaves = {f"arr_{number}": np.asarray(_data(leaf))
+            for number, leaf in enumerate(jax.tree.leaves(tree))}
+  if identity is not None:
+    leaves[_IDENTITY] = np.frombuffer(json.dumps(identity).encode(), np.uint8)
+  atomic.write_whole(path, arrays.pack(leaves))
 
 
-def load(path: pathlib.Path, like: PyTree) -> PyTree:
+def load(
+    path: pathlib.Path, like: PyTree,
+    identity: Mapping[str, Any] | None = None,
+) -> PyTree:
   """What `save` wrote, in the structure of `like`; `like` if there is none.
 
+  A damaged file is set aside as NAME.damaged, with a warning, and `like` is
+  returned: the work that led to it is done again.
+
+  Args:
+    path: Place of the file.
+    like: The tree as it is before any work.
+    identity: What the tree must be of; not compared if None.
+
   Raises:
-    ValueError: arrays of other shapes lie there.
+    ValueError: arrays of other shapes lie there, or a tree of something else.
   """
-  if not path.exists():
+  try:
+    stored = arrays.unpack(path)
+  except FileNotFoundError:
     return like
-  with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-    leaves = [stored[f"arr_{number}"] for number in range(len(stored.files))]
+  except ValueError as error:
+    logging.warning(
+        "%s is damaged (%s); it is called %s now, and the work since its "
+        "beginning is done again", path, error, atomic.set_aside(path).name)
+    return like
+  if identity is not None:
+    identity_lib.check(
+        json.loads(stored.get(_IDENTITY, np.frombuffer(b"{}", np.uint8))
+                   .tobytes()), identity,
+        what=f"{path} is of another run",
+        way_out="remove it, or write to another folder")
+  stored.pop(_IDENTITY, None)
+  leaves = [stored[f"arr_{number}"] for number in range(len(stored))]
   old, structure = jax.tree.flatten(like)
   if [np.shape(_data(leaf)) for leaf in old] != [x.shape for x in leaves]:
     raise ValueError(f"{path} is of another run; remove it, or give another "

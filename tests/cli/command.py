@@ -4,6 +4,7 @@ With one is the dearer way by far: for kills, environments and device counts.
 """
 
 import contextlib
+import importlib
 import io
 import os
 import pathlib
@@ -19,6 +20,7 @@ import jax
 from jaxcal import sharding
 from jaxcal.cli import main
 from jaxcal.storage import atomic
+from jaxcal.storage import process
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Few images and views of the shipped testbed.
@@ -28,6 +30,9 @@ SMALL = ("--config=configs/quickstart.py", "--config.data.name=digits",
          "--config.metrics.num_resamples=50", "--config.batch_size=2")
 # Each kill costs a start; two find what ten find, most of the time.
 KILLS = int(os.environ.get("JAXCAL_KILLS", "2"))
+# Flags that were first defined within `here` would be gone after it.
+for _command in main.COMMANDS.values():
+  importlib.import_module(f"jaxcal.cli.{_command.module}")
 _CODE = "import sys; from jaxcal.cli import main; sys.exit(main.run())"
 
 
@@ -95,16 +100,19 @@ def stopped_at_write(number):
   Yields:
     Its second item is whether it came to that.
   """
-  writes, write = [0, False], atomic.write_whole
+  writes, rename = [0, False], atomic._rename
+  # Of a process that has ended; this one has not.
+  killed = process.current()._replace(pid=2**30)
 
-  def write_or_stop(path, content):
+  def rename_or_stop(half, path):
     writes[0] += 1
     if writes[0] == number:
       writes[1] = True
-      atomic.with_ending(path, "half").write_bytes(content[:9])
+      left = pathlib.Path(half).with_name(atomic.leftover_name(killed))
+      left.write_bytes(pathlib.Path(half).read_bytes()[:9])
       raise Stopped
-    write(path, content)
+    rename(half, path)
 
-  with (mock.patch.object(atomic, "write_whole", write_or_stop),
+  with (mock.patch.object(atomic, "_rename", rename_or_stop),
         contextlib.suppress(Stopped)):
     yield writes

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcal import predictions
+from jaxcal.storage import lock
 from tests.cli import command
 
 _SMALL = ("evaluate", *command.SMALL, "--config.data.limit=11",
@@ -22,14 +23,28 @@ def _free_port():
 
 class DistributedTest(absltest.TestCase):
 
+  def _start(self, output):
+    coordinator = f"--coordinator=localhost:{_free_port()}"
+    return [command.start(
+        *_SMALL, f"--output={output}", coordinator, "--num_processes=2",
+        f"--process_id={i}", num_devices=4) for i in range(2)]
+
+  @pytest.mark.slow
+  def test_a_folder_of_another_run_is_refused_by_both(self):
+    output = pathlib.Path(self.create_tempdir().full_path)
+    with lock.hold(output):
+      first, second = self._start(output)
+      _, error = first.communicate()
+      self.assertEqual(first.returncode, 2)
+      self.assertRegex(error, f"{output} is in use by another run: process")
+      _, error = second.communicate()
+      self.assertEqual(second.returncode, 2)
+      self.assertRegex(error, f"process 0 could not take {output}")
+
   @pytest.mark.slow
   def test_two_processes_of_four_devices(self):
     root = pathlib.Path(self.create_tempdir().full_path)
-    coordinator = f"--coordinator=localhost:{_free_port()}"
-    processes = [
-        command.start(*_SMALL, f"--output={root / 'two'}", coordinator,
-                      "--num_processes=2", f"--process_id={i}", num_devices=4)
-        for i in range(2)]
+    processes = self._start(root / "two")
     printed = []
     for process in processes:
       out, error = process.communicate()

@@ -20,10 +20,12 @@ from PIL import Image
 import pytest
 from sklearn import metrics
 
-from jaxcal import evaluate
 from jaxcal import parts
 from jaxcal import predictions
-from jaxcal.adapt import bayesian
+from jaxcal import run
+from jaxcal import tasks
+from jaxcal.adapt import methods
+from jaxcal.adapt.prompt import bayesian
 from jaxcal.cli import posterior_fit
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
@@ -209,18 +211,21 @@ class FitTest(_Fitted):
     self._runs(*_fit(folder, "--overwrite", "--num_pairs=10"))
     self.assertEqual(files.read(folder).factors["image"].num_pairs, 10)
 
-  @parameterized.parameters("notes.txt", "work/notes.txt")
+  @parameterized.parameters("notes.txt", "work/notes.txt", "work/mine/x.npz")
   def test_what_is_not_its_own_is_not_removed(self, name):
     folder = self._copy()
-    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).parent.mkdir(exist_ok=True, parents=True)
     (folder / name).write_text("mine")
-    self._fails(r"more than a posterior.*notes\.txt",
-                *_fit(folder, "--overwrite"))
-    if name == "notes.txt":
-      self._runs(*_fit(folder))  # which removes nothing
-    else:
-      self._fails("more than a posterior", *_fit(folder))
+    self._runs(*_fit(folder))
     self.assertEqual((folder / name).read_text(), "mine")
+    status, _, error = command.here(
+        *_fit(folder, "--overwrite", "--num_pairs=10"))
+    self.assertEqual(status, 0, error)
+    self.assertIn(f"jaxcal: kept in {folder}, not written by a run of this "
+                  f"kind: {name}\n", error)
+    self.assertEqual(files.read(folder).factors["image"].num_pairs, 10)
+    self.assertEqual((folder / name).read_text(), "mine")
+    self.assertEqual((folder / "work").exists(), "work" in name)
 
   def test_tars_with_a_broken_image_and_a_missing_caption(self):
     root = self._folder("tars")
@@ -340,8 +345,9 @@ class UseTest(_Fitted):
     for heading in ("Doubt, of the median image", "Known from unknown images",
                     "Paired differences"):
       self.assertIn(heading, printed)
-    names = [*evaluate.answer_names(("zero_shot", "soc"), with_posterior=True),
-             "zero_shot+temperature", "soc+temperature"]
+    names = [*run.output_names(
+        {name: methods.method(name) for name in ("zero_shot", "soc")},
+        with_posterior=True), "zero_shot+temperature", "soc+temperature"]
     self.assertLen(names, 4 + 2 * len(bayesian.FORMS))
     folder = output / "predictions" / "digits"
     answers = {name: predictions.load(folder / name) for name in names}
@@ -492,7 +498,7 @@ class UseTest(_Fitted):
                                 .read_text())["ids"] for place in features}
     model = checkpoint.load(shipped.folder())
     names = predictions.load(folder / name).class_names
-    text = evaluate.text_side(model, names)
+    text = tasks.unencoded_task(model, names, template="a photo of a {}.")
     texts = text.encode.pooled(text.context)
     posterior, _ = laplace.load(self.folder / "posterior")
     start = models.Model(

@@ -14,7 +14,7 @@ import pytest
 
 from jaxcal import config
 from jaxcal import predictions
-from jaxcal.adapt import objectives
+from jaxcal.adapt.prompt import methods as prompt_methods
 from jaxcal.cli import tuned
 from jaxcal.clip import checkpoint
 from jaxcal.clip import prompts
@@ -274,9 +274,9 @@ class StartTest(_Saved):
         soc.info["context_shift"],
         5e-3 * one.params["context"].size**.5, rtol=0.01)
     features = self._text_features(one, start.class_names)
+    regulariser = prompt_methods.Soc().objective().regulariser
     np.testing.assert_allclose(
-        soc.info["regulariser"],
-        np.full(6, objectives.method("soc").regulariser(features)), rtol=1e-3)
+        soc.info["regulariser"], np.full(6, regulariser(features)), rtol=1e-3)
     self.assertGreater(np.abs(soc.logits - start.logits).max(), 0.01)
     # With next to no variance, the posterior's mean is the answer itself.
     for name, answers in (("zero_shot", start), ("soc", soc)):
@@ -352,10 +352,15 @@ class StartTest(_Saved):
     folder = self._copy()
     content = (folder / "seed-1.safetensors").read_bytes()
     (folder / "seed-1.safetensors").write_bytes(content[:99])
-    fails("seed-1.* is not what `jaxcal tune` writes", folder)
+    fails("seed-1.safetensors is not the file that .*seed-1.json describes",
+          folder)
     folder = self._copy()
     about = json.loads((folder / "seed-1.json").read_text())
     about["model.fingerprint"] = "another"
+    (folder / "seed-1.json").write_text(json.dumps(about))
+    fails("seed-1.json is damaged.*If it was changed on purpose, remove its "
+          "'sha256_json'", folder)
+    del about["sha256_json"]
     (folder / "seed-1.json").write_text(json.dumps(about))
     fails("was tuned for the model with the fingerprint another", folder)
     self._fails("no .*seed-7.safetensors; `jaxcal tune` writes", *_BASE,

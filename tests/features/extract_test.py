@@ -203,7 +203,7 @@ class FromStoreTest(parameterized.TestCase):
     store = stores.create(
         self.create_tempdir().full_path, stores.Manifest(
             "m", "f", "noise", stores.data_fingerprint(images), {}, 0,
-            "float32", 8, 3, 5, 7, dtype, chunk_size=3), images)
+            "highest", 8, 3, 5, 7, dtype, chunk_size=3), images)
     for chunk in range(num_chunks):
       rows = stores.chunk_positions(store, chunk)
       stores.write_chunk(store, chunk, *(value[rows] for value in values))
@@ -281,7 +281,7 @@ class ResidualTest(absltest.TestCase):
     clean = np.stack([_views(images, i, recipe)[0] for i in range(3)])
     expected = model.pooled(clean)
     store = stores.create(self.create_tempdir().full_path, stores.Manifest(
-        "m", "f", "noise", stores.data_fingerprint(images), {}, 0, "float32", 3,
+        "m", "f", "noise", stores.data_fingerprint(images), {}, 0, "highest", 3,
         2, model.config.projection, sum(model.config.pooled_sizes), "float32",
         chunk_size=2), images)
     stored = np.concatenate([

@@ -1,5 +1,6 @@
 """A feature store gives back what was written, and survives being killed."""
 
+import json
 import multiprocessing
 import pathlib
 import random
@@ -14,6 +15,8 @@ import tensorstore as ts
 
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import store as stores
+from jaxcal.storage import atomic
+from jaxcal.storage import process as processes
 
 _VIEWS = {"name": "crops", "scale": (0.5, 1.0)}
 
@@ -325,6 +328,20 @@ class StoreTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       stores.create(store.folder, _manifest(images), images)
 
+  @parameterized.parameters("../../x", "/tmp/x", "..", "", "a/b", "a\0b")
+  def test_names_that_lead_out_of_the_folder(self, name):
+    store, images = self._make(), _images(name=name)
+    path = store.folder / "manifest.json"
+    fields = json.loads(path.read_bytes())
+    path.write_text(json.dumps(fields | {"data": name}))
+    with self.assertRaisesRegex(
+        ValueError, "manifest.json is damaged, or not .*one name"):
+      stores.open_store(store.folder)
+    folder = self._folder()
+    with self.assertRaisesRegex(ValueError, "cannot be the name of a file"):
+      stores.create(folder, _manifest(images), images)
+    self.assertFalse(folder.exists())
+
   def test_refuses_damaged_index(self):
     store = self._make()
     path = store.folder / "index.json"
@@ -492,9 +509,10 @@ class ProcessesTest(absltest.TestCase):
         with self.assertRaisesRegex(FileNotFoundError, "was interrupted"):
           stores.open_store(folder)
       folder.mkdir(exist_ok=True)
-      for name in ("manifest.json", "index.json")[len(kept):][:1]:
+      if len(kept) < 2:
         # Of the process that was killed, which had more to write.
-        (folder / f"{name}.__lock").write_bytes(b"x" * 9999)
+        (folder / atomic.leftover_name(
+            processes.current()._replace(pid=2**30))).write_bytes(b"x" * 9999)
       store = stores.create(folder, manifest, images)
       for chunk in stores.missing(store):
         _write(store, chunk)

@@ -3,6 +3,7 @@
 import collections
 import pathlib
 import typing
+import unittest
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -14,6 +15,7 @@ from scipy import special
 from jaxcal import predictions as predictions_lib
 from jaxcal.recalibration import base
 from jaxcal.recalibration import predicted
+from jaxcal.recalibration import temperature
 
 _NAMES = ("cat", "dog", "owl")
 
@@ -29,6 +31,14 @@ def _predictions(seed, n=200, prefix="test", factor=3.):
       info={"entropy": rng.random(n, np.float32)},
       settings={"data": prefix, "method": "tpt"},
       evidence={"zero_shot_logits": logits[::-1].copy()})
+
+
+def _torch(x):
+  try:
+    import torch
+  except ImportError:
+    raise unittest.SkipTest("torch is absent; its tensors are not checked")
+  return torch.tensor(x, requires_grad=x.dtype.kind == "f")
 
 
 class _Of(typing.NamedTuple):
@@ -81,6 +91,29 @@ class RecalibrateTest(parameterized.TestCase):
     again = predicted.recalibrate(
         base.Evidence(target.logits), base.Evidence(on.logits, on.labels))
     np.testing.assert_array_equal(again, found.logits)
+
+  @parameterized.parameters(np.asarray, jnp.asarray, np.ndarray.tolist, _torch)
+  def test_arrays_of_any_kind(self, kind):
+    target, on = _predictions(0), _predictions(1, 3000, "held_out")
+    found = predicted.recalibrate(
+        kind(target.logits), (kind(on.logits), kind(on.labels)))
+    np.testing.assert_allclose(
+        found, predicted.recalibrate(target, on).logits, rtol=1e-5)
+
+  def test_what_is_no_array_and_no_calibrator(self):
+    logits, labels = np.zeros((4, 3)), np.zeros(4, int)
+    pair = logits, labels
+    for given, on, message in (
+        (logits[0], pair, r"pair of logits and labels, but .*\(3,\)"),
+        (["a", "b"], pair, "a pair of logits and labels, but"),
+        ({"tpt": logits}, pair, "but these are of type object"),
+        (np.where(np.eye(4, 3) > 0, np.nan, 0), pair,
+         "finite logits, but 3 of 4 do not, the first in row 0")):
+      with self.subTest(message), self.assertRaisesRegex(ValueError, message):
+        predicted.recalibrate(given, on)
+    for calibrator in (temperature.Temperature, "temperature"):
+      with self.assertRaisesRegex(TypeError, "such as jaxcal.Temperature()"):
+        predicted.recalibrate(logits, pair, calibrator)
 
   def test_notes_are_kept_and_warned_of(self):
     target, on = _predictions(0), _predictions(1, 1, "held_out")

@@ -266,7 +266,7 @@ class RefusalTest(parameterized.TestCase):
       (np.zeros((2, 3)), np.eye(3, dtype=int)[:2], "from one-hot.*argmax"),
       (np.zeros((2, 3)), np.eye(3)[:2], "from one-hot labels"),
       (np.zeros((2, 3)), np.array([0.0, 2.0]), "integers.*float64.*astype"),
-      (np.zeros((2, 3)), ["cat", "dog"], "labels must be numbers, .*<U3"),
+      (np.zeros((2, 3)), ["cat", "dog"], "labels must be the .*<U3; .*index"),
       (np.zeros((2, 3)), [[0], [1]], r"shape \(2,\), .*column: labels\[:, 0"),
       (np.zeros((2, 3)), [0, 1, 2], r"\(2,\).*\(3,\); are .* transposed"),
       (np.zeros((2, 3)), [0, 1, 2, 2], r"shape \(2,\), but .* \(4,\)\.$"),

@@ -42,7 +42,7 @@ class PromptMethod:
 
   Attributes:
     selection_fraction: Share of the views, those of lowest entropy, that enter
-      the entropy; rounded down.
+      the entropy, in (0, 1]; rounded down.
   """
 
   selection_fraction: float = _static(default=0.1)
@@ -60,8 +60,12 @@ class PromptMethod:
     """Refuses what the method cannot work with, before any work.
 
     Raises:
-      ValueError: no encoder, or too few views, where prompts are tuned.
+      ValueError: a share of the views outside (0, 1]; no encoder, or too few
+        views, where prompts are tuned.
     """
+    if not 0 < self.selection_fraction <= 1:
+      raise ValueError("selection_fraction must lie in (0, 1], got "
+                       f"{self.selection_fraction:g}")
     if not self.objective().num_steps:
       return
     if task.encode is None or task.context is None:
