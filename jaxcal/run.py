@@ -177,6 +177,7 @@ def iterate(
     max_bytes: int = 4 * _GIGABYTE,
     batch_size: int | None = None,
     parts: pathlib.Path | None = None,
+    identity: Mapping[str, Any] | None = None,
     about: Mapping[str, Mapping[str, Any]] | None = None,
     devices: Sequence[jax.Device] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
@@ -201,6 +202,8 @@ def iterate(
     parts: Folder that receives the outputs batch by batch, and twice a minute
       what methods with a state remember; what lies there from an interrupted
       run with the same arguments is not computed again.
+    identity: What the outputs are of; that of unfinished work in `parts` must
+      be the same. Not compared if None.
     about: Settings to write into the predictions, by name; where given, only
       these are returned.
     devices: Those that share the images; those of all processes if None.
@@ -231,7 +234,7 @@ def iterate(
   order = _checked_order(order, len(source.ids))
   with tempfile.TemporaryDirectory() as scratch:
     folder = parts or pathlib.Path(scratch)
-    _open(folder, source, names, order if along else None)
+    _open(folder, source, names, order if along else None, identity)
     missing = parts_lib.missing(folder, len(source.ids))
     sharding.barrier("missing")  # nobody writes before all have looked
     if len(missing):
@@ -249,12 +252,12 @@ def iterate(
       yield name, _gathered(folder, name, source, settings, common)
 
 
-def _open(folder, source, names, order):
+def _open(folder, source, names, order, identity):
   """The folder of parts, after all processes agree on it."""
   if jax.process_index() == 0:
-    parts_lib.open_folder(folder, source.ids, names, order)
+    parts_lib.open_folder(folder, source.ids, names, order, identity)
   sharding.barrier("folder")
-  parts_lib.open_folder(folder, source.ids, names, order)
+  parts_lib.open_folder(folder, source.ids, names, order, identity)
 
 
 def _compute(methods, task, source, prepared, folder, missing, order, mesh, *,

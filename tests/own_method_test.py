@@ -126,7 +126,7 @@ class OwnMethodTest(absltest.TestCase):
         "evaluate", *command.SMALL[1:], f"--config={folder / 'mine.py'}",
         f"--output={folder / 'out'}", "--config.evidence=image_features")
     self.assertEqual(status, 2)
-    self.assertIn("config.methods was", error)
+    self.assertRegex(error, "method: stored 'MeanOfViews.*, asked 'MeanOf")
 
   def test_its_numbers_may_be_called_like_fields_of_the_config(self):
     settings = config.ExperimentConfig()

@@ -1,7 +1,7 @@
 """`jaxcal evaluate`: images in; predictions, a table and a page out."""
 
 import collections
-import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,12 +20,34 @@ from jaxcal.cli import saved_runs
 from jaxcal.cli import shared_flags
 from jaxcal.cli import tuned
 from jaxcal.cli import tuned_answers
+from jaxcal.data import image_set as image_sets
 from jaxcal.recalibration import temperature
 
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
            "--config.method.weight=30")
 
 _TEMPERATURE = "+temperature"
+
+
+class _Part(NamedTuple):
+  """Images whose predictions have a folder of their own.
+
+  Attributes:
+    data: Name of the image set.
+    name: Of the part beside the set itself; None for the set.
+    images: The images.
+    posterior: What predicts in its forms, too; None without.
+  """
+
+  data: str
+  name: str | None
+  images: image_sets.ImageSet
+  posterior: posteriors.Chosen | None
+
+  @property
+  def place(self) -> str:
+    """Below the folder of all predictions."""
+    return self.data if self.name is None else f"{self.data}/{self.name}"
 
 
 def help_text() -> str:
@@ -60,18 +82,23 @@ def main() -> None:
   tuned_answers.check_classes(seeds, sets_by_name.values())
   about = experiment.describe(config, model, posterior)
   output = experiment.output_folder(about, grows=True)
-  for data, images in sets_by_name.items():
-    answer = functools.partial(
-        _answer, config, model, methods, seeds, about, output, data)
-    answer(images, posterior=posterior)
-    if validation:
-      answer(validation[data], config.temperature.split)
-      if experiment.is_first():
-        _scale_temperatures(output / "predictions" / data, [*methods, *seeds],
-                            config.temperature.split)
-    if unknown is not None and unknown.name != data:
-      answer(_asked_for(images.class_names, unknown), saved_runs.UNKNOWN,
-             posterior=posterior)
+  parts = [_Part(data, part, images, with_posterior)
+           for data, target in sets_by_name.items()
+           for part, images, with_posterior in _parts_of(
+               config, data, target, validation, unknown, posterior)]
+  # What lies there is looked at before anything is computed.
+  asked = [(part, identities.of_set(
+      config, model, part.images, methods, part.posterior, output, part.place))
+           for part in parts]
+  for part, identity in asked:
+    for name, one in identity.by_name.items():
+      identities.is_there(output / "predictions" / part.place / name, one)
+  for part, identity in asked:
+    _answer(config, model, methods, seeds, about, output, part, identity)
+    if validation and part.name == config.temperature.split and (
+        experiment.is_first()):
+      _scale_temperatures(output / "predictions" / part.data,
+                          [*methods, *seeds], part.name)
   if experiment.is_first():
     names = [*run.output_names(
         methods, with_posterior=posterior is not None), *seeds]
@@ -81,24 +108,31 @@ def main() -> None:
   sharding.barrier("done")
 
 
-def _answer(config, model, methods, seeds, about, output, data, images,
-            part=None, *, posterior=None):
-  """Saves what every method answers for a set, or for a part beside it."""
-  place = data if part is None else f"{data}/{part}"
-  identity = identities.of_set(
-      config, model, images, methods, posterior, output, place)
-  with experiment.progress(place, len(images.ids)) as bar:
+def _parts_of(config, data, images, validation, unknown, posterior):
+  """Name, images and posterior of a set and of what is predicted beside it."""
+  yield None, images, posterior
+  if validation:
+    yield config.temperature.split, validation[data], None
+  if unknown is not None and unknown.name != data:
+    yield (saved_runs.UNKNOWN, _asked_for(images.class_names, unknown),
+           posterior)
+
+
+def _answer(config, model, methods, seeds, about, output, part, identity):
+  """Saves what every method predicts for a part."""
+  place, folder = part.place, output / "predictions" / part.place
+  with experiment.progress(place, len(part.images.ids)) as bar:
     collections.deque(answering.answer_set(
-        config, model, images, methods,
+        config, model, part.images, methods,
         {name: about | {"data": place, "method": name,
                         "numbers": experiment.numbers_of(method)}
          for name, method in methods.items()},
-        identity, output / "predictions" / place, posterior=posterior,
+        identity, folder, posterior=part.posterior,
         on_batch=lambda done, _: bar.update(done - bar.n)), maxlen=0)
   tuned_answers.answer_set(
-      config, model, images, seeds, about | {"data": place}, identity.common,
-      output / "predictions" / place, features=output / "features" / place,
-      template=tuned.template(config, data))
+      config, model, part.images, seeds, about | {"data": place},
+      identity.common, folder, features=output / "features" / place,
+      template=tuned.template(config, part.data))
 
 
 def _check_tuned(config):

@@ -475,11 +475,20 @@ def is_first() -> bool:
 
 
 @contextlib.contextmanager
-def progress(name: str, total: int, unit: str = "image") -> Iterator[tqdm.tqdm]:
-  """A progress bar; in a log file a line every half minute is enough."""
+def progress(
+    name: str, total: int, unit: str = "image", *, delay: float = 0
+) -> Iterator[tqdm.tqdm]:
+  """A progress bar; in a log file a line every half minute is enough.
+
+  Args:
+    name: What stands in front of the bar.
+    total: Units in all.
+    unit: What is counted.
+    delay: Seconds before the bar is shown, for what is quick as a rule.
+  """
   interval = 0.2 if sys.stderr.isatty() else 30
   with tqdm.tqdm(total=total, desc=name, unit=unit, mininterval=interval,
-                 disable=not is_first()) as bar:
+                 disable=not is_first(), delay=delay) as bar:
     yield bar
 
 

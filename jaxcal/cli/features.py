@@ -80,7 +80,8 @@ def _share():
 
 def _fill(config, model, images: image_sets.ImageSet, folder, share):
   """Computes and writes the chunks that the store lacks."""
-  with experiment.progress(f"{images.name}: files", len(images.ids)) as bar:
+  with experiment.progress(
+      f"{images.name}: files", len(images.ids), delay=3) as bar:
     found = contents.identity_of(
         images, memory=folder.parent / ".digests" / f"{images.name}.npz",
         num_threads=config.num_threads, progress=bar.update)

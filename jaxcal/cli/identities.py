@@ -123,7 +123,8 @@ def of_images(
         images.ids, images.labels, images.class_names) | {
             "data.contents": manifest.contents_fingerprint}
   name = f"{place.replace('/', ' ')}.npz"
-  with experiment.progress(f"{place}: files", len(images.ids)) as bar:
+  with experiment.progress(
+      f"{place}: files", len(images.ids), delay=3) as bar:
     return contents.identity_of(
         images, memory=output / _MEMORY / name,
         num_threads=config.num_threads, progress=bar.update)

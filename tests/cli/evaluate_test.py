@@ -63,7 +63,7 @@ class EvaluateTest(parameterized.TestCase):
     status, _, error = _evaluate(
         *arguments, "--config.method.weight=4", f"--output={output}")
     self.assertEqual(status, 2)
-    self.assertIn("config.method.weight was 3.0, is 4.0", error)
+    self.assertIn("method.weight: stored 3.0, asked 4.0", error)
 
   @pytest.mark.slow
   def test_killed_at_random_moments_and_resumed_is_the_undisturbed_run(self):

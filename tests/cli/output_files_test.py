@@ -76,7 +76,8 @@ class ClearTest(absltest.TestCase):
     (self.folder / "predictions").mkdir()
     (self.folder / "predictions" / "digits").symlink_to(elsewhere)
     (self.folder / "answers").symlink_to(elsewhere)
-    self.assertEqual(output_files.remove_written(self.folder), ["predictions/digits"])
+    self.assertEqual(
+        output_files.remove_written(self.folder), ["predictions/digits"])
     self.assertLen(list(elsewhere.iterdir()), 2)
     self.assertFalse((self.folder / "answers").exists())
 

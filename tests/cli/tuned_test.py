@@ -302,7 +302,7 @@ class StartTest(_Saved):
         "evaluate", *_SMALL, *arguments, f"--output={output}",
         f"--config.method.context={path}", *_tuned(path))
     self.assertEqual(status, 2)
-    self.assertRegex(error, r"config.method.context was 'coop/seed-1 \w{16}'")
+    self.assertRegex(error, r"prompt.context: stored 'coop/seed-1 \w{16}'")
 
   def test_sweep_begins_with_it(self):
     path = self.given[0].partition("=")[2]
@@ -324,7 +324,7 @@ class StartTest(_Saved):
         "sweep", *_SMALL, *_BASE, "--sweep=method.name=zero_shot",
         f"--output={output}")
     self.assertEqual(status, 2)
-    self.assertRegex(error, "config.method.context was 'coop/seed-1 .*, is "
+    self.assertRegex(error, "prompt.context: stored 'coop/seed-1 .*, asked "
                      "'template'")
 
   @parameterized.parameters(

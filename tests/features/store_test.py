@@ -315,8 +315,8 @@ class StoreTest(parameterized.TestCase):
       (lambda text: text[:-9], "manifest.json is damaged"),
       (lambda text: b"", "manifest.json is damaged"),
       (lambda text: b"[1]", "manifest.json is damaged"),
-      (lambda text: text.replace(b"sion\": 1", b"sion\": 2"),
-       "format version 2; this program reads 1"),
+      (lambda text: text.replace(b"sion\": 2", b"sion\": 3"),
+       "format version 3; this program reads 2"),
       (lambda text: b"{}", "format version None"),
       (lambda text: text.replace(b"seed", b"sead"), "damaged.*: sead, seed"))
   def test_refuses_bad_manifests(self, change, message):
