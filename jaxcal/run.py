@@ -240,7 +240,7 @@ def iterate(
     if len(missing):
       prepared = _prepared(
           methods, task, shaped, source, linearisation=linearisation,
-          max_bytes=max_bytes, with_posterior=head is not None)
+          max_bytes=max_bytes)
       task = task._replace(text_features=prepared.text_features)
       _compute(
           methods, task, source, prepared, folder, missing, order, mesh,
@@ -265,7 +265,7 @@ def _compute(methods, task, source, prepared, folder, missing, order, mesh, *,
   """Writes the outputs for all images that have none."""
   task = task._replace(num_images=len(source.ids))
   along = _streams(methods, task)
-  start, states = _resumed(folder, along, task)
+  start, states = _resumed(folder, along, task, order, missing)
   if along:
     todo = order[start:]
   else:
@@ -308,11 +308,16 @@ def _streams(methods, task):
           if base.has_state(method, task)}
 
 
-def _resumed(folder, along, task):
-  """How many images of the stream are done, and the states afterwards."""
+def _resumed(folder, along, task, order, missing):
+  """How many images of the stream are done, and the states afterwards.
+
+  From the beginning, where a part before that was lost.
+  """
   begun = (0, {name: runners.begin(method, task, 1)
                for name, method in along.items()})
   done, states = pytree.load(folder / _STREAMS, begun)
+  if np.isin(order[:int(done)], missing).any():
+    return begun
   return int(done), states
 
 
@@ -332,11 +337,10 @@ def _follow(along, task, states, batch, count, mesh, batch_size):
   return states, outputs
 
 
-def _prepared(methods, task, shaped, source, *, linearisation, max_bytes,
-              with_posterior):
+def _prepared(methods, task, shaped, source, *, linearisation, max_bytes):
   """What all images share; refuses text features that are not finite."""
   prompt = _prompt_family(methods, task)
-  if prompt or with_posterior:
+  if prompt:
     # All images count, so that a resumed run chooses like the one before; but
     # none that only zero-shot predicts, which takes no gradient.
     steps = any(method.objective().num_steps for method in prompt.values())

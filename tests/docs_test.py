@@ -30,7 +30,7 @@ _NUM_SCRIPTS = {
     "docs/devices.md": 1,
     "docs/few_shot.md": 3,
     "docs/images.md": 2,
-    "docs/results.md": 3,
+    "docs/results.md": 4,
     "docs/sweeps.md": 1,
     "docs/testbed.md": 1,
 }

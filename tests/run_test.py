@@ -262,6 +262,20 @@ class MixedTest(_Runs, parameterized.TestCase):
         self.assertCountEqual(read, self.order[first:])
         self.assert_same(resumed)
 
+  def test_a_part_that_was_lost_before_the_saved_state(self):
+    parts = pathlib.Path(self.create_tempdir().full_path, "parts")
+
+    def stop(done, total):
+      del total
+      if done >= 8:
+        raise Interrupted
+
+    with (mock.patch.object(run, "_SAVE_SECONDS", 0),
+          self.assertRaises(Interrupted)):
+      self.run_all(parts=parts, on_batch=stop)
+    (parts / f"{self.order[2]:08d}.npz").unlink()
+    self.assert_same(self.run_all(parts=parts))
+
   def test_another_order_does_not_go_on(self):
     parts = pathlib.Path(self.create_tempdir().full_path, "parts")
     self.run_all(parts=parts)

@@ -93,6 +93,7 @@ def main() -> None:
   for part, identity in asked:
     for name, one in identity.by_name.items():
       identities.is_there(output / "predictions" / part.place / name, one)
+  experiment.write_settings(output, about)
   for part, identity in asked:
     _answer(config, model, methods, seeds, about, output, part, identity)
     if validation and part.name == config.temperature.split and (

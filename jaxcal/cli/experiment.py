@@ -422,7 +422,8 @@ def output_folder(
   Args:
     settings: Of the run, by dotted name.
     grows: Whether a run with other settings may lie there, since all that is
-      used again is compared by its own identity.
+      used again is compared by its own identity; `write_settings` is then the
+      caller's, once that is done.
 
   Raises:
     ValueError: it holds a run with other settings, or another run holds it.
@@ -439,7 +440,7 @@ def output_folder(
   if is_first():
     try:
       output_files.take(output)
-      if shared_flags.OVERWRITE.value and (output / "run.json").exists():
+      if shared_flags.OVERWRITE.value:
         output_files.clear(output)
     except (OSError, ValueError) as error:
       refused = error
@@ -450,10 +451,16 @@ def output_folder(
   if path.exists() and not grows:
     _refuse_other_run(output, output_files.read_settings(path), settings)
   sharding.barrier("checked")
+  if not grows:
+    write_settings(output, settings)
+  return output
+
+
+def write_settings(output: pathlib.Path, settings: Mapping[str, Any]) -> None:
+  """Says in run.json what is run; the first process alone."""
   if is_first():
     atomic.write_whole(
-        path, json.dumps(settings, indent=2).encode())
-  return output
+        output / "run.json", json.dumps(settings, indent=2).encode())
 
 
 def _refuse_other_run(output, before, now):

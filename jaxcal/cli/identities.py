@@ -195,5 +195,6 @@ def of_posterior(
                 chosen.posterior, side)._asdict().items()}
   return {"posterior": identity.of_lines(
       identity.of_array(np.asarray(layers[name])) for name in sorted(layers)),
+          "posterior.pseudo_count": chosen.about.get("pseudo_count"),
           "posterior.num_samples": config.num_samples,
           "posterior.seed": config.seed}

@@ -92,10 +92,11 @@ def main() -> None:
       # Of several posteriors, each is in its own predictions.
       None if "posterior.folder" in [axis.name for axis in axes] else
       load_posterior(config.posterior, config.model))
-  output = experiment.output_folder(
-      {name: value for name, value in about.items()
-       if name.removeprefix("config.") not in (
-           *_PER_IMAGE, *(axis.name for axis in axes))}, grows=True)
+  about = {name: value for name, value in about.items()
+           if name.removeprefix("config.") not in (
+               *_PER_IMAGE, *(axis.name for axis in axes))}
+  output = experiment.output_folder(about, grows=True)
+  experiment.write_settings(output, about)
   rows = _Rows(output / "results.jsonl")
   loaded = [(variant, load_sets(variant.config.data))
             for variant in plan]

@@ -101,7 +101,9 @@ class CommandTest(parameterized.TestCase):
       (self.output / name).write_text("mine")
     status, _, error = self._evaluate("--config.views.seed=1")
     self.assertEqual(status, 2)
-    self.assertIn("config.views.seed was 0, is 1", error)
+    self.assertIn("views.seed: stored 0, asked 1", error)
+    run = json.loads((self.output / "run.json").read_text())
+    self.assertEqual(run["config.views.seed"], 0)  # as it was
     before = (self.output / "report.html").stat().st_mtime_ns
     status, _, error = self._evaluate("--config.views.seed=1", "--overwrite")
     self.assertEqual(status, 0, error)
@@ -143,11 +145,11 @@ class CommandTest(parameterized.TestCase):
   @parameterized.parameters("", "{", "[1]")
   def test_a_damaged_run_json_is_named(self, text):
     self.output.mkdir()
-    (self.output / "run.json").write_text(text)
-    status, _, error = self._evaluate()
-    self.assertEqual(status, 2)
-    self.assertRegex(error, "run.json is damaged .*give another --output")
-    self.assertEqual(_files(self.output), ["run.json"])
+    path = self.output / "run.json"
+    path.write_text(text)
+    with self.assertRaisesRegex(
+        ValueError, "run.json is damaged .*give another --output"):
+      output_files.read_settings(path)
 
   def test_damaged_parts_and_predictions(self):
     status, _, error = self._evaluate()

@@ -391,7 +391,7 @@ class UseTest(_Fitted):
     before = _contents(folder)
     self._runs("evaluate", *arguments)
     self.assertEqual(_contents(folder), before)
-    self._fails("posterior.pseudo_count was", "evaluate", *arguments,
+    self._fails("posterior.pseudo_count: stored", "evaluate", *arguments,
                 "--config.posterior.pseudo_count=40")
 
   def test_another_split_has_other_images(self):

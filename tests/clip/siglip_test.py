@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcal import evaluate
+from jaxcal import tasks
 from jaxcal.clip import captions
 from jaxcal.clip import checkpoint
 from jaxcal.clip import prefix
@@ -323,7 +323,7 @@ class PromptTest(parameterized.TestCase):
     np.testing.assert_allclose(features, expected, atol=1e-5)
 
   def test_tuning_goes_through_the_plain_encoder(self):
-    text = evaluate.text_side(self.model, ["cat", "red house"])
+    text = tasks.unencoded_task(self.model, ["cat", "red house"])
     self.assertIsInstance(text.encode, prompts.Encoder)
     self.assertEqual(text.context.shape, (4, 16))
     bank = self._bank(["cat", "red house"])
