@@ -49,6 +49,9 @@ _SMALL_FILES = ("*.json", "merges.txt", "spiece.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZER_HOME = "openai/clip-vit-base-patch32"
 _MAX_LISTED = 20
+# What becomes of a parameter, by the precision of its tower.
+_STORED = dict.fromkeys(precision.PRECISIONS, at_least_float32) | {
+    "bfloat16": lambda x: x.astype(jnp.bfloat16)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -175,11 +178,6 @@ def in_precision(model: Model, *, image: str, text: str) -> Model:
       name: jax.tree.map(_STORED[sides[name]], value)
       if name in sides else value for name, value in model.params.items()}
   return dataclasses.replace(model, config=config, params=params)
-
-
-# What becomes of a parameter, by the precision of its tower.
-_STORED = dict.fromkeys(precision.PRECISIONS, at_least_float32) | {
-    "bfloat16": lambda x: x.astype(jnp.bfloat16)}
 
 
 def _computing(config, *, image, text):
