@@ -41,6 +41,23 @@ class Interrupted(Exception):
   """Stands for whatever ends a run half way."""
 
 
+def stop_after(count):
+  """For `on_batch`: ends the run once so many images are done."""
+  def stop(done, total):
+    del total
+    if done >= count:
+      raise Interrupted
+
+  return stop
+
+
+def watched(images):
+  """The images, and a list that receives the position of each that is read."""
+  read = []
+  return images._replace(
+      read=lambda i: (read.append(i), images.read(i))[1]), read
+
+
 class _Runs:
   """Answers for eleven images on one device, and other ways to the same."""
 
@@ -122,17 +139,10 @@ class _Runs:
   def test_interrupted_run_goes_on(self):
     parts = pathlib.Path(self.create_tempdir().full_path, "parts")
 
-    def stop(done, total):
-      del total
-      if done >= 4:
-        raise Interrupted
-
     with self.assertRaises(Interrupted):
-      self.run_all(parts=parts, on_batch=stop)
-    read = []
-    watched = self.images._replace(
-        read=lambda i: (read.append(i), self.images.read(i))[1])
-    resumed = self.run_all(images=watched, parts=parts)
+      self.run_all(parts=parts, on_batch=stop_after(4))
+    images, read = watched(self.images)
+    resumed = self.run_all(images=images, parts=parts)
     self.assertCountEqual(read, range(4, 11))
     self.assert_same(resumed)
 
@@ -246,17 +256,10 @@ class MixedTest(_Runs, parameterized.TestCase):
       with self.subTest(every), mock.patch.object(run, "_SAVE_SECONDS", every):
         parts = pathlib.Path(self.create_tempdir().full_path, "parts")
 
-        def stop(done, total):
-          del total
-          if done >= 6:
-            raise Interrupted
-
         with self.assertRaises(Interrupted):
-          self.run_all(parts=parts, on_batch=stop)
-        read = []
-        watched = self.images._replace(
-            read=lambda i: (read.append(i), self.images.read(i))[1])
-        resumed = self.run_all(images=watched, parts=parts)
+          self.run_all(parts=parts, on_batch=stop_after(6))
+        images, read = watched(self.images)
+        resumed = self.run_all(images=images, parts=parts)
         # The state before the batch that was written last is the one saved.
         first = 4 if every == 0 else 0
         self.assertCountEqual(read, self.order[first:])
@@ -265,14 +268,9 @@ class MixedTest(_Runs, parameterized.TestCase):
   def test_a_part_that_was_lost_before_the_saved_state(self):
     parts = pathlib.Path(self.create_tempdir().full_path, "parts")
 
-    def stop(done, total):
-      del total
-      if done >= 8:
-        raise Interrupted
-
     with (mock.patch.object(run, "_SAVE_SECONDS", 0),
           self.assertRaises(Interrupted)):
-      self.run_all(parts=parts, on_batch=stop)
+      self.run_all(parts=parts, on_batch=stop_after(8))
     (parts / f"{self.order[2]:08d}.npz").unlink()
     self.assert_same(self.run_all(parts=parts))
 
