@@ -377,7 +377,7 @@ def describe(
   settings |= {
       "model.fingerprint": model.fingerprint,
       "model.image_precision": model.config.vision.precision,
-      "model.features": _features_are(config.data)}
+      "model.features": features_are(config.data)}
   if posterior is not None:
     settings |= {f"posterior.{key}": value
                  for key, value in posterior.about.items()}
@@ -409,7 +409,8 @@ def content_of(path: pathlib.Path) -> str:
   return f"{path.absolute().parent.name}/{path.stem} {digest.hexdigest()[:16]}"
 
 
-def _features_are(config):
+def features_are(config) -> str:
+  """Whether features are computed or come from a store, and as what."""
   if config.store is None:
     return "computed"
   return f"stored as {open_store(config, config.name[0]).manifest.dtype}"

@@ -137,13 +137,9 @@ def of_features(config, model: checkpoint.Model) -> dict[str, Any]:
       "computation": identity.COMPUTATION,
       "model": model.fingerprint,
       "model.image_precision": model.config.vision.precision,
-      "features": "computed",
+      "features": experiment.features_are(config.data),
       "views.seed": config.views.seed,
       **{f"views.{name}": value for name, value in views.items()}}
-  if config.data.store is not None:
-    name = config.data.name[0]
-    found["features"] = (
-        f"stored as {experiment.open_store(config.data, name).manifest.dtype}")
   return json.loads(json.dumps(found))
 
 
