@@ -273,7 +273,9 @@ def _compute(methods, task, source, prepared, folder, missing, order, mesh, *,
     todo, start = source.order[lacks], len(source.ids) - int(lacks.sum())
   rows = mesh.devices.size * batch_size
   batches = [todo[first:first + rows] for first in range(0, len(todo), rows)]
-  compute = _episodic(methods, task, prepared, head, evidence, mesh)
+  alone = {name: method for name, method in methods.items()
+           if name not in along}
+  compute = _episodic(alone, task, prepared, head, evidence, mesh)
   read = source.batches(batches, mesh, batch_size)
   done, saved = start, time.monotonic()
   for asked, (batch, outputs) in zip(batches, _one_behind(read, compute)):
@@ -331,7 +333,7 @@ def _follow(along, task, states, batch, count, mesh, batch_size):
   mine = np.minimum(sharding.local_rows(mesh, batch_size), count - 1)
   states, outputs = dict(states), {}
   for name, method in along.items():
-    states[name], found = _advance(
+    states[name], found = runners.advance(
         method, task, states[name], seen, np.arange(count)[None])
     outputs[name] = jax.tree.map(lambda x: np.asarray(x)[0, mine], found)
   return states, outputs
@@ -357,9 +359,8 @@ def _prepared(methods, task, shaped, source, *, linearisation, max_bytes):
 def _episodic(methods, task, prepared, head, evidence, mesh):
   """The function from a batch of features to outputs by name."""
   prompt = _prompt_family(methods, task)
-  streams = _streams(methods, task)
   alone = {name: method.method() for name, method in methods.items()
-           if name not in prompt and name not in streams}
+           if name not in prompt}
   family = None
   if prompt:
     family = families.family(families.share(
@@ -397,9 +398,6 @@ def _program(mesh, with_posterior, evidence):
     return outputs
 
   return sharding.over_rows(outputs_of, mesh)
-
-
-_advance = jax.jit(runners.advance)
 
 
 def _one_behind(batches, function):

@@ -82,6 +82,7 @@ def begin(
       jax.tree.map(jnp.asarray, method.init(task)))
 
 
+@jax.jit
 @precision.highest
 def advance(
     method: base.TestTimeMethod,
@@ -90,7 +91,7 @@ def advance(
     images: Float[Array, "u v d"],
     positions: Int[Array, "r c"],
 ) -> tuple[PyTree, base.Output]:
-  """The next images of each stream; for `jit`.
+  """The next images of each stream, compiled.
 
   Args:
     method: What sees the images.
@@ -147,7 +148,7 @@ def stream_in_chunks(
   for first in range(start, length, chunk_size):
     positions = orders[:, first:first + chunk_size]
     needed, rows = np.unique(positions, return_inverse=True)
-    states, outputs = _advance(
+    states, outputs = advance(
         method, task, states, read(needed), rows.reshape(positions.shape))
     yield Chunk(first + positions.shape[1], positions, outputs, states)
 
@@ -156,6 +157,3 @@ def stack(methods: Sequence[Any]) -> Any:
   """The numbers of methods that differ in nothing else, as one for `vmap`."""
   return jax.tree.map(lambda *leaves: jnp.stack(
       [jnp.asarray(leaf) for leaf in leaves]), *methods)
-
-
-_advance = jax.jit(advance)
