@@ -49,8 +49,8 @@ class Output(NamedTuple):
   """What a method says of one image.
 
   Attributes:
-    scores: As the released code has them: logits, votes, sums of
-      probabilities, ...
+    scores: Logits, votes, sums of probabilities, ..., as the released code
+      has them.
     log_probs: Logarithm of a distribution, by the method's documented map from
       scores; what calibration is measured on. Its argmax is that of the scores.
     info: Diagnostics by name.
@@ -70,8 +70,9 @@ class TestTimeMethod(NamedTuple):
   Attributes:
     init: State before the first image, from the task; () for methods without
       one, of which no image sees another.
-    step: From task, state and one image's unit-norm view features [v d], of
-      which row 0 is the clean view, to the next state and the output.
+    step: Function of task, state and one image's unit-norm view features
+      [v d], of which row 0 is the clean view; gives the next state and the
+      output.
   """
 
   init: Callable[[Task], PyTree]

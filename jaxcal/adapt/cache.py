@@ -22,8 +22,8 @@ class Cache(NamedTuple):
   """The images of lowest entropy for each predicted class.
 
   Attributes:
-    features: Of the clean view; zeros in an empty place.
-    entropy: Infinite in an empty place.
+    features: Features of the clean view; zeros in an empty place.
+    entropy: Entropy of the image's prediction; infinite in an empty place.
   """
 
   features: Float[Array, "k c d"]

@@ -31,7 +31,7 @@ def check(
 
   Args:
     method: Dataclass of the method's numbers.
-    task: What the images share; shapes will do.
+    task: Task of the images; shapes will do.
     views: Features of an image's views; their shape and dtype will do.
 
   Returns:

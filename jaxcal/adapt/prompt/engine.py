@@ -37,9 +37,10 @@ class Objective:
   all of them; the functions and `num_steps` are static.
 
   Attributes:
-    regulariser: From unit-norm text features `[k, d]` to a scalar, or None.
-    weighting: From (entropy, regulariser value) to the signed factor of the
-      regulariser. It is not differentiated.
+    regulariser: Function of unit-norm text features `[k, d]` to a scalar, or
+      None.
+    weighting: Function of (entropy, regulariser value) to the signed factor
+      of the regulariser. It is not differentiated.
     num_steps: Optimiser steps per image; 0 leaves the context as it is.
     turns: Whether entropy and regulariser take turns, a step each beginning
       with the entropy, instead of being summed.
@@ -211,7 +212,7 @@ def begin(
   """Selects an image's views and differentiates their entropy.
 
   Args:
-    prepared: What `prepare` returned.
+    prepared: Result of `prepare`.
     views: Unit-norm features of the views.
     selection_fraction: Part of the views, rounded down, with the lowest
       entropies that is kept; in (0, 1].
@@ -281,8 +282,8 @@ def tune(
   """Takes a method's steps on one image, the first without a text forward.
 
   Args:
-    encode: As in `prepare`; used from the second step on.
-    prepared: What `prepare` returned.
+    encode: Function as in `prepare`; used from the second step on.
+    prepared: Result of `prepare`.
     views: Unit-norm features of the views.
     start: Of the image, from `begin`.
     first: Of the method, from `penalty`.
@@ -318,8 +319,8 @@ def answer(
   """Answers for the clean view (row 0) with a tuned context.
 
   Args:
-    encode: As in `prepare`.
-    prepared: What `prepare` returned.
+    encode: Function as in `prepare`.
+    prepared: Result of `prepare`.
     views: Unit-norm features of the views.
     start: Of the image, from `begin`.
     tuned: The context, from `tune`.
@@ -385,8 +386,8 @@ def adapt(
   `settings.answer`.
 
   Args:
-    encode: As in `prepare`; the same function.
-    prepared: What `prepare` returned.
+    encode: Function as in `prepare`; the same function.
+    prepared: Result of `prepare`.
     views: Unit-norm features of the views; row 0 is the clean view, the only
       one that is answered.
     objective: Objective of the method.
