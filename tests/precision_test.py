@@ -17,6 +17,7 @@ from jax import lax
 import jax.extend
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.tree_util import Partial
 import numpy as np
 import pytest
 
@@ -549,9 +550,9 @@ class OwnMethodTest(absltest.TestCase):
 
   def test_at_test_time(self):
     method = base.TestTimeMethod(
-        lambda task: jnp.zeros(()),
-        lambda task, state, views: (
-            state, base.from_logits(views[0] @ task.text_features.T)))
+        Partial(lambda task: jnp.zeros(())),
+        Partial(lambda task, state, views: (
+            state, base.from_logits(views[0] @ task.text_features.T))))
     task = base.Task(_shape(3, 4), _shape())
     images = _shape(2, _VIEWS, 4)
     self._assert_exact(lambda *given: runners.episodic(method, *given), task,
