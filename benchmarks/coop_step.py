@@ -141,7 +141,7 @@ def compare(setup, args):
   number = args.num_classes
   classes = sizes.prompt_bank(number, sizes.CLASS_NAMES)
   words = sizes.prompt_bank(args.num_words, sizes.NOUNS)
-  drawn = outliers_lib.walk(
+  drawn = outliers_lib.shuffled(
       jax.random.key(3), 0, num_words=args.num_words, num_drawn=number)
   some_words = jax.tree.map(lambda x: x[drawn], words)
   doubled = jax.tree.map(

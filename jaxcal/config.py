@@ -216,7 +216,8 @@ class TuneConfig:
   seeds_at_once: int = _field(
       0, "seeds that are trained together; fewer need less memory, 0 for all")
   outlier_weight: float | None = _field(
-      None, "of the outlier term; the published one of each host if None")
+      None, "weight of the outlier term; the published one of each base method "
+      "if None")
   cache_weight: float = _field(
       1.0, "of what tip_adapter and tip_adapter_f look up (alpha)")
   cache_sharpness: float = _field(
@@ -225,7 +226,9 @@ class TuneConfig:
       "tokenizer", "words to draw from: 'wordnet', 'wordnet:FOLDER', "
       "'tokenizer', or a file with one word per line")
   num_outliers: int = _field(5000, "of them, those nearest to the base classes")
-  draw: str = _field("walk", "of outliers in each step: 'walk', 'iid', 'fixed'")
+  draw: str = _field(
+      "shuffled", "how outliers are drawn in each step: 'shuffled', without "
+      "replacement until all are used, 'iid', or 'fixed', the same ones")
   outlier_images: str | None = _field(
       None, "an image set of other things, which clip_adapter+dor holds in "
       "place")
@@ -377,7 +380,7 @@ def _tune_rows(tune):
       _one_of(tune, "class_position", "end", "middle", "front"),
       ("template", tune.template is None or tune.template.count("{}") == 1,
        "exactly one {}"),
-      _one_of(tune, "draw", "walk", "iid", "fixed"),
+      _one_of(tune, "draw", "shuffled", "iid", "fixed"),
       *_at_least(1, tune, "num_shots", "num_seeds", "num_epochs", "batch_size",
                  "num_context", "num_outliers"),
       *_at_least(0, tune, "learning_rate", "num_views", "seeds_at_once",

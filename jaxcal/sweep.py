@@ -27,13 +27,16 @@ class Point(NamedTuple):
   """One setting of a sweep.
 
   Attributes:
-    method: Its name.
+    method: Name of the method.
     numbers: Values of the fields that this method has.
-    label: Method and numbers other than their defaults, fit for a file name.
+    name: The method and all of its numbers, fit for a file name; so that it
+      stays what it is when a default changes.
+    label: The method and its numbers other than their defaults, for tables.
   """
 
   method: str
   numbers: Mapping[str, Any]
+  name: str
   label: str
 
 
@@ -89,9 +92,11 @@ def point(
   defaults = {field: getattr(method, field) for field in fields}
   kept = {field: value if numbers.get(field) is None else numbers[field]
           for field, value in defaults.items()}
-  changed = [f"{field}={value:g}" for field, value in kept.items()
+  shown = {field: _shown(field, value) for field, value in kept.items()}
+  changed = [shown[field] for field, value in kept.items()
              if value != defaults[field]]
-  return Point(name, kept, "-".join([name, *changed]))
+  return Point(name, kept, "-".join([name, *shown.values()]),
+               "-".join([name, *changed]))
 
 
 def variants(
@@ -124,6 +129,14 @@ def unused(points: Sequence[Point], fields: Sequence[str]) -> list[str]:
 def _never_tunes(method):
   """Whether predictions are zero-shot, so that no number enters them."""
   return isinstance(method, prompt_methods.ZeroShot)
+
+
+def _shown(field, value):
+  """A number as short as can be, and yet no two alike."""
+  short = "none" if value is None else f"{value:g}"
+  if value is not None and float(short) != value:
+    short = repr(value)
+  return f"{field}={short}"
 
 
 def _parse(value, annotation, text):

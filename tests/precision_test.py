@@ -35,7 +35,6 @@ from jaxcal.adapt.prompt import family as families
 from jaxcal.adapt.prompt import flatness
 from jaxcal.adapt.prompt import methods as prompt_methods
 from jaxcal.cli import posteriors
-from jaxcal.cli import shots
 from jaxcal.clip import captions
 from jaxcal.clip import checkpoint
 from jaxcal.clip import encoder
@@ -58,6 +57,7 @@ from jaxcal.testbed import sets
 from jaxcal.testbed import shipped
 from jaxcal.testbed import train as testbed_train
 from jaxcal.tuning import classes
+from jaxcal.tuning import images as tuning_images
 from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import methods as tuning_methods
 from jaxcal.tuning import outliers
@@ -531,8 +531,7 @@ class ProgramTest(parameterized.TestCase):
     few = image_sets.limit(sets.load("digits"), 3)
     folder = pathlib.Path(self.create_tempdir().full_path)
     half, whole = (
-        shots.images(config.ExperimentConfig(), _world(name).model, few,
-                     folder / name, with_pixels=False)
+        tuning_images.training(_world(name).model, few, folder=folder / name)
         for name in ("bfloat16", "highest"))
     self.assertEqual(half.embeddings.dtype, jnp.float32)
     cosines = np.sum(np.asarray(half.features) * whole.features, axis=-1)

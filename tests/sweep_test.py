@@ -60,6 +60,16 @@ class SweepTest(parameterized.TestCase):
     if name == "zero_shot":
       self.assertEqual(point.numbers, {})
 
+  def test_names_have_every_number_and_none_twice(self):
+    name = lambda **numbers: sweep.point(
+        "soc", methods.method("soc"), numbers).name
+    self.assertEqual(
+        name(), "soc-weight=30-delta=0.5-learning_rate=0.005-weight_decay=0.01-"
+        "num_steps=1-selection_fraction=0.1")
+    self.assertEqual(name(weight=30.0), name())
+    self.assertIn("weight=3.0000001-", name(weight=3.0000001))
+    self.assertNotEqual(name(weight=3.0000001), name(weight=3.0))
+
   def test_variants_keep_apart_what_needs_a_pass_of_its_own(self):
     points = sweep.product([
         sweep.Axis("method.weight", (1, 3)), sweep.Axis("views.seed", (0, 1))])

@@ -18,7 +18,7 @@ from jaxcal.cli import recalibrate
 from jaxcal.cli import reporting
 from jaxcal.cli import saved_runs
 from jaxcal.cli import shared_flags
-from jaxcal.cli import tuned
+from jaxcal.cli import tune
 from jaxcal.cli import tuned_answers
 from jaxcal.data import image_set as image_sets
 from jaxcal.recalibration import temperature
@@ -133,7 +133,7 @@ def _answer(config, model, methods, seeds, about, output, part, identity):
   tuned_answers.answer_set(
       config, model, part.images, seeds, about | {"data": place},
       identity.common, folder, features=output / "features" / place,
-      template=tuned.template(config, part.data))
+      template=tune.template(config, part.data))
 
 
 def _check_tuned(config):

@@ -1,6 +1,6 @@
 """What the sub-commands share: flags, and config fields that become objects."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import hashlib
@@ -40,6 +40,7 @@ from jaxcal.storage import atomic
 from jaxcal.storage import identity
 from jaxcal.storage import paths
 from jaxcal.testbed import sets as testbed_sets
+from jaxcal.tuning import checkpoint as tuned_files_lib
 from jaxcal.tuning import protocol
 
 # How a flag says that a text field is None.
@@ -48,6 +49,8 @@ _NO_TEXT = ("", "none", "None")
 _OWN_METHODS = "config.methods"
 # What the path of tuned parameters ends with.
 _TUNED = ".safetensors"
+# Clean views that take the place of an image with all of its views.
+_CLEAN_VIEWS = 8
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0 where several processes share "
     "the work, or 'auto' on a cluster that JAX knows; all see the same output")
@@ -273,10 +276,12 @@ def load_model(config) -> checkpoint.Model:
       model, image=image, text=config.text_precision)
 
 
-def recipe(config, model: checkpoint.Model) -> views.Recipe:
-  """How views are made for a model."""
+def recipe(
+    config, model: checkpoint.Model, number: int | None = None
+) -> views.Recipe:
+  """How views are made for a model; config.number of them if None."""
   return dataclasses.replace(
-      extract.recipe_of(model, num_views=config.number),
+      extract.recipe_of(model, num_views=number or config.number),
       area=(config.min_area, config.max_area),
       flip_probability=config.flip_probability, augmix=config.augmix)
 
@@ -402,11 +407,9 @@ def definition_of(method: base.Numbers) -> str:
 
 
 def content_of(path: pathlib.Path) -> str:
-  """Name and digest of a pair of files that `jaxcal tune` has written."""
-  digest = hashlib.sha256()
-  for file in (path, path.with_suffix(".json")):
-    digest.update(file.read_bytes())
-  return f"{path.absolute().parent.name}/{path.stem} {digest.hexdigest()[:16]}"
+  """Name of tuned parameters, and a digest of what they predict with."""
+  digest = tuned_files_lib.digest(tuned_files_lib.read(path))
+  return f"{path.absolute().parent.name}/{path.stem} {digest}"
 
 
 def features_are(config) -> str:
@@ -498,6 +501,35 @@ def progress(
   with tqdm.tqdm(total=total, desc=name, unit=unit, mininterval=interval,
                  disable=not is_first(), delay=delay) as bar:
     yield bar
+
+
+@contextlib.contextmanager
+def reported(
+    name: str, unit: str = "image") -> Iterator[Callable[..., None]]:
+  """A function of (done, total) that draws a bar from its first call on.
+
+  It takes a note to stand behind the bar as a third argument.
+
+  Args:
+    name: What stands in front of the bar.
+    unit: What is counted.
+  """
+  with contextlib.ExitStack() as stack:
+    bars = []
+
+    def report(done, total, note=""):
+      if not bars:
+        bars.append(stack.enter_context(progress(name, total, unit)))
+      if note:
+        bars[0].set_postfix_str(note, refresh=False)
+      bars[0].update(done - bars[0].n)
+
+    yield report
+
+
+def clean_batch_size(config) -> int:
+  """Images per device where one is a clean view: of an evaluated image's 64."""
+  return config.batch_size * _CLEAN_VIEWS
 
 
 def plain(value: Any) -> Any:

@@ -130,13 +130,19 @@ def of_images(
         num_threads=config.num_threads, progress=bar.update)
 
 
+def of_model(model: checkpoint.Model) -> dict[str, Any]:
+  """The weights, and how exactly both towers are computed."""
+  return {"computation": identity.COMPUTATION,
+          "model": model.fingerprint,
+          "model.image_precision": model.config.vision.precision,
+          "model.text_precision": model.config.text.precision}
+
+
 def of_features(config, model: checkpoint.Model) -> dict[str, Any]:
   """How images become features: model, precision, views."""
   views = dataclasses.asdict(experiment.recipe(config.views, model))
   found = {
-      "computation": identity.COMPUTATION,
-      "model": model.fingerprint,
-      "model.image_precision": model.config.vision.precision,
+      **of_model(model),
       "features": experiment.features_are(config.data),
       "views.seed": config.views.seed,
       **{f"views.{name}": value for name, value in views.items()}}
@@ -146,7 +152,6 @@ def of_features(config, model: checkpoint.Model) -> dict[str, Any]:
 def of_prompts(config, model: checkpoint.Model) -> dict[str, Any]:
   """How class names become text features."""
   found = {
-      "model.text_precision": model.config.text.precision,
       "prompt.template": config.data.template,
       "prompt.context": config.method.context}
   if experiment.is_tuned(config.method.context):

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import pathlib
 import re
 import sys
 import typing
@@ -16,12 +17,14 @@ from jaxcal import predictions as predictions_lib
 from jaxcal import run
 from jaxcal import sharding
 from jaxcal import sweep as sweep_lib
+from jaxcal.adapt import base
 from jaxcal.cli import answering
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
 from jaxcal.cli import shared_flags
 from jaxcal.cli import tuned_answers
+from jaxcal.data import image_set as image_sets
 from jaxcal.report import figures
 from jaxcal.report import summary
 from jaxcal.report import tables
@@ -50,8 +53,18 @@ class _Variant(typing.NamedTuple):
 
   config: typing.Any
   fields: dict[str, typing.Any]  # swept, other than the points' own
-  points: dict[str, sweep_lib.Point]  # by label
+  points: dict[str, sweep_lib.Point]  # by their names
   folder: str
+
+
+class _Pass(typing.NamedTuple):
+  """A set as the points of a variant see it."""
+
+  variant: _Variant
+  images: image_sets.ImageSet
+  methods: dict[str, base.Numbers]
+  identity: identities.OfSet
+  folder: pathlib.Path
 
 
 def help_text() -> str:
@@ -96,24 +109,22 @@ def main() -> None:
            if name.removeprefix("config.") not in (
                *_PER_IMAGE, *(axis.name for axis in axes))}
   output = experiment.output_folder(about, grows=True)
+  # What lies there is looked at before anything is computed.
+  passes = [_pass(variant, load_model, load_posterior, images, output)
+            for variant in plan
+            for images in load_sets(variant.config.data).values()]
   experiment.write_settings(output, about)
   rows = _Rows(output / "results.jsonl")
-  loaded = [(variant, load_sets(variant.config.data))
-            for variant in plan]
-  total = sum(len(variant.points) * len(images.ids)
-              for variant, sets_by_name in loaded
-              for images in sets_by_name.values())
-  _announce(loaded)
-  with experiment.progress("sweep", total, "answer") as bar:
-    for variant, sets_by_name in loaded:
-      model = load_model(variant.config.model)
-      posterior = load_posterior(
-          variant.config.posterior, variant.config.model)
-      for images in sets_by_name.values():
-        _run_variant(variant, model, posterior, images, output, rows, bar)
+  total = sum(len(one.methods) * len(one.images.ids) for one in passes)
+  _announce(passes)
+  with experiment.progress("sweep", total, "prediction") as bar:
+    for one in passes:
+      config = one.variant.config
+      _run_pass(one, load_model(config.model),
+                load_posterior(config.posterior, config.model), rows, bar)
   if experiment.is_first():
     _draw(config, output, rows.all)
-    _print_table(output, rows.all)
+    _print_table(config, output, rows.all)
   sharding.barrier("done")
 
 
@@ -160,7 +171,7 @@ def _plan(config, axes) -> list[_Variant]:
       point = sweep_lib.point(
           method.name[0], experiment.method_of(changed, method.name[0], {}),
           numbers)
-      points[point.label] = point
+      points[point.name] = point
     plan.append(_Variant(changed, fields, points, _folder_name(fields)))
   every = [point for variant in plan for point in variant.points.values()]
   idle = sweep_lib.unused(every, [
@@ -195,44 +206,53 @@ def _folder_name(fields):
   return safe
 
 
-def _run_variant(variant, model, posterior, images, output, rows, bar):
-  """One pass over one set: predictions and a row for every setting."""
+def _pass(variant, load_model, load_posterior, images, output) -> _Pass:
+  """What is predicted for a set, and what it is of; nothing is computed."""
   config = variant.config
-  about = experiment.describe(config, model, posterior)
-  own = {label: {f"config.method.{name}": value
-                 for name, value in point.numbers.items()} |
-         {"config.method.name": [point.method]}
-         for label, point in variant.points.items()}
+  model = load_model(config.model)
   # Zero-shot has no such number, but its diagnostics look at the same views.
   views = {"selection_fraction": config.method.selection_fraction}
   methods = {
-      label: experiment.method_of(config, point.method, views | point.numbers)
-      for label, point in variant.points.items()}
-  point_of = run.output_names(methods, with_posterior=posterior is not None)
-  count, before = len(variant.points), bar.n
-  folder = output / "predictions" / images.name / variant.folder
+      name: experiment.method_of(config, point.method, views | point.numbers)
+      for name, point in variant.points.items()}
+  place = f"{images.name}/{variant.folder}"
   identity = identities.of_set(
-      config, model, images, methods, posterior, output,
-      f"{images.name}/{variant.folder}")
-  saved = answering.answer_set(
       config, model, images, methods,
-      {label: about | own[label] | {"data": images.name, "method": label}
-       for label in variant.points},
-      identity, folder, posterior=posterior,
+      load_posterior(config.posterior, config.model), output, place)
+  folder = output / "predictions" / images.name / variant.folder
+  for name, one in identity.by_name.items():
+    identities.is_there(folder / name, one)
+  return _Pass(variant, images, methods, identity, folder)
+
+
+def _run_pass(one, model, posterior, rows, bar):
+  """Predictions of one set, and a row for every setting."""
+  config, images, points = one.variant.config, one.images, one.variant.points
+  about = experiment.describe(config, model, posterior)
+  own = {name: {f"config.method.{field}": value
+                for field, value in point.numbers.items()} |
+         {"config.method.name": [point.method]}
+         for name, point in points.items()}
+  count, before = len(points), bar.n
+  saved = answering.answer_set(
+      config, model, images, one.methods,
+      {name: about | own[name] | {"data": images.name, "method": name}
+       for name in points},
+      one.identity, one.folder, posterior=posterior,
       on_batch=lambda done, total: bar.update(before + done * count - bar.n))
+  point_of = run.output_names(
+      one.methods, with_posterior=posterior is not None)
+  conventions = experiment.conventions(config.metrics)
   for name, path in saved:
     key = {"data": images.name, "setting": name,
            **{field: experiment.plain(value)
-              for field, value in variant.fields.items()}}
+              for field, value in one.variant.fields.items()}}
     made = identity_lib.of_lines([json.dumps(
-        [identity.by_name[name], experiment.conventions(config.metrics)],
-        sort_keys=True)])
+        [one.identity.by_name[name], conventions], sort_keys=True)])
     if not rows.has(key | {"identity": made}):
-      label = point_of[name]
-      point, form = variant.points[label], name.removeprefix(label)
+      point, form = points[point_of[name]], name.removeprefix(point_of[name])
       rows.put(key, {"method": point.method + form, **point.numbers} |
-               summary.summarize(predictions_lib.load(path),
-                                 experiment.conventions(config.metrics)) |
+               summary.summarize(predictions_lib.load(path), conventions) |
                {"identity": made})
   bar.update(before + len(images.ids) * count - bar.n)
 
@@ -267,12 +287,16 @@ class _Rows:
         json.dumps(one) + "\n" for one in self.all).encode())
 
 
-def _announce(loaded):
+def _announce(passes):
   if experiment.is_first():
-    for variant, sets_by_name in loaded:
+    sets_of = {}
+    for one in passes:
+      sets_of.setdefault(one.variant.folder, []).append(one)
+    for folder, of_variant in sets_of.items():
       tqdm.tqdm.write(
-          f"{variant.folder or 'sweep'}: {len(variant.points)} settings in one "
-          f"pass over each of {', '.join(sets_by_name)}", file=sys.stderr)
+          f"{folder or 'sweep'}: {len(of_variant[0].methods)} settings in one "
+          f"pass over each of {', '.join(o.images.name for o in of_variant)}",
+          file=sys.stderr)
 
 
 def _draw(config, output, rows):
@@ -298,14 +322,7 @@ def _curves(config, rows, field):
   """Rows that differ in the field alone, by label; and those without it."""
   curves, lines = {}, {}
   for row in rows:
-    numbers = {name: row.get(name) for name in config_lib.NUMBERS}
-    method, plus, form = row["method"].partition("+")
-    point = sweep_lib.point(
-        method, experiment.method_of(config, method, {}),
-        numbers | {field: None})
-    label = _label(
-        {name: value for name, value in row.items() if name != field},
-        point.label + plus + form)
+    label = _label(config, row, field)
     if row.get(field) is None:
       lines[label] = row
     else:
@@ -313,15 +330,20 @@ def _curves(config, rows, field):
   return curves, lines
 
 
-def _label(row, setting):
-  """A setting and the variant it was run in."""
-  variant = {name: row[name] for name in row if "." in name}
-  return "-".join(filter(None, (setting, _folder_name(variant))))
+def _label(config, row, field=None):
+  """A setting and the variant it was run in, by all but a field."""
+  others = {name: value for name, value in row.items() if name != field}
+  method, plus, form = row["method"].partition("+")
+  point = sweep_lib.point(
+      method, experiment.method_of(config, method, {}), others)
+  variant = {name: value for name, value in others.items() if "." in name}
+  return "-".join(filter(None, (point.label + plus + form,
+                                _folder_name(variant))))
 
 
-def _print_table(output, rows):
+def _print_table(config, output, rows):
   text = tables.markdown(
-      [row | {"method": _label(row, row["setting"])} for row in rows],
+      [row | {"method": _label(config, row)} for row in rows],
       tables.RESULTS)
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
   print(f"{text}\n\nWritten to {output}: results.jsonl, results.md, "

@@ -1,6 +1,7 @@
-"""`jaxcal tune`: a few labelled images in; prompts, and answers, out."""
+"""`jaxcal tune`: a few labelled images in; parameters and predictions out."""
 
 from collections.abc import Mapping, Sequence
+import math
 import pathlib
 from typing import Any, NamedTuple
 
@@ -10,39 +11,57 @@ import numpy as np
 from jaxcal import predictions as predictions_lib
 from jaxcal.adapt import base
 from jaxcal.cli import experiment
+from jaxcal.cli import identities
 from jaxcal.cli import shared_flags
-from jaxcal.cli import shots
 from jaxcal.cli import tune_report
-from jaxcal.cli import tune_training
-from jaxcal.cli import tuned
+from jaxcal.clip import checkpoint as models
 from jaxcal.clip import towers
+from jaxcal.data import catalogue
+from jaxcal.data import image_set as image_sets
+from jaxcal.tuning import checkpoint
 from jaxcal.tuning import classes
+from jaxcal.tuning import fit
+from jaxcal.tuning import images as images_lib
 from jaxcal.tuning import methods
 from jaxcal.tuning import outliers as outliers_lib
+from jaxcal.tuning import predict
 from jaxcal.tuning import presets
-from jaxcal.tuning import promptsrc
 from jaxcal.tuning import protocol
-from jaxcal.tuning import training
+from jaxcal.tuning import task as task_lib
+from jaxcal.tuning import vocabulary
 
 EXAMPLE = "jaxcal tune --config=dor_base_to_new"
 
 
-class _Words(NamedTuple):
-  """Outlier names of a data set, and how many are those of new classes."""
+class _Outliers(NamedTuple):
+  """Outliers of a data set.
 
-  words: list[str]
-  shared: tuple[str, ...]
+  Attributes:
+    words: Words to draw from; None where no method does.
+    shared: Those that are names of new classes.
+    images: Images of other things; None where no method draws from any.
+  """
+
+  words: list[str] | None
+  shared: tuple[str, ...] | None
+  images: image_sets.ImageSet | None
+
+  def of(self, spec: methods.Spec) -> fit.Outliers:
+    """What a method draws from."""
+    return {"names": self.words, "images": self.images, None: None}[
+        spec.outliers]
 
 
 def help_text() -> str:
   """What `jaxcal tune --help` prints."""
   return "\n".join([
       "Draws the shots as published, trains every method with all seeds at "
-      "once, and", "answers for the test images of base and of new classes, "
-      "each among the classes", "of its half. Writes tuned/SET/METHOD/seed-N "
-      "(.safetensors and .json), which", "`jaxcal evaluate` takes up, "
-      "predictions/, results.jsonl, results.md,", "diagram-SET.svg and "
-      "losses-SET.svg. An interrupted run goes on where it stopped.", "",
+      "once, and", "predicts the test images of base and of new classes, each "
+      "among the classes of", "its half. Writes tuned/SET/METHOD/seed-N "
+      "(.safetensors and .json), which `jaxcal", "evaluate` takes up, "
+      "predictions/, results.jsonl, results.md, diagram-SET.svg and",
+      "losses-SET.svg. An interrupted run goes on where it stopped, and a "
+      "finished one", "grows by methods, image sets and seeds.", "",
       "Example:", f"  {EXAMPLE}", "",
       "Methods: " + ", ".join(methods.METHODS) + ";\n  each also as METHOD+" +
       ", METHOD+".join(methods.ADDITIONS) + " (zero_shot is always there)", "",
@@ -56,25 +75,45 @@ def main() -> None:
   config = experiment.checked_config()
   experiment.refuse_processes()
   _check(config)
-  tasks = [shots.task(config, name) for name in config.data.name]
+  tasks = [_task(config, name) for name in config.data.name]
   model = experiment.load_model(config.model)
-  if any(_spec(name, config).kind.from_pixels for name in config.tune.name):
-    for task in tasks:
-      shots.check_pixels(config, model, task.train)
-  about = experiment.describe(config, model)
-  output = experiment.output_folder(about)
-  kept = _outliers(config, model, tasks, output / "features" / "outlier-words")
+  settings = {name: _setting(config, model, name) for name in config.tune.name}
   for task in tasks:
-    _answer_zero_shot(config, model, task, output, about)
-    for name in config.tune.name:
-      one = about | {"data": task.name, "method": name}
-      if _spec(name, config).outliers == "names":
-        one["outliers"] = {"number": len(kept[task.name].words),
-                           "names_of_new_classes": kept[task.name].shared}
-      seeds = _tuned(config, model, task, name, kept[task.name], output, one)
-      _answer(config, model, task, seeds, output, one)
+    for setting in settings.values():
+      fit.check_memory(model, task, setting, _max_bytes(config))
+  about = experiment.describe(config, model)
+  output = experiment.output_folder(about, grows=True)
+  outliers = _outliers(config, model, tasks, settings, output)
+  # What lies there is looked at before anything is trained.
+  for task in tasks:
+    for name, setting in settings.items():
+      for seed in task.seeds:
+        fit.is_there(_folder(output, task, name) / f"seed-{seed}",
+                     fit.identity_of(model, task, setting, seed,
+                                     outliers[task.name].of(setting.spec)))
+  experiment.write_settings(output, about)
+  for task in tasks:
+    _predict_zero_shot(config, model, task, output, about)
+    for name, setting in settings.items():
+      own = about | {"data": task.name, "method": name}
+      if setting.spec.outliers == "names":
+        own["outliers"] = {
+            "number": len(outliers[task.name].words),
+            "names_of_new_classes": outliers[task.name].shared}
+      seeds = _tuned(config, model, task, setting, outliers[task.name], output,
+                     own)
+      _predict(config, model, task, seeds, output, own)
   tune_report.write(config, output, tasks, {
-      name: found and found.shared for name, found in kept.items()})
+      name: found.shared for name, found in outliers.items()})
+
+
+def template(config, data: str) -> str:
+  """The prompt of an image set in few-shot tuning, for what is not tuned."""
+  if config.tune.template is not None:
+    return config.tune.template
+  if data in catalogue.CATALOGUE:
+    return catalogue.CATALOGUE[data].few_shot_template
+  return config.data.template
 
 
 def _check(config):
@@ -82,152 +121,207 @@ def _check(config):
   if config.data.classes != "all":
     raise ValueError("config.data.classes is of `jaxcal evaluate`; which "
                      "classes are tuned on is config.tune.classes")
+  if config.data.store is not None:
+    raise ValueError("tuning needs images, which a store does not have; leave "
+                     "out config.data.store")
   if len(set(config.tune.name)) != len(config.tune.name):
     raise ValueError(f"config.tune.name has a method twice: "
                      f"{', '.join(config.tune.name)}")
-  if config.tune.templates is not None:
-    shots.templates(config.tune.templates)
+  _templates(config)
   for name in config.tune.name:
-    spec = _spec(name, config)
+    spec = _spec(config, name)
     if spec.kind.own_classes and config.tune.classes == "base":
       raise ValueError(
           f"the parameters of {name} belong to the classes of its training, so "
-          "that it has no answer for new ones; use it with "
+          "that it predicts no new ones; use it with "
           "--config.tune.classes=all")
     if spec.outliers == "images":
       if config.tune.outlier_images is None:
-        raise ValueError(f"{name} holds images in place: name a set of other "
-                         "things with --config.tune.outlier_images=...")
-      shots.outlier_images(config)  # whether there are any
-  if _hold_names(config):
-    shots.outlier_words(config.tune, model=None)  # whether there are any
+        raise ValueError(f"{name} is regularised on images: name a set of "
+                         "other things with --config.tune.outlier_images=...")
+      _outlier_images(config)  # whether there are any
+    if spec.outliers == "names":
+      _outlier_words(config, model=None)  # whether there are any
 
 
-def _hold_names(config):
-  return any(_spec(name, config).outliers == "names"
-             for name in config.tune.name)
+def _task(config, name) -> task_lib.Task:
+  """The shots of all seeds and the test images of a data set."""
+  load = lambda **changes: next(iter(experiment.load_sets(
+      experiment.with_data(
+          config, **{"name": (name,), **changes})).values()))
+  train = (load(split="train", limit=0) if config.tune.train is None else
+           load(name=(config.tune.train,), limit=0))
+  try:
+    return task_lib.of_splits(
+        train, load(), classes=config.tune.classes,
+        num_shots=config.tune.num_shots, num_seeds=config.tune.num_seeds,
+        template=template(config, name))
+  except ValueError as error:
+    raise ValueError(f"{error}; shots come from the split 'train', or from "
+                     "--config.tune.train=...") from error
 
 
-def _spec(name, config) -> methods.Spec:
+def _spec(config, name) -> methods.Spec:
   tune = config.tune
-  methods.check(name)
-  host = name.split("+")[0]
-  recipe = presets.recipe(host, tune.preset)
-  weight = tune.outlier_weight
-  count = recipe.num_context
-  if count and tune.num_context is not None:
-    count = tune.num_context
-  return methods.Spec(
-      name, count, recipe.from_words, tune.class_position,
-      presets.outlier_weight(host) if weight is None else weight,
-      tune.cache_weight, tune.cache_sharpness)
+  return presets.spec(
+      name, tune.preset, num_context=tune.num_context,
+      class_position=tune.class_position, outlier_weight=tune.outlier_weight,
+      cache_weight=tune.cache_weight, cache_sharpness=tune.cache_sharpness)
 
 
-def _recipe(spec, config) -> presets.Recipe:
-  recipe = presets.recipe(spec.host, config.preset)
-  return recipe._replace(num_context=spec.num_context, **{
+def _setting(config, model, name) -> fit.Setting:
+  """The method, its recipe and what it sees, as the config has them."""
+  tune, spec = config.tune, _spec(config, name)
+  recipe = presets.recipe(spec.base_method, tune.preset)
+  recipe = recipe._replace(num_context=spec.num_context, **{
       key: value for key in ("num_epochs", "learning_rate", "batch_size")
-      if (value := getattr(config, key)) is not None and recipe.num_epochs})
+      if (value := getattr(tune, key)) is not None and recipe.num_epochs})
+  views = None
+  if tune.num_views:
+    views = experiment.recipe(config.views, model, number=tune.num_views + 1)
+  return fit.Setting(
+      spec, recipe, tune.draw, _templates(config), views, config.views.seed)
 
 
-def _outliers(config, model, tasks, folder) -> dict[str, _Words | None]:
-  """The words that each data set draws from; None where no method does."""
-  if not _hold_names(config):
-    return {task.name: None for task in tasks}
-  words = shots.vocabulary(
-      model, shots.outlier_words(config.tune, model),
-      max(_spec(name, config).num_context for name in config.tune.name), folder)
-  kept = {}
+def _templates(config) -> tuple[str, ...]:
+  """The lines of config.tune.templates, each a template; none without it."""
+  if config.tune.templates is None:
+    return ()
+  path = pathlib.Path(config.tune.templates)
+  lines = path.read_text(encoding="utf-8").splitlines()
+  broken = [line for line in lines if line.count("{}") != 1]
+  if broken or not lines:
+    raise ValueError(f"{path} must have one template per line, each with "
+                     f"exactly one {{}}, but has {broken[:1] or 'no lines'}")
+  return tuple(lines)
+
+
+def _outlier_images(config) -> image_sets.ImageSet:
+  found, = experiment.load_sets(experiment.with_data(
+      config, name=(config.tune.outlier_images,))).values()
+  return found
+
+
+def _outlier_words(config, model) -> Sequence[str] | None:
+  """The words to choose from; None without a model where they need it."""
+  source, _, folder = config.tune.outliers.partition(":")
+  if source == "wordnet":
+    return outliers_lib.from_wordnet(folder or outliers_lib.WORDNET)
+  if source == "tokenizer":
+    return model and outliers_lib.from_tokenizer(model.tokenizer)
+  return outliers_lib.from_file(config.tune.outliers)
+
+
+def _outliers(
+    config, model, tasks, settings, output) -> dict[str, _Outliers]:
+  """What methods draw from, by data set."""
+  kinds = {setting.spec.outliers for setting in settings.values()}
+  images = _outlier_images(config) if "images" in kinds else None
+  if "names" not in kinds:
+    return {task.name: _Outliers(None, None, images) for task in tasks}
+  with experiment.reported("outlier words", "word") as report:
+    known = vocabulary.encode(
+        model, _outlier_words(config, model), num_context=max(
+            setting.spec.num_context for setting in settings.values()),
+        folder=output / "features" / "outlier-words", on_words=report)
+  found = {}
   for task in tasks:
-    nearest = shots.nearest_outliers(config.tune, model, task, words)
+    words = vocabulary.nearest(
+        known, model, task, num_kept=config.tune.num_outliers,
+        exclude_new=config.tune.exclude_new)
     new = task.tests["new"].class_names if "new" in task.tests else ()
-    kept[task.name] = _Words(nearest, outliers_lib.overlap(nearest, new))
-  return kept
+    found[task.name] = _Outliers(
+        words, outliers_lib.overlap(words, new), images)
+  return found
 
 
-def _tuned(config, model, task, name, kept, output, about):
+def _tuned(config, model, task, setting, outliers, output,
+           about) -> list[checkpoint.Tuned]:
   """The seeds of a method: what an earlier run saved, or trained now."""
-  folder = output / "tuned" / task.name / name
-  seeds = range(1, config.tune.num_seeds + 1)
-  paths = [folder / f"seed-{seed}" for seed in seeds]
-  if not all(path.with_suffix(".json").exists() for path in paths):
-    at_once = config.tune.seeds_at_once or len(seeds)
-    one = _prepare(config, model, task, name, kept, output,
-                   max_bytes=int(config.memory_gb * 2**30) // at_once)
-    for first in range(0, len(seeds), at_once):
-      some = slice(first, first + at_once)
-      if not all(path.with_suffix(".json").exists() for path in paths[some]):
-        tune_training.train(model, one, seeds[some], folder,
-                            f"{task.name}: {name}", about)
-  return [tuned.load(path, model) for path in paths]
+  label = f"{task.name}: {setting.spec.name}"
+  with (experiment.reported(f"{task.name}: training images") as on_image,
+        experiment.reported(label, "epoch") as report):
+
+    def on_epoch(done, total, loss):
+      report(done, total, "" if math.isnan(loss) else f"loss={loss:.3f}")
+
+    return fit.fit(
+        model, task, setting, _folder(output, task, setting.spec.name),
+        outliers=outliers.of(setting.spec), about=about,
+        features=output / "features" / task.name,
+        seeds_at_once=config.tune.seeds_at_once, max_bytes=_max_bytes(config),
+        batch_size=experiment.clean_batch_size(config),
+        num_threads=config.num_threads, on_image=on_image, on_epoch=on_epoch)
 
 
-def _prepare(config, model, task, name, kept, output, *,
-             max_bytes) -> tune_training.Training:
-  """Features, prompts and outliers for a method."""
-  spec = _spec(name, config)
-  images = shots.images(
-      config, model, task.train, output / "features" / task.name / "train",
-      with_pixels=spec.kind.from_pixels)
-  num_views = max(1, config.tune.num_views)
-  prompts = methods.prompts_of(
-      spec, model, task.class_names, template=task.template,
-      max_bytes=max_bytes)
-  if spec.host == "promptsrc" and config.tune.templates is not None:
-    prompts = prompts._replace(target=promptsrc.average_templates(jnp.stack([
-        classes.template_embeddings(model, task.class_names, template)
-        for template in shots.templates(config.tune.templates)])))
-  table = None
-  if spec.outliers == "names":
-    table = methods.prompts_of(
-        spec, model, kept.words, max_bytes=max_bytes, as_table=True)
-  elif spec.outliers == "images":
-    others = shots.outlier_images(config)
-    table = tuned.features(
-        config, model, others, output / "features" / "outliers" / others.name)
-  return tune_training.Training(
-      spec, _recipe(spec, config.tune), task.class_names, prompts,
-      training.Data(images, jnp.repeat(
-          jnp.asarray(task.train.labels), num_views)),
-      task.rows, num_views, table, config.tune.draw)
-
-
-def _answer_zero_shot(config, model, task, output, about):
-  """Answers of the data set's own template, without tuning."""
+def _predict_zero_shot(config, model, task, output, about):
+  """Predictions with the data set's own template, without tuning."""
+  name = tune_report.ZERO_SHOT
   for half, images in task.tests.items():
-    path = tune_report.path_of(output, task, tune_report.ZERO_SHOT, half, 1)
-    if predictions_lib.exists(path):
+    path = tune_report.path_of(output, task, name, half, 1)
+    identity = _identity(config, model, images, output, task, half) | {
+        "method": name}
+    if identities.is_there(path, identity):
       continue
     text = towers.normalize(classes.template_embeddings(
         model, images.class_names, task.template,
-        max_bytes=int(config.memory_gb * 2**30)))
-    features = tuned.features(
-        config, model, images, _features_folder(output, task, half)).features
+        max_bytes=_max_bytes(config)))
+    with experiment.reported(f"{task.name}: {half}") as report:
+      features = images_lib.features(
+          model, images, folder=_features(output, task, half),
+          batch_size=experiment.clean_batch_size(config),
+          num_threads=config.num_threads, progress=report).features
     zero_shot = base.Task(text, jnp.exp(model.params["logit_scale"]))
     _save(path, images, base.logits(zero_shot, features), about | {
-        "data": task.name, "method": tune_report.ZERO_SHOT,
+        "data": task.name, "method": name, "identity": identity,
         "fd_score": float(protocol.fd_score(text))})
 
 
-def _answer(config, model, task, seeds: Sequence[tuned.Tuned],
-            output: pathlib.Path, about: Mapping[str, Any]) -> None:
-  """Answers of every seed for the test images."""
+def _predict(config, model, task, seeds: Sequence[checkpoint.Tuned],
+             output: pathlib.Path, about: Mapping[str, Any]) -> None:
+  """Predictions of every seed for the test images."""
   name = seeds[0].spec.name
   for half, images in task.tests.items():
-    paths = [tune_report.path_of(output, task, name, half, number)
-             for number in range(1, len(seeds) + 1)]
-    if all(map(predictions_lib.exists, paths)):
+    common = _identity(config, model, images, output, task, half)
+    asked = {}
+    for seed, one in zip(task.seeds, seeds):
+      path = tune_report.path_of(output, task, name, half, seed)
+      identity = common | {"method": name, "tuned": checkpoint.digest(one)}
+      if not identities.is_there(path, identity):
+        asked[path] = one, identity
+    if not asked:
       continue
-    answers = tuned.logits(
-        config, model, images, seeds, template=task.template,
-        folder=_features_folder(output, task, half))
-    for path, one, logits in zip(paths, seeds, answers):
-      _save(path, images, logits, about | {"fd_score": tuned.divergence(
-          config, model, images, one, template=task.template)})
+    with experiment.reported(f"{task.name}: {half}") as report:
+      found = predict.logits(
+          model, images, [one for one, _ in asked.values()],
+          template=task.template, features=_features(output, task, half),
+          max_bytes=_max_bytes(config),
+          batch_size=experiment.clean_batch_size(config),
+          num_threads=config.num_threads, progress=report)
+    for (path, (one, identity)), logits in zip(asked.items(), found):
+      _save(path, images, logits, about | {
+          "identity": identity, "fd_score": predict.divergence(
+              model, images.class_names, one, template=task.template,
+              max_bytes=_max_bytes(config))})
 
 
-def _features_folder(output, task, half):
+def _identity(config, model: models.Model, images, output, task, half):
+  """What predictions are of, apart from the method."""
+  return {
+      **identities.of_images(config, images, output, f"{task.name}/{half}"),
+      **identities.of_model(model), "prompt.template": task.template}
+
+
+def _folder(output, task, name):
+  return output / "tuned" / task.name / name
+
+
+def _features(output, task, half):
   return output / "features" / task.name / half
+
+
+def _max_bytes(config):
+  return int(config.memory_gb * 2**30)
 
 
 def _save(path, images, logits, about):

@@ -10,14 +10,14 @@ from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
 from jaxcal.cli import reporting
-from jaxcal.cli import shots
-from jaxcal.cli import tuned
 from jaxcal.report import figures
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
+from jaxcal.tuning import checkpoint
 from jaxcal.tuning import methods
 from jaxcal.tuning import protocol
+from jaxcal.tuning import task as task_lib
 
 ZERO_SHOT = "zero_shot"
 _DOR = "+dor"
@@ -27,7 +27,7 @@ _KEYS = ("accuracy", "ece", "nll", "brier", "aurc")
 def write(
     config: config_lib.ExperimentConfig,
     output: pathlib.Path,
-    tasks: Sequence[shots.Task],
+    tasks: Sequence[task_lib.Task],
     shared: Mapping[str, tuple[str, ...] | None],
 ) -> None:
   """Writes results, differences and figures, and prints the tables.
@@ -59,7 +59,7 @@ def write(
         "differences.jsonl, diagram-*.svg, losses-*.svg, tuned/, predictions/")
 
 
-def path_of(output: pathlib.Path, task: shots.Task, method: str, half: str,
+def path_of(output: pathlib.Path, task: task_lib.Task, method: str, half: str,
             seed: int) -> pathlib.Path:
   """Where the answers of a seed for a half of the classes are."""
   return output / "predictions" / task.name / method / f"{half}-{seed}"
@@ -126,7 +126,7 @@ def _std(values):
 
 
 def _differences(task, answers, conventions):
-  """Of every method to zero-shot, and of outliers to the host without them."""
+  """Of every method to zero-shot, and of a base method with outliers to it."""
   pairs = [(name, ZERO_SHOT) for name in answers if name != ZERO_SHOT]
   pairs += [(name, name.removesuffix(_DOR)) for name in answers
             if name.endswith(_DOR) and name.removesuffix(_DOR) in answers]
@@ -150,7 +150,7 @@ def _draw(config, output, task, answers, conventions):
   for name in config.tune.name:
     paths = [output / "tuned" / task.name / name / f"seed-{seed}"
              for seed in range(1, config.tune.num_seeds + 1)]
-    found = np.array([tuned.about(path)["losses"] for path in paths])
+    found = np.array([checkpoint.about(path)["losses"] for path in paths])
     if found.size:
       losses[name] = found
   if losses:

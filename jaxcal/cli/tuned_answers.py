@@ -9,17 +9,18 @@ import numpy as np
 from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
-from jaxcal.cli import tuned
-from jaxcal.clip import checkpoint
+from jaxcal.clip import checkpoint as models
 from jaxcal.data import image_set as image_sets
+from jaxcal.tuning import checkpoint
 from jaxcal.tuning import methods
+from jaxcal.tuning import predict
 from jaxcal.tuning import protocol
 
-# Of what is in tuned.about, what predictions need not repeat: it is long.
-_LONG = ("class_names", "labels", "losses")
+# Of what is in Tuned.about, what predictions need not repeat: it is long.
+_LONG = ("class_names", "labels", "losses", "identity")
 
 
-def start(config, model: checkpoint.Model) -> tuned.Tuned | None:
+def start(config, model: models.Model) -> checkpoint.Tuned | None:
   """The context that config.method.context names by path; None without one.
 
   Raises:
@@ -29,7 +30,7 @@ def start(config, model: checkpoint.Model) -> tuned.Tuned | None:
   """
   if not experiment.is_tuned(config.context):
     return None
-  one = tuned.load(pathlib.Path(config.context), model)
+  one = checkpoint.load(pathlib.Path(config.context), model)
   if one.params.keys() != {"context"} or one.params["context"].ndim != 2:
     raise ValueError(
         f"config.method.context is of {one.spec.name}: {_other_than(one.spec)};"
@@ -38,7 +39,7 @@ def start(config, model: checkpoint.Model) -> tuned.Tuned | None:
   return one
 
 
-def load(config, model: checkpoint.Model) -> dict[str, tuned.Tuned]:
+def load(config, model: models.Model) -> dict[str, checkpoint.Tuned]:
   """What config.method.tuned names, as METHOD-SEED.
 
   Raises:
@@ -47,7 +48,7 @@ def load(config, model: checkpoint.Model) -> dict[str, tuned.Tuned]:
   """
   loaded, paths = {}, {}
   for path in experiment.tuned_files(config.tuned):
-    one = tuned.load(path, model)
+    one = checkpoint.load(path, model)
     name = f"{one.spec.name}-{path.stem.removeprefix('seed-')}"
     if name in loaded:
       raise ValueError(f"config.method.tuned has two of the name {name}: "
@@ -60,7 +61,7 @@ def load(config, model: checkpoint.Model) -> dict[str, tuned.Tuned]:
 
 
 def check_classes(
-    seeds: Mapping[str, tuned.Tuned], sets: Iterable[image_sets.ImageSet]
+    seeds: Mapping[str, checkpoint.Tuned], sets: Iterable[image_sets.ImageSet]
 ) -> None:
   """Refuses classes that parameters of single classes do not know.
 
@@ -79,9 +80,9 @@ def check_classes(
 
 def answer_set(
     config,
-    model: checkpoint.Model,
+    model: models.Model,
     images: image_sets.ImageSet,
-    seeds: Mapping[str, tuned.Tuned],
+    seeds: Mapping[str, checkpoint.Tuned],
     about: Mapping[str, Any],
     identity: Mapping[str, Any],
     folder: pathlib.Path,
@@ -99,7 +100,7 @@ def answer_set(
     about: What to write into the predictions of all.
     identity: What images and model are.
     folder: Where the predictions are.
-    template: See `tuned.logits`.
+    template: See `predict.logits`.
     features: Keeps those of the images.
   """
   alike = {}
@@ -110,9 +111,12 @@ def answer_set(
     if not identities.is_there(folder / name, asked[name]):
       alike.setdefault(one.spec, {})[name] = one
   for group in alike.values():
-    answers = tuned.logits(
-        config, model, images, list(group.values()), template=template,
-        folder=features)
+    with experiment.reported(images.name) as report:
+      answers = predict.logits(
+          model, images, list(group.values()), template=template,
+          features=features, max_bytes=int(config.memory_gb * 2**30),
+          batch_size=experiment.clean_batch_size(config),
+          num_threads=config.num_threads, progress=report)
     for (name, one), logits in zip(group.items(), answers, strict=True):
       training = {key: value for key, value in one.about.items()
                   if key not in _LONG}
@@ -128,6 +132,6 @@ def _other_than(spec: methods.Spec) -> str:
     return "its contexts belong to a class of the training each"
   if spec.kind.from_pixels:
     return "it has prompts in deeper layers and in the image tower, too"
-  if spec.host == "cocoop":
+  if spec.base_method == "cocoop":
     return "its context is another one for every image"
   return "it has no context"

@@ -3,11 +3,14 @@
 from jaxcal import lazy
 
 __all__ = [
+    "checkpoint",
     "classes",
     "clip_adapter",
     "cocoop",
     "coop",
     "dor",
+    "fit",
+    "images",
     "initial",
     "kgcoop",
     "logit_range",
@@ -15,14 +18,17 @@ __all__ = [
     "method",
     "methods",
     "outliers",
+    "predict",
     "presets",
     "prograd",
     "promptsrc",
     "protocol",
+    "task",
     "taskres",
     "tip_adapter",
     "training",
     "two_towers",
+    "vocabulary",
 ]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

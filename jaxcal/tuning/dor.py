@@ -24,45 +24,47 @@ _Table = TypeVar("_Table", method_lib.Prompts, method_lib.Images)
 
 
 def with_outliers(
-    host: method_lib.Method,
+    base: method_lib.Method,
     weight: float,
     *,
     last_image_only: bool = False,
 ) -> method_lib.Method:
-  """Any method with `text_features`, and outliers held in place.
+  """Any method with `text_features`, regularised on outliers.
 
   Adds `weight` times the mean cosine deviation of the batch's outliers from
-  their zero-shot features. Where a host steps in another direction than that
-  of its loss (ProGrad), it does so as before, and the regulariser's gradient
-  is added to that direction: it is not projected, nor does it enter the test
-  of whether the host's gradients conflict.
+  their zero-shot features. Where a base method steps in another direction than
+  that of its loss (ProGrad), it does so as before, and the regulariser's
+  gradient is added to that direction: it is not projected, nor does it enter
+  the test of whether the base method's gradients conflict.
 
   Args:
-    host: The method; its own objective stays as it is.
-    weight: The paper has 8 for CoOp and 2 for all other hosts.
+    base: The base method, whose own objective stays as it is.
+    weight: Factor of the regulariser; the paper has 8 for CoOp and 2 for all
+      other base methods.
     last_image_only: Where text features depend on the image, whether the
       outliers are encoded for the last image of the batch alone, as released,
       and not for each of them.
 
   Raises:
-    ValueError: a host that cannot encode other names than its classes; on a
-      batch, one without outliers.
+    ValueError: a base method that cannot encode other names than its classes;
+      on a batch, one without outliers.
 
   Source: Wang et al. 2025.
   Differs from the released code in: the frozen features come from a table and
   are not encoded in every step; nothing runs at evaluation; `last_image_only`
-  is not the default. Hosts other than CoOp, CoCoOp and MaPLe are not in it.
+  is not the default. Base methods other than CoOp, CoCoOp and MaPLe are not in
+  it.
   """
-  if host.text_features is None:
+  if base.text_features is None:
     raise ValueError(
         "outliers need a method whose text features are tuned and defined for "
         "any names, but this one has no text_features; shared contexts have "
         "them (coop.method)")
-  penalty = Partial(_last if last_image_only else _mean, host.text_features)
-  gradient = host.gradient and Partial(
-      _gradient, host.gradient, penalty, weight)
-  return host._replace(
-      loss=Partial(_loss, host.loss, penalty, weight), gradient=gradient)
+  penalty = Partial(_last if last_image_only else _mean, base.text_features)
+  gradient = base.gradient and Partial(
+      _gradient, base.gradient, penalty, weight)
+  return base._replace(
+      loss=Partial(_loss, base.loss, penalty, weight), gradient=gradient)
 
 
 def take(outliers: _Table, rows: Int[Array, "r"]) -> _Table:

@@ -35,8 +35,8 @@ def method(
   Differs from the released code in: no mixed precision, and none of its unused
   parts.
   """
-  host = coop.method(logit_scale=logit_scale, context=context)
-  return host._replace(
+  base = coop.method(logit_scale=logit_scale, context=context)
+  return base._replace(
       loss=Partial(_loss, jnp.asarray(logit_scale), weight))
 
 

@@ -60,7 +60,7 @@ class Kind(NamedTuple):
   Attributes:
     about: What it is, in a sentence.
     make: The method.
-    outliers: What outlier regularisation holds in place: "names", "images", or
+    outliers: What outlier regularisation is computed on: "names", "images", or
       None where the method has nothing that is defined for outliers.
     from_pixels: Whether it trains, and answers, through the image tower.
     own_classes: Whether it answers for the classes of its training alone.
@@ -126,7 +126,8 @@ METHODS = {
         "text tower's.",
         _maple, from_pixels=True, within_words=True),
     "promptsrc": Kind(
-        "PromptSRC: prompts in both towers, held to the frozen model.",
+        "PromptSRC: prompts in both towers, regularised towards the frozen "
+        "model.",
         _promptsrc, from_pixels=True, within_words=True),
     "clip_adapter": Kind(
         "CLIP-Adapter: a small network after the image tower, mixed with its "
@@ -173,16 +174,17 @@ class Spec(NamedTuple):
   cache_sharpness: float = 1.0
 
   @property
-  def host(self) -> str:
+  def base_method(self) -> str:
+    """What is trained, without the additions."""
     return self.name.split("+")[0]
 
   @property
   def kind(self) -> Kind:
-    return METHODS[self.host]
+    return METHODS[self.base_method]
 
   @property
   def outliers(self) -> str | None:
-    """What it holds in place: "names", "images", or None for nothing."""
+    """What it is regularised on: "names", "images", or None for nothing."""
     return self.kind.outliers if "dor" in self.name.split("+") else None
 
 
@@ -193,18 +195,18 @@ def check(name: str) -> None:
     ValueError: there is none; lists the choices, or says what does not go
       together.
   """
-  host, *additions = name.split("+")
-  if host not in METHODS:
+  base, *additions = name.split("+")
+  if base not in METHODS:
     raise ValueError(f"unknown method {name!r}; choose from: "
                      f"{', '.join(METHODS)}, each also as METHOD+"
                      f"{', METHOD+'.join(ADDITIONS)}.")
   if additions != [one for one in ADDITIONS if one in additions]:
-    raise ValueError(f"unknown method {name!r}: what follows {host} must be of "
+    raise ValueError(f"unknown method {name!r}: what follows {base} must be of "
                      f"+{', +'.join(ADDITIONS)}, each once, in this order.")
-  if "dor" in additions and METHODS[host].outliers is None:
-    raise ValueError(f"{name!r}: the parameters of {host} belong to the "
+  if "dor" in additions and METHODS[base].outliers is None:
+    raise ValueError(f"{name!r}: the parameters of {base} belong to the "
                      "classes of its training, so that there is nothing that "
-                     "outliers could hold in place.")
+                     "could be regularised on outliers.")
 
 
 def build(

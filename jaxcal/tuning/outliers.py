@@ -3,7 +3,7 @@
 Wang, Li, Wei, Dynamic Outlier Regularization (DOR), ICML 2025, arXiv
 2410.02681, holds words in place that are related to the classes but none of
 them. Its vocabulary is the nouns of WordNet: those like the base classes are
-kept (`rank`), and some of them are drawn for every step (`walk`).
+kept (`rank`), and some of them are drawn for every step (`shuffled`).
 
 A vocabulary is a tuple of words. None is part of the package.
 """
@@ -215,25 +215,25 @@ def rank(
   return Ranking(positions, similarity[positions])
 
 
-def walk(
+def shuffled(
     key: Key[Array, ""],
     step: int | Int[Array, ""],
     *,
     num_words: int,
     num_drawn: int,
 ) -> Int[Array, "r"]:
-  """The words of a step on a shuffled walk through all of them.
+  """The words of a step, drawn without replacement until all are used.
 
-  No word comes twice on a walk, and every walk has an order of its own. Words
-  that would not fill the last step of a walk are left out of it. The words of
-  a step depend on nothing but the arguments, so that training can stop and go
-  on anywhere.
+  No word comes twice in a pass through all of them, and every pass is shuffled
+  anew. Words that would not fill the last step of a pass are left out of it.
+  The words of a step depend on nothing but the arguments, so that training can
+  stop and go on anywhere.
 
   Args:
-    key: Of the whole training.
-    step: From 0; may be traced.
-    num_words: In the vocabulary.
-    num_drawn: Per step; the paper has as many as base classes.
+    key: Key of the whole training.
+    step: Number of the step, from 0; may be traced.
+    num_words: Number of words in the vocabulary.
+    num_drawn: Number of words per step; in the paper that of the base classes.
 
   Returns:
     Distinct positions in [0, num_words), `num_drawn` of them, or all in another
@@ -247,11 +247,11 @@ def walk(
   are drawn anew in each step is known, the order is not.
   """
   num_drawn = _num_drawn(num_words, num_drawn)
-  steps_per_walk = num_words // num_drawn
+  steps_per_pass = num_words // num_drawn
   order = jax.random.permutation(
-      jax.random.fold_in(key, step // steps_per_walk), num_words)
+      jax.random.fold_in(key, step // steps_per_pass), num_words)
   return jax.lax.dynamic_slice_in_dim(
-      order, step % steps_per_walk * num_drawn, num_drawn)
+      order, step % steps_per_pass * num_drawn, num_drawn)
 
 
 def iid(
@@ -261,7 +261,7 @@ def iid(
     num_words: int,
     num_drawn: int,
 ) -> Int[Array, "r"]:
-  """Other words in each step, whatever the steps before had; see `walk`.
+  """Other words in each step, whatever the steps before had; see `shuffled`.
 
   Within a step they are distinct.
   """
@@ -277,7 +277,7 @@ def fixed(
     num_words: int,
     num_drawn: int,
 ) -> Int[Array, "r"]:
-  """The same words in each step, drawn once; see `walk`."""
+  """The same words in each step, drawn once; see `shuffled`."""
   del step
   return jax.random.permutation(
       key, num_words)[:_num_drawn(num_words, num_drawn)]
@@ -285,7 +285,7 @@ def fixed(
 
 # How words are drawn, by name.
 DRAWS: dict[str, Callable[..., Int[Array, "r"]]] = {
-    "walk": walk, "iid": iid, "fixed": fixed}
+    "shuffled": shuffled, "iid": iid, "fixed": fixed}
 
 
 def _num_drawn(num_words, num_drawn):

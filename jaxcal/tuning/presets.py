@@ -9,6 +9,8 @@ which one it is of.
 
 from typing import NamedTuple
 
+from jaxcal.tuning import methods
+
 
 class Recipe(NamedTuple):
   """One method's training.
@@ -64,7 +66,7 @@ RECIPES = {
     },
 }
 
-# Factor of the outlier term beside each host's own loss, as published.
+# Factor of the outlier term beside each base method's own loss, as published.
 _DOR_WEIGHTS = {"coop": 8.0}
 _DOR_WEIGHT = 2.0
 
@@ -84,6 +86,39 @@ def recipe(method: str, preset: str = "dor") -> Recipe:
   return RECIPES[preset][method]
 
 
-def outlier_weight(method: str) -> float:
-  """The factor of the outlier term that was published for a host."""
-  return _DOR_WEIGHTS.get(method, _DOR_WEIGHT)
+def spec(
+    name: str,
+    preset: str = "dor",
+    *,
+    num_context: int | None = None,
+    class_position: str = "end",
+    outlier_weight: float | None = None,
+    cache_weight: float = 1.0,
+    cache_sharpness: float = 1.0,
+) -> methods.Spec:
+  """A method with the numbers of a preset.
+
+  Args:
+    name: Name of the method with its additions, see `methods.Spec`.
+    preset: Name of the recipes.
+    num_context: Number of context vectors, for methods that learn some; the
+      recipe's if None.
+    class_position: Position of the class name among them.
+    outlier_weight: Factor of the outlier term; the published one if None.
+    cache_weight: See `methods.Spec`.
+    cache_sharpness: See `methods.Spec`.
+
+  Raises:
+    ValueError: an unknown preset or method; lists the choices.
+  """
+  methods.check(name)
+  base = name.split("+")[0]
+  numbers = recipe(base, preset)
+  count = numbers.num_context
+  if count and num_context is not None:
+    count = num_context
+  weight = (_DOR_WEIGHTS.get(base, _DOR_WEIGHT) if outlier_weight is None
+            else outlier_weight)
+  return methods.Spec(
+      name, count, numbers.from_words, class_position, weight, cache_weight,
+      cache_sharpness)

@@ -38,8 +38,8 @@ def method(
   precision of its features.
   """
   scale = jnp.asarray(logit_scale)
-  host = coop.method(logit_scale=logit_scale, context=context)
-  return host._replace(
+  base = coop.method(logit_scale=logit_scale, context=context)
+  return base._replace(
       loss=Partial(_loss, scale), gradient=Partial(_gradient, scale, strength))
 
 

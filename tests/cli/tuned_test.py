@@ -12,17 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcal import config
 from jaxcal import predictions
 from jaxcal.adapt.prompt import methods as prompt_methods
-from jaxcal.cli import tuned
 from jaxcal.clip import checkpoint
 from jaxcal.clip import prompts
 from jaxcal.data import image_set as image_sets
 from jaxcal.posterior import laplace
 from jaxcal.testbed import sets
 from jaxcal.testbed import shipped
+from jaxcal.tuning import checkpoint as tuned
 from jaxcal.tuning import methods
+from jaxcal.tuning import predict
 from jaxcal.tuning import presets
 from jaxcal.tuning import tip_adapter
 from tests.cli import command
@@ -97,10 +97,9 @@ class _Saved(parameterized.TestCase):
     one = tuned.load(folder / f"seed-{seed}", self.model)
     taken = image_sets.take(
         images, [images.ids.index(image_id) for image_id in answers.ids])
-    logits, = tuned.logits(
-        config.ExperimentConfig(), self.model,
-        taken._replace(class_names=answers.class_names), [one],
-        template=_TEMPLATE, folder=self._folder("features"))
+    logits, = predict.logits(
+        self.model, taken._replace(class_names=answers.class_names), [one],
+        template=_TEMPLATE)
     return logits
 
   def _text_features(self, one, class_names):

@@ -59,12 +59,12 @@ class DorTest(parameterized.TestCase):
 
   def test_is_zero_at_the_frozen_prompt(self):
     base, outliers = self._prompts()
-    host = coop.method(logit_scale=self.scale)
-    method = dor.with_outliers(host, 8.0)
+    base_method = coop.method(logit_scale=self.scale)
+    method = dor.with_outliers(base_method, 8.0)
     params = {"context": self.oracle.context("words4", 4)}
     batch = self.oracle.batch(outliers=outliers)
     ((loss, _), gradient), ((expected, _), host_gradient) = (
-        oracle_lib.step(m, params, base, batch) for m in (method, host))
+        oracle_lib.step(m, params, base, batch) for m in (method, base_method))
     np.testing.assert_allclose(loss, expected, atol=1e-12)
     np.testing.assert_allclose(
         gradient["context"], host_gradient["context"], atol=1e-12)
@@ -84,16 +84,17 @@ class DorTest(parameterized.TestCase):
 
   def test_gradient_is_added_to_the_projected_one(self):
     base, outliers = self._prompts("x4words4", num_context=8)
-    host = prograd.method(logit_scale=self.scale)
+    base_method = prograd.method(logit_scale=self.scale)
     params = oracle_lib.params(self.oracle.stored, "prograd_conflict", "init")
     batch = self.oracle.batch(outliers=outliers)
     (loss, parts), gradient = oracle_lib.step(
-        dor.with_outliers(host, 2.0), params, base, batch)
-    (host_loss, _), projected = oracle_lib.step(host, params, base, batch)
+        dor.with_outliers(base_method, 2.0), params, base, batch)
+    (base_loss, _), projected = oracle_lib.step(
+        base_method, params, base, batch)
     held = dor.with_outliers(coop.method(logit_scale=self.scale), 1.0)
     pull = quick.jit(jax.grad(lambda p, held, base, batch: held.loss(
         p, base, batch)[1]["outliers"]))(params, held, base, batch)
-    np.testing.assert_allclose(loss - host_loss, 2 * parts["outliers"])
+    np.testing.assert_allclose(loss - base_loss, 2 * parts["outliers"])
     np.testing.assert_allclose(
         gradient["context"], projected["context"] + 2 * pull["context"],
         atol=1e-12)
@@ -131,13 +132,14 @@ class DorTest(parameterized.TestCase):
         self.oracle.images._replace(pooled=None), rows).pooled)
 
   def test_errors(self):
-    host = coop.method(logit_scale=self.scale)
+    base_method = coop.method(logit_scale=self.scale)
     with self.assertRaisesRegex(ValueError, "no text_features"):
       dor.with_outliers(coop.class_specific(logit_scale=self.scale), 8.0)
     base, _ = self._prompts()
     params = {"context": self.oracle.context("words4", 4)}
     with self.assertRaisesRegex(ValueError, "batch with outliers"):
-      dor.with_outliers(host, 8.0).loss(params, base, self.oracle.batch())
+      dor.with_outliers(base_method, 8.0).loss(
+          params, base, self.oracle.batch())
 
 
 if __name__ == "__main__":

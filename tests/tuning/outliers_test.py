@@ -152,17 +152,17 @@ class DrawTest(parameterized.TestCase):
                      for step in steps])
 
   @parameterized.parameters((12, 4), (11, 4), (5, 5), (7, 5))
-  def test_walks_do_not_repeat(self, num_words, num_drawn):
-    per_walk = num_words // num_drawn
+  def test_passes_do_not_repeat(self, num_words, num_drawn):
+    per_pass = num_words // num_drawn
     drawn = self._steps(
-        outliers.walk, range(60 * per_walk), num_words, num_drawn)
-    walks = drawn.reshape(60, -1)
-    for words in walks:
-      self.assertLen(set(words.tolist()), per_walk * num_drawn)
-    self.assertGreater(len({tuple(words) for words in walks.tolist()}), 30)
-    # Over the walks, every word has its share.
-    counts = np.bincount(walks.ravel(), minlength=num_words)
-    expected = 60 * per_walk * num_drawn / num_words
+        outliers.shuffled, range(60 * per_pass), num_words, num_drawn)
+    passes = drawn.reshape(60, -1)
+    for words in passes:
+      self.assertLen(set(words.tolist()), per_pass * num_drawn)
+    self.assertGreater(len({tuple(words) for words in passes.tolist()}), 30)
+    # Over the passes, every word has its share.
+    counts = np.bincount(passes.ravel(), minlength=num_words)
+    expected = 60 * per_pass * num_drawn / num_words
     self.assertLess(np.abs(counts - expected).max(), .4 * expected)
 
   def test_independent_draws(self):
@@ -170,7 +170,7 @@ class DrawTest(parameterized.TestCase):
     self.assertTrue(all(len(set(words)) == 3 for words in drawn.tolist()))
     counts = np.bincount(drawn.ravel(), minlength=9)
     self.assertBetween(counts.min(), 40, 67)
-    # Unlike on a walk, words come again in the next step.
+    # Unlike in a pass, words come again in the next step.
     again = [set(a) & set(b) for a, b in zip(drawn[::3].tolist(),
                                              drawn[1::3].tolist())]
     self.assertGreater(sum(map(bool, again)), 20)
@@ -211,7 +211,7 @@ class DrawTest(parameterized.TestCase):
         np.sort(drawn, axis=1), [[0, 1, 2, 3]] * 3)
 
   @parameterized.product(
-      draw=(outliers.walk, outliers.iid, outliers.fixed),
+      draw=(outliers.shuffled, outliers.iid, outliers.fixed),
       numbers=((0, 1), (1, 0)))
   def test_what_is_refused(self, draw, numbers):
     with self.assertRaisesRegex(ValueError, "at least 1"):

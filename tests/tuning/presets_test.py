@@ -38,9 +38,9 @@ class PresetsTest(parameterized.TestCase):
     self.assertEqual((ours.from_words, theirs.from_words), (True, False))
 
   def test_outlier_weights(self):
-    self.assertEqual(presets.outlier_weight("coop"), 8.0)
+    self.assertEqual(presets.spec("coop+dor").outlier_weight, 8.0)
     for name in ("kgcoop", "cocoop", "maple"):
-      self.assertEqual(presets.outlier_weight(name), 2.0)
+      self.assertEqual(presets.spec(f"{name}+dor").outlier_weight, 2.0)
 
   def test_unknown_names_list_the_choices(self):
     with self.assertRaisesRegex(ValueError, "'coup'; choose from: coop, "):

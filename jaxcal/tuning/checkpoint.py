@@ -1,0 +1,122 @@
+"""Files of tuned parameters: what a seed of a method has learned."""
+
+from collections.abc import Mapping
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from flax import traverse_util
+import jax
+import numpy as np
+
+from jaxcal.clip import checkpoint
+from jaxcal.storage import atomic
+from jaxcal.storage import identity
+from jaxcal.storage import pair
+from jaxcal.tuning import method as method_lib
+from jaxcal.tuning import methods
+from jaxcal.typing import Int
+
+ENDING = "safetensors"
+
+
+class Tuned(NamedTuple):
+  """One seed of a method.
+
+  Attributes:
+    spec: The method.
+    params: Its parameters after training.
+    class_names: Names of the classes of the training.
+    labels: Labels of the few shots, where the method looks them up; else empty.
+    about: All that made them, as JSON has it.
+  """
+
+  spec: methods.Spec
+  params: method_lib.Params
+  class_names: tuple[str, ...]
+  labels: Int[np.ndarray, "n"]
+  about: Mapping[str, Any]
+
+
+def save(path: pathlib.Path, tuned: Tuned) -> None:
+  """Writes PATH.safetensors and PATH.json, seen together or not at all."""
+  from safetensors import numpy as safetensors
+  atomic.make_folder(path.parent)
+  pair.write(path, ENDING, safetensors.save(_flat(tuned.params)), {
+      **tuned.about, "spec": tuned.spec._asdict(),
+      "class_names": tuned.class_names,
+      "labels": np.asarray(tuned.labels).tolist()})
+
+
+def exists(path: pathlib.Path) -> bool:
+  """Whether `save` has come to its end, once at least."""
+  return pair.exists(path, ENDING)
+
+
+def about(path: pathlib.Path) -> dict[str, Any]:
+  """What PATH.json says of tuned parameters."""
+  return pair.about(path, ENDING)
+
+
+def load(path: pathlib.Path, model: checkpoint.Model) -> Tuned:
+  """`read` for a model.
+
+  Raises:
+    FileNotFoundError: one of the two files is missing.
+    ValueError: see `read`; or they are of another model.
+  """
+  found = read(path)
+  trained = found.about.get("model.fingerprint")
+  if trained != model.fingerprint:
+    raise ValueError(
+        f"{path} was tuned for the model with the fingerprint {trained}, but "
+        f"{model.name} has {model.fingerprint}; give that model with "
+        "--config.model.name")
+  return found
+
+
+def read(path: pathlib.Path) -> Tuned:
+  """What `save` wrote; PATH may have one of the endings.
+
+  Raises:
+    FileNotFoundError: one of the two files is missing.
+    ValueError: it is damaged, or not such a file.
+  """
+  from safetensors import numpy as safetensors
+  from safetensors import SafetensorError
+  path = pathlib.Path(path)
+  if path.suffix in (f".{ENDING}", ".json"):
+    path = path.with_suffix("")
+  arrays, text = (atomic.with_ending(path, ending)
+                  for ending in (ENDING, "json"))
+  for file in (arrays, text):
+    if not file.exists():
+      raise FileNotFoundError(
+          f"no {file}; `jaxcal tune` writes tuned/SET/METHOD/seed-N.{ENDING} "
+          "with a .json beside it")
+  content, made = pair.read(path, ENDING)
+  try:
+    params = traverse_util.unflatten_dict(safetensors.load(content), sep=".")
+    spec = methods.Spec(**made["spec"])
+    names, labels = made["class_names"], made["labels"]
+  except (SafetensorError, KeyError, TypeError) as error:
+    raise ValueError(f"{path}.* is not what `jaxcal tune` writes: {error!r}; "
+                     "run it again") from error
+  methods.check(spec.name)
+  return Tuned(spec, params, tuple(names), np.asarray(labels, np.int64), made)
+
+
+def digest(tuned: Tuned) -> str:
+  """A short digest of all that enters predictions: not of how it was made."""
+  arrays = _flat(tuned.params)
+  return identity.of_lines([
+      json.dumps([tuned.spec._asdict(), tuned.class_names,
+                  np.asarray(tuned.labels).tolist()], sort_keys=True),
+      *(f"{name} {identity.of_array(arrays[name])}" for name in sorted(arrays)),
+  ])
+
+
+def _flat(params):
+  flat = traverse_util.flatten_dict(
+      jax.tree.map(np.asarray, dict(params)), sep=".")
+  return {name: np.ascontiguousarray(value) for name, value in flat.items()}

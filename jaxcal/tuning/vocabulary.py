@@ -1,0 +1,108 @@
+"""Words to choose outliers from, encoded once for all data sets."""
+
+from collections.abc import Callable, Sequence
+import pathlib
+import tempfile
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal import parts
+from jaxcal.clip import checkpoint
+from jaxcal.storage import identity
+from jaxcal.tuning import classes
+from jaxcal.tuning import outliers
+from jaxcal.tuning import task as task_lib
+from jaxcal.typing import Float
+
+_WORDS_AT_ONCE = 2**14
+
+
+class Vocabulary(NamedTuple):
+  """Words, and their unit-norm features in "a photo of a {}."."""
+
+  words: Sequence[str]
+  features: Float[np.ndarray, "n d"]
+
+
+def encode(
+    model: checkpoint.Model,
+    words: Sequence[str],
+    *,
+    num_context: int = 16,
+    folder: pathlib.Path | None = None,
+    on_words: Callable[[int, int], None] | None = None,
+) -> Vocabulary:
+  """The words that the model has room for, with their features.
+
+  Args:
+    model: The frozen model.
+    words: All words, such as those of `outliers.from_wordnet`.
+    num_context: Most context vectors that will stand in front of a word.
+    folder: Folder that keeps the features, each vocabulary and model in one of
+      its own; none if None.
+    on_words: Called with (words done, words in all).
+
+  Raises:
+    ValueError: it has room for none.
+  """
+  fitting = classes.fitting(model, words, num_context)
+  if not fitting:
+    raise ValueError(f"none of {len(words)} outlier words has room in the text "
+                     f"tower beside {num_context} context vectors; give "
+                     "shorter ones")
+  with tempfile.TemporaryDirectory() as scratch:
+    place = pathlib.Path(scratch)
+    if folder is not None:
+      place = folder / identity.of_lines(
+          [model.fingerprint, model.config.text.precision, *fitting])
+    parts.open_folder(place, fitting, ("text",))
+    todo = parts.missing(place, len(fitting))
+    _report(on_words, len(fitting) - len(todo), len(fitting))
+    for first in range(0, len(todo), _WORDS_AT_ONCE):
+      rows = todo[first:first + _WORDS_AT_ONCE]
+      found = classes.prompts_of(model, [fitting[row] for row in rows])
+      parts.write(place, rows, {
+          "text": {"features": np.asarray(found.zero_shot)}})
+      _report(on_words, len(fitting) - len(todo) + first + len(rows),
+              len(fitting))
+    return Vocabulary(fitting, parts.gather(place, "text")["features"])
+
+
+def nearest(
+    vocabulary: Vocabulary,
+    model: checkpoint.Model,
+    task: task_lib.Task,
+    *,
+    num_kept: int = 5000,
+    exclude_new: bool = False,
+) -> list[str]:
+  """The words to draw from: those nearest to the trained classes, not these.
+
+  Args:
+    vocabulary: From `encode`.
+    model: The frozen model.
+    task: The data set.
+    num_kept: Number of words to keep; all where there are not so many.
+    exclude_new: Whether names of the new classes are left out, too. As
+      published, they may be among the outliers; see `outliers.overlap`.
+
+  Raises:
+    ValueError: none is left without the names of the classes.
+  """
+  excluded = list(task.class_names)
+  if exclude_new and "new" in task.tests:
+    excluded += task.tests["new"].class_names
+  words = outliers.exclude(vocabulary.words, excluded)
+  kept = set(words)
+  rows = [word in kept for word in vocabulary.words]
+  best = outliers.rank(
+      jnp.asarray(vocabulary.features[rows]),
+      classes.prompts_of(model, task.class_names).zero_shot, num_kept)
+  return [words[position] for position in np.asarray(best.positions)]
+
+
+def _report(on_words, done, total):
+  if on_words is not None:
+    on_words(done, total)
