@@ -144,7 +144,8 @@ class DocsTest(parameterized.TestCase):
         {page: len(_blocks(page, "python")) for page in _PAGES
          if _blocks(page, "python")},
         # Those of own_method.md run in own_method_test.py.
-        {"README.md": 4, "docs/library.md": 5, "docs/own_method.md": 4})
+        {"README.md": 4, "docs/few_shot.md": 1, "docs/library.md": 5,
+         "docs/own_method.md": 4})
     for page, text in _PAGES.items():
       fences = re.findall(r"^ *```(.*)$", text, re.MULTILINE)
       self.assertContainsSubset(fences[::2], ["bash", "python"], page)
@@ -232,6 +233,18 @@ class DocsTest(parameterized.TestCase):
     self.assertGreater(names["soc"], 0)
     self.assertBetween(names["ece"], 0.05, 0.15)
     self.assertLess(names["floor"], 0.05)
+
+  @pytest.mark.slow
+  def test_code_of_few_shot_tuning(self):
+    [block] = _blocks("docs/few_shot.md", "python")
+    with contextlib.chdir(self.folder):
+      names, printed = self._executed(block)
+      written = sorted(path.name for path in pathlib.Path(
+          "few_shot/shapes/coop+dor").iterdir())
+    self.assertLen(names["seeds"], 3)
+    self.assertEqual(printed.count("accuracy"), 3)
+    self.assertEqual(written, [f"seed-{seed}.{ending}" for seed in (1, 2, 3)
+                               for ending in ("json", "safetensors")])
 
   @pytest.mark.slow
   def test_code_of_the_readme(self):

@@ -11,6 +11,7 @@ that enters the numbers is the same, see `identity_of`.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
+import os
 import pathlib
 import time
 from typing import Any, NamedTuple
@@ -102,10 +103,10 @@ def fit(
     model: models.Model,
     task: task_lib.Task,
     setting: Setting,
-    folder: pathlib.Path,
+    folder: str | os.PathLike,
     *,
     outliers: Outliers = None,
-    features: pathlib.Path | None = None,
+    features: str | os.PathLike | None = None,
     about: Mapping[str, Any] | None = None,
     seeds_at_once: int = 0,
     max_bytes: int = 2**32,
@@ -142,6 +143,8 @@ def fit(
     ValueError: what lies there is of something else, which is named; a loss
       that is not finite; outliers that do not fit the method.
   """
+  folder = pathlib.Path(folder)
+  features = None if features is None else pathlib.Path(features)
   _check_outliers(setting.spec, outliers)
   identities = {seed: identity_of(model, task, setting, seed, outliers)
                 for seed in task.seeds}
