@@ -200,8 +200,9 @@ def identity_of(
       **{f"recipe.{name}": value
          for name, value in setting.recipe._asdict().items()}}
   if setting.views is not None:
-    found |= {"views": dataclasses.asdict(setting.views),
-              "views.seed": setting.seed}
+    found |= {"views.seed": setting.seed} | {
+        f"views.{name}": value
+        for name, value in dataclasses.asdict(setting.views).items()}
   return found
 
 
