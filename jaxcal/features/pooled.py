@@ -1,0 +1,163 @@
+"""Clean views of all images, up to the last projection: what a posterior sees.
+
+Work that was interrupted goes on where it stopped; what lies in its folder is
+used again only where it is of the same images, model and precision.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcal import parts
+from jaxcal import sharding
+from jaxcal.clip import checkpoint
+from jaxcal.data import contents
+from jaxcal.data import image_set as image_sets
+from jaxcal.data import pairs
+from jaxcal.features import extract
+from jaxcal.storage import identity
+from jaxcal.typing import Int
+from jaxcal.typing import Pooled
+
+# Images per device where the caller names no number.
+BATCH_SIZE = 64
+
+_MEMORY = "digests.npz"
+
+
+def from_images(
+    model: checkpoint.Model,
+    images: image_sets.ImageSet,
+    folder: pathlib.Path | None = None,
+    *,
+    batch_size: int = BATCH_SIZE,
+    num_threads: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> Pooled:
+  """What the projection sees of the clean view of every image.
+
+  Args:
+    model: From `checkpoint.load`.
+    images: The images.
+    folder: Keeps what an interrupted call has computed; nothing is kept if
+      None.
+    batch_size: Images per device.
+    num_threads: Threads that read images.
+    progress: Called with the numbers of images done and in all.
+
+  Raises:
+    ValueError: an image cannot be read, or the folder holds those of other
+      images or of another model.
+  """
+  if folder is None:
+    with tempfile.TemporaryDirectory() as scratch:
+      return from_images(
+          model, images, pathlib.Path(scratch), batch_size=batch_size,
+          num_threads=num_threads, progress=progress)
+  report = progress or (lambda done, total: None)
+  total = len(images.ids)
+  parts.open_folder(folder, images.ids, ("image",), identity={
+      **identity_of(model),
+      **identity_of_images(images, folder, num_threads=num_threads)})
+  todo = parts.missing(folder, total)
+  done = total - len(todo)
+  report(done, total)
+  for asked, batch in batches(model, images, todo, batch_size=batch_size,
+                              num_threads=num_threads):
+    write(folder, asked, "image", rows_of(batch, len(asked)))
+    done += len(asked)
+    report(done, total)
+  return gather(folder, "image")
+
+
+def identity_of(model: checkpoint.Model) -> dict[str, Any]:
+  """The identity of a model's image tower and of how it is computed."""
+  return {"computation": identity.COMPUTATION, "model": model.fingerprint,
+          "model.image_precision": model.config.vision.precision}
+
+
+def identity_of_images(
+    images: image_sets.ImageSet,
+    folder: pathlib.Path,
+    *,
+    num_threads: int = 4,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+  """The identity of images whose features a folder keeps.
+
+  Args:
+    images: The images; none is decoded.
+    folder: Folder of `from_images`, which remembers what the files hold, so
+      that only those that have changed are read again.
+    num_threads: Threads that read files.
+    progress: Called with the number of files that were looked at since.
+  """
+  return contents.identity_of(images, memory=folder / _MEMORY,
+                              num_threads=num_threads, progress=progress)
+
+
+def batches(
+    model: checkpoint.Model,
+    images: image_sets.ImageSet | pairs.PairSet,
+    positions: Int[np.ndarray, "n"],
+    *,
+    batch_size: int = BATCH_SIZE,
+    num_threads: int = 4,
+    on_unusable: Callable[[int, str], None] | None = None,
+) -> Iterator[tuple[Int[np.ndarray, "r"], extract.Batch]]:
+  """Clean views of images at some positions: these, and their features.
+
+  By one process with all of its devices; the rows of a batch begin with those
+  that were asked for.
+
+  Args:
+    model: From `checkpoint.load`.
+    images: Images, or pairs.
+    positions: Positions of the images.
+    batch_size: Images per device.
+    num_threads: Threads that read images.
+    on_unusable: See `extract.from_images`.
+  """
+  mesh = sharding.data_mesh()
+  asked = extract.batches_of(positions, batch_size * mesh.devices.size)
+  return zip(asked, extract.from_images(
+      model, images, asked, recipe=extract.recipe_of(model, num_views=1),
+      seed=0, mesh=mesh, batch_size=batch_size, num_threads=num_threads,
+      on_unusable=on_unusable))
+
+
+def rows_of(batch: extract.Batch, count: int) -> Pooled:
+  """The first rows of a batch, on the host."""
+  return jax.tree.map(
+      lambda x: x[:count], sharding.gather_local(batch.pooled))
+
+
+def write(
+    folder: pathlib.Path,
+    positions: Int[np.ndarray, "r"],
+    name: str,
+    rows: Pooled,
+    more: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> None:
+  """Writes features of some images as a part, see `parts.write`.
+
+  Args:
+    folder: From `parts.open_folder`.
+    positions: Positions of the images.
+    name: Name of the features in the folder.
+    rows: Features of these images.
+    more: Further arrays of these images, by name and field.
+  """
+  fields = {field: value for field, value in rows._asdict().items()
+            if value is not None}
+  parts.write(folder, positions, {name: fields, **(more or {})})
+
+
+def gather(folder: pathlib.Path, name: str) -> Pooled:
+  """All rows that `write` wrote."""
+  fields = parts.gather(folder, name)
+  return Pooled(fields["activations"], fields.get("residual"))
