@@ -194,10 +194,6 @@ def look(
 
 def _check_pool(study, budget):
   """Refuses a pool that is too small, or whose labels mean something else."""
-  available = sum(len(pool.ids) for pool in study.pools)
-  if budget > available:
-    raise ValueError(f"budgets reach {budget}, but the pool of "
-                     f"{study.target.name} has {available} images")
   others = [study.validation] if study.validation is not None else []
   names = [pool.name for pool in study.pools]
   for name in names:
@@ -205,6 +201,10 @@ def _check_pool(study, budget):
   if not names or len(set(names)) < len(names):
     raise ValueError(f"pools are called {names}, expected one at least and no "
                      "name twice")
+  available = sum(len(pool.ids) for pool in study.pools)
+  if budget > available:
+    raise ValueError(f"budgets reach {budget}, but the pool of "
+                     f"{study.target.name} has {available} images")
   for one in (*study.pools, *others):
     if one.class_names != study.target.class_names:
       raise ValueError(f"{one.name} has other classes than "
