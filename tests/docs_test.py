@@ -243,7 +243,7 @@ class DocsTest(parameterized.TestCase):
     self.assertEqual(
         list(names["paths"]), ["before", *(
             f"{strategy}-{budget}-0" for strategy in ("random", "epig_online")
-            for budget in (5, 20))])
+            for budget in (5, 10))])
 
   @pytest.mark.slow
   def test_code_of_the_readme(self):

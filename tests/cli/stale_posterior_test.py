@@ -111,7 +111,11 @@ class FitTest(_StaleTest):
     super().setUp()
     self.pairs = self.root / "pairs"
     self.folders = {"finished": self.posterior,
-                    "unfinished": self.root / "unfinished"}
+                    "unfinished": self.root / "unfinished",
+                    "features": self.root / "features"}
+    # As if it had been stopped before the first sums.
+    shutil.copytree(self.folders["unfinished"], self.folders["features"])
+    (self.folders["features"] / "work" / "sums.npz").unlink()
 
   def _refused(self, message, folder, *arguments):
     """Refuses; and the way out gives the numbers of a new folder."""
@@ -126,19 +130,19 @@ class FitTest(_StaleTest):
     self.assertEqual(_arrays(folder), _arrays(fresh))
     return _arrays(fresh)
 
-  @parameterized.parameters("finished", "unfinished")
+  @parameterized.parameters("finished", "unfinished", "features")
   def test_nothing_changed(self, state):
     self._succeeds(_fit(self.pairs, self.folders[state]))
     self.assertEqual(_arrays(self.folders[state]), self.whole)
 
-  @parameterized.parameters("finished", "unfinished")
+  @parameterized.parameters("finished", "unfinished", "features")
   def test_replaced_picture(self, state):
     _picture(self.pairs / "1.png", 77)
     self.assertNotEqual(self._refused(
         "pairs.contents: stored '.*', asked '", self.folders[state]),
                         self.whole)
 
-  @parameterized.parameters("finished", "unfinished")
+  @parameterized.parameters("finished", "unfinished", "features")
   def test_edited_caption(self, state):
     path = self.pairs / "pairs.csv"
     path.write_text(path.read_text().replace("a ", "no ", 1))
@@ -146,13 +150,13 @@ class FitTest(_StaleTest):
         "pairs.captions: stored '.*', asked '", self.folders[state]),
                         self.whole)
 
-  @parameterized.parameters("finished", "unfinished")
+  @parameterized.parameters("finished", "unfinished", "features")
   def test_another_checkpoint_of_the_same_name(self, state):
     model = _another_model(self.root / "model")
     self._refused("\n  model: stored '.*', asked '", self.folders[state],
                   f"--config.model.name={model}")
 
-  @parameterized.parameters("finished", "unfinished")
+  @parameterized.parameters("finished", "unfinished", "features")
   def test_other_precision(self, state):
     self._refused("model.text_precision: stored 'highest', asked 'bfloat16'",
                   self.folders[state],
@@ -164,8 +168,7 @@ class FitTest(_StaleTest):
                   "--candidates=8")
 
   def test_features_serve_other_candidates(self):
-    folder, fresh = self.folders["unfinished"], self.root / "fresh"
-    (folder / "work/sums.npz").unlink()
+    folder, fresh = self.folders["features"], self.root / "fresh"
     with mock.patch.object(extract, "image_encoder") as encoder:
       self._succeeds(_fit(self.pairs, folder, "--candidates=8"))
     self.assertFalse(encoder.return_value.called)

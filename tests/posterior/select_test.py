@@ -105,12 +105,16 @@ class SelectTest(parameterized.TestCase):
         self._select(self.study._replace(pools=pools), budgets=[1])
 
   def test_every_number_is_in_the_identity(self):
-    cell, = select.cells(["bald"], [2], [0])
+    (cell,), factors = select.cells(["bald"], [2], [0]), self.study.factors
     changed = {
         "template": "{}", "metric": "cosine", "num_samples": 5,
         "validation": self.study.pools[0],
         "pools": self.study.pools[::-1],
         "target": image_sets.take(self.study.target, [1, 0]),
+        "factors": factors._replace(factors={
+            **factors.factors, "image": factors.factors["text"]}),
+        "chosen": self.study.chosen._replace(
+            about=self.study.chosen.about | {"pseudo_count": 5.0}),
         **{f"schedule.{name}": self.study.schedule._replace(**{name: 3})
            for name in finetuning.Schedule._fields}}
     found = [select.look(self.study, self.folder, [cell])[0]["bald-2-0"]]
