@@ -52,6 +52,10 @@ def open_folder(
            "order": None if order is None else np.asarray(order).tolist()}
   path = folder / _ABOUT
   if not path.exists():
+    if _files(folder):
+      raise ValueError(
+          f"{folder} holds answers, but no {_ABOUT} that says of what; remove "
+          "that folder, and what was in it is computed again")
     atomic.write_whole(path, json.dumps(
         about | {"identity": dict(identity or {})}).encode())
     return

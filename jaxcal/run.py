@@ -59,6 +59,7 @@ def predict(
     num_views: int = 64,
     seed: int = 0,
     order: Sequence[int] | None = None,
+    head: bayesian.Head | None = None,
     evidence: Sequence[str] = (),
     batch_size: int | None = None,
     devices: Sequence[jax.Device] | None = None,
@@ -78,11 +79,13 @@ def predict(
       those that the source has, if any.
     ids: One per image, for features in arrays; "0", "1", ... if None.
     class_names: Names in label order; those of the source, or "0", "1", ...
-    model: From `load`; reads images.
+    model: From `load`; reads images. With a head, a store needs it, too.
     num_views: Views that are cut from each image, the clean one included.
     seed: Seed of the random views.
     order: Positions of the images as methods with a state see them, such as a
       random permutation; as they come if None.
+    head: Posterior from `posterior.head.head`, which predicts in its forms,
+      too: METHOD+diagonal, METHOD+full, METHOD+tangent.
     evidence: Names of `predictions.EVIDENCE` to add, for recalibrators.
     batch_size: Images per device and step; 8 where prompts are tuned and 256
       elsewhere if None. No influence beyond rounding.
@@ -104,7 +107,7 @@ def predict(
       source, task, labels=labels, ids=ids, class_names=class_names,
       model=model, num_views=num_views, seed=seed)
   return dict(iterate(
-      methods, task, images, order=order, evidence=evidence,
+      methods, task, images, order=order, head=head, evidence=evidence,
       batch_size=batch_size, devices=devices, on_batch=on_batch))
 
 
@@ -118,7 +121,8 @@ def _as_source(source, task, *, labels, ids, class_names, model, num_views,
     recipe = extract.recipe_of(model, num_views=num_views)
     found = sources.from_images(model, source, recipe=recipe, seed=seed)
   elif isinstance(source, stores.Store):
-    found = sources.from_store(source)
+    found = sources.from_store(
+        source, config=None if model is None else model.config)
   elif isinstance(source, sources.Source):
     found = source
   else:
@@ -371,7 +375,14 @@ def _episodic(methods, task, prepared, head, evidence, mesh):
   common = tuple(name for name in COMMON_EVIDENCE if name in evidence)
   shared = sharding.replicate((task, family, alone), mesh)
   program = _program(mesh, head is not None, common)
-  pooled_of = lambda batch: batch.pooled if head is not None else None
+
+  def pooled_of(batch):
+    if head is not None and batch.pooled is None:
+      raise ValueError(
+          "a posterior needs what the last projection sees, which features in "
+          "arrays do not tell: give an image set or a feature store, and model")
+    return batch.pooled if head is not None else None
+
   return lambda batch: program(shared, (batch.view_features, pooled_of(batch)))
 
 

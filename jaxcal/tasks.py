@@ -1,6 +1,7 @@
 """What methods know of the classes: from a model and names, or from arrays."""
 
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -26,8 +27,10 @@ _BLOCK = 2**25  # values that are looked at in float64 at a time
 
 def load(name_or_path: str | pathlib.Path) -> checkpoint.Model:
   """`checkpoint.load`, which also knows the shipped model as "testbed"."""
-  return checkpoint.load(
-      shipped.folder() if name_or_path == _TESTBED else name_or_path)
+  if name_or_path == _TESTBED:
+    return dataclasses.replace(
+        checkpoint.load(shipped.folder()), name=_TESTBED)
+  return checkpoint.load(name_or_path)
 
 
 def task_of(

@@ -49,6 +49,12 @@ _MAY_ALSO_IMPORT = {
     "tuning/fit.py": {"storage"},
     "tuning/images.py": {"features", "parts", "storage"},
     "tuning/vocabulary.py": {"parts", "storage"},
+    # What the posterior's users call: from images and a model to predictions.
+    "posterior/inputs.py": {"clip", "data", "features", "tasks"},
+    "posterior/head.py": {"adapt", "clip"},
+    "posterior/fit.py": {"adapt", "clip", "data", "features", "metrics",
+                         "parts", "provenance", "sharding"},
+    "posterior/select.py": {"clip", "data", "features", "predictions"},
 }
 # What a room may use from outside, where the rule is stricter than setup.cfg.
 _ONLY = {
@@ -57,9 +63,9 @@ _ONLY = {
     "precision": {"collections", "contextlib", "functools", "jax", "typing"},
     "losses": {"collections", "jax", "math", "numpy", "typing"},
     "metrics": {"collections", "jax", "math", "numpy", "typing"},
-    "posterior": {"collections", "functools", "hashlib", "io", "jax", "json",
-                  "math", "numpy", "optax", "os", "pathlib", "torch",
-                  "typing", "zipfile"},
+    "posterior": {"collections", "contextlib", "functools", "hashlib", "io",
+                  "jax", "json", "math", "numpy", "optax", "os", "pathlib",
+                  "torch", "typing", "zipfile"},
 }
 # Packages with one home each. `testbed.train` is a program of its own.
 _HOMES = {
@@ -123,6 +129,14 @@ class ArchitectureTest(parameterized.TestCase):
       if room == "recalibration":
         self.assertNotIn(
             "jaxcal.recalibration.predicted", set(_imports(path)), str(path))
+
+  def test_what_knows_images_and_models_is_above_the_posterior(self):
+    above = {f"jaxcal.posterior.{name}"
+             for name in ("inputs", "head", "fit", "select")}
+    for path, room in _files():
+      where = path.relative_to(_ROOT / "jaxcal").as_posix()
+      if room != "cli" and where not in _MAY_ALSO_IMPORT:
+        self.assertFalse(above & set(_imports(path)), str(path))
 
   def test_the_public_face_is_for_users(self):
     for path, _ in _files():

@@ -144,7 +144,8 @@ class DocsTest(parameterized.TestCase):
         {page: len(_blocks(page, "python")) for page in _PAGES
          if _blocks(page, "python")},
         # Those of own_method.md run in own_method_test.py.
-        {"README.md": 4, "docs/few_shot.md": 1, "docs/library.md": 5,
+        {"README.md": 4, "docs/bayesvlm.md": 2, "docs/few_shot.md": 1,
+         "docs/library.md": 5,
          "docs/own_method.md": 4})
     for page, text in _PAGES.items():
       fences = re.findall(r"^ *```(.*)$", text, re.MULTILINE)
@@ -245,6 +246,17 @@ class DocsTest(parameterized.TestCase):
     self.assertEqual(printed.count("accuracy"), 3)
     self.assertEqual(written, [f"seed-{seed}.{ending}" for seed in (1, 2, 3)
                                for ending in ("json", "safetensors")])
+
+  @pytest.mark.slow
+  def test_code_of_the_posterior(self):
+    with contextlib.chdir(self.folder):
+      for block in _blocks("docs/bayesvlm.md", "python"):
+        names, printed = self._executed(block)
+        self.assertIn("accuracy", printed)
+    self.assertEqual(
+        list(names["paths"]), ["before", *(
+            f"{strategy}-{budget}-0" for strategy in ("random", "epig_online")
+            for budget in (5, 10))])
 
   @pytest.mark.slow
   def test_code_of_the_readme(self):

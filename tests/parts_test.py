@@ -77,6 +77,12 @@ class PartsTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "answers to 3 of 7 images; run"):
       parts.gather(self.folder, "zero_shot")
 
+  def test_answers_that_do_not_say_of_what_are_refused(self):
+    self._write((0, 1))
+    (self.folder / "about.json").unlink()
+    with self.assertRaisesRegex(ValueError, "no about.json.*remove that"):
+      parts.open_folder(self.folder, _IDS, _NAMES)
+
   def test_another_run_is_refused(self):
     with self.assertRaisesRegex(ValueError, "with other names; remove it"):
       parts.open_folder(self.folder, _IDS, ("tpt",))

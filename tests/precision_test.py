@@ -34,7 +34,6 @@ from jaxcal.adapt.prompt import engine
 from jaxcal.adapt.prompt import family as families
 from jaxcal.adapt.prompt import flatness
 from jaxcal.adapt.prompt import methods as prompt_methods
-from jaxcal.cli import posteriors
 from jaxcal.clip import captions
 from jaxcal.clip import checkpoint
 from jaxcal.clip import encoder
@@ -47,6 +46,7 @@ from jaxcal.metrics import calibration
 from jaxcal.posterior import acquisition
 from jaxcal.posterior import curvature
 from jaxcal.posterior import finetuning
+from jaxcal.posterior import inputs
 from jaxcal.posterior import laplace
 from jaxcal.posterior import model as models
 from jaxcal.posterior import neighbours
@@ -526,7 +526,7 @@ class ProgramTest(parameterized.TestCase):
 
   def test_what_follows_a_tower_in_half_precision(self):
     model = _world("bfloat16").model
-    for projection in posteriors.projections(model).values():
+    for projection in inputs.projections(model).values():
       self.assertEqual(projection.kernel.dtype, jnp.float32)
     few = image_sets.limit(sets.load("digits"), 3)
     folder = pathlib.Path(self.create_tempdir().full_path)

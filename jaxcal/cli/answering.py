@@ -25,6 +25,7 @@ from jaxcal.cli import tuned_answers
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import sources
 from jaxcal.features import store as stores
+from jaxcal.posterior import head as heads
 from jaxcal.storage import paths
 from jaxcal.storage import pytree
 
@@ -118,8 +119,9 @@ def _answers(config, model, images, methods, about, parts, identity, folder,
   budget = int(config.memory_gb * _GIGABYTE)
   head = None
   if posterior is not None:
-    head = posteriors.head(
-        posterior, config.posterior, model, len(images.class_names))
+    head = heads.head(
+        posterior, model, len(images.class_names),
+        num_samples=config.posterior.num_samples, seed=config.posterior.seed)
   return run.iterate(
       methods, _task(config, model, images, identity, folder, budget),
       _source(config, model, images, budget),

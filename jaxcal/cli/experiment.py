@@ -1,6 +1,6 @@
 """What the sub-commands share: flags, and config fields that become objects."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import hashlib
@@ -501,30 +501,6 @@ def progress(
   with tqdm.tqdm(total=total, desc=name, unit=unit, mininterval=interval,
                  disable=not is_first(), delay=delay) as bar:
     yield bar
-
-
-@contextlib.contextmanager
-def reported(
-    name: str, unit: str = "image") -> Iterator[Callable[..., None]]:
-  """A function of (done, total) that draws a bar from its first call on.
-
-  It takes a note to stand behind the bar as a third argument.
-
-  Args:
-    name: What stands in front of the bar.
-    unit: What is counted.
-  """
-  with contextlib.ExitStack() as stack:
-    bars = []
-
-    def report(done, total, note=""):
-      if not bars:
-        bars.append(stack.enter_context(progress(name, total, unit)))
-      if note:
-        bars[0].set_postfix_str(note, refresh=False)
-      bars[0].update(done - bars[0].n)
-
-    yield report
 
 
 def clean_batch_size(config) -> int:

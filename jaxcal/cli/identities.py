@@ -17,7 +17,7 @@ from jaxcal.cli import posteriors
 from jaxcal.clip import checkpoint
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
-from jaxcal.posterior import laplace
+from jaxcal.posterior import head
 from jaxcal.storage import identity
 
 # Where digests of image files are kept, below the output folder.
@@ -191,11 +191,6 @@ def of_posterior(
   """The posterior's covariances and what is drawn from it; nothing if None."""
   if chosen is None:
     return {}
-  layers = {f"{side}.{name}": matrix for side in laplace.Posterior._fields
-            for name, matrix in getattr(
-                chosen.posterior, side)._asdict().items()}
-  return {"posterior": identity.of_lines(
-      identity.of_array(np.asarray(layers[name])) for name in sorted(layers)),
-          "posterior.pseudo_count": chosen.about.get("pseudo_count"),
+  return {**head.identity_of(chosen),
           "posterior.num_samples": config.num_samples,
           "posterior.seed": config.seed}

@@ -23,7 +23,8 @@ FILES = re.compile(
 # Sub-folders that hold nothing but predictions, parameters, parts and states.
 FOLDERS = ("predictions", "answers", "features", "tuned")
 # Parts of an unfinished run, and states to go on from.
-_ALONE = re.compile(r"about\.json|(\d{8}|streams|fpp|sums|state-\d+-\d+)\.npz")
+_ALONE = re.compile(
+    r"about\.json|(\d{8}|digests|streams|fpp|sums|state-\d+-\d+)\.npz")
 _TAKEN = contextlib.ExitStack()  # folders kept from others, see `take`
 _PAIRS = {".npz": (".json",), ".safetensors": (".json",),
           ".json": (".npz", ".safetensors")}

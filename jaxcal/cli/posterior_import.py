@@ -5,12 +5,11 @@ import pathlib
 from absl import flags
 
 from jaxcal.cli import experiment
-from jaxcal.cli import posterior_fit
 from jaxcal.cli import posterior_folder
-from jaxcal.cli import posteriors
 from jaxcal.cli import shared_flags
 from jaxcal.posterior import files
-from jaxcal.posterior import marginal
+from jaxcal.posterior import head
+from jaxcal.posterior import inputs
 from jaxcal.posterior import released
 from jaxcal.report import tables
 from jaxcal.storage import atomic
@@ -43,7 +42,7 @@ def main(source: str) -> None:
   config = experiment.checked_config()
   experiment.refuse_processes()
   folder = posterior_folder.folder_of(config)
-  if (folder / "manifest.json").exists() and not shared_flags.OVERWRITE.value:
+  if files.has_factors(folder) and not shared_flags.OVERWRITE.value:
     raise ValueError(f"{folder} holds a posterior already; give another "
                      "--config.posterior.folder, or --overwrite to remove it")
   found = released.read_folder(source)
@@ -51,26 +50,22 @@ def main(source: str) -> None:
   norms = _norms()
   if norms is None:
     model = experiment.load_model(config.model)
-    maps = posteriors.projections(model)
-    norms = {side: posteriors.weight_norm2(one) for side, one in maps.items()}
-  fitted = files.fitted(dict(zip(files.SIDES, (found.image, found.text))), {
-      "model": config.model.name if model else None,
-      "model_fingerprint": model.fingerprint if model else None,
-      "weight_norm2": norms,
-      "released": {"folder": pathlib.Path(source).name,
-                   "prior": found.prior,
-                   "asymmetry": found.asymmetry}})
-  count = config.posterior.pseudo_count or posterior_fit.DEFAULT_PSEUDO_COUNT
-  evidence = files.maximise_evidence(fitted, count)
+    norms = {side: inputs.weight_norm2(one)
+             for side, one in inputs.projections(model).items()}
+  fitted = released.fitted(
+      found, name=pathlib.Path(source).name, weight_norm2=norms,
+      model=config.model.name if model else None,
+      model_fingerprint=model.fingerprint if model else None)
+  evidence = files.maximise_evidence(
+      fitted, config.posterior.pseudo_count or files.PSEUDO_COUNT)
   if model is not None:
-    posteriors.check(files.posterior(fitted, evidence),
-                     {"model_fingerprint": model.fingerprint}, model, source)
+    head.check(files.posterior(fitted, evidence),
+               {"model_fingerprint": model.fingerprint}, model, source)
   posterior_folder.take(folder)
   files.write(folder, fitted, evidence)
   posterior_folder.report(folder, fitted, evidence)
   text = tables.markdown(
-      [_row(side, fitted, found.prior, evidence) for side in files.SIDES],
-      tables.PRIORS)
+      released.compare_priors(found, fitted, evidence), tables.PRIORS)
   atomic.write_whole(folder / "priors.md", f"{text}\n".encode())
   print(f"\n{text}")
 
@@ -85,17 +80,3 @@ def _norms():
                      f"{','.join(_WEIGHT_NORM2.value)}, expected two numbers, "
                      "IMAGE,TEXT") from error
   return {"image": image, "text": text}
-
-
-def _row(side, fitted, prior, evidence):
-  """Where the released prior precision comes from, and where it goes."""
-  short = {"image": "img", "text": "txt"}[side]
-  old, count = prior[f"lambda_{short}"], prior[f"n_{short}"]
-  refit = lambda form, count: marginal.fit_prior_precision(
-      *fitted.spectra[side], pseudo_count=count, form=form,
-      weight_norm2=fitted.manifest["weight_norm2"][side])
-  return {"side": side, "released": old, "released_count": count,
-          "superseded": refit("superseded", count),
-          "corrected": refit("corrected", count),
-          "chosen": evidence.prior_precision[side],
-          "pseudo_count": evidence.pseudo_count}

@@ -1,28 +1,20 @@
 """`jaxcal posterior select`: which images to label, and what that brings."""
 
-from collections.abc import Sequence
 import json
 import pathlib
-from typing import NamedTuple
 
 from absl import flags
-import jax.numpy as jnp
-import numpy as np
 
 from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
-from jaxcal.cli import pooled
 from jaxcal.cli import posteriors
+from jaxcal.cli import progress as bars
 from jaxcal.cli import reporting
 from jaxcal.cli import shared_flags
-from jaxcal.clip import towers
-from jaxcal.data import image_set as image_sets
-from jaxcal.posterior import files
 from jaxcal.posterior import finetuning
-from jaxcal.posterior import model as models
-from jaxcal.posterior import online
-from jaxcal.posterior import predictive
+from jaxcal.posterior import head
+from jaxcal.posterior import select
 from jaxcal.posterior import selection
 from jaxcal.report import figures
 from jaxcal.report import summary
@@ -51,16 +43,6 @@ _LEARNING_RATE = flags.DEFINE_float(
 _EPOCHS = flags.DEFINE_integer("epochs", 100, "of AdamW, as published")
 _FLAGS = ("strategies", "budgets", "seeds", "pool", "pool_split", "pool_limit",
           "metric", "samples", "learning_rate", "epochs")
-
-
-class _Data(NamedTuple):
-  """An image set, and those beside it that share none of its images."""
-
-  target: image_sets.ImageSet
-  pools: Sequence[image_sets.ImageSet]
-  validation: image_sets.ImageSet | None
-
-
 _SCORES = {"accuracy": "accuracy %", "ece": "ECE %", "nll": "NLL"}
 
 
@@ -71,7 +53,8 @@ def help_text() -> str:
       "judge only;", "config.temperature.split of the same set picks the epoch "
       "of tuning. Writes", "results.jsonl, results.md, learning-SET.svg, "
       "selected-SET.json (ids in the order", "of choosing) and the answers "
-      "after tuning. An interrupted run goes on where it", "stopped.", "",
+      "after tuning. An interrupted run goes on where it", "stopped; "
+      "strategies, budgets, seeds and image sets may be added to it.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
       "Flags:", *shared_flags.flag_help(
           *_FLAGS, "config", "output", "overwrite", "compilation_cache",
@@ -87,22 +70,27 @@ def main() -> None:
   if config.posterior.folder is None:
     raise ValueError("config.posterior.folder is None: name a posterior of "
                      "`jaxcal posterior fit`")
-  every = [_data(config, name, target, budgets[-1])
+  every = [_images(config, name, target, budgets[-1])
            for name, target in zip(
                config.data.name, experiment.load_sets(config.data).values())]
   model = experiment.load_model(config.model)
-  chosen = posteriors.load(config.posterior, model)
-  about = experiment.describe(config, model, chosen) | {
+  studies = _studies(config, model, every)
+  about = experiment.describe(config, model, studies[0].chosen) | {
       f"flags.{name}": flags.FLAGS[name].value for name in _FLAGS
       if name not in ("strategies", "budgets", "seeds")}
-  output = experiment.output_folder(about)
+  output = experiment.output_folder(about, grows=True)
+  cells = select.cells(_STRATEGIES.value, budgets, range(_SEEDS.value))
+  # What lies there is looked at before anything is computed.
+  for study in studies:
+    select.look(study, _folder(output, study), cells,
+                num_threads=config.num_threads)
+  experiment.write_settings(output, about)
   rows = []
-  for data in every:
-    name = data.target.name
-    folder = output / "answers" / name
-    _fill(config, model, chosen, data, budgets, about, folder)
-    rows += _rows(folder, name, budgets, experiment.conventions(config.metrics))
-    _write_selected(output, name, folder, budgets)
+  for study in studies:
+    found = _select(config, study, _folder(output, study), budgets, about)
+    rows += _rows(study.target.name, found, budgets,
+                  experiment.conventions(config.metrics))
+    _write_selected(output, study.target.name, found, budgets)
   _write_report(output, rows)
 
 
@@ -136,8 +124,8 @@ def _checked_flags():
   return budgets
 
 
-def _data(config, name, target, budget):
-  """What belongs to a target; refuses a pool that is too small."""
+def _images(config, name, target, budget):
+  """A target with what shares none of its images; refuses too small a pool."""
   pools = held_out.load(
       config, target, _POOL.value or [name], split=_POOL_SPLIT.value,
       limit=_POOL_LIMIT.value)
@@ -145,122 +133,66 @@ def _data(config, name, target, budget):
   if budget > available:
     raise ValueError(f"--budgets reach {budget}, but the pool of {target.name} "
                      f"has {available} images")
-  if config.temperature.split is None:
-    return _Data(target, pools, None)
-  validation, = held_out.load(
-      config, target, [name], split=config.temperature.split,
-      limit=config.temperature.limit)
-  return _Data(target, pools, validation)
-
-
-def _fill(config, model, chosen, data, budgets, about, folder):
-  """Answers of every strategy, seed and budget, and of the model before."""
-  cells = [(strategy, seed, budget) for strategy in _STRATEGIES.value
-           for seed in range(_SEEDS.value) for budget in budgets]
-  done = [cell for cell in cells
-          if predictions_lib.exists(folder / _name(*cell))]
-  if len(done) == len(cells) and predictions_lib.exists(folder / "before"):
-    return
-  problem, validation = _problem(config, model, chosen, data,
-                                 folder / "features")
-  images, ids = data.target, [i for pool in data.pools for i in pool.ids]
-
-  def save(name, cosines, **more):
-    logits = predictive.probit_logits(cosines)
-    predictions_lib.save(predictions_lib.Predictions(
-        np.asarray(logits, np.float32), images.labels, images.ids,
-        images.class_names, {},
-        about | {"data": images.name, "method": name, **more}), folder / name)
-
-  save("before", models.cosines(problem.model, problem.targets))
-  with experiment.progress(f"{images.name}: choices", len(cells),
-                           "choice") as bar:
-    bar.update(len(done))
-    for strategy in _STRATEGIES.value:
-      for cell, point in finetuning.learning_curve(
-          problem, problem.targets, validation, strategies=(strategy,),
-          budgets=budgets, seeds=range(_SEEDS.value), done=done,
-          schedule=finetuning.Schedule(
-              learning_rate=_LEARNING_RATE.value, num_epochs=_EPOCHS.value)):
-        save(_name(*cell), point.cosines, epoch=int(point.tuned.epoch),
-             selected=[ids[row] for row in point.rows])
-        bar.update(1)
-
-
-def _name(strategy, seed, budget):
-  return f"{strategy}-{budget}-{seed}"
-
-
-def _problem(config, model, chosen, data, folder):
-  """Pool, targets and model; and the validation images, if any."""
-  target = pooled.task(config, model, data.target, folder / "target")
-  tasks = [pooled.task(config, model, one, folder / f"pool-{one.name}")
-           for one in data.pools]
   validation = None
-  if data.validation is not None:
-    task = pooled.task(config, model, data.validation, folder / "validation")
-    validation = models.Labelled(task.images, jnp.asarray(task.labels))
-  joined = tasks[0].images
-  for task in tasks[1:]:
-    joined = models.join(joined, task.images)
-  found = files.read(config.posterior.folder)
-  learner = online.Learner(
-      found.factors["image"], chosen.about["pseudo_count"],
-      chosen.about["prior_precision"]["image"])
-  problem = selection.Problem(
-      _model(model, chosen, target.texts), joined, target.images,
-      labels=np.concatenate([task.labels for task in tasks]),
-      learner=learner, metric=_METRIC.value, num_samples=_SAMPLES.value)
-  return problem, validation
+  if config.temperature.split is not None:
+    validation, = held_out.load(
+        config, target, [name], split=config.temperature.split,
+        limit=config.temperature.limit)
+  return target, pools, validation
 
 
-def _model(model, chosen, texts):
-  """The model from its last projections on."""
-  maps = posteriors.projections(model)
-  texts = jnp.asarray(texts)
-  return models.Model(
-      weights=models.with_bias(*maps["image"]), text_activations=texts,
-      text_embeddings=towers.project(texts, maps["text"]),
-      posterior=chosen.posterior,
-      logit_scale=jnp.exp(model.params["logit_scale"]),
-      logit_bias=model.params.get("logit_bias"))
+def _studies(config, model, every):
+  """One per target, with the posterior and all numbers."""
+  chosen = posteriors.load(config.posterior, model)
+  factors = head.factors(config.posterior.folder, chosen.about)
+  schedule = finetuning.Schedule(
+      learning_rate=_LEARNING_RATE.value, num_epochs=_EPOCHS.value)
+  return [select.Study(
+      model, chosen, factors, *images, template=config.data.template,
+      metric=_METRIC.value, num_samples=_SAMPLES.value, schedule=schedule)
+          for images in every]
 
 
-def _rows(folder, data, budgets, conventions):
+def _folder(output, study):
+  return output / "answers" / study.target.name
+
+
+def _select(config, study, folder, budgets, about):
+  """Where the predictions of every choice are, by name."""
+  units = {"choices": "choice"}
+  with bars.of_stages(units, name=f"{study.target.name}: ") as progress:
+    return select.select(
+        study, folder, strategies=_STRATEGIES.value, budgets=budgets,
+        seeds=range(_SEEDS.value), about=about,
+        batch_size=experiment.clean_batch_size(config),
+        num_threads=config.num_threads, progress=progress)
+
+
+def _rows(data, found, budgets, conventions):
   """Mean, lowest and highest score over seeds, by strategy and budget."""
-  scores = lambda name: summary.estimate(
-      predictions_lib.load(folder / name), conventions)
-  before = scores("before")
-  rows = [{"data": data, "strategy": "before", "budget": 0, "seeds": 1,
-           **_spread([before])}]
+  load = lambda *cell: predictions_lib.load(
+      found[select.name_of(finetuning.Cell(*cell))])
+  rows = [{"data": data, "strategy": select.BEFORE, "budget": 0, "seeds": 1,
+           **summary.spread(
+               [predictions_lib.load(found[select.BEFORE])], conventions)}]
   for strategy in _STRATEGIES.value:
-    for budget in budgets:
-      seeds = [scores(_name(strategy, seed, budget))
-               for seed in range(_SEEDS.value)]
-      rows.append({"data": data, "strategy": strategy, "budget": budget,
-                   "seeds": len(seeds), **_spread(seeds)})
+    rows += [{"data": data, "strategy": strategy, "budget": budget,
+              "seeds": _SEEDS.value, **summary.spread(
+                  [load(strategy, seed, budget)
+                   for seed in range(_SEEDS.value)], conventions)}
+             for budget in budgets]
   return rows
 
 
-def _spread(rows):
-  found = {}
-  for name in rows[0]:
-    values = [row[name] for row in rows]
-    found |= {name: float(np.mean(values)), f"{name}_low": min(values),
-              f"{name}_high": max(values)}
-  return found
-
-
-def _write_selected(output, data, folder, budgets):
+def _write_selected(output, data, found, budgets):
   """Ids of the images to label, in the order of choosing."""
-  chosen = {}
-  for strategy in _STRATEGIES.value:
-    for seed in range(_SEEDS.value):
-      path = folder / _name(strategy, seed, budgets[-1])
-      settings = predictions_lib.load(path).settings
-      chosen.setdefault(strategy, []).append(settings["selected"])
+  chosen = {
+      strategy: [predictions_lib.settings(found[select.name_of(
+          finetuning.Cell(strategy, seed, budgets[-1]))])["selected"]
+                 for seed in range(_SEEDS.value)]
+      for strategy in _STRATEGIES.value}
   atomic.write_whole(output / f"selected-{data}.json",
-                              json.dumps(chosen, indent=1).encode())
+                     json.dumps(chosen, indent=1).encode())
 
 
 def _write_report(output: pathlib.Path, rows):

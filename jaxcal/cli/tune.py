@@ -12,6 +12,7 @@ from jaxcal import predictions as predictions_lib
 from jaxcal.adapt import base
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
+from jaxcal.cli import progress
 from jaxcal.cli import shared_flags
 from jaxcal.cli import tune_report
 from jaxcal.clip import checkpoint as models
@@ -219,7 +220,7 @@ def _outliers(
   images = _outlier_images(config) if "images" in kinds else None
   if "names" not in kinds:
     return {task.name: _Outliers(None, None, images) for task in tasks}
-  with experiment.reported("outlier words", "word") as report:
+  with progress.reported("outlier words", "word") as report:
     known = vocabulary.encode(
         model, _outlier_words(config, model), num_context=max(
             setting.spec.num_context for setting in settings.values()),
@@ -239,8 +240,8 @@ def _tuned(config, model, task, setting, outliers, output,
            about) -> list[checkpoint.Tuned]:
   """The seeds of a method: what an earlier run saved, or trained now."""
   label = f"{task.name}: {setting.spec.name}"
-  with (experiment.reported(f"{task.name}: training images") as on_image,
-        experiment.reported(label, "epoch") as report):
+  with (progress.reported(f"{task.name}: training images") as on_image,
+        progress.reported(label, "epoch") as report):
 
     def on_epoch(done, total, loss):
       report(done, total, "" if math.isnan(loss) else f"loss={loss:.3f}")
@@ -266,7 +267,7 @@ def _predict_zero_shot(config, model, task, output, about):
     text = towers.normalize(classes.template_embeddings(
         model, images.class_names, task.template,
         max_bytes=_max_bytes(config)))
-    with experiment.reported(f"{task.name}: {half}") as report:
+    with progress.reported(f"{task.name}: {half}") as report:
       features = images_lib.features(
           model, images, folder=_features(output, task, half),
           batch_size=experiment.clean_batch_size(config),
@@ -291,7 +292,7 @@ def _predict(config, model, task, seeds: Sequence[checkpoint.Tuned],
         asked[path] = one, identity
     if not asked:
       continue
-    with experiment.reported(f"{task.name}: {half}") as report:
+    with progress.reported(f"{task.name}: {half}") as report:
       found = predict.logits(
           model, images, [one for one, _ in asked.values()],
           template=task.template, features=_features(output, task, half),

@@ -9,6 +9,7 @@ import numpy as np
 from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
+from jaxcal.cli import progress
 from jaxcal.clip import checkpoint as models
 from jaxcal.data import image_set as image_sets
 from jaxcal.tuning import checkpoint
@@ -111,7 +112,7 @@ def answer_set(
     if not identities.is_there(folder / name, asked[name]):
       alike.setdefault(one.spec, {})[name] = one
   for group in alike.values():
-    with experiment.reported(images.name) as report:
+    with progress.reported(images.name) as report:
       answers = predict.logits(
           model, images, list(group.values()), template=template,
           features=features, max_bytes=int(config.memory_gb * 2**30),

@@ -1,10 +1,11 @@
-"""What the files of an image set hold: replaced pictures are noticed."""
+"""What the files of a data set hold: replaced pictures are noticed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import pathlib
 from typing import Any
 
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import pairs as pairs_lib
 from jaxcal.storage import identity
 
 
@@ -30,11 +31,50 @@ def identity_of(
   names = image_set.ids, image_set.labels, image_set.class_names
   if image_set.path is None:
     return identity.of_data(*names)
-  known = None if memory is None else identity.remembered(
-      memory, image_set.ids)
-  found = identity.file_digests(
-      [image_set.path(i) for i in range(len(image_set.ids))], known,
-      num_threads=num_threads, progress=progress)
-  if memory is not None:
-    identity.remember(memory, image_set.ids, found)
+  found = _digests(
+      image_set.ids, [image_set.path(i) for i in range(len(image_set.ids))],
+      None, memory, num_threads, progress)
   return identity.of_data(*names, found.digests)
+
+
+def identity_of_pairs(
+    pair_set: pairs_lib.PairSet,
+    *,
+    memory: pathlib.Path | None = None,
+    num_threads: int = 4,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+  """The identity of pairs: ids, captions, and what the images' files hold.
+
+  Args:
+    pair_set: The pairs; no image is decoded.
+    memory: See `identity_of`, as the others.
+    num_threads: Likewise.
+    progress: Likewise.
+
+  Raises:
+    OSError: a file cannot be read; names it.
+  """
+  contents = None
+  if pair_set.place is not None:
+    places = [pair_set.place(i) for i in range(len(pair_set.ids))]
+    found = _digests(
+        pair_set.ids, [place.path for place in places],
+        [(place.start, place.length) for place in places],
+        memory, num_threads, progress)
+    contents = identity.of_array(found.digests)
+  return {"pairs.number": len(pair_set.ids),
+          "pairs.ids": identity.of_lines(pair_set.ids),
+          "pairs.captions": identity.of_lines(pair_set.captions),
+          "pairs.contents": contents}
+
+
+def _digests(
+    ids: Sequence[str], paths, spans, memory, num_threads, progress):
+  """Digests of all files, of which those that are remembered are not read."""
+  known = None if memory is None else identity.remembered(memory, ids)
+  found = identity.file_digests(
+      paths, known, spans=spans, num_threads=num_threads, progress=progress)
+  if memory is not None:
+    identity.remember(memory, ids, found)
+  return found

@@ -9,7 +9,6 @@ import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
 import glob
-import hashlib
 import json
 import os
 import pathlib
@@ -38,6 +37,20 @@ _PARTS = (*_IMAGES, "txt", "json")
 _BLOCK = 512
 
 
+class Place(NamedTuple):
+  """Where an image lies: a file, or a part of one.
+
+  Attributes:
+    path: The file.
+    start: First byte of the image in it.
+    length: Bytes of the image; None for all that follow.
+  """
+
+  path: pathlib.Path
+  start: int = 0
+  length: int | None = None
+
+
 class PairSet(NamedTuple):
   """Images, each with a caption; decoded only when they are read.
 
@@ -50,6 +63,8 @@ class PairSet(NamedTuple):
     captions: One sentence per pair, not empty.
     read: Position -> uint8 [h w 3], RGB. Called from several threads at once.
     skipped: How many pairs (or damaged tars) had to be left out, by the reason.
+    place: Position -> where the image lies; None where images are no files,
+      but made by code or read from a data base.
   """
 
   name: str
@@ -57,6 +72,7 @@ class PairSet(NamedTuple):
   captions: tuple[str, ...]
   read: Callable[[int], UInt8[np.ndarray, "h w 3"]]
   skipped: Mapping[str, int]
+  place: Callable[[int], Place] | None = None
 
 
 def check(pair_set: PairSet) -> None:
@@ -71,7 +87,7 @@ def check(pair_set: PairSet) -> None:
     ValueError: if there is no pair (says what was left out), an id occurs
       twice, there is not one caption per id, or a caption is empty.
   """
-  name, ids, captions, _, skipped = pair_set
+  name, ids, captions, _, skipped, _ = pair_set
   if not ids:
     reasons = ", ".join(f"{why}: {count}" for why, count in skipped.items())
     raise ValueError(f"{name!r} has no pairs of image and caption; left out: "
@@ -102,17 +118,6 @@ def limit(pair_set: PairSet, num_pairs: int) -> PairSet:
     raise ValueError(f"expected at least 1 pair to keep, got {num_pairs}.")
   return pair_set._replace(
       ids=pair_set.ids[:num_pairs], captions=pair_set.captions[:num_pairs])
-
-
-def fingerprint(pair_set: PairSet) -> str:
-  """A digest of the ids and captions in their order; hexadecimal SHA-256.
-
-  Pixels do not enter: of two sets with one digest, images could still differ.
-  """
-  digest = hashlib.sha256()
-  for pair in zip(pair_set.ids, pair_set.captions):
-    digest.update(json.dumps(pair).encode() + b"\n")
-  return digest.hexdigest()
 
 
 def webdataset(
@@ -163,7 +168,7 @@ def webdataset(
       for key, caption, place in _pairs_in(file, skipped):
         ids.append(f"{below}/{key}")
         captions.append(caption)
-        places.append((path, *place))
+        places.append(Place(path, *place))
     if progress is not None:
       progress(number, len(paths))
     if max_pairs is not None and len(ids) >= max_pairs:
@@ -176,7 +181,8 @@ def webdataset(
       return sources.decode_bytes(file.read(length), ids[position])
 
   pair_set = PairSet(
-      root.name, tuple(ids), tuple(captions), read, dict(skipped))
+      root.name, tuple(ids), tuple(captions), read, dict(skipped),
+      places.__getitem__)
   check(pair_set)
   return pair_set if max_pairs is None else limit(pair_set, max_pairs)
 
@@ -253,7 +259,8 @@ def csv_file(path: str | os.PathLike) -> PairSet:
   ids = tuple(rows)
   return PairSet(
       path.stem, ids, tuple(rows.values()),
-      lambda position: sources.decode(path.parent / ids[position]), {})
+      lambda position: sources.decode(path.parent / ids[position]), {},
+      lambda position: Place(path.parent / ids[position]))
 
 
 def labelled(
@@ -285,8 +292,10 @@ def labelled(
   captions = tuple(
       templates[position % len(templates)].replace("{}", names[label])
       for position, label in enumerate(image_set.labels))
+  path = image_set.path
   pair_set = PairSet(
-      image_set.name, image_set.ids, captions, image_set.read, {})
+      image_set.name, image_set.ids, captions, image_set.read, {},
+      path and (lambda position: Place(path(position))))
   check(pair_set)
   return pair_set
 
@@ -301,9 +310,17 @@ def join(pair_sets: Sequence[PairSet]) -> PairSet:
     raise ValueError("expected at least one set of pairs, got none.")
   starts = np.cumsum([0, *(len(one.ids) for one in pair_sets)])
 
-  def read(position):
+  def at(position):
     number = int(np.searchsorted(starts, position, side="right")) - 1
-    return pair_sets[number].read(position - int(starts[number]))
+    return pair_sets[number], position - int(starts[number])
+
+  def read(position):
+    pair_set, row = at(position)
+    return pair_set.read(row)
+
+  def place(position):
+    pair_set, row = at(position)
+    return pair_set.place(row)
 
   skipped = collections.Counter()
   for one in pair_sets:
@@ -312,7 +329,8 @@ def join(pair_sets: Sequence[PairSet]) -> PairSet:
       "+".join(one.name for one in pair_sets),
       tuple(i for one in pair_sets for i in one.ids),
       tuple(caption for one in pair_sets for caption in one.captions),
-      read, dict(skipped))
+      read, dict(skipped),
+      place if all(one.place for one in pair_sets) else None)
   check(joined)
   return joined
 

@@ -7,6 +7,9 @@ __all__ = [
     "curvature",
     "files",
     "finetuning",
+    "fit",
+    "head",
+    "inputs",
     "laplace",
     "marginal",
     "model",
@@ -14,6 +17,7 @@ __all__ = [
     "online",
     "predictive",
     "released",
+    "select",
     "selection",
 ]
 

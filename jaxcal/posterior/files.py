@@ -1,10 +1,10 @@
 """Kronecker factors on disk, and the posterior that follows from them.
 
-A folder of `jaxcal posterior fit` or `import` holds
+A folder of `fit.fit`, `jaxcal posterior fit` or `import` holds
 
   factors.npz     A and B of both sides, as published: divided by sqrt(pairs)
   spectra.npz     their eigenvalues, all that fitting a prior precision needs
-  manifest.json   of which model and pairs they are
+  manifest.json   of which model and pairs they are, with their identity
   posterior.npz, posterior.json   see `laplace.save`
 """
 
@@ -21,11 +21,15 @@ from jaxcal.posterior import laplace
 from jaxcal.posterior import marginal
 from jaxcal.storage import arrays
 from jaxcal.storage import atomic
+from jaxcal.storage import identity
 from jaxcal.typing import Float
 
 SIDES = ("image", "text")
 FORMAT_VERSION = 1
+# Of the released programs since their marginal likelihood was corrected.
+PSEUDO_COUNT = 4.0
 _MANIFEST = "manifest.json"
+_AGAIN = "fit or import the posterior again, with --overwrite"
 _NEEDED = ("format_version", "model", "model_fingerprint", "weight_norm2")
 
 
@@ -73,7 +77,8 @@ def fitted(factors: Mapping[str, curvature.Factors],
 
 
 def maximise_evidence(
-    found: Fitted, pseudo_count: float, *, form: str = "corrected") -> Evidence:
+    found: Fitted, pseudo_count: float = PSEUDO_COUNT, *,
+    form: str = "corrected") -> Evidence:
   """The prior precision of each side with the largest marginal likelihood.
 
   Args:
@@ -104,6 +109,60 @@ def posterior(found: Fitted, evidence: Evidence) -> laplace.Posterior:
       for side in SIDES})
 
 
+def describe(found: Fitted, evidence: Evidence) -> list[dict[str, Any]]:
+  """A row per side: sizes, pairs, spectra and prior precision.
+
+  Args:
+    found: From `fitted` or `read`.
+    evidence: How much the pairs and the prior count.
+
+  Returns:
+    Rows of `side`, `inputs`, `outputs`, `pairs`, `a` and `b` (least, median
+    and largest eigenvalue) and `prior_precision`.
+  """
+  rows = []
+  for side in SIDES:
+    of_a, of_b = found.spectra[side]
+    rows.append({
+        "side": side, "inputs": len(of_a), "outputs": len(of_b),
+        "pairs": found.factors[side].num_pairs,
+        "a": np.quantile(of_a, (0, 0.5, 1)),
+        "b": np.quantile(of_b, (0, 0.5, 1)),
+        "prior_precision": evidence.prior_precision[side]})
+  return rows
+
+
+def weighed_spectra(
+    found: Fitted, evidence: Evidence
+) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
+  """What adds up to the posterior's precision, by side.
+
+  Args:
+    found: From `fitted` or `read`.
+    evidence: How much the pairs and the prior count.
+
+  Returns:
+    Eigenvalues of (A, B) times the root of the pseudo-data count, and roots of
+    the prior precisions.
+  """
+  root = evidence.pseudo_count ** 0.5
+  return ({side: [root * values for values in found.spectra[side]]
+           for side in SIDES},
+          {side: evidence.prior_precision[side] ** 0.5 for side in SIDES})
+
+
+def digest(found: Fitted) -> str:
+  """A short digest of the factors of both sides."""
+  return identity.of_lines(
+      identity.of_array(np.asarray(part)) for side in SIDES
+      for part in found.factors[side])
+
+
+def has_factors(folder: str | os.PathLike) -> bool:
+  """Whether `write` has written all but, perhaps, the posterior."""
+  return pathlib.Path(folder, _MANIFEST).exists()
+
+
 def write(folder: str | os.PathLike, found: Fitted, evidence: Evidence) -> None:
   """Writes all files of a folder; the posterior, last, makes it complete."""
   folder = pathlib.Path(folder)
@@ -116,11 +175,13 @@ def write(folder: str | os.PathLike, found: Fitted, evidence: Evidence) -> None:
              for name, values in zip("ab", found.spectra[side])}
   laplace.write_arrays(folder / "factors.npz", matrices | counts)
   laplace.write_arrays(folder / "spectra.npz", spectra)
-  manifest = {"format_version": FORMAT_VERSION, **found.manifest}
+  written = digest(found)
+  manifest = {"format_version": FORMAT_VERSION, **found.manifest,
+              "factors": written}
   atomic.write_whole(folder / _MANIFEST,
                      (json.dumps(manifest, indent=2) + "\n").encode())
   about = {"model_fingerprint": found.manifest["model_fingerprint"],
-           "pairs_fingerprint": found.manifest.get("pairs_fingerprint"),
+           "factors": written,
            "pseudo_count": evidence.pseudo_count,
            "prior_precision": dict(evidence.prior_precision)}
   laplace.save(folder / "posterior", posterior(found, evidence), about)
@@ -139,9 +200,13 @@ def read(folder: str | os.PathLike) -> Fitted:
       raise FileNotFoundError(
           f"no {folder / name}; `jaxcal posterior fit` writes it, and `jaxcal "
           "posterior import` from released factors")
+  path = folder / _MANIFEST
   try:
-    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    missing = [key for key in _NEEDED if key not in manifest]
+    manifest = dict(json.loads(path.read_text(encoding="utf-8")))
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"{path} is damaged ({error}); {_AGAIN}") from error
+  missing = [key for key in _NEEDED if key not in manifest]
+  try:
     matrices = arrays.unpack(folder / "factors.npz")
     factors = {
         side: curvature.Factors(
@@ -151,18 +216,19 @@ def read(folder: str | os.PathLike) -> Fitted:
     spectra = {side: (values[f"{side}/a"], values[f"{side}/b"])
                for side in SIDES}
   except (ValueError, KeyError) as error:
-    raise ValueError(f"{folder} is damaged ({error}); fit or import the "
-                     "posterior again, with --overwrite") from error
+    raise ValueError(f"{folder} is damaged ({error}); {_AGAIN}") from error
   if missing or manifest["format_version"] != FORMAT_VERSION:
-    raise ValueError(f"{folder / _MANIFEST} is not of format version "
-                     f"{FORMAT_VERSION}, or lacks {', '.join(missing)}; fit or "
-                     "import the posterior again, with --overwrite")
+    raise ValueError(f"{path} is not of format version {FORMAT_VERSION}, or "
+                     f"lacks {', '.join(missing)}; {_AGAIN}")
   for side in SIDES:
     for name, values in zip("ab", spectra[side]):
       matrix = getattr(factors[side], name)
       if matrix.shape != 2 * values.shape:
         raise ValueError(
             f"{folder}: the {side} factor {name} is {list(matrix.shape)}, but "
-            f"its spectrum has {len(values)} eigenvalues; fit or import the "
-            "posterior again, with --overwrite")
-  return Fitted(factors, spectra, manifest)
+            f"its spectrum has {len(values)} eigenvalues; {_AGAIN}")
+  found = Fitted(factors, spectra, manifest)
+  if manifest.get("factors") not in (None, digest(found)):
+    raise ValueError(f"{folder / 'factors.npz'} holds other factors than those "
+                     f"that {_MANIFEST} tells of; {_AGAIN}")
+  return found

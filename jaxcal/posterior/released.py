@@ -5,16 +5,19 @@ folder of theirs holds four matrices, each a torch file of its own, and a JSON
 of prior precisions. Torch reads the matrices and executes nothing in them.
 """
 
+from collections.abc import Mapping
 import json
 import math
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.posterior import curvature
+from jaxcal.posterior import files
+from jaxcal.posterior import marginal
 
 PUBLISHED_PAIRS = 327_680  # of LAION-400M, behind each published factor
 
@@ -78,6 +81,60 @@ def read_folder(
       curvature.Factors(a_image, b_image, num_pairs),
       curvature.Factors(a_text, b_text, num_pairs), prior,
       {name: _asymmetry(matrix) for name, matrix in raw.items()})
+
+
+def fitted(
+    found: Released,
+    *,
+    name: str,
+    weight_norm2: Mapping[str, float],
+    model: str | None = None,
+    model_fingerprint: str | None = None,
+) -> files.Fitted:
+  """Released factors with their spectra, as `files` writes them.
+
+  Args:
+    found: From `read_folder`.
+    name: Name of the published folder, for the record.
+    weight_norm2: By side, sum of squares of the projection's weights.
+    model: Name of the model; None where it is not at hand.
+    model_fingerprint: Fingerprint of the model, likewise.
+  """
+  return files.fitted({"image": found.image, "text": found.text}, {
+      "model": model, "model_fingerprint": model_fingerprint,
+      "weight_norm2": dict(weight_norm2),
+      "released": {"folder": name, "prior": found.prior,
+                   "asymmetry": found.asymmetry}})
+
+
+def compare_priors(
+    found: Released, fitted: files.Fitted, evidence: files.Evidence
+) -> list[dict[str, Any]]:
+  """Where the released prior precisions come from, and where they go.
+
+  Args:
+    found: From `read_folder`.
+    fitted: The same with spectra, from `fitted`.
+    evidence: What was chosen anew.
+
+  Returns:
+    A row per side: `released` and `released_count`, the optima of both forms
+    of the marginal likelihood at that count (`superseded`, `corrected`), and
+    `chosen` at `pseudo_count`.
+  """
+  rows = []
+  for side, short in (("image", "img"), ("text", "txt")):
+    count = found.prior[f"n_{short}"]
+    refit = {form: marginal.fit_prior_precision(
+        *fitted.spectra[side], pseudo_count=count, form=form,
+        weight_norm2=fitted.manifest["weight_norm2"][side])
+             for form in ("superseded", "corrected")}
+    rows.append({
+        "side": side, "released": found.prior[f"lambda_{short}"],
+        "released_count": count, **refit,
+        "chosen": evidence.prior_precision[side],
+        "pseudo_count": evidence.pseudo_count})
+  return rows
 
 
 def _read_matrix(path):

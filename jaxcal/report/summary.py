@@ -5,7 +5,7 @@ percent only where a table is written. `evaluate` takes arrays of any kind, the
 other functions `Predictions`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import functools
 import math
 from typing import Any, NamedTuple
@@ -189,6 +189,24 @@ def estimate(predictions: Predictions, conventions: Conventions) -> Row:
     values = _weighted_scores(
         scored, jnp.ones(len(predictions.ids)), conventions)
   return dict(zip(SCORES, map(float, values)))
+
+
+def spread(answers: Iterable[Predictions], conventions: Conventions) -> Row:
+  """The scores of `SCORES`: means over seeds, the lowest and the highest.
+
+  Args:
+    answers: Predictions, one per seed.
+    conventions: Conventions of the ECE.
+
+  Returns:
+    The scores, each with `_low` and `_high`.
+  """
+  each, found = [estimate(one, conventions) for one in answers], {}
+  for name in SCORES:
+    values = [scores[name] for scores in each]
+    found |= {name: float(np.mean(values)), f"{name}_low": min(values),
+              f"{name}_high": max(values)}
+  return found
 
 
 def over_seeds(

@@ -126,6 +126,7 @@ def file_digests(
     paths: Sequence[str | os.PathLike],
     known: Digests | None = None,
     *,
+    spans: Sequence[tuple[int, int | None]] | None = None,
     num_threads: int = 4,
     progress: Callable[[int], None] | None = None,
 ) -> Digests:
@@ -134,6 +135,8 @@ def file_digests(
   Args:
     paths: The files.
     known: What the same files held before, in the same order, if anything.
+    spans: First byte and length (None: to the end) of the part of each file
+      that counts, such as a member of a tar; whole files if None.
     num_threads: Threads that read.
     progress: Called with the number of files that were looked at since.
 
@@ -151,7 +154,9 @@ def file_digests(
           about.st_size, about.st_mtime_ns):
         found.digests[row] = known.digests[row]
       else:
-        found.digests[row] = np.frombuffer(_digest(paths[row]), np.uint8)
+        content = (_digest(paths[row]) if spans is None else
+                   _digest(paths[row], *spans[row]))
+        found.digests[row] = np.frombuffer(content, np.uint8)
     return len(rows)
 
   with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
@@ -206,9 +211,11 @@ def _joined(ids):
   return "\0".join(ids).encode("utf-8", "surrogateescape")
 
 
-def _digest(path):
+def _digest(path, start=0, length=None):
+  digest, left = hashlib.sha256(), length
   with open(path, "rb") as file:
-    digest = hashlib.sha256()
-    while block := file.read(_BLOCK):
+    file.seek(start)
+    while block := file.read(_BLOCK if left is None else min(_BLOCK, left)):
       digest.update(block)
+      left = left and left - len(block)
   return digest.digest()

@@ -26,12 +26,12 @@ from jaxcal import run
 from jaxcal import tasks
 from jaxcal.adapt import methods
 from jaxcal.adapt.prompt import bayesian
-from jaxcal.cli import posterior_fit
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
 from jaxcal.posterior import curvature
 from jaxcal.posterior import files
 from jaxcal.posterior import finetuning
+from jaxcal.posterior import fit
 from jaxcal.posterior import laplace
 from jaxcal.posterior import model as models
 from jaxcal.posterior import predictive
@@ -153,7 +153,7 @@ class FitTest(_Fitted):
         ["factors.npz", "manifest.json", "posterior.json", "posterior.npz",
          "spectra.npz", "spectra.svg"])
     manifest = json.loads((self.folder / "manifest.json").read_text())
-    self.assertEqual((manifest["pairs"], manifest["candidates"],
+    self.assertEqual((manifest["pairs"], manifest["identity"]["candidates"],
                       manifest["num_unusable"]), ("scenes", 24, 0))
     # The posterior is that of the factors, with the count that is recorded.
     posterior, about = laplace.load(self.folder / "posterior")
@@ -200,9 +200,10 @@ class FitTest(_Fitted):
                      self.printed.replace(str(self.folder), ""))
     self.assertEqual(_contents(folder, "*.npz"),
                      _contents(self.folder, "*.npz"))
-    self._fails(r"another posterior:(.|\n)*num_pairs was 60, is 50",
+    self._fails(r"another posterior:(.|\n)*pairs.number: stored 60, asked 50",
                 *_fit(folder, "--num_pairs=50"))
-    self._fails("candidates was 24, is 30", *_fit(folder, "--candidates=30"))
+    self._fails("candidates: stored 24, asked 30(.|\n)*--overwrite",
+                *_fit(folder, "--candidates=30"))
     self.assertEqual(_contents(folder, "*.npz"),
                      _contents(self.folder, "*.npz"))
     # A mistake beside --overwrite costs nothing.
@@ -272,7 +273,7 @@ class FitTest(_Fitted):
         _add(tar, f"{i}.txt", b"a photo")
     arguments = _fit(self._folder("fit"), f"--pairs={root}", "--num_pairs=999")
     self._fails("only 0 of 150 images of broken could be read", *arguments)
-    with mock.patch.object(posterior_fit, "_FIRST_PAIRS", 20):
+    with mock.patch.object(fit, "_FIRST_PAIRS", 20):
       self._fails("only 0 of 64 images of broken could be read", *_fit(
           self._folder("fit"), f"--pairs={root}", "--num_pairs=999"),
                   num_devices=4)
@@ -485,9 +486,10 @@ class UseTest(_Fitted):
       if path.suffix in (".npz", ".jsonl", ".md", ".svg") and (
           "features" not in path.parts):
         self.assertEqual(content, whole[path], path)
-    # What belongs to the run and not to a choice does not change within it.
-    self._fails("flags.epochs was 2, is 3", *arguments, "--epochs=3",
-                f"--output={output}")
+    # What enters every choice cannot change within a run.
+    self._fails("tuning.num_epochs: stored 2, asked 3", *arguments,
+                "--epochs=3", f"--output={output}")
+    self.assertEqual(_contents(output), whole)
 
   def _check_tuned(self, folder, name, ids):
     """Answers of a cell, by tuning on the stored features of its choice."""
@@ -615,9 +617,12 @@ class UseTest(_Fitted):
         found.factors | {"text": small}, found.manifest),
                 files.Evidence(4, {"image": 1.0, "text": 1.0}))
     self._fails("was it estimated for another model", *use, _posterior(folder))
+    given = _posterior(folder), "--config.posterior.pseudo_count=10"
     laplace.save(folder / "posterior", posterior, about)
-    self._fails("was it estimated for another model", *use, _posterior(folder),
-                "--config.posterior.pseudo_count=10")
+    self._fails("was not made of the factors in .*--overwrite", *use, *given)
+    laplace.save(folder / "posterior", posterior, about | {
+        "factors": files.read(folder).manifest["factors"]})
+    self._fails("was it estimated for another model", *use, *given)
 
 
 class ImportTest(parameterized.TestCase):

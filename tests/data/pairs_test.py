@@ -12,10 +12,13 @@ from absl.testing import parameterized
 import numpy as np
 from PIL import Image
 
+from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pairs
 from jaxcal.data import pipeline
+from jaxcal.data import sources
 from jaxcal.data import tfds
+from jaxcal.storage import identity
 from tests.data import miniatures
 
 
@@ -268,6 +271,66 @@ class WebdatasetTest(parameterized.TestCase):
     np.testing.assert_array_equal(pair_set.read(0), miniatures.pixels(0))
 
 
+class ContentsTest(parameterized.TestCase):
+  """Replaced images are noticed, wherever they lie; others do not count."""
+
+  def setUp(self):
+    super().setUp()
+    self.root = pathlib.Path(self.create_tempdir("web").full_path)
+
+  def _contents(self, pair_set):
+    return contents.identity_of_pairs(pair_set)["pairs.contents"]
+
+  def test_digests_are_those_of_the_images_alone(self):
+    _shard(self.root / "0.tar", [0, 1])
+    files = [_png(0), _png(1)]
+    for number, content in enumerate(files):
+      (self.root / f"{number}.png").write_bytes(content)
+    (self.root / "list.csv").write_text("path,caption\n0.png,a\n1.png,b\n")
+    digests = np.stack([
+        np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+        for content in files])
+    expected = identity.of_array(digests)
+    self.assertEqual(self._contents(pairs.webdataset(self.root)), expected)
+    self.assertEqual(
+        self._contents(pairs.csv_file(self.root / "list.csv")), expected)
+    # Captions, and pairs that are not asked for, are not in it.
+    _shard(self.root / "0.tar", [0, 1, 2])
+    self.assertEqual(self._contents(
+        pairs.webdataset(self.root, max_pairs=2)), expected)
+
+  def test_a_byte_of_an_image_in_a_tar(self):
+    places = _shard(self.root / "0.tar", [0, 1])
+    memory = self.root / "memory.npz"
+    find = lambda: contents.identity_of_pairs(
+        pairs.webdataset(self.root), memory=memory)
+    before = find()
+    self.assertEqual(find(), before)
+    content = bytearray((self.root / "0.tar").read_bytes())
+    content[places["000000001.jpg"] + 60] ^= 1
+    (self.root / "0.tar").write_bytes(content)
+    self.assertEqual([name for name, value in find().items()
+                      if value != before[name]], ["pairs.contents"])
+
+  def test_labelled_joined_and_shortened_sets(self):
+    for name in "abc":
+      for number in range(2):
+        path = self.root / name / "owl" / f"{name}{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_png(ord(name) + number))
+    one, two, three = (pairs.labelled(
+        sources.image_folder(self.root / name), "{}") for name in "abc")
+    joined = pairs.join([one, two])
+    self.assertEqual(joined.place(3).path, self.root / "b/owl/b1.png")
+    before = self._contents(joined)
+    self.assertNotEqual(self._contents(pairs.join([one, three])), before)
+    self.assertEqual(
+        self._contents(pairs.limit(joined, 2)), self._contents(one))
+    # Where a set has no files, those of the others tell nothing.
+    self.assertIsNone(
+        self._contents(pairs.join([one, two._replace(place=None)])))
+
+
 class CsvFileTest(parameterized.TestCase):
 
   def setUp(self):
@@ -362,7 +425,7 @@ class PairSetTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "at least 1 pair to keep, got 0"):
       pairs.limit(self.pair_set, 0)
 
-  def test_fingerprint_knows_ids_captions_and_order(self):
+  def test_identity_knows_ids_captions_and_order(self):
     ids, captions = self.pair_set.ids, self.pair_set.captions
     others = [
         self.pair_set,
@@ -376,15 +439,11 @@ class PairSetTest(parameterized.TestCase):
         self.pair_set._replace(ids=("ao", "b", "c"),
                                captions=("ne", "two", "three")),
     ]
-    digests = [pairs.fingerprint(one) for one in others]
-    self.assertLen(set(digests), len(digests))
-    for digest in digests:
-      self.assertRegex(digest, "^[0-9a-f]{64}$")
+    found = [tuple(contents.identity_of_pairs(one).items()) for one in others]
+    self.assertLen(set(found), len(found))
     same = self.pair_set._replace(name="x", read=print, skipped={})
-    self.assertEqual(pairs.fingerprint(same), digests[0])
-    # Stored beside features: it must not change from release to release.
-    self.assertEqual(digests[0], hashlib.sha256(
-        b'["a", "one"]\n["b", "two"]\n["c", "three"]\n').hexdigest())
+    self.assertEqual(contents.identity_of_pairs(same), dict(found[0]))
+    self.assertIsNone(dict(found[0])["pairs.contents"])
 
   @parameterized.parameters(
       (dict(ids=(), captions=()), "'web' has no pairs.*: no image: 2"),
@@ -445,7 +504,8 @@ class PreparedTest(parameterized.TestCase):
       np.testing.assert_array_equal(
           pair_set.read(position), miniatures.pixels(int(file[0])))
     again = tfds.read_pairs(self.root, "coco_captions/2014", split="train")
-    self.assertEqual(pairs.fingerprint(pair_set), pairs.fingerprint(again))
+    self.assertEqual(contents.identity_of_pairs(pair_set),
+                     contents.identity_of_pairs(again))
 
   @parameterized.parameters("caption", "text")
   def test_without_file_names(self, feature):

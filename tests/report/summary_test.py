@@ -115,6 +115,15 @@ class SummaryTest(parameterized.TestCase):
       self.assertLess(row[f"{name}_low"], row[name])
       self.assertGreater(row[f"{name}_high"], row[name])
 
+  def test_spread_is_that_of_the_seeds(self):
+    seeds = [_random(seed) for seed in range(3)]
+    row = summary.spread(iter(seeds), _QUICK)
+    for name in ("accuracy", "ece", "nll", "brier"):
+      values = [_by_loops(one)[name] for one in seeds]
+      for key, value in ((name, np.mean(values)), (f"{name}_low", min(values)),
+                         (f"{name}_high", max(values))):
+        self.assertAlmostEqual(row[key], value, places=10, msg=key)
+
   def test_over_seeds_resamples_the_images_of_all_seeds_together(self):
     # Hits of the seeds that cancel image by image leave nothing to vary.
     labels = np.arange(40) % 2
