@@ -52,8 +52,8 @@ def help_text() -> str:
       "Targets are the images of config.data.name, whose labels are used to "
       "judge only;", "config.temperature.split of the same set picks the epoch "
       "of tuning. Writes", "results.jsonl, results.md, learning-SET.svg, "
-      "selected-SET.json (ids in the order", "of choosing) and the answers "
-      "after tuning. An interrupted run goes on where it", "stopped; "
+      "selected-SET.json (ids in the order", "of choosing) and the predictions "
+      "after tuning. An interrupted run goes on where", "it stopped; "
       "strategies, budgets, seeds and image sets may be added to it.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
       "Flags:", *shared_flags.flag_help(
@@ -82,8 +82,9 @@ def main() -> None:
   cells = select.cells(_STRATEGIES.value, budgets, range(_SEEDS.value))
   # What lies there is looked at before anything is computed.
   for study in studies:
-    select.look(study, _folder(output, study), cells,
-                num_threads=config.num_threads)
+    with stages.bars(name=f"{study.target.name}: ") as progress:
+      select.look(study, _folder(output, study), cells,
+                  num_threads=config.num_threads, progress=progress)
   experiment.write_settings(output, about)
   rows = []
   for study in studies:

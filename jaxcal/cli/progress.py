@@ -55,7 +55,7 @@ def of_stages(
         current, bar = stage, stack.enter_context(experiment.progress(
             f"{name}{stage}", total, (units or {}).get(stage, "image"),
             # Of files that are known already there is nothing to see.
-            delay=3 if stage == "files" else 0))
+            delay=3 if stage.endswith("files") else 0))
       bar.update(done - bar.n)
 
     yield report

@@ -37,9 +37,6 @@ from jaxcal.storage import pytree
 from jaxcal.typing import Float
 from jaxcal.typing import Pooled
 
-# What says how far a fit is: the stage, and what is done and in all of it.
-Progress = Callable[[str, int, int], None]
-
 # As published; the number of pairs at most.
 CANDIDATES = 32768
 # To choose from by validation.
@@ -87,7 +84,7 @@ def fit(
     choose: Callable[[files.Fitted], files.Evidence] = files.maximise_evidence,
     batch_size: int = pooled.BATCH_SIZE,
     num_threads: int = 4,
-    progress: Progress | None = None,
+    progress: inputs.Progress | None = None,
     on_unusable: Callable[[str, str], None] | None = None,
 ) -> Fit:
   """Fills a folder with the Laplace posterior of a model, see `files`.
@@ -144,7 +141,7 @@ def identity_of(
     candidates: int,
     folder: pathlib.Path,
     num_threads: int = 4,
-    progress: Progress | None = None,
+    progress: inputs.Progress | None = None,
 ) -> dict[str, Any]:
   """The identity of Kronecker factors: all that enters them.
 
@@ -156,20 +153,12 @@ def identity_of(
     num_threads: Threads that read files.
     progress: Likewise.
   """
-  done = 0
-
-  def count(number):
-    nonlocal done
-    done += number
-    if progress is not None:
-      progress("files", done, len(pairs.ids))
-
   return {
       **pooled.identity_of(model),
       "model.text_precision": model.config.text.precision,
       **contents.identity_of_pairs(
           pairs, memory=folder / MEMORY, num_threads=num_threads,
-          progress=count),
+          progress=inputs.counting(progress, "files", len(pairs.ids))),
       "candidates": candidates}
 
 

@@ -4,7 +4,7 @@ Every choice is kept with the predictions after tuning on it, and used again
 only where it is of the same images, labels, model, posterior and numbers.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -27,9 +27,6 @@ from jaxcal.posterior import predictive
 from jaxcal.posterior import selection
 from jaxcal.storage import identity
 from jaxcal.storage import paths
-
-# What says how far a selection is: the stage, and what is done and in all.
-Progress = Callable[[str, int, int], None]
 
 # Predictions of the model before anything is tuned.
 BEFORE = "before"
@@ -105,7 +102,7 @@ def select(
     about: Mapping[str, Any] | None = None,
     batch_size: int = pooled.BATCH_SIZE,
     num_threads: int = 4,
-    progress: Progress | None = None,
+    progress: inputs.Progress | None = None,
 ) -> dict[str, pathlib.Path]:
   """Chooses, tunes and predicts for every strategy, seed and budget.
 
@@ -122,8 +119,9 @@ def select(
     about: Settings to write into the predictions.
     batch_size: Images per device.
     num_threads: Threads that read images.
-    progress: Called with a stage ("target", "pool-NAME", "validation" or
-      "choices"), and the numbers of its units done and in all.
+    progress: Called with a stage ("target", "pool-NAME", "validation", each
+      after "...: files", and "choices"), and the numbers of its units done and
+      in all.
 
   Returns:
     Where the predictions are by name: `BEFORE`, and `name_of` each choice.
@@ -135,7 +133,8 @@ def select(
   folder = pathlib.Path(folder)
   report = progress or (lambda stage, done, total: None)
   wanted = cells(strategies, budgets, seeds)
-  asked, done = look(study, folder, wanted, num_threads=num_threads)
+  asked, done = look(study, folder, wanted, num_threads=num_threads,
+                     progress=progress)
   found = {name: folder / name for name in asked}
   if len(done) == len(asked):
     return found
@@ -168,6 +167,7 @@ def look(
     wanted: Iterable[finetuning.Cell],
     *,
     num_threads: int = 4,
+    progress: inputs.Progress | None = None,
 ) -> tuple[dict[str, dict[str, Any]], set[str]]:
   """What is asked for, and which of it lies there already.
 
@@ -176,6 +176,8 @@ def look(
     folder: Likewise.
     wanted: From `cells`.
     num_threads: Threads that read files.
+    progress: Called with a stage ("SET: files", with the sets of `select`), and
+      the numbers of files that were looked at and in all.
 
   Returns:
     The identity of all predictions by name, and the names of those that are
@@ -187,7 +189,7 @@ def look(
   """
   wanted = list(wanted)
   _check_pool(study, max(cell.budget for cell in wanted))
-  asked = _identities(study, folder, wanted, num_threads)
+  asked = _identities(study, folder, wanted, num_threads, progress)
   return asked, {name for name, one in asked.items()
                  if _is_there(folder / name, one)}
 
@@ -211,15 +213,16 @@ def _check_pool(study, budget):
                        f"{study.target.name}; both must have the same")
 
 
-def _identities(study, folder, wanted, num_threads):
+def _identities(study, folder, wanted, num_threads, progress):
   """The identity of each prediction, by name."""
   places = _places(study)
   of_sets = {
       f"{place}.{key.removeprefix('data.')}": value
       for place, images in places.items()
       for key, value in pooled.identity_of_images(
-          images, folder / _FEATURES / place,
-          num_threads=num_threads).items()}
+          images, folder / _FEATURES / place, num_threads=num_threads,
+          progress=inputs.counting(
+              progress, f"{place}: files", len(images.ids))).items()}
   common = {
       **pooled.identity_of(study.model),
       "model.text_precision": study.model.config.text.precision,

@@ -51,12 +51,12 @@ class Problem(NamedTuple):
 
 
 def random(key: Key[Array, ""], problem: Problem, budget: int):
-  """Rows of the pool by lot."""
+  """Rows of the pool at random."""
   return jax.random.permutation(key, models.size(problem.pool))[:budget]
 
 
 def random_targets(key: Key[Array, ""], problem: Problem, budget: int):
-  """Rows near targets that are drawn by lot."""
+  """Rows near targets that are drawn at random."""
   order = jax.random.permutation(key, models.size(problem.targets))
   return _near(problem, order[:budget], budget)
 

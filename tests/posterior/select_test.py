@@ -82,6 +82,16 @@ class SelectTest(parameterized.TestCase):
     self.assertEqual(self._select(progress=lambda *at: told.append(at)), paths)
     self.assertEqual(told, [])
 
+  def test_progress_over_the_files(self):
+    path = pathlib.Path(self.create_tempdir().full_path, "x")
+    path.write_bytes(b"x")
+    study = self.study._replace(
+        target=self.study.target._replace(path=lambda position: path))
+    told = []
+    select.look(study, self.folder, select.cells(["random"], [1], [0]),
+                progress=lambda *at: told.append(at))
+    self.assertEqual(told[-1], ("target: files", 6, 6))
+
   @parameterized.parameters(
       (dict(strategies=["guess"]), "unknown strategy 'guess'; choose from"),
       (dict(strategies=["random", "random"]), "strategies are .* none twice"),
