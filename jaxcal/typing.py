@@ -9,6 +9,7 @@
 `Float[Array, "k d"]` reads: a floating point array of shape [k, d].
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,15 +18,33 @@ from jaxtyping import ArrayLike
 from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
+from jaxtyping import Integer
 from jaxtyping import Key
 from jaxtyping import PyTree
+from jaxtyping import Shaped
 from jaxtyping import UInt8
 import numpy as np
 
 __all__ = [
-    "Array", "ArrayLike", "Bool", "Float", "Int", "Key", "Pooled", "PyTree",
-    "UInt8", "as_numpy", "at_least_float32"
+    "AnyArray", "Array", "ArrayLike", "Bool", "Float", "Int", "Integer", "Key",
+    "Labels", "Number", "Pooled", "PyTree", "Scores", "Shaped", "UInt8",
+    "Values", "as_numpy", "at_least_float32"
 ]
+
+# On a device or on the host.
+AnyArray = Array | np.ndarray
+
+# A number that enters arithmetic alone: an array under `jit`, an array of
+# several where a program works on several at a time.
+Number = float | Float[Array, "..."]
+
+# Read from any holder: arrays of jax and numpy, tensors of torch, lists.
+# One number for each example; booleans count as 0 and 1.
+Values = Shaped[Any, "n"] | Sequence[Any]
+# One number for each example and class.
+Scores = Shaped[Any, "*n k"] | Sequence[Any]
+# The position of a class for each example.
+Labels = Integer[Any, "*n"] | Sequence[Any]
 
 
 class Pooled(NamedTuple):

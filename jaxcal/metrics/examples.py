@@ -10,6 +10,7 @@ from jaxcal.typing import Array
 from jaxcal.typing import as_numpy
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Values
 
 
 def readable(x: Any) -> Array | np.ndarray:
@@ -32,7 +33,7 @@ def as_array(x: Any) -> Array:
 
 
 def example_weights(
-    weights: Float[Array, "n"] | None, values: Float[Array, "n"]
+    weights: Values | None, values: Float[Array, "n"]
 ) -> Float[Array, "n"]:
   """The weights of the examples, in the dtype of the values; ones if None.
 
