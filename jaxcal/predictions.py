@@ -171,7 +171,7 @@ def load(path: str | os.PathLike) -> Predictions:
   content, about = pair.read(path, _ENDING)
   try:
     arrays = arrays_lib.unpack(content)
-    kinds = {"info": {}, "evidence": {}}
+    kinds: dict[str, dict[str, np.ndarray]] = {"info": {}, "evidence": {}}
     for key, values in arrays.items():
       kind, _, name = key.partition("/")
       if kind in kinds:

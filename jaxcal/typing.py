@@ -34,9 +34,8 @@ __all__ = [
 # On a device or on the host.
 AnyArray = Array | np.ndarray
 
-# A number that enters arithmetic alone: an array under `jit`, an array of
-# several where a program works on several at a time.
-Number = float | Float[Array, "..."]
+# A number that enters arithmetic alone; an array under `jit` and `vmap`.
+Number = float | Float[Array, ""]
 
 # Read from any holder: arrays of jax and numpy, tensors of torch, lists.
 # One number for each example; booleans count as 0 and 1.
@@ -55,8 +54,8 @@ class Pooled(NamedTuple):
     residual: Added to its output; None where the tower adds nothing.
   """
 
-  activations: Float[Array, "*n p"]
-  residual: Float[Array, "*n d"] | None = None
+  activations: Float[AnyArray, "*n p"]
+  residual: Float[AnyArray, "*n d"] | None = None
 
 
 def at_least_float32(x: ArrayLike) -> Float[Array, "..."]:

@@ -26,6 +26,7 @@ from jaxcal.clip import preprocess as preprocess_lib
 from jaxcal.clip import prompts
 from jaxcal.clip import siglip
 from jaxcal.clip import towers
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
@@ -80,11 +81,11 @@ class Model:
   fingerprint: str
 
   def image_features(
-      self, pixels: UInt8[Array, "n s s 3"]) -> Float[Array, "n d"]:
+      self, pixels: UInt8[AnyArray, "n s s 3"]) -> Float[Array, "n d"]:
     """Unit-norm features of resized and cropped images."""
     return _image_features(self.config, self.preprocess, self.params, pixels)
 
-  def pooled(self, pixels: UInt8[Array, "n s s 3"]) -> Pooled:
+  def pooled(self, pixels: UInt8[AnyArray, "n s s 3"]) -> Pooled:
     """What the projection into the joint space sees of the images."""
     return _pooled(self.config, self.preprocess, self.params, pixels)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import UInt8
@@ -52,7 +53,7 @@ class Preprocess:
 
 
 def normalize_pixels(
-    pixels: UInt8[Array, "*n s s 3"],
+    pixels: UInt8[AnyArray, "*n s s 3"],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     dtype=jnp.float32,
@@ -82,9 +83,9 @@ def standardize(
   A mixture of views is not rounded to pixels.
   """
   per_channel = (1,) * (pixels.ndim - 1) + (3,)
-  mean = jnp.asarray(mean, dtype).reshape(per_channel)
-  std = jnp.asarray(std, dtype).reshape(per_channel)
-  return (pixels.astype(dtype) / 255 - mean) / std
+  middle = jnp.asarray(mean, dtype).reshape(per_channel)
+  spread = jnp.asarray(std, dtype).reshape(per_channel)
+  return (pixels.astype(dtype) / 255 - middle) / spread
 
 
 def from_image_processor(

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.clip import towers
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
-from jaxcal.typing import ArrayLike
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
@@ -217,9 +217,11 @@ def prompt_bank(
 
 
 def from_token_ids(
-    token_ids: Int[ArrayLike, "k t"],
-    context_positions: Int[ArrayLike, "..."],
-    end_positions: Int[ArrayLike, "k"],
+    token_ids: Int[AnyArray, "k t"] | Sequence[Sequence[int]],
+    context_positions: (
+        Int[AnyArray, "m"] | Int[AnyArray, "k m"] | Sequence[int] |
+        Sequence[Sequence[int]]),
+    end_positions: Int[AnyArray, "k"] | Sequence[int],
 ) -> PromptBank:
   """A bank of rows that are tokenised already.
 
@@ -255,7 +257,7 @@ def from_token_ids(
 
 
 def end_positions(
-    token_ids: Int[ArrayLike, "k t"],
+    token_ids: Int[AnyArray, "k t"] | Sequence[Sequence[int]],
     eos_token_id: int | None,
 ) -> Int[np.ndarray, "k"]:
   """Index of each row's end token, where its feature is read off.
@@ -286,7 +288,7 @@ def end_positions(
 
 def insert_context(
     embeddings: Float[Array, "k t w"],
-    context: Float[Array, "m w"],
+    context: Float[Array, "m w"] | Float[Array, "k m w"],
     context_positions: Int[Array, "k m"],
 ) -> Float[Array, "k t w"]:
   """Token vectors with the context in its places.

@@ -383,7 +383,8 @@ def _rotation(degrees):
   """Change of places by a rotation about the centre."""
   # From a table, because devices differ in the last bit of a sine.
   angle = np.deg2rad(np.arange(360))
-  change, sine = np.float32([-2 * np.sin(angle / 2)**2, np.sin(angle)])
+  change, sine = np.asarray(
+      [-2 * np.sin(angle / 2)**2, np.sin(angle)], np.float32)
   zero = np.zeros(360, np.float32)
   table = np.stack([change, -sine, zero, sine, change, zero], axis=1)
   return jnp.asarray(table)[degrees % 360].reshape(2, 3)
@@ -422,11 +423,12 @@ def _transform(view, change):
   values, channels = view.reshape(-1), jnp.arange(3)[None, None]
 
   def row(number):
-    return _between(*(
+    here, there = (
         values[3 * (side * number + column)[..., None] + channels].astype(
             jnp.int32
         ) for column in (left, right)
-    ), across)
+    )
+    return _between(here, there, across)
 
   value = _between(row(upper), row(lower), down) >> (2 * _FRACTION_BITS)
   return jnp.where(inside[..., None], value, 0).astype(jnp.uint8)

@@ -143,7 +143,7 @@ def _in_order(image_set, positions, num_threads, window, on_unusable):
     return image
 
   pool = futures.ThreadPoolExecutor(num_threads, "decoding")
-  begun = collections.deque()
+  begun: collections.deque[tuple[int, futures.Future]] = collections.deque()
 
   def begin(count):
     for position in itertools.islice(positions, count):

@@ -298,10 +298,10 @@ def clean_view(
     ValueError: if the filter or the offset is unknown.
   """
   size = jnp.asarray(size)
-  if np.ndim(resize) == 0:
-    target = resize * size // jnp.min(size)
-  else:
+  if isinstance(resize, tuple):
     target = jnp.asarray(resize)
+  else:
+    target = resize * size // jnp.min(size)
   margin = target - crop
   if offset == "floor":
     first = margin // 2

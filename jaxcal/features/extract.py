@@ -156,17 +156,17 @@ def from_store(
   for window in _windows(shares, max_bytes // _row_bytes(store)):
     needed, rows = np.unique(np.concatenate(window), return_inverse=True)
     arrays = stores.read(store, needed)
-    rows = np.split(rows, np.cumsum([len(share) for share in window])[:-1])
-    for share, taken in zip(window, rows):
+    stops = np.cumsum([len(share) for share in window])[:-1]
+    for share, taken in zip(window, np.split(rows, stops)):
       # float16 is a form of storage, not of computing.
       view_features, pooled = (
           array[_filled(taken, num_rows)[0]].astype(np.float32)
           for array in arrays)
       positions, mask = _filled(share, num_rows)
-      yield Batch(
-          *sharding.split((view_features, None if config is None else
-                           split_pooled(config, pooled)), mesh),
-          positions, mask)
+      view_features, pooled = sharding.split(
+          (view_features, None if config is None else
+           split_pooled(config, pooled)), mesh)
+      yield Batch(view_features, pooled, positions, mask)
 
 
 def from_arrays(
@@ -221,9 +221,8 @@ def split_pooled(
 def batches_of(
     positions: Sequence[int], size: int) -> list[Int[np.ndarray, "r"]]:
   """Positions in batches of `size`; the last one may be smaller."""
-  positions = np.asarray(positions, np.int64)
-  return [positions[first:first + size]
-          for first in range(0, len(positions), size)]
+  every = np.asarray(positions, np.int64)
+  return [every[first:first + size] for first in range(0, len(every), size)]
 
 
 def image_encoder(
@@ -264,7 +263,8 @@ def _view_program(recipe, mesh):
   # and those of large images would not fit all at once.
   return sharding.over_rows(
       lambda _, rows: jax.lax.map(
-          lambda row: views.make_views(*row, recipe), rows), mesh)
+          lambda row: views.make_views(row[0], row[1], row[2], recipe), rows),
+      mesh)
 
 
 def _encode(config, preprocessing, params, pixels):
@@ -284,7 +284,8 @@ def _encode(config, preprocessing, params, pixels):
 
 def _windows(shares, num_rows):
   """Batches in groups of about so many rows, one batch at least."""
-  window, size = [], 0
+  window: list[Int[np.ndarray, "r"]] = []
+  size = 0
   for share in shares:
     if window and size + len(share) > num_rows:
       yield window

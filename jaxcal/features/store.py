@@ -376,8 +376,8 @@ def batches(store: Store, *, batch_size: int,
       positions = np.arange(first, first + batch_size)
       mask = positions < num_images
       positions = np.minimum(positions, num_images - 1)
-      yield Batch(*_gather(store, read_chunk, positions, _ARRAYS), positions,
-                  mask)
+      view_features, pooled = _gather(store, read_chunk, positions, _ARRAYS)
+      yield Batch(view_features, pooled, positions, mask)
 
   return generate()
 

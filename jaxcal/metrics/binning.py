@@ -21,11 +21,12 @@ class BinStatistics(NamedTuple):
 
   Statistics of disjoint sets of examples add up: `first + second`.
   """
-  count: Float[Array, "bins"]
+  count: Float[Array, "bins"]  # type: ignore[assignment]
   confidence_sum: Float[Array, "bins"]
   correct_sum: Float[Array, "bins"]
 
-  def __add__(self, other: "BinStatistics") -> "BinStatistics":
+  def __add__(  # type: ignore[override]
+      self, other: "BinStatistics") -> "BinStatistics":
     return BinStatistics(*(a + b for a, b in zip(self, other, strict=True)))
 
 
