@@ -20,6 +20,7 @@ from jaxcal.storage import atomic
 from jaxcal.storage import identity as identity_lib
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Positions
 
 _ABOUT = "about.json"
 _POSITIONS = "positions"
@@ -29,7 +30,7 @@ def open_folder(
     folder: pathlib.Path,
     ids: Sequence[str],
     names: Sequence[str],
-    order: Sequence[int] | None = None,
+    order: Positions | None = None,
     identity: Mapping[str, Any] | None = None,
 ) -> None:
   """Makes a folder for the answers to these images under these names.

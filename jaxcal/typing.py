@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import ArrayLike
 from jaxtyping import Bool
+from jaxtyping import DTypeLike
 from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Integer
@@ -23,12 +24,14 @@ from jaxtyping import Key
 from jaxtyping import PyTree
 from jaxtyping import Shaped
 from jaxtyping import UInt8
+from jaxtyping import UInt32
 import numpy as np
 
 __all__ = [
-    "AnyArray", "Array", "ArrayLike", "Bool", "Float", "Int", "Integer", "Key",
-    "Labels", "Number", "Pooled", "PyTree", "Scores", "Shaped", "UInt8",
-    "Values", "as_numpy", "at_least_float32"
+    "AnyArray", "Array", "ArrayLike", "Bool", "DTypeLike", "Float", "Int",
+    "Integer", "Key", "Labels", "Number", "Pooled", "Positions", "PyTree",
+    "Scores", "Shaped", "UInt8", "UInt32", "Values", "as_numpy",
+    "at_least_float32"
 ]
 
 # On a device or on the host.
@@ -36,6 +39,9 @@ AnyArray = Array | np.ndarray
 
 # A number that enters arithmetic alone; an array under `jit` and `vmap`.
 Number = float | Float[Array, ""]
+
+# Rows of a table, or images of a set.
+Positions = Sequence[int] | Integer[AnyArray, "_"]
 
 # Read from any holder: arrays of jax and numpy, tensors of torch, lists.
 # One number for each example; booleans count as 0 and 1.

@@ -25,7 +25,7 @@ _ORDER_TOLERANCE = 1e-2
 
 
 def check(
-    method: base.Numbers, task: base.Task, views: Float[np.ndarray, "v d"]
+    method: base.Numbers, task: base.Task, views: Float[Any, "v d"]
 ) -> base.Output:
   """Refuses a method before it sees an image, by shapes and types alone.
 

@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
 def episodic(
     method: base.TestTimeMethod,
     task: base.Task,
-    images: Float[Array, "n v d"],
+    images: PyTree[Float[Array, "n ..."]],
 ) -> base.Outputs:
   """Every image on its own, from the initial state.
 

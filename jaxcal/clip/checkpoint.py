@@ -29,6 +29,7 @@ from jaxcal.clip import towers
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
+from jaxcal.typing import DTypeLike
 from jaxcal.typing import Float
 from jaxcal.typing import Pooled
 from jaxcal.typing import PyTree
@@ -97,7 +98,7 @@ class Model:
 def load(
     name_or_path: str | pathlib.Path,
     *,
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     revision: str | None = None,
     cache_dir: str | pathlib.Path | None = None,
 ) -> Model:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
+from jaxcal.typing import DTypeLike
 from jaxcal.typing import Float
 from jaxcal.typing import UInt8
 
@@ -56,7 +57,7 @@ def normalize_pixels(
     pixels: UInt8[AnyArray, "*n s s 3"],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "*n s s 3"]:
   """Pixels in [0, 1], minus `mean`, divided by `std`, channel by channel.
 
@@ -76,7 +77,7 @@ def standardize(
     pixels: Array,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "*n s s 3"]:
   """As `normalize_pixels`, also for values in [0, 255] between whole ones.
 

@@ -553,7 +553,7 @@ def project(
       tower's own pass, the tower's.
   """
   with precision_lib.at(precision):
-    x = activations @ projection.kernel
+    x = jnp.asarray(activations) @ projection.kernel
   if projection.bias is not None:
     x = x + projection.bias.reshape((1,) * (x.ndim - 1) + (-1,))
   return x if residual is None else x + residual

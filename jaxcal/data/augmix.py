@@ -18,6 +18,7 @@ from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
+from jaxcal.typing import Number
 from jaxcal.typing import UInt8
 
 # In the order of the numbers in `Draw.operations`; one more does nothing.
@@ -245,28 +246,28 @@ def rotate(
 
 
 def shear_x(
-    view: UInt8[Array, "s s 3"], slope: float | Float[Array, ""]
+    view: UInt8[Array, "s s 3"], slope: Number
 ) -> UInt8[Array, "s s 3"]:
   """Shows at (x, y) what was at (x + slope * y, y), |slope| at most 1."""
   return _transform(view, _shear(view.shape[0], x_by_y=slope))
 
 
 def shear_y(
-    view: UInt8[Array, "s s 3"], slope: float | Float[Array, ""]
+    view: UInt8[Array, "s s 3"], slope: Number
 ) -> UInt8[Array, "s s 3"]:
   """Shows at (x, y) what was at (x, y + slope * x), |slope| at most 1."""
   return _transform(view, _shear(view.shape[0], y_by_x=slope))
 
 
 def translate_x(
-    view: UInt8[Array, "s s 3"], pixels: float | Float[Array, ""]
+    view: UInt8[Array, "s s 3"], pixels: Number | Int[Array, ""]
 ) -> UInt8[Array, "s s 3"]:
   """Shows at (x, y) what was at (x + pixels, y), |pixels| at most s."""
   return _transform(view, _shift(x=pixels))
 
 
 def translate_y(
-    view: UInt8[Array, "s s 3"], pixels: float | Float[Array, ""]
+    view: UInt8[Array, "s s 3"], pixels: Number | Int[Array, ""]
 ) -> UInt8[Array, "s s 3"]:
   """Shows at (x, y) what was at (x, y + pixels), |pixels| at most s."""
   return _transform(view, _shift(y=pixels))

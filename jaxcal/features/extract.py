@@ -28,6 +28,7 @@ from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Pooled
+from jaxcal.typing import Positions
 from jaxcal.typing import UInt8
 
 
@@ -62,7 +63,7 @@ class Batch(NamedTuple):
 def from_images(
     model: checkpoint.Model,
     image_set: image_sets.ImageSet | pairs.PairSet,
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[Positions],
     *,
     recipe: views.Recipe,
     seed: int,
@@ -104,7 +105,7 @@ def from_images(
 
 def views_from_images(
     image_set: image_sets.ImageSet,
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[Positions],
     *,
     recipe: views.Recipe,
     seed: int,
@@ -126,7 +127,7 @@ def views_from_images(
 
 def from_store(
     store: stores.Store,
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[Positions],
     *,
     config: towers.ClipConfig | None,
     mesh: Mesh,
@@ -171,7 +172,7 @@ def from_store(
 
 def from_arrays(
     view_features: Float[np.ndarray, "n v d"],
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[Positions],
     *,
     mesh: Mesh,
     batch_size: int,
@@ -219,7 +220,7 @@ def split_pooled(
 
 
 def batches_of(
-    positions: Sequence[int], size: int) -> list[Int[np.ndarray, "r"]]:
+    positions: Positions, size: int) -> list[Int[np.ndarray, "r"]]:
   """Positions in batches of `size`; the last one may be smaller."""
   every = np.asarray(positions, np.int64)
   return [every[first:first + size] for first in range(0, len(every), size)]

@@ -316,7 +316,7 @@ def detect(
                        "all images; answer them again")
     foreign = jnp.arange(scores.shape[1]) >= len(known.ids)
     interval = _area_interval(scores, foreign, conventions)
-  row = {}
+  row: dict[str, float] = {}
   for index, name in enumerate(doubts):
     row |= {f"auroc_{name}": float(interval.estimate[index]),
             f"auroc_{name}_low": max(float(interval.low[index]), 0.0),
@@ -375,7 +375,7 @@ def bins_of(
     bins = binning.bin_statistics(
         scored.confidence, scored.correct, num_bins=conventions.num_bins,
         edges=conventions.edges)
-  return binning.BinStatistics(*map(np.asarray, bins))
+  return jax.tree.map(np.asarray, bins)
 
 
 def by_data(
@@ -385,7 +385,7 @@ def by_data(
   Raises:
     ValueError: a method occurs twice for one image set.
   """
-  groups = {}
+  groups: dict[str, list[Row]] = {}
   for row in rows:
     group = groups.setdefault(row["data"], [])
     if any(other["method"] == row["method"] for other in group):
@@ -525,7 +525,7 @@ def _flat_within_range(interval, names):
 
 
 def _flat(interval, *, suffix, names):
-  row = {}
+  row: dict[str, float] = {}
   for index, name in enumerate(names):
     row[f"{name}{suffix}"] = float(interval.estimate[index])
     row[f"{name}{suffix}_low"] = float(interval.low[index])

@@ -256,7 +256,7 @@ def _draw_camera(rng):
   )
 
 
-def render(scene: Scene) -> UInt8[Array, "64 64 3"]:
+def render(scene: Scene) -> UInt8[np.ndarray, "64 64 3"]:
   """Pixels of a scene; the same scene gives the same bytes on a machine."""
   style = STYLES[scene.style]
   photo = style == "photo"

@@ -34,6 +34,7 @@ from jaxcal.testbed import export
 from jaxcal.testbed import scenes
 from jaxcal.testbed import sets
 from jaxcal.testbed import tokenizer
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
@@ -82,8 +83,8 @@ _BATCH_STREAM = 2
 class Pool(NamedTuple):
   """Training scenes drawn ahead: their pixels and their attributes."""
 
-  images: UInt8[Array, "n 64 64 3"]
-  values: Int[Array, "n a"]
+  images: UInt8[np.ndarray, "n 64 64 3"]
+  values: Int[np.ndarray, "n a"]
 
 
 class Batch(NamedTuple):
@@ -98,11 +99,11 @@ class Batch(NamedTuple):
     matches: Whether the caption of the column is true of the scene of the row.
   """
 
-  images: UInt8[Array, "b 64 64 3"]
-  windows: Float[Array, "b 4"]
-  token_ids: Int[Array, "b t"]
-  values: Int[Array, "b a"]
-  matches: Bool[Array, "b b"]
+  images: UInt8[AnyArray, "b 64 64 3"]
+  windows: Float[AnyArray, "b 4"]
+  token_ids: Int[AnyArray, "b t"]
+  values: Int[AnyArray, "b a"]
+  matches: Bool[AnyArray, "b b"]
 
 
 class State(NamedTuple):

@@ -9,7 +9,6 @@ Wang, Li, Wei, Dynamic Outlier Regularization (DOR), ICML 2025, arXiv
 2410.02681.
 """
 
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
 from jaxcal.typing import Int
 
-_Table = TypeVar("_Table", method_lib.Prompts, method_lib.Images)
+_Table = method_lib.Prompts | method_lib.Images
 
 
 def with_outliers(

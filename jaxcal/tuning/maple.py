@@ -73,7 +73,7 @@ def _init(model, key, prompts):
   # All deep maps begin as the same one, as released.
   maps = jax.tree.map(
       lambda a, b: jnp.stack([a] + (model.vision_depth - 1) * [b]), first, deep)
-  return two_towers.initial_text(model, text_key) | {"vision": maps}
+  return {**two_towers.initial_text(model, text_key), "vision": maps}
 
 
 @precision.highest

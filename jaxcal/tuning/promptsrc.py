@@ -121,8 +121,8 @@ def _init(model, key, prompts):
   del prompts
   text_key, vision_key = jax.random.split(key)
   shape = model.vision_depth, model.num_vision, model.config.vision.width
-  return two_towers.initial_text(model, text_key) | {
-      "vision": initial.vectors(vision_key, shape)}
+  return {**two_towers.initial_text(model, text_key),
+          "vision": initial.vectors(vision_key, shape)}
 
 
 @precision.highest

@@ -10,6 +10,7 @@ from jaxcal import precision
 from jaxcal.clip import towers
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -41,7 +42,7 @@ def method(
 
 
 def take_classes(
-    params: method_lib.Params, positions: Int[Array, "k"]
+    params: method_lib.Params, positions: Int[AnyArray, "k"]
 ) -> method_lib.Params:
   """The parameters of some of the classes of the training.
 

@@ -251,9 +251,9 @@ def train_epoch(
   def step(carried, given):
     params, optimizer_state = carried
     rows, outlier_rows = given
+    images, labels = jax.tree.map(lambda x: x[rows], tuple(data))
     batch = method_lib.Batch(
-        *jax.tree.map(lambda x: x[rows], tuple(data)),
-        outliers and dor.take(outliers.table, outlier_rows))
+        images, labels, outliers and dor.take(outliers.table, outlier_rows))
     (loss, parts), direction = gradient(params, prompts, batch)
     updates, optimizer_state = optimizer.update(
         direction, optimizer_state, params)
