@@ -19,6 +19,7 @@ import numpy as np
 from jaxcal import precision
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
@@ -136,7 +137,7 @@ class Encoder:
       rows = [jax.lax.map(one, group) for group in self.groups]
     return jnp.concatenate(rows)[self.order]
 
-  def take(self, rows: Int[Array, "r"], *, max_groups: int = 2) -> "Encoder":
+  def take(self, rows: Int[AnyArray, "r"], *, max_groups: int = 2) -> "Encoder":
     """The encoder of these classes alone; under `jit`, of any as many.
 
     Shapes do not depend on which classes are taken, for there is room for the

@@ -78,7 +78,7 @@ class Encoder:
 
   def __call__(
       self,
-      context: Float[Array, "m w"],
+      context: Float[Array, "m w"] | Float[Array, "k m w"],
       *,
       deep: Float[Array, "e n w"] | None = None,
   ) -> Float[Array, "k d"]:
@@ -98,7 +98,7 @@ class Encoder:
 
   def pooled(
       self,
-      context: Float[Array, "m w"],
+      context: Float[Array, "m w"] | Float[Array, "k m w"],
       *,
       deep: Float[Array, "e n w"] | None = None,
   ) -> Float[Array, "k w"]:
@@ -130,7 +130,7 @@ class Encoder:
     return towers.pooled_text(
         self.config, self.params, embeddings, bank.end_positions, deep)
 
-  def take(self, rows: Int[Array, "r"]) -> "Encoder":
+  def take(self, rows: Int[AnyArray, "r"]) -> "Encoder":
     """The encoder of these classes alone."""
     return dataclasses.replace(
         self, embeddings=self.embeddings[rows],

@@ -15,13 +15,14 @@ from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import two_towers
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 
 def method(
     config: towers.ClipConfig,
     params: towers.Params,
     *,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     context: Float[Array, "m w"] | None = None,
     num_context: int = 2,
     depth: int = 9,

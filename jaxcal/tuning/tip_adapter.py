@@ -23,6 +23,7 @@ from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Number
 
 # The grid of the released search on ImageNet; other data sets had wider ones.
 ALPHAS = tuple(float(0.1 + i * (3 - 0.1) / 20) for i in range(20))
@@ -100,9 +101,9 @@ def take_classes(cache: Cache, positions: Int[AnyArray, "k"]) -> Cache:
 def method(
     cache: Cache,
     *,
-    logit_scale: Float[Array, ""],
-    alpha: float = 1.0,
-    beta: float = 1.0,
+    logit_scale: Number,
+    alpha: Number = 1.0,
+    beta: Number = 1.0,
 ) -> method_lib.Method:
   r"""Zero-shot logits plus what the cache says; cross-entropy.
 
@@ -150,7 +151,7 @@ def search(
     images: method_lib.Images,
     labels: Int[Array, "b"],
     *,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     alphas: Sequence[float] = ALPHAS,
     betas: Sequence[float] = BETAS,
 ) -> Found:
