@@ -1,5 +1,7 @@
 """A false annotation fails the test that comes upon it."""
 
+import ast
+import pathlib
 import unittest
 
 from absl.testing import absltest
@@ -8,6 +10,20 @@ import jaxtyping
 
 from jaxcal.losses import cosines
 from jaxcal.losses import entropy
+
+_ROOT = pathlib.Path(__file__).parents[1] / "jaxcal"
+
+
+def _public(body):
+  """Functions, and methods but for those of Flax's modules."""
+  for node in body:
+    if not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or (
+        node.name.startswith("_")):
+      continue
+    if isinstance(node, ast.FunctionDef):
+      yield node
+    elif "nn.Module" not in map(ast.unparse, node.bases):
+      yield from _public(node.body)
 
 
 @unittest.skipIf(jaxtyping.config.jaxtyping_disable, "JAXTYPING_DISABLE is set")
@@ -35,6 +51,20 @@ class AnnotationsTest(absltest.TestCase):
       entropy.marginal_entropy(jnp.ones(3))
     self.assertNotEmpty(
         self._refused(entropy.marginal_entropy, jnp.ones(3)))  # on again
+
+  def test_public_functions_of_the_library_name_all_types(self):
+    lacking = []
+    for path in sorted(set(_ROOT.rglob("*.py")) -
+                       set(_ROOT.glob("cli/*.py"))):
+      for function in _public(ast.parse(path.read_text("utf-8")).body):
+        given = function.args
+        types = [function.returns] + [
+            one.annotation
+            for one in given.posonlyargs + given.args + given.kwonlyargs
+            if one.arg not in ("self", "cls")]
+        if None in types:
+          lacking.append(f"{path.relative_to(_ROOT)}: {function.name}")
+    self.assertEmpty(lacking)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from jaxcal import precision
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Number
 from jaxcal.typing import PyTree
 
 # From a context [m w] to unit-norm text features [k d]. A pytree, so that its
@@ -36,7 +37,7 @@ class Task(NamedTuple):
   """
 
   text_features: Float[Array, "k d"]
-  logit_scale: Float[Array, ""]
+  logit_scale: Number
   encode: Encode | None = None
   context: Float[Array, "m w"] | None = None
   num_images: int | Int[Array, ""] = 0

@@ -438,7 +438,7 @@ def pooled_text(
     config: ClipConfig,
     params: Params,
     embeddings: Float[Array, "k t w"],
-    end_positions: Int[Array, "k"],
+    end_positions: Int[AnyArray, "k"],
     deep: DeepPrompts | None = None,
 ) -> Float[Array, "k w"]:
   """Activations of prompts: final norm, row of the end token.
@@ -470,7 +470,7 @@ def text_features(
     config: ClipConfig,
     params: Params,
     embeddings: Float[Array, "k t w"],
-    end_positions: Int[Array, "k"],
+    end_positions: Int[AnyArray, "k"],
 ) -> Float[Array, "k d"]:
   """Unit-norm text features of prompts; arguments as in `pooled_text`."""
   activations = pooled_text(config, params, embeddings, end_positions)

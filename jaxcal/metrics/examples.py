@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import as_numpy
 from jaxcal.typing import Float
@@ -61,7 +62,7 @@ def example_weights(
 
 
 def check_probabilities(
-    values: Float[Array, "..."], *, name: str) -> None:
+    values: Float[AnyArray, "..."], *, name: str) -> None:
   """Raises ValueError on a value outside [0, 1] or NaN, unless traced.
 
   A rounding excess of 1e-6 passes: sums of float32 probabilities make it.
@@ -78,7 +79,7 @@ def check_probabilities(
 
 
 def check_hits(
-    values: Float[Array, "n"], *, name: str, way_out: str) -> None:
+    values: Values, *, name: str, way_out: str) -> None:
   """Raises ValueError on a value that is neither 0 nor 1, unless traced.
 
   Args:

@@ -5,7 +5,7 @@ looked at here, so that calibrators are functions of arrays.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 import warnings
 
 import jax
@@ -24,12 +24,30 @@ from jaxcal.typing import Scores
 
 # Of the images to be recalibrated, and of those to fit to.
 _Given = Predictions | base.Evidence | Scores
-_Fitted = (Predictions | base.Evidence |
-           tuple[Float[Any, "m k"] | Sequence[Any],
-                 Integer[Any, "m"] | Sequence[Any]])
+_Arrays = tuple[
+    Float[Any, "m k"] | Sequence[Any], Integer[Any, "m"] | Sequence[Any]]
+_Fitted = Predictions | base.Evidence | _Arrays
 
 _TARGET = "the images to be recalibrated"
 _FITTED = "the images to fit to"
+
+
+@overload
+def recalibrate(
+    predictions: Predictions,
+    on: Predictions | None = None,
+    recalibrator: base.Calibrator = temperature.Temperature(),
+) -> Predictions:
+  ...
+
+
+@overload
+def recalibrate(
+    predictions: base.Evidence | Scores,
+    on: base.Evidence | _Arrays | None = None,
+    recalibrator: base.Calibrator = temperature.Temperature(),
+) -> Float[AnyArray, "n k"]:
+  ...
 
 
 def recalibrate(

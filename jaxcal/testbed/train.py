@@ -8,7 +8,7 @@ the end and they are not exported. Every random choice follows from the seed
 and the step, so a run resumed from a checkpoint equals an uninterrupted one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 import functools
 import multiprocessing
@@ -354,7 +354,7 @@ def fit_logit_scale(
 
 
 def best_scale(
-    parts: list[tuple[Float[Array, "n k"], Int[np.ndarray, "n"]]]
+    parts: Sequence[tuple[Float[AnyArray, "_ _"], Int[np.ndarray, "_"]]]
 ) -> float:
   """The factor on cosines [n k] with the least mean cross entropy of labels.
 
@@ -437,7 +437,7 @@ def run(
   })
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Trains with the settings of the flags."""
   del argv
   run(pathlib.Path(_OUTPUT.value), steps=_STEPS.value, seed=_SEED.value)

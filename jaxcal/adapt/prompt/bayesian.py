@@ -54,10 +54,10 @@ class Doubt(NamedTuple):
 
 
 def embed(
-    activations: Float[AnyArray, "n p"],
+    activations: Float[AnyArray, "*n p"],
     projection: towers.Projection,
     layer: laplace.Layer,
-    residual: Float[AnyArray, "n d"] | None = None,
+    residual: Float[AnyArray, "*n d"] | None = None,
 ) -> predictive.Embedding:
   """Gaussians of embeddings, from what the last projection sees."""
   activations = at_least_float32(activations)

@@ -347,7 +347,7 @@ def answer(
 @precision.highest
 def untuned(
     text_features: Float[Array, "k d"],
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     views: Float[Array, "v d"],
     selection_fraction: float,
     *,
