@@ -290,7 +290,7 @@ class _Rows:
 
 def _announce(passes):
   if experiment.is_first():
-    sets_of = {}
+    sets_of: dict[pathlib.Path, list[typing.Any]] = {}
     for one in passes:
       sets_of.setdefault(one.variant.folder, []).append(one)
     for folder, of_variant in sets_of.items():

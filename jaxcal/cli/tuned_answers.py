@@ -47,7 +47,7 @@ def load(config, model: models.Model) -> dict[str, checkpoint.Tuned]:
     FileNotFoundError: nothing lies there.
     ValueError: it is damaged or of another model, or two are called alike.
   """
-  loaded: dict[str, tuned.Tuned] = {}
+  loaded: dict[str, checkpoint.Tuned] = {}
   paths: dict[str, pathlib.Path] = {}
   for path in experiment.tuned_files(config.tuned):
     one = checkpoint.load(path, model)

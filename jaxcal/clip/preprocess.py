@@ -75,8 +75,8 @@ def normalize_pixels(
 
 def standardize(
     pixels: Array,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
+    mean: tuple[float, float, float] | Float[Array, "3"],
+    std: tuple[float, float, float] | Float[Array, "3"],
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "*n s s 3"]:
   """As `normalize_pixels`, also for values in [0, 255] between whole ones.

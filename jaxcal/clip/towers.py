@@ -482,7 +482,7 @@ def pooled_image(
     config: ClipConfig,
     params: Params,
     pixels: Float[AnyArray, "n s s 3"],
-    prompts: Float[Array, "e n w"] | None = None,
+    prompts: Float[Array, "e m w"] | None = None,
 ) -> Pooled:
   """What the last linear map sees of images, from normalised pixels.
 
@@ -517,7 +517,7 @@ def image_features(
     config: ClipConfig,
     params: Params,
     pixels: Float[AnyArray, "n s s 3"],
-    prompts: Float[Array, "e n w"] | None = None,
+    prompts: Float[Array, "e m w"] | None = None,
 ) -> Float[Array, "n d"]:
   """Unit-norm image features; arguments as in `pooled_image`."""
   activations, residual = pooled_image(config, params, pixels, prompts)

@@ -57,8 +57,9 @@ class Model(NamedTuple):
 
 def with_bias(
     kernel: Float[AnyArray, "p d"], bias: Float[Array, "d"] | None
-) -> Float[AnyArray, "q d"]:
+) -> Float[Array, "q d"]:
   """The two parts of a projection as one array, the bias as its last row."""
+  kernel = jnp.asarray(kernel)
   return kernel if bias is None else jnp.concatenate([kernel, bias[None]])
 
 

@@ -201,7 +201,8 @@ def spread(answers: Iterable[Predictions], conventions: Conventions) -> Row:
   Returns:
     The scores, each with `_low` and `_high`.
   """
-  each, found = [estimate(one, conventions) for one in answers], {}
+  each = [estimate(one, conventions) for one in answers]
+  found: dict[str, float] = {}
   for name in SCORES:
     values = [scores[name] for scores in each]
     found |= {name: float(np.mean(values)), f"{name}_low": min(values),

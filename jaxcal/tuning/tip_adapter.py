@@ -58,7 +58,7 @@ class Found(NamedTuple):
 
 def make_cache(
     embeddings: Float[Array, "v n d"],
-    labels: Int[np.ndarray, "n"],
+    labels: Int[AnyArray, "n"],
     num_classes: int,
 ) -> Cache:
   """A cache of training images.
