@@ -124,7 +124,7 @@ def draw_pool(size: int, seed: int, *, workers: int = 2) -> Pool:
     return _stack(pool.map(draw, range(size), chunksize=500))
 
 
-def training_scene(seed: int, index: int) -> scenes.Scene:
+def training_scene(seed: int, index: int | np.integer) -> scenes.Scene:
   """The scene at a place of the pool."""
   rng = np.random.default_rng([_POOL_STREAM, seed, index])
   if index % _DIGIT_PERIOD:
