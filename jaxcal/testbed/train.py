@@ -126,7 +126,7 @@ def draw_pool(size: int, seed: int, *, workers: int = 2) -> Pool:
 
 def training_scene(seed: int, index: int | np.integer) -> scenes.Scene:
   """The scene at a place of the pool."""
-  rng = np.random.default_rng([_POOL_STREAM, seed, index])
+  rng = np.random.default_rng([_POOL_STREAM, seed, int(index)])
   if index % _DIGIT_PERIOD:
     return scenes.draw(rng)
   return scenes.draw(rng, scan=int(rng.choice(digits.split("train"))))
