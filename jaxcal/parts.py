@@ -18,8 +18,9 @@ import numpy as np
 from jaxcal.storage import arrays as arrays_lib
 from jaxcal.storage import atomic
 from jaxcal.storage import identity as identity_lib
-from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Positions
+from jaxcal.typing import Shaped
 
 _ABOUT = "about.json"
 _POSITIONS = "positions"
@@ -29,7 +30,7 @@ def open_folder(
     folder: pathlib.Path,
     ids: Sequence[str],
     names: Sequence[str],
-    order: Sequence[int] | None = None,
+    order: Positions | None = None,
     identity: Mapping[str, Any] | None = None,
 ) -> None:
   """Makes a folder for the answers to these images under these names.
@@ -95,7 +96,7 @@ def missing(folder: pathlib.Path, num_images: int) -> Int[np.ndarray, "r"]:
 def write(
     folder: pathlib.Path,
     positions: Int[np.ndarray, "r"],
-    answers: Mapping[str, Mapping[str, Float[np.ndarray, "r ..."]]],
+    answers: Mapping[str, Mapping[str, Shaped[np.ndarray, "r ..."]]],
 ) -> None:
   """Writes the answers to some images.
 
@@ -114,7 +115,7 @@ def write(
 
 def gather(
     folder: pathlib.Path, name: str
-) -> dict[str, Float[np.ndarray, "n ..."]]:
+) -> dict[str, Shaped[np.ndarray, "n ..."]]:
   """All answers under one name, by field, in the order of the set.
 
   Parts may overlap, as those of runs with other batch sizes do. A field that

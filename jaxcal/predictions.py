@@ -4,7 +4,7 @@ One `.npz` of arrays and one `.json` of settings per method and image set, so
 that metrics, recalibration and figures never need the model again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import os
 import pathlib
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from jaxcal.storage import atomic
 from jaxcal.storage import pair
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Positions
 
 _ENDING = "npz"
 
@@ -118,9 +119,7 @@ def _check_evidence(evidence, n, k):
                        f"expected [{EVIDENCE[name]}] with {known or 'no axis'}")
 
 
-def take(
-    predictions: Predictions, rows: Sequence[int] | Int[np.ndarray, "r"]
-) -> Predictions:
+def take(predictions: Predictions, rows: Positions) -> Predictions:
   """The answers to some of the images, in the order of `rows`."""
   rows = np.asarray(rows, np.int64)
   labels = predictions.labels
@@ -171,7 +170,7 @@ def load(path: str | os.PathLike) -> Predictions:
   content, about = pair.read(path, _ENDING)
   try:
     arrays = arrays_lib.unpack(content)
-    kinds = {"info": {}, "evidence": {}}
+    kinds: dict[str, dict[str, np.ndarray]] = {"info": {}, "evidence": {}}
     for key, values in arrays.items():
       kind, _, name = key.partition("/")
       if kind in kinds:

@@ -33,6 +33,7 @@ from jaxcal.features import sources
 from jaxcal.features import store as stores
 from jaxcal.storage import pytree
 from jaxcal.typing import as_numpy
+from jaxcal.typing import Positions
 
 Predictions = predictions_lib.Predictions
 Methods = Mapping[str, base.Numbers]
@@ -58,7 +59,7 @@ def predict(
     model: checkpoint.Model | None = None,
     num_views: int = 64,
     seed: int = 0,
-    order: Sequence[int] | None = None,
+    order: Positions | None = None,
     head: bayesian.Head | None = None,
     evidence: Sequence[str] = (),
     batch_size: int | None = None,
@@ -160,7 +161,7 @@ def _checked_labels(labels, task, num_images):
 def output_names(
     methods: Methods, *, with_posterior: bool = False) -> dict[str, str]:
   """Names of the predictions that `iterate` gives, and the method of each."""
-  names = {}
+  names: dict[str, str] = {}
   for name, method in methods.items():
     if isinstance(method, prompt_methods.PromptMethod):
       names |= families.names({name: method}, with_posterior=with_posterior)
@@ -174,7 +175,7 @@ def iterate(
     task: base.Task,
     source: sources.Source,
     *,
-    order: Sequence[int] | None = None,
+    order: Positions | None = None,
     head: bayesian.Head | None = None,
     evidence: Sequence[str] = (),
     linearisation: str = "auto",
@@ -350,7 +351,7 @@ def _prepared(methods, task, shaped, source, *, linearisation, max_bytes):
     # All images count, so that a resumed run chooses like the one before; but
     # none that only zero-shot predicts, which takes no gradient.
     steps = any(method.objective().num_steps for method in prompt.values())
-    prepared = tasks.prepare(
+    prepared: Any = tasks.prepare(
         shaped, num_images=len(source.ids) if steps else 0,
         linearisation=linearisation, max_bytes=max_bytes)
   else:
@@ -397,11 +398,10 @@ def _program(mesh, with_posterior, evidence):
                for name, method in alone.items()}
     if family is not None:
       # Of these it is known that the scores are logits.
+      together: Any = runners.episodic(
+          family, task, (features, *pooled) if with_posterior else features)
       outputs |= {name: output._replace(log_probs=None)
-                  for name, output in runners.episodic(
-                      family, task,
-                      (features, *pooled) if with_posterior else features
-                  ).items()}
+                  for name, output in together.items()}
     clean = {"image_features": lambda: features[:, 0],
              "zero_shot_logits": lambda: base.logits(task, features[:, 0])}
     if evidence:
@@ -483,8 +483,8 @@ def _common_evidence(folder, task, evidence):
     if "mean_cosine" in evidence:
       cosines = features @ features.T
       others = ~np.eye(len(features), dtype=bool)
-      common["mean_cosine"] = np.float32(
-          cosines[others].mean() if others.any() else 1)
+      common["mean_cosine"] = np.asarray(
+          cosines[others].mean() if others.any() else 1, np.float32)
   return common
 
 

@@ -111,7 +111,7 @@ def variants(
   Returns:
     (the other fields, the shared fields of each point), in order.
   """
-  groups = {}
+  groups: dict[Any, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
   for one in points:
     apart = {name: value for name, value in one.items() if name not in shared}
     _, rest = groups.setdefault(tuple(apart.items()), (apart, []))

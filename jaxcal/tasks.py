@@ -86,8 +86,9 @@ def unencoded_task(
       num_context_tokens=num_context_tokens, class_position=class_position)
   encode = encoder.context_encoder(
       model, bank, max_bytes=max_bytes, num_contexts=num_contexts)
-  return base.Task(None, jnp.exp(model.params["logit_scale"]), encode,
-                   encoder.initial_context(model, bank))
+  return base.Task(
+      None, jnp.exp(model.params["logit_scale"]),  # type: ignore[arg-type]
+      encode, encoder.initial_context(model, bank))
 
 
 def prepare(
@@ -108,9 +109,10 @@ def prepare(
   features = shaped(task).text_features
   if linearisation == "auto":
     linearisation = "vjp"
-    if isinstance(task.encode, prefix.Encoder):
+    if isinstance(task.encode, prefix.Encoder) and task.context is not None:
+      num_classes, width = features.shape
       linearisation = engine.choose_linearisation(
-          *features.shape, task.context.size, num_images=num_images,
+          num_classes, width, task.context.size, num_images=num_images,
           max_bytes=max_bytes)
   if linearisation == "jacobian":
     logging.warning(
@@ -163,14 +165,13 @@ def checked(task: base.Task) -> base.Task:
       raise ValueError(
           "a task needs text features, or an encoder and a context")
   else:
-    features = as_numpy(features)
-    if features.ndim != 2 or not features.size or (
-        features.dtype.kind not in "fiu"):
+    host = as_numpy(features)
+    if host.ndim != 2 or not host.size or host.dtype.kind not in "fiu":
       raise ValueError("text features must be numbers [classes, dimensions], "
-                       f"but their shape is {features.shape} and their dtype "
-                       f"{features.dtype}")
-    _check_unit_norm(features, "text features")
-    features = jnp.asarray(features, _computing_dtype(features))
+                       f"but their shape is {host.shape} and their dtype "
+                       f"{host.dtype}")
+    _check_unit_norm(host, "text features")
+    features = jnp.asarray(host, _computing_dtype(host))
   task = task._replace(text_features=features)
   return task._replace(
       logit_scale=jnp.asarray(scale.reshape(()), dtype_of(task)))

@@ -9,23 +9,47 @@
 `Float[Array, "k d"]` reads: a floating point array of shape [k, d].
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import ArrayLike
 from jaxtyping import Bool
+from jaxtyping import DTypeLike
 from jaxtyping import Float
 from jaxtyping import Int
+from jaxtyping import Integer
 from jaxtyping import Key
 from jaxtyping import PyTree
+from jaxtyping import Shaped
 from jaxtyping import UInt8
+from jaxtyping import UInt32
 import numpy as np
 
 __all__ = [
-    "Array", "ArrayLike", "Bool", "Float", "Int", "Key", "Pooled", "PyTree",
-    "UInt8", "as_numpy", "at_least_float32"
+    "AnyArray", "Array", "ArrayLike", "Bool", "DTypeLike", "Float", "Int",
+    "Integer", "Key", "Labels", "Number", "Pooled", "Positions", "PyTree",
+    "Scores", "Shaped", "UInt8", "UInt32", "Values", "as_numpy",
+    "at_least_float32"
 ]
+
+# On a device or on the host.
+AnyArray = Array | np.ndarray
+
+# A number that enters arithmetic alone; an array under `jit` and `vmap`.
+Number = float | Float[Array, ""]
+
+# Rows of a table, or images of a set.
+Positions = Sequence[int] | Integer[AnyArray, "_"]
+
+# Read from any holder: arrays of jax and numpy, tensors of torch, lists.
+# One number for each example; booleans count as 0 and 1.
+Values = Shaped[Any, "n"] | Sequence[Any]
+# One number for each example and class.
+Scores = Shaped[Any, "*n k"] | Sequence[Any]
+# The position of a class for each example.
+Labels = Integer[Any, "*n"] | Sequence[Any]
 
 
 class Pooled(NamedTuple):
@@ -36,8 +60,8 @@ class Pooled(NamedTuple):
     residual: Added to its output; None where the tower adds nothing.
   """
 
-  activations: Float[Array, "*n p"]
-  residual: Float[Array, "*n d"] | None = None
+  activations: Float[AnyArray, "*n p"]
+  residual: Float[AnyArray, "*n d"] | None = None
 
 
 def at_least_float32(x: ArrayLike) -> Float[Array, "..."]:

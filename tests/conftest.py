@@ -25,6 +25,11 @@ from absl import flags  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests import annotations  # noqa: E402
+
+# Before jaxcal is imported.
+annotations.install()
+
 # Broadcasting between different ranks hides mistakes in axis order.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -45,6 +45,9 @@ class _Renamed:
   context: int = 3
   num_steps: int = 1
 
+  def method(self):
+    raise AssertionError("nothing is run here")
+
 
 class OwnMethodTest(absltest.TestCase):
 

@@ -39,7 +39,7 @@ class MeshTest(parameterized.TestCase):
   @parameterized.parameters((0, [0, 1, 4, 5]), (1, [2, 3]), (2, [6, 7]))
   def test_rows_of_each_process(self, process, expected):
     devices = [types.SimpleNamespace(process_index=i) for i in (0, 1, 0, 2)]
-    mesh = types.SimpleNamespace(devices=np.array(devices))
+    mesh = mock.Mock(spec=jax.sharding.Mesh, devices=np.array(devices))
     with mock.patch.object(jax, "process_index", return_value=process):
       np.testing.assert_array_equal(sharding.local_rows(mesh, 2), expected)
 

@@ -7,7 +7,7 @@ their values; what decides shapes or loops is static. Its `method()` gives a
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jax.tree_util import Partial
@@ -16,10 +16,8 @@ from jaxcal import precision
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Number
 from jaxcal.typing import PyTree
-
-# A number that enters arithmetic alone; an array under `jit` and `vmap`.
-Number = float | Float[Array, ""]
 
 # From a context [m w] to unit-norm text features [k d]. A pytree, so that its
 # arrays are arguments under `jit`.
@@ -39,7 +37,7 @@ class Task(NamedTuple):
   """
 
   text_features: Float[Array, "k d"]
-  logit_scale: Float[Array, ""]
+  logit_scale: Number
   encode: Encode | None = None
   context: Float[Array, "m w"] | None = None
   num_images: int | Int[Array, ""] = 0
@@ -64,6 +62,10 @@ class Output(NamedTuple):
   evidence: Mapping[str, Float[Array, "..."]] = {}
 
 
+# Some methods together give an output for each name.
+Outputs = Output | Mapping[str, Output]
+
+
 class TestTimeMethod(NamedTuple):
   """Two pure functions of one image; `jit` and `vmap` are the runners'.
 
@@ -72,15 +74,18 @@ class TestTimeMethod(NamedTuple):
       one, of which no image sees another.
     step: Function of task, state and one image's unit-norm view features
       [v d], of which row 0 is the clean view; gives the next state and the
-      output.
+      output, or an output for each name.
   """
 
   init: Callable[[Task], PyTree]
-  step: Callable[[Task, PyTree, Float[Array, "v d"]], tuple[PyTree, Output]]
-
-  __test__ = False  # no test, whatever its name says to pytest
+  step: Callable[[Task, PyTree, Float[Array, "v d"]], tuple[PyTree, Outputs]]
 
 
+# No test, whatever its name says to pytest; no field either.
+setattr(TestTimeMethod, "__test__", False)
+
+
+@runtime_checkable
 class Numbers(Protocol):
   """A dataclass of a method's numbers."""
 
@@ -88,11 +93,13 @@ class Numbers(Protocol):
     """The method with these numbers."""
 
 
-def episodic(step: Callable[..., Output], *bound: Any) -> TestTimeMethod:
+def episodic(
+    step: Callable[..., Outputs], *bound: Any
+) -> TestTimeMethod:
   """A method without state.
 
   Args:
-    step: Function of (*bound, task, views) to an output.
+    step: Function of (*bound, task, views) to an output, or one for each name.
     bound: Pytrees, such as the method's numbers; arguments under `jit`.
   """
   return TestTimeMethod(Partial(_no_state), Partial(_stateless, step=Partial(

@@ -13,6 +13,7 @@ from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Number
 
 # Probabilities that a negative entry speaks against lie above this and below 1.
 _LEAST_PROBABILITY = 0.03
@@ -82,12 +83,12 @@ class Tda:
     Differs from the released code in: nothing in float64.
   """
 
-  alpha: base.Number = 2.0
-  beta: base.Number = 5.0
-  negative_alpha: base.Number = 0.117
-  negative_beta: base.Number = 1.0
-  entropy_above: base.Number = 0.2
-  entropy_below: base.Number = 0.5
+  alpha: Number = 2.0
+  beta: Number = 5.0
+  negative_alpha: Number = 0.117
+  negative_beta: Number = 1.0
+  entropy_above: Number = 0.2
+  entropy_below: Number = 0.5
   capacity: int = dataclasses.field(default=3, metadata={"static": True})
   negative_capacity: int = dataclasses.field(
       default=2, metadata={"static": True})
@@ -137,8 +138,8 @@ def insert(
 def similarities(
     cache: Cache,
     features: Float[Array, "d"],
-    alpha: base.Number,
-    beta: base.Number,
+    alpha: Number,
+    beta: Number,
 ) -> Float[Array, "k c"]:
   """Weighted kernel of an image with every entry; zero in empty places."""
   kernel = alpha * jnp.exp(-beta * (1 - cache.features @ features))

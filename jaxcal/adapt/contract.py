@@ -25,7 +25,7 @@ _ORDER_TOLERANCE = 1e-2
 
 
 def check(
-    method: base.Numbers, task: base.Task, views: Float[np.ndarray, "v d"]
+    method: base.Numbers, task: base.Task, views: Float[Any, "v d"]
 ) -> base.Output:
   """Refuses a method before it sees an image, by shapes and types alone.
 
@@ -75,7 +75,7 @@ def check_values(output: base.Output, ids: Sequence[str]) -> None:
     ValueError: scores or log-probabilities that are not finite, probabilities
       that do not sum to one, or whose highest is not that of the scores.
   """
-  known = [np.float32(x) for x in (output.scores, output.log_probs)
+  known = [np.asarray(x, np.float32) for x in (output.scores, output.log_probs)
            if x is not None]
   finite = np.all([np.isfinite(x).all(-1) for x in known], axis=0)
   _refuse(~finite, ids, "are not finite", "A probability of zero has no "
@@ -152,7 +152,8 @@ def _check_array(name, x, shape, kinds):
 
 
 def _check_state(before, after):
-  if jax.tree.structure(before) != jax.tree.structure(after):
+  if jax.tree.structure(before) != jax.tree.structure(  # type: ignore[operator]
+      after):
     raise ValueError(
         "step must return a state of the structure that init gives, "
         f"{jax.tree.structure(before)}, got {jax.tree.structure(after)}")

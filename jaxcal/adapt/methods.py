@@ -53,4 +53,5 @@ def numbers_of(name: str) -> dict[str, Any]:
     raise ValueError(f"unknown method {name!r}; choose from: "
                      f"{', '.join(sorted(METHODS))}.")
   return {field.name: field.default
-          for field in dataclasses.fields(METHODS[name])}
+          for field in dataclasses.fields(
+              METHODS[name])}  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxcal.adapt import base
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 # Of the views, those whose distances make the bandwidth of each.
 _NEIGHBOURS = 0.3
@@ -42,8 +43,8 @@ class Mta:
     there and makes NaN; nothing else in float64.
   """
 
-  inlier_entropy: base.Number = 0.2
-  affinity: base.Number = 4.0
+  inlier_entropy: Number = 0.2
+  affinity: Number = 4.0
 
   def method(self) -> base.TestTimeMethod:
     """Scores are logits of the mode; info has the weight of the clean view."""

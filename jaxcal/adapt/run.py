@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcal import precision
 from jaxcal.adapt import base
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -27,7 +28,7 @@ class Chunk(NamedTuple):
 
   stop: int
   positions: Int[np.ndarray, "r c"]
-  outputs: base.Output
+  outputs: base.Outputs
   states: PyTree
 
 
@@ -35,8 +36,8 @@ class Chunk(NamedTuple):
 def episodic(
     method: base.TestTimeMethod,
     task: base.Task,
-    images: Float[Array, "n v d"],
-) -> base.Output:
+    images: PyTree[Float[Array, "n ..."]],
+) -> base.Outputs:
   """Every image on its own, from the initial state.
 
   For `jit`; images can be split over devices.
@@ -53,7 +54,7 @@ def stream(
     task: base.Task,
     images: Float[Array, "n v d"],
     orders: Int[Array, "r n"],
-) -> base.Output:
+) -> base.Outputs:
   """Streams of all images, each in an order of its own, all at once.
 
   For `jit`. `vmap` over stacked numbers of a method gives a grid of them.
@@ -90,7 +91,7 @@ def advance(
     states: PyTree,
     images: Float[Array, "u v d"],
     positions: Int[Array, "r c"],
-) -> tuple[PyTree, base.Output]:
+) -> tuple[PyTree, base.Outputs]:
   """The next images of each stream, compiled.
 
   Args:
@@ -114,7 +115,7 @@ def stream_in_chunks(
     method: base.TestTimeMethod,
     task: base.Task,
     read: Callable[[Int[np.ndarray, "u"]], Float[Array, "u v d"]],
-    orders: Int[np.ndarray, "r n"],
+    orders: Int[AnyArray, "r n"],
     *,
     chunk_size: int = 1024,
     states: PyTree | None = None,

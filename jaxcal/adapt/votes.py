@@ -9,6 +9,7 @@ from jaxcal.adapt import base
 from jaxcal.losses import entropy
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 # What breaks a tie that no view left out belongs to.
 FALLBACKS = ("first_left_out", "class_zero")
@@ -44,7 +45,7 @@ class Zero:
     define; the fallback, unless it is "class_zero".
   """
 
-  smoothing: base.Number = 1.0
+  smoothing: Number = 1.0
   selection_fraction: float = dataclasses.field(
       default=0.3, metadata={"static": True})
   fallback: str = dataclasses.field(

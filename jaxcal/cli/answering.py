@@ -72,7 +72,7 @@ def answer_set(
   missing = [name for name in method_of if not identities.is_there(
       path_of(name), identity.by_name[name], config.evidence)]
   sharding.barrier("looked for predictions")
-  found = {}  # by name, the iterator over its group
+  found: dict[str, Any] = {}  # by name, the iterator over its group
   for parts, names in _groups(folder, missing, identity).items():
     together = dict.fromkeys(method_of[name] for name in names)
     group = _answers(

@@ -43,8 +43,8 @@ def use() -> None:
   """
   import jax  # not before a command is known to need it
   if (not _COMPILATION_CACHE.value or
-      jax.config.jax_compilation_cache_dir is not None or
-      not jax.config.jax_enable_compilation_cache):
+      jax.config.values["jax_compilation_cache_dir"] is not None or
+      not jax.config.values["jax_enable_compilation_cache"]):
     return
   folder = folder_of(os.environ)
   if folder is None or not _is_usable(folder):

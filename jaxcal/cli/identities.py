@@ -170,7 +170,7 @@ def of_methods(
     model: checkpoint.Model,
 ) -> dict[str, dict[str, Any]]:
   """A method's numbers, and the order of the images where it matters to it."""
-  features = jax.ShapeDtypeStruct(
+  features: Any = jax.ShapeDtypeStruct(
       (num_classes, model.config.projection), np.float32)
   found = {}
   for name, method in methods.items():

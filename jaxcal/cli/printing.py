@@ -29,7 +29,7 @@ class _Forgiving(io.TextIOBase):
     self._stream = stream
 
   @property
-  def encoding(self):
+  def encoding(self):  # type: ignore[override]
     return getattr(self._stream, "encoding", None)
 
   def isatty(self):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+from typing import Any
 
 from jaxcal.cli import experiment
 
@@ -18,7 +19,7 @@ def reported(
     unit: What is counted.
   """
   with contextlib.ExitStack() as stack:
-    bars = []
+    bars: list[Any] = []
 
     def report(done, total, note=""):
       if not bars:
@@ -46,7 +47,8 @@ def of_stages(
     numbers of its units done and in all.
   """
   with contextlib.ExitStack() as stack:
-    current, bar = None, None
+    current: str | None = None
+    bar: Any = None
 
     def report(stage, done, total):
       nonlocal current, bar

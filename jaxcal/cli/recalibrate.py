@@ -88,7 +88,7 @@ def main(run: str) -> None:
       predicted.check(*_divided(source), calibrator)
   inputs = _inputs(folder, sources)
   output = _output(folder, sources, inputs)
-  fits = {}
+  fits: dict[str, dict[str, Any]] = {}
   for source in sources:
     fits.setdefault(source.data, {})[source.method] = _save(
         source, calibrator, output)
@@ -156,7 +156,7 @@ def _sources(run: pathlib.Path) -> list[_Source]:
   plain = [one for one in saved_runs.predictions_of(
       run, saved_runs.rows(run, "results"))
       if not saved_runs.is_recalibrated(one)]
-  held = {}
+  held: dict[str, list[str]] = {}
   for one in plain:
     held.setdefault(one.data, []).append(one.method)
   place = _place_to_fit(run, held)
@@ -231,7 +231,8 @@ def _divided(source: _Source) -> tuple[Predictions, Predictions]:
   plain = saved_runs.load_labelled(source.path)
   if _SHARE.value is None:
     return plain, _called(saved_runs.load(source.on), source)
-  chosen = predicted.draw(plain.labels, _SHARE.value, seed=_SEED.value)
+  chosen = predicted.draw(
+      np.asarray(plain.labels), _SHARE.value, seed=_SEED.value)
   part = (f"{source.data}, a share of {_SHARE.value:g} drawn with seed "
           f"{_SEED.value}")
   rest = predictions_lib.take(plain, np.flatnonzero(~chosen))
@@ -244,14 +245,14 @@ def _called(on, source):
   """Predictions from elsewhere say so: their sets are called alike."""
   if source.path.parent in source.on.parents:
     return on
-  place = pathlib.Path(_ON.value).absolute().name
+  place = pathlib.Path(_ON.value or "").absolute().name
   data = on.settings.get("data", source.data)
   return on._replace(settings={**on.settings, "data": f"{data} of {place}"})
 
 
 def _inputs(run: pathlib.Path, sources: list[_Source]) -> dict[str, Any]:
   """All that decides the numbers; files by what they hold."""
-  contents = {}
+  contents: dict[str, dict[str, list[str]]] = {}
   for source in sources:
     contents.setdefault(source.data, {})[source.method] = [
         _digest(path) for path in dict.fromkeys((source.path, source.on))]

@@ -149,7 +149,7 @@ def _fit(predictions):
 
 def _over_seeds(rows, predictions):
   """Means over the seeds of a set's tuned methods, see `Measured`."""
-  groups = {}
+  groups: dict[str, list[Any]] = {}
   for row in rows:
     method = _tuned_method(predictions[row["method"]].settings)
     if method is not None:

@@ -130,7 +130,7 @@ def main() -> None:
 
 def _once(load):
   """Remembers what was loaded last, for variants that follow each other."""
-  last = {}
+  last: dict[typing.Any, typing.Any] = {}
 
   def loaded(*parts):
     key = tuple(dataclasses.astuple(part) for part in parts)
@@ -144,7 +144,8 @@ def _once(load):
 
 def _field_types(config, prefix=""):
   """Annotation of every field that can be swept, by dotted name."""
-  hints, found = typing.get_type_hints(type(config)), {}
+  hints = typing.get_type_hints(type(config))
+  found: dict[str, typing.Any] = {}
   for field in dataclasses.fields(config):
     name, value = prefix + field.name, getattr(config, field.name)
     if dataclasses.is_dataclass(value):
@@ -289,7 +290,7 @@ class _Rows:
 
 def _announce(passes):
   if experiment.is_first():
-    sets_of = {}
+    sets_of: dict[pathlib.Path, list[typing.Any]] = {}
     for one in passes:
       sets_of.setdefault(one.variant.folder, []).append(one)
     for folder, of_variant in sets_of.items():
@@ -320,7 +321,8 @@ def _numbers_of_variants(rows):
 
 def _curves(config, rows, field):
   """Rows that differ in the field alone, by label; and those without it."""
-  curves, lines = {}, {}
+  curves: dict[str, typing.Any] = {}
+  lines: dict[str, typing.Any] = {}
   for row in rows:
     label = _label(config, row, field)
     if row.get(field) is None:

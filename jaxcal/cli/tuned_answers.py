@@ -47,7 +47,8 @@ def load(config, model: models.Model) -> dict[str, checkpoint.Tuned]:
     FileNotFoundError: nothing lies there.
     ValueError: it is damaged or of another model, or two are called alike.
   """
-  loaded, paths = {}, {}
+  loaded: dict[str, checkpoint.Tuned] = {}
+  paths: dict[str, pathlib.Path] = {}
   for path in experiment.tuned_files(config.tuned):
     one = checkpoint.load(path, model)
     name = f"{one.spec.name}-{path.stem.removeprefix('seed-')}"
@@ -104,7 +105,7 @@ def answer_set(
     template: See `predict.logits`.
     features: Keeps those of the images.
   """
-  alike = {}
+  alike: dict[Any, Any] = {}
   asked = {name: {**identity, "prompt.template": template,
                   "tuned": one.about["content"]}
            for name, one in seeds.items()}

@@ -26,8 +26,10 @@ from jaxcal.clip import preprocess as preprocess_lib
 from jaxcal.clip import prompts
 from jaxcal.clip import siglip
 from jaxcal.clip import towers
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
+from jaxcal.typing import DTypeLike
 from jaxcal.typing import Float
 from jaxcal.typing import Pooled
 from jaxcal.typing import PyTree
@@ -80,11 +82,11 @@ class Model:
   fingerprint: str
 
   def image_features(
-      self, pixels: UInt8[Array, "n s s 3"]) -> Float[Array, "n d"]:
+      self, pixels: UInt8[AnyArray, "n s s 3"]) -> Float[Array, "n d"]:
     """Unit-norm features of resized and cropped images."""
     return _image_features(self.config, self.preprocess, self.params, pixels)
 
-  def pooled(self, pixels: UInt8[Array, "n s s 3"]) -> Pooled:
+  def pooled(self, pixels: UInt8[AnyArray, "n s s 3"]) -> Pooled:
     """What the projection into the joint space sees of the images."""
     return _pooled(self.config, self.preprocess, self.params, pixels)
 
@@ -96,7 +98,7 @@ class Model:
 def load(
     name_or_path: str | pathlib.Path,
     *,
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     revision: str | None = None,
     cache_dir: str | pathlib.Path | None = None,
 ) -> Model:

@@ -10,6 +10,7 @@ exact, up to the order of additions.
 
 import dataclasses
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ import numpy as np
 from jaxcal import precision
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
@@ -135,7 +137,7 @@ class Encoder:
       rows = [jax.lax.map(one, group) for group in self.groups]
     return jnp.concatenate(rows)[self.order]
 
-  def take(self, rows: Int[Array, "r"], *, max_groups: int = 2) -> "Encoder":
+  def take(self, rows: Int[AnyArray, "r"], *, max_groups: int = 2) -> "Encoder":
     """The encoder of these classes alone; under `jit`, of any as many.
 
     Shapes do not depend on which classes are taken, for there is room for the
@@ -162,7 +164,8 @@ class Encoder:
 
   def _gathered(self, rows, length):
     """A group of this length; rows count in the groups one after the other."""
-    found, first = None, 0
+    found: Group | None = None
+    first = 0
     for group in self.groups:
       count, tokens = group.embeddings.shape[:2]
       if tokens > length:
@@ -174,6 +177,7 @@ class Encoder:
       found = some if found is None else jax.tree.map(
           functools.partial(_where, rows >= first), some, found)
       first += count
+    assert found is not None  # the first group is the shortest
     # Behind the last token, where nothing is to be read off.
     ends = jnp.where(rows < first, found.end_positions, length)
     return dataclasses.replace(found, end_positions=ends)
@@ -390,7 +394,7 @@ def group_lengths(lengths: Int[np.ndarray, "k"], max_groups: int) -> list[int]:
   """
   values, counts = np.unique(lengths, return_counts=True)
   # best[j]: least number of tokens, and the choice, for the first j values.
-  best = {0: (0, [])}
+  best: dict[int, tuple[int, list[int]]] = {0: (0, [])}
   for _ in range(max_groups):
     best |= {
         stop: min(
@@ -448,7 +452,7 @@ def _dense(x, params):
 def _attend(
     query: Float[Array, "h t e"],
     sources: tuple[
-        tuple[Float[Array, "h u e"], Float[Array, "h u e"], Bool[Array, "t u"]],
+        tuple[Float[Array, "h _ e"], Float[Array, "h _ e"], Bool[Array, "t _"]],
         ...],
 ) -> Float[Array, "t w"]:
   """Attention over several sources of (keys, values, mask) as one.
@@ -463,7 +467,7 @@ def _attend(
     scores.append(jnp.where(mask[None], score, jnp.finfo(score.dtype).min))
   sizes = [score.shape[-1] for score in scores]
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
-  weights = jnp.split(weights.astype(query.dtype), np.cumsum(sizes)[:-1], -1)
-  mixed = sum(weight @ value
-              for weight, (_, value, _) in zip(weights, sources))
+  shares = jnp.split(weights.astype(query.dtype), np.cumsum(sizes)[:-1], -1)
+  mixed = functools.reduce(operator.add, (
+      share @ value for share, (_, value, _) in zip(shares, sources)))
   return mixed.swapaxes(0, 1).reshape(query.shape[1], -1)

@@ -10,7 +10,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
+from jaxcal.typing import DTypeLike
 from jaxcal.typing import Float
 from jaxcal.typing import UInt8
 
@@ -52,10 +54,10 @@ class Preprocess:
 
 
 def normalize_pixels(
-    pixels: UInt8[Array, "*n s s 3"],
+    pixels: UInt8[AnyArray, "*n s s 3"],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "*n s s 3"]:
   """Pixels in [0, 1], minus `mean`, divided by `std`, channel by channel.
 
@@ -73,18 +75,18 @@ def normalize_pixels(
 
 def standardize(
     pixels: Array,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    dtype=jnp.float32,
+    mean: tuple[float, float, float] | Float[Array, "3"],
+    std: tuple[float, float, float] | Float[Array, "3"],
+    dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "*n s s 3"]:
   """As `normalize_pixels`, also for values in [0, 255] between whole ones.
 
   A mixture of views is not rounded to pixels.
   """
   per_channel = (1,) * (pixels.ndim - 1) + (3,)
-  mean = jnp.asarray(mean, dtype).reshape(per_channel)
-  std = jnp.asarray(std, dtype).reshape(per_channel)
-  return (pixels.astype(dtype) / 255 - mean) / std
+  middle = jnp.asarray(mean, dtype).reshape(per_channel)
+  spread = jnp.asarray(std, dtype).reshape(per_channel)
+  return (pixels.astype(dtype) / 255 - middle) / spread
 
 
 def from_image_processor(

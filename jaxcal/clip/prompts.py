@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.clip import towers
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
-from jaxcal.typing import ArrayLike
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
@@ -78,7 +78,7 @@ class Encoder:
 
   def __call__(
       self,
-      context: Float[Array, "m w"],
+      context: Float[Array, "m w"] | Float[Array, "k m w"],
       *,
       deep: Float[Array, "e n w"] | None = None,
   ) -> Float[Array, "k d"]:
@@ -98,7 +98,7 @@ class Encoder:
 
   def pooled(
       self,
-      context: Float[Array, "m w"],
+      context: Float[Array, "m w"] | Float[Array, "k m w"],
       *,
       deep: Float[Array, "e n w"] | None = None,
   ) -> Float[Array, "k w"]:
@@ -130,7 +130,7 @@ class Encoder:
     return towers.pooled_text(
         self.config, self.params, embeddings, bank.end_positions, deep)
 
-  def take(self, rows: Int[Array, "r"]) -> "Encoder":
+  def take(self, rows: Int[AnyArray, "r"]) -> "Encoder":
     """The encoder of these classes alone."""
     return dataclasses.replace(
         self, embeddings=self.embeddings[rows],
@@ -217,9 +217,11 @@ def prompt_bank(
 
 
 def from_token_ids(
-    token_ids: Int[ArrayLike, "k t"],
-    context_positions: Int[ArrayLike, "..."],
-    end_positions: Int[ArrayLike, "k"],
+    token_ids: Int[AnyArray, "k t"] | Sequence[Sequence[int]],
+    context_positions: (
+        Int[AnyArray, "m"] | Int[AnyArray, "k m"] | Sequence[int] |
+        Sequence[Sequence[int]]),
+    end_positions: Int[AnyArray, "k"] | Sequence[int],
 ) -> PromptBank:
   """A bank of rows that are tokenised already.
 
@@ -255,7 +257,7 @@ def from_token_ids(
 
 
 def end_positions(
-    token_ids: Int[ArrayLike, "k t"],
+    token_ids: Int[AnyArray, "k t"] | Sequence[Sequence[int]],
     eos_token_id: int | None,
 ) -> Int[np.ndarray, "k"]:
   """Index of each row's end token, where its feature is read off.
@@ -286,7 +288,7 @@ def end_positions(
 
 def insert_context(
     embeddings: Float[Array, "k t w"],
-    context: Float[Array, "m w"],
+    context: Float[Array, "m w"] | Float[Array, "k m w"],
     context_positions: Int[Array, "k m"],
 ) -> Float[Array, "k t w"]:
   """Token vectors with the context in its places.

@@ -39,7 +39,7 @@ class SiglipConfig(towers.ClipConfig):
   read off at the last position, padding included.
   """
 
-  eos_token_id: None = None
+  eos_token_id: None = None  # type: ignore[assignment]
   causal: bool = False
 
   image_projection = ("vision_model", "head", "mlp", "fc2")
@@ -139,7 +139,7 @@ def from_torch_names(tensors: Mapping[str, np.ndarray]) -> PyTree:
   Returns:
     Nested dictionaries of arrays, in the layout of `towers.init`.
   """
-  renamed = {}
+  renamed: dict[str, np.ndarray] = {}
   for name, tensor in tensors.items():
     if name.startswith(_FUSED):
       leaf = name.removeprefix(_FUSED)

@@ -13,7 +13,7 @@ Supervision, ICML 2021.
 from collections.abc import Mapping
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from flax import linen as nn
 from flax import traverse_util
@@ -21,16 +21,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal import precision as precision_lib
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
+from jaxcal.typing import ArrayLike
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
 from jaxcal.typing import Pooled
-from jaxcal.typing import PyTree
 
-Params = PyTree
+Params = Mapping[str, Any]
 
 # Entries of the parameter tree that one side of the model needs.
 IMAGE_PARAMS = ("vision_model", "visual_projection")
@@ -103,7 +104,7 @@ class ClipConfig:
   vision: TowerConfig
   vocab_size: int
   context_length: int
-  eos_token_id: int
+  eos_token_id: int | None
   image_size: int
   patch_size: int
   projection: int
@@ -393,7 +394,7 @@ def init(config: ClipConfig, key: Key[Array, ""]) -> Params:
 
 def token_embeddings(
     params: Params,
-    token_ids: Int[Array, "*shape"],
+    token_ids: Int[ArrayLike, "*shape"],
 ) -> Float[Array, "*shape w"]:
   """Vectors of the tokens, before positions are added."""
   embedding = params["text_model"]["embeddings"]["token_embedding"]["embedding"]
@@ -402,7 +403,7 @@ def token_embeddings(
 
 def place(
     x: Float[Array, "b t w"],
-    vectors: Float[Array, "n w"],
+    vectors: Float[Array, "n w"] | Float[Array, "b n w"],
     positions: Int[Array, "b n"],
 ) -> Float[Array, "b t w"]:
   """States with vectors in their places.
@@ -437,7 +438,7 @@ def pooled_text(
     config: ClipConfig,
     params: Params,
     embeddings: Float[Array, "k t w"],
-    end_positions: Int[Array, "k"],
+    end_positions: Int[AnyArray, "k"],
     deep: DeepPrompts | None = None,
 ) -> Float[Array, "k w"]:
   """Activations of prompts: final norm, row of the end token.
@@ -461,7 +462,7 @@ def pooled_text(
   if deep is not None:
     check_deep_prompts(deep.vectors, config.text, embeddings.shape[1])
   with precision_lib.at(config.text.precision):
-    return config.text_tower().apply(
+    return config.text_tower().apply(  # type: ignore[return-value]
         {"params": params["text_model"]}, embeddings, end_positions, deep)
 
 
@@ -469,7 +470,7 @@ def text_features(
     config: ClipConfig,
     params: Params,
     embeddings: Float[Array, "k t w"],
-    end_positions: Int[Array, "k"],
+    end_positions: Int[AnyArray, "k"],
 ) -> Float[Array, "k d"]:
   """Unit-norm text features of prompts; arguments as in `pooled_text`."""
   activations = pooled_text(config, params, embeddings, end_positions)
@@ -480,8 +481,8 @@ def text_features(
 def pooled_image(
     config: ClipConfig,
     params: Params,
-    pixels: Float[Array, "n s s 3"],
-    prompts: Float[Array, "e n w"] | None = None,
+    pixels: Float[AnyArray, "n s s 3"],
+    prompts: Float[Array, "e m w"] | None = None,
 ) -> Pooled:
   """What the last linear map sees of images, from normalised pixels.
 
@@ -508,15 +509,15 @@ def pooled_image(
         f"prompts of shape [e, n, {vision.width}] expected, with e from 1 to "
         f"{vision.layers}, but {prompts.shape=}")
   with precision_lib.at(vision.precision):
-    return config.image_tower().apply(
+    return config.image_tower().apply(  # type: ignore[return-value]
         {"params": params["vision_model"]}, pixels, prompts)
 
 
 def image_features(
     config: ClipConfig,
     params: Params,
-    pixels: Float[Array, "n s s 3"],
-    prompts: Float[Array, "e n w"] | None = None,
+    pixels: Float[AnyArray, "n s s 3"],
+    prompts: Float[Array, "e m w"] | None = None,
 ) -> Float[Array, "n d"]:
   """Unit-norm image features; arguments as in `pooled_image`."""
   activations, residual = pooled_image(config, params, pixels, prompts)
@@ -536,9 +537,9 @@ def text_projection(config: ClipConfig, params: Params) -> Projection:
 
 
 def project(
-    activations: Float[Array, "*n p"],
+    activations: Float[AnyArray, "*n p"],
     projection: Projection,
-    residual: Float[Array, "*n d"] | None = None,
+    residual: Float[AnyArray, "*n d"] | None = None,
     *,
     precision: str = "highest",
 ) -> Float[Array, "*n d"]:
@@ -552,7 +553,7 @@ def project(
       tower's own pass, the tower's.
   """
   with precision_lib.at(precision):
-    x = activations @ projection.kernel
+    x = jnp.asarray(activations) @ projection.kernel
   if projection.bias is not None:
     x = x + projection.bias.reshape((1,) * (x.ndim - 1) + (-1,))
   return x if residual is None else x + residual

@@ -18,6 +18,7 @@ from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
+from jaxcal.typing import Number
 from jaxcal.typing import UInt8
 
 # In the order of the numbers in `Draw.operations`; one more does nothing.
@@ -245,28 +246,28 @@ def rotate(
 
 
 def shear_x(
-    view: UInt8[Array, "s s 3"], slope: float | Float[Array, ""]
+    view: UInt8[Array, "s s 3"], slope: Number
 ) -> UInt8[Array, "s s 3"]:
   """Shows at (x, y) what was at (x + slope * y, y), |slope| at most 1."""
   return _transform(view, _shear(view.shape[0], x_by_y=slope))
 
 
 def shear_y(
-    view: UInt8[Array, "s s 3"], slope: float | Float[Array, ""]
+    view: UInt8[Array, "s s 3"], slope: Number
 ) -> UInt8[Array, "s s 3"]:
   """Shows at (x, y) what was at (x, y + slope * x), |slope| at most 1."""
   return _transform(view, _shear(view.shape[0], y_by_x=slope))
 
 
 def translate_x(
-    view: UInt8[Array, "s s 3"], pixels: float | Float[Array, ""]
+    view: UInt8[Array, "s s 3"], pixels: Number | Int[Array, ""]
 ) -> UInt8[Array, "s s 3"]:
   """Shows at (x, y) what was at (x + pixels, y), |pixels| at most s."""
   return _transform(view, _shift(x=pixels))
 
 
 def translate_y(
-    view: UInt8[Array, "s s 3"], pixels: float | Float[Array, ""]
+    view: UInt8[Array, "s s 3"], pixels: Number | Int[Array, ""]
 ) -> UInt8[Array, "s s 3"]:
   """Shows at (x, y) what was at (x, y + pixels), |pixels| at most s."""
   return _transform(view, _shift(y=pixels))
@@ -383,7 +384,8 @@ def _rotation(degrees):
   """Change of places by a rotation about the centre."""
   # From a table, because devices differ in the last bit of a sine.
   angle = np.deg2rad(np.arange(360))
-  change, sine = np.float32([-2 * np.sin(angle / 2)**2, np.sin(angle)])
+  change, sine = np.asarray(
+      [-2 * np.sin(angle / 2)**2, np.sin(angle)], np.float32)
   zero = np.zeros(360, np.float32)
   table = np.stack([change, -sine, zero, sine, change, zero], axis=1)
   return jnp.asarray(table)[degrees % 360].reshape(2, 3)
@@ -422,11 +424,12 @@ def _transform(view, change):
   values, channels = view.reshape(-1), jnp.arange(3)[None, None]
 
   def row(number):
-    return _between(*(
+    here, there = (
         values[3 * (side * number + column)[..., None] + channels].astype(
             jnp.int32
         ) for column in (left, right)
-    ), across)
+    )
+    return _between(here, there, across)
 
   value = _between(row(upper), row(lower), down) >> (2 * _FRACTION_BITS)
   return jnp.where(inside[..., None], value, 0).astype(jnp.uint8)

@@ -72,7 +72,7 @@ def entries(
   if not path.is_file():
     raise FileNotFoundError(f"no file {path}")
   lists = _lists(path)
-  names = {}
+  names: dict[int, str] = {}
   for _, label, name in (row for part in SPLITS for row in lists[part]):
     if names.setdefault(label, name) != name:
       raise ValueError(

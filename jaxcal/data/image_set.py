@@ -1,12 +1,13 @@
 """The one type by which labelled images travel: names, labels and a reader."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxcal.typing import Int
+from jaxcal.typing import Positions
 from jaxcal.typing import UInt8
 
 
@@ -77,7 +78,7 @@ def check(image_set: ImageSet) -> None:
     seen.add(example_id)
 
 
-def take(image_set: ImageSet, indices: Sequence[int] | np.ndarray) -> ImageSet:
+def take(image_set: ImageSet, indices: Positions) -> ImageSet:
   """The images at the given positions, in the given order.
 
   Args:

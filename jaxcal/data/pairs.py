@@ -160,7 +160,7 @@ def webdataset(
     raise ValueError(f"expected max_pairs of at least 1, got {max_pairs}.")
   paths = tar_paths(tars)
   root = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
-  skipped = collections.Counter()
+  skipped: collections.Counter[str] = collections.Counter()
   ids, captions, places = [], [], []
   for number, path in enumerate(paths, start=1):
     below = path.relative_to(root).as_posix()
@@ -201,7 +201,7 @@ def tar_paths(
   entries = [tars] if isinstance(tars, (str, os.PathLike)) else list(tars)
   if not entries:
     raise ValueError("expected at least one tar, got an empty list.")
-  found = set()
+  found: set[pathlib.Path] = set()
   for entry in entries:
     for pattern in _expanded(os.fspath(entry)) or [os.fspath(entry)]:
       matching = _matching(pattern)
@@ -322,7 +322,7 @@ def join(pair_sets: Sequence[PairSet]) -> PairSet:
     pair_set, row = at(position)
     return pair_set.place(row)
 
-  skipped = collections.Counter()
+  skipped: collections.Counter[str] = collections.Counter()
   for one in pair_sets:
     skipped.update(one.skipped)
   joined = PairSet(
@@ -395,7 +395,8 @@ def _caption(file, parts):
 
 def _members(file, skipped):
   """Start and length of the files of each key in a tar, by their endings."""
-  members, size = {}, os.fstat(file.fileno()).st_size
+  members: dict[str, dict[str, tuple[int, int]]] = {}
+  size = os.fstat(file.fileno()).st_size
   try:
     # What is no UTF-8 in names is spelled out, so that ids are plain text.
     with tarfile.open(

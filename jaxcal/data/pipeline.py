@@ -6,7 +6,7 @@ shapes. Views are made from the canvases on the device, see `views`.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 import itertools
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from jaxcal.data import pairs
 from jaxcal.data import views
 from jaxcal.typing import Bool
 from jaxcal.typing import Int
+from jaxcal.typing import Positions
 from jaxcal.typing import UInt8
 
 
@@ -44,7 +45,7 @@ class Batch(NamedTuple):
 
 def batches(
     image_set: image_sets.ImageSet | pairs.PairSet,
-    positions: Iterable[Sequence[int]],
+    positions: Iterable[Positions],
     *,
     seed: int,
     batch_size: int,
@@ -143,7 +144,7 @@ def _in_order(image_set, positions, num_threads, window, on_unusable):
     return image
 
   pool = futures.ThreadPoolExecutor(num_threads, "decoding")
-  begun = collections.deque()
+  begun: collections.deque[tuple[int, futures.Future]] = collections.deque()
 
   def begin(count):
     for position in itertools.islice(positions, count):

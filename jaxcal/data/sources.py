@@ -156,7 +156,8 @@ def image_folder(
     folders.sort(key=int)
   names = _names_by_folder(root, folders, class_names)
   present = set(folders)
-  ids, labels = [], []
+  ids: list[str] = []
+  labels: list[int] = []
   for label, folder in enumerate(names):
     files = _images_of(root / folder) if folder in present else []
     ids.extend(f"{folder}/{name}" for name in files)
@@ -354,14 +355,14 @@ def _file_set(name, class_names, ids, labels, root):
   return image_set
 
 
-def _existing_folder(path):
+def _existing_folder(path) -> pathlib.Path:
   path = pathlib.Path(path)
   if not path.is_dir():
     raise FileNotFoundError(f"no folder {path}")
   return path
 
 
-def _existing_file(path):
+def _existing_file(path) -> pathlib.Path:
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f"no file {path}")

@@ -83,9 +83,9 @@ def read(
     raise ValueError(f"split {split!r} of {folder} has no images of the "
                      f"{len(class_names)} classes.")
   ids = _ids(rows, split, bool(file_key))
-  order = sorted(range(len(rows)), key=lambda i: (rows[i][0], ids[i]))
-  if not file_key:
-    order = range(len(rows))
+  order = list(range(len(rows)))
+  if file_key:
+    order.sort(key=lambda i: (rows[i][0], ids[i]))
   ids = [ids[i] for i in order]
   positions = [rows[i][-1] for i in order]
   image_set = image_sets.ImageSet(
@@ -135,7 +135,7 @@ def read_pairs(
     raise ValueError(f"{folder} has the features {sorted(info.features)}; "
                      f"expected image and one of {', '.join(_CAPTIONS)}.")
   file_key = next((key for key in _FILE_NAMES if key in info.features), None)
-  skipped = collections.Counter()
+  skipped: collections.Counter[str] = collections.Counter()
   files, captions, positions = [], [], []
   for position in range(len(records)):
     example = _example(info, records[position], decoders)
@@ -235,7 +235,7 @@ def _words(name):
 
 def _unique(left_out, names):
   """The position of each name by its words."""
-  positions = {}
+  positions: dict[tuple[str, ...], int] = {}
   for position, name in enumerate(names):
     words = _words(name)
     if words in left_out:
@@ -333,7 +333,7 @@ class _TfRecords:
   """
 
   def __init__(self, files):
-    self._places = []
+    self._places: list[tuple[str, int, int]] = []
     for file in files:
       places = list(_places(file.filename))
       self._places.extend(

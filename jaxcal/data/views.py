@@ -33,6 +33,7 @@ from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
 from jaxcal.typing import UInt8
+from jaxcal.typing import UInt32
 
 # Pixels per filter unit to either side, before it is stretched to antialias.
 _SUPPORT = {"nearest": 0, "bilinear": 1, "bicubic": 2, "lanczos": 3}
@@ -190,7 +191,7 @@ def check_image(image: UInt8[np.ndarray, "h w 3"]) -> None:
     )
 
 
-def image_key(seed: int, image_id: str) -> Int[np.ndarray, "2"]:
+def image_key(seed: int, image_id: str) -> UInt32[np.ndarray, "2"]:
   """What the random views of one image are drawn from; on the host.
 
   Args:
@@ -208,7 +209,7 @@ def image_key(seed: int, image_id: str) -> Int[np.ndarray, "2"]:
 def make_views(
     canvas: UInt8[Array, "H W 3"],
     size: Int[Array, "2"],
-    key: Int[Array, "2"],
+    key: UInt32[Array, "2"],
     recipe: Recipe,
 ) -> UInt8[Array, "v s s 3"] | Float[Array, "v s s 3"]:
   """The clean view of an image, then random ones.
@@ -245,7 +246,8 @@ def make_views(
   return jnp.concatenate([clean, jax.vmap(make)(draw(key, size, recipe))])
 
 
-def draw(key: Int[Array, "2"], size: Int[Array, "2"], recipe: Recipe) -> Draw:
+def draw(
+    key: UInt32[Array, "2"], size: Int[Array, "2"], recipe: Recipe) -> Draw:
   """Draws the random views of an image: all views but the first.
 
   Args:
@@ -275,7 +277,7 @@ def clean_view(
     canvas: UInt8[Array, "H W 3"],
     size: Int[Array, "2"],
     *,
-    resize: int | tuple[int, int],
+    resize: int | tuple[int, int] | Int[Array, "2"],
     crop: int,
     resample: str = "bicubic",
     offset: str = "round",
@@ -299,7 +301,7 @@ def clean_view(
   """
   size = jnp.asarray(size)
   if np.ndim(resize) == 0:
-    target = resize * size // jnp.min(size)
+    target = resize * size // jnp.min(size)  # type: ignore[operator]
   else:
     target = jnp.asarray(resize)
   margin = target - crop

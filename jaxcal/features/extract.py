@@ -28,6 +28,7 @@ from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Pooled
+from jaxcal.typing import Positions
 from jaxcal.typing import UInt8
 
 
@@ -62,7 +63,7 @@ class Batch(NamedTuple):
 def from_images(
     model: checkpoint.Model,
     image_set: image_sets.ImageSet | pairs.PairSet,
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[Positions],
     *,
     recipe: views.Recipe,
     seed: int,
@@ -104,7 +105,7 @@ def from_images(
 
 def views_from_images(
     image_set: image_sets.ImageSet,
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[Positions],
     *,
     recipe: views.Recipe,
     seed: int,
@@ -126,7 +127,7 @@ def views_from_images(
 
 def from_store(
     store: stores.Store,
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[Positions],
     *,
     config: towers.ClipConfig | None,
     mesh: Mesh,
@@ -156,22 +157,22 @@ def from_store(
   for window in _windows(shares, max_bytes // _row_bytes(store)):
     needed, rows = np.unique(np.concatenate(window), return_inverse=True)
     arrays = stores.read(store, needed)
-    rows = np.split(rows, np.cumsum([len(share) for share in window])[:-1])
-    for share, taken in zip(window, rows):
+    stops = np.cumsum([len(share) for share in window])[:-1]
+    for share, taken in zip(window, np.split(rows, stops)):
       # float16 is a form of storage, not of computing.
       view_features, pooled = (
           array[_filled(taken, num_rows)[0]].astype(np.float32)
           for array in arrays)
       positions, mask = _filled(share, num_rows)
-      yield Batch(
-          *sharding.split((view_features, None if config is None else
-                           split_pooled(config, pooled)), mesh),
-          positions, mask)
+      view_features, pooled = sharding.split(
+          (view_features, None if config is None else
+           split_pooled(config, pooled)), mesh)
+      yield Batch(view_features, pooled, positions, mask)
 
 
 def from_arrays(
     view_features: Float[np.ndarray, "n v d"],
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[Positions],
     *,
     mesh: Mesh,
     batch_size: int,
@@ -219,11 +220,10 @@ def split_pooled(
 
 
 def batches_of(
-    positions: Sequence[int], size: int) -> list[Int[np.ndarray, "r"]]:
+    positions: Positions, size: int) -> list[Int[np.ndarray, "r"]]:
   """Positions in batches of `size`; the last one may be smaller."""
-  positions = np.asarray(positions, np.int64)
-  return [positions[first:first + size]
-          for first in range(0, len(positions), size)]
+  every = np.asarray(positions, np.int64)
+  return [every[first:first + size] for first in range(0, len(every), size)]
 
 
 def image_encoder(
@@ -264,7 +264,8 @@ def _view_program(recipe, mesh):
   # and those of large images would not fit all at once.
   return sharding.over_rows(
       lambda _, rows: jax.lax.map(
-          lambda row: views.make_views(*row, recipe), rows), mesh)
+          lambda row: views.make_views(row[0], row[1], row[2], recipe), rows),
+      mesh)
 
 
 def _encode(config, preprocessing, params, pixels):
@@ -284,7 +285,8 @@ def _encode(config, preprocessing, params, pixels):
 
 def _windows(shares, num_rows):
   """Batches in groups of about so many rows, one batch at least."""
-  window, size = [], 0
+  window: list[Int[np.ndarray, "r"]] = []
+  size = 0
   for share in shares:
     if window and size + len(share) > num_rows:
       yield window

@@ -15,7 +15,7 @@ stopped and can be read while it grows. No file depends on when or by how many
 processes it was written.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 import functools
 import hashlib
 import json
@@ -33,6 +33,7 @@ from jaxcal.storage import paths
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Positions
 
 FORMAT_VERSION = 2
 DTYPES = ("float16", "float32")
@@ -315,7 +316,7 @@ def write_chunk(
 
 
 def read(
-    store: Store, positions: Sequence[int] | Int[np.ndarray, "b"]
+    store: Store, positions: Positions
 ) -> tuple[Float[np.ndarray, "b v d"], Float[np.ndarray, "b w"]]:
   """View features and pooled features, in the stored dtype.
 
@@ -336,8 +337,7 @@ def read(
 
 
 def read_pooled(
-    store: Store, positions: Sequence[int] | Int[np.ndarray, "b"]
-) -> Float[np.ndarray, "b w"]:
+    store: Store, positions: Positions) -> Float[np.ndarray, "b w"]:
   """The pooled features of `read`, without reading those of the views."""
   names = ("pooled",)
   pooled, = _gather(store, functools.partial(_read_chunk, store, names),
@@ -376,8 +376,8 @@ def batches(store: Store, *, batch_size: int,
       positions = np.arange(first, first + batch_size)
       mask = positions < num_images
       positions = np.minimum(positions, num_images - 1)
-      yield Batch(*_gather(store, read_chunk, positions, _ARRAYS), positions,
-                  mask)
+      view_features, pooled = _gather(store, read_chunk, positions, _ARRAYS)
+      yield Batch(view_features, pooled, positions, mask)
 
   return generate()
 

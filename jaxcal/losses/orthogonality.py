@@ -17,6 +17,7 @@ import numpy as np
 from jaxcal.losses import cosines
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 
 def householder_orthogonality(
@@ -76,7 +77,7 @@ def full_orthogonality(text_features: Float[Array, "k d"]) -> Float[Array, ""]:
 
 
 def semantic_orthogonality(
-    text_features: Float[Array, "k d"], *, delta: float) -> Float[Array, ""]:
+    text_features: Float[Array, "k d"], *, delta: Number) -> Float[Array, ""]:
   r"""Semantic orthogonality (SoC): mean Huber loss of the pairwise cosines.
 
   .. math:: \frac{2}{K (K - 1)} \sum_{i < j} \mathrm{Huber}(s_{ij}; \delta)
@@ -107,7 +108,7 @@ def semantic_orthogonality(
 def quantile_semantic_orthogonality(
     text_features: Float[Array, "k d"],
     *,
-    quantile: float = 0.2,
+    quantile: Number = 0.2,
 ) -> Float[Array, ""]:
   """Semantic orthogonality (SoC) with delta taken from the cosines themselves.
 
@@ -145,10 +146,10 @@ def quantile_semantic_orthogonality(
 
 
 def entropy_proportional_weight(
-    coefficient: float,
+    coefficient: Number,
     entropy: Float[Array, ""],
     regulariser: Float[Array, ""],
-) -> Float[Array, ""]:
+) -> Number:
   """Weight that makes a regulariser worth `coefficient` times the entropy.
 
   Neither argument is differentiated, so the weight acts as a number. It goes

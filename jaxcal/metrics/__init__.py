@@ -1,7 +1,7 @@
 """Calibration errors, proper scores and their intervals, from arrays.
 
-Arrays of numpy and jax, tensors of torch and lists serve alike. Annotations
-name what they become.
+Arrays of numpy and jax, tensors of torch and lists serve alike: `Values`, one
+number for each example, and `Scores`, one for each example and class.
 """
 
 from jaxcal import lazy

@@ -9,8 +9,8 @@ import numpy as np
 from jaxcal.metrics import examples
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
-from jaxcal.typing import Bool
 from jaxcal.typing import Float
+from jaxcal.typing import Values
 
 # Which of its two edges a bin contains, as the side of a sorted search.
 _SIDES = {"left": "right", "right": "left"}
@@ -21,21 +21,22 @@ class BinStatistics(NamedTuple):
 
   Statistics of disjoint sets of examples add up: `first + second`.
   """
-  count: Float[Array, "bins"]
+  count: Float[Array, "bins"]  # type: ignore[assignment]
   confidence_sum: Float[Array, "bins"]
   correct_sum: Float[Array, "bins"]
 
-  def __add__(self, other: "BinStatistics") -> "BinStatistics":
+  def __add__(  # type: ignore[override]
+      self, other: "BinStatistics") -> "BinStatistics":
     return BinStatistics(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def bin_statistics(
-    confidence: Float[Array, "n"],
-    correct: Bool[Array, "n"],
+    confidence: Values,
+    correct: Values,
     *,
     num_bins: int = 20,
     edges: str = "right",
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> BinStatistics:
   """Counts and sums of the examples in bins of equal width over [0, 1].
 
@@ -66,11 +67,11 @@ def bin_statistics(
 
 
 def equal_mass_bin_statistics(
-    confidence: Float[Array, "n"],
-    correct: Bool[Array, "n"],
+    confidence: Values,
+    correct: Values,
     *,
     num_bins: int = 20,
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> BinStatistics:
   """Counts and sums in bins that hold (nearly) equally many examples.
 

@@ -14,20 +14,21 @@ from jaxcal.metrics import binning
 from jaxcal.metrics import examples
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
-from jaxcal.typing import Bool
 from jaxcal.typing import Float
-from jaxcal.typing import Int
 from jaxcal.typing import Key
+from jaxcal.typing import Labels
+from jaxcal.typing import Scores
+from jaxcal.typing import Values
 
 
 def expected_calibration_error(
-    confidence: Float[Array, "n"],
-    correct: Bool[Array, "n"],
+    confidence: Values,
+    correct: Values,
     *,
     num_bins: int = 20,
     edges: str = "right",
     norm: str = "l1",
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   r"""Expected calibration error (ECE), a fraction.
 
@@ -63,12 +64,12 @@ def expected_calibration_error(
 
 
 def maximum_calibration_error(
-    confidence: Float[Array, "n"],
-    correct: Bool[Array, "n"],
+    confidence: Values,
+    correct: Values,
     *,
     num_bins: int = 20,
     edges: str = "right",
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Maximum calibration error (MCE): largest gap of a bin, a fraction.
 
@@ -85,12 +86,12 @@ def maximum_calibration_error(
 
 
 def max_bin_contribution(
-    confidence: Float[Array, "n"],
-    correct: Bool[Array, "n"],
+    confidence: Values,
+    correct: Values,
     *,
     num_bins: int = 20,
     edges: str = "right",
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Largest contribution of one bin to the ECE, a fraction in [0, ECE].
 
@@ -106,12 +107,12 @@ def max_bin_contribution(
 
 
 def average_calibration_error(
-    confidence: Float[Array, "n"],
-    correct: Bool[Array, "n"],
+    confidence: Values,
+    correct: Values,
     *,
     num_bins: int = 20,
     edges: str = "right",
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Average gap of the bins that hold examples, a fraction in [0, 1].
 
@@ -128,12 +129,12 @@ def average_calibration_error(
 
 
 def overconfidence_error(
-    confidence: Float[Array, "n"],
-    correct: Bool[Array, "n"],
+    confidence: Values,
+    correct: Values,
     *,
     num_bins: int = 20,
     edges: str = "right",
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Part of the ECE from bins with confidence above accuracy, a fraction.
 
@@ -146,12 +147,12 @@ def overconfidence_error(
 
 
 def underconfidence_error(
-    confidence: Float[Array, "n"],
-    correct: Bool[Array, "n"],
+    confidence: Values,
+    correct: Values,
     *,
     num_bins: int = 20,
     edges: str = "right",
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Part of the ECE from bins with confidence below accuracy, a fraction.
 
@@ -164,12 +165,12 @@ def underconfidence_error(
 
 
 def adaptive_calibration_error(
-    confidence: Float[Array, "n"],
-    correct: Bool[Array, "n"],
+    confidence: Values,
+    correct: Values,
     *,
     num_bins: int = 20,
     norm: str = "l1",
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Calibration error with bins of equal mass, a fraction in [0, 1].
 
@@ -184,13 +185,13 @@ def adaptive_calibration_error(
 
 
 def classwise_calibration_error(
-    probs: Float[Array, "n k"],
-    labels: Int[Array, "n"],
+    probs: Scores,
+    labels: Labels,
     *,
     num_bins: int = 20,
     edges: str = "right",
     norm: str = "l1",
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Mean over classes of the calibration error of each class's probability.
 
@@ -238,10 +239,10 @@ def classwise_calibration_error(
 
 
 def confidence_gap(
-    confidence: Float[Array, "n"],
-    correct: Bool[Array, "n"],
+    confidence: Values,
+    correct: Values,
     *,
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Mean confidence minus accuracy, a fraction in [-1, 1].
 
@@ -256,7 +257,7 @@ def confidence_gap(
 
 
 def calibration_floor(
-    confidence: Float[Array, "n"],
+    confidence: Values,
     *,
     key: Key[Array, ""],
     num_samples: int = 200,

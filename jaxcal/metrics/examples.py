@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import as_numpy
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Values
 
 
 def readable(x: Any) -> Array | np.ndarray:
@@ -32,7 +34,7 @@ def as_array(x: Any) -> Array:
 
 
 def example_weights(
-    weights: Float[Array, "n"] | None, values: Float[Array, "n"]
+    weights: Values | None, values: Float[Array, "n"]
 ) -> Float[Array, "n"]:
   """The weights of the examples, in the dtype of the values; ones if None.
 
@@ -60,7 +62,7 @@ def example_weights(
 
 
 def check_probabilities(
-    values: Float[Array, "..."], *, name: str) -> None:
+    values: Float[AnyArray, "..."], *, name: str) -> None:
   """Raises ValueError on a value outside [0, 1] or NaN, unless traced.
 
   A rounding excess of 1e-6 passes: sums of float32 probabilities make it.
@@ -77,7 +79,7 @@ def check_probabilities(
 
 
 def check_hits(
-    values: Float[Array, "n"], *, name: str, way_out: str) -> None:
+    values: Values, *, name: str, way_out: str) -> None:
   """Raises ValueError on a value that is neither 0 nor 1, unless traced.
 
   Args:

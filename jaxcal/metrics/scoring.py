@@ -14,11 +14,13 @@ from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
-from jaxcal.typing import Int
+from jaxcal.typing import Labels
+from jaxcal.typing import Scores
+from jaxcal.typing import Values
 
 
 def correct(
-    logits: Float[Array, "*n k"], labels: Int[Array, "*n"], *, k: int = 1
+    logits: Scores, labels: Labels, *, k: int = 1
 ) -> Bool[Array, "*n"]:
   """Whether the label is among the k classes of the highest logits.
 
@@ -51,11 +53,11 @@ def correct(
 
 
 def accuracy(
-    logits: Float[Array, "n k"],
-    labels: Int[Array, "n"],
+    logits: Scores,
+    labels: Labels,
     *,
     k: int = 1,
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Share of the examples that are `correct`, a fraction in [0, 1].
 
@@ -66,8 +68,8 @@ def accuracy(
 
 
 def negative_log_likelihood(
-    logits: Float[Array, "*n k"],
-    labels: Int[Array, "*n"],
+    logits: Scores,
+    labels: Labels,
     *,
     clamp: float = 0.0,
 ) -> Float[Array, "*n"]:
@@ -102,7 +104,7 @@ def negative_log_likelihood(
 
 
 def brier_score(
-    probs: Float[Array, "*n k"], labels: Int[Array, "*n"]
+    probs: Scores, labels: Labels
 ) -> Float[Array, "*n"]:
   r"""Brier score, summed over classes.
 

@@ -15,8 +15,9 @@ from jaxcal.metrics import examples
 from jaxcal.metrics import statistics
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
-from jaxcal.typing import Bool
 from jaxcal.typing import Float
+from jaxcal.typing import Number
+from jaxcal.typing import Values
 
 
 class _Ranks(NamedTuple):
@@ -27,10 +28,10 @@ class _Ranks(NamedTuple):
 
 
 def risk_coverage_area(
-    losses: Float[Array, "n"],
-    scores: Float[Array, "n"],
+    losses: Values,
+    scores: Values,
     *,
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   r"""Area under the risk-coverage curve (AURC), in the unit of the losses.
 
@@ -69,10 +70,10 @@ def risk_coverage_area(
 
 
 def excess_risk_coverage_area(
-    losses: Float[Array, "n"],
-    scores: Float[Array, "n"],
+    losses: Values,
+    scores: Values,
     *,
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """What `risk_coverage_area` has above that of the best order (E-AURC).
 
@@ -88,11 +89,11 @@ def excess_risk_coverage_area(
 
 
 def risk_at_coverage(
-    losses: Float[Array, "n"],
-    scores: Float[Array, "n"],
-    coverage: Float[Array, ""],
+    losses: Values,
+    scores: Values,
+    coverage: Number,
     *,
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Mean loss of the share of the examples with the highest scores.
 
@@ -122,10 +123,10 @@ def risk_at_coverage(
 
 
 def roc_area(
-    scores: Float[Array, "n"],
-    positive: Bool[Array, "n"],
+    scores: Values,
+    positive: Values,
     *,
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Area under the ROC curve (AUROC), a fraction.
 
@@ -155,10 +156,10 @@ def roc_area(
 
 
 def average_precision(
-    scores: Float[Array, "n"],
-    positive: Bool[Array, "n"],
+    scores: Values,
+    positive: Values,
     *,
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Area under the precision-recall curve (AUPR), a fraction, as a step sum.
 
@@ -180,11 +181,11 @@ def average_precision(
 
 
 def false_positive_rate(
-    scores: Float[Array, "n"],
-    positive: Bool[Array, "n"],
+    scores: Values,
+    positive: Values,
     *,
     recall: float = 0.95,
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Share of the negative examples called positive at a given recall (FPR95).
 

@@ -17,6 +17,7 @@ from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 from jaxcal.typing import Key
+from jaxcal.typing import Values
 
 
 class Interval(NamedTuple):
@@ -27,8 +28,8 @@ class Interval(NamedTuple):
 
 
 def weighted_mean(
-    values: Float[Array, "n"],
-    weights: Float[Array, "n"] | None = None,
+    values: Values,
+    weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Mean of the values over examples, by weight.
 

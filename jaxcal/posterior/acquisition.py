@@ -17,11 +17,12 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 
 
-def entropy(probs: Float[Array, "*n k"]) -> Float[Array, "*n"]:
+def entropy(probs: Float[AnyArray, "*n k"]) -> Float[Array, "*n"]:
   """Entropy of each distribution, in nats, in [0, log(k)].
 
   A class of probability zero contributes nothing.
@@ -31,12 +32,12 @@ def entropy(probs: Float[Array, "*n k"]) -> Float[Array, "*n"]:
   return jnp.sum(jax.scipy.special.entr(probs), axis=-1)
 
 
-def entropy_of_logits(logits: Float[Array, "*n k"]) -> Float[Array, "*n"]:
+def entropy_of_logits(logits: Float[AnyArray, "*n k"]) -> Float[Array, "*n"]:
   """Entropy of each softmax, in nats, in [0, log(k)]."""
   return entropy(jax.nn.softmax(logits))
 
 
-def bald(logits: Float[Array, "*n s k"]) -> Float[Array, "*n"]:
+def bald(logits: Float[AnyArray, "*n s k"]) -> Float[Array, "*n"]:
   r"""Information that the label holds about the weights, in nats.
 
   .. math:: H(\bar p) - \frac{1}{S} \sum_s H(p_s)
@@ -59,7 +60,7 @@ def bald(logits: Float[Array, "*n s k"]) -> Float[Array, "*n"]:
 
 
 def bald_two_draws(
-    logits: Float[Array, "*n s k"], more_logits: Float[Array, "*n s k"]
+    logits: Float[AnyArray, "*n s k"], more_logits: Float[AnyArray, "*n s k"]
 ) -> Float[Array, "*n"]:
   """`bald` with separate samples for its two terms, in nats.
 
@@ -76,8 +77,8 @@ def bald_two_draws(
 
 
 def epig(
-    pool: Float[Array, "n s k"],
-    targets: Float[Array, "t s k"],
+    pool: Float[AnyArray, "n s k"],
+    targets: Float[AnyArray, "t s k"],
     *,
     entries_per_block: int = 2**22,
 ) -> Float[Array, "n"]:
@@ -133,8 +134,8 @@ def epig(
 
 
 def epig_independent(
-    pool_logits: Float[Array, "n s k"],
-    target_logits: Float[Array, "t s k"],
+    pool_logits: Float[AnyArray, "n s k"],
+    target_logits: Float[AnyArray, "t s k"],
 ) -> Float[Array, "n"]:
   """What the released code scores: `epig` of samples that share nothing.
 

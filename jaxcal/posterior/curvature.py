@@ -31,11 +31,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
+from jaxcal.typing import DTypeLike
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Number
 
 # A curvature is small beside what is summed: no TF32 and no bfloat16.
 _matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
@@ -46,8 +49,8 @@ _ROWS_PER_CHUNK = 256
 class Factors(NamedTuple):
   """Kronecker factors of one side; each is divided by sqrt(num_pairs)."""
 
-  a: Float[Array, "p p"]  # of the activations
-  b: Float[Array, "d d"]  # of the GGN by the un-normalised embedding
+  a: Float[AnyArray, "p p"]  # of the activations
+  b: Float[AnyArray, "d d"]  # of the GGN by the un-normalised embedding
   num_pairs: int
 
 
@@ -60,9 +63,9 @@ class Sums(NamedTuple):
 
 
 def infonce_block(
-    embedding: Float[Array, "d"],
-    targets: Float[Array, "c d"],
-    logit_scale: Float[Array, ""],
+    embedding: Float[AnyArray, "d"],
+    targets: Float[AnyArray, "c d"],
+    logit_scale: Number,
 ) -> Float[Array, "d d"]:
   """GGN of one row's softmax cross-entropy by its un-normalised embedding.
 
@@ -87,10 +90,10 @@ def infonce_block(
 
 
 def sigmoid_block(
-    embedding: Float[Array, "d"],
-    targets: Float[Array, "c d"],
-    logit_scale: Float[Array, ""],
-    logit_bias: Float[Array, ""],
+    embedding: Float[AnyArray, "d"],
+    targets: Float[AnyArray, "c d"],
+    logit_scale: Number,
+    logit_bias: Number,
 ) -> Float[Array, "d d"]:
   """GGN of one row's pairwise sigmoid loss by its un-normalised embedding.
 
@@ -106,12 +109,12 @@ def sigmoid_block(
 
 
 def ggn_sum(
-    embeddings: Float[Array, "m d"],
-    targets: Float[Array, "c d"],
-    logit_scale: Float[Array, ""],
-    logit_bias: Float[Array, ""] | None = None,
+    embeddings: Float[AnyArray, "m d"],
+    targets: Float[AnyArray, "c d"],
+    logit_scale: Number,
+    logit_bias: Number | None = None,
     *,
-    where: Bool[Array, "m"] | None = None,
+    where: Bool[AnyArray, "m"] | None = None,
     rows_per_chunk: int = _ROWS_PER_CHUNK,
 ) -> Float[Array, "d d"]:
   """Sum of the GGN blocks of many rows, by matrix products alone.
@@ -214,7 +217,7 @@ def blocks(num_pairs: int, block: int) -> list[tuple[slice, slice]]:
 
 
 def start(
-    num_activations: int, projection: int, dtype: np.dtype = jnp.float32
+    num_activations: int, projection: int, dtype: DTypeLike = jnp.float32
 ) -> Sums:
   """The sums of no pair.
 
@@ -229,13 +232,13 @@ def start(
 
 def add(
     sums: Sums,
-    activations: Float[Array, "m p"],
-    embeddings: Float[Array, "m d"],
-    targets: Float[Array, "c d"],
-    logit_scale: Float[Array, ""],
-    logit_bias: Float[Array, ""] | None = None,
+    activations: Float[AnyArray, "m p"],
+    embeddings: Float[AnyArray, "m d"],
+    targets: Float[AnyArray, "c d"],
+    logit_scale: Number,
+    logit_bias: Number | None = None,
     *,
-    where: Bool[Array, "m"] | None = None,
+    where: Bool[AnyArray, "m"] | None = None,
     rows_per_chunk: int = _ROWS_PER_CHUNK,
     mesh: Mesh | None = None,
 ) -> Sums:
@@ -294,11 +297,11 @@ def finish(sums: Sums) -> Factors:
 
 
 def kronecker_factors(
-    activations: Float[Array, "n p"],
-    embeddings: Float[Array, "n d"],
-    targets: Float[Array, "n d"],
-    logit_scale: Float[Array, ""],
-    logit_bias: Float[Array, ""] | None = None,
+    activations: Float[AnyArray, "n p"],
+    embeddings: Float[AnyArray, "n d"],
+    targets: Float[AnyArray, "n d"],
+    logit_scale: Number,
+    logit_bias: Number | None = None,
     *,
     block: int,
     rows_per_chunk: int = _ROWS_PER_CHUNK,
@@ -341,7 +344,7 @@ def kronecker_factors(
   return finish(sums)
 
 
-def with_one(activations: Float[Array, "*n p"]) -> Float[Array, "*n p+1"]:
+def with_one(activations: Float[AnyArray, "*n p"]) -> Float[Array, "*n p+1"]:
   """Activations with the 1 that a projection's bias multiplies, at the end."""
   activations = jnp.asarray(activations)
   one = jnp.ones((*activations.shape[:-1], 1), activations.dtype)

@@ -169,11 +169,11 @@ def write(folder: str | os.PathLike, found: Fitted, evidence: Evidence) -> None:
   atomic.make_folder(folder)
   matrices = {f"{side}/{name}": np.asarray(getattr(found.factors[side], name))
               for side in SIDES for name in ("a", "b")}
-  counts = {f"{side}/num_pairs": int(found.factors[side].num_pairs)
+  counts = {f"{side}/num_pairs": np.asarray(found.factors[side].num_pairs)
             for side in SIDES}
   spectra = {f"{side}/{name}": values for side in SIDES
              for name, values in zip("ab", found.spectra[side])}
-  laplace.write_arrays(folder / "factors.npz", matrices | counts)
+  laplace.write_arrays(folder / "factors.npz", {**matrices, **counts})
   laplace.write_arrays(folder / "spectra.npz", spectra)
   written = digest(found)
   manifest = {"format_version": FORMAT_VERSION, **found.manifest,
@@ -212,8 +212,8 @@ def read(folder: str | os.PathLike) -> Fitted:
         side: curvature.Factors(
             matrices[f"{side}/a"], matrices[f"{side}/b"],
             int(matrices[f"{side}/num_pairs"])) for side in SIDES}
-    values = arrays.unpack(folder / "spectra.npz")
-    spectra = {side: (values[f"{side}/a"], values[f"{side}/b"])
+    stored = arrays.unpack(folder / "spectra.npz")
+    spectra = {side: (stored[f"{side}/a"], stored[f"{side}/b"])
                for side in SIDES}
   except (ValueError, KeyError) as error:
     raise ValueError(f"{folder} is damaged ({error}); {_AGAIN}") from error

@@ -136,7 +136,7 @@ def fine_tune(
     trained, best, lowest, kept = carry
     number, key = at
     order = jnp.resize(
-        jax.random.permutation(key, size), num_batches * batch_size)
+        jax.random.permutation(key, size), (num_batches * batch_size,))
     trained, _ = jax.lax.scan(
         step, trained, (order.reshape(counts.shape), counts))
     current = validate(trained[0])
@@ -146,7 +146,7 @@ def fine_tune(
             jnp.where(better, number, kept)), current
 
   start = ((model.weights, optimizer.init(model.weights)), model.weights,
-           jnp.asarray(jnp.inf, model.weights.dtype), 0)
+           jnp.asarray(jnp.inf, model.weights.dtype), jnp.asarray(0))
   (_, best, _, kept), losses = jax.lax.scan(
       epoch, start,
       (1 + jnp.arange(schedule.num_epochs),
@@ -225,7 +225,7 @@ def learning_curve(
                      f"array, but {problem.labels=}.")
   done = frozenset(done)
   for strategy in strategies:
-    chosen = {}
+    chosen: dict[Cell, Int[np.ndarray, "b"]] = {}
     for seed in seeds:
       wanted = [b for b in budgets if (strategy, seed, b) not in done]
       found = selection.select_each(strategy, _key(seed, 0), problem, wanted)

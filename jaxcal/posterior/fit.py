@@ -193,7 +193,9 @@ def validated(
 
   best = marginal.grid_search(pseudo_counts, prior_factors, score)
   return Validated(
-      files.scaled(evidence[best.pseudo_count], best.prior_precision),
+      files.scaled(
+          evidence[best.pseudo_count],
+          best.prior_precision),  # type: ignore[arg-type]
       [{"pseudo_count": count, "factor": factor, "nll": nll}
        for count, scores in zip(pseudo_counts, best.scores)
        for factor, nll in zip(prior_factors, scores)])

@@ -105,8 +105,8 @@ def check(
   Raises:
     ValueError: sizes or fingerprints differ.
   """
-  shapes = {side: one.kernel.shape
-            for side, one in inputs.projections(model).items()}
+  shapes: dict[str, Any] = {
+      side: one.kernel.shape for side, one in inputs.projections(model).items()}
   try:
     laplace.check(posterior, **shapes)
   except ValueError as error:

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -72,7 +72,7 @@ def task(
     num_threads: Threads that read images.
     progress: Called with the numbers of images done and in all.
   """
-  text = tasks.unencoded_task(model, images.class_names, template=template)
+  text: Any = tasks.unencoded_task(model, images.class_names, template=template)
   return Task(
       pooled.from_images(
           model, images, folder, batch_size=batch_size,

@@ -21,6 +21,7 @@ from jaxcal.storage import atomic
 from jaxcal.storage import pair
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 _ENDING = "npz"
 _ASYMMETRY = 1e-4  # of the largest entry; float32 inverses stay far below
@@ -52,7 +53,7 @@ def kronecker_posterior(
     factors: curvature.Factors,
     *,
     pseudo_count: float,
-    prior_precision: float,
+    prior_precision: Number,
 ) -> Layer:
   r"""The Laplace posterior of one projection from its curvature factors.
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcal.typing import ArrayLike
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Float
 
 FORMS = ("corrected", "superseded")
@@ -31,7 +31,7 @@ class Search(NamedTuple):
   scores: np.ndarray  # one row per pseudo-data count, lower is better
 
 
-def spectrum(matrix: Float[ArrayLike, "p p"]) -> np.ndarray:
+def spectrum(matrix: Float[AnyArray, "p p"]) -> np.ndarray:
   """Eigenvalues of a Kronecker factor, float64, ascending, none negative.
 
   The matrix is made symmetric first, and what rounding put below zero is zero.
@@ -56,8 +56,8 @@ def spectrum(matrix: Float[ArrayLike, "p p"]) -> np.ndarray:
 
 def log_marginal_likelihood(
     prior_precision: float,
-    eig_a: Float[ArrayLike, "p"],
-    eig_b: Float[ArrayLike, "d"],
+    eig_a: Float[AnyArray, "p"] | Sequence[float],
+    eig_b: Float[AnyArray, "d"] | Sequence[float],
     *,
     weight_norm2: float,
     pseudo_count: float,
@@ -99,8 +99,8 @@ def log_marginal_likelihood(
 
 
 def fit_prior_precision(
-    eig_a: Float[ArrayLike, "p"],
-    eig_b: Float[ArrayLike, "d"],
+    eig_a: Float[AnyArray, "p"] | Sequence[float],
+    eig_b: Float[AnyArray, "d"] | Sequence[float],
     *,
     weight_norm2: float,
     pseudo_count: float,
@@ -171,7 +171,7 @@ def grid_search(
                      f"{pseudo_counts=}, {prior_precisions=}")
   scores = np.array([[score(count, precision) for precision in prior_precisions]
                      for count in pseudo_counts], np.float64)
-  row, column = np.unravel_index(np.argmin(scores), scores.shape)
+  row, column = divmod(int(np.argmin(scores)), scores.shape[1])
   if np.isnan(scores[row, column]):
     raise ValueError(
         f"the score of pseudo count {pseudo_counts[row]} and prior precision "

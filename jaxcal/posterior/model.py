@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxcal.posterior import curvature
 from jaxcal.posterior import laplace
 from jaxcal.posterior import predictive
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -55,9 +56,10 @@ class Model(NamedTuple):
 
 
 def with_bias(
-    kernel: Float[Array, "p d"], bias: Float[Array, "d"] | None
+    kernel: Float[AnyArray, "p d"], bias: Float[Array, "d"] | None
 ) -> Float[Array, "q d"]:
   """The two parts of a projection as one array, the bias as its last row."""
+  kernel = jnp.asarray(kernel)
   return kernel if bias is None else jnp.concatenate([kernel, bias[None]])
 
 
@@ -66,7 +68,7 @@ def size(inputs: Pooled) -> int:
   return len(inputs.activations)
 
 
-def take(inputs: Pooled, rows: Int[Array, "*m"]) -> Pooled:
+def take(inputs: Pooled, rows: Int[AnyArray, "*m"] | slice) -> Pooled:
   """Some of the images."""
   residual = inputs.residual
   return Pooled(inputs.activations[rows],
@@ -75,10 +77,7 @@ def take(inputs: Pooled, rows: Int[Array, "*m"]) -> Pooled:
 
 def join(first: Pooled, second: Pooled) -> Pooled:
   """The images of both, of which both or neither have a residual."""
-  return Pooled(*(
-      None if a is None else jnp.concatenate([a, b])
-      for a, b in zip((first.activations, first.residual),
-                      (second.activations, second.residual))))
+  return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
 
 
 def embed(
@@ -95,7 +94,8 @@ def embed(
 
 
 def widen(
-    activations: Float[Array, "n p"], width: int) -> Float[Array, "n q"]:
+    activations: Float[AnyArray, "n p"], width: int
+) -> Float[AnyArray, "n q"]:
   """Activations as wide as the weights: with a one for the bias, if any.
 
   Raises:

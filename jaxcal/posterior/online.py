@@ -17,6 +17,7 @@ from jaxcal.posterior import laplace
 from jaxcal.posterior import marginal
 from jaxcal.posterior import model as models
 from jaxcal.posterior import predictive
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -24,7 +25,7 @@ from jaxcal.typing import Key
 from jaxcal.typing import Pooled
 
 # Labels of a pool, or who gives that of one row when asked.
-Labels = Int[Array, "n"] | Callable[[int], int]
+Labels = Int[AnyArray, "n"] | Callable[[int], int]
 
 
 class Learner(NamedTuple):
@@ -107,7 +108,7 @@ def epig(
 
 
 def learn(
-    state: State, row: int, image: Pooled, label: int) -> State:
+    state: State, row: int, image: Pooled, label: int | np.integer) -> State:
   r"""Takes in one label.
 
   The weights go one step down the cross-entropy of the mean logits; then the

@@ -20,9 +20,11 @@ import jax.numpy as jnp
 from jaxcal.posterior import acquisition
 from jaxcal.posterior import curvature
 from jaxcal.posterior import laplace
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Key
+from jaxcal.typing import Number
 
 # Logits of size 100 with the three digits of TF32 would be off by 0.1.
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -63,8 +65,8 @@ class Uncertainty(NamedTuple):
 
 
 def embedding(
-    activations: Float[Array, "*n p"],
-    mean: Float[Array, "*n d"],
+    activations: Float[AnyArray, "*n p"],
+    mean: Float[AnyArray, "*n d"],
     layer: laplace.Layer,
 ) -> Embedding:
   """The Gaussian embeddings of inputs to a Bayesian projection.
@@ -88,11 +90,11 @@ def embedding(
     raise ValueError(
         f"activations of shape {activations.shape} and a layer with "
         f"{layer.b_inv.shape[-1]} outputs do not give means of {mean.shape=}.")
-  return Embedding(mean, _quadratic(activations, layer.a_inv))
+  return Embedding(jnp.asarray(mean), _quadratic(activations, layer.a_inv))
 
 
 def joint_spread(
-    activations: Float[Array, "k p"], layer: laplace.Layer
+    activations: Float[AnyArray, "k p"], layer: laplace.Layer
 ) -> Float[Array, "k k"]:
   """Factors of the covariances between embeddings, spreads on the diagonal.
 
@@ -143,7 +145,7 @@ def prob_cosine(
     image: Embedding,
     texts: Embedding,
     posterior: laplace.Posterior,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
 ) -> Cosines:
   r"""Gaussian logits of one image, as published: coordinates independent.
 
@@ -184,7 +186,7 @@ def prob_cosine_full(
     image: Embedding,
     texts: Embedding,
     posterior: laplace.Posterior,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
 ) -> Cosines:
   r"""`prob_cosine` with the whole covariances of the embeddings.
 
@@ -210,7 +212,7 @@ def prob_cosine_tangent(
     image: Embedding,
     texts: Embedding,
     posterior: laplace.Posterior,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
 ) -> Cosines:
   r"""`prob_cosine_full` of what turns an embedding; what stretches it is gone.
 
@@ -277,11 +279,11 @@ def prob_cosine_tangent(
 
 
 def prob_cosine_diagonal(
-    image_mean: Float[Array, "d"],
-    image_variance: Float[Array, "d"],
-    text_means: Float[Array, "k d"],
-    text_variances: Float[Array, "k d"],
-    logit_scale: Float[Array, ""],
+    image_mean: Float[AnyArray, "d"],
+    image_variance: Float[AnyArray, "d"],
+    text_means: Float[AnyArray, "k d"],
+    text_variances: Float[AnyArray, "k d"],
+    logit_scale: Number,
 ) -> Cosines:
   """`prob_cosine` of any Gaussian embeddings with independent coordinates.
 
@@ -307,10 +309,10 @@ def prob_cosine_diagonal(
 
 def joint_covariance(
     image: Embedding,
-    text_means: Float[Array, "k d"],
-    text_spreads: Float[Array, "k k"],
+    text_means: Float[AnyArray, "k d"],
+    text_spreads: Float[AnyArray, "k k"],
     posterior: laplace.Posterior,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
 ) -> Float[Array, "k k"]:
   r"""Covariances between the logits of one image, from the shared weights.
 
@@ -332,7 +334,7 @@ def joint_covariance(
     Follows from Baumann et al., ICLR 2026; the released code has no such form.
   """
   image_b, text_b = posterior.image.b_inv, posterior.text.b_inv
-  texts = Embedding(text_means, jnp.diagonal(text_spreads))
+  texts = Embedding(jnp.asarray(text_means), jnp.diagonal(text_spreads))
   x, y = _ray(image, image_b, text_b), _ray(texts, text_b, image_b)
   spreads = text_spreads / jnp.outer(y.norm, y.norm)
   seen = _matmul(_matmul(y.mean, image_b), y.mean.T)
@@ -340,7 +342,7 @@ def joint_covariance(
   return jnp.square(logit_scale) * (from_texts * spreads + x.spread * seen)
 
 
-def probit_logits(cosines: Cosines) -> Float[Array, "k"]:
+def probit_logits(cosines: Cosines) -> Float[Array, "*n k"]:
   r"""Logits moderated by their variance, E / sqrt(1 + pi / 8 V).
 
   A softmax of them stands in for the mean softmax of Gaussian logits (MacKay's
@@ -354,7 +356,7 @@ def probit_logits(cosines: Cosines) -> Float[Array, "k"]:
   return cosines.mean / jnp.sqrt(1 + jnp.pi / 8 * cosines.variance)
 
 
-def probit_softmax(cosines: Cosines) -> Float[Array, "k"]:
+def probit_softmax(cosines: Cosines) -> Float[Array, "*n k"]:
   """Class probabilities of Gaussian logits: a softmax of `probit_logits`."""
   return jax.nn.softmax(probit_logits(cosines))
 
@@ -372,9 +374,9 @@ def sample_logits(
 
 
 def sample_joint_logits(
-    mean: Float[Array, "k"],
-    covariance: Float[Array, "k k"],
-    noise: Float[Array, "s k"],
+    mean: Float[AnyArray, "k"],
+    covariance: Float[AnyArray, "k k"],
+    noise: Float[AnyArray, "s k"],
 ) -> Float[Array, "s k"]:
   """Logits drawn with their covariances between classes.
 
@@ -388,7 +390,7 @@ def sample_joint_logits(
   """
   eigenvalues, vectors = jnp.linalg.eigh(covariance)
   root = vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None]
-  return mean[None] + _matmul(noise, root.T)
+  return jnp.asarray(mean)[None] + _matmul(noise, root.T)
 
 
 def uncertainty(logits: Float[Array, "s k"]) -> Uncertainty:
@@ -425,9 +427,9 @@ def sample_weights(
 
 
 def sampled_embeddings(
-    activations: Float[Array, "*n p"],
-    mean: Float[Array, "*n d"],
-    deviations: Float[Array, "s q d"],
+    activations: Float[AnyArray, "*n p"],
+    mean: Float[AnyArray, "*n d"],
+    deviations: Float[AnyArray, "s q d"],
 ) -> Float[Array, "s *n d"]:
   """Embeddings under sampled weights, all inputs under the same ones.
 
@@ -437,15 +439,15 @@ def sampled_embeddings(
     deviations: Of `sample_weights`; q is p, or p + 1 with a bias.
   """
   activations = _append_one(activations, deviations.shape[-2])
-  return mean[None] + jnp.einsum(
+  return jnp.asarray(mean)[None] + jnp.einsum(
       "...p,spd->s...d", activations, deviations,
       precision=jax.lax.Precision.HIGHEST)
 
 
 def sampled_cosines(
-    image: Float[Array, "s d"],
-    texts: Float[Array, "s k d"],
-    logit_scale: Float[Array, ""],
+    image: Float[AnyArray, "s d"],
+    texts: Float[AnyArray, "s k d"],
+    logit_scale: Number,
 ) -> Float[Array, "s k"]:
   """Logits under sampled weights: the reference for everything closed-form.
 

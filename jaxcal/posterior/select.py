@@ -5,6 +5,7 @@ only where it is of the same images, labels, model, posterior and numbers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import functools
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -272,13 +273,11 @@ def _problem(study, folder, report, *, batch_size, num_threads):
       place: inputs.task(
           study.model, images, folder / place, template=study.template,
           batch_size=batch_size, num_threads=num_threads,
-          progress=lambda done, total, place=place: report(
-              place, done, total))
+          progress=functools.partial(report, place))
       for place, images in _places(study).items()}
-  target, validation = tasks.pop("target"), tasks.pop("validation", None)
-  if validation is not None:
-    validation = models.Labelled(
-        validation.images, jnp.asarray(validation.labels))
+  target, apart = tasks.pop("target"), tasks.pop("validation", None)
+  validation = None if apart is None else models.Labelled(
+      apart.images, jnp.asarray(apart.labels))
   pools = list(tasks.values())
   joined = pools[0].images
   for task in pools[1:]:

@@ -13,12 +13,15 @@ from jaxcal.posterior import acquisition
 from jaxcal.posterior import model as models
 from jaxcal.posterior import neighbours
 from jaxcal.posterior import online
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
 from jaxcal.typing import Pooled
 
+# Rows of the pool, the first one chosen first.
+Rows = Int[AnyArray, "_"]
 # Sampled logits that are held at a time.
 _ENTRIES_PER_BLOCK = 2**25
 
@@ -50,42 +53,42 @@ class Problem(NamedTuple):
   num_samples: int = 100
 
 
-def random(key: Key[Array, ""], problem: Problem, budget: int):
+def random(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
   """Rows of the pool at random."""
   return jax.random.permutation(key, models.size(problem.pool))[:budget]
 
 
-def random_targets(key: Key[Array, ""], problem: Problem, budget: int):
+def random_targets(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
   """Rows near targets that are drawn at random."""
   order = jax.random.permutation(key, models.size(problem.targets))
   return _near(problem, order[:budget], budget)
 
 
-def entropy(key: Key[Array, ""], problem: Problem, budget: int):
+def entropy(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
   """Rows of the pool whose answer without posterior is least certain."""
   del key
   return _highest(_entropy(problem.model, problem.pool), budget)
 
 
-def entropy_targets(key: Key[Array, ""], problem: Problem, budget: int):
+def entropy_targets(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
   """Rows near the targets whose answer without posterior is least certain."""
   del key
   scores = _entropy(problem.model, problem.targets)
   return _near(problem, _highest(scores, budget), budget)
 
 
-def bald(key: Key[Array, ""], problem: Problem, budget: int):
+def bald(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
   """Rows of the pool whose label says most about the projections."""
   return _highest(_bald(key, problem, problem.pool), budget)
 
 
-def bald_targets(key: Key[Array, ""], problem: Problem, budget: int):
+def bald_targets(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
   """Rows near the targets whose label would say most about the projections."""
   scores = _bald(key, problem, problem.targets)
   return _near(problem, _highest(scores, budget), budget)
 
 
-def epig(key: Key[Array, ""], problem: Problem, budget: int):
+def epig(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
   """Rows whose label says most about the targets' labels, each by itself."""
   rows = _candidates(problem)
   scores = online.epig(
@@ -94,7 +97,7 @@ def epig(key: Key[Array, ""], problem: Problem, budget: int):
   return _fill_up(problem, rows[_highest(scores, budget)], budget)
 
 
-def epig_online(key: Key[Array, ""], problem: Problem, budget: int):
+def epig_online(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
   """The same one row at a time, learning from each label before the next."""
   if problem.learner is None or problem.labels is None:
     raise ValueError("the strategy 'epig_online' learns as it picks: it needs "

@@ -6,11 +6,11 @@ says what they need; ids, files and class names are not their business.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxcal.typing import Array
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Float
-from jaxcal.typing import Int
+from jaxcal.typing import Integer
 
 
 class FitWarning(UserWarning):
@@ -40,18 +40,18 @@ class Evidence(NamedTuple):
     mean_cosine: Of pairs of classes at the initial context.
   """
 
-  logits: Float[Array, "n k"]
-  labels: Int[Array, "n"] | None = None
-  scores: Float[Array, "n k"] | None = None
-  image_features: Float[Array, "n d"] | None = None
-  text_features: Float[Array, "k d"] | None = None
-  zero_shot_text_features: Float[Array, "k d"] | None = None
-  base_text_features: Float[Array, "j d"] | None = None
-  base_zero_shot_text_features: Float[Array, "j d"] | None = None
-  zero_shot_logits: Float[Array, "n k"] | None = None
-  view_logits: Float[Array, "n s k"] | None = None
-  zero_shot_view_logits: Float[Array, "n s k"] | None = None
-  mean_cosine: Float[Array, ""] | None = None
+  logits: Float[AnyArray, "n k"]
+  labels: Integer[AnyArray, "n"] | None = None
+  scores: Float[AnyArray, "n k"] | None = None
+  image_features: Float[AnyArray, "n d"] | None = None
+  text_features: Float[AnyArray, "k d"] | None = None
+  zero_shot_text_features: Float[AnyArray, "k d"] | None = None
+  base_text_features: Float[AnyArray, "j d"] | None = None
+  base_zero_shot_text_features: Float[AnyArray, "j d"] | None = None
+  zero_shot_logits: Float[AnyArray, "n k"] | None = None
+  view_logits: Float[AnyArray, "n s k"] | None = None
+  zero_shot_view_logits: Float[AnyArray, "n s k"] | None = None
+  mean_cosine: Float[AnyArray, ""] | None = None
 
 
 class Fit(NamedTuple):
@@ -86,7 +86,7 @@ class Recalibrator(NamedTuple):
   """
 
   name: str
-  apply: Callable[[Mapping[str, Any], Evidence], Float[Array, "n k"]]
+  apply: Callable[[Mapping[str, Any], Evidence], Float[AnyArray, "n k"]]
   fit: Callable[[Evidence], Fit] | None = None
   needs: tuple[str, ...] = ()
   needs_labels: bool = True
@@ -94,6 +94,7 @@ class Recalibrator(NamedTuple):
   same_classes: bool = True
 
 
+@runtime_checkable
 class Calibrator(Protocol):
   """Anything that becomes a `Recalibrator`."""
 

@@ -4,8 +4,8 @@ The one module of the room that knows `predictions`: class names and ids are
 looked at here, so that calibrators are functions of arrays.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 import warnings
 
 import jax
@@ -15,22 +15,46 @@ import numpy as np
 from jaxcal.predictions import Predictions
 from jaxcal.recalibration import base
 from jaxcal.recalibration import temperature
-from jaxcal.typing import Array
+from jaxcal.typing import AnyArray
 from jaxcal.typing import as_numpy
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
-from jaxcal.typing import Int
+from jaxcal.typing import Integer
+from jaxcal.typing import Scores
+
+# Of the images to be recalibrated, and of those to fit to.
+_Given = Predictions | base.Evidence | Scores
+_Arrays = tuple[
+    Float[Any, "m k"] | Sequence[Any], Integer[Any, "m"] | Sequence[Any]]
+_Fitted = Predictions | base.Evidence | _Arrays
 
 _TARGET = "the images to be recalibrated"
 _FITTED = "the images to fit to"
 
 
+@overload
 def recalibrate(
-    predictions: Predictions | base.Evidence | Float[Array, "n k"],
-    on: (Predictions | base.Evidence |
-         tuple[Float[Array, "m k"], Int[Array, "m"]] | None) = None,
+    predictions: Predictions,
+    on: Predictions | None = None,
     recalibrator: base.Calibrator = temperature.Temperature(),
-) -> Predictions | Float[Array, "n k"]:
+) -> Predictions:
+  ...
+
+
+@overload
+def recalibrate(
+    predictions: base.Evidence | Scores,
+    on: base.Evidence | _Arrays | None = None,
+    recalibrator: base.Calibrator = temperature.Temperature(),
+) -> Float[AnyArray, "n k"]:
+  ...
+
+
+def recalibrate(
+    predictions: _Given,
+    on: _Fitted | None = None,
+    recalibrator: base.Calibrator = temperature.Temperature(),
+) -> Predictions | Float[AnyArray, "n k"]:
   """Fits a calibrator to labelled images and applies it to others.
 
   Args:
@@ -70,16 +94,16 @@ def recalibrate(
     warnings.warn(f"{one.name}: {note}", base.FitWarning, stacklevel=2)
   if not isinstance(predictions, Predictions):
     return logits
+  fitted_on = on if one.fit and isinstance(on, Predictions) else None
   return predictions._replace(
       logits=np.asarray(logits, np.float32),
       settings={**predictions.settings, "recalibrator": one.name,
-                "recalibration": _about(fit, on if one.fit else None)})
+                "recalibration": _about(fit, fitted_on)})
 
 
 def check(
-    predictions: Predictions | base.Evidence | Float[Array, "n k"],
-    on: (Predictions | base.Evidence |
-         tuple[Float[Array, "m k"], Int[Array, "m"]] | None),
+    predictions: _Given,
+    on: _Fitted | None,
     recalibrator: base.Calibrator,
 ) -> None:
   """Refuses what `recalibrate` refuses, without the fit.
@@ -122,7 +146,7 @@ def check(
 
 
 def draw(
-    labels: Int[Array, "n"], share: float, *, seed: int
+    labels: Integer[AnyArray, "n"], share: float, *, seed: int
 ) -> Bool[np.ndarray, "n"]:
   """Picks images at random to fit to, so that the others can be judged by.
 

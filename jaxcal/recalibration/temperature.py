@@ -6,9 +6,10 @@ import statistics
 import numpy as np
 
 from jaxcal.recalibration import base
-from jaxcal.typing import Array
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Float
-from jaxcal.typing import Int
+from jaxcal.typing import Integer
+from jaxcal.typing import Values
 
 # The least and the greatest temperature that is fitted.
 BOUNDS = (1e-3, 1e3)
@@ -60,10 +61,10 @@ def fit(evidence: base.Evidence) -> base.Fit:
 
 
 def fit_temperature(
-    logits: Float[Array, "n k"],
-    labels: Int[Array, "n"],
+    logits: Float[AnyArray, "n k"],
+    labels: Integer[AnyArray, "n"],
     *,
-    weights: Float[Array, "n"] | None = None,
+    weights: Values | None = None,
 ) -> float:
   r"""The temperature with the least negative log-likelihood of the labels.
 
@@ -120,7 +121,8 @@ def fit_temperature(
 
 
 def apply(
-    temperature: float, logits: Float[Array, "*n k"]) -> Float[Array, "*n k"]:
+    temperature: float, logits: Float[AnyArray, "*n k"]
+) -> Float[AnyArray, "*n k"]:
   """Logits divided by the temperature; no prediction changes.
 
   Args:
@@ -138,8 +140,8 @@ def apply(
 
 def confidence_interval(
     temperature: float,
-    logits: Float[Array, "n k"],
-    labels: Int[Array, "n"],
+    logits: Float[AnyArray, "n k"],
+    labels: Integer[AnyArray, "n"],
     *,
     level: float = _LEVEL,
 ) -> tuple[float, float]:

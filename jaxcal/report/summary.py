@@ -201,7 +201,8 @@ def spread(answers: Iterable[Predictions], conventions: Conventions) -> Row:
   Returns:
     The scores, each with `_low` and `_high`.
   """
-  each, found = [estimate(one, conventions) for one in answers], {}
+  each = [estimate(one, conventions) for one in answers]
+  found: dict[str, float] = {}
   for name in SCORES:
     values = [scores[name] for scores in each]
     found |= {name: float(np.mean(values)), f"{name}_low": min(values),
@@ -316,7 +317,7 @@ def detect(
                        "all images; answer them again")
     foreign = jnp.arange(scores.shape[1]) >= len(known.ids)
     interval = _area_interval(scores, foreign, conventions)
-  row = {}
+  row: dict[str, float] = {}
   for index, name in enumerate(doubts):
     row |= {f"auroc_{name}": float(interval.estimate[index]),
             f"auroc_{name}_low": max(float(interval.low[index]), 0.0),
@@ -375,7 +376,7 @@ def bins_of(
     bins = binning.bin_statistics(
         scored.confidence, scored.correct, num_bins=conventions.num_bins,
         edges=conventions.edges)
-  return binning.BinStatistics(*map(np.asarray, bins))
+  return jax.tree.map(np.asarray, bins)
 
 
 def by_data(
@@ -385,7 +386,7 @@ def by_data(
   Raises:
     ValueError: a method occurs twice for one image set.
   """
-  groups = {}
+  groups: dict[str, list[Row]] = {}
   for row in rows:
     group = groups.setdefault(row["data"], [])
     if any(other["method"] == row["method"] for other in group):
@@ -525,7 +526,7 @@ def _flat_within_range(interval, names):
 
 
 def _flat(interval, *, suffix, names):
-  row = {}
+  row: dict[str, float] = {}
   for index, name in enumerate(names):
     row[f"{name}{suffix}"] = float(interval.estimate[index])
     row[f"{name}{suffix}_low"] = float(interval.low[index])

@@ -31,7 +31,8 @@ def pack(arrays: Mapping[str, np.ndarray], *,
     compressed: Whether to take time for less room.
   """
   file = io.BytesIO()
-  (np.savez_compressed if compressed else np.savez)(file, **arrays)
+  write: Callable[..., None] = np.savez_compressed if compressed else np.savez
+  write(file, **arrays)
   with zipfile.ZipFile(file, "a") as archive:
     archive.comment = bytes(_DIGEST_LENGTH)
     start = archive.start_dir
@@ -54,8 +55,8 @@ def unpack(
     FileNotFoundError: there is no such file.
     ValueError: it is not a whole .npz, or damaged, or holds objects.
   """
-  content = isinstance(packed, bytes)
-  with io.BytesIO(packed) if content else open(packed, "rb") as file:
+  with (io.BytesIO(packed) if isinstance(packed, bytes)
+        else open(packed, "rb")) as file:
     try:
       return _unpack(file, wanted)
     except OSError:

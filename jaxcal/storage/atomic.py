@@ -54,7 +54,7 @@ def write_whole(path: Path, content: bytes) -> None:
   write_together({path: content})
 
 
-def write_together(contents: Mapping[Path, bytes]) -> dict[Path, Stamp]:
+def write_together(contents: Mapping[Path, bytes]) -> dict[Path, Stamp | None]:
   """Writes files of which each is whole, and that appear close together.
 
   All are safe on the disk before the first one takes its place. They take it in
@@ -191,7 +191,7 @@ def remove_leftovers(folder: Path) -> list[pathlib.Path]:
   """
   removed = []
   # Unlike `rglob`, this minds no folder that is removed meanwhile.
-  for below, _, names in os.walk(folder):
+  for below, _, names in os.walk(os.fspath(folder)):
     for path in (pathlib.Path(below, name) for name in filter(
         is_leftover, names)):
       if _is_stale(path):
@@ -267,7 +267,10 @@ def _sync_folders(paths):
 
 
 def _is_stale(half):
-  machine, pid, started = _HALF.fullmatch(half.name).groups()
+  name = _HALF.fullmatch(half.name)
+  if name is None:
+    return False
+  machine, pid, started = name.groups()
   running = process.runs(process.Process(machine, int(pid), int(started)))
   if running is None:
     try:

@@ -143,8 +143,9 @@ def file_digests(
   Raises:
     OSError: a file cannot be read; names it.
   """
-  found = Digests(*(np.zeros(len(paths), np.int64) for _ in range(2)),
-                  np.zeros((len(paths), 32), np.uint8))
+  n = len(paths)
+  found = Digests(np.zeros(n, np.int64), np.zeros(n, np.int64),
+                  np.zeros((n, 32), np.uint8))
 
   def look(rows):
     for row in rows:

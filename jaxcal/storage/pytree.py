@@ -77,7 +77,7 @@ def load(
     raise ValueError(f"{path} is of another run; remove it, or give another "
                      "--output")
   return jax.tree.unflatten(structure, [
-      jax.random.wrap_key_data(new) if _is_key(leaf) else new
+      jax.random.wrap_key_data(jax.numpy.asarray(new)) if _is_key(leaf) else new
       for leaf, new in zip(old, leaves)])
 
 

@@ -9,7 +9,6 @@ import functools
 
 import numpy as np
 
-from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
@@ -28,13 +27,13 @@ def _scans():
   return (bunch.images / 16).astype(np.float32), bunch.target.astype(np.int32)
 
 
-def labels() -> Int[Array, "n"]:
+def labels() -> Int[np.ndarray, "n"]:
   """The digit on each of the 1,797 scans, in scikit-learn's order."""
   return _scans()[1]
 
 
 @functools.lru_cache(maxsize=256)
-def ink(scan: int) -> Float[Array, "r r"]:
+def ink(scan: int) -> Float[np.ndarray, "r r"]:
   """How much ink covers the paper, in [0, 1], smoothly enlarged tenfold."""
   from PIL import Image
   padded = np.pad(_scans()[0][scan], 1)

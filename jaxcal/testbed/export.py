@@ -91,7 +91,7 @@ def huggingface_config(config: towers.ClipConfig) -> dict:
           "model_type": "clip_text_model", **tower(config.text),
           "vocab_size": config.vocab_size,
           "max_position_embeddings": config.context_length,
-          "bos_token_id": config.eos_token_id - 1,
+          "bos_token_id": config.eos_token_id - 1,  # type: ignore[operator]
           "eos_token_id": config.eos_token_id,
           "pad_token_id": config.eos_token_id,
       },

@@ -4,7 +4,6 @@ import functools
 
 import numpy as np
 
-from jaxcal.typing import Array
 from jaxcal.typing import Float
 
 SHAPES = (
@@ -133,7 +132,7 @@ def _signed_distance(polygons, points):
 
 
 @functools.cache
-def distance_table(shape: str) -> Float[Array, "r r"]:
+def distance_table(shape: str) -> Float[np.ndarray, "r r"]:
   """Signed distance to a shape's outline, negative inside, in shape units.
 
   Args:

@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxcal.testbed import digits
 from jaxcal.testbed import outlines
-from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import UInt8
 
@@ -256,7 +255,7 @@ def _draw_camera(rng):
   )
 
 
-def render(scene: Scene) -> UInt8[Array, "64 64 3"]:
+def render(scene: Scene) -> UInt8[np.ndarray, "64 64 3"]:
   """Pixels of a scene; the same scene gives the same bytes on a machine."""
   style = STYLES[scene.style]
   photo = style == "photo"
@@ -411,7 +410,7 @@ def _expose(image, camera):
   return image + np.float32(camera.noise) * noise
 
 
-def gaussian_matrix(sigma: float) -> Float[Array, "64 64"]:
+def gaussian_matrix(sigma: float) -> Float[np.ndarray, "64 64"]:
   """Rows that blur a line of pixels; sigma in pixels, borders renormalised."""
   ticks = np.arange(SIDE, dtype=np.float32)
   weights = np.exp(-.5 * ((ticks[:, None] - ticks) / np.float32(sigma)) ** 2)

@@ -16,7 +16,6 @@ import numpy as np
 from jaxcal.data import image_set
 from jaxcal.testbed import digits
 from jaxcal.testbed import scenes
-from jaxcal.typing import Array
 from jaxcal.typing import UInt8
 
 BASES = ("shapes", "compositions", "shades", "digits")
@@ -160,24 +159,24 @@ def _under(conditions, scene, rng):
 
 
 def add_noise(
-    image: UInt8[Array, "64 64 3"], rng: np.random.Generator
-) -> UInt8[Array, "64 64 3"]:
+    image: UInt8[np.ndarray, "64 64 3"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "64 64 3"]:
   """Gaussian noise of standard deviation 0.15 (of the full range)."""
   noise = rng.standard_normal(image.shape, np.float32)
   return _to_bytes(_to_unit(image) + np.float32(.15) * noise)
 
 
 def blur(
-    image: UInt8[Array, "64 64 3"], rng: np.random.Generator
-) -> UInt8[Array, "64 64 3"]:
+    image: UInt8[np.ndarray, "64 64 3"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "64 64 3"]:
   """Gaussian blur of one and a half to two and a half pixels."""
   kernel = scenes.gaussian_matrix(rng.uniform(1.5, 2.5))
   return _to_bytes(_filter(_to_unit(image), kernel))
 
 
 def lower_contrast(
-    image: UInt8[Array, "64 64 3"], rng: np.random.Generator
-) -> UInt8[Array, "64 64 3"]:
+    image: UInt8[np.ndarray, "64 64 3"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "64 64 3"]:
   """Half to four fifths of the contrast, around the image's mean."""
   unit = _to_unit(image)
   mean = unit.mean(axis=(0, 1))
@@ -185,8 +184,8 @@ def lower_contrast(
 
 
 def sketch(
-    image: UInt8[Array, "64 64 3"], rng: np.random.Generator
-) -> UInt8[Array, "64 64 3"]:
+    image: UInt8[np.ndarray, "64 64 3"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "64 64 3"]:
   """A tinted drawing: the edges in dark ink over fainter colours."""
   unit = _to_unit(image)
   down, right = np.gradient(

@@ -8,7 +8,6 @@ import re
 
 import numpy as np
 
-from jaxcal.typing import Array
 from jaxcal.typing import Int
 
 START = "<|startoftext|>"
@@ -31,7 +30,7 @@ def _merges(words):
   """Merges, most frequent first, until every word is a single symbol."""
   spellings = {
       word: (*word[:-1], word[-1] + _WORD_END) for word in sorted(set(words))}
-  merges = []
+  merges: list[tuple[str, str]] = []
   while True:
     pairs = collections.Counter(
         pair for symbols in spellings.values()
@@ -92,7 +91,7 @@ def encode_all(
     texts: Iterable[str],
     vocabulary: dict[str, int],
     length: int = CONTEXT_LENGTH,
-) -> Int[Array, "n t"]:
+) -> Int[np.ndarray, "n t"]:
   """Token ids of sentences, padded with end tokens to one length.
 
   Raises:

@@ -8,7 +8,7 @@ the end and they are not exported. Every random choice follows from the seed
 and the step, so a run resumed from a checkpoint equals an uninterrupted one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 import functools
 import multiprocessing
@@ -34,6 +34,7 @@ from jaxcal.testbed import export
 from jaxcal.testbed import scenes
 from jaxcal.testbed import sets
 from jaxcal.testbed import tokenizer
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
@@ -82,8 +83,8 @@ _BATCH_STREAM = 2
 class Pool(NamedTuple):
   """Training scenes drawn ahead: their pixels and their attributes."""
 
-  images: UInt8[Array, "n 64 64 3"]
-  values: Int[Array, "n a"]
+  images: UInt8[np.ndarray, "n 64 64 3"]
+  values: Int[np.ndarray, "n a"]
 
 
 class Batch(NamedTuple):
@@ -98,11 +99,11 @@ class Batch(NamedTuple):
     matches: Whether the caption of the column is true of the scene of the row.
   """
 
-  images: UInt8[Array, "b 64 64 3"]
-  windows: Float[Array, "b 4"]
-  token_ids: Int[Array, "b t"]
-  values: Int[Array, "b a"]
-  matches: Bool[Array, "b b"]
+  images: UInt8[AnyArray, "b 64 64 3"]
+  windows: Float[AnyArray, "b 4"]
+  token_ids: Int[AnyArray, "b t"]
+  values: Int[AnyArray, "b a"]
+  matches: Bool[AnyArray, "b b"]
 
 
 class State(NamedTuple):
@@ -123,9 +124,9 @@ def draw_pool(size: int, seed: int, *, workers: int = 2) -> Pool:
     return _stack(pool.map(draw, range(size), chunksize=500))
 
 
-def training_scene(seed: int, index: int) -> scenes.Scene:
+def training_scene(seed: int, index: int | np.integer) -> scenes.Scene:
   """The scene at a place of the pool."""
-  rng = np.random.default_rng([_POOL_STREAM, seed, index])
+  rng = np.random.default_rng([_POOL_STREAM, seed, int(index)])
   if index % _DIGIT_PERIOD:
     return scenes.draw(rng)
   return scenes.draw(rng, scan=int(rng.choice(digits.split("train"))))
@@ -353,7 +354,7 @@ def fit_logit_scale(
 
 
 def best_scale(
-    parts: list[tuple[Float[Array, "n k"], Int[np.ndarray, "n"]]]
+    parts: Sequence[tuple[Float[AnyArray, "_ _"], Int[np.ndarray, "_"]]]
 ) -> float:
   """The factor on cosines [n k] with the least mean cross entropy of labels.
 
@@ -436,7 +437,7 @@ def run(
   })
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
   """Trains with the settings of the flags."""
   del argv
   run(pathlib.Path(_OUTPUT.value), steps=_STEPS.value, seed=_SEED.value)

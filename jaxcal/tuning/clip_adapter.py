@@ -17,6 +17,7 @@ from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 
 @jax.tree_util.register_static
@@ -29,10 +30,10 @@ class _Reduction:
 
 def method(
     *,
-    logit_scale: Float[Array, ""],
-    ratio: float = 0.2,
+    logit_scale: Number,
+    ratio: Number = 0.2,
     reduction: int = 4,
-    outlier_weight: float | None = None,
+    outlier_weight: Number | None = None,
 ) -> method_lib.Method:
   """Two layers on the image feature; cross-entropy.
 
@@ -69,7 +70,7 @@ def method(
 
 @precision.highest
 def image_features(
-    params: method_lib.Params, images: method_lib.Images, *, ratio: float = 0.2
+    params: method_lib.Params, images: method_lib.Images, *, ratio: Number = 0.2
 ) -> Float[Array, "b d"]:
   """Adapted image features of unit norm.
 

@@ -16,6 +16,7 @@ from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 # The hidden layer is so many times narrower than the image features.
 _NARROWER = 16
@@ -33,7 +34,7 @@ class _Bound:
 
 def method(
     *,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     context: Float[Array, "m w"] | None = None,
     images_per_chunk: int | None = 1,
 ) -> method_lib.Method:

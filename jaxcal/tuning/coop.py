@@ -24,11 +24,12 @@ from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
+from jaxcal.typing import Number
 
 
 def method(
     *,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     context: Float[Array, "m w"] | None = None,
 ) -> method_lib.Method:
   """One context for all classes; cross-entropy.
@@ -51,7 +52,7 @@ def method(
 
 def class_specific(
     *,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     context: Float[Array, "m w"] | None = None,
 ) -> method_lib.Method:
   """A context for each class; cross-entropy.

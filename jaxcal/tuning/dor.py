@@ -9,7 +9,6 @@ Wang, Li, Wei, Dynamic Outlier Regularization (DOR), ICML 2025, arXiv
 2410.02681.
 """
 
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +16,16 @@ from jax.tree_util import Partial
 
 from jaxcal.losses import deviation
 from jaxcal.tuning import method as method_lib
-from jaxcal.typing import Array
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Int
+from jaxcal.typing import Number
 
-_Table = TypeVar("_Table", method_lib.Prompts, method_lib.Images)
+_Table = method_lib.Prompts | method_lib.Images
 
 
 def with_outliers(
     base: method_lib.Method,
-    weight: float,
+    weight: Number,
     *,
     last_image_only: bool = False,
 ) -> method_lib.Method:
@@ -67,7 +67,7 @@ def with_outliers(
       loss=Partial(_loss, base.loss, penalty, weight), gradient=gradient)
 
 
-def take(outliers: _Table, rows: Int[Array, "r"]) -> _Table:
+def take(outliers: _Table, rows: Int[AnyArray, "r"]) -> _Table:
   """Some of a table of outliers, e.g. those drawn for a step.
 
   Shapes depend on the number of rows alone, so that a step compiles once

@@ -301,7 +301,7 @@ def _prepare(model, task, setting, outliers, features, *, max_bytes, batch_size,
     prompts = prompts._replace(target=promptsrc.average_templates(jnp.stack([
         classes.template_embeddings(model, task.class_names, template)
         for template in setting.templates])))
-  table = None
+  table: method_lib.Prompts | method_lib.Images | None = None
   if spec.outliers == "names":
     table = methods.prompts_of(
         spec, model, outliers, max_bytes=max_bytes, as_table=True)
@@ -443,5 +443,6 @@ def _optimizer(spec, recipe, steps):
     return tip_adapter.optimizer(
         recipe.num_epochs * steps, recipe.learning_rate)
   rate = training.schedule(recipe.learning_rate, recipe.num_epochs, steps)
-  return {"sgd": training.sgd, "adam": training.adam,
-          "adamw": training.adamw}[recipe.optimizer](rate)
+  optimizers: dict[str, Callable[..., optax.GradientTransformation]] = {
+      "sgd": training.sgd, "adam": training.adam, "adamw": training.adamw}
+  return optimizers[recipe.optimizer](rate)

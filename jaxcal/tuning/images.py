@@ -138,7 +138,8 @@ def pixels(
       images, extract.batches_of(np.arange(total), batch_size),
       recipe=extract.recipe_of(model, num_views=1), seed=0,
       batch_size=batch_size, num_threads=num_threads):
-    yield method_lib.Images(None, pixels=views[mask, 0])
+    yield method_lib.Images(
+        None, pixels=views[mask, 0])  # type: ignore[arg-type]
     done += int(mask.sum())
     if progress is not None:
       progress(done, total)

@@ -13,13 +13,14 @@ from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 
 def method(
     *,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     context: Float[Array, "m w"] | None = None,
-    weight: float = 8.0,
+    weight: Number = 8.0,
 ) -> method_lib.Method:
   """CoOp plus `weight` times the deviation from `Prompts.target`.
 

@@ -12,12 +12,11 @@ from jaxcal import precision
 from jaxcal.losses import logit_range
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
-from jaxcal.typing import Array
-from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 
 def zs_norm(
-    method: method_lib.Method, *, logit_scale: Float[Array, ""]
+    method: method_lib.Method, *, logit_scale: Number
 ) -> method_lib.Method:
   """Cross-entropy of the logits after they were moved to the zero-shot range.
 
@@ -42,9 +41,9 @@ def zs_norm(
 
 def penalty(
     method: method_lib.Method,
-    weight: float = 10.0,
+    weight: Number = 10.0,
     *,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
 ) -> method_lib.Method:
   """The method's loss, plus how far its logits leave the zero-shot range.
 

@@ -15,13 +15,14 @@ from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import two_towers
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 
 def method(
     config: towers.ClipConfig,
     params: towers.Params,
     *,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     context: Float[Array, "m w"] | None = None,
     num_context: int = 2,
     depth: int = 9,
@@ -73,7 +74,7 @@ def _init(model, key, prompts):
   # All deep maps begin as the same one, as released.
   maps = jax.tree.map(
       lambda a, b: jnp.stack([a] + (model.vision_depth - 1) * [b]), first, deep)
-  return two_towers.initial_text(model, text_key) | {"vision": maps}
+  return {**two_towers.initial_text(model, text_key), "vision": maps}
 
 
 @precision.highest

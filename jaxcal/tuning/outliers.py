@@ -104,8 +104,8 @@ def from_file(path: str | os.PathLike) -> tuple[str, ...]:
   if not path.is_file():
     raise FileNotFoundError(f"no file of words {path}")
   lines = path.read_text(encoding="utf-8").splitlines()
-  words = (" ".join(line.replace("_", " ").split()) for line in lines)
-  words = tuple(dict.fromkeys(filter(None, words)))
+  written = (" ".join(line.replace("_", " ").split()) for line in lines)
+  words = tuple(dict.fromkeys(filter(None, written)))
   if not words:
     raise ValueError(f"{path} holds no words; one per line expected.")
   return words

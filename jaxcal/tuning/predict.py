@@ -1,6 +1,6 @@
 """What tuned parameters predict, for any images and classes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import pathlib
 
 import jax
@@ -57,7 +57,7 @@ def logits(
   prepared = [_for_classes(one, model, images.class_names) for one in seeds]
   asked = [prompts] * len(seeds)
   if spec.kind.from_pixels:
-    batches = images_lib.pixels(
+    batches: Iterable[method_lib.Images] = images_lib.pixels(
         model, images, batch_size=batch_size, num_threads=num_threads,
         progress=progress)
     # Once, not for every batch of images.
@@ -109,7 +109,8 @@ def _for_classes(one: checkpoint.Tuned, model, class_names) -> tuple[
   if kind.own_classes:
     positions = protocol.class_positions(class_names, one.class_names)
     if kind.cached:
-      cache = tip_adapter.take_classes(cache, positions)
+      cache = tip_adapter.take_classes(
+          cache, positions)  # type: ignore[arg-type]
     elif kind.per_class:
       params = {"context": params["context"][positions]}
     else:

@@ -13,14 +13,15 @@ from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 from jaxcal.typing import PyTree
 
 
 def method(
     *,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     context: Float[Array, "m w"] | None = None,
-    strength: float = 1.0,
+    strength: Number = 1.0,
 ) -> method_lib.Method:
   """CoOp whose gradient does not oppose that of the zero-shot teacher.
 
@@ -57,7 +58,7 @@ def after_zeros(
 
 
 def project(
-    gradient: PyTree, teacher: PyTree, strength: float = 1.0) -> PyTree:
+    gradient: PyTree, teacher: PyTree, strength: Number = 1.0) -> PyTree:
   """A gradient without what points against the teacher's, array by array.
 
   With strength 1 no array of the result has a negative inner product with its

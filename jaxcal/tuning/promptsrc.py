@@ -21,20 +21,21 @@ from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import two_towers
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 
 def method(
     config: towers.ClipConfig,
     params: towers.Params,
     *,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     context: Float[Array, "m w"] | None = None,
     num_context: int = 4,
     num_vision: int = 4,
     text_depth: int = 9,
     vision_depth: int = 9,
-    text_weight: float = 25.0,
-    image_weight: float = 10.0,
+    text_weight: Number = 25.0,
+    image_weight: Number = 10.0,
 ) -> method_lib.Method:
   """Deep prompts of both towers, independent of each other.
 
@@ -121,8 +122,8 @@ def _init(model, key, prompts):
   del prompts
   text_key, vision_key = jax.random.split(key)
   shape = model.vision_depth, model.num_vision, model.config.vision.width
-  return two_towers.initial_text(model, text_key) | {
-      "vision": initial.vectors(vision_key, shape)}
+  return {**two_towers.initial_text(model, text_key),
+          "vision": initial.vectors(vision_key, shape)}
 
 
 @precision.highest

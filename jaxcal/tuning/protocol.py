@@ -146,7 +146,8 @@ def few_shot(
       num_classes=len(train.class_names), seed=seed, allow_fewer=allow_fewer)
   return FewShot(
       image_sets.take(train, shots.train),
-      None if val is None else image_sets.take(val, shots.val))
+      None if val is None or shots.val is None
+      else image_sets.take(val, shots.val))
 
 
 def halves(labels: Int[np.ndarray, "n"]) -> tuple[
@@ -363,7 +364,7 @@ def fd_score(
 
 def _draw(rng, labels, num_shots, num_classes, split, allow_fewer):
   """Positions of a split: classes by first appearance, then as drawn."""
-  of_class = {}
+  of_class: dict[int, list[int]] = {}
   for position, label in enumerate(np.asarray(labels).tolist()):
     of_class.setdefault(label, []).append(position)
   outside = sorted(set(of_class) - set(range(num_classes)))
@@ -380,7 +381,7 @@ def _draw(rng, labels, num_shots, num_classes, split, allow_fewer):
         f"{len(few)} of {num_classes} classes have fewer than {num_shots} "
         f"images in the {split} split, such as label {few[0]} with "
         f"{len(of_class[few[0]])}; pass allow_fewer=True to take all of those.")
-  drawn = []
+  drawn: list[int] = []
   for label, positions in of_class.items():
     # As released, a class that is short does not touch the generator.
     short = len(positions) < num_shots

@@ -10,13 +10,13 @@ from jaxcal import precision
 from jaxcal.clip import towers
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
-from jaxcal.typing import Array
-from jaxcal.typing import Float
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Int
+from jaxcal.typing import Number
 
 
 def method(
-    *, logit_scale: Float[Array, ""], residual_weight: float = 0.5
+    *, logit_scale: Number, residual_weight: Number = 0.5
 ) -> method_lib.Method:
   """A residual on each class's text feature, from zero; cross-entropy.
 
@@ -41,7 +41,7 @@ def method(
 
 
 def take_classes(
-    params: method_lib.Params, positions: Int[Array, "k"]
+    params: method_lib.Params, positions: Int[AnyArray, "k"]
 ) -> method_lib.Params:
   """The parameters of some of the classes of the training.
 

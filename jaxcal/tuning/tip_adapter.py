@@ -19,9 +19,11 @@ from jaxcal.clip import towers
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import training
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Number
 
 # The grid of the released search on ImageNet; other data sets had wider ones.
 ALPHAS = tuple(float(0.1 + i * (3 - 0.1) / 20) for i in range(20))
@@ -56,7 +58,7 @@ class Found(NamedTuple):
 
 def make_cache(
     embeddings: Float[Array, "v n d"],
-    labels: Int[np.ndarray, "n"],
+    labels: Int[AnyArray, "n"],
     num_classes: int,
 ) -> Cache:
   """A cache of training images.
@@ -85,7 +87,7 @@ def make_cache(
   return Cache(keys, jax.nn.one_hot(labels, num_classes, dtype=keys.dtype))
 
 
-def take_classes(cache: Cache, positions: Int[Array, "k"]) -> Cache:
+def take_classes(cache: Cache, positions: Int[AnyArray, "k"]) -> Cache:
   """The cache with only some of its classes as candidates.
 
   Args:
@@ -99,9 +101,9 @@ def take_classes(cache: Cache, positions: Int[Array, "k"]) -> Cache:
 def method(
     cache: Cache,
     *,
-    logit_scale: Float[Array, ""],
-    alpha: float = 1.0,
-    beta: float = 1.0,
+    logit_scale: Number,
+    alpha: Number = 1.0,
+    beta: Number = 1.0,
 ) -> method_lib.Method:
   r"""Zero-shot logits plus what the cache says; cross-entropy.
 
@@ -149,7 +151,7 @@ def search(
     images: method_lib.Images,
     labels: Int[Array, "b"],
     *,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     alphas: Sequence[float] = ALPHAS,
     betas: Sequence[float] = BETAS,
 ) -> Found:
@@ -176,7 +178,7 @@ def search(
   Source: Zhang et al. 2022 (gaopengcuhk/Tip-Adapter).
   Differs from the released code in: nothing.
   """
-  alphas, betas = (
+  weights, sharpnesses = (
       jnp.asarray(grid, cache.values.dtype) for grid in (alphas, betas))
   _check_classes(cache.values, prompts)
   zero_shot = logit_scale * images.features @ prompts.target.T
@@ -186,12 +188,12 @@ def search(
     lookup = jnp.exp(-beta * distance) @ cache.values
     of_alpha = lambda alpha: jnp.mean(
         jnp.argmax(zero_shot + alpha * lookup, axis=-1) == labels)
-    return jax.lax.map(of_alpha, alphas)
+    return jax.lax.map(of_alpha, weights)
 
-  accuracy = jax.lax.map(of_beta, betas)
+  accuracy = jax.lax.map(of_beta, sharpnesses)
   best = jnp.argmax(accuracy)  # The first of equals.
   row, column = jnp.unravel_index(best, accuracy.shape)
-  return Found(alphas[column], betas[row], accuracy[row, column])
+  return Found(weights[column], sharpnesses[row], accuracy[row, column])
 
 
 def _check_classes(values, prompts):

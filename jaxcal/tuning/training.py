@@ -28,6 +28,7 @@ from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
+from jaxcal.typing import Number
 from jaxcal.typing import PyTree
 
 # The published schedule's first epoch.
@@ -221,7 +222,7 @@ def train_epoch(
     data: Data,
     order: Order,
     outliers: Outliers | None = None,
-    share: float | Float[Array, ""] = 0.0,
+    share: Number = 0.0,
 ) -> tuple[State, dict[str, Float[Array, "e"]]]:
   """One epoch, compiled once for all epochs.
 
@@ -251,9 +252,9 @@ def train_epoch(
   def step(carried, given):
     params, optimizer_state = carried
     rows, outlier_rows = given
+    images, labels = jax.tree.map(lambda x: x[rows], tuple(data))
     batch = method_lib.Batch(
-        *jax.tree.map(lambda x: x[rows], tuple(data)),
-        outliers and dor.take(outliers.table, outlier_rows))
+        images, labels, outliers and dor.take(outliers.table, outlier_rows))
     (loss, parts), direction = gradient(params, prompts, batch)
     updates, optimizer_state = optimizer.update(
         direction, optimizer_state, params)
@@ -283,7 +284,7 @@ def train_seeds(
     data: Data,
     order: Order,
     outliers: Outliers | None = None,
-    share: float | Float[Array, ""] = 0.0,
+    share: Number = 0.0,
 ) -> tuple[State, dict[str, Float[Array, "s e"]]]:
   """`train_epoch` of several seeds at once, on the same data and classes.
 

@@ -11,6 +11,7 @@ from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Key
+from jaxcal.typing import Number
 
 
 def _static():
@@ -48,7 +49,7 @@ def bind(
     config: towers.ClipConfig,
     params: towers.Params,
     *,
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     words: Float[Array, "m w"] | None,
     num_context: int,
     num_vision: int,

@@ -180,11 +180,13 @@ class AugMixTest(_ExtractCase):
           batch.view_features[row, :1], clean, atol=2e-6)
 
 
-class _Sizes:
+class _Sizes(towers.ClipConfig):
   """As much of a model's configuration as reading a store needs."""
 
+  pooled_sizes = None
+
   def __init__(self, *pooled_sizes):
-    self.pooled_sizes = pooled_sizes
+    object.__setattr__(self, "pooled_sizes", pooled_sizes)
 
 
 _CONFIG = _Sizes(7, 0)

@@ -129,10 +129,12 @@ class MarginalEntropyTest(parameterized.TestCase):
       logits = jnp.asarray(_logits(4, 5, 6))
       where = jnp.array([True, True, False, True, False])
       check_grads(
-          lambda x: entropy.marginal_entropy(x, where=where), (logits,), 1,
+          lambda x: entropy.marginal_entropy(jnp.asarray(x), where=where),
+          (logits,), 1,
           rtol=1e-6, atol=1e-7)
       check_grads(
-          entropy.prediction_entropy, (logits,), 1, rtol=1e-6, atol=1e-7)
+          lambda x: entropy.prediction_entropy(jnp.asarray(x)), (logits,), 1,
+          rtol=1e-6, atol=1e-7)
 
   def test_jit_and_vmap(self):
     logits = jnp.asarray(_logits(5, 3, 4, 5), jnp.float32)

@@ -148,7 +148,8 @@ class HuberTest(absltest.TestCase):
     with jax.enable_x64(True):
       x = jnp.array([-2.0, -0.3, 0.1, 0.7, 3.0])
       check_grads(
-          lambda one: orthogonality.huber(one, 0.5), (x,), 1, rtol=1e-6)
+          lambda one: orthogonality.huber(jnp.asarray(one), 0.5), (x,), 1,
+          rtol=1e-6)
 
 
 class QuantileTest(parameterized.TestCase):

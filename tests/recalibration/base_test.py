@@ -19,8 +19,9 @@ class EvidenceTest(absltest.TestCase):
     self.assertEqual(others, list(predictions.EVIDENCE))
     hints = typing.get_type_hints(base.Evidence)
     for name, axes in predictions.EVIDENCE.items():
-      array, none = typing.get_args(hints[name])
-      self.assertEqual(array.dim_str, axes, name)
+      *arrays, none = typing.get_args(hints[name])
+      for array in arrays:
+        self.assertEqual(array.dim_str, axes, name)
       self.assertIs(none, type(None))
 
 

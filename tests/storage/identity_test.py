@@ -29,7 +29,9 @@ class IdentityTest(parameterized.TestCase):
     identity.check(asked, dict(reversed(asked.items())), what="", way_out="")
 
   @parameterized.parameters(
-      dict(ids=("b", "a")), dict(ids=("a", "b", "c"), labels=[0, 1, 0]),
+      dict(ids=("b", "a")),
+      dict(ids=("a", "b", "c"), labels=[0, 1, 0],
+           contents=np.zeros((3, 32))),
       dict(ids=("ab", "")), dict(labels=[1, 0]), dict(class_names=("x", "z")),
       dict(class_names=("x", "y", "z")), dict(contents=np.ones((2, 32))),
       dict(contents=None))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from jaxcal.clip import towers
 from jaxcal.posterior import laplace
 from jaxcal.posterior import predictive
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
@@ -53,10 +54,10 @@ class Doubt(NamedTuple):
 
 
 def embed(
-    activations: Float[Array, "n p"],
+    activations: Float[AnyArray, "*n p"],
     projection: towers.Projection,
     layer: laplace.Layer,
-    residual: Float[Array, "n d"] | None = None,
+    residual: Float[AnyArray, "*n d"] | None = None,
 ) -> predictive.Embedding:
   """Gaussians of embeddings, from what the last projection sees."""
   activations = at_least_float32(activations)

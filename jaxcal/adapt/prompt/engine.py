@@ -26,6 +26,7 @@ from jaxcal.losses import entropy
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 
 @jax.tree_util.register_dataclass
@@ -125,7 +126,7 @@ class Adapted(NamedTuple):
 def prepare(
     encode: base.Encode,
     context: Float[Array, "m w"],
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     *,
     linearisation: str = "vjp",
 ) -> Prepared:
@@ -257,7 +258,7 @@ def combine(
     pulled: The regulariser, from `penalty`.
     step: Number of the step, for methods whose parts take turns.
   """
-  if objective.regulariser is None:
+  if objective.regulariser is None or objective.weighting is None:
     zero = jnp.zeros_like(start.gradient)
     return Step(start.gradient, zero, jnp.zeros_like(start.entropy))
   weight = jnp.asarray(
@@ -346,7 +347,7 @@ def answer(
 @precision.highest
 def untuned(
     text_features: Float[Array, "k d"],
-    logit_scale: Float[Array, ""],
+    logit_scale: Number,
     views: Float[Array, "v d"],
     selection_fraction: float,
     *,

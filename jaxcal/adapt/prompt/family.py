@@ -8,8 +8,9 @@ all of them through one program. So the whole family is one `TestTimeMethod`,
 whose step gives an output for each name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,9 @@ def family(
   return base.episodic(_outputs_and_uncertainty, shared, head)
 
 
-def names(methods: Methods, *, with_posterior: bool = False) -> dict[str, str]:
+def names(
+    methods: Iterable[str], *, with_posterior: bool = False
+) -> dict[str, str]:
   """Names of the family's outputs, and the method of each."""
   forms = [f"+{form}" for form in bayesian.FORMS] if with_posterior else []
   return {name + form: name for name in methods for form in ["", *forms]}
@@ -89,7 +92,9 @@ def penalties(
 
   Weights do not enter, so methods that differ in them alone share the work.
   """
-  values, cotangents, place = [], [], {}
+  values: list[Float[Array, ""]] = []
+  cotangents: list[Float[Array, "k d"]] = []
+  place: dict[Hashable, int] = {}
   for name, method in methods.items():
     objective = method.objective()
     leaves, structure = jax.tree.flatten(objective.regulariser)
@@ -139,7 +144,7 @@ def adapt(
             for fraction in sorted({
                 method.selection_fraction for method in tuning.values()})}
   start_of = lambda name: starts[methods[name].selection_fraction]
-  tuned = {}
+  tuned: dict[str, engine.Tuned] = {}
   for group in _by(jax.tree.structure, tuning).values():
     together = _tune(shared, views, start_of(group[0]), group)
     tuned |= {name: jax.tree.map(lambda x, i=i: x[i], together)
@@ -164,18 +169,19 @@ def _outputs_and_uncertainty(
     shared: Shared,
     head: bayesian.Head,
     task: base.Task,
-    image: tuple[Float[Array, "v d"], Pooled],
+    views_and_pooled: tuple[Float[Array, "v d"], Pooled],
 ) -> dict[str, base.Output]:
   """The outputs, and what the posterior makes of the same contexts."""
   del task
-  views, pooled = image
+  views, pooled = views_and_pooled
   adapted = adapt(shared, views)
   outputs = {name: methods_lib.output(one) for name, one in adapted.items()}
+  encode: Any = shared.encode  # one that also gives what is not yet projected
   embed_texts = lambda context: bayesian.embed(
-      shared.encode.pooled(context), head.text, head.posterior.text)
+      encode.pooled(context), head.text, head.posterior.text)
   image = bayesian.embed(pooled.activations, head.image, head.posterior.image,
                          pooled.residual)
-  found = {}
+  found: dict[str, dict[str, tuple[Float[Array, "k"], bayesian.Doubt]]] = {}
   tuned = [name for name, method in shared.methods.items()
            if method.objective().num_steps]
   if len(tuned) < len(adapted):
@@ -186,12 +192,13 @@ def _outputs_and_uncertainty(
     # One method after the other, as in `adapt`.
     answers = jax.lax.map(
         lambda context: bayesian.answer(head, embed_texts(context), image),
-        jnp.stack([adapted[name].context for name in tuned]))
+        jnp.stack([
+            adapted[name].context for name in tuned]))  # type: ignore[misc]
     found |= {name: jax.tree.map(lambda x, i=i: x[i], answers)
               for i, name in enumerate(tuned)}
   return outputs | {
       f"{name}+{form}": base.from_logits(
-          logits, outputs[name].info | doubt._asdict())
+          logits, {**outputs[name].info, **doubt._asdict()})
       for name, answers in found.items()
       for form, (logits, doubt) in answers.items()}
 
@@ -203,7 +210,7 @@ def _pull_all_back(pull_back, cotangents):
 
 def _by(key, methods):
   """Names of the methods, by what a function makes of their numbers."""
-  groups = {}
+  groups: dict[Hashable, list[str]] = {}
   for name, method in methods.items():
     groups.setdefault(key(method), []).append(name)
   return groups

@@ -20,6 +20,7 @@ from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Key
+from jaxcal.typing import Number
 from jaxcal.typing import PyTree
 
 
@@ -43,12 +44,12 @@ class Recipe:
     num_draws: Of noise per step.
   """
 
-  learning_rate: float = 1e-2
-  final_learning_rate: float = 1e-4
-  weight_decay: float = 1e-2
-  context_std: float = 0.005**0.5
-  other_std: float = 0.02**0.5
-  flatness_weight: float | None = None
+  learning_rate: Number = 1e-2
+  final_learning_rate: Number = 1e-4
+  weight_decay: Number = 1e-2
+  context_std: Number = 0.005**0.5
+  other_std: Number = 0.02**0.5
+  flatness_weight: Number | None = None
   num_steps: int = dataclasses.field(default=1000, metadata={"static": True})
   num_draws: int = dataclasses.field(default=4, metadata={"static": True})
 
@@ -186,7 +187,7 @@ def losses(
     context: Float[Array, "m w"],
     target_features: Float[Array, "k d"],
     noise: Float[Array, "r t w"],
-    flatness_weight: float | Float[Array, ""],
+    flatness_weight: Number,
 ) -> Losses:
   r"""Alignment with the target plus weighted flatness under noise.
 

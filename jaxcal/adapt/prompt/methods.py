@@ -28,6 +28,7 @@ from jaxcal.losses import dispersion
 from jaxcal.losses import orthogonality
 from jaxcal.typing import Array
 from jaxcal.typing import Float
+from jaxcal.typing import Number
 
 # Classes of dataclasses that are pytrees, all of their fields by name.
 _frozen = functools.partial(
@@ -113,8 +114,8 @@ class Tpt(PromptMethod):
   code runs in mixed precision and skips the images whose loss overflows.
   """
 
-  learning_rate: base.Number = 5e-3
-  weight_decay: base.Number = 1e-2
+  learning_rate: Number = 5e-3
+  weight_decay: Number = 1e-2
   num_steps: int = _static(default=1)
 
   def objective(self) -> engine.Objective:
@@ -138,7 +139,7 @@ class CTpt(Tpt):
     weight: Factor of the dispersion, which is rewarded.
   """
 
-  weight: base.Number = 50.0
+  weight: Number = 50.0
 
   def objective(self) -> engine.Objective:
     """The entropy minus the weighted dispersion."""
@@ -174,7 +175,7 @@ class OTpt(Tpt):
     weight: Factor of the regulariser.
   """
 
-  weight: base.Number = 18.0
+  weight: Number = 18.0
 
   def objective(self) -> engine.Objective:
     """The entropy plus the weighted Householder orthogonality."""
@@ -209,7 +210,7 @@ class ATpt(Tpt):
     weight: Factor of the mean angle to the nearest class, which is rewarded.
   """
 
-  weight: base.Number = 10.0
+  weight: Number = 10.0
 
   def objective(self) -> engine.Objective:
     """The entropy minus the weighted angle."""
@@ -225,7 +226,7 @@ class ATptInverted(Tpt):
     weight: Factor of the mean angle to the nearest class, which is penalised.
   """
 
-  weight: base.Number = 80.0
+  weight: Number = 80.0
 
   def objective(self) -> engine.Objective:
     """The entropy plus the weighted angle."""
@@ -246,8 +247,8 @@ class Soc(Tpt):
     delta: Margin, a cosine in (0, 1].
   """
 
-  weight: base.Number = 30.0
-  delta: base.Number = 0.5
+  weight: Number = 30.0
+  delta: Number = 0.5
 
   def objective(self) -> engine.Objective:
     """The entropy plus the weighted penalty."""
@@ -269,8 +270,8 @@ class SocQuantile(Tpt):
     quantile: Place of the margin among the similarities, in [0, 1].
   """
 
-  weight: base.Number = 30.0
-  quantile: base.Number = 0.2
+  weight: Number = 30.0
+  quantile: Number = 0.2
 
   def objective(self) -> engine.Objective:
     """The entropy plus the penalty at a weight that follows the entropy."""
@@ -295,7 +296,7 @@ class Regularised(Tpt):
   """
 
   regulariser: Callable[[Float[Array, "k d"]], Float[Array, ""]]
-  weight: base.Number
+  weight: Number
 
   def __post_init__(self):
     if isinstance(self.regulariser, types.FunctionType):
