@@ -82,7 +82,7 @@ def main() -> None:
   cells = select.cells(_STRATEGIES.value, budgets, range(_SEEDS.value))
   # What lies there is looked at before anything is computed.
   for study in studies:
-    with stages.bars(name=f"{study.target.name}: ") as progress:
+    with bars.of_stages(name=f"{study.target.name}: ") as progress:
       select.look(study, _folder(output, study), cells,
                   num_threads=config.num_threads, progress=progress)
   experiment.write_settings(output, about)
