@@ -91,7 +91,7 @@ def random_context(
 
   Differs from the released code in: not drawn in half precision.
   """
-  return std * jax.random.normal(key, shape)
+  return std * jax.random.normal(key, shape, jnp.float32)
 
 
 def begin(context: Float[Array, "m w"], recipe: Recipe) -> Pretraining:
