@@ -18,7 +18,7 @@ class ConfigTest(parameterized.TestCase):
       ("data", "template", "a photo.", "exactly one"),
       ("data", "name", (), "a name"),
       ("views", "number", 0, ">= 1"),
-      ("views", "min_area", 0.0, "in \\(0, views.max_area\\]"),
+      ("views", "min_area", 0.0, "in \\(0, --config.views.max_area\\]"),
       ("views", "max_area", 1.5, "<= 1"),
       ("views", "flip_probability", -0.1, "in \\[0, 1\\]"),
       ("method", "learning_rate", -1.0, ">= 0"),
@@ -53,8 +53,8 @@ class ConfigTest(parameterized.TestCase):
     experiment = config.ExperimentConfig()
     setattr(experiment, name, value)
     with self.assertRaisesRegex(
-        ValueError, rf"config\.{name} is {value!r}, expected {expected}; set "
-        rf"it with --config\.{name}="):
+        ValueError, rf"^--config\.{name} is {value!r}, expected "
+        rf"{expected}$"):
       config.validate(experiment)
 
   @parameterized.parameters(

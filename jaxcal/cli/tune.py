@@ -120,13 +120,13 @@ def template(config, data: str) -> str:
 def _check(config):
   """Refuses what can be refused before anything is loaded."""
   if config.data.classes != "all":
-    raise ValueError("config.data.classes is of `jaxcal evaluate`; which "
-                     "classes are tuned on is config.tune.classes")
+    raise ValueError("--config.data.classes is of `jaxcal evaluate`; which "
+                     "classes are tuned on is --config.tune.classes")
   if config.data.store is not None:
     raise ValueError("tuning needs images, which a store does not have; leave "
-                     "out config.data.store")
+                     "out --config.data.store")
   if len(set(config.tune.name)) != len(config.tune.name):
-    raise ValueError(f"config.tune.name has a method twice: "
+    raise ValueError(f"--config.tune.name has a method twice: "
                      f"{', '.join(config.tune.name)}")
   _templates(config)
   for name in config.tune.name:
