@@ -20,6 +20,8 @@ from jaxcal import spelling
 
 # What --config is where it is not given; no file.
 DEFAULTS = "defaults"
+# The field that holds objects.
+OWN_METHODS = "config.methods"
 # What a config file is called among the modules while it runs.
 _MODULE = "jaxcal_config"
 
@@ -112,20 +114,23 @@ def overrides() -> dict[str, Any]:
 def _check_fields(arguments):
   """Refuses fields that do not exist, with those that may be meant."""
   known = [field.name for field in config_lib.fields(
-      config_lib.ExperimentConfig())]
+      config_lib.ExperimentConfig()) if field.name != OWN_METHODS]
   for argument in arguments:
     given = re.match(r"--?(?:no)?(config\.[^=]*)", argument)
-    if argument == "--":
-      return
-    if given is None or given[1] in known:
-      continue
-    last = given[1].rpartition(".")[2]
-    meant = [name for name in known if name.endswith(f".{last}")]
-    meant = meant or spelling.near(given[1], known)
-    inside = [name for name in known if name.startswith(f"{given[1]}.")]
-    raise LookupError(
-        f"no field --{given[1]}" + _or_else([f"--{name}" for name in meant]) +
-        (f"; it is a section, of {', '.join(inside)}" if inside else ""))
+    if given is not None and given[1] not in known:
+      raise LookupError(_unknown_field(given[1], known))
+
+
+def _unknown_field(name, known):
+  if name == OWN_METHODS:
+    return f"--{name} holds methods of your own, which only a config file sets"
+  inside = [f"--{one}" for one in known if one.startswith(f"{name}.")]
+  if inside:
+    return f"no field --{name}, but a section, of {', '.join(inside)}"
+  last = name.rpartition(".")[2]
+  meant = [one for one in known if one.endswith(f".{last}")]
+  return f"no field --{name}" + _or_else(
+      [f"--{one}" for one in meant or spelling.near(name, known)])
 
 
 def _or_else(meant):

@@ -41,8 +41,6 @@ from jaxcal.storage import paths
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import checkpoint as tuned_files_lib
 
-# The field that holds objects.
-_OWN_METHODS = "config.methods"
 # What the path of tuned parameters ends with.
 _TUNED = ".safetensors"
 # Clean views that take the place of an image with all of its views.
@@ -67,7 +65,7 @@ def field_help() -> list[str]:
   """Lines that name every config field with its default."""
   rows = config_lib.describe(config_lib.ExperimentConfig())
   return [f"  --{name}={plain(value)}\n      {about}"
-          for name, value, about in rows if name != _OWN_METHODS]
+          for name, value, about in rows if name != config_files.OWN_METHODS]
 
 
 def checked_config() -> config_lib.ExperimentConfig:
@@ -364,7 +362,7 @@ def describe(
   """Everything that decides the numbers, by dotted name, as JSON has it."""
   settings = {name: value for name, value, _ in config_lib.describe(config)
               if name not in config_lib.FREE}
-  settings[_OWN_METHODS] = {
+  settings[config_files.OWN_METHODS] = {
       name: definition_of(method) for name, method in config.methods.items()}
   settings |= _by_content(config.method)
   settings |= {

@@ -191,7 +191,8 @@ def _changed(config, fields):
   try:
     config_lib.validate(config)
   except ValueError as error:
-    if any(isinstance(value, str) for value in fields.values()):
+    if any(isinstance(value, str) and f"config.{name} " in str(error)
+           for name, value in fields.items()):
       raise ValueError(
           f"{error}\n--sweep=FIELD=VALUE,VALUE separates values by commas; one "
           "with a comma in it stands in double quotes, as in "

@@ -52,13 +52,12 @@ def check(image_set: ImageSet) -> None:
     raise ValueError(f"image set {name!r} has no images.")
   if not class_names:
     raise ValueError(f"image set {name!r} has no class names.")
-  for what, one in (("image set", name), *(
-      ("class", one) for one in class_names)):
+  for one in (name, *class_names):
     if not _is_text(one):
       raise ValueError(
-          f"the {what} {one!r} of {name!r} has a name that is not UTF-8, so "
-          "that no tokenizer and no file could have it; rename the folder, or "
-          "give class names (class_names, --config.data.class_names)")
+          f"image set {name!r}: the name {one!r} is not UTF-8, so that no "
+          "tokenizer and no file could take it; rename the folder, or give "
+          "class names (class_names, --config.data.class_names).")
   if labels.shape != (len(ids),):
     raise ValueError(
         f"image set {name!r} has {len(ids)} ids but labels of shape "
@@ -155,7 +154,7 @@ def limit(image_set: ImageSet, num_images: int) -> ImageSet:
 
 
 def _is_text(name):
-  """Whether a name is more than bytes that stand for letters unknown."""
+  """Whether a name from the file system could be read as letters."""
   try:
     name.encode("utf-8")
   except UnicodeEncodeError:
