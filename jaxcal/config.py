@@ -61,9 +61,10 @@ class DataConfig:
 
   name: tuple[str, ...] = _path(
       ("shapes", "compositions", "shades", "digits"),
-      "image sets, separated by commas: testbed sets, benchmark sets (with "
-      "root), folders with one sub-folder per class, or CSV files with the "
-      "columns path,label")
+      "image sets, separated by commas or by giving the flag several times: "
+      "testbed sets, benchmark sets (with root), folders with one sub-folder "
+      "per class, or CSV files with the columns path,label; ./NAME is a folder "
+      "that is called like one of the others")
   root: str | None = _path(
       None, "folder that holds the benchmark sets, each in its usual layout")
   split: str = _field(

@@ -35,8 +35,8 @@ EXAMPLE = ("jaxcal sweep --config=configs/quickstart.py "
            "--sweep=method.name=tpt,c_tpt,soc --sweep=method.weight=1,3,10,30")
 
 _SWEEP = flags.DEFINE_multi_string(
-    "sweep", [], "FIELD=VALUE,VALUE,... of the config; given several times, "
-    "all combinations are run")
+    "sweep", [], "FIELD=VALUE,VALUE,... of the config, a value with a comma in "
+    "it in double quotes; given several times, all combinations are run")
 
 # Rows do not say these: they belong to the whole sweep, and lie in run.json.
 _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
