@@ -83,8 +83,8 @@ def parse(arguments: Sequence[str]) -> list[str]:
       in it, and the last one counts.
 
   Raises:
-    flags.Error: A flag that does not exist, or a value that it cannot have.
-    LookupError: A field that does not exist.
+    flags.Error: A value that a flag cannot have.
+    ValueError: A field or a flag that does not exist; says what may be meant.
     FileNotFoundError, ConfigError: See `load`.
   """
   expanded = flags.FLAGS.read_flags_from_files(
@@ -96,7 +96,7 @@ def parse(arguments: Sequence[str]) -> list[str]:
   except flags.UnrecognizedFlagError as error:
     meant = [f"--{name}" for name in spelling.near(
         error.flagname, flags.FLAGS)]
-    raise LookupError(f"no flag --{error.flagname}" + _or_else(meant)) from (
+    raise ValueError(f"no flag --{error.flagname}" + _or_else(meant)) from (
         error)
 
 
@@ -118,7 +118,7 @@ def _check_fields(arguments):
   for argument in arguments:
     given = re.match(r"--?(?:no)?(config\.[^=]*)", argument)
     if given is not None and given[1] not in known:
-      raise LookupError(_unknown_field(given[1], known))
+      raise ValueError(_unknown_field(given[1], known))
 
 
 def _unknown_field(name, known):
@@ -210,7 +210,9 @@ class _Number(flags.ArgumentParser):
     """What a text says; what a config has already is left as it is."""
     if not isinstance(argument, str):
       return argument
-    return config_lib.parse(argument.strip(), self._kind | None)
+    text = argument.strip()
+    return None if text in config_lib.NONE else config_lib.parse(
+        text, self._kind)
 
   def flag_type(self) -> str:
     return self._kind.__name__

@@ -21,6 +21,7 @@ from jaxcal.cli import posterior_import
 from jaxcal.cli import shared_flags
 from jaxcal.cli import shots
 from jaxcal.cli import sweep
+from jaxcal.cli import tuned
 from tests.cli import command
 
 _FIELDS = [field for field in config_lib.fields(config_lib.ExperimentConfig())
@@ -240,6 +241,13 @@ class NamesTest(_AtHome):
         folder=self.home)
     self.assertEqual(status, 2)
     self.assertIn(f"{self.home}/no run", error)
+
+  def test_a_folder_called_like_a_benchmark_has_not_its_template(self):
+    for given, template in (("dtd", "{} texture."),
+                            ("./dtd", "a photo of a {}.")):
+      with _parsed(f"--config.data.name={given}") as config:
+        for name in (given, "dtd"):
+          self.assertEqual(tuned.template(config, name), template)
 
   def test_a_config(self):
     (self.home / "mine.py").write_text(
