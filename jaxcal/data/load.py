@@ -136,8 +136,8 @@ def _own(name, class_names, progress):
     known = [*testbed_sets.NAMES, *catalogue.CATALOGUE]
     raise ValueError(
         f"unknown image set {name!r}: no folder and no .csv file of that name "
-        f"here; {spelling.choices(name, known)} A comma separates names, "
-        "unless a path with the comma exists.")
+        f"here; {spelling.choices(name, known)} On the command line a comma "
+        "separates names, unless a path with the comma exists.")
   for names in sources.alike(found.class_names):
     logging.warning(
         "%s: %d classes are called the same up to case and spaces (%s): they "
