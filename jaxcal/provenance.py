@@ -29,7 +29,7 @@ def describe() -> dict[str, str | None]:
       "commit": _commit(),
       "python": platform.python_version(),
       **{name: importlib.metadata.version(name) for name in _PACKAGES},
-      "jax_enable_x64": str(jax.config.jax_enable_x64),
+      "jax_enable_x64": str(jax.dtypes.canonicalize_dtype(float).itemsize == 8),
       "platform": f"{platform.system()} {platform.machine()}",
       "num_cores": str(os.cpu_count()),
       "device": jax.devices()[0].device_kind,

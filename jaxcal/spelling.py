@@ -11,7 +11,7 @@ def near(name: str, names: Iterable[str]) -> list[str]:
     name: Name that was given; upper and lower case count alike.
     names: Names that there are.
   """
-  by_lower = {}
+  by_lower: dict[str, list[str]] = {}
   for one in names:
     by_lower.setdefault(one.lower(), []).append(one)
   return [one for lower in difflib.get_close_matches(name.lower(), by_lower)

@@ -155,6 +155,9 @@ def _listed(name, class_names):
   if os.path.isdir(name):
     return sources.image_folder(name, class_names=names), name
   if name.endswith(".csv"):
+    if isinstance(names, dict):
+      raise ValueError(f"{class_names} names class folders, which the list "
+                       f"{name} has none of; write one class name per line")
     return (sources.csv_file(name, class_names=names),
             os.path.dirname(name) or ".")
   return None, None

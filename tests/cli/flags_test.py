@@ -19,9 +19,8 @@ from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import posterior_import
 from jaxcal.cli import shared_flags
-from jaxcal.cli import shots
 from jaxcal.cli import sweep
-from jaxcal.cli import tuned
+from jaxcal.cli import tune
 from tests.cli import command
 
 _FIELDS = [field for field in config_lib.fields(config_lib.ExperimentConfig())
@@ -247,7 +246,7 @@ class NamesTest(_AtHome):
                             ("./dtd", "a photo of a {}.")):
       with _parsed(f"--config.data.name={given}") as config:
         for name in (given, "dtd"):
-          self.assertEqual(tuned.template(config, name), template)
+          self.assertEqual(tune.template(config, name), template)
 
   def test_a_config(self):
     (self.home / "mine.py").write_text(
@@ -371,9 +370,9 @@ class FewImagesTest(_AtHome):
           ValueError, "2 of 3 classes have fewer than 4 images in the training "
           r"split, such as cat with 2; ask for fewer shots, or .* "
           r"\(--config.tune.allow_fewer\)"):
-        shots.task(config, "test")
+        tune._task(config, "test")
     with _parsed(*options, "--config.tune.allow_fewer") as config:
-      task = shots.task(config, "test")
+      task = tune._task(config, "test")
     self.assertEqual(task.rows.shape, (3, 2 + 4 + 2))
     for rows in task.rows:
       self.assertEqual(np.bincount(task.train.labels[rows]).tolist(), [2, 4, 2])

@@ -107,6 +107,9 @@ class ImagesTest(_InAFolder):
     found = load.images("~/some.csv", class_names="~/names.txt", limit=1)
     self.assertEqual((found.name, found.class_names, found.ids),
                      ("some", ("two", "one"), ("images/dog/1.png",)))
+    (self.here / "names.txt").write_text("cat\ttwo\ndog\tone\n")
+    with self.assertRaisesRegex(ValueError, "names.txt names class folders, "):
+      load.images("some.csv", class_names="names.txt")
 
   def test_halves_of_the_classes(self):
     _folder(self.here / "images", ("a", "b", "c"))
