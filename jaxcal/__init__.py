@@ -56,6 +56,7 @@ _EXPORTS = {
     "Temperature": ("jaxcal.recalibration.temperature", "Temperature"),
     "recalibrate": ("jaxcal.recalibration.predicted", "recalibrate"),
     "load": ("jaxcal.tasks", "load"),
+    "load_images": ("jaxcal.data.load", "images"),
     "predict": ("jaxcal.run", "predict"),
     "task_of": ("jaxcal.tasks", "task_of"),
     "METHODS": ("jaxcal.adapt.methods", "METHODS"),

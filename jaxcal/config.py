@@ -5,9 +5,13 @@ single fields. Library functions never see these objects. Only the standard
 library is imported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import csv
 import dataclasses
-from typing import Any
+import math
+import types
+import typing
+from typing import Any, NamedTuple
 
 # Those of `jaxcal.precision`, which needs jax.
 _PRECISIONS = ("highest", "high", "default", "bfloat16")
@@ -17,17 +21,28 @@ FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
 # Numbers below config.method, of which all values of a sweep share a pass.
 NUMBERS = ("weight", "delta", "quantile", "learning_rate", "weight_decay",
            "num_steps", "selection_fraction")
+# How a flag or a file says that a field is None.
+NONE = ("", "none", "None")
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+_EXPECTED = {str: "a text", float: "a finite number", int: "a whole number",
+             bool: "true or false", tuple: "names"}
 
 
 def _field(default: Any, about: str) -> Any:
   return dataclasses.field(default=default, metadata={"help": about})
 
 
+def _path(default: Any, about: str) -> Any:
+  """A field with a path in it, of which ~ is the home folder."""
+  return dataclasses.field(
+      default=default, metadata={"help": about, "path": True})
+
+
 @dataclasses.dataclass(kw_only=True, slots=True)
 class ModelConfig:
   """Which checkpoint."""
 
-  name: str = _field(
+  name: str = _path(
       "testbed", "'testbed' (the small CLIP that ships with jaxcal), a folder, "
       "or a Hugging Face hub id such as openai/clip-vit-base-patch16")
   image_precision: str = _field(
@@ -44,12 +59,13 @@ class ModelConfig:
 class DataConfig:
   """Which images, and what their classes are called."""
 
-  name: tuple[str, ...] = _field(
+  name: tuple[str, ...] = _path(
       ("shapes", "compositions", "shades", "digits"),
-      "image sets, separated by commas: testbed sets, benchmark sets (with "
-      "root), folders with one sub-folder per class, or CSV files with the "
-      "columns path,label")
-  root: str | None = _field(
+      "image sets, separated by commas or by giving the flag several times: "
+      "testbed sets, benchmark sets (with root), folders with one sub-folder "
+      "per class, or CSV files with the columns path,label; ./NAME is a folder "
+      "that is called like one of the others")
+  root: str | None = _path(
       None, "folder that holds the benchmark sets, each in its usual layout")
   split: str = _field(
       "test", "of the benchmark and testbed sets; the latter also have 'train' "
@@ -62,17 +78,17 @@ class DataConfig:
   classes: str = _field(
       "all", "of each set, as images and as candidates: 'all', or 'base' or "
       "'new', the halves of few-shot tuning")
-  store: str | None = _field(
+  store: str | None = _path(
       None, "folder with stored features, see `jaxcal features`; images are "
       "not needed then")
   limit: int = _field(
       0, "images per set, spread over the classes; 0 for all of them")
-  class_names: str | None = _field(
+  class_names: str | None = _path(
       None, "text file with one class name per line, in label order, for "
       "folders and CSV files whose own names are not to be used")
   template: str = _field(
       "a photo of a {}.", "prompt; the words before {} are the initial context")
-  unknown: str | None = _field(
+  unknown: str | None = _path(
       None, "an image set of other things, which is asked for the classes of "
       "each of the sets: tells how well doubt points out what is not among "
       "them")
@@ -118,12 +134,12 @@ class MethodConfig:
   selection_fraction: float | None = _field(
       None, "share of the views, those of lowest entropy, that count; the "
       "method's own (0.1, or 0.3 for zero) if None")
-  context: str = _field(
+  context: str = _path(
       "template", "where every image starts: 'template', the words before the "
       "class name, 'fpp', a context pre-trained to be flat, or a "
       "seed-N.safetensors of `jaxcal tune` with a context that all classes "
       "share")
-  tuned: tuple[str, ...] = _field(
+  tuned: tuple[str, ...] = _path(
       (), "what `jaxcal tune` saved, answered with beside these methods: "
       "a folder tuned/SET/METHOD or a single seed-N.safetensors; several by "
       "giving the flag several times")
@@ -156,7 +172,7 @@ class FppConfig:
 class PosteriorConfig:
   """BayesVLM on top of every method: METHOD+diagonal, +full and +tangent."""
 
-  folder: str | None = _field(
+  folder: str | None = _path(
       None, "with a Laplace posterior, see `jaxcal posterior fit`; none if "
       "None")
   pseudo_count: float | None = _field(
@@ -188,11 +204,13 @@ class TuneConfig:
   classes: str = _field(
       "base", "to train on: 'base', the first half, to be asked about the new "
       "ones, too; or 'all', e.g. to be asked about other image sets later")
-  train: str | None = _field(
+  train: str | None = _path(
       None, "image set to draw the shots from, with the same classes; if None, "
       "the split 'train' of the set itself")
   num_shots: int = _field(16, "training images of each class")
   num_seeds: int = _field(3, "seeds 1, 2, ... of shots and training")
+  allow_fewer: bool = _field(
+      False, "take all images of a class that has fewer than num_shots")
   preset: str = _field(
       "dor", "whose recipes: 'upstream', each method's own, or 'dor', those of "
       "the paper on outlier regularisation")
@@ -210,7 +228,7 @@ class TuneConfig:
   template: str | None = _field(
       None, "of zero-shot answers and of what methods are held to; if None, "
       "that of the few-shot papers for benchmark sets, else data.template")
-  templates: str | None = _field(
+  templates: str | None = _path(
       None, "text file with one template per line, to whose mean promptsrc is "
       "held; the one template if None")
   seeds_at_once: int = _field(
@@ -222,14 +240,14 @@ class TuneConfig:
       1.0, "of what tip_adapter and tip_adapter_f look up (alpha)")
   cache_sharpness: float = _field(
       1.0, "of that: the greater, the less distant shots count (beta)")
-  outliers: str = _field(
+  outliers: str = _path(
       "tokenizer", "words to draw from: 'wordnet', 'wordnet:FOLDER', "
       "'tokenizer', or a file with one word per line")
   num_outliers: int = _field(5000, "of them, those nearest to the base classes")
   draw: str = _field(
       "shuffled", "how outliers are drawn in each step: 'shuffled', without "
       "replacement until all are used, 'iid', or 'fixed', the same ones")
-  outlier_images: str | None = _field(
+  outlier_images: str | None = _path(
       None, "an image set of other things, which clip_adapter+dor holds in "
       "place")
   exclude_new: bool = _field(
@@ -285,14 +303,101 @@ class ExperimentConfig:
       "'auto': the faster one for the number of images")
 
 
+def parse(text: str, annotation: Any) -> Any:
+  """The value that a text from the command line has as a field's.
+
+  Args:
+    text: Text of the flag, without spaces around it.
+    annotation: Type of the field: str, int, float, bool or `T | None`, for
+      which one of `NONE` is None.
+
+  Raises:
+    ValueError: says what was expected.
+  """
+  kind, or_none = _kind_of(annotation)
+  if or_none and text in NONE:
+    return None
+  try:
+    value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
+  except (KeyError, ValueError):
+    value = None
+  if not _is_a(value, kind):
+    raise ValueError(f"{text!r} is not {_expected(kind, or_none)}")
+  return value
+
+
+def split(text: str) -> list[str]:
+  """Values separated by commas; one with a comma in it stands in quotes.
+
+  Args:
+    text: Values as a line of a CSV file has them; spaces around them are
+      dropped.
+
+  Raises:
+    ValueError: a quote is not closed, or something follows where it is.
+  """
+  try:
+    values, = csv.reader([text], skipinitialspace=True, strict=True)
+  except (csv.Error, ValueError) as error:
+    raise ValueError(
+        f"{text!r} is no list of values: separate them by commas, and put one "
+        f'that has a comma in it into double quotes, as in "a, b",c '
+        f"({error})") from error
+  return [value.strip() for value in values]
+
+
+class Field(NamedTuple):
+  """A field of a config.
+
+  Attributes:
+    name: Dotted name, as flags have it.
+    part: Dataclass that holds the value.
+    key: Name of the field in there.
+    kind: Type of the value, with `| None` where it may be None.
+    is_path: Whether the value is a path, or may be one.
+    about: What the field is for.
+  """
+
+  name: str
+  part: Any
+  key: str
+  kind: Any
+  is_path: bool
+  about: str
+
+  @property
+  def value(self) -> Any:
+    """The value that it has."""
+    return getattr(self.part, self.key)
+
+  @property
+  def may_be_none(self) -> bool:
+    """Whether None is a value of it."""
+    return _kind_of(self.kind)[1]
+
+
+def fields(config: Any, prefix: str = "config") -> Iterator[Field]:
+  """Every field below `config`; `prefix` is what their names begin with."""
+  kinds = typing.get_type_hints(type(config))
+  for field in dataclasses.fields(config):
+    value, name = getattr(config, field.name), f"{prefix}.{field.name}"
+    if dataclasses.is_dataclass(value):
+      yield from fields(value, name)
+    else:
+      yield Field(name, config, field.name, kinds[field.name],
+                  field.metadata.get("path", False), field.metadata["help"])
+
+
 def validate(config: ExperimentConfig) -> None:
-  """Refuses values out of range, before anything is loaded.
+  """Refuses values of other types or out of range, before anything is loaded.
 
   Names of methods and image sets are checked where their tables are.
 
   Raises:
     ValueError: names the field, the value and what was expected.
   """
+  for field in fields(config):
+    _check_type(field.name, field.value, field.kind)
   for section, part, rows in (
       ("model.", config.model, _model_rows(config.model)),
       ("data.", config.data, _data_rows(config.data)),
@@ -309,9 +414,44 @@ def validate(config: ExperimentConfig) -> None:
       ("", config, _rows_of_no_section(config))):
     for name, holds, expected in rows:
       if not holds:
-        raise ValueError(
-            f"config.{section}{name} is {getattr(part, name)!r}, expected "
-            f"{expected}; set it with --config.{section}{name}=...")
+        raise _wrong(
+            f"config.{section}{name}", getattr(part, name), expected)
+
+
+def _wrong(name, value, expected):
+  return ValueError(f"--{name} is {value!r}, expected {expected}")
+
+
+def _check_type(name, value, annotation):
+  """Refuses values of other types, NaN and infinity among them."""
+  kind, or_none = _kind_of(annotation)
+  if kind in _EXPECTED and not (value is None and or_none) and (
+      not _is_a(value, kind)):
+    raise _wrong(name, value, _expected(kind, or_none))
+
+
+def _kind_of(annotation):
+  """The type itself, and whether None is allowed beside it."""
+  if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+    kind, = (one for one in typing.get_args(annotation)
+             if one is not types.NoneType)
+    return kind, True
+  return typing.get_origin(annotation) or annotation, False
+
+
+def _is_a(value, kind):
+  if kind is float:
+    return type(value) is int or (
+        isinstance(value, float) and math.isfinite(value))
+  if kind is tuple:
+    return isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+  # A truth value is a whole number to Python alone.
+  return isinstance(value, kind) and (kind is bool or value is not True and
+                                      value is not False)
+
+
+def _expected(kind, or_none):
+  return _EXPECTED[kind] + (" or none" if or_none else "")
 
 
 # Of each section, rows of (field, whether its value holds, what is expected).
@@ -331,14 +471,14 @@ def _data_rows(data):
       _one_of(data, "source", "files", "tfds"),
       _one_of(data, "classes", "all", "base", "new"),
       ("classes", data.classes == "all" or data.store is None,
-       "'all' beside data.store, which has features of whole sets"))
+       "'all' beside --config.data.store, which has features of whole sets"))
 
 
 def _views_rows(views):
   return (
       *_at_least(1, views, "number"),
       ("min_area", 0 < views.min_area <= views.max_area,
-       "in (0, views.max_area]"),
+       "in (0, --config.views.max_area]"),
       ("max_area", views.max_area <= 1, "<= 1"),
       ("flip_probability", 0 <= views.flip_probability <= 1, "in [0, 1]"))
 
@@ -422,11 +562,5 @@ def _one_of(part, name, *choices):
 
 def describe(config: Any, prefix: str = "config") -> list[tuple[str, Any, str]]:
   """Every field below `config` as (dotted name, value, what it is)."""
-  rows = []
-  for field in dataclasses.fields(config):
-    value, name = getattr(config, field.name), f"{prefix}.{field.name}"
-    if dataclasses.is_dataclass(value):
-      rows.extend(describe(value, name))
-    else:
-      rows.append((name, value, field.metadata["help"]))
-  return rows
+  return [(field.name, field.value, field.about)
+          for field in fields(config, prefix)]

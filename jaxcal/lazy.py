@@ -1,9 +1,10 @@
 """Names whose modules are imported when they are first used (PEP 562)."""
 
 from collections.abc import Callable, Mapping, Sequence
-import difflib
 import importlib
 from typing import Any
+
+from jaxcal import spelling
 
 # What a package has in place of `__getattr__` and `__dir__`.
 Hooks = tuple[Callable[[str], Any], Callable[[], list[str]]]
@@ -45,8 +46,7 @@ def modules(package: str, names: Sequence[str]) -> Hooks:
 
 
 def _near(name, names):
-  near = difflib.get_close_matches(name.lower(), [one.lower() for one in names])
-  if near:
-    alike = [one for one in names if one.lower() in near]
-    return f"did you mean {' or '.join(alike)}?"
+  meant = spelling.near(name, names)
+  if meant:
+    return f"did you mean {' or '.join(meant)}?"
   return f"it has: {', '.join(sorted(names))}."

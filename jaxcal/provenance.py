@@ -20,7 +20,8 @@ def describe() -> dict[str, str | None]:
   """Versions of what computes, the code's own hash and commit, the device.
 
   `commit` is None where the running code is not that of a git checkout;
-  `source` identifies it in any case.
+  `source` identifies it in any case. `jax_enable_x64` is "True" where JAX
+  computes with 64 bits.
   """
   return {
       "jaxcal": jaxcal.__version__,
@@ -28,6 +29,7 @@ def describe() -> dict[str, str | None]:
       "commit": _commit(),
       "python": platform.python_version(),
       **{name: importlib.metadata.version(name) for name in _PACKAGES},
+      "jax_enable_x64": str(jax.dtypes.canonicalize_dtype(float).itemsize == 8),
       "platform": f"{platform.system()} {platform.machine()}",
       "num_cores": str(os.cpu_count()),
       "device": jax.devices()[0].device_kind,

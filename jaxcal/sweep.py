@@ -7,11 +7,11 @@ images; those that differ in model, data, views or initial context do not.
 
 from collections.abc import Mapping, Sequence
 import itertools
-import types
 import typing
 from typing import Any, NamedTuple
 
 from jaxcal import config
+from jaxcal import spelling
 from jaxcal.adapt import base
 from jaxcal.adapt.prompt import methods as prompt_methods
 
@@ -44,7 +44,8 @@ def parse_axis(text: str, types_of: Mapping[str, Any]) -> Axis:
   """Reads "method.weight=1,3,10", each value by the type of its field.
 
   Args:
-    text: A field, an equals sign and values separated by commas.
+    text: Field, equals sign and values separated by commas; a value with a
+      comma in it stands in double quotes.
     types_of: Annotation of every field by its dotted name; `T | None` takes
       "none", a tuple of names one name per value.
 
@@ -56,10 +57,13 @@ def parse_axis(text: str, types_of: Mapping[str, Any]) -> Axis:
   if not equals or not values:
     raise ValueError(f"--sweep={text} is not FIELD=VALUE,VALUE,...")
   if name not in types_of:
-    raise ValueError(f"--sweep={text}: no field {name!r}; choose from: "
-                     f"{', '.join(sorted(types_of))}.")
-  parsed = tuple(_parse(value.strip(), types_of[name], text)
-                 for value in values.split(","))
+    raise ValueError(f"--sweep={text}: no field {name!r}; "
+                     f"{spelling.choices(name, sorted(types_of))}")
+  try:
+    parsed = tuple(_parse(value, types_of[name])
+                   for value in config.split(values))
+  except ValueError as error:
+    raise ValueError(f"--sweep={text}: {error}") from error
   if len(set(parsed)) < len(parsed):
     raise ValueError(f"--sweep={text} has a value twice")
   return Axis(name, parsed)
@@ -139,22 +143,9 @@ def _shown(field, value):
   return f"{field}={short}"
 
 
-def _parse(value, annotation, text):
-  origin = typing.get_origin(annotation)
-  if origin in (types.UnionType, typing.Union):
-    if value.lower() == "none":
-      return None
-    annotation, = (one for one in typing.get_args(annotation)
-                   if one is not types.NoneType)
-    return _parse(value, annotation, text)
-  if origin is tuple:
+def _parse(value, annotation):
+  if not value:
+    raise ValueError("a value is empty")
+  if typing.get_origin(annotation) is tuple:
     return (value,)
-  if annotation is bool:
-    if value.lower() not in ("true", "false"):
-      raise ValueError(f"--sweep={text}: {value!r} is not true or false")
-    return value.lower() == "true"
-  try:
-    return annotation(value)
-  except ValueError as error:
-    raise ValueError(f"--sweep={text}: {value!r} is not of type "
-                     f"{annotation.__name__}") from error
+  return config.parse(value, annotation)

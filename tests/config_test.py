@@ -18,7 +18,7 @@ class ConfigTest(parameterized.TestCase):
       ("data", "template", "a photo.", "exactly one"),
       ("data", "name", (), "a name"),
       ("views", "number", 0, ">= 1"),
-      ("views", "min_area", 0.0, "in \\(0, views.max_area\\]"),
+      ("views", "min_area", 0.0, "in \\(0, --config.views.max_area\\]"),
       ("views", "max_area", 1.5, "<= 1"),
       ("views", "flip_probability", -0.1, "in \\[0, 1\\]"),
       ("method", "learning_rate", -1.0, ">= 0"),
@@ -53,8 +53,8 @@ class ConfigTest(parameterized.TestCase):
     experiment = config.ExperimentConfig()
     setattr(experiment, name, value)
     with self.assertRaisesRegex(
-        ValueError, rf"config\.{name} is {value!r}, expected {expected}; set "
-        rf"it with --config\.{name}="):
+        ValueError, rf"^--config\.{name} is {value!r}, expected "
+        rf"{expected}$"):
       config.validate(experiment)
 
   @parameterized.parameters(
@@ -91,6 +91,78 @@ class ConfigTest(parameterized.TestCase):
         count(getattr(c, f.name)) if dataclasses.is_dataclass(
             getattr(c, f.name)) else 1 for f in dataclasses.fields(c))
     self.assertLen(rows, count(config.ExperimentConfig()))
+
+  @parameterized.parameters(
+      ("views", "seed", 1.0, "a whole number"),
+      ("views", "seed", True, "a whole number"),
+      ("views", "seed", None, "a whole number"),
+      ("views", "min_area", float("nan"), "a finite number"),
+      ("views", "max_area", "1", "a finite number"),
+      ("method", "weight", float("inf"), "a finite number or none"),
+      ("method", "num_steps", 2.5, "a whole number or none"),
+      ("views", "augmix", 1, "true or false"),
+      ("data", "split", None, "a text"),
+      ("data", "root", 3, "a text or none"),
+      ("method", "name", ["tpt"], "names"),
+      ("method", "name", "tpt", "names"))
+  def test_values_of_another_type_are_named(self, part, name, value, expected):
+    experiment = config.ExperimentConfig()
+    setattr(getattr(experiment, part), name, value)
+    with self.assertRaises(ValueError) as caught:
+      config.validate(experiment)
+    self.assertEqual(
+        str(caught.exception),
+        f"--config.{part}.{name} is {value!r}, expected {expected}")
+
+  def test_whole_numbers_are_numbers(self):
+    experiment = config.ExperimentConfig()
+    experiment.method.weight = 30
+    config.validate(experiment)
+
+
+class TextTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ("1e-3", float, 1e-3), ("-2", float | None, -2.0), ("12", int, 12),
+      ("none", int | None, None), ("None", float | None, None),
+      ("", str | None, None), ("none", str, "none"), ("False", bool, False),
+      ("1", bool, True))
+  def test_values(self, text, annotation, expected):
+    value = config.parse(text, annotation)
+    self.assertEqual(value, expected)
+    self.assertIs(type(value), type(expected))
+
+  @parameterized.parameters(
+      ("nan", float, "a finite number"),
+      ("-inf", float | None, "a finite number or none"),
+      ("none", float, "a finite number"), ("1.0", int, "a whole number"),
+      ("yes", bool, "true or false"), ("", int, "a whole number"))
+  def test_what_is_no_value(self, text, annotation, expected):
+    with self.assertRaises(ValueError) as caught:
+      config.parse(text, annotation)
+    self.assertEqual(str(caught.exception), f"{text!r} is not {expected}")
+
+  @parameterized.parameters(
+      ("a,b", ["a", "b"]), (" a , b c ", ["a", "b c"]), ("", []),
+      ('"a, b",c', ["a, b", "c"]), ('a, "b, c"', ["a", "b, c"]),
+      ("tom's", ["tom's"]), ('a "b"', ['a "b"']), ("a,", ["a", ""]))
+  def test_lists(self, text, expected):
+    self.assertEqual(config.split(text), expected)
+
+  @parameterized.parameters('"a', '"a"b', '"a",b"c"d\n"')
+  def test_what_is_no_list(self, text):
+    with self.assertRaisesRegex(ValueError, "separate them by commas, and put"):
+      config.split(text)
+
+  def test_fields(self):
+    fields = {field.name: field for field in config.fields(
+        config.ExperimentConfig())}
+    weight, name = fields["config.method.weight"], fields["config.data.name"]
+    self.assertEqual((weight.value, weight.kind, weight.may_be_none,
+                      weight.is_path), (None, float | None, True, False))
+    self.assertEqual((name.kind, name.may_be_none, name.is_path),
+                     (tuple[str, ...], False, True))
+    self.assertEqual(fields["config.batch_size"].value, 8)
 
 
 if __name__ == "__main__":

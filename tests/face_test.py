@@ -45,7 +45,7 @@ class FaceTest(parameterized.TestCase):
         jaxcal.losses.orthogonality
         print("jax" in sys.modules)
         """)
-    own = sorted({"jaxcal", "jaxcal.lazy"} | {
+    own = sorted({"jaxcal", "jaxcal.lazy", "jaxcal.spelling"} | {
         f"jaxcal.{room}" for room in _ROOMS})
     self.assertEqual(_in_a_fresh_process(code), f"[] {own}\nTrue\n")
 

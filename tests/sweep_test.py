@@ -17,19 +17,27 @@ class SweepTest(parameterized.TestCase):
       ("config.views.seed=0,1", "views.seed", (0, 1)),
       ("views.augmix=true,False", "views.augmix", (True, False)),
       ("method.name=tpt, soc", "method.name", (("tpt",), ("soc",))),
-      ("data.template=a {}.,the {}=x", "data.template", ("a {}.", "the {}=x")))
+      ("data.template=a {}.,the {}=x", "data.template", ("a {}.", "the {}=x")),
+      ('data.template="a {}, a pet.", a "{}".', "data.template",
+       ("a {}, a pet.", 'a "{}".')),
+      ("views.augmix=1,0", "views.augmix", (True, False)))
   def test_values_have_the_type_of_their_field(self, text, name, values):
     axis = sweep.parse_axis(text, _TYPES)
     self.assertEqual(axis, (name, values))
     self.assertEqual([type(v) for v in axis.values], [type(v) for v in values])
 
   @parameterized.parameters(
-      ("method.wight=1", "no field 'method.wight'; choose from: data.template"),
+      ("method.wight=1", "no field 'method.wight'; did you mean "
+       r"method.weight .*\? choose from: data.template"),
       ("method.weight", "is not FIELD=VALUE,VALUE"),
       ("method.weight=", "is not FIELD=VALUE,VALUE"),
-      ("method.weight=1,x", "'x' is not of type float"),
-      ("views.seed=1.5", "'1.5' is not of type int"),
+      ("method.weight=1,x", "'x' is not a finite number or none"),
+      ("views.seed=1.5", "'1.5' is not a whole number"),
       ("views.augmix=yes", "'yes' is not true or false"),
+      ("method.weight=1,", "a value is empty"),
+      ("method.weight=nan", "'nan' is not a finite number"),
+      ("method.weight=1,inf", "'inf' is not a finite number"),
+      ('data.template="a {}, a pet', "put one that has a comma in it into"),
       ("method.weight=1,1.0", "has a value twice"))
   def test_bad_axes_are_refused(self, text, message):
     with self.assertRaisesRegex(ValueError, message):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from jaxcal import spelling
 from jaxcal.adapt import base
 from jaxcal.adapt import cache
 from jaxcal.adapt import modes
@@ -50,8 +51,8 @@ def numbers_of(name: str) -> dict[str, Any]:
     ValueError: an unknown name; lists the choices.
   """
   if name not in METHODS:
-    raise ValueError(f"unknown method {name!r}; choose from: "
-                     f"{', '.join(sorted(METHODS))}.")
+    raise ValueError(f"unknown method {name!r}; "
+                     f"{spelling.choices(name, sorted(METHODS))}")
   return {field.name: field.default
           for field in dataclasses.fields(
               METHODS[name])}  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from jaxcal.cli import identities
 from jaxcal.cli import posteriors
 from jaxcal.cli import tuned_answers
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import load
 from jaxcal.features import sources
 from jaxcal.features import store as stores
 from jaxcal.posterior import head as heads
@@ -171,7 +172,7 @@ def _task(config, model, images, identity, folder, budget):
 
 def _checked_store(config, model, images):
   """The store of these images, if it holds what the config asks for."""
-  store = experiment.open_store(config.data, images.name)
+  store = load.open_store(config.data.store, images.name)
   asked = experiment.manifest(
       config, model, stores.image_set(store), store.manifest.dtype,
       store.manifest.chunk_size, store.manifest.contents_fingerprint)

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import os
 import pathlib
+import re
 import sys
 import traceback
 import types
@@ -10,12 +12,16 @@ from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
 import jaxcal
 from jaxcal import config as config_lib
+from jaxcal import spelling
 
 # What --config is where it is not given; no file.
 DEFAULTS = "defaults"
+# The field that holds objects.
+OWN_METHODS = "config.methods"
 # What a config file is called among the modules while it runs.
 _MODULE = "jaxcal_config"
 
@@ -77,14 +83,21 @@ def parse(arguments: Sequence[str]) -> list[str]:
       in it, and the last one counts.
 
   Raises:
-    flags.Error: A flag that does not exist, or a value that it cannot have.
-    LookupError, TypeError, ValueError: A field that does not exist.
+    flags.Error: A value that a flag cannot have.
+    ValueError: A field or a flag that does not exist; says what may be meant.
     FileNotFoundError, ConfigError: See `load`.
   """
   expanded = flags.FLAGS.read_flags_from_files(
       list(arguments), force_gnu=False)
+  _check_fields(expanded)
   _argv[:] = [sys.argv[0], *_config_first(expanded)]
-  return flags.FLAGS(_argv)[1:]
+  try:
+    return flags.FLAGS(_argv)[1:]
+  except flags.UnrecognizedFlagError as error:
+    meant = [f"--{name}" for name in spelling.near(
+        error.flagname, flags.FLAGS)]
+    raise ValueError(f"no flag --{error.flagname}" + _or_else(meant)) from (
+        error)
 
 
 def chosen() -> str:
@@ -98,8 +111,34 @@ def overrides() -> dict[str, Any]:
   return config_flags.get_override_values(flags.FLAGS["config"])
 
 
+def _check_fields(arguments):
+  """Refuses fields that do not exist, with those that may be meant."""
+  known = [field.name for field in config_lib.fields(
+      config_lib.ExperimentConfig()) if field.name != OWN_METHODS]
+  for argument in arguments:
+    given = re.match(r"--?(?:no)?(config\.[^=]*)", argument)
+    if given is not None and given[1] not in known:
+      raise ValueError(_unknown_field(given[1], known))
+
+
+def _unknown_field(name, known):
+  if name == OWN_METHODS:
+    return f"--{name} holds methods of your own, which only a config file sets"
+  inside = [f"--{one}" for one in known if one.startswith(f"{name}.")]
+  if inside:
+    return f"no field --{name}, but a section, of {', '.join(inside)}"
+  last = name.rpartition(".")[2]
+  meant = [one for one in known if one.endswith(f".{last}")]
+  return f"no field --{name}" + _or_else(
+      [f"--{one}" for one in meant or spelling.near(name, known)])
+
+
+def _or_else(meant):
+  return f"; did you mean {' or '.join(meant)}?" if meant else ""
+
+
 def _find(name):
-  path = pathlib.Path(name)
+  path = pathlib.Path(os.path.expanduser(name))
   if path.exists() and not path.is_dir():
     return path
   known = shipped()
@@ -160,6 +199,40 @@ def _config_first(arguments):
   return [config, *others]
 
 
+class _Number(flags.ArgumentParser):
+  """A number, or none, which `config.validate` refuses where it cannot be."""
+
+  def __init__(self, kind: type):
+    super().__init__()
+    self._kind = kind
+
+  def parse(self, argument: Any) -> Any:
+    """What a text says; what a config has already is left as it is."""
+    if not isinstance(argument, str):
+      return argument
+    text = argument.strip()
+    return None if text in config_lib.NONE else config_lib.parse(
+        text, self._kind)
+
+  def flag_type(self) -> str:
+    return self._kind.__name__
+
+
+class _Names(tuple_parser.TupleParser):
+  """A text with names, which `experiment.check` takes apart.
+
+  As it is: to ml_collections it would be a literal of Python, in which no name
+  could have a space.
+  """
+
+  def parse(self, argument: Any) -> tuple[str, ...]:
+    """The text alone, or the names that a config has already."""
+    return (argument,) if isinstance(argument, str) else tuple(argument)
+
+
+config_flags.register_flag_parser_for_type(int, _Number(int))
+config_flags.register_flag_parser_for_type(float, _Number(float))
+config_flags.register_flag_parser_for_type(tuple, _Names())
 # ml_collections looks for overridden fields in a command line of its own, not
 # in the one that is parsed: `sys.argv`, or this.
 _argv: list[str] = []

@@ -140,8 +140,8 @@ def _check_tuned(config):
   """Refuses what goes with the other methods alone."""
   experiment.refuse_processes()
   if config.data.store is not None:
-    raise ValueError("config.method.tuned needs images, which a store does not "
-                     "have; leave out config.data.store")
+    raise ValueError("--config.method.tuned needs images, which a store does "
+                     "not have; leave out --config.data.store")
 
 
 def _validation_sets(config, sets_by_name):
@@ -150,8 +150,8 @@ def _validation_sets(config, sets_by_name):
   if split is None:
     return {}
   if split == config.data.split:
-    raise ValueError("config.temperature.split and config.data.split are both "
-                     f"{split!r}: a temperature must not be chosen on the "
+    raise ValueError("--config.temperature.split and --config.data.split are "
+                     f"both {split!r}: a temperature must not be chosen on the "
                      "images that it is judged by")
   validation = {}
   for name, (data, images) in zip(config.data.name, sets_by_name.items()):
@@ -165,8 +165,8 @@ def _unknown_set(config):
   if config.data.unknown is None:
     return None
   if config.data.store is not None:
-    raise ValueError("config.data.unknown needs images, which a store does not "
-                     "have; leave out config.data.store")
+    raise ValueError("--config.data.unknown needs images, which a store does "
+                     "not have; leave out --config.data.store")
   images, = experiment.load_sets(experiment.with_data(
       config, name=(config.data.unknown,), classes="all")).values()
   return images

@@ -1,5 +1,6 @@
 """What the sub-commands share: flags, and config fields that become objects."""
 
+import ast
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
@@ -14,7 +15,6 @@ from typing import Any
 
 from absl import flags
 import jax
-import numpy as np
 import tqdm
 
 from jaxcal import config as config_lib
@@ -29,9 +29,8 @@ from jaxcal.cli import posteriors
 from jaxcal.cli import shared_flags
 from jaxcal.clip import checkpoint
 from jaxcal.data import catalogue
-from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
-from jaxcal.data import sources
+from jaxcal.data import load
 from jaxcal.data import views
 from jaxcal.features import extract
 from jaxcal.features import store as stores
@@ -41,12 +40,7 @@ from jaxcal.storage import identity
 from jaxcal.storage import paths
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import checkpoint as tuned_files_lib
-from jaxcal.tuning import protocol
 
-# How a flag says that a text field is None.
-_NO_TEXT = ("", "none", "None")
-# The field that holds objects.
-_OWN_METHODS = "config.methods"
 # What the path of tuned parameters ends with.
 _TUNED = ".safetensors"
 # Clean views that take the place of an image with all of its views.
@@ -71,7 +65,7 @@ def field_help() -> list[str]:
   """Lines that name every config field with its default."""
   rows = config_lib.describe(config_lib.ExperimentConfig())
   return [f"  --{name}={plain(value)}\n      {about}"
-          for name, value, about in rows if name != _OWN_METHODS]
+          for name, value, about in rows if name != config_files.OWN_METHODS]
 
 
 def checked_config() -> config_lib.ExperimentConfig:
@@ -86,19 +80,69 @@ def checked_config() -> config_lib.ExperimentConfig:
 
 
 def check(config: config_lib.ExperimentConfig) -> None:
-  """Reads names and "none" as a flag hands them over; checks every field."""
-  for part in (config.data, config.method, config.tune):
-    part.name = _names(part.name)
-  for part, name in ((config.method, "tuned"), (config, "evidence")):
-    setattr(part, name, tuple(
-        one for one in _names(getattr(part, name)) if one not in _NO_TEXT))
-  for part in (config.data, config.posterior, config.temperature,
-               config.tune):
-    for field in dataclasses.fields(part):
-      if field.default is None and getattr(part, field.name) in _NO_TEXT:
-        setattr(part, field.name, None)
+  """Reads names, paths and "none" as a flag or a file has them; checks all."""
+  for field in config_lib.fields(config):
+    setattr(field.part, field.key, _read(field))
   config_lib.validate(config)
   _check_own_methods(config.methods)
+
+
+def _read(field):
+  value = field.value
+  if field.kind == tuple[str, ...]:
+    try:
+      return tuple(name for name in names_of(value, are_paths=field.is_path)
+                   if name not in config_lib.NONE)
+    except ValueError as error:
+      raise ValueError(f"--{field.name}: {error}") from error
+  if field.may_be_none and value in config_lib.NONE:
+    return None
+  return with_home(value, field)
+
+
+def with_home(value: Any, field: config_lib.Field) -> Any:
+  """A field's value with ~ expanded, where it is a path or several."""
+  if not field.is_path:
+    return value
+  if isinstance(value, tuple):
+    return tuple(map(os.path.expanduser, value))
+  return os.path.expanduser(value) if isinstance(value, str) else value
+
+
+def names_of(given: Sequence[str], *, are_paths: bool) -> list[str]:
+  """Names one by one; a flag hands over several in one text.
+
+  Args:
+    given: Texts, each with a name or several separated by commas, see
+      `config.split`; or a tuple as Python writes it, as in "('tpt', 'soc')".
+    are_paths: Whether names may be paths: a text that exists as one is taken
+      as a whole, and ~ is the home folder.
+
+  Raises:
+    ValueError: see `config.split`.
+  """
+  home = os.path.expanduser if are_paths else str
+  names = []
+  for text in [given] if isinstance(given, str) else given:
+    if not isinstance(text, str):
+      names.append(text)  # refused with other values of a wrong type
+    elif are_paths and os.path.exists(home(text)):
+      names.append(home(text))
+    else:
+      names += map(home, _written_in_python(text) or config_lib.split(text))
+  return names
+
+
+def _written_in_python(text):
+  """The names of a tuple or list of Python; None where it is none."""
+  try:
+    value = ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    return None
+  if isinstance(value, (list, tuple)) and all(
+      isinstance(one, str) for one in value):
+    return list(value)
+  return None
 
 
 def _check_own_methods(methods):
@@ -115,12 +159,6 @@ def _check_own_methods(methods):
       raise ValueError(
           f"config.methods[{name!r}] is {method!r}, expected an instance of a "
           "dataclass of numbers with a method(), such as jaxcal.Tda()")
-
-
-def _names(given):
-  """Names one by one; a flag hands over several in one text."""
-  return tuple(
-      name.strip() for joined in given for name in str(joined).split(","))
 
 
 def join_processes() -> None:
@@ -160,81 +198,35 @@ def load_sets(config) -> dict[str, image_sets.ImageSet]:
   """The image sets by name, checked; of some classes, shortened."""
   loaded = {}
   for name in config.name:
-    images = _of_classes(_load_set(name, config), config.classes)
-    paths.check_name(images.name)  # of folders and files
+    with _headers(load.name_of(name)) as progress_of_headers:
+      images = load.images(
+          name, root=config.root, split=config.split, source=config.source,
+          partial=config.partial, class_names=config.class_names,
+          store=config.store, classes=config.classes, limit=config.limit,
+          progress=progress_of_headers)
     if images.name in loaded:
       raise ValueError(f"two image sets are called {images.name!r}")
-    loaded[images.name] = image_sets.limit(
-        images, config.limit) if config.limit else images
+    loaded[images.name] = images
   return loaded
+
+
+@contextlib.contextmanager
+def _headers(name):
+  """A progress bar that begins with the first file that is looked at."""
+  with contextlib.ExitStack() as stack:
+    bars = []
+
+    def update(done, total):
+      if not bars:
+        bars.append(stack.enter_context(progress(f"{name}: headers", total)))
+      bars[0].update(done - bars[0].n)
+
+    yield update
 
 
 def with_data(config, **changes):
   """The data part of a config with other names, split or limit."""
   return dataclasses.replace(config.data, **changes)
-
-
-def _load_set(name, config):
-  if config.store is not None:
-    store = open_store(config, name)
-    _check_files(store, name, config)
-    return stores.image_set(store)
-  if name in testbed_sets.NAMES:
-    return testbed_sets.load(name, split=config.split)
-  if name in catalogue.CATALOGUE:
-    if config.root is None:
-      raise ValueError(f"{name} is a benchmark set: name the folder that holds "
-                       "it with --config.data.root=...")
-    return catalogue.load(name, config.root, split=config.split,
-                          source=config.source, partial=config.partial)
-  images, root = _own_images(name, config)
-  if images is None:
-    raise ValueError(
-        f"unknown image set {name!r}: no folder and no .csv file of that name "
-        f"here, nor a testbed set ({', '.join(testbed_sets.NAMES)}), nor a "
-        f"benchmark set ({', '.join(catalogue.CATALOGUE)}).")
-  with progress(f"{images.name}: headers", len(images.ids)) as bar:
-    sources.verify(
-        images, root, progress=lambda done, total: bar.update(done - bar.n))
-  return images
-
-
-def _own_images(name, config):
-  """A folder or list of one's own and its root; None where there is none."""
-  class_names = (
-      sources.class_names_file(config.class_names) if config.class_names
-      else None)
-  if os.path.isdir(name):
-    return sources.image_folder(name, class_names=class_names), name
-  if name.endswith(".csv"):
-    return (sources.csv_file(name, class_names=class_names),
-            os.path.dirname(name) or ".")
-  return None, None
-
-
-def _check_files(store, name, config):
-  """Refuses stored features where the images at hand are others by now."""
-  if not os.path.exists(name):
-    return
-  images, _ = _own_images(name, config)
-  if images is None:
-    return
-  now = contents.identity_of(images)["data.contents"]
-  if (stores.data_fingerprint(images), now) != (
-      store.manifest.data_fingerprint, store.manifest.contents_fingerprint):
-    raise ValueError(
-        f"{store.folder} holds features of what {name} held before: its images "
-        "or their names have changed since; run `jaxcal features` again with "
-        "another --store, or name the set without its path to use the stored "
-        "ones all the same")
-
-
-def _of_classes(images, which):
-  """All of the images, or those of the base or the new classes."""
-  if which == "all":
-    return images
-  base, new = protocol.halves(np.arange(len(images.class_names)))
-  return protocol.keep_classes(images, base if which == "base" else new)
 
 
 def is_tuned(context: str) -> bool:
@@ -258,12 +250,6 @@ def tuned_files(paths: Sequence[str]) -> list[pathlib.Path]:
           f"of `jaxcal tune`, or a seed-N{_TUNED} in it")
     found += files or [path]
   return found
-
-
-def open_store(config, name: str) -> stores.Store:
-  """The stored features of an image set, by its name or its path."""
-  name = pathlib.Path(name).name.removesuffix(".csv")
-  return stores.open_store(paths.inside(config.store, name))
 
 
 def load_model(config) -> checkpoint.Model:
@@ -335,13 +321,13 @@ def methods_of(config) -> dict[str, base.Numbers]:
   methods = {}
   for name in config.method.name:
     if name in methods:
-      raise ValueError(f"config.method.name has {name!r} twice")
+      raise ValueError(f"--config.method.name has {name!r} twice")
     paths.check_name(name)  # of files
     methods[name] = method_of(config, name, given)
   known = {key for one in methods.values() for key in _fields(one)}
   for key in ("weight", "delta", "quantile"):
     if given[key] is not None and key not in known:
-      raise ValueError(f"config.method.{key} is set, but none of the methods "
+      raise ValueError(f"--config.method.{key} is set, but none of the methods "
                        f"{', '.join(methods)} has a {key}")
   return methods
 
@@ -376,7 +362,7 @@ def describe(
   """Everything that decides the numbers, by dotted name, as JSON has it."""
   settings = {name: value for name, value, _ in config_lib.describe(config)
               if name not in config_lib.FREE}
-  settings[_OWN_METHODS] = {
+  settings[config_files.OWN_METHODS] = {
       name: definition_of(method) for name, method in config.methods.items()}
   settings |= _by_content(config.method)
   settings |= {
@@ -416,7 +402,8 @@ def features_are(config) -> str:
   """Whether features are computed or come from a store, and as what."""
   if config.store is None:
     return "computed"
-  return f"stored as {open_store(config, config.name[0]).manifest.dtype}"
+  manifest = load.open_store(config.store, config.name[0]).manifest
+  return f"stored as {manifest.dtype}"
 
 
 def output_folder(

@@ -17,7 +17,7 @@ from jaxcal.features import store as stores
 EXAMPLE = ("jaxcal features --config=quickstart "
            "--store=features --config.data.name=shades")
 
-_STORE = flags.DEFINE_string(
+_STORE = shared_flags.define_path(
     "store", None, "folder to write to, a store for each image set in it")
 _DTYPE = flags.DEFINE_enum(
     "dtype", "float16", stores.DTYPES, "of the stored features")
@@ -52,10 +52,10 @@ def main() -> None:
                      f"{_CHUNK_SIZE.value}")
   share = _share()
   if config.data.store is not None:
-    raise ValueError("config.data.store is what `evaluate` and `sweep` read; "
+    raise ValueError("--config.data.store is what `evaluate` and `sweep` read; "
                      "here it is --store that is written")
   if config.data.classes != "all":
-    raise ValueError("a store has whole sets; leave out config.data.classes")
+    raise ValueError("a store has whole sets; leave out --config.data.classes")
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
   model = experiment.load_model(config.model)

@@ -33,7 +33,8 @@ def load(
   """
   if config.data.store is not None:
     raise ValueError(f"the split {split!r} of {', '.join(names)} needs images, "
-                     "which a store does not have; leave out config.data.store")
+                     "which a store does not have; leave out "
+                     "--config.data.store")
   loaded = list(experiment.load_sets(experiment.with_data(
       config, name=tuple(names), split=split, limit=limit)).values())
   for one in loaded:

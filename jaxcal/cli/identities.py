@@ -17,6 +17,7 @@ from jaxcal.cli import posteriors
 from jaxcal.clip import checkpoint
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import load
 from jaxcal.posterior import head
 from jaxcal.storage import identity
 
@@ -118,7 +119,7 @@ def of_images(
     place: Of the set among the predictions.
   """
   if config.data.store is not None:
-    manifest = experiment.open_store(config.data, images.name).manifest
+    manifest = load.open_store(config.data.store, images.name).manifest
     return identity.of_data(
         images.ids, images.labels, images.class_names) | {
             "data.contents": manifest.contents_fingerprint}

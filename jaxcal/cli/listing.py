@@ -43,11 +43,11 @@ def main(*arguments: str) -> None:
 
 def _methods() -> Iterator[str]:
   """Test-time and few-shot methods."""
-  yield "Test-time methods, for config.method.name:"
+  yield "Test-time methods, for --config.method.name:"
   for name, method in methods.METHODS.items():
     yield _line(name, _first_line(method))
   yield ""
-  yield "Few-shot methods, for config.tune.name:"
+  yield "Few-shot methods, for --config.tune.name:"
   for name, kind in tuning_methods.METHODS.items():
     yield _line(name, kind.about)
   yield (f"and NAME+{', NAME+'.join(tuning_methods.ADDITIONS)}, for the "
@@ -56,7 +56,7 @@ def _methods() -> Iterator[str]:
 
 def _datasets() -> Iterator[str]:
   """Image sets of the testbed and of the benchmarks, with their sizes."""
-  yield "Testbed sets, for config.data.name; they ship with jaxcal:"
+  yield "Testbed sets, for --config.data.name; they ship with jaxcal:"
   for name in testbed_sets.NAMES:
     images = testbed_sets.load(name)
     base, _, shift = name.partition("-")
@@ -64,7 +64,7 @@ def _datasets() -> Iterator[str]:
                      f"distribution shift of {base}" if shift else
                      "scanned" if base == "digits" else "drawn")
   yield ""
-  yield "Benchmark sets, in the folder config.data.root:"
+  yield "Benchmark sets, in the folder --config.data.root:"
   for row in catalogue.CATALOGUE.values():
     yield _data_line(row.name, row.num_classes, row.counts["test"],
                      f"{_benchmark_kind(row)}: {row.title}")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from absl import flags
 
 import jaxcal
+from jaxcal import spelling
 from jaxcal.cli import compilation_cache
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
@@ -110,8 +111,8 @@ def run() -> int:
     print(overview())
     return 0
   if name not in COMMANDS:
-    return _fail(f"unknown command {name!r}; choose from: "
-                 f"{', '.join(sorted(COMMANDS))}.")
+    return _fail(f"unknown command {name!r}; "
+                 f"{spelling.choices(name, sorted(COMMANDS))}")
   command = COMMANDS[name]
   module = importlib.import_module(f"jaxcal.cli.{command.module}")
   if set(_HELP[1:]) & set(rest):

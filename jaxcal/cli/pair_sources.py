@@ -4,22 +4,23 @@ from absl import flags
 import tqdm
 
 from jaxcal.cli import experiment
+from jaxcal.cli import shared_flags
 from jaxcal.data import pairs as pairs_lib
 from jaxcal.data import tfds
 from jaxcal.testbed import pairs as testbed_pairs
 
-_PAIRS = flags.DEFINE_string(
+_PAIRS = shared_flags.define_path(
     "pairs", "testbed", "'testbed' (fresh draws from the shipped model's "
     "training scenes), tars as img2dataset writes them (a folder or a pattern "
     "such as 'laion/{00000..00059}.tar'), a CSV file (path,caption), "
     "'tfds:NAME' for captions that tensorflow-datasets prepared, or 'labels': "
-    "the images of config.data.name with their class names in the template")
+    "the images of --config.data.name with their class names in the template")
 _PAIRS_SPLIT = flags.DEFINE_string(
     "pairs_split", "train", "with --pairs=tfds:NAME and --pairs=labels; not "
     "that of the images to evaluate, or their labels enter the posterior")
 _CAPTION = flags.DEFINE_multi_string(
     "caption", [], "template for --pairs=labels, with {} for the class name; "
-    "given several times they go round; config.data.template if absent")
+    "given several times they go round; --config.data.template if absent")
 _NUM_PAIRS = flags.DEFINE_integer(
     "num_pairs", None, "the first so many pairs; 8,192 of the testbed's and "
     "327,680 (as published) of others if absent")
@@ -67,7 +68,7 @@ def _labelled(config):
   """All image sets of the config as one set of pairs."""
   if config.data.store is not None:
     raise ValueError("--pairs=labels needs images, which a store does not "
-                     "have; leave out config.data.store")
+                     "have; leave out --config.data.store")
   templates = _CAPTION.value or [config.data.template]
   return pairs_lib.join([
       pairs_lib.labelled(images, templates)

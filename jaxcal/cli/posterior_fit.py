@@ -22,7 +22,7 @@ _CANDIDATES = flags.DEFINE_integer(
 _CHOOSE = flags.DEFINE_enum(
     "choose", "evidence", ("evidence", "validation"), "prior precision by the "
     "marginal likelihood, or pseudo-count and prior precision by the NLL on "
-    "config.temperature.split of config.data.name")
+    "--config.temperature.split of --config.data.name")
 _PSEUDO_COUNTS = flags.DEFINE_list(
     "pseudo_counts", [f"{count:g}" for count in fit.PSEUDO_COUNTS],
     "to choose from, with --choose=validation")
@@ -33,8 +33,8 @@ _UNITS = {"files": "file", "pairs": "pair", "curvature": "block"}
 def help_text() -> str:
   """What `jaxcal posterior fit --help` prints."""
   return "\n".join([
-      "Fills config.posterior.folder with the Kronecker factors of both sides, "
-      "their spectra,", "the posterior, a manifest and a figure, for "
+      "Fills --config.posterior.folder with the Kronecker factors of both "
+      "sides, their", "spectra, the posterior, a manifest and a figure, for "
       "`jaxcal evaluate`, `sweep` and", "`posterior select`. An interrupted "
       "run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
@@ -86,7 +86,7 @@ def _validation_sets(config):
   split, limit = config.temperature.split, config.temperature.limit
   if split in (None, config.data.split):
     raise ValueError("--choose=validation needs labels to choose by: name a "
-                     "split other than config.data.split with "
+                     "split other than --config.data.split with "
                      "--config.temperature.split=...")
   return [images for name, target in zip(
       config.data.name, experiment.load_sets(config.data).values())

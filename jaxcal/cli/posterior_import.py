@@ -1,5 +1,7 @@
 """`jaxcal posterior import`: released Kronecker factors become a posterior."""
 
+import math
+import os
 import pathlib
 
 from absl import flags
@@ -21,7 +23,7 @@ EXAMPLE = (
 
 _WEIGHT_NORM2 = flags.DEFINE_list(
     "weight_norm2", None, "IMAGE,TEXT: sums of squares of the projections' "
-    "weights, instead of reading config.model for them")
+    "weights, instead of reading --config.model for them")
 
 
 def help_text() -> str:
@@ -29,7 +31,7 @@ def help_text() -> str:
   return "\n".join([
       "FOLDER holds A_img_analytic.pt, B_img_analytic.pt, A_txt_analytic.pt, "
       "B_txt_analytic.pt", "and prior_precision_analytic.json. No pickled "
-      "code is run. Fills config.posterior.folder.", "",
+      "code is run. Fills --config.posterior.folder.", "",
       "Example:", f"  {EXAMPLE}", "",
       "Flags:", *shared_flags.flag_help(
           "weight_norm2", "config", "overwrite", "compilation_cache", "debug"),
@@ -45,6 +47,7 @@ def main(source: str) -> None:
   if files.has_factors(folder) and not shared_flags.OVERWRITE.value:
     raise ValueError(f"{folder} holds a posterior already; give another "
                      "--config.posterior.folder, or --overwrite to remove it")
+  source = os.path.expanduser(source)
   found = released.read_folder(source)
   model = None
   norms = _norms()
@@ -75,8 +78,10 @@ def _norms():
     return None
   try:
     image, text = map(float, _WEIGHT_NORM2.value)
+    if not 0 <= image < math.inf or not 0 <= text < math.inf:
+      raise ValueError("out of range")
   except ValueError as error:
     raise ValueError("--weight_norm2 is "
-                     f"{','.join(_WEIGHT_NORM2.value)}, expected two numbers, "
-                     "IMAGE,TEXT") from error
+                     f"{','.join(_WEIGHT_NORM2.value)}, expected two numbers "
+                     "of at least 0, IMAGE,TEXT") from error
   return {"image": image, "text": text}

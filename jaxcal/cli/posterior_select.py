@@ -1,11 +1,13 @@
 """`jaxcal posterior select`: which images to label, and what that brings."""
 
 import json
+import math
 import pathlib
 
 from absl import flags
 
 from jaxcal import predictions as predictions_lib
+from jaxcal import spelling
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import posteriors
@@ -29,9 +31,10 @@ _STRATEGIES = flags.DEFINE_list(
     f"of {', '.join(selection.STRATEGIES)}")
 _BUDGETS = flags.DEFINE_list("budgets", ["10", "25", "50"], "numbers of labels")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "runs of each strategy")
-_POOL = flags.DEFINE_list(
-    "pool", None, "image sets whose images may be labelled, with the class "
-    "names of the target; the target itself if absent")
+_POOL = flags.DEFINE_multi_string(
+    "pool", None, "image sets whose images may be labelled, separated by "
+    "commas or by giving the flag several times, with the class names of the "
+    "target; the target itself if absent")
 _POOL_SPLIT = flags.DEFINE_string("pool_split", "train", "of these sets")
 _POOL_LIMIT = flags.DEFINE_integer("pool_limit", 0, "images of each; 0 for all")
 _METRIC = flags.DEFINE_enum(
@@ -49,9 +52,9 @@ _SCORES = {"accuracy": "accuracy %", "ece": "ECE %", "nll": "NLL"}
 def help_text() -> str:
   """What `jaxcal posterior select --help` prints."""
   return "\n".join([
-      "Targets are the images of config.data.name, whose labels are used to "
-      "judge only;", "config.temperature.split of the same set picks the epoch "
-      "of tuning. Writes", "results.jsonl, results.md, learning-SET.svg, "
+      "Targets are the images of --config.data.name, whose labels are used to "
+      "judge", "only; --config.temperature.split of the same set picks the "
+      "epoch of tuning. Writes", "results.jsonl, results.md, learning-SET.svg, "
       "selected-SET.json (ids in the order", "of choosing) and the predictions "
       "after tuning. An interrupted run goes on where", "it stopped; "
       "strategies, budgets, seeds and image sets may be added to it.", "",
@@ -68,7 +71,7 @@ def main() -> None:
   experiment.refuse_processes()
   budgets = _checked_flags()
   if config.posterior.folder is None:
-    raise ValueError("config.posterior.folder is None: name a posterior of "
+    raise ValueError("--config.posterior.folder is None: name a posterior of "
                      "`jaxcal posterior fit`")
   every = [_images(config, name, target, budgets[-1])
            for name, target in zip(
@@ -77,7 +80,8 @@ def main() -> None:
   studies = _studies(config, model, every)
   about = experiment.describe(config, model, studies[0].chosen) | {
       f"flags.{name}": flags.FLAGS[name].value for name in _FLAGS
-      if name not in ("strategies", "budgets", "seeds")}
+      if name not in ("strategies", "budgets", "seeds", "pool")} | {
+          "flags.pool": _pool() or None}
   output = experiment.output_folder(about, grows=True)
   cells = select.cells(_STRATEGIES.value, budgets, range(_SEEDS.value))
   # What lies there is looked at before anything is computed.
@@ -106,17 +110,17 @@ def _checked_flags():
   strategies = _STRATEGIES.value
   for name in strategies:
     if name not in selection.STRATEGIES:
-      raise ValueError(f"unknown strategy {name!r}; choose from: "
-                       f"{', '.join(selection.STRATEGIES)}.")
+      raise ValueError(f"unknown strategy {name!r}; "
+                       f"{spelling.choices(name, selection.STRATEGIES)}")
   if not strategies or len(set(strategies)) < len(strategies):
     raise ValueError(f"--strategies are {strategies}, expected one at least "
                      "and none twice")
-  if _POOL.value is not None and not all(_POOL.value or [""]):
+  if _POOL.value is not None and not all(_pool() or [""]):
     raise ValueError("--pool names no image set; leave it out to take another "
                      "split of the target")
-  if not _LEARNING_RATE.value >= 0:
-    raise ValueError(f"--learning_rate is {_LEARNING_RATE.value}, expected at "
-                     "least 0")
+  if not 0 <= _LEARNING_RATE.value < math.inf:
+    raise ValueError(f"--learning_rate is {_LEARNING_RATE.value}, expected a "
+                     "finite number of at least 0")
   for name, least in (("seeds", 1), ("samples", 2), ("epochs", 1),
                       ("pool_limit", 0)):
     if flags.FLAGS[name].value < least:
@@ -125,10 +129,15 @@ def _checked_flags():
   return budgets
 
 
+def _pool():
+  """The image sets of --pool, none if it is absent."""
+  return experiment.names_of(_POOL.value or [], are_paths=True)
+
+
 def _images(config, name, target, budget):
   """A target with what shares none of its images; refuses too small a pool."""
   pools = held_out.load(
-      config, target, _POOL.value or [name], split=_POOL_SPLIT.value,
+      config, target, _pool() or [name], split=_POOL_SPLIT.value,
       limit=_POOL_LIMIT.value)
   available = sum(len(pool.ids) for pool in pools)
   if budget > available:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import provenance
+from jaxcal import spelling
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
 from jaxcal.cli import reporting
@@ -32,9 +33,9 @@ EXAMPLE = "jaxcal recalibrate runs/mine --share=0.2"
 _RECALIBRATOR = flags.DEFINE_string(
     "recalibrator", "temperature",
     f"which calibrator: {', '.join(calibrators.RECALIBRATORS)}")
-_ON = flags.DEFINE_string(
+_ON = shared_flags.define_path(
     "on", None, "labelled images to fit to: the name of a split that RUN holds "
-    "predictions of (config.temperature.split), the output folder of another "
+    "predictions of (--config.temperature.split), the output folder of another "
     "run with the same sets and methods, or a file of predictions")
 _SHARE = flags.DEFINE_float(
     "share", None, "instead of --on: fit to this share of RUN's own images, in "
@@ -81,7 +82,7 @@ def main(run: str) -> None:
   """Recalibrates what a folder holds, as the flags say."""
   calibrator = _calibrator(_RECALIBRATOR.value)
   _check_flags()
-  folder = pathlib.Path(run)
+  folder = pathlib.Path(run).expanduser()
   sources = _sources(folder)
   for source in sources:  # errors come before the work
     with saved_runs.named(*source[:2]):
@@ -129,8 +130,9 @@ def recalibrated(
 
 def _calibrator(name: str) -> base.Calibrator:
   if name not in calibrators.RECALIBRATORS:
-    raise ValueError(f"unknown recalibrator {name!r}; choose from: "
-                     f"{', '.join(calibrators.RECALIBRATORS)}.")
+    raise ValueError(
+        f"unknown recalibrator {name!r}; "
+        f"{spelling.choices(name, calibrators.RECALIBRATORS)}")
   return calibrators.RECALIBRATORS[name]()
 
 

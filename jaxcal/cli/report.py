@@ -39,7 +39,7 @@ def help_text() -> str:
 
 def main(run: str) -> None:
   """Measures what a folder holds, as the flags say."""
-  folder = pathlib.Path(run)
+  folder = pathlib.Path(run).expanduser()
   results, differences = (
       saved_runs.rows(folder, name) for name in ("results", "differences"))
   _check_kind(folder, results)

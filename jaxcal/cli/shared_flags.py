@@ -1,8 +1,26 @@
 """Flags of several sub-commands, and how help texts name flags."""
 
+import os
+
 from absl import flags
 
-OUTPUT = flags.DEFINE_string(
+
+class _Path(flags.ArgumentParser):
+  """A path, of which ~ is the home folder; the shell leaves it in --x=~/y."""
+
+  def parse(self, argument: str) -> str:
+    """The path without ~."""
+    return os.path.expanduser(argument)
+
+
+def define_path(
+    name: str, default: str | None, about: str) -> flags.FlagHolder:
+  """A flag whose value is a path, or may be one."""
+  return flags.DEFINE(
+      _Path(), name, default, about, serializer=flags.ArgumentSerializer())
+
+
+OUTPUT = define_path(
     "output", None, "folder to write to; runs/NAME-HASH if absent, with the "
     "name of the config and a hash of its fields")
 OVERWRITE = flags.DEFINE_bool(

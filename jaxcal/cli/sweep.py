@@ -35,8 +35,8 @@ EXAMPLE = ("jaxcal sweep --config=configs/quickstart.py "
            "--sweep=method.name=tpt,c_tpt,soc --sweep=method.weight=1,3,10,30")
 
 _SWEEP = flags.DEFINE_multi_string(
-    "sweep", [], "FIELD=VALUE,VALUE,... of the config; given several times, "
-    "all combinations are run")
+    "sweep", [], "FIELD=VALUE,VALUE,... of the config, a value with a comma in "
+    "it in double quotes; given several times, all combinations are run")
 
 # Rows do not say these: they belong to the whole sweep, and lie in run.json.
 _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
@@ -46,6 +46,10 @@ _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
               "evidence")
 # What a point of the sweep may have of its own.
 _PER_IMAGE = ("method.name", *(f"method.{name}" for name in config_lib.NUMBERS))
+
+
+# Of a folder's name, before its hash: up to four bytes each, of 255 in all.
+_MOST_LETTERS = 60
 
 
 class _Variant(typing.NamedTuple):
@@ -84,8 +88,9 @@ def help_text() -> str:
 def main() -> None:
   """Runs the sweep that the flags describe."""
   config = experiment.checked_config()
-  axes = [sweep_lib.parse_axis(text, _field_types(config))
-          for text in _SWEEP.value]
+  kinds = {name: field.kind for name, field in _fields_of(config).items()
+           if not name.startswith(_NOT_SWEPT)}
+  axes = [sweep_lib.parse_axis(text, kinds) for text in _SWEEP.value]
   if not axes:
     raise ValueError(f"--sweep is missing; for example: {EXAMPLE}")
   plan = _plan(config, axes)
@@ -142,18 +147,10 @@ def _once(load):
   return loaded
 
 
-def _field_types(config, prefix=""):
-  """Annotation of every field that can be swept, by dotted name."""
-  hints = typing.get_type_hints(type(config))
-  found: dict[str, typing.Any] = {}
-  for field in dataclasses.fields(config):
-    name, value = prefix + field.name, getattr(config, field.name)
-    if dataclasses.is_dataclass(value):
-      found |= _field_types(value, f"{name}.")
-    else:
-      found[name] = hints[field.name]
-  return {name: kind for name, kind in found.items()
-          if not name.startswith(_NOT_SWEPT)}
+def _fields_of(config):
+  """The fields of a config by dotted name, as --sweep has them."""
+  return {field.name.removeprefix("config."): field
+          for field in config_lib.fields(config)}
 
 
 def _plan(config, axes) -> list[_Variant]:
@@ -187,13 +184,20 @@ def _plan(config, axes) -> list[_Variant]:
 def _changed(config, fields):
   """A copy of the config with other values, checked."""
   config = copy.deepcopy(config)
+  by_name = _fields_of(config)
   for name, value in fields.items():
-    *path, last = name.split(".")
-    part = config
-    for step in path:
-      part = getattr(part, step)
-    setattr(part, last, value)
-  experiment.check(config)
+    field = by_name[name]
+    setattr(field.part, field.key, experiment.with_home(value, field))
+  try:
+    config_lib.validate(config)
+  except ValueError as error:
+    if any(isinstance(value, str) and f"config.{name} " in str(error)
+           for name, value in fields.items()):
+      raise ValueError(
+          f"{error}\n--sweep=FIELD=VALUE,VALUE separates values by commas; one "
+          "with a comma in it stands in double quotes, as in "
+          """--sweep='data.template="a {}, a pet.",a {}.'""") from error
+    raise
   return config
 
 
@@ -201,7 +205,7 @@ def _folder_name(fields):
   """Swept fields as a folder; with a hash where characters had to go."""
   name = ",".join(f"{field}={experiment.plain(value)}"
                   for field, value in fields.items())
-  safe = re.sub(r"[^\w=.,+-]+", "_", name)
+  safe = re.sub(r"[^\w=.,+-]+", "_", name)[:_MOST_LETTERS]
   if safe != name:
     safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
   return safe

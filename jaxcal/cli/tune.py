@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import math
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -112,7 +113,8 @@ def template(config, data: str) -> str:
   """The prompt of an image set in few-shot tuning, for what is not tuned."""
   if config.tune.template is not None:
     return config.tune.template
-  if data in catalogue.CATALOGUE:
+  # Not of a folder that is called like one.
+  if data in catalogue.CATALOGUE and data in config.data.name:
     return catalogue.CATALOGUE[data].few_shot_template
   return config.data.template
 
@@ -120,13 +122,13 @@ def template(config, data: str) -> str:
 def _check(config):
   """Refuses what can be refused before anything is loaded."""
   if config.data.classes != "all":
-    raise ValueError("config.data.classes is of `jaxcal evaluate`; which "
-                     "classes are tuned on is config.tune.classes")
+    raise ValueError("--config.data.classes is of `jaxcal evaluate`; which "
+                     "classes are tuned on is --config.tune.classes")
   if config.data.store is not None:
     raise ValueError("tuning needs images, which a store does not have; leave "
-                     "out config.data.store")
+                     "out --config.data.store")
   if len(set(config.tune.name)) != len(config.tune.name):
-    raise ValueError(f"config.tune.name has a method twice: "
+    raise ValueError(f"--config.tune.name has a method twice: "
                      f"{', '.join(config.tune.name)}")
   _templates(config)
   for name in config.tune.name:
@@ -156,7 +158,7 @@ def _task(config, name) -> task_lib.Task:
     return task_lib.of_splits(
         train, load(), classes=config.tune.classes,
         num_shots=config.tune.num_shots, num_seeds=config.tune.num_seeds,
-        template=template(config, name))
+        template=template(config, name), allow_fewer=config.tune.allow_fewer)
   except ValueError as error:
     raise ValueError(f"{error}; shots come from the split 'train', or from "
                      "--config.tune.train=...") from error
@@ -207,7 +209,8 @@ def _outlier_words(config, model) -> Sequence[str] | None:
   """The words to choose from; None without a model where they need it."""
   source, _, folder = config.tune.outliers.partition(":")
   if source == "wordnet":
-    return outliers_lib.from_wordnet(folder or outliers_lib.WORDNET)
+    return outliers_lib.from_wordnet(
+        os.path.expanduser(folder) or outliers_lib.WORDNET)
   if source == "tokenizer":
     return model and outliers_lib.from_tokenizer(model.tokenizer)
   return outliers_lib.from_file(config.tune.outliers)

@@ -34,9 +34,10 @@ def start(config, model: models.Model) -> checkpoint.Tuned | None:
   one = checkpoint.load(pathlib.Path(config.context), model)
   if one.params.keys() != {"context"} or one.params["context"].ndim != 2:
     raise ValueError(
-        f"config.method.context is of {one.spec.name}: {_other_than(one.spec)};"
-        " images can start from contexts of coop, kgcoop and prograd. To answer"
-        f" with it as it is: --config.method.tuned={config.context}")
+        f"--config.method.context is of {one.spec.name}: "
+        f"{_other_than(one.spec)}; images can start from contexts of coop, "
+        "kgcoop and prograd. To answer with it as it is: "
+        f"--config.method.tuned={config.context}")
   return one
 
 
@@ -53,7 +54,7 @@ def load(config, model: models.Model) -> dict[str, checkpoint.Tuned]:
     one = checkpoint.load(path, model)
     name = f"{one.spec.name}-{path.stem.removeprefix('seed-')}"
     if name in loaded:
-      raise ValueError(f"config.method.tuned has two of the name {name}: "
+      raise ValueError(f"--config.method.tuned has two of the name {name}: "
                        f"{paths[name]} and {path}; answer with them in runs of "
                        "their own")
     loaded[name] = one._replace(

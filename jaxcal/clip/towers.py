@@ -385,7 +385,8 @@ def init(config: ClipConfig, key: Key[Array, ""]) -> Params:
       (text_out, config.text_projection, config.text.width),
       (visual_out, config.image_projection, config.pooled_sizes[0])):
     flat[(*path, "kernel")] = (
-        jax.random.normal(key, (width, config.projection)) * width**-0.5)
+        jax.random.normal(
+            key, (width, config.projection), jnp.float32) * width**-0.5)
     if config.projection_bias:
       flat[(*path, "bias")] = jnp.zeros(config.projection)
   logits = {k: jnp.asarray(v) for k, v in config.initial_logits.items()}

@@ -9,6 +9,7 @@ __all__ = [
     "contents",
     "coop",
     "image_set",
+    "load",
     "pairs",
     "pipeline",
     "sources",

@@ -128,7 +128,8 @@ def draw(key: Key[Array, ""], side: int) -> Draw:
   Returns:
     What `mix` applies.
   """
-  uniform = jax.random.uniform(key, (_WIDTH * (3 * _MAX_DEPTH + 2),))
+  uniform = jax.random.uniform(
+      key, (_WIDTH * (3 * _MAX_DEPTH + 2),), jnp.float32)
   uniform = uniform.reshape(-1, _WIDTH)
   depth, mixing = uniform[:2]
   number, strength, sign = uniform[2:].reshape(3, _WIDTH, _MAX_DEPTH)

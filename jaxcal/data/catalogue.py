@@ -10,6 +10,7 @@ import functools
 import json
 import pathlib
 
+from jaxcal import spelling
 from jaxcal.data import aircraft
 from jaxcal.data import coop
 from jaxcal.data import image_set as image_sets
@@ -304,8 +305,8 @@ def row(name: str) -> Row:
     ValueError: if there is none of that name; lists the names.
   """
   if name not in CATALOGUE:
-    raise ValueError(f"unknown data set {name!r}; choose from: "
-                     f"{', '.join(CATALOGUE)}.")
+    raise ValueError(
+        f"unknown data set {name!r}; {spelling.choices(name, CATALOGUE)}")
   return CATALOGUE[name]
 
 
@@ -525,8 +526,9 @@ def _check_count(entry, split, found, partial):
   if found != expected and not partial:
     raise ValueError(
         f"{entry.name} should have {expected:,} images in the split {split!r}, "
-        f"found {found:,}. Complete the copy, or pass partial=True if it is "
-        f"meant to be a part. {_how_to_obtain(entry)}"
+        f"found {found:,}. Complete the copy, or pass partial=True "
+        "(--config.data.partial) if it is meant to be a part. "
+        f"{_how_to_obtain(entry)}"
     )
 
 

@@ -42,7 +42,9 @@ def check(image_set: ImageSet) -> None:
 
   Raises:
     ValueError: if the set is empty, has no classes, an id occurs twice, there
-      is not one integer label per id, or a label has no class name.
+      is not one integer label per id, or a label has no class name, or the set
+      or a class has a name that is no text (from a file system in another
+      encoding than UTF-8).
   """
   name, class_names, ids, labels, _, _ = image_set
   labels = np.asarray(labels)
@@ -50,6 +52,12 @@ def check(image_set: ImageSet) -> None:
     raise ValueError(f"image set {name!r} has no images.")
   if not class_names:
     raise ValueError(f"image set {name!r} has no class names.")
+  for one in (name, *class_names):
+    if not _is_text(one):
+      raise ValueError(
+          f"image set {name!r}: the name {one!r} is not UTF-8, so that no "
+          "tokenizer and no file could take it; rename the folder, or give "
+          "class names (class_names, --config.data.class_names).")
   if labels.shape != (len(ids),):
     raise ValueError(
         f"image set {name!r} has {len(ids)} ids but labels of shape "
@@ -143,3 +151,12 @@ def limit(image_set: ImageSet, num_images: int) -> ImageSet:
   rank[by_class] = np.arange(len(labels)) - starts
   order = np.lexsort((labels, rank))
   return take(image_set, order[:num_images])
+
+
+def _is_text(name):
+  """Whether a name from the file system could be read as letters."""
+  try:
+    name.encode("utf-8")
+  except UnicodeEncodeError:
+    return False
+  return True

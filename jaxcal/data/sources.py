@@ -12,6 +12,7 @@ import io
 import os
 import pathlib
 import struct
+import unicodedata
 
 from absl import logging
 import numpy as np
@@ -124,11 +125,12 @@ def image_folder(
   high.
 
   Args:
-    root: The folder. Its own name becomes the name of the set.
+    root: The folder. Its own name becomes the name of the set, see
+      `folder_name`.
     class_names: The names of the sorted sub-folders, one each; or a mapping
       from sub-folder to name, in label order, whose classes stay candidates
       even without a sub-folder. If None, the sub-folders' names with "_"
-      replaced by a space.
+      replaced by a space, and one space where there are several.
 
   Returns:
     The images, class by class and sorted within each. A class with an empty
@@ -167,7 +169,14 @@ def image_folder(
         f"the {len(folders)} class folders of {root} hold no images (known "
         f"suffixes: {', '.join(IMAGE_SUFFIXES)})."
     )
-  return _file_set(root.absolute().name, names.values(), ids, labels, root)
+  return _file_set(folder_name(root), names.values(), ids, labels, root)
+
+
+def folder_name(root: str | os.PathLike) -> str:
+  """What the set in a folder is called, where this is '.' or '..', too."""
+  path = pathlib.Path(root).absolute()
+  # A link to a folder is called as its maker wanted.
+  return path.resolve().name if path.name == ".." else path.name
 
 
 def csv_file(
@@ -179,15 +188,16 @@ def csv_file(
   """A list of images with their labels.
 
   The first line names the columns; `path` and `label` are needed, others are
-  left alone. A label is a class name, with "_" and space alike, or else a
-  position in the class names, from 0.
+  left alone. A label is a class name, with "_" and any number of spaces alike
+  and accents in one form (NFC), or else a position in the class names, from 0.
 
   Args:
     path: The file (comma separated, UTF-8). Its stem becomes the name of the
       set.
     root: The folder that the paths start from; the file's own if None.
     class_names: The names in label order. If None, the distinct labels of the
-      file with "_" replaced by a space, sorted; they must then be names.
+      file with "_" replaced by a space, sorted; they must then be names, and
+      differ in more than upper and lower case.
 
   Returns:
     The images in the order of the file.
@@ -195,8 +205,8 @@ def csv_file(
   Raises:
     FileNotFoundError: if the list, the root or a listed file is missing.
     ValueError: if a column or a value is missing, a label is not among the
-      class names, labels are numbers without class names, a path is repeated,
-      or nothing is listed; names the line.
+      class names, labels are numbers or alike without class names, a path is
+      repeated, or nothing is listed; names the line.
   """
   path = _existing_file(path)
   root = path.parent if root is None else _existing_folder(root)
@@ -207,6 +217,13 @@ def csv_file(
       raise ValueError(
           f"the labels of {path} are numbers (such as {class_names[0]!r}), "
           "which name no class; give the class names in label order."
+      )
+    for names in alike(class_names):
+      raise ValueError(
+          f"{path} has the labels {' and '.join(map(repr, names))}, which "
+          "differ in case or Unicode form alone: one class would become "
+          f"{len(names)} with the same prompt. Write them alike, or give the "
+          "class names in label order (class_names, --config.data.class_names)."
       )
   positions = collections.defaultdict(list)
   for position, name in enumerate(class_names):
@@ -289,7 +306,11 @@ def class_names_file(
       a folder is named twice.
   """
   path = _existing_file(path)
-  lines = path.read_text(encoding="utf-8-sig").splitlines()
+  try:
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+  except UnicodeDecodeError as error:
+    raise ValueError(
+        f"{path} is not UTF-8 ({error}); save it as such.") from error
   if not lines:
     raise ValueError(f"{path} is empty; expected one class name per line.")
   pairs = [[part.strip() for part in line.split("\t")] for line in lines]
@@ -306,6 +327,23 @@ def class_names_file(
   if len(names) < len(pairs):
     raise ValueError(f"{path} names a folder twice.")
   return names
+
+
+def alike(class_names: Sequence[str]) -> list[tuple[str, ...]]:
+  """Names of several classes that are one to a model.
+
+  Args:
+    class_names: Names in label order.
+
+  Returns:
+    Those that are equal but for upper and lower case, the number of spaces and
+    the Unicode form of their letters, together.
+  """
+  groups = collections.defaultdict(list)
+  for name in class_names:
+    key = unicodedata.normalize("NFKC", _as_name(name)).casefold()
+    groups[key].append(name)
+  return [tuple(names) for names in groups.values() if len(names) > 1]
 
 
 def _decode(file, name):
@@ -445,7 +483,7 @@ def _rows(path):
         )
       for row in reader:
         # Too many values come under None: a comma that is not quoted.
-        if None in row or not row["path"] or not row["label"]:
+        if None in row or not row["path"] or not (row["label"] or "").strip():
           raise ValueError(
               f"expected values for {columns}, got {list(row.values())}."
           )
@@ -468,7 +506,7 @@ def _label(value, positions, num_classes):
         f"{len(named)} classes are called {value!r}; give the position, one of "
         f"{named}."
     )
-  if value.isdecimal() and int(value) < num_classes:
+  if value.strip().isdecimal() and int(value) < num_classes:
     return int(value)
   raise ValueError(
       f"label {value!r} is neither one of the {num_classes} class names nor a "
@@ -477,4 +515,5 @@ def _label(value, positions, num_classes):
 
 
 def _as_name(folder_or_label):
-  return folder_or_label.replace("_", " ")
+  text = unicodedata.normalize("NFC", folder_or_label.replace("_", " "))
+  return " ".join(text.split())

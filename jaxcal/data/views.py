@@ -267,7 +267,8 @@ def draw(
     box = random_box(
         box_key, size[0], size[1], area=recipe.area, ratio=recipe.ratio
     )
-    mirrored = jax.random.bernoulli(flip_key, recipe.flip_probability)
+    mirrored = jax.random.bernoulli(
+        flip_key, jnp.float32(recipe.flip_probability))
     return Draw(box, mirrored, mix_key)
 
   return jax.vmap(one)(jnp.arange(1, recipe.num_views))
@@ -394,7 +395,9 @@ def random_box(
   _check_ranges(area, ratio)
   height, width = jnp.int32(height), jnp.int32(width)
   # All tries at once; the first one that fits counts.
-  draws = jax.random.uniform(key, (4 * _MAX_TRIES,)).reshape(4, -1)
+  # Of one type, or 64-bit mode would draw other numbers.
+  draws = jax.random.uniform(
+      key, (4 * _MAX_TRIES,), jnp.float32).reshape(4, -1)
   # Steps of 2^-20 of the area and 4096 ratios, finer than a pixel, so that no
   # sum or exponential is left that devices might round differently.
   low, high = (round(edge * 2**20) for edge in area)
@@ -441,9 +444,10 @@ def _stretches(ratio):
 
 def _centred_box(height, width, ratio):
   """The largest centred box whose aspect ratio is within the range."""
-  own = width / height
-  most_height = jnp.round(width / ratio[0]).astype(jnp.int32)
-  most_width = jnp.round(height * ratio[1]).astype(jnp.int32)
+  wide, high = jnp.float32(width), jnp.float32(height)
+  own = wide / high
+  most_height = jnp.round(wide / ratio[0]).astype(jnp.int32)
+  most_width = jnp.round(high * ratio[1]).astype(jnp.int32)
   box_height = jnp.where(own < ratio[0], jnp.maximum(most_height, 1), height)
   box_width = jnp.where(own > ratio[1], jnp.maximum(most_width, 1), width)
   top, left = (height - box_height) // 2, (width - box_width) // 2

@@ -63,7 +63,9 @@ def resample_weights(
   Returns:
     Counts that sum to n: n draws with replacement.
   """
-  drawn = jax.random.randint(key, (num_examples,), 0, num_examples)
+  # In 64-bit mode, too: other integers would be other resamples.
+  drawn = jax.random.randint(
+      key, (num_examples,), 0, num_examples, jnp.int32)
   return jnp.bincount(drawn, length=num_examples).astype(float)
 
 

@@ -136,7 +136,8 @@ def head(
     seed: Seed of these samples.
   """
   maps = inputs.projections(model)
-  noise = jax.random.normal(jax.random.key(seed), (num_samples, num_classes))
+  noise = jax.random.normal(
+      jax.random.key(seed), (num_samples, num_classes), jnp.float32)
   return bayesian.Head(chosen.posterior, maps["image"], maps["text"],
                        jnp.exp(model.params["logit_scale"]), noise)
 

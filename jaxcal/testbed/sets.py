@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxcal import spelling
 from jaxcal.data import image_set
 from jaxcal.testbed import digits
 from jaxcal.testbed import scenes
@@ -82,7 +83,7 @@ def load(
   """
   if name not in NAMES:
     raise ValueError(
-        f"unknown image set {name!r}; choose from: {', '.join(NAMES)}.")
+        f"unknown image set {name!r}; {spelling.choices(name, NAMES)}")
   if split not in SPLITS:
     raise ValueError(
         f"unknown split {split!r}; choose from: {', '.join(SPLITS)}.")

@@ -397,7 +397,7 @@ def _order(one, several, state, epoch):
   def of_seed(own, places, key):
     view = jax.random.randint(
         jax.random.fold_in(jax.random.fold_in(key, 2), epoch), own.shape, 0,
-        num_views)
+        num_views, jnp.int32)
     chosen = own * num_views + view
     return jax.tree.map(lambda place: chosen[place], places)
 

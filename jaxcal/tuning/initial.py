@@ -1,6 +1,7 @@
 """Where learned vectors and maps begin, at random."""
 
 import jax
+import jax.numpy as jnp
 
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -13,7 +14,7 @@ _SPREAD = 0.02
 def vectors(
     key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
   """Prompt vectors: normal, with a standard deviation of 0.02."""
-  return _SPREAD * jax.random.normal(key, shape)
+  return _SPREAD * jax.random.normal(key, shape, jnp.float32)
 
 
 def linear(
@@ -23,6 +24,6 @@ def linear(
   kernel_key, bias_key = jax.random.split(key)
   bound = fan_in**-0.5
   draw = lambda key, shape: jax.random.uniform(
-      key, shape, minval=-bound, maxval=bound)
+      key, shape, jnp.float32, minval=-bound, maxval=bound)
   return {"kernel": draw(kernel_key, (fan_in, fan_out)),
           "bias": draw(bias_key, (fan_out,))}

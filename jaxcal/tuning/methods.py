@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxcal import spelling
 from jaxcal.clip import checkpoint
 from jaxcal.clip import preprocess
 from jaxcal.tuning import classes
@@ -197,8 +198,8 @@ def check(name: str) -> None:
   """
   base, *additions = name.split("+")
   if base not in METHODS:
-    raise ValueError(f"unknown method {name!r}; choose from: "
-                     f"{', '.join(METHODS)}, each also as METHOD+"
+    choices = spelling.choices(base, METHODS).removesuffix(".")
+    raise ValueError(f"unknown method {name!r}; {choices}, each also as METHOD+"
                      f"{', METHOD+'.join(ADDITIONS)}.")
   if additions != [one for one in ADDITIONS if one in additions]:
     raise ValueError(f"unknown method {name!r}: what follows {base} must be of "

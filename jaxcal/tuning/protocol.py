@@ -78,6 +78,7 @@ def draw_shots(
     num_classes: int,
     seed: int,
     allow_fewer: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> Shots:
   """Which images of each class are the few shots.
 
@@ -94,6 +95,7 @@ def draw_shots(
     num_classes: How many classes there are.
     seed: Of the draw; published results use 1, 2 and 3.
     allow_fewer: Take all images of a class that has fewer than it should.
+    class_names: Names of the classes in label order, for errors.
 
   Raises:
     ValueError: if `num_shots` is below 1, a label is outside the classes, or a
@@ -107,12 +109,12 @@ def draw_shots(
   if num_shots < 1:
     raise ValueError(f"expected at least 1 shot per class, got {num_shots}.")
   rng = random.Random(seed)
-  train = _draw(rng, train_labels, num_shots, num_classes, "training",
-                allow_fewer)
+  names = class_names or [f"label {label}" for label in range(num_classes)]
+  train = _draw(rng, train_labels, num_shots, names, "training", allow_fewer)
   if val_labels is None:
     return Shots(train, None)
   return Shots(train, _draw(
-      rng, val_labels, min(num_shots, MAX_VALIDATION_SHOTS), num_classes,
+      rng, val_labels, min(num_shots, MAX_VALIDATION_SHOTS), names,
       "validation", allow_fewer))
 
 
@@ -143,7 +145,8 @@ def few_shot(
         "of one data set.")
   shots = draw_shots(
       train.labels, None if val is None else val.labels, num_shots=num_shots,
-      num_classes=len(train.class_names), seed=seed, allow_fewer=allow_fewer)
+      num_classes=len(train.class_names), seed=seed, allow_fewer=allow_fewer,
+      class_names=train.class_names)
   return FewShot(
       image_sets.take(train, shots.train),
       None if val is None or shots.val is None
@@ -362,9 +365,10 @@ def fd_score(
   return jnp.mean(neighbour_distances(features, num_neighbours))
 
 
-def _draw(rng, labels, num_shots, num_classes, split, allow_fewer):
+def _draw(rng, labels, num_shots, names, split, allow_fewer):
   """Positions of a split: classes by first appearance, then as drawn."""
   of_class: dict[int, list[int]] = {}
+  num_classes = len(names)
   for position, label in enumerate(np.asarray(labels).tolist()):
     of_class.setdefault(label, []).append(position)
   outside = sorted(set(of_class) - set(range(num_classes)))
@@ -374,13 +378,14 @@ def _draw(rng, labels, num_shots, num_classes, split, allow_fewer):
   empty = sorted(set(range(num_classes)) - set(of_class))
   if empty:
     raise ValueError(f"{len(empty)} of {num_classes} classes have no image in "
-                     f"the {split} split, such as label {empty[0]}.")
+                     f"the {split} split, such as {names[empty[0]]}.")
   few = [c for c, positions in of_class.items() if len(positions) < num_shots]
   if few and not allow_fewer:
     raise ValueError(
         f"{len(few)} of {num_classes} classes have fewer than {num_shots} "
-        f"images in the {split} split, such as label {few[0]} with "
-        f"{len(of_class[few[0]])}; pass allow_fewer=True to take all of those.")
+        f"images in the {split} split, such as {names[few[0]]} with "
+        f"{len(of_class[few[0]])}; ask for fewer shots, or take all images of "
+        "such classes with allow_fewer=True (--config.tune.allow_fewer).")
   drawn: list[int] = []
   for label, positions in of_class.items():
     # As released, a class that is short does not touch the generator.

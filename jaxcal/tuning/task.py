@@ -90,7 +90,7 @@ def of_splits(
     chosen = protocol.draw_shots(
         train.labels, None, num_shots=num_shots,
         num_classes=len(train.class_names), seed=seed,
-        allow_fewer=allow_fewer).train
+        allow_fewer=allow_fewer, class_names=train.class_names).train
     kept, _ = protocol.keep_positions(train.labels[chosen], trained)
     drawn.append(chosen[kept])
   union, rows = np.unique(np.stack(drawn), return_inverse=True)

@@ -40,7 +40,8 @@ def _views(n=6):
 class TableTest(parameterized.TestCase):
 
   def test_unknown_method_lists_the_choices(self):
-    with self.assertRaisesRegex(ValueError, "'otpt'; choose from: .*o_tpt"):
+    with self.assertRaisesRegex(
+        ValueError, r"'otpt'; did you mean o_tpt .*\? choose from: .*soc"):
       methods.method("otpt")
 
   def test_unknown_number_lists_the_choices(self):

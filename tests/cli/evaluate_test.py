@@ -189,13 +189,14 @@ class EvaluateTest(parameterized.TestCase):
                        0.1)
 
   @parameterized.parameters(
-      (("--config.method.name=otpt",), "unknown method 'otpt'; choose from"),
+      (("--config.method.name=otpt",),
+       "unknown method 'otpt'; did you mean o_tpt"),
       (("--config.data.name=nowhere",), "unknown image set 'nowhere'"),
       (("--config.method.wight=3",), "wight"),
-      (("--config.batch_size=abc",), "invalid literal for int.*abc"),
+      (("--config.batch_size=abc",), "'abc' is not a whole number"),
       (("--config.method.selection_fraction=0.1",), "keep one of 8 views"),
       (("--config.data.name=eurosat",),
-       "eurosat is a benchmark set.*--config.data.root="),
+       "eurosat is a benchmark set.*--config.data.root"),
       (("--config.model.image_precision=float32",),
        "image_precision is 'float32', expected 'auto', 'highest', 'high', "
        "'default' or 'bfloat16'"),
@@ -229,7 +230,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertIn("--config.fpp.learning_rate=0.01", printed)
     status, _, error = command.here("evalute")
     self.assertEqual(status, 2)
-    self.assertIn("unknown command 'evalute'; choose from: evaluate", error)
+    self.assertIn("unknown command 'evalute'; did you mean evaluate", error)
 
 
 class MethodTest(parameterized.TestCase):

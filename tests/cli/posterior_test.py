@@ -311,7 +311,7 @@ class FitTest(_Fitted):
       (("--pairs=nowhere",), "no tar matches nowhere"),
       (("--pairs=tfds:coco_captions",), "--config.data.root="),
       (("--choose=validation", "--config.temperature.split=test"),
-       "a split other than config.data.split"),
+       "a split other than --config.data.split"),
       (("--choose=validation", "--config.temperature.split=none"),
        "--config.temperature.split="),
       (("--choose=guess",), "--choose=guess"),
@@ -556,7 +556,7 @@ class UseTest(_Fitted):
       (("--config.posterior.folder=nowhere",),
        "no posterior in nowhere.*--config.posterior.folder=nowhere"),
       (("--config.temperature.split=test",),
-       "config.temperature.split and config.data.split are both 'test'"),
+       "config.temperature.split and --config.data.split are both 'test'"),
       (("--config.posterior.pseudo_count=0",), "pseudo_count is 0.*> 0"),
       (("--config.posterior.pseudo_count=-1",), "pseudo_count is -1.*> 0"))
   def test_evaluate_errors_come_before_the_work(self, arguments, message):
@@ -718,7 +718,7 @@ class CommandTest(parameterized.TestCase):
     self.assertNotIn("--coordinator", printed)
 
   @parameterized.parameters(
-      (("posterior", "fti"), "unknown command 'posterior fti'; choose from"),
+      (("posterior", "fti"), "unknown command 'posterior fti'; did you mean"),
       (("posterior", "fit"), "config.posterior.folder is None: name the"),
       (("posterior", "select"), "config.posterior.folder is None: name a"),
       (("posterior", "import", "x"), "config.posterior.folder is None: name"),

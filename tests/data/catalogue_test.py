@@ -133,7 +133,8 @@ class RowsTest(parameterized.TestCase):
 
   def test_unknown(self):
     with self.assertRaisesRegex(
-        ValueError, "unknown data set 'flowers'; choose from: imagenet, .*dtd"):
+        ValueError, "unknown data set 'flowers'; did you mean "
+        r"oxford_flowers\? choose from: imagenet, .*dtd"):
       catalogue.row("flowers")
 
   def test_loads_nothing_heavy(self):

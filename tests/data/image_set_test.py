@@ -38,6 +38,8 @@ class CheckTest(parameterized.TestCase):
       ),
       ("negative", dict(labels=np.array([0, 0, 0, 0, 0, -1])), "-1 of 'o2'"),
       ("repeated", dict(ids=tuple("abcdea")), "the id 'a' more than once"),
+      ("class_name", dict(class_names=("wren", "caf\udce9", "owl")),
+       r"the name 'caf\\udce9' is not UTF-8, .* rename the folder"),
   )
   def test_refuses(self, changes, message):
     with self.assertRaisesRegex(ValueError, "'birds'.*" + message):

@@ -196,6 +196,24 @@ class ImageFolderTest(_FolderCase):
     self.assertEqual(image_set.class_names, ("tench", "shark"))
     self.assertEqual(image_set.ids, ("n01/a.png", "n02/a.png"))
 
+  def test_names_with_spaces_and_accents_are_written_in_one_way(self):
+    for name in ("big_ cat", " dog", "cafe\u0301"):
+      self.image(f"{name}/a.png")
+    self.assertEqual(
+        sources.image_folder(self.root).class_names,
+        ("dog", "big cat", "caf\u00e9"))
+
+  def test_a_folder_whose_name_is_not_utf8(self):
+    self.image("x/cat/a.png")
+    self.image("x/dog/a.png")
+    os.rename(os.fsencode(self.root / "x/dog"),
+              os.fsencode(self.root / "x") + b"/caf\xe9")
+    with self.assertRaisesRegex(
+        ValueError, r"image set 'x': the name 'caf\\udce9' is not UTF-8"):
+      sources.image_folder(self.root / "x")
+    found = sources.image_folder(self.root / "x", class_names=("coffee", "cat"))
+    self.assertEqual(found.read(0).shape, (6, 5, 3))
+
   def test_mapping_gives_the_label_order_and_further_candidates(self):
     self.image("n01/a.png")
     self.image("n02/a.png")
@@ -282,6 +300,18 @@ class CsvFileTest(_FolderCase):
     self.assertEqual(image_set.class_names, tuple(names))
     np.testing.assert_array_equal(image_set.labels, [2, 1])
 
+  @parameterized.parameters(
+      "tabby cat ", " tabby cat", "tabby  cat", "tabby\tcat", "tabby\u00a0cat",
+      "tabby_cat")
+  def test_labels_that_differ_in_spaces_are_one_class(self, other):
+    path = self.text(
+        "l.csv", f"path,label\nx/a.png,tabby cat\nb.png,{other}\n")
+    for names in (None, ["tabby  cat"]):
+      image_set = sources.csv_file(path, class_names=names)
+      np.testing.assert_array_equal(image_set.labels, [0, 0])
+    self.text("l.csv", "path,label\nx/a.png,caf\u00e9\nb.png,cafe\u0301\n")
+    self.assertEqual(sources.csv_file(path).class_names, ("caf\u00e9",))
+
   def test_names_that_are_numbers_come_before_positions(self):
     path = self.text("l.csv", "path,label\nx/a.png,1\nb.png,0\n")
     image_set = sources.csv_file(path, class_names=["7", "1", "0"])
@@ -312,6 +342,11 @@ class CsvFileTest(_FolderCase):
       ("nothing", "", r"l\.csv, line 0: expected a first line"),
       ("no_rows", "path,label\n", "lists no images"),
       ("numbers", "path,label\nb.png,3\n", r"are numbers \(such as '3'\)"),
+      ("case", "path,label\nb.png,Ant\nx/a.png,ant\n",
+       "the labels 'Ant' and 'ant', which differ in case or Unicode form"),
+      ("form", "path,label\nb.png,\ufb01re\nx/a.png,fire\n",
+       "the labels 'fire' and '\ufb01re', which differ"),
+      ("spaces", "path,label\nb.png, \n", "expected values for"),
   )
   def test_bad_file(self, content, message):
     path = self.text("l.csv", content)
@@ -332,6 +367,17 @@ class CsvFileTest(_FolderCase):
       sources.csv_file(path)
     with self.assertRaisesRegex(FileNotFoundError, "no folder .*nowhere"):
       sources.csv_file(path, root=self.root / "nowhere")
+
+
+class AlikeTest(absltest.TestCase):
+
+  def test_names_that_are_one_to_a_model(self):
+    self.assertEqual(sources.alike(
+        ("T_shirt", "cat", "t  shirt", "Cat", "caf\u00e9", "cafe\u0301",
+         "dog")),
+                     [("T_shirt", "t  shirt"), ("cat", "Cat"),
+                      ("caf\u00e9", "cafe\u0301")])
+    self.assertEqual(sources.alike(("cat", "cats")), [])
 
 
 class ListedFilesTest(_FolderCase):
@@ -432,6 +478,11 @@ class ClassNamesFileTest(_FolderCase):
   def test_refuses(self, content, message):
     with self.assertRaisesRegex(ValueError, message):
       sources.class_names_file(self.text("names.txt", content))
+
+  def test_not_utf8(self):
+    (self.root / "names.txt").write_bytes(b"caf\xe9\n")
+    with self.assertRaisesRegex(ValueError, r"names\.txt is not UTF-8"):
+      sources.class_names_file(self.root / "names.txt")
 
   def test_missing(self):
     with self.assertRaisesRegex(FileNotFoundError, r"no file .*names\.txt"):

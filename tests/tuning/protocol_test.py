@@ -87,6 +87,10 @@ class ShotsTest(parameterized.TestCase):
     with self.assertRaisesRegex(
         ValueError, r"1 of 3 classes .* 2 .*training.*label 1 with 1; .*allow"):
       draw()
+    with self.assertRaisesRegex(ValueError, "training split, such as owl with"):
+      protocol.few_shot(
+          _set([0, 0, 1], "ab")._replace(class_names=("ant", "owl")), None,
+          num_shots=2, seed=1)
     self.assertLen(draw(allow_fewer=True).train, 5)
     with self.assertRaisesRegex(ValueError, "no image in the training.* 3"):
       draw(num_classes=4, allow_fewer=True)

@@ -91,7 +91,8 @@ def random_context(
 
   Differs from the released code in: not drawn in half precision.
   """
-  return std * jax.random.normal(key, shape)
+  # Drawn alike in 64-bit mode, which would draw other numbers.
+  return std * jax.random.normal(key, shape, jnp.float32).astype(float)
 
 
 def begin(context: Float[Array, "m w"], recipe: Recipe) -> Pretraining:

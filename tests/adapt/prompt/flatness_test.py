@@ -169,7 +169,7 @@ class FlatnessTest(absltest.TestCase):
     _, encode, _, target = _setting()
     recipe = dataclasses.replace(_RECIPE, final_learning_rate=1e-2)
     # Far away: this tower tells nearer contexts hardly apart.
-    start = flatness.random_context(jax.random.key(2), (_M, 16), std=3.0)
+    start = flatness.random_context(jax.random.key(3), (_M, 16), std=3.0)
     state, parts = flatness.begin(start, recipe), []
     for _ in range(80):
       state, losses = _advance(

@@ -1,0 +1,207 @@
+"""A name or a path becomes an image set: shipped, benchmark, stored, own.
+
+  from jaxcal.data import load
+  load.images("digits")                       # ships with jaxcal
+  load.images("dtd", root="~/data")           # a benchmark set below a folder
+  load.images("photos")                       # a folder of a folder per class
+  load.images("photos", store="features")     # what was seen of it
+"""
+
+from collections.abc import Callable
+import os
+import pathlib
+
+from absl import logging
+import numpy as np
+
+from jaxcal import spelling
+from jaxcal.data import catalogue
+from jaxcal.data import contents
+from jaxcal.data import image_set as image_sets
+from jaxcal.data import sources
+from jaxcal.features import store as stores
+from jaxcal.storage import paths
+from jaxcal.testbed import sets as testbed_sets
+from jaxcal.tuning import protocol
+
+_CLASSES = ("all", "base", "new")
+
+
+def images(
+    name: str | os.PathLike,
+    *,
+    root: str | os.PathLike | None = None,
+    split: str = "test",
+    source: str = "files",
+    partial: bool = False,
+    class_names: str | os.PathLike | None = None,
+    store: str | os.PathLike | None = None,
+    classes: str = "all",
+    limit: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> image_sets.ImageSet:
+  """An image set by its name or its path, looked at before hours are spent.
+
+  The name of a set that ships with jaxcal, or of a benchmark set, means that
+  set in every folder; a folder of the same name is told from it by a separator,
+  as in "./digits", or by being a `pathlib.Path`. A leading ~ is the home
+  folder.
+
+  Args:
+    name: A name of `testbed.sets.NAMES` or of `catalogue.CATALOGUE`, a folder
+      with one sub-folder per class, or a CSV file, see `sources.csv_file`.
+    root: Folder that holds the benchmark sets, see `catalogue.load`.
+    split: Split of the shipped and of the benchmark sets.
+    source: Source of the benchmark sets, see `catalogue.load`.
+    partial: Whether benchmark sets may lack files.
+    class_names: Text file with the class names of a folder or CSV file, see
+      `sources.class_names_file`.
+    store: Folder with a feature store for each set; the images are then not
+      needed, and cannot be read.
+    classes: Classes that are kept, as images and as candidates: "all", or
+      "base" or "new", the halves of few-shot tuning.
+    limit: Number of images to keep, spread over the classes; 0 for all.
+    progress: Called with (files looked at, files in all) after each file of a
+      folder or list.
+
+  Returns:
+    The images. Their name is that of the set, or the path's last part.
+
+  Raises:
+    FileNotFoundError: if there is no such file, folder or store.
+    ValueError: if the name is unknown, or what lies there is no image set or
+      has changed since its features were stored.
+  """
+  if classes not in _CLASSES:
+    raise ValueError(f"unknown {classes=}; choose from: {', '.join(_CLASSES)}.")
+  is_path = not isinstance(name, str)
+  name = os.path.expanduser(name)
+  if store is not None:
+    found = _stored(name, store, class_names, is_path)
+  elif is_path or not is_known(name):
+    found = _own(name, class_names, progress)
+  else:
+    _say_if_folder(name, root)
+    found = _known(name, root, split, source, partial)
+  found = _of_classes(found, classes)
+  paths.check_name(found.name)  # of folders and files
+  return image_sets.limit(found, limit) if limit else found
+
+
+def is_known(name: str) -> bool:
+  """Whether this is the name of a shipped or a benchmark set."""
+  return name in testbed_sets.NAMES or name in catalogue.CATALOGUE
+
+
+def name_of(name: str | os.PathLike) -> str:
+  """What the image set is called that has this name or path."""
+  path = os.path.expanduser(name)
+  if path.endswith(".csv") and not os.path.isdir(path):
+    return pathlib.Path(path).stem
+  return sources.folder_name(path)
+
+
+def open_store(
+    folder: str | os.PathLike, name: str | os.PathLike) -> stores.Store:
+  """The stored features of an image set.
+
+  Args:
+    folder: Folder with a store for each set.
+    name: Name or path of the set.
+
+  Raises:
+    FileNotFoundError: see `features.store.open_store`.
+    ValueError: the name cannot be that of a folder, or the store is damaged.
+  """
+  return stores.open_store(
+      paths.inside(os.path.expanduser(folder), name_of(name)))
+
+
+def _known(name, root, split, source, partial):
+  """A shipped or a benchmark set."""
+  if name in testbed_sets.NAMES:
+    return testbed_sets.load(name, split=split)
+  if root is None:
+    raise ValueError(
+        f"{name} is a benchmark set: name the folder that holds it (root, "
+        f"--config.data.root), or write ./{name} for a folder of your own")
+  return catalogue.load(name, os.path.expanduser(root), split=split,
+                        source=source, partial=partial)
+
+
+def _own(name, class_names, progress):
+  """A folder or list of one's own, whose files are images."""
+  found, root = _listed(name, class_names)
+  if found is None:
+    known = [*testbed_sets.NAMES, *catalogue.CATALOGUE]
+    raise ValueError(
+        f"unknown image set {name!r}: no folder and no .csv file of that name "
+        f"here; {spelling.choices(name, known)} On the command line a comma "
+        "separates names, unless a path with the comma exists.")
+  for names in sources.alike(found.class_names):
+    logging.warning(
+        "%s: %d classes are called the same up to case and spaces (%s): they "
+        "have the same prompt and share its probability.", found.name,
+        len(names), ", ".join(map(repr, names)))
+  sources.verify(found, root, progress=progress)
+  return found
+
+
+def _listed(name, class_names):
+  """A folder or list of one's own and its root; None where there is none."""
+  names = None
+  if class_names is not None:
+    names = sources.class_names_file(os.path.expanduser(class_names))
+  if os.path.isdir(name):
+    return sources.image_folder(name, class_names=names), name
+  if name.endswith(".csv"):
+    if isinstance(names, dict):
+      raise ValueError(f"{class_names} names class folders, which the list "
+                       f"{name} has none of; write one class name per line")
+    return (sources.csv_file(name, class_names=names),
+            os.path.dirname(name) or ".")
+  return None, None
+
+
+def _say_if_folder(name, root):
+  """Tells of a folder that is not read, since a known set has its name."""
+  if not os.path.isdir(name) or (
+      root is not None and os.path.isdir(os.path.expanduser(root)) and
+      os.path.samefile(os.path.expanduser(root), os.curdir)):
+    return
+  logging.warning(
+      "%s is the image set of that name that %s, not the folder here; for the "
+      "folder write ./%s.", name,
+      "ships with jaxcal" if name in testbed_sets.NAMES else
+      "is a benchmark", name)
+
+
+def _stored(name, folder, class_names, is_path):
+  """The images of a store, if those at hand are still the same."""
+  store = open_store(folder, name)
+  if os.path.exists(name) and (is_path or not is_known(name)):
+    _check_files(store, name, class_names)
+  return stores.image_set(store)
+
+
+def _check_files(store, name, class_names):
+  """Refuses stored features where the images at hand are others by now."""
+  found, _ = _listed(name, class_names)
+  if found is None:
+    return
+  now = contents.identity_of(found)["data.contents"]
+  if (stores.data_fingerprint(found), now) != (
+      store.manifest.data_fingerprint, store.manifest.contents_fingerprint):
+    raise ValueError(
+        f"{store.folder} holds features of what {name} held before: its images "
+        "or their names have changed since; run `jaxcal features` again with "
+        "another --store, or name the set without its path to use the stored "
+        "ones all the same")
+
+
+def _of_classes(found, which):
+  """All of the images, or those of the base or the new classes."""
+  if which == "all":
+    return found
+  base, new = protocol.halves(np.arange(len(found.class_names)))
+  return protocol.keep_classes(found, base if which == "base" else new)

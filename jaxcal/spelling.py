@@ -1,0 +1,34 @@
+"""Names that are not known: what was perhaps meant."""
+
+from collections.abc import Iterable
+import difflib
+
+
+def near(name: str, names: Iterable[str]) -> list[str]:
+  """The names that are spelt much like `name`, the likeliest first.
+
+  Args:
+    name: Name that was given; upper and lower case count alike.
+    names: Names that there are.
+  """
+  by_lower: dict[str, list[str]] = {}
+  for one in names:
+    by_lower.setdefault(one.lower(), []).append(one)
+  return [one for lower in difflib.get_close_matches(name.lower(), by_lower)
+          for one in by_lower[lower]]
+
+
+def choices(name: str, names: Iterable[str]) -> str:
+  """How an error on an unknown name ends.
+
+  Args:
+    name: Name that was given.
+    names: Names that there are.
+
+  Returns:
+    "did you mean B? choose from: A, B, C." or its second half.
+  """
+  names = list(names)
+  meant = near(name, names)
+  question = f"did you mean {' or '.join(meant)}? " if meant else ""
+  return f"{question}choose from: {', '.join(names)}."

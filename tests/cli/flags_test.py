@@ -1,0 +1,382 @@
+"""Values on the command line: read as meant, or refused in words."""
+
+import contextlib
+import os
+import pathlib
+import re
+import typing
+from unittest import mock
+
+from absl import flags
+from absl.testing import absltest
+from absl.testing import flagsaver
+from absl.testing import parameterized
+import numpy as np
+from PIL import Image
+
+from jaxcal import config as config_lib
+from jaxcal.cli import config_files
+from jaxcal.cli import experiment
+from jaxcal.cli import posterior_import
+from jaxcal.cli import shared_flags
+from jaxcal.cli import sweep
+from jaxcal.cli import tune
+from tests.cli import command
+
+_FIELDS = [field for field in config_lib.fields(config_lib.ExperimentConfig())
+           if field.name != "config.methods"]
+# A value of each kind other than None.
+_SOME = {float: "0.5", int: "3", str: "something"}
+
+
+@contextlib.contextmanager
+def _parsed(*arguments):
+  """The config that the arguments give, with the other flags set."""
+  saved = flagsaver.save_flag_values()
+  try:
+    config_files.parse(arguments)
+    yield experiment.checked_config()
+  finally:
+    flagsaver.restore_flag_values(saved)
+
+
+def _value(name, *arguments):
+  with _parsed(*arguments) as config:
+    return {field.name: field.value
+            for field in config_lib.fields(config)}[f"config.{name}"]
+
+
+def _pictures(folder, names=("cat", "dog"), count=2):
+  rng = np.random.default_rng(len(str(folder)))
+  for name in names:
+    (folder / name).mkdir(parents=True)
+    for number in range(count):
+      Image.fromarray(rng.integers(0, 256, (6, 5, 3), np.uint8)).save(
+          folder / name / f"{folder.name}-{number}.png")
+
+
+class _AtHome(parameterized.TestCase):
+  """Every test runs in an empty folder, which is the home folder, too."""
+
+  def setUp(self):
+    super().setUp()
+    self.home = pathlib.Path(self.create_tempdir().full_path)
+    self.enter_context(contextlib.chdir(self.home))
+    self.enter_context(mock.patch.dict(os.environ, {"HOME": str(self.home)}))
+
+
+class ValuesTest(_AtHome):
+
+  @parameterized.parameters(
+      (["--config.method.learning_rate=1e-3"], 1e-3),
+      (["--config.method.learning_rate", "1e-3"], 1e-3),
+      (["--config.method.weight=5"], 5.0),
+      (["--config.method.weight=none"], None),
+      (["--config.method.weight=None"], None),
+      (["--config.method.weight=3", "--config.method.weight="], None),
+      (["--config.method.num_steps=none"], None),
+      (["--config.views.augmix"], True),
+      (["--config.views.augmix=1"], True),
+      (["--noconfig.views.augmix"], False),
+      (["--config.data.limit=3", "--config.data.limit=4"], 4),
+      (["--config.data.template=a photo of a {}, a type of pet."],
+       "a photo of a {}, a type of pet."),
+      (["--config.data.root="], None),
+      (["--config.data.root=None"], None),
+      (["--config.views.seed=-1"], -1))
+  def test_forms(self, arguments, expected):
+    name = re.search(r"config\.([\w.]+)", arguments[0])[1]
+    for order in (["--config=quickstart", *arguments],
+                  [*arguments, "--config=quickstart"]):
+      value = _value(name, *order)
+      self.assertEqual(value, expected)
+      self.assertIs(type(value), type(expected))
+
+  @parameterized.named_parameters((field.name, field) for field in _FIELDS)
+  def test_as_help_prints_it(self, field):
+    shown, = (line for line in "\n".join(experiment.field_help()).splitlines()
+              if line.startswith(f"  --{field.name}="))
+    self.assertEqual(
+        _value(field.name.removeprefix("config."), shown.strip()), field.value)
+
+  @parameterized.named_parameters(
+      (field.name, field) for field in _FIELDS if field.may_be_none)
+  def test_none_for_every_field_that_may_be_none(self, field):
+    kind, _ = typing.get_args(field.kind)
+    some = f"--{field.name}={_SOME[kind]}"
+    name = field.name.removeprefix("config.")
+    if field.name not in ("config.data.template", "config.tune.template"):
+      self.assertEqual(_value(name, some), kind(_SOME[kind]))
+    for none in ("none", "None", ""):
+      with self.subTest(none):
+        self.assertIsNone(_value(name, f"--{field.name}={none}"))
+
+  @parameterized.named_parameters(
+      (field.name, field) for field in _FIELDS
+      if float in (field.kind, *typing.get_args(field.kind)))
+  def test_numbers_are_finite(self, field):
+    for text in ("nan", "inf", "-inf", "1e999"):
+      with self.assertRaisesRegex(
+          flags.Error, f"--{field.name}={text}: .* is not a finite number"):
+        _value(field.name, f"--{field.name}={text}")
+
+  @parameterized.parameters(
+      ("limit=1e3", "'1e3' is not a whole number"),
+      ("limit=none", "--config.data.limit is None, expected a whole number$"),
+      ("limit=-1", "--config.data.limit is -1, expected >= 0$"),
+      ("name=", r"--config.data.name is \(\), expected a name$"),
+      ('name="a', "--config.data.name: '\"a' is no list of values: .* into "
+       "double quotes"))
+  def test_refused(self, text, message):
+    with self.assertRaisesRegex((flags.Error, ValueError), message):
+      _value("data.limit", f"--config.data.{text}")
+
+  @parameterized.parameters(
+      ("data.limit = '3'", "--config.data.limit is '3', expected a whole"),
+      ("data.limit = True", "--config.data.limit is True, expected a whole"),
+      ("method.weight = float('nan')", "--config.method.weight is nan, "
+       "expected a finite number or none"),
+      ("views.min_area = float('nan')", "expected a finite number"),
+      ("views.augmix = 1", "--config.views.augmix is 1, expected true or f"),
+      ("method.name = (1,)", r"--config.method.name is \(1,\), expected names"),
+      ("data.template = None", "--config.data.template is None, expected a t"))
+  def test_a_file_with_a_value_of_another_type(self, line, message):
+    self._write(line)
+    with self.assertRaisesRegex(ValueError, message):
+      _value("data.limit", "--config=mine.py")
+
+  def _write(self, *lines):
+    (self.home / "mine.py").write_text(
+        "from jaxcal import config\n\n\ndef get_config():\n"
+        "  experiment = config.ExperimentConfig()\n" +
+        "".join(f"  experiment.{line}\n" for line in lines) +
+        "  return experiment\n")
+
+  def test_a_file_may_have_whole_numbers_and_names_as_flags_have_them(self):
+    (self.home / "a, b").mkdir()
+    self._write("method.weight = 30", "method.name = 'tpt, soc'",
+                "data.name = ['a, b', 'shapes,shades']",
+                "method.num_steps = 'none'")
+    with _parsed("--config=mine.py") as config:
+      self.assertEqual(config.method.weight, 30)
+      self.assertEqual(config.method.name, ("tpt", "soc"))
+      self.assertEqual(config.data.name, ("a, b", "shapes", "shades"))
+      self.assertIsNone(config.method.num_steps)
+
+
+class NamesTest(_AtHome):
+
+  @parameterized.parameters(
+      (["tpt, soc"], ("tpt", "soc")), (["('tpt','soc')"], ("tpt", "soc")),
+      (['["tpt"]'], ("tpt",)), (["tpt", "soc,tda"], ("tpt", "soc", "tda")),
+      (["3"], ("3",)), (["(new)"], ("(new)",)))
+  def test_several(self, given, expected):
+    self.assertEqual(_value(
+        "method.name", *(f"--config.method.name={one}" for one in given)),
+                     expected)
+
+  @parameterized.parameters(
+      "my images", "photos, 2024", "tom's images", "(new)", "[v2]", "3",
+      "a$b_$c^", "<b>x & y", '"quoted"', "('a', 'b')")
+  def test_what_exists_is_taken_as_a_whole(self, name):
+    (self.home / name).mkdir()
+    for given in (name, str(self.home / name)):
+      self.assertEqual(
+          _value("data.name", f"--config.data.name={given}"), (given,))
+    if '"' not in name:
+      self.assertEqual(
+          _value("data.name", f'--config.data.name="{name}",shapes'),
+          (name, "shapes"))
+    self.assertEqual(
+        _value("data.name", "--config.data.name=digits, shades",
+               f"--config.data.name={name}"), ("digits", "shades", name))
+
+  def test_spaces_need_no_existing_path(self):
+    self.assertEqual(
+        _value("data.name", "--config.data.name=my images,other ones"),
+        ("my images", "other ones"))
+
+  def test_home(self):
+    (self.home / "a, b").mkdir()
+    home = str(self.home)
+    self.assertEqual(
+        _value("data.name", "--config.data.name=~/a, b",
+               "--config.data.name=~/x,~/y, z"),
+        (f"{home}/a, b", f"{home}/x", f"{home}/y", "z"))
+    self.assertEqual(
+        _value("method.tuned", "--config.method.tuned=~/t,u"),
+        (f"{home}/t", "u"))
+    # A template is no path.
+    self.assertEqual(
+        _value("data.template", "--config.data.template=~ {}"), "~ {}")
+
+  @parameterized.parameters(
+      "model.name", "data.root", "data.store", "data.class_names",
+      "data.unknown", "posterior.folder", "tune.train", "tune.templates",
+      "tune.outliers", "tune.outlier_images")
+  def test_every_path_of_a_field(self, name):
+    self.assertEqual(
+        _value(name, f"--config.{name}=~/x y"), f"{self.home}/x y")
+
+  def test_every_path_of_a_flag(self):
+    self.assertEqual(
+        _value("method.context", "--config.method.context=~/s.safetensors"),
+        f"{self.home}/s.safetensors")
+    with _parsed("--output=~/out", "--store=~/s", "--pairs=~/p/{0..9}.tar",
+                 "--on=~/run", "--pool=~/a,b"):
+      self.assertEqual(shared_flags.OUTPUT.value, f"{self.home}/out")
+      for name, value in (("store", "s"), ("pairs", "p/{0..9}.tar"),
+                          ("on", "run")):
+        self.assertEqual(flags.FLAGS[name].value, f"{self.home}/{value}")
+      self.assertEqual(experiment.names_of(
+          flags.FLAGS["pool"].value, are_paths=True), [f"{self.home}/a", "b"])
+
+  @parameterized.parameters("report", "recalibrate --share=0.5",
+                            "posterior import --config.posterior.folder=p")
+  def test_the_path_beside_the_flags(self, text):
+    name, *rest = text.split(" --")
+    status, _, error = command.here(
+        *name.split(), "~/no run", *(f"--{flag}" for flag in rest),
+        folder=self.home)
+    self.assertEqual(status, 2)
+    self.assertIn(f"{self.home}/no run", error)
+
+  def test_a_folder_called_like_a_benchmark_has_not_its_template(self):
+    for given, template in (("dtd", "{} texture."),
+                            ("./dtd", "a photo of a {}.")):
+      with _parsed(f"--config.data.name={given}") as config:
+        for name in (given, "dtd"):
+          self.assertEqual(tune.template(config, name), template)
+
+  def test_a_config(self):
+    (self.home / "mine.py").write_text(
+        "from jaxcal import config\nget_config = config.ExperimentConfig\n")
+    self.assertEqual(
+        config_files.load("~/mine.py"), config_lib.ExperimentConfig())
+
+
+class MeantTest(_AtHome):
+
+  @parameterized.parameters(
+      ("--config.data.nmae=shapes", "no field --config.data.nmae; did you "
+       "mean --config.data.name"),
+      ("--config.limit=3", "no field --config.limit; did you mean "
+       "--config.data.limit or --config.temperature.limit?"),
+      ("-config.views.augmx", "did you mean --config.views.augmix"),
+      ("--noconfig.views.augmx", "did you mean --config.views.augmix"),
+      ("--config.data=shapes", "no field --config.data, but a section, of "
+       "--config.data.name, --config.data.root"),
+      ("--config.xyzzy=1", "no field --config.xyzzy\n"),
+      ("--outptu=x", "no flag --outptu; did you mean --output"),
+      ("--xyzzy", "no flag --xyzzy\n"),
+      ("--config.data.name=digit", "did you mean digits"),
+      ("--config.method.name=tpt,zeroshot", "did you mean zero_shot"),
+      ("--config.data.name=flowers", "did you mean oxford_flowers"))
+  def test_what_was_perhaps_meant(self, flag, message):
+    status, printed, error = command.here("evaluate", flag, folder=self.home)
+    self.assertEqual((status, printed), (2, ""))
+    self.assertIn(message, error)
+
+  def test_a_field_that_is_set_in_files_only(self):
+    status, _, error = command.here("evaluate", "--config.methods=x")
+    self.assertEqual(status, 2)
+    self.assertIn("--config.methods holds methods of your own", error)
+
+  def test_commands(self):
+    _, _, error = command.here("evalute")
+    self.assertIn("unknown command 'evalute'; did you mean evaluate?", error)
+
+  def test_what_follows_two_dashes_is_no_field(self):
+    status, _, error = command.here("evaluate", "--", "--config.data.limit=1")
+    self.assertEqual(status, 2)
+    self.assertIn("not a flag: --config.data.limit=1", error)
+
+
+class NumbersOfFlagsTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ("posterior select --learning_rate=nan", "--learning_rate is nan"),
+      ("posterior select --learning_rate=inf", "--learning_rate is inf"),
+      ("recalibrate run --share=nan", "--share is nan, expected in (0, 1)"),
+      ("posterior fit --pseudo_counts=1,inf --config.posterior.folder=x",
+       "--pseudo_counts are [1.0, inf]"))
+  def test_are_finite(self, text, message):
+    status, _, error = command.here(*text.split())
+    self.assertEqual(status, 2)
+    self.assertIn(message, error)
+
+  @parameterized.parameters("nan,1", "1,inf", "-1,1", "1")
+  def test_norms(self, text):
+    with flagsaver.flagsaver(weight_norm2=text.split(",")):
+      with self.assertRaisesRegex(ValueError, f"--weight_norm2 is {text}, exp"):
+        posterior_import._norms()
+
+
+class SweepValuesTest(_AtHome):
+
+  def test_a_comma_within_a_value_is_said_before_the_model_is_loaded(self):
+    with mock.patch.object(
+        experiment, "load_model", side_effect=AssertionError):
+      for template in ("a photo of a {}, a type of pet.", "a {}, a, b"):
+        status, printed, error = command.here(
+            "sweep", f"--sweep=data.template={template}", folder=self.home)
+        self.assertEqual((status, printed), (2, ""))
+        self.assertIn("expected exactly one {}\n--sweep=FIELD=VALUE,VALUE "
+                      "separates values by commas; one with a comma in it "
+                      "stands in double quotes", error)
+      status, _, error = command.here(
+          "sweep", "--sweep=data.template=a photo of a {}", "--output=~/x",
+          "--sweep=views.number=1,0", folder=self.home)
+      self.assertEqual((status, "commas" in error), (2, False))
+    self.assertEqual(os.listdir(self.home), [])
+
+  def test_plan(self):
+    config = config_lib.ExperimentConfig()
+    plan = sweep._plan(config, [
+        sweep.sweep_lib.parse_axis(text, {
+            name: field.kind for name, field in sweep._fields_of(config).items()
+        }) for text in (
+            'data.template="a {}, a pet.",a {}.', "data.root=~/x",
+            'data.name="a, b"', "method.name=zero_shot")])
+    self.assertEqual(
+        [(one.config.data.template, one.config.data.root, one.config.data.name)
+         for one in plan],
+        [("a {}, a pet.", f"{self.home}/x", ("a, b",)),
+         ("a {}.", f"{self.home}/x", ("a, b",))])
+
+  def test_folders_of_long_values(self):
+    short = sweep._folder_name({"views.seed": 1, "data.split": "val"})
+    self.assertEqual(short, "views.seed=1,data.split=val")
+    long = ["\u732b" * 170 + end for end in ("a {}", "b {}")]
+    names = [sweep._folder_name({"data.template": one}) for one in long]
+    self.assertLen(set(names), 2)
+    for name in names:
+      (self.home / name).mkdir()
+      self.assertRegex(name, "^data.template=\u732b+-[0-9a-f]{6}$")
+
+
+class FewImagesTest(_AtHome):
+
+  def test_fewer_images_than_shots(self):
+    _pictures(self.home / "test", ("cat", "dog", "fox"))
+    _pictures(self.home / "train", ("cat", "dog", "fox"))
+    _pictures(self.home / "more", ("dog",), 4)
+    for path in (self.home / "more/dog").iterdir():
+      path.rename(self.home / "train/dog" / path.name)
+    options = ("--config.data.name=test", "--config.tune.train=train",
+               "--config.tune.num_shots=4", "--config.tune.classes=all")
+    with _parsed(*options) as config:
+      with self.assertRaisesRegex(
+          ValueError, "2 of 3 classes have fewer than 4 images in the training "
+          r"split, such as cat with 2; ask for fewer shots, or .* "
+          r"\(--config.tune.allow_fewer\)"):
+        tune._task(config, "test")
+    with _parsed(*options, "--config.tune.allow_fewer") as config:
+      task = tune._task(config, "test")
+    self.assertEqual(task.rows.shape, (3, 2 + 4 + 2))
+    for rows in task.rows:
+      self.assertEqual(np.bincount(task.train.labels[rows]).tolist(), [2, 4, 2])
+
+
+if __name__ == "__main__":
+  absltest.main()
