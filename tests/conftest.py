@@ -22,6 +22,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import gc  # noqa: E402
 
 from absl import flags  # noqa: E402
+import chex  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
@@ -52,6 +53,12 @@ def _drop_programs():
   if not _MAPS.exists() or _MAPS.read_bytes().count(b"\n") > 30_000:
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _count_traces_anew():
+  """As chex takes functions of one name and source in parameters for one."""
+  chex.clear_trace_counter()
 
 
 def pytest_configure():

@@ -56,7 +56,7 @@ class Model(NamedTuple):
 
 
 def with_bias(
-    kernel: Float[AnyArray, "p d"], bias: Float[Array, "d"] | None
+    kernel: Float[AnyArray, "p d"], bias: Float[AnyArray, "d"] | None
 ) -> Float[Array, "q d"]:
   """The two parts of a projection as one array, the bias as its last row."""
   kernel = jnp.asarray(kernel)

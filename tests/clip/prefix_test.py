@@ -6,6 +6,7 @@ import itertools
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,11 +189,11 @@ class EncoderTest(parameterized.TestCase):
       (1, ([5, 0, 5], [1, 2, 3])), (4, ([5, 0, 2], [1, 4, 3])),
       (4, ([2, 0, 5, 1, 4, 3],)))
   def test_some_rows(self, max_groups, several):
-    encode, traces = self._encoder(_bank(), max_groups=max_groups), []
+    encode = self._encoder(_bank(), max_groups=max_groups)
 
     @quick.jit
+    @chex.assert_max_traces(n=1)
     def some(encode, rows):
-      traces.append(rows)
       taken = encode.take(rows)
       self.assertLessEqual(len(taken.groups), 2)
       return taken(_random(_M, 8))
@@ -201,7 +202,6 @@ class EncoderTest(parameterized.TestCase):
       np.testing.assert_allclose(
           some(encode, jnp.array(rows)), _plain()[0][np.array(rows)],
           atol=1e-10)
-    self.assertLen(traces, 1)
 
   def test_rows_have_room_for_the_longest(self):
     encode = self._encoder(_bank(), max_groups=5)

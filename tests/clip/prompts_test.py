@@ -5,6 +5,7 @@ import pathlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -350,11 +351,10 @@ class ContextTest(parameterized.TestCase):
   def test_the_encoder_passes_through_jit(self):
     params = [tiny.params(seed=seed) for seed in range(2)]
     banks = [BANK([name], template="a {}.") for name in ("cat", "red")]
-    traces = []
 
     @jax.jit
+    @chex.assert_max_traces(n=1)  # in spite of other weights and names
     def features(encode, context):
-      traces.append(0)
       return encode(context)
 
     for weights, bank in zip(params, banks):
@@ -362,7 +362,6 @@ class ContextTest(parameterized.TestCase):
       context = prompts.initial_context(weights, bank)
       np.testing.assert_allclose(
           features(encode, context), encode(context), atol=1e-6)
-    self.assertLen(traces, 1)  # in spite of other weights and names
     for leaf in jax.tree.leaves(encode):
       self.assertIsInstance(leaf, (jax.Array, np.ndarray))
 

@@ -2,6 +2,7 @@
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,17 +63,15 @@ class CoopTest(parameterized.TestCase):
   def test_is_an_argument_under_jit(self):
     base = self.oracle.prompts("x4", "base")
     params = oracle_lib.params(self.stored, "coop", "init")
-    traces = []
 
     @quick.jit
+    @chex.assert_max_traces(n=1)
     def logits(method):
-      traces.append(method)
       return method.logits(params, base, self.oracle.images)
 
     full = logits(coop.method(logit_scale=self.oracle.logit_scale))
     half = logits(coop.method(logit_scale=self.oracle.logit_scale / 2))
     np.testing.assert_allclose(full, 2 * half, rtol=1e-12)
-    self.assertLen(traces, 1)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import pathlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,18 +186,17 @@ class DrawTest(parameterized.TestCase):
   @parameterized.parameters(*outliers.DRAWS)
   def test_starts_anywhere(self, name):
     draw = outliers.DRAWS[name]
-    traces = []
+    key = jax.random.key(3)
 
-    def counted(key, step):
-      traces.append(step)
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def jitted(key, step):
       return draw(key, step, num_words=20, num_drawn=6)
 
-    jitted, key = jax.jit(counted), jax.random.key(3)
     for step in (0, 1, 5, 17):
       np.testing.assert_array_equal(
           jitted(key, jnp.int32(step)),
           draw(key, step, num_words=20, num_drawn=6))
-    self.assertLen(traces, 1)
     # The rows of an epoch, all at once.
     rows = jax.vmap(
         lambda step: draw(key, step, num_words=20, num_drawn=6))(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -155,22 +156,16 @@ class EngineTest(parameterized.TestCase):
               a[i], b, rtol=1e-9, atol=1e-12), together, alone)
 
   def test_one_compilation_for_all_weights_and_images(self):
-    traces = []
-
-    def encode_counted(weights, context):
-      traces.append(None)
-      return _features(weights, context)
-
     encode, prepared, views = _setting()
-    encode = jax.tree_util.Partial(encode_counted, *encode.args)
-    adapt = jax.jit(functools.partial(
-        engine.adapt, optimizer=_optimizer()))
-    adapt(encode, prepared, views[0], _objective("soc", weight=1.0, delta=0.3))
-    once = len(traces)
-    for image, weight in ((0, 3.0), (1, 10.0), (2, 30.0)):
-      adapt(encode, prepared, views[image],
-            _objective("soc", weight=weight, delta=weight / 100))
-    self.assertLen(traces, once)
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def adapt(image, objective):
+      return engine.adapt(
+          encode, prepared, image, objective, optimizer=_optimizer())
+
+    for image, weight in ((0, 1.0), (0, 3.0), (1, 10.0), (2, 30.0)):
+      adapt(views[image], _objective("soc", weight=weight, delta=weight / 100))
 
   @parameterized.parameters(
       ("c_tpt", dispersion.text_dispersion, +1),
