@@ -110,20 +110,109 @@ class ViewsConfig:
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class ZeroShotConfig:
+  """Numbers of zero-shot, whose diagnostics look at selected views.
+
+  Here and in the classes below, None is the method's own default.
+  """
+
+  selection_fraction: float | None = _field(
+      None, "share of the views, those of lowest entropy, that count")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class TptConfig(ZeroShotConfig):
+  """Numbers of TPT."""
+
+  learning_rate: float | None = _field(None, "step size of AdamW")
+  weight_decay: float | None = _field(None, "decay of AdamW")
+  num_steps: int | None = _field(None, "optimiser steps per image")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class RegularisedConfig(TptConfig):
+  """Numbers of C-TPT, O-TPT and A-TPT."""
+
+  weight: float | None = _field(None, "factor of the regulariser")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class SocConfig(RegularisedConfig):
+  """Numbers of SoC with a constant margin."""
+
+  delta: float | None = _field(
+      None, "margin of the Huber penalty on cosines, in (0, 1]")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class SocQuantileConfig(RegularisedConfig):
+  """Numbers of SoC with a margin at a quantile."""
+
+  quantile: float | None = _field(
+      None, "quantile of the similarities at which the margin is, in [0, 1]")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class MtaConfig:
+  """Numbers of MTA."""
+
+  inlier_entropy: float | None = _field(
+      None, "weight of the entropy of the inlierness")
+  affinity: float | None = _field(
+      None, "weight of the agreement between views")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class ZeroConfig(ZeroShotConfig):
+  """Numbers of ZERO."""
+
+  smoothing: float | None = _field(
+      None, "votes that are added, spread evenly over the classes")
+  fallback: str | None = _field(None, "what decides between tied classes")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class TdaConfig:
+  """Numbers of TDA."""
+
+  alpha: float | None = _field(None, "weight of the positive cache")
+  beta: float | None = _field(None, "sharpness of the positive cache")
+  negative_alpha: float | None = _field(None, "weight of the negative cache")
+  negative_beta: float | None = _field(None, "sharpness of the negative cache")
+  entropy_above: float | None = _field(
+      None, "entropy above which an image may enter the negative cache")
+  entropy_below: float | None = _field(
+      None, "entropy below which an image may enter the negative cache")
+  capacity: int | None = _field(
+      None, "images per class in the positive cache")
+  negative_capacity: int | None = _field(
+      None, "images per class in the negative cache")
+
+
+def _section(kind: type) -> Any:
+  return dataclasses.field(default_factory=kind)
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class MethodConfig:
-  """What is done with an image before it is answered."""
+  """What is done with an image before it is predicted.
+
+  A number of one method stands in the field of its name, as in `soc.delta`.
+  Those of `NUMBERS` are shorthands: of every method that has such a number and
+  none of its own in its field.
+  """
 
   name: tuple[str, ...] = _field(
       ("zero_shot", "tpt", "c_tpt", "o_tpt", "soc"),
       "methods, separated by commas")
   weight: float | None = _field(
-      None, "of the regulariser, for every method that has one; the released "
-      "default of each method if None")
+      None, "factor of the regulariser, for every method that has one; the "
+      "released default of each method if None")
   delta: float | None = _field(
       None, "margin of soc's Huber penalty on cosines; 0.5 if None")
   quantile: float | None = _field(
-      None, "of the similarities, where soc_quantile puts its margin; 0.2 if "
-      "None")
+      None, "quantile of the similarities at which soc_quantile has its "
+      "margin; 0.2 if None")
   learning_rate: float | None = _field(
       None, "step size of AdamW; the method's own (0.005) if None")
   weight_decay: float | None = _field(
@@ -134,6 +223,19 @@ class MethodConfig:
   selection_fraction: float | None = _field(
       None, "share of the views, those of lowest entropy, that count; the "
       "method's own (0.1, or 0.3 for zero) if None")
+  zero_shot: ZeroShotConfig = _section(ZeroShotConfig)
+  tpt: TptConfig = _section(TptConfig)
+  c_tpt: RegularisedConfig = _section(RegularisedConfig)
+  c_tpt_two_step: RegularisedConfig = _section(RegularisedConfig)
+  o_tpt: RegularisedConfig = _section(RegularisedConfig)
+  o_tpt_published: RegularisedConfig = _section(RegularisedConfig)
+  a_tpt: RegularisedConfig = _section(RegularisedConfig)
+  a_tpt_inverted: RegularisedConfig = _section(RegularisedConfig)
+  soc: SocConfig = _section(SocConfig)
+  soc_quantile: SocQuantileConfig = _section(SocQuantileConfig)
+  mta: MtaConfig = _section(MtaConfig)
+  zero: ZeroConfig = _section(ZeroConfig)
+  tda: TdaConfig = _section(TdaConfig)
   context: str = _path(
       "template", "where every image starts: 'template', the words before the "
       "class name, 'fpp', a context pre-trained to be flat, or a "
@@ -388,6 +490,19 @@ def fields(config: Any, prefix: str = "config") -> Iterator[Field]:
                   field.metadata.get("path", False), field.metadata["help"])
 
 
+def method_parts(config: MethodConfig) -> dict[str, Any]:
+  """The numbers of each method that has a field for its own, by its name."""
+  return {field.name: part for field in dataclasses.fields(config)
+          if dataclasses.is_dataclass(part := getattr(config, field.name))}
+
+
+def number_names() -> tuple[str, ...]:
+  """Names of all numbers that methods have, those of `NUMBERS` first."""
+  own = [field.name for part in method_parts(MethodConfig()).values()
+         for field in dataclasses.fields(part)]
+  return tuple(dict.fromkeys((*NUMBERS, *own)))
+
+
 def validate(config: ExperimentConfig) -> None:
   """Refuses values of other types or out of range, before anything is loaded.
 
@@ -403,6 +518,8 @@ def validate(config: ExperimentConfig) -> None:
       ("data.", config.data, _data_rows(config.data)),
       ("views.", config.views, _views_rows(config.views)),
       ("method.", config.method, _method_rows(config.method, config.views)),
+      *((f"method.{name}.", part, _numbers_rows(part, config.views))
+        for name, part in method_parts(config.method).items()),
       ("stream.", config.stream,
        [_one_of(config.stream, "order", "shuffled", "given")]),
       ("fpp.", config.fpp, _fpp_rows(config.fpp)),
@@ -486,18 +603,30 @@ def _views_rows(views):
 def _method_rows(method, views):
   return (
       ("name", bool(method.name), "a name"),
-      *_at_least(0, method, "learning_rate", "weight_decay", "num_steps"),
       ("context", method.context in ("template", "fpp") or
        method.context.endswith(".safetensors"),
        "'template', 'fpp' or the path of a seed-N.safetensors"),
-      ("selection_fraction", method.selection_fraction is None or
-       0 < method.selection_fraction <= 1, "in (0, 1]"),
-      ("selection_fraction", method.selection_fraction is None or
-       int(views.number * method.selection_fraction) >= 1,
+      *_numbers_rows(method, views))
+
+
+def _numbers_rows(part, views):
+  """Of a method's numbers, or of those below config.method for all."""
+  number = lambda name: getattr(part, name, None)
+  fraction, delta, quantile = map(
+      number, ("selection_fraction", "delta", "quantile"))
+  return (
+      *_at_least(0, part, *(name for name in (
+          "learning_rate", "weight_decay", "num_steps", "smoothing")
+                            if hasattr(part, name))),
+      *_at_least(1, part, *(name for name in ("capacity", "negative_capacity")
+                            if hasattr(part, name))),
+      ("selection_fraction", fraction is None or 0 < fraction <= 1,
+       "in (0, 1]"),
+      ("selection_fraction", fraction is None or
+       int(views.number * fraction) >= 1,
        f"large enough to keep one of {views.number} views"),
-      ("delta", method.delta is None or 0 < method.delta <= 1, "in (0, 1]"),
-      ("quantile", method.quantile is None or 0 <= method.quantile <= 1,
-       "in [0, 1]"))
+      ("delta", delta is None or 0 < delta <= 1, "in (0, 1]"),
+      ("quantile", quantile is None or 0 <= quantile <= 1, "in [0, 1]"))
 
 
 def _fpp_rows(fpp):

@@ -6,6 +6,7 @@ images; those that differ in model, data, views or initial context do not.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import itertools
 import typing
 from typing import Any, NamedTuple
@@ -84,15 +85,17 @@ def product(axes: Sequence[Axis]) -> list[dict[str, Any]]:
 
 def point(
     name: str, method: base.Numbers, numbers: Mapping[str, Any]) -> Point:
-  """A setting with the fields that its method has; the others are dropped.
+  """A setting with the numbers that its method has; the others are dropped.
 
   Args:
     name: Name of the method.
-    method: Its defaults.
-    numbers: Field below config.method -> value, None for the default.
+    method: The method with its defaults.
+    numbers: Values by the name of the number, None for the default.
   """
   fields = () if _never_tunes(method) else [
-      field for field in config.NUMBERS if hasattr(method, field)]
+      field.name
+      for field in dataclasses.fields(method)  # type: ignore[arg-type]
+      if isinstance(getattr(method, field.name), (bool, int, float, str))]
   defaults = {field: getattr(method, field) for field in fields}
   kept = {field: value if numbers.get(field) is None else numbers[field]
           for field, value in defaults.items()}
@@ -125,8 +128,15 @@ def variants(
 
 
 def unused(points: Sequence[Point], fields: Sequence[str]) -> list[str]:
-  """Fields that none of the points has."""
-  known = {name for one in points for name in one.numbers}
+  """Fields that none of the points has.
+
+  Args:
+    points: Settings of the sweep.
+    fields: Numbers, either of all methods, as in "delta", or of one, as in
+      "soc.delta".
+  """
+  known = {name for one in points for name in one.numbers} | {
+      f"{one.method}.{name}" for one in points for name in one.numbers}
   return [field for field in fields if field not in known]
 
 
@@ -137,10 +147,10 @@ def _never_tunes(method):
 
 def _shown(field, value):
   """A number as short as can be, and yet no two alike."""
-  short = "none" if value is None else f"{value:g}"
-  if value is not None and float(short) != value:
-    short = repr(value)
-  return f"{field}={short}"
+  if isinstance(value, (bool, str)):
+    return f"{field}={value}"
+  short = f"{value:g}"
+  return f"{field}={short if float(short) == value else repr(value)}"
 
 
 def _parse(value, annotation):

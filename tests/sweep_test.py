@@ -56,7 +56,7 @@ class SweepTest(parameterized.TestCase):
       ("soc", {"weight": 3.0, "delta": None}, "soc-weight=3"),
       ("soc", {"weight": 30.0, "delta": 0.5}, "soc"),  # the defaults
       ("c_tpt", {"weight": 0.5, "delta": 0.1, "learning_rate": 1e-4},
-       "c_tpt-weight=0.5-learning_rate=0.0001"),
+       "c_tpt-learning_rate=0.0001-weight=0.5"),
       ("zero_shot", {"learning_rate": 1e-4, "num_steps": 2}, "zero_shot"),
       ("tpt", {"num_steps": 2}, "tpt-num_steps=2"),
       ("zero", {"selection_fraction": 0.2, "weight": 3.0},
@@ -72,8 +72,8 @@ class SweepTest(parameterized.TestCase):
     name = lambda **numbers: sweep.point(
         "soc", methods.method("soc"), numbers).name
     self.assertEqual(
-        name(), "soc-weight=30-delta=0.5-learning_rate=0.005-weight_decay=0.01-"
-        "num_steps=1-selection_fraction=0.1")
+        name(), "soc-selection_fraction=0.1-learning_rate=0.005-"
+        "weight_decay=0.01-num_steps=1-weight=30-delta=0.5")
     self.assertEqual(name(weight=30.0), name())
     self.assertIn("weight=3.0000001-", name(weight=3.0000001))
     self.assertNotEqual(name(weight=3.0000001), name(weight=3.0))

@@ -1,7 +1,7 @@
 """What the sub-commands share: flags, and config fields that become objects."""
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import hashlib
@@ -64,8 +64,16 @@ DATA_HELP = (
 def field_help() -> list[str]:
   """Lines that name every config field with its default."""
   rows = config_lib.describe(config_lib.ExperimentConfig())
-  return [f"  --{name}={plain(value)}\n      {about}"
-          for name, value, about in rows if name != config_files.OWN_METHODS]
+  lines = [f"  --{name}={plain(value)}\n      {about}"
+           for name, value, about in rows
+           if name != config_files.OWN_METHODS and not _is_own_number(name)]
+  own = [f"    {name}: " + ", ".join(
+      f"{key}={value}" for key, value in numbers_of(
+          methods_lib.method(name)).items())
+         for name in config_lib.method_parts(config_lib.MethodConfig())]
+  return [*lines, "  --config.method.METHOD.NUMBER=None",
+          "      a number of one method, before those that stand for all; None "
+          "is its default:", *own]
 
 
 def checked_config() -> config_lib.ExperimentConfig:
@@ -75,6 +83,7 @@ def checked_config() -> config_lib.ExperimentConfig:
     ValueError: a field is out of range.
   """
   config = config_files.CONFIG.value
+  prefer(config, config_files.overrides())
   check(config)
   return config
 
@@ -317,37 +326,76 @@ def methods_of(config) -> dict[str, base.Numbers]:
   Raises:
     ValueError: an unknown name, one twice, or a number that no method has.
   """
-  given = {name: getattr(config.method, name) for name in config_lib.NUMBERS}
   methods = {}
   for name in config.method.name:
     if name in methods:
       raise ValueError(f"--config.method.name has {name!r} twice")
     paths.check_name(name)  # of files
-    methods[name] = method_of(config, name, given)
+    methods[name] = method_of(config, name)
   known = {key for one in methods.values() for key in _fields(one)}
   for key in ("weight", "delta", "quantile"):
-    if given[key] is not None and key not in known:
+    if getattr(config.method, key) is not None and key not in known:
       raise ValueError(f"--config.method.{key} is set, but none of the methods "
                        f"{', '.join(methods)} has a {key}")
+  for field in config_files.overrides():
+    name, dot, _ = field.removeprefix("method.").partition(".")
+    if field.startswith("method.") and dot and name not in methods:
+      raise ValueError(f"--config.{field} is set, but {name} is none of the "
+                       f"methods {', '.join(methods)}")
   return methods
 
 
-def method_of(
-    config, name: str, numbers: Mapping[str, Any]) -> base.Numbers:
-  """A method with numbers by field name; None is the default of each.
+def method_of(config, name: str) -> base.Numbers:
+  """A method with the numbers that a config has for it.
+
+  Its own field comes first, then what stands for all methods.
 
   Raises:
     ValueError: an unknown name; lists the choices.
   """
-  method = config.methods[name] if name in config.methods else (
-      methods_lib.method(name))
-  return dataclasses.replace(method, **{
-      key: value for key, value in numbers.items()
+  method = default_of(config, name)
+  own = config_lib.method_parts(config.method).get(name)
+  given = {key: getattr(config.method, key) for key in config_lib.NUMBERS}
+  if own is not None and name not in config.methods:
+    given |= {key: value for key in _fields(own)
+              if (value := getattr(own, key)) is not None}
+  return with_numbers(method, {
+      key: value for key, value in given.items()
       if key in _fields(method) and value is not None})
 
 
-def _fields(method):
-  return [field.name for field in dataclasses.fields(method)]
+def with_numbers(
+    method: base.Numbers, numbers: Mapping[str, Any]) -> base.Numbers:
+  """A method with other values of some of its numbers."""
+  return dataclasses.replace(method, **numbers)  # type: ignore[type-var]
+
+
+def prefer(config, fields: Iterable[str]) -> None:
+  """Numbers of all methods that are given expressly come before older own ones.
+
+  Args:
+    config: The experiment; own numbers of methods become None in it.
+    fields: Dotted names of what was given, on the command line or by a sweep.
+  """
+  given = set(fields)
+  for name, part in config_lib.method_parts(config.method).items():
+    for key in _fields(part):
+      if f"method.{key}" in given and f"method.{name}.{key}" not in given:
+        setattr(part, key, None)
+
+
+def default_of(config, name: str) -> base.Numbers:
+  """A method with its own defaults; one of the config's, or one by name.
+
+  Raises:
+    ValueError: an unknown name; lists the choices.
+  """
+  return config.methods[name] if name in config.methods else (
+      methods_lib.method(name))
+
+
+def _fields(part):
+  return [field.name for field in dataclasses.fields(part)]
 
 
 def conventions(config) -> summary.Conventions:
@@ -361,7 +409,8 @@ def describe(
 ) -> dict[str, Any]:
   """Everything that decides the numbers, by dotted name, as JSON has it."""
   settings = {name: value for name, value, _ in config_lib.describe(config)
-              if name not in config_lib.FREE}
+              if name not in config_lib.FREE and not (
+                  value is None and _is_own_number(name))}
   settings[config_files.OWN_METHODS] = {
       name: definition_of(method) for name, method in config.methods.items()}
   settings |= _by_content(config.method)
@@ -375,6 +424,11 @@ def describe(
   settings |= {f"provenance.{key}": value
                for key, value in provenance.describe().items()}
   return json.loads(json.dumps(settings))
+
+
+def _is_own_number(name):
+  """Whether a field is of one method alone."""
+  return name.startswith("config.method.") and name.count(".") == 3
 
 
 def _by_content(config):

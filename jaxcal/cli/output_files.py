@@ -19,7 +19,7 @@ from jaxcal.storage import lock
 FILES = re.compile(
     r"run\.json|results\.(jsonl|md)|differences\.jsonl|report\.html"
     r"|selected-.+\.json|(diagram|losses|learning|[a-z_.]+\.[a-z_.]+|" +
-    "|".join(config.NUMBERS) + r")-.+\.svg")
+    "|".join(config.number_names()) + r")-.+\.svg")
 # Sub-folders that hold nothing but predictions, parameters, parts and states.
 FOLDERS = ("predictions", "answers", "features", "tuned")
 # Parts of an unfinished run, and states to go on from.

@@ -44,8 +44,13 @@ _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
               # Only `evaluate` looks at these.
               "data.unknown", "temperature.", "method.tuned", "methods",
               "evidence")
-# What a point of the sweep may have of its own.
-_PER_IMAGE = ("method.name", *(f"method.{name}" for name in config_lib.NUMBERS))
+# What a point of the sweep may have of its own: numbers of all methods, and of
+# single ones.
+_NUMBERS = (*(f"method.{name}" for name in config_lib.NUMBERS), *(
+    f"method.{name}.{field.name}" for name, part in config_lib.method_parts(
+        config_lib.MethodConfig()).items()
+    for field in dataclasses.fields(part)))
+_PER_IMAGE = ("method.name", *_NUMBERS)
 
 
 # Of a folder's name, before its hash: up to four bytes each, of 255 in all.
@@ -164,17 +169,17 @@ def _plan(config, axes) -> list[_Variant]:
     changed = _changed(config, fields)
     points = {}
     for one in rest:
-      method = _changed(changed, one).method
-      numbers = {name: getattr(method, name) for name in config_lib.NUMBERS}
+      setting = _changed(changed, one)
+      name, = setting.method.name
       point = sweep_lib.point(
-          method.name[0], experiment.method_of(changed, method.name[0], {}),
-          numbers)
+          name, experiment.default_of(setting, name),
+          experiment.numbers_of(experiment.method_of(setting, name)))
       points[point.name] = point
     plan.append(_Variant(changed, fields, points, _folder_name(fields)))
   every = [point for variant in plan for point in variant.points.values()]
   idle = sweep_lib.unused(every, [
       axis.name.removeprefix("method.") for axis in axes
-      if axis.name in _PER_IMAGE[1:]])
+      if axis.name in _NUMBERS])
   if idle:
     raise ValueError(f"none of the methods has a {' or a '.join(idle)}, so "
                      "there is nothing to sweep")
@@ -185,6 +190,7 @@ def _changed(config, fields):
   """A copy of the config with other values, checked."""
   config = copy.deepcopy(config)
   by_name = _fields_of(config)
+  experiment.prefer(config, fields)
   for name, value in fields.items():
     field = by_name[name]
     setattr(field.part, field.key, experiment.with_home(value, field))
@@ -215,10 +221,9 @@ def _pass(variant, load_model, load_posterior, images, output) -> _Pass:
   """What is predicted for a set, and what it is of; nothing is computed."""
   config = variant.config
   model = load_model(config.model)
-  # Zero-shot has no such number, but its diagnostics look at the same views.
-  views = {"selection_fraction": config.method.selection_fraction}
   methods = {
-      name: experiment.method_of(config, point.method, views | point.numbers)
+      name: experiment.with_numbers(
+          experiment.method_of(config, point.method), point.numbers)
       for name, point in variant.points.items()}
   place = f"{images.name}/{variant.folder}"
   identity = identities.of_set(
@@ -234,9 +239,8 @@ def _run_pass(one, model, posterior, rows, bar):
   """Predictions of one set, and a row for every setting."""
   config, images, points = one.variant.config, one.images, one.variant.points
   about = experiment.describe(config, model, posterior)
-  own = {name: {f"config.method.{field}": value
-                for field, value in point.numbers.items()} |
-         {"config.method.name": [point.method]}
+  own = {name: {"config.method.name": [point.method],
+                "numbers": dict(point.numbers)}
          for name, point in points.items()}
   count, before = len(points), bar.n
   saved = answering.answer_set(
@@ -308,7 +312,7 @@ def _draw(config, output, rows):
   """A figure per image set and number of which the rows have several."""
   for data in dict.fromkeys(row["data"] for row in rows):
     of_data = [row for row in rows if row["data"] == data]
-    for field in (*config_lib.NUMBERS, *_numbers_of_variants(of_data)):
+    for field in _numbers_of(of_data):
       curves, lines = _curves(config, of_data, field)
       if any(len(curve) > 1 for curve in curves.values()):
         figure = figures.svg(figures.sweep_curves(curves, lines, field))
@@ -316,11 +320,13 @@ def _draw(config, output, rows):
             output / f"{field}-{data}.svg", figure.encode())
 
 
-def _numbers_of_variants(rows):
-  """Fields that take a pass of their own and have numbers for values."""
-  return sorted({name for row in rows for name, value in row.items()
-                 if "." in name and isinstance(value, (int, float)) and
-                 not isinstance(value, bool)})
+def _numbers_of(rows):
+  """Numbers of methods, and fields with a pass of their own that are numbers.
+  """
+  found = {name for row in rows for name, value in row.items()
+           if isinstance(value, (int, float)) and not isinstance(value, bool)}
+  return [name for name in config_lib.number_names() if name in found] + sorted(
+      name for name in found if "." in name)
 
 
 def _curves(config, rows, field):
@@ -341,7 +347,7 @@ def _label(config, row, field=None):
   others = {name: value for name, value in row.items() if name != field}
   method, plus, form = row["method"].partition("+")
   point = sweep_lib.point(
-      method, experiment.method_of(config, method, {}), others)
+      method, experiment.default_of(config, method), others)
   variant = {name: value for name, value in others.items() if "." in name}
   return "-".join(filter(None, (point.label + plus + form,
                                 _folder_name(variant))))

@@ -1,6 +1,7 @@
 """Values on the command line: read as meant, or refused in words."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcal import config as config_lib
+from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import posterior_import
@@ -353,6 +355,84 @@ class SweepValuesTest(_AtHome):
     for name in names:
       (self.home / name).mkdir()
       self.assertRegex(name, "^data.template=\u732b+-[0-9a-f]{6}$")
+
+
+class NumbersOfMethodsTest(parameterized.TestCase):
+  """A number of one method, and those that stand for all."""
+
+  def _methods(self, *arguments):
+    with _parsed(*arguments) as config:
+      return experiment.methods_of(config)
+
+  def test_each_method_has_its_own(self):
+    found = self._methods(
+        "--config.method.name=c_tpt,o_tpt,soc,tda",
+        "--config.method.c_tpt.weight=50", "--config.method.o_tpt.weight=2",
+        "--config.method.weight=14", "--config.method.soc.delta=0.85",
+        "--config.method.tda.capacity=4")
+    self.assertEqual(
+        [found[name].weight for name in ("c_tpt", "o_tpt", "soc")],
+        [50, 2, 14])
+    self.assertEqual((found["soc"].delta, found["tda"].capacity), (0.85, 4))
+    # Everything else is the method's own.
+    self.assertEqual(found["soc"], methods_lib.method(
+        "soc", weight=14.0, delta=0.85))
+
+  def test_a_flag_for_all_comes_before_a_file_for_one(self):
+    file = self.create_tempfile(content="""
+from jaxcal import config
+
+def get_config():
+  experiment = config.ExperimentConfig()
+  experiment.method.name = ("c_tpt", "soc")
+  experiment.method.soc.weight = 3.0
+  return experiment
+""").full_path
+    weights = lambda *given: [one.weight for one in self._methods(
+        f"--config={file}", *given).values()]
+    self.assertEqual(weights(), [50, 3])
+    self.assertEqual(weights("--config.method.weight=7"), [7, 7])
+    self.assertEqual(weights("--config.method.weight=7",
+                             "--config.method.soc.weight=8"), [7, 8])
+
+  def test_fields_are_those_of_the_methods(self):
+    parts = config_lib.method_parts(config_lib.MethodConfig())
+    self.assertEqual(set(parts), set(methods_lib.METHODS))
+    for name, part in parts.items():
+      self.assertEqual({field.name for field in dataclasses.fields(part)},
+                       set(methods_lib.numbers_of(name)), name)
+
+  @parameterized.parameters(
+      ("--config.method.soc.delta=0.3", "soc is none of the methods c_tpt"),
+      ("--config.method.c_tpt.delta=0.3", "no field.*c_tpt.delta"),
+      ("--config.method.c_tpt.num_steps=-1", "c_tpt.num_steps is -1, expected"),
+      ("--config.method.c_tpt.selection_fraction=2", "expected in .0, 1.|0, 1"))
+  def test_refused(self, flag, message):
+    with self.assertRaisesRegex(ValueError, message):
+      self._methods("--config.method.name=c_tpt", flag)
+
+  def _plan(self, *axes, **own):
+    config = config_lib.ExperimentConfig()
+    config.method.name = ("tpt", "c_tpt", "soc")
+    config.method.soc.weight = own.get("weight")
+    fields = {name: field.kind
+              for name, field in sweep._fields_of(config).items()}
+    [variant] = sweep._plan(
+        config, [sweep.sweep_lib.parse_axis(text, fields) for text in axes])
+    return [(one.method, one.numbers.get("weight"), one.numbers.get("delta"))
+            for one in variant.points.values()]
+
+  def test_a_sweep_touches_those_that_have_the_field(self):
+    self.assertEqual(
+        self._plan("method.soc.delta=0.5,0.85"),
+        [("tpt", None, None), ("c_tpt", 50, None), ("soc", 30, 0.5),
+         ("soc", 30, 0.85)])
+    self.assertEqual(
+        self._plan("method.weight=1,3", weight=9.0),
+        [("tpt", None, None), ("c_tpt", 1, None), ("c_tpt", 3, None),
+         ("soc", 1, 0.5), ("soc", 3, 0.5)])
+    with self.assertRaisesRegex(ValueError, "none of the methods has a tda.al"):
+      self._plan("method.tda.alpha=1,2")
 
 
 class FewImagesTest(_AtHome):
