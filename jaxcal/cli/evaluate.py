@@ -10,6 +10,7 @@ from jaxcal import run
 from jaxcal import sharding
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import answering
+from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import identities
@@ -25,6 +26,12 @@ from jaxcal.recalibration import temperature
 
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
            "--config.method.weight=30")
+
+FLAGS = experiment.SHARED_FLAGS
+FIELDS = config_files.fields(
+    "model", "data", "views", "method", "stream", "fpp", "posterior",
+    "temperature", "tune.template", "metrics", "batch_size", "num_threads",
+    "memory_gb", "evidence", "linearisation")
 
 _TEMPERATURE = "+temperature"
 
@@ -61,8 +68,7 @@ def help_text() -> str:
       "  with --config.method.tuned=FOLDER what `jaxcal tune` saved, "
       "too, as METHOD-SEED",
       experiment.DATA_HELP, "",
-      "Flags:", *shared_flags.flag_help(*experiment.SHARED_FLAGS), "",
-      "Fields of the config, with their defaults:", *experiment.field_help()])
+      *experiment.help_lines(FLAGS, FIELDS)])
 
 
 def main() -> None:

@@ -61,19 +61,23 @@ DATA_HELP = (
     ",\n  a folder with one sub-folder per class, or a CSV file (path,label)")
 
 
-def field_help() -> list[str]:
-  """Lines that name every config field with its default."""
-  rows = config_lib.describe(config_lib.ExperimentConfig())
-  lines = [f"  --{name}={plain(value)}\n      {about}"
-           for name, value, about in rows
-           if name != config_files.OWN_METHODS and not _is_own_number(name)]
-  own = [f"    {name}: " + ", ".join(
-      f"{key}={value}" for key, value in numbers_of(
-          methods_lib.method(name)).items())
-         for name in config_lib.method_parts(config_lib.MethodConfig())]
-  return [*lines, "  --config.method.METHOD.NUMBER=None",
-          "      a number of one method, before those that stand for all; None "
-          "is its default:", *own]
+def help_lines(flag_names: Sequence[str], names: Sequence[str]) -> list[str]:
+  """Lines on the flags and the config fields of a command, with defaults."""
+  rows = {name: (value, about) for name, value, about in config_lib.describe(
+      config_lib.ExperimentConfig())}
+  lines = ["Flags:", *shared_flags.flag_help(*flag_names), "",
+           "Fields of the config, with their defaults:"]
+  lines += [f"  --{name}={plain(rows[name][0])}\n      {rows[name][1]}"
+            for name in names if not _is_own_number(name)]
+  if any(map(_is_own_number, names)):
+    lines += ["  --config.method.METHOD.NUMBER=None",
+              "      a number of one method, before those that stand for all; "
+              "None is its default:"]
+    lines += [f"      {name}: " + ", ".join(
+        f"{key}={value}" for key, value in numbers_of(
+            methods_lib.method(name)).items())
+              for name in config_lib.method_parts(config_lib.MethodConfig())]
+  return lines
 
 
 def checked_config() -> config_lib.ExperimentConfig:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxcal import sharding
+from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import shared_flags
 from jaxcal.data import contents
@@ -27,6 +28,13 @@ _SHARD = flags.DEFINE_string(
     "shard", None, "I/N: only every N-th chunk from the I-th on, from 0, for "
     "processes that know nothing of each other")
 
+FLAGS = ("store", "dtype", "chunk_size", "shard", *(
+    flag for flag in experiment.SHARED_FLAGS
+    if flag not in ("output", "overwrite")))
+FIELDS = config_files.fields(
+    "model", "data", "views", "batch_size", "num_threads",
+    without=("data.template", "data.unknown"))
+
 
 def help_text() -> str:
   """What `jaxcal features --help` prints."""
@@ -34,12 +42,7 @@ def help_text() -> str:
       "`evaluate` and `sweep` read it with --config.data.store=FOLDER and then "
       "need no images.", "An interrupted run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      "Flags:", *shared_flags.flag_help(
-          "store", "dtype", "chunk_size", "shard",
-          *(flag for flag in experiment.SHARED_FLAGS
-            if flag not in ("output", "overwrite"))),
-      "", "Fields of the config, with their defaults:",
-      *experiment.field_help()])
+      *experiment.help_lines(FLAGS, FIELDS)])
 
 
 def main() -> None:

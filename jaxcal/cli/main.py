@@ -132,6 +132,7 @@ def _help_text(name: str, command: Command, module: types.ModuleType) -> str:
 def _run_with_flags(name, wanted, module, rest):
   try:
     left_over = config_files.parse(rest)
+    config_files.refuse_foreign(name, module.FLAGS, module.FIELDS)
   except (config_files.ConfigError, OSError) as error:
     if "--debug" in rest:
       traceback.print_exc()

@@ -24,7 +24,7 @@ FILES = re.compile(
 FOLDERS = ("predictions", "answers", "features", "tuned")
 # Parts of an unfinished run, and states to go on from.
 _ALONE = re.compile(
-    r"about\.json|(\d{8}|digests|streams|fpp|sums|state-\d+-\d+)\.npz")
+    r"about\.json|(\d{8}|digests|streams|fpp|sums|state-\d+(-\d+)?)\.npz")
 _TAKEN = contextlib.ExitStack()  # folders kept from others, see `take`
 _PAIRS = {".npz": (".json",), ".safetensors": (".json",),
           ".json": (".npz", ".safetensors")}

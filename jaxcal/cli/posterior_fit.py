@@ -3,6 +3,7 @@
 from absl import flags
 import tqdm
 
+from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import pair_sources
@@ -26,7 +27,12 @@ _CHOOSE = flags.DEFINE_enum(
 _PSEUDO_COUNTS = flags.DEFINE_list(
     "pseudo_counts", [f"{count:g}" for count in fit.PSEUDO_COUNTS],
     "to choose from, with --choose=validation")
-_FLAGS = (*pair_sources.FLAGS, "candidates", "choose", "pseudo_counts")
+FLAGS = (*pair_sources.FLAGS, "candidates", "choose", "pseudo_counts", "config",
+         "overwrite", "compilation_cache", "debug")
+FIELDS = config_files.fields(
+    "model", "data", "posterior.folder", "posterior.pseudo_count",
+    "temperature", "batch_size", "num_threads",
+    without=("data.unknown", "data.classes"))
 _UNITS = {"files": "file", "pairs": "pair", "curvature": "block"}
 
 
@@ -38,10 +44,7 @@ def help_text() -> str:
       "`jaxcal evaluate`, `sweep` and", "`posterior select`. An interrupted "
       "run goes on where it stopped.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      "Flags:", *shared_flags.flag_help(
-          *_FLAGS, "config", "overwrite", "compilation_cache", "debug"),
-      "", "Fields of the config, with their defaults:",
-      *experiment.field_help()])
+      *experiment.help_lines(FLAGS, FIELDS)])
 
 
 def main() -> None:

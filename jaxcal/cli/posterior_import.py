@@ -6,6 +6,7 @@ import pathlib
 
 from absl import flags
 
+from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import posterior_folder
 from jaxcal.cli import shared_flags
@@ -25,6 +26,10 @@ _WEIGHT_NORM2 = flags.DEFINE_list(
     "weight_norm2", None, "IMAGE,TEXT: sums of squares of the projections' "
     "weights, instead of reading --config.model for them")
 
+FLAGS = ("weight_norm2", "config", "overwrite", "compilation_cache", "debug")
+FIELDS = config_files.fields(
+    "model", "posterior.folder", "posterior.pseudo_count")
+
 
 def help_text() -> str:
   """What `jaxcal posterior import --help` prints."""
@@ -33,10 +38,7 @@ def help_text() -> str:
       "B_txt_analytic.pt", "and prior_precision_analytic.json. No pickled "
       "code is run. Fills --config.posterior.folder.", "",
       "Example:", f"  {EXAMPLE}", "",
-      "Flags:", *shared_flags.flag_help(
-          "weight_norm2", "config", "overwrite", "compilation_cache", "debug"),
-      "", "Fields of the config, with their defaults:",
-      *experiment.field_help()])
+      *experiment.help_lines(FLAGS, FIELDS)])
 
 
 def main(source: str) -> None:

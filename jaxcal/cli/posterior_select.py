@@ -59,10 +59,7 @@ def help_text() -> str:
       "after tuning. An interrupted run goes on where", "it stopped; "
       "strategies, budgets, seeds and image sets may be added to it.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      "Flags:", *shared_flags.flag_help(
-          *_FLAGS, "config", "output", "overwrite", "compilation_cache",
-          "debug"), "",
-      "Fields of the config, with their defaults:", *experiment.field_help()])
+      *experiment.help_lines(FLAGS, FIELDS)])
 
 
 def main() -> None:

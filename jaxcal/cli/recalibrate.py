@@ -42,6 +42,10 @@ _SHARE = flags.DEFINE_float(
     "(0, 1), drawn at random from each class, and measure on the others")
 _SEED = flags.DEFINE_integer("seed", 0, "seed of that draw")
 
+_FLAGS = ("recalibrator", "on", "share", "seed")
+FLAGS = (*_FLAGS, "output", "overwrite", "compilation_cache", "debug")
+FIELDS: tuple[str, ...] = ()  # the files of RUN say all that a config would
+
 
 class _Source(NamedTuple):
   """Predictions of a method on a set, and those that it is fitted to.
@@ -71,7 +75,7 @@ def help_text() -> str:
       "Examples:", f"  {EXAMPLE}",
       "  jaxcal recalibrate runs/mine --on=validation",
       "  jaxcal recalibrate runs/mine --on=runs/of_other_images", "",
-      "Flags:", *shared_flags.flag_help("recalibrator", "on", "share", "seed"),
+      "Flags:", *shared_flags.flag_help(*_FLAGS),
       "  --output\n      folder to write to; RUN/recalibrated-NAME-HASH if "
       "absent, with a hash of all\n      that it was made from",
       *shared_flags.flag_help(

@@ -17,6 +17,9 @@ from jaxcal.report import summary
 
 EXAMPLE = "jaxcal report runs/mine --config.metrics.num_bins=15"
 
+FLAGS = ("output", "compilation_cache", "debug")
+FIELDS = config_files.fields("metrics")
+
 # What the fields begin with that may be given.
 _METRICS = "metrics."
 

@@ -19,6 +19,7 @@ from jaxcal import sharding
 from jaxcal import sweep as sweep_lib
 from jaxcal.adapt import base
 from jaxcal.cli import answering
+from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
@@ -37,6 +38,12 @@ EXAMPLE = ("jaxcal sweep --config=configs/quickstart.py "
 _SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "FIELD=VALUE,VALUE,... of the config, a value with a comma in "
     "it in double quotes; given several times, all combinations are run")
+
+FLAGS = ("sweep", *experiment.SHARED_FLAGS)
+FIELDS = config_files.fields(
+    "model", "data", "views", "method", "stream", "fpp", "posterior",
+    "metrics", "batch_size", "num_threads", "memory_gb", "linearisation",
+    without=("data.unknown", "method.tuned"))
 
 # Rows do not say these: they belong to the whole sweep, and lie in run.json.
 _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
@@ -86,8 +93,7 @@ def help_text() -> str:
       "number, and predictions/. Settings that are done are skipped, so a",
       "sweep can be interrupted, resumed, and grown by further values.", "",
       "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      "Flags:", *shared_flags.flag_help("sweep", *experiment.SHARED_FLAGS), "",
-      "Fields of the config, with their defaults:", *experiment.field_help()])
+      *experiment.help_lines(FLAGS, FIELDS)])
 
 
 def main() -> None:

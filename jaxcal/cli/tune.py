@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcal import predictions as predictions_lib
 from jaxcal.adapt import base
+from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import progress
@@ -33,6 +34,11 @@ from jaxcal.tuning import task as task_lib
 from jaxcal.tuning import vocabulary
 
 EXAMPLE = "jaxcal tune --config=dor_base_to_new"
+
+FLAGS = experiment.SHARED_FLAGS
+FIELDS = config_files.fields(
+    "model", "data", "views", "tune", "metrics", "batch_size", "num_threads",
+    "memory_gb", without=("data.unknown", "views.number"))
 
 
 class _Outliers(NamedTuple):
@@ -68,8 +74,7 @@ def help_text() -> str:
       "Methods: " + ", ".join(methods.METHODS) + ";\n  each also as METHOD+" +
       ", METHOD+".join(methods.ADDITIONS) + " (zero_shot is always there)", "",
       experiment.DATA_HELP, "",
-      "Flags:", *shared_flags.flag_help(*experiment.SHARED_FLAGS), "",
-      "Fields of the config, with their defaults:", *experiment.field_help()])
+      *experiment.help_lines(FLAGS, FIELDS)])
 
 
 def main() -> None:
