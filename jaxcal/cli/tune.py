@@ -165,8 +165,9 @@ def _task(config, name) -> task_lib.Task:
         num_shots=config.tune.num_shots, num_seeds=config.tune.num_seeds,
         template=template(config, name), allow_fewer=config.tune.allow_fewer)
   except ValueError as error:
-    raise ValueError(f"{error}; shots come from the split 'train', or from "
-                     "--config.tune.train=...") from error
+    raise ValueError(f"{str(error).removesuffix('.')}; shots come from the "
+                     "split 'train', or from --config.tune.train=...") from (
+                         error)
 
 
 def _spec(config, name) -> methods.Spec:
