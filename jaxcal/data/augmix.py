@@ -13,6 +13,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
@@ -51,8 +52,8 @@ class Levels(NamedTuple):
     pixels: Of `translate_x` and `translate_y`.
   """
 
-  bits: Int[Array, "..."]
-  threshold: Int[Array, "..."]
+  bits: Int[AnyArray, "..."]
+  threshold: Int[AnyArray, "..."]
   degrees: Int[Array, "..."]
   slope: Float[Array, "..."]
   pixels: Int[Array, "..."]
@@ -143,7 +144,8 @@ def draw(key: Key[Array, ""], side: int) -> Draw:
 
 
 def operation_levels(
-    strength: Int[Array, "..."], negative: Bool[Array, "..."], side: int
+    strength: Int[AnyArray, "..."], negative: bool | Bool[AnyArray, "..."],
+    side: int
 ) -> Levels:
   """Levels at severity 1.
 
