@@ -46,12 +46,13 @@ class ModelConfig:
       "testbed", "'testbed' (the small CLIP that ships with jaxcal), a folder, "
       "or a Hugging Face hub id such as openai/clip-vit-base-patch16")
   image_precision: str = _field(
-      "auto", "of the image tower: 'highest' (float32 in effect), 'high' "
+      "auto", "precision of the image tower: 'highest' (float32 in effect), "
+      "'high' "
       "(three passes of bfloat16 on TPUs, TensorFloat-32 on GPUs), 'default' "
       "(float32 stored, multiplied as the hardware does by default), "
       "'bfloat16', or 'auto': bfloat16 on accelerators, highest elsewhere")
   text_precision: str = _field(
-      "highest", "of the text tower: 'highest', 'high', 'default' or "
+      "highest", "precision of the text tower: 'highest', 'high', 'default' or "
       "'bfloat16'; all that follows the towers is at highest in any case")
 
 
@@ -68,15 +69,18 @@ class DataConfig:
   root: str | None = _path(
       None, "folder that holds the benchmark sets, each in its usual layout")
   split: str = _field(
-      "test", "of the benchmark and testbed sets; the latter also have 'train' "
+      "test", "split of the benchmark and testbed sets; the latter also have "
+      "'train' "
       "and 'validation'")
   source: str = _field(
-      "files", "of the benchmark sets: 'files', or 'tfds' for sets prepared by "
+      "files", "form of the benchmark sets: 'files', or 'tfds' for sets "
+      "prepared by "
       "tensorflow-datasets")
   partial: bool = _field(
       False, "accept benchmark sets of which files are missing")
   classes: str = _field(
-      "all", "of each set, as images and as candidates: 'all', or 'base' or "
+      "all", "classes of each set, as images and as candidates: 'all', or "
+      "'base' or "
       "'new', the halves of few-shot tuning")
   store: str | None = _path(
       None, "folder with stored features, see `jaxcal features`; images are "
@@ -89,9 +93,9 @@ class DataConfig:
   template: str = _field(
       "a photo of a {}.", "prompt; the words before {} are the initial context")
   unknown: str | None = _path(
-      None, "an image set of other things, which is asked for the classes of "
-      "each of the sets: tells how well doubt points out what is not among "
-      "them")
+      None, "image set of other things (out of distribution), predicted among "
+      "the classes of each of the sets: tells how well uncertainty points "
+      "out what is none of them")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -101,12 +105,15 @@ class ViewsConfig:
   number: int = _field(64, "views per image, the clean one included")
   min_area: float = _field(
       0.08, "smallest part of the image that a random crop covers")
-  max_area: float = _field(1.0, "largest part")
-  flip_probability: float = _field(0.5, "of each random crop")
+  max_area: float = _field(
+      1.0, "largest part of the image that a random crop covers")
+  flip_probability: float = _field(
+      0.5, "probability that a random crop is flipped")
   augmix: bool = _field(
       False, "AugMix on the random views, as the released codes do for the ten "
       "fine-grained sets")
-  seed: int = _field(0, "views depend on this, the image's id and their number")
+  seed: int = _field(
+      0, "seed of the random views, beside the image's id and their number")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -237,13 +244,14 @@ class MethodConfig:
   zero: ZeroConfig = _section(ZeroConfig)
   tda: TdaConfig = _section(TdaConfig)
   context: str = _path(
-      "template", "where every image starts: 'template', the words before the "
+      "template", "context at which every image starts: 'template', the words "
+      "before the "
       "class name, 'fpp', a context pre-trained to be flat, or a "
       "seed-N.safetensors of `jaxcal tune` with a context that all classes "
       "share")
   tuned: tuple[str, ...] = _path(
-      (), "what `jaxcal tune` saved, answered with beside these methods: "
-      "a folder tuned/SET/METHOD or a single seed-N.safetensors; several by "
+      (), "tuned parameters that predict beside these methods: a "
+      "folder tuned/SET/METHOD or a single seed-N.safetensors; several by "
       "giving the flag several times")
 
 
@@ -252,8 +260,8 @@ class StreamConfig:
   """How methods with a state, such as tda, see the images."""
 
   order: str = _field(
-      "shuffled", "of the images: 'shuffled' at random, or 'given', as they "
-      "come")
+      "shuffled", "order of the images: 'shuffled' at random, or 'given', as "
+      "they come")
   seed: int = _field(0, "seed of the random order")
 
 
@@ -261,13 +269,15 @@ class StreamConfig:
 class FppConfig:
   """Flatness-aware pre-training, where method.context is 'fpp'."""
 
-  num_steps: int = _field(1000, "of AdamW")
-  learning_rate: float = _field(1e-2, "at the start; cosine to 1e-4")
+  num_steps: int = _field(1000, "number of steps of AdamW")
+  learning_rate: float = _field(
+      1e-2, "step size at the start; cosine to 1e-4")
   flatness_weight: float | None = _field(
-      None, "of the flatness term; 1 + 15 / classes if None")
+      None, "weight of the flatness term; 1 + 15 / classes if None")
   from_template: bool = _field(
-      False, "start from the template's words instead of random vectors")
-  seed: int = _field(0, "of the noise and the random start")
+      False, "whether to start from the template's words, not from random "
+      "vectors")
+  seed: int = _field(0, "seed of the noise and of the random start")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -275,15 +285,15 @@ class PosteriorConfig:
   """BayesVLM on top of every method: METHOD+diagonal, +full and +tangent."""
 
   folder: str | None = _path(
-      None, "with a Laplace posterior, see `jaxcal posterior fit`; none if "
-      "None")
+      None, "folder with a Laplace posterior, see `jaxcal posterior fit`; none "
+      "if None")
   pseudo_count: float | None = _field(
-      None, "how often the evidence of each fitted pair counts; the prior "
-      "precision is fitted anew for it. That of the folder if None")
+      None, "number of times that the evidence of each fitted pair counts; the "
+      "prior precision is fitted anew for it. That of the folder if None")
   num_samples: int = _field(
-      100, "of the logits, for doubt that is the model's (epistemic) or the "
-      "image's (aleatoric)")
-  seed: int = _field(0, "of these samples")
+      100, "number of samples of the logits, for uncertainty that is the "
+      "model's (epistemic) or the image's (aleatoric)")
+  seed: int = _field(0, "seed of these samples")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -291,9 +301,10 @@ class TemperatureConfig:
   """Temperature scaling as a baseline: METHOD+temperature."""
 
   split: str | None = _field(
-      None, "of each image set, whose labels choose the temperature of each "
-      "method; none if None")
-  limit: int = _field(0, "images of that split; 0 for all of them")
+      None, "split of each image set whose labels choose the temperature of "
+      "each method; none if None")
+  limit: int = _field(
+      0, "number of images of that split; 0 for all of them")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -302,10 +313,11 @@ class TuneConfig:
 
   name: tuple[str, ...] = _field(
       ("coop", "kgcoop", "coop+dor", "kgcoop+dor"),
-      "methods, separated by commas; +dor holds outliers in place")
+      "methods, separated by commas; +dor regularises on outliers")
   classes: str = _field(
-      "base", "to train on: 'base', the first half, to be asked about the new "
-      "ones, too; or 'all', e.g. to be asked about other image sets later")
+      "base", "classes to train on: 'base', the first half, so that base and "
+      "new "
+      "ones are predicted; or 'all', e.g. to predict other image sets later")
   train: str | None = _path(
       None, "image set to draw the shots from, with the same classes; if None, "
       "the split 'train' of the set itself")
@@ -314,60 +326,72 @@ class TuneConfig:
   allow_fewer: bool = _field(
       False, "take all images of a class that has fewer than num_shots")
   preset: str = _field(
-      "dor", "whose recipes: 'upstream', each method's own, or 'dor', those of "
+      "dor", "source of the recipes: 'upstream', each method's own, or 'dor', "
+      "those of "
       "the paper on outlier regularisation")
-  num_epochs: int | None = _field(None, "the recipe's if None")
-  learning_rate: float | None = _field(None, "the recipe's if None")
-  batch_size: int | None = _field(None, "the recipe's if None")
+  num_epochs: int | None = _field(
+      None, "number of epochs; the recipe's if None")
+  learning_rate: float | None = _field(
+      None, "step size at the start; the recipe's if None")
+  batch_size: int | None = _field(
+      None, "training images per step; the recipe's if None")
   num_context: int | None = _field(
-      None, "context vectors; the recipe's if None")
+      None, "number of context vectors; the recipe's if None")
   class_position: str = _field(
-      "end", "of the class name: 'end', after the context vectors, 'middle' or "
+      "end", "position of the class name: 'end', after the context vectors, "
+      "'middle' or "
       "'front'")
   num_views: int = _field(
       0, "augmented views of each training image, of which every epoch sees "
       "one; 0 for the clean view alone")
   template: str | None = _field(
-      None, "of zero-shot answers and of what methods are held to; if None, "
-      "that of the few-shot papers for benchmark sets, else data.template")
+      None, "prompt of zero-shot predictions and of what methods are "
+      "regularised to; if None, that of the few-shot papers for benchmark "
+      "sets, else data.template")
   templates: str | None = _path(
       None, "text file with one template per line, to whose mean promptsrc is "
-      "held; the one template if None")
+      "regularised; the one template if None")
   seeds_at_once: int = _field(
-      0, "seeds that are trained together; fewer need less memory, 0 for all")
+      0, "number of seeds that are trained together; fewer need less memory, 0 "
+      "for all")
   outlier_weight: float | None = _field(
       None, "weight of the outlier term; the published one of each base method "
       "if None")
   cache_weight: float = _field(
-      1.0, "of what tip_adapter and tip_adapter_f look up (alpha)")
+      1.0, "weight of what tip_adapter and tip_adapter_f look up (alpha)")
   cache_sharpness: float = _field(
-      1.0, "of that: the greater, the less distant shots count (beta)")
+      1.0, "sharpness of that: the greater, the less distant shots count "
+      "(beta)")
   outliers: str = _path(
       "tokenizer", "words to draw from: 'wordnet', 'wordnet:FOLDER', "
       "'tokenizer', or a file with one word per line")
-  num_outliers: int = _field(5000, "of them, those nearest to the base classes")
+  num_outliers: int = _field(
+      5000, "number of words, those nearest to the base classes")
   draw: str = _field(
       "shuffled", "how outliers are drawn in each step: 'shuffled', without "
       "replacement until all are used, 'iid', or 'fixed', the same ones")
   outlier_images: str | None = _path(
-      None, "an image set of other things, which clip_adapter+dor holds in "
-      "place")
+      None, "image set of other things, on which clip_adapter+dor is "
+      "regularised")
   exclude_new: bool = _field(
-      False, "leave the new classes' names out of the outliers; as published, "
-      "they may be among them")
+      False, "whether the new classes' names are left out of the outliers; as "
+      "published, they may be among them")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class MetricsConfig:
   """How predictions become numbers."""
 
-  num_bins: int = _field(20, "of the calibration error, of equal width")
+  num_bins: int = _field(
+      20, "number of bins of the calibration error, of equal width")
   edges: str = _field(
-      "right", "'right': bins (lo, hi], as in the test-time tuning papers; "
+      "right", "edges of the bins: 'right', (lo, hi], as in the test-time "
+      "tuning papers; "
       "'left': [lo, hi)")
-  level: float = _field(0.95, "of the bootstrap intervals")
-  num_resamples: int = _field(1000, "of the bootstrap")
-  seed: int = _field(0, "of the bootstrap and of the calibration floor")
+  level: float = _field(0.95, "level of the bootstrap intervals")
+  num_resamples: int = _field(1000, "number of resamples of the bootstrap")
+  seed: int = _field(
+      0, "seed of the bootstrap and of the calibration floor")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -393,15 +417,17 @@ class ExperimentConfig:
   metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
   batch_size: int = _field(
       8, "images per device and step; no influence on the numbers")
-  num_threads: int = _field(4, "that read images")
+  num_threads: int = _field(4, "number of threads that read images")
   memory_gb: float = _field(
       4.0, "rough bound for the text tower and, apart, for its Jacobian")
   evidence: tuple[str, ...] = _field(
-      (), "what predictions carry for recalibrators, separated by commas: "
+      (), "arrays that predictions carry for recalibrators, separated by "
+      "commas: "
       "image_features, zero_shot_text_features, zero_shot_logits, mean_cosine, "
       "view_logits, zero_shot_view_logits")
   linearisation: str = _field(
-      "auto", "of the text tower at the initial context: 'vjp', 'jacobian', or "
+      "auto", "linearisation of the text tower at the initial context: 'vjp', "
+      "'jacobian', or "
       "'auto': the faster one for the number of images")
 
 

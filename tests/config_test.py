@@ -85,7 +85,8 @@ class ConfigTest(parameterized.TestCase):
 
   def test_every_field_is_described(self):
     rows = config.describe(config.ExperimentConfig())
-    self.assertIn(("config.fpp.num_steps", 1000, "of AdamW"), rows)
+    self.assertIn(
+        ("config.fpp.num_steps", 1000, "number of steps of AdamW"), rows)
     self.assertTrue(all(about for _, _, about in rows))
     count = lambda c: sum(
         count(getattr(c, f.name)) if dataclasses.is_dataclass(

@@ -144,7 +144,10 @@ def refuse_foreign(
       flags.FLAGS.flags_by_module_dict().items())
          if module.startswith("jaxcal.") for flag in defined}
   for name in sorted(own - set(flag_names)):
-    if flags.FLAGS[name].present:
+    # `parse` adds a config where none is given.
+    if flags.FLAGS[name].present and (
+        name != "config" or
+        config_flags.get_config_filename(flags.FLAGS[name]) != DEFAULTS):
       raise ValueError(f"--{name} has no effect on `jaxcal {command}`")
   for name in overrides():
     if f"config.{name}" not in field_names:

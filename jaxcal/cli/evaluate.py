@@ -18,7 +18,6 @@ from jaxcal.cli import posteriors
 from jaxcal.cli import recalibrate
 from jaxcal.cli import reporting
 from jaxcal.cli import saved_runs
-from jaxcal.cli import shared_flags
 from jaxcal.cli import tune
 from jaxcal.cli import tuned_answers
 from jaxcal.data import image_set as image_sets

@@ -9,7 +9,6 @@ from jaxcal.cli import held_out
 from jaxcal.cli import pair_sources
 from jaxcal.cli import posterior_folder
 from jaxcal.cli import progress as bars
-from jaxcal.cli import shared_flags
 from jaxcal.posterior import files
 from jaxcal.posterior import fit
 from jaxcal.posterior import inputs

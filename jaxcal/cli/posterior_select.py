@@ -8,12 +8,12 @@ from absl import flags
 
 from jaxcal import predictions as predictions_lib
 from jaxcal import spelling
+from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import posteriors
 from jaxcal.cli import progress as bars
 from jaxcal.cli import reporting
-from jaxcal.cli import shared_flags
 from jaxcal.posterior import finetuning
 from jaxcal.posterior import head
 from jaxcal.posterior import select
@@ -47,6 +47,11 @@ _EPOCHS = flags.DEFINE_integer("epochs", 100, "of AdamW, as published")
 _FLAGS = ("strategies", "budgets", "seeds", "pool", "pool_split", "pool_limit",
           "metric", "samples", "learning_rate", "epochs")
 _SCORES = {"accuracy": "accuracy %", "ece": "ECE %", "nll": "NLL"}
+FLAGS = (*_FLAGS, "config", "output", "overwrite", "compilation_cache", "debug")
+FIELDS = config_files.fields(
+    "model", "data", "posterior.folder", "posterior.pseudo_count",
+    "temperature", "metrics", "batch_size", "num_threads",
+    without=("data.unknown", "data.classes"))
 
 
 def help_text() -> str:

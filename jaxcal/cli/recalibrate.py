@@ -13,11 +13,9 @@ import warnings
 from absl import flags
 import numpy as np
 
-from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import provenance
 from jaxcal import spelling
-from jaxcal.cli import config_files
 from jaxcal.cli import output_files
 from jaxcal.cli import reporting
 from jaxcal.cli import saved_runs
@@ -142,9 +140,6 @@ def _calibrator(name: str) -> base.Calibrator:
 
 def _check_flags():
   """Refuses flags that do not go together or are out of range."""
-  if config_files.CONFIG.value != config_lib.ExperimentConfig():
-    raise ValueError("the files of RUN say all that a config would; leave out "
-                     "--config")
   if (_ON.value is None) == (_SHARE.value is None):
     raise ValueError(
         "give one of --on=SPLIT|RUN|FILE, labelled images to fit to, and "

@@ -67,21 +67,9 @@ def main(run: str) -> None:
 
 
 def _given() -> dict[str, Any]:
-  """Conventions on the command line, those that are the defaults, too.
-
-  Raises:
-    ValueError: Other fields, or a config.
-  """
-  given = config_files.overrides()
-  other = [f"--config.{name}" for name in given
-           if not name.startswith(_METRICS)]
-  if config_files.chosen() != config_files.DEFAULTS:
-    other.append("--config")
-  if other:
-    raise ValueError(
-        f"leave out {', '.join(other)}: the predictions are there already, and "
-        "only how they are measured can change, with --config.metrics.*")
-  return {name.removeprefix(_METRICS): value for name, value in given.items()}
+  """Conventions on the command line, those that are the defaults, too."""
+  return {name.removeprefix(_METRICS): value
+          for name, value in config_files.overrides().items()}
 
 
 def _check_conventions(conventions: summary.Conventions) -> None:

@@ -23,7 +23,6 @@ from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
-from jaxcal.cli import shared_flags
 from jaxcal.cli import tuned_answers
 from jaxcal.data import image_set as image_sets
 from jaxcal.report import figures

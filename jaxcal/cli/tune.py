@@ -15,7 +15,6 @@ from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import progress
-from jaxcal.cli import shared_flags
 from jaxcal.cli import tune_report
 from jaxcal.clip import checkpoint as models
 from jaxcal.clip import towers

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import pathlib
 import re
@@ -19,6 +20,7 @@ from jaxcal import config as config_lib
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
+from jaxcal.cli import main
 from jaxcal.cli import posterior_import
 from jaxcal.cli import shared_flags
 from jaxcal.cli import sweep
@@ -94,9 +96,11 @@ class ValuesTest(_AtHome):
       self.assertEqual(value, expected)
       self.assertIs(type(value), type(expected))
 
-  @parameterized.named_parameters((field.name, field) for field in _FIELDS)
+  @parameterized.named_parameters(
+      (field.name, field) for field in _FIELDS if field.name.count(".") < 3)
   def test_as_help_prints_it(self, field):
-    shown, = (line for line in "\n".join(experiment.field_help()).splitlines()
+    lines = experiment.help_lines((), [field.name])
+    shown, = (line for line in "\n".join(lines).splitlines()
               if line.startswith(f"  --{field.name}="))
     self.assertEqual(
         _value(field.name.removeprefix("config."), shown.strip()), field.value)
@@ -355,6 +359,38 @@ class SweepValuesTest(_AtHome):
     for name in names:
       (self.home / name).mkdir()
       self.assertRegex(name, "^data.template=\u732b+-[0-9a-f]{6}$")
+
+
+class ForeignTest(_AtHome):
+  """Each command knows its own flags and fields."""
+
+  @parameterized.parameters(
+      ("evaluate", "--config.tune.name=coop"), ("evaluate", "--share=0.3"),
+      ("tune", "--config.method.weight=3"), ("tune", "--config.views.number=3"),
+      ("features", "--config.metrics.level=0.9"),
+      ("sweep", "--config.temperature.limit=3"),
+      ("posterior fit", "--config.memory_gb=3"),
+      ("posterior import", "--config.data.limit=3"),
+      ("posterior select", "--config.method.name=tpt"),
+      ("report", "--config.views.seed=1"))
+  def test_what_has_no_effect_is_refused(self, name, flag):
+    argument = {"report": ["runs"], "posterior import": ["runs"]}.get(name, [])
+    status, printed, error = command.here(*name.split(), *argument, flag)
+    self.assertEqual((status, printed), (2, ""))
+    self.assertIn(f"{flag.partition('=')[0]} has no effect on `jaxcal {name}`",
+                  error)
+
+  def test_help_names_what_has_an_effect(self):
+    for name, one in main.COMMANDS.items():
+      if one.has_flags:
+        status, printed, _ = command.here(*name.split(), "--help")
+        self.assertEqual(status, 0)
+        module = importlib.import_module(f"jaxcal.cli.{one.module}")
+        for flag in module.FLAGS:
+          self.assertIn(f"--{flag}\n", printed, name)
+        for field in module.FIELDS:
+          if field.count(".") < 3:
+            self.assertIn(f"--{field}", printed, name)
 
 
 class NumbersOfMethodsTest(parameterized.TestCase):

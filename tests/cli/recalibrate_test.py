@@ -292,7 +292,7 @@ class RecalibrateTest(parameterized.TestCase):
       (("--share=1.5",), r"--share is 1.5, expected in \(0, 1\)"),
       (("--share=nan",), r"--share is nan, expected in \(0, 1\)"),
       (("--share=0.5", "--config=configs/quickstart.py"),
-       "leave out --config"))
+       "has no effect on `jaxcal recalibrate`"))
   def test_flags(self, arguments, message):
     self._fails(message, self.own, *arguments)
 

@@ -282,8 +282,8 @@ class ReportTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (("--config.views.number=8", "--config.metrics.level=0.9"),
-       "leave out --config.views.number: the predictions are there already"),
-      (("--config=quickstart",), "leave out --config: "),
+       "--config.views.number has no effect on `jaxcal report`"),
+      (("--config=quickstart",), "--config has no effect on `jaxcal report`"),
       (("--config.metrics.num_bins=0",),
        "config.metrics.num_bins is 0, expected >= 1"),
       (("--config.metrics.edges=middle",), "expected 'left' or 'right'"),
