@@ -283,10 +283,11 @@ class DocsTest(parameterized.TestCase):
 
   def test_files_that_they_name_exist(self):
     named = 0
+    module_of = r"python -m ((?:benchmarks|jaxcal|tests)[\w.]*)"
     for page, text in _PAGES.items():
       paths = re.findall(r"`((?:tests|configs|benchmarks|docs)/[^`*]+)`", text)
       paths += [module.replace(".", "/") + ".py"
-                for module in re.findall(r"python -m ([\w.]+)", text)]
+                for module in re.findall(module_of, text)]
       for path in paths:
         self.assertTrue((_ROOT / path).exists(), f"{page}: {path}")
       named += len(paths)

@@ -86,7 +86,7 @@ def main() -> None:
   seeds = tuned_answers.load(config.method, model)
   tuned_answers.check_classes(seeds, sets_by_name.values())
   about = experiment.describe(config, model, posterior)
-  output = experiment.output_folder(about, grows=True)
+  output = experiment.output_folder(about)
   parts = [_Part(data, part, images, with_posterior)
            for data, target in sets_by_name.items()
            for part, images, with_posterior in _parts_of(

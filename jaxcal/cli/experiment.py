@@ -464,18 +464,17 @@ def features_are(config) -> str:
   return f"stored as {manifest.dtype}"
 
 
-def output_folder(
-    settings: Mapping[str, Any], *, grows: bool = False) -> pathlib.Path:
-  """The folder of the run, with `run.json` in it, kept from other runs.
+def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
+  """The folder of the run, kept from other runs until the command ends.
+
+  A run with other settings may lie there: whatever is used again is compared
+  by its own identity. After that, `write_settings` says what is run.
 
   Args:
-    settings: Of the run, by dotted name.
-    grows: Whether a run with other settings may lie there, since all that is
-      used again is compared by its own identity; `write_settings` is then the
-      caller's, once that is done.
+    settings: Settings of the run, by dotted name.
 
   Raises:
-    ValueError: it holds a run with other settings, or another run holds it.
+    ValueError: another run holds it.
     OSError: it cannot be written to.
   """
   fields = {name: value for name, value in settings.items()
@@ -496,12 +495,6 @@ def output_folder(
   if sharding.any_process(refused is not None):
     raise refused or ValueError(
         f"process 0 could not take {output}; it says why")
-  path = output / "run.json"
-  if path.exists() and not grows:
-    _refuse_other_run(output, output_files.read_settings(path), settings)
-  sharding.barrier("checked")
-  if not grows:
-    write_settings(output, settings)
   return output
 
 
@@ -510,19 +503,6 @@ def write_settings(output: pathlib.Path, settings: Mapping[str, Any]) -> None:
   if is_first():
     atomic.write_whole(
         output / "run.json", json.dumps(settings, indent=2).encode())
-
-
-def _refuse_other_run(output, before, now):
-  decisive = ("config.", "flags.", "model.", "posterior.", "provenance.source",
-              "provenance.jax")
-  changed = [
-      f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
-      for name in sorted(set(before) | set(now))
-      if name.startswith(decisive) and before.get(name) != now.get(name)]
-  if changed:
-    raise ValueError(
-        f"{output} holds another run:\n  " + "\n  ".join(changed) +
-        "\ngive another --output, or --overwrite to remove it")
 
 
 def is_first() -> bool:

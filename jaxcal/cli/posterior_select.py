@@ -84,7 +84,7 @@ def main() -> None:
       f"flags.{name}": flags.FLAGS[name].value for name in _FLAGS
       if name not in ("strategies", "budgets", "seeds", "pool")} | {
           "flags.pool": _pool() or None}
-  output = experiment.output_folder(about, grows=True)
+  output = experiment.output_folder(about)
   cells = select.cells(_STRATEGIES.value, budgets, range(_SEEDS.value))
   # What lies there is looked at before anything is computed.
   for study in studies:

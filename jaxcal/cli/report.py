@@ -6,7 +6,6 @@ import pathlib
 import sys
 from typing import Any
 
-import jaxcal
 from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal.cli import config_files
@@ -14,6 +13,7 @@ from jaxcal.cli import reporting
 from jaxcal.cli import saved_runs
 from jaxcal.cli import shared_flags
 from jaxcal.report import summary
+from jaxcal.storage import identity
 
 EXAMPLE = "jaxcal report runs/mine --config.metrics.num_bins=15"
 
@@ -54,16 +54,14 @@ def main(run: str) -> None:
   now = saved_runs.conventions(settings, _given())
   _check_conventions(now)
   output = _output(folder)
-  remarks = []
-  if "recalibrator" in told:
-    remarks += saved_runs.remarks(told)
-  else:
-    _say_if_older(folder, settings)
+  remarks = saved_runs.remarks(told) if "recalibrator" in told else []
   reporting.write(
       output, reporting.measure(_predicted(saved, differences), now),
       title=saved_runs.title(settings, told.get("recalibrator")),
       conventions=now, remarks=remarks + _changes(before, now),
       settings=saved_runs.page_settings(told, now))
+  if "recalibrator" not in told:
+    _say_if_older(folder, saved, settings)
 
 
 def _given() -> dict[str, Any]:
@@ -120,12 +118,12 @@ def _output(run: pathlib.Path) -> pathlib.Path:
   return output
 
 
-def _say_if_older(run, settings):
+def _say_if_older(run, saved, settings):
   """Tells of a run with which `jaxcal evaluate` would not go on."""
-  needed = {name for name, *_ in config_lib.describe(
-      config_lib.ExperimentConfig())} - set(config_lib.FREE)
   version = settings.get("provenance.jaxcal")
-  if version != jaxcal.__version__ or needed - settings.keys():
+  found = [predictions_lib.settings(one.path).get("identity", {})
+           for one in saved]
+  if any(one.get("computation") != identity.COMPUTATION for one in found):
     by = f"jaxcal {version}" if version else "version unknown"
     print(f"jaxcal: {run} was made by other code than this ({by}): it can be "
           "reported, but `jaxcal evaluate` cannot continue it",

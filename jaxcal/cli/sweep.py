@@ -123,7 +123,7 @@ def main() -> None:
   about = {name: value for name, value in about.items()
            if name.removeprefix("config.") not in (
                *_PER_IMAGE, *(axis.name for axis in axes))}
-  output = experiment.output_folder(about, grows=True)
+  output = experiment.output_folder(about)
   # What lies there is looked at before anything is computed.
   passes = [_pass(variant, load_model, load_posterior, images, output)
             for variant in plan

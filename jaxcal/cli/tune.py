@@ -88,7 +88,7 @@ def main() -> None:
     for setting in settings.values():
       fit.check_memory(model, task, setting, _max_bytes(config))
   about = experiment.describe(config, model)
-  output = experiment.output_folder(about, grows=True)
+  output = experiment.output_folder(about)
   outliers = _outliers(config, model, tasks, settings, output)
   # What lies there is looked at before anything is trained.
   for task in tasks:

@@ -57,7 +57,7 @@ class Found(NamedTuple):
 
 
 def make_cache(
-    embeddings: Float[Array, "v n d"],
+    embeddings: Float[AnyArray, "v n d"],
     labels: Int[AnyArray, "n"],
     num_classes: int,
 ) -> Cache:

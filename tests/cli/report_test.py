@@ -25,7 +25,7 @@ _DRAWN = ("results.md", "report.html", "diagram-shapes.svg",
 _TABLES = ("results.jsonl", "differences.jsonl")
 # What run.json and predictions of version 0.1.0 do not say.
 _NEW = ("config.stream.", "config.tune.", "config.methods", "config.evidence",
-        "config.data.classes", "config.method.tuned", "sha256")
+        "config.data.classes", "config.method.tuned", "identity", "sha256")
 _LOADED = ("import sys; from jaxcal.cli import main; status = main.run(); "
            "print([name for name in ('flax', 'optax', 'transformers', "
            "'jaxcal.clip.towers') if name in sys.modules]); sys.exit(status)")

@@ -174,11 +174,11 @@ class TowersTest(parameterized.TestCase):
         ("all", towers.Projection(kernel, bias), residual,
          expected + bias[None, None] + residual)):
       np.testing.assert_allclose(
-          towers.project(x, projection, added), want, atol=1e-12, err_msg=name)
+          towers.project(x, projection, added), want, rtol=2e-6, atol=1e-6, err_msg=name)
       np.testing.assert_allclose(  # a single vector
           towers.project(
               x[1, 2], projection, None if added is None else added[1, 2]),
-          want[1, 2], atol=1e-12, err_msg=name)
+          want[1, 2], rtol=2e-6, atol=1e-6, err_msg=name)
 
   def test_nothing_after_the_end_token_matters(self):
     whole = text_features(CONFIG, self.params, self.tokens, self.ends)

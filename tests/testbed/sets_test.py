@@ -108,7 +108,7 @@ class SetsTest(parameterized.TestCase):
         self.assertBetween(scene.camera.contrast, *conditions.contrast)
 
   def test_errors(self):
-    with self.assertRaisesRegex(ValueError, "'shapes-fog'; choose from: shap"):
+    with self.assertRaisesRegex(ValueError, "'shapes-fog'; did you mean shap"):
       sets.load("shapes-fog")
     with self.assertRaisesRegex(ValueError, "train, validation, test"):
       sets.load("shapes", split="dev")
