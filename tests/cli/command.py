@@ -36,6 +36,14 @@ for _command in main.COMMANDS.values():
 _CODE = "import sys; from jaxcal.cli import main; sys.exit(main.run())"
 
 
+def small(name):
+  """Those of `SMALL` that have an effect on a command."""
+  module = importlib.import_module(
+      f"jaxcal.cli.{main.COMMANDS[name].module}")
+  return tuple(flag for flag in SMALL if flag[2:].partition("=")[0] in (
+      "config", *module.FIELDS))
+
+
 def start(*arguments, num_devices=1):
   """The running process; `num_devices` virtual ones on the CPU."""
   environment = os.environ | {"XLA_FLAGS": re.sub(

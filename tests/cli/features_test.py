@@ -12,7 +12,7 @@ from jaxcal import predictions
 from jaxcal.features import store as stores
 from tests.cli import command
 
-_STORE = ("features", *command.SMALL, "--config.data.limit=12",
+_STORE = ("features", *command.small("features"), "--config.data.limit=12",
           "--chunk_size=2", "--dtype=float32")
 
 
@@ -46,7 +46,8 @@ class FeaturesTest(parameterized.TestCase):
   def test_evaluation_from_a_store_is_that_from_pixels(self):
     store = self._folder("store")
     small = (*command.SMALL, "--config.method.name=soc")
-    command.here("features", *small, f"--store={store}", "--dtype=float32")
+    command.here("features", *command.small("features"), f"--store={store}",
+                 "--dtype=float32")
     outputs = []
     for extra in ((), (f"--config.data.store={store}",)):
       outputs.append(self._folder("run"))
@@ -70,7 +71,8 @@ class FeaturesTest(parameterized.TestCase):
       (("--store=x", "--chunk_size=0"), "--chunk_size of at least 1"),
       (("--store=x", "--config.data.classes=new"), "a store has whole sets"))
   def test_errors(self, arguments, message):
-    status, _, error = command.here("features", *command.SMALL, *arguments)
+    status, _, error = command.here(
+        "features", *command.small("features"), *arguments)
     self.assertEqual(status, 2)
     self.assertIn(message, error)
 

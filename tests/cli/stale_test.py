@@ -183,7 +183,7 @@ class StaleTest(absltest.TestCase):
 
   def test_pictures_replaced_after_they_were_stored(self):
     store = self.root / "store"
-    arguments = (f"--config.data.name={self.images}", *_SMALL)
+    arguments = (f"--config.data.name={self.images}", _SMALL[0])
     status, _, error = command.here(
         "features", *arguments, f"--store={store}")
     self.assertEqual(status, 0, error)

@@ -174,7 +174,8 @@ class TowersTest(parameterized.TestCase):
         ("all", towers.Projection(kernel, bias), residual,
          expected + bias[None, None] + residual)):
       np.testing.assert_allclose(
-          towers.project(x, projection, added), want, rtol=2e-6, atol=1e-6, err_msg=name)
+          towers.project(x, projection, added), want, rtol=2e-6, atol=1e-6,
+          err_msg=name)
       np.testing.assert_allclose(  # a single vector
           towers.project(
               x[1, 2], projection, None if added is None else added[1, 2]),

@@ -169,7 +169,7 @@ class MethodsTest(parameterized.TestCase):
     self.assertGreater(parts["outliers"], 0)
 
   @parameterized.parameters(
-      ("coup", "unknown method 'coup'; did you mean coop.* choose from: coop, "),
+      ("coup", "unknown method 'coup'; did you mean coop.* choose from: "),
       ("coop+dor+zs_norm", "each once, in this order"),
       ("coop+dor+dor", "each once"),
       ("coop+door", "must be of .zs_norm, .penalty, .dor"),
