@@ -1,7 +1,7 @@
 """The answers to one image set: what is missing is computed and saved."""
 
 import collections
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
 import hashlib
 import pathlib
@@ -18,6 +18,7 @@ from jaxcal import sharding
 from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.adapt.prompt import flatness
+from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
@@ -74,7 +75,7 @@ def answer_set(
       path_of(name), identity.by_name[name], config.evidence)]
   sharding.barrier("looked for predictions")
   found: dict[str, Any] = {}  # by name, the iterator over its group
-  for parts, names in _groups(folder, missing, identity).items():
+  for parts, names in groups(folder, missing, identity).items():
     together = dict.fromkeys(method_of[name] for name in names)
     group = _answers(
         config, model, images, {name: methods[name] for name in together},
@@ -97,22 +98,59 @@ def answer_set(
     parts_lib.remove(parts)
 
 
-def _groups(folder, missing, identity):
+def planned(
+    config,
+    place: str,
+    images: image_sets.ImageSet,
+    method_of: Mapping[str, str],
+    methods: Mapping[str, base.Numbers],
+    identity: identities.OfSet,
+    folder: pathlib.Path,
+) -> dry_run.Planned:
+  """What `answer_set` would compute; arguments as there.
+
+  Args:
+    config: Fields of the experiment.
+    place: Place of the set among the predictions.
+    images: The image set.
+    method_of: Names of the predictions and the method of each.
+    methods: The methods' numbers by name.
+    identity: What the predictions are of.
+    folder: Where the predictions of this set are.
+  """
+  missing = [name for name in method_of if not identities.is_there(
+      folder / name, identity.by_name[name], config.evidence)]
+  return dry_run.Planned(
+      place, len(images.ids), len(images.class_names),
+      0 if config.data.store is not None else config.views.number,
+      {name: methods[method] for name, method in method_of.items()}, missing,
+      groups(folder, missing, identity))
+
+
+def groups(
+    folder: pathlib.Path, missing: Sequence[str], identity: identities.OfSet
+) -> dict[pathlib.Path, Sequence[str]]:
   """Names to be computed together, by the folder of their parts.
 
   Those that an interrupted run had begun together are finished together.
+
+  Args:
+    folder: Where the predictions of a set are.
+    missing: Names of those that are not there.
+    identity: What the predictions are of.
   """
   prefix = f"{_PARTS}{identity.of_pass[:8]}-"
-  groups, left = {}, list(missing)
+  found: dict[pathlib.Path, Sequence[str]] = {}
+  left = list(missing)
   for parts in sorted(folder.glob(f"{prefix}*")):
     names = parts_lib.names(parts)
     if names and set(names) <= set(left):
-      groups[parts] = names
+      found[parts] = names
       left = [name for name in left if name not in names]
   if left:
     digest = hashlib.sha256("\n".join(left).encode()).hexdigest()[:8]
-    groups[folder / f"{prefix}{digest}"] = tuple(left)
-  return groups
+    found[folder / f"{prefix}{digest}"] = tuple(left)
+  return found
 
 
 def _answers(config, model, images, methods, about, parts, identity, folder,

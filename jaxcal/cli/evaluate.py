@@ -11,6 +11,7 @@ from jaxcal import sharding
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import answering
 from jaxcal.cli import config_files
+from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import identities
@@ -26,7 +27,7 @@ from jaxcal.recalibration import temperature
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
            "--config.method.weight=30")
 
-FLAGS = experiment.SHARED_FLAGS
+FLAGS = (*experiment.SHARED_FLAGS, "dry_run")
 FIELDS = config_files.fields(
     "model", "data", "views", "method", "stream", "fpp", "posterior",
     "temperature", "tune.template", "metrics", "batch_size", "num_threads",
@@ -86,18 +87,25 @@ def main() -> None:
   seeds = tuned_answers.load(config.method, model)
   tuned_answers.check_classes(seeds, sets_by_name.values())
   about = experiment.describe(config, model, posterior)
-  output = experiment.output_folder(about)
+  output = experiment.output_path(about)
+  if not dry_run.ASKED.value:
+    experiment.take(output)
   parts = [_Part(data, part, images, with_posterior)
            for data, target in sets_by_name.items()
            for part, images, with_posterior in _parts_of(
                config, data, target, validation, unknown, posterior)]
   # What lies there is looked at before anything is computed.
   asked = [(part, identities.of_set(
-      config, model, part.images, methods, part.posterior, output, part.place))
+      config, model, part.images, methods, part.posterior,
+      None if dry_run.ASKED.value else output, part.place))
            for part in parts]
   for part, identity in asked:
     for name, one in identity.by_name.items():
       identities.is_there(output / "predictions" / part.place / name, one)
+  if dry_run.ASKED.value:
+    dry_run.show([_planned(config, methods, output, *one) for one in asked],
+                 output)
+    return
   experiment.write_settings(output, about)
   for part, identity in asked:
     _answer(config, model, methods, seeds, about, output, part, identity)
@@ -112,6 +120,15 @@ def main() -> None:
       names += [name + _TEMPERATURE for name in [*methods, *seeds]]
     _write_report(output, config, list(sets_by_name), names, about)
   sharding.barrier("done")
+
+
+def _planned(config, methods, output, part, identity):
+  """What is to be predicted of a part."""
+  folder = output / "predictions" / part.place
+  return answering.planned(
+      config, part.place, part.images, run.output_names(
+          methods, with_posterior=part.posterior is not None), methods,
+      identity, folder)
 
 
 def _parts_of(config, data, images, validation, unknown, posterior):

@@ -464,26 +464,33 @@ def features_are(config) -> str:
   return f"stored as {manifest.dtype}"
 
 
+def output_path(settings: Mapping[str, Any]) -> pathlib.Path:
+  """Where a run with these settings writes; nothing is made."""
+  fields = {name: value for name, value in settings.items()
+            if name.startswith(("config.", "flags."))}
+  if shared_flags.OUTPUT.value:
+    return pathlib.Path(shared_flags.OUTPUT.value)
+  digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:8]
+  return pathlib.Path("runs", f"{config_files.chosen()}-{digest}")
+
+
 def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
-  """The folder of the run, kept from other runs until the command ends.
+  """`output_path`, taken."""
+  output = output_path(settings)
+  take(output)
+  return output
+
+
+def take(output: pathlib.Path) -> None:
+  """Makes a run's folder and keeps it from other runs until the command ends.
 
   A run with other settings may lie there: whatever is used again is compared
   by its own identity. After that, `write_settings` says what is run.
-
-  Args:
-    settings: Settings of the run, by dotted name.
 
   Raises:
     ValueError: another run holds it.
     OSError: it cannot be written to.
   """
-  fields = {name: value for name, value in settings.items()
-            if name.startswith(("config.", "flags."))}
-  if shared_flags.OUTPUT.value:
-    output = pathlib.Path(shared_flags.OUTPUT.value)
-  else:
-    digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:8]
-    output = pathlib.Path("runs", f"{config_files.chosen()}-{digest}")
   refused = None
   if is_first():
     try:
@@ -495,7 +502,6 @@ def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
   if sharding.any_process(refused is not None):
     raise refused or ValueError(
         f"process 0 could not take {output}; it says why")
-  return output
 
 
 def write_settings(output: pathlib.Path, settings: Mapping[str, Any]) -> None:

@@ -48,7 +48,7 @@ def of_set(
     images: image_sets.ImageSet,
     methods: Mapping[str, base.Numbers],
     posterior: posteriors.Chosen | None,
-    output: pathlib.Path,
+    output: pathlib.Path | None,
     place: str,
 ) -> OfSet:
   """The identities of everything that is predicted for an image set.
@@ -59,8 +59,9 @@ def of_set(
     images: The images.
     methods: Numbers of the methods by name.
     posterior: What predicts in its forms, too.
-    output: Folder of the run.
-    place: Of the set among the predictions.
+    output: Folder of the run, which keeps digests of files; none are kept if
+      None.
+    place: Place of the set among the predictions.
   """
   common = {**of_images(config, images, output, place),
             **of_features(config, model), **of_prompts(config, model),
@@ -108,15 +109,18 @@ def is_there(
 
 
 def of_images(
-    config, images: image_sets.ImageSet, output: pathlib.Path, place: str
+    config,
+    images: image_sets.ImageSet,
+    output: pathlib.Path | None,
+    place: str,
 ) -> dict[str, Any]:
   """The identity of an image set; files that did not change are not read.
 
   Args:
     config: Of the experiment.
     images: The images; of a store, what it was made of counts.
-    output: Of the run, keeps digests.
-    place: Of the set among the predictions.
+    output: Folder of the run, which keeps digests; none are kept if None.
+    place: Place of the set among the predictions.
   """
   if config.data.store is not None:
     manifest = load.open_store(config.data.store, images.name).manifest
@@ -127,7 +131,7 @@ def of_images(
   with experiment.progress(
       f"{place}: files", len(images.ids), delay=3) as bar:
     return contents.identity_of(
-        images, memory=output / _MEMORY / name,
+        images, memory=None if output is None else output / _MEMORY / name,
         num_threads=config.num_threads, progress=bar.update)
 
 

@@ -20,6 +20,7 @@ from jaxcal import sweep as sweep_lib
 from jaxcal.adapt import base
 from jaxcal.cli import answering
 from jaxcal.cli import config_files
+from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
@@ -38,7 +39,7 @@ _SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "FIELD=VALUE,VALUE,... of the config, a value with a comma in "
     "it in double quotes; given several times, all combinations are run")
 
-FLAGS = ("sweep", *experiment.SHARED_FLAGS)
+FLAGS = ("sweep", *experiment.SHARED_FLAGS, "dry_run")
 FIELDS = config_files.fields(
     "model", "data", "views", "method", "stream", "fpp", "posterior",
     "metrics", "batch_size", "num_threads", "memory_gb", "linearisation",
@@ -123,11 +124,16 @@ def main() -> None:
   about = {name: value for name, value in about.items()
            if name.removeprefix("config.") not in (
                *_PER_IMAGE, *(axis.name for axis in axes))}
-  output = experiment.output_folder(about)
+  output = experiment.output_path(about)
+  if not dry_run.ASKED.value:
+    experiment.take(output)
   # What lies there is looked at before anything is computed.
   passes = [_pass(variant, load_model, load_posterior, images, output)
             for variant in plan
             for images in load_sets(variant.config.data).values()]
+  if dry_run.ASKED.value:
+    dry_run.show([_planned(one, load_posterior) for one in passes], output)
+    return
   experiment.write_settings(output, about)
   rows = _Rows(output / "results.jsonl")
   total = sum(len(one.methods) * len(one.images.ids) for one in passes)
@@ -233,11 +239,22 @@ def _pass(variant, load_model, load_posterior, images, output) -> _Pass:
   place = f"{images.name}/{variant.folder}"
   identity = identities.of_set(
       config, model, images, methods,
-      load_posterior(config.posterior, config.model), output, place)
+      load_posterior(config.posterior, config.model),
+      None if dry_run.ASKED.value else output, place)
   folder = output / "predictions" / images.name / variant.folder
   for name, one in identity.by_name.items():
     identities.is_there(folder / name, one)
   return _Pass(variant, images, methods, identity, folder)
+
+
+def _planned(one, load_posterior):
+  """What is to be predicted in a pass."""
+  config = one.variant.config
+  posterior = load_posterior(config.posterior, config.model)
+  return answering.planned(
+      config, f"{one.images.name}/{one.variant.folder}".rstrip("/"), one.images,
+      run.output_names(one.methods, with_posterior=posterior is not None),
+      one.methods, one.identity, one.folder)
 
 
 def _run_pass(one, model, posterior, rows, bar):
