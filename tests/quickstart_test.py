@@ -13,8 +13,9 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _STORED = _ROOT / "benchmarks" / "results" / "quickstart"
-# Where the stored numbers were computed. Elsewhere the last bits differ, and
-# with them single signs of AdamW's first step, which may turn single images.
+# Where the stored numbers were computed; processors of that name differ in the
+# last bits (by 5e-9 so far). Elsewhere more do, and with them single signs of
+# AdamW's first step, which may turn single images.
 _PROCESSOR = "AMD EPYC"
 _ELSEWHERE = {"accuracy": 0.012, "ece": 0.02, "nll": 0.01, "brier": 0.01}
 _CODE = "import sys; from jaxcal.cli import main; sys.exit(main.run())"
@@ -66,7 +67,7 @@ class QuickstartTest(absltest.TestCase):
           with self.subTest(f"{name} {key} {column}"):
             if _processor() == _PROCESSOR:
               np.testing.assert_allclose(
-                  found[key][column], value, rtol=1e-9, atol=1e-12)
+                  found[key][column], value, rtol=1e-6, atol=1e-9)
             elif column in _ELSEWHERE:
               self.assertAlmostEqual(
                   found[key][column], value, delta=_ELSEWHERE[column])

@@ -65,13 +65,15 @@ def measure(
     sets: Iterable[Predicted], conventions: summary.Conventions) -> Measured:
   """All numbers and diagrams; one image set is looked at after the other.
 
-  Rows of recalibrated predictions say `recalibrator`, `recalibration_images`,
+  Rows have the numbers of their methods, by name, as the predictions say them.
+  Those of recalibrated predictions say `recalibrator`, `recalibration_images`,
   `recalibration_notes`, and the fitted numbers by their names.
   """
   measured = Measured([], [], {}, [])
   for data, predictions, references, unknown in sets:
     rows = [
-        {"data": data, "method": name} | summary.summarize(one, conventions) |
+        {"data": data, "method": name} | one.settings.get("numbers", {}) |
+        summary.summarize(one, conventions) |
         (summary.detect(one, unknown[name], conventions)
          if name in unknown else {}) | _fit(one)
         for name, one in predictions.items()]
