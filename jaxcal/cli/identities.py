@@ -127,7 +127,7 @@ def of_images(
     return identity.of_data(
         images.ids, images.labels, images.class_names) | {
             "data.contents": manifest.contents_fingerprint}
-  name = f"{place.replace('/', ' ')}.npz"
+  name = f"{place.replace('/', ' ')}.digests.npz"
   with experiment.progress(
       f"{place}: files", len(images.ids), delay=3) as bar:
     return contents.identity_of(

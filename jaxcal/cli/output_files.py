@@ -21,10 +21,11 @@ FILES = re.compile(
     r"|selected-.+\.json|(diagram|losses|learning|[a-z_.]+\.[a-z_.]+|" +
     "|".join(config.number_names()) + r")-.+\.svg")
 # Sub-folders that hold nothing but predictions, parameters, parts and states.
-FOLDERS = ("predictions", "answers", "features", "tuned")
+FOLDERS = ("predictions", "answers", "features", "tuned", "digests")
 # Parts of an unfinished run, and states to go on from.
 _ALONE = re.compile(
-    r"about\.json|(\d{8}|digests|streams|fpp|sums|state-\d+(-\d+)?)\.npz")
+    r"about\.json|(\d{8}|streams|fpp|sums|state-\d+(-\d+)?)\.npz"
+    r"|(.+\.)?digests\.npz")
 _TAKEN = contextlib.ExitStack()  # folders kept from others, see `take`
 _PAIRS = {".npz": (".json",), ".safetensors": (".json",),
           ".json": (".npz", ".safetensors")}

@@ -18,6 +18,7 @@ from jaxcal.storage import process
 from tests.cli import command
 
 _OWN = (
+    "digests/pets base.digests.npz",
     "run.json", "results.jsonl", "results.md", "differences.jsonl",
     "report.html", "diagram-my set.svg", "losses-shapes.svg",
     "learning-digits.svg", "selected-digits.json", "weight-digits.svg",

@@ -66,6 +66,11 @@ class StaleTest(absltest.TestCase):
     return predictions.load(
         self.output / "predictions" / "pets" / name).logits
 
+  def test_overwriting_leaves_nothing(self):
+    status, _, error = self._run("--overwrite")
+    self.assertEqual(status, 0, error)
+    self.assertNotIn("kept in", error)
+
   def test_nothing_changed(self):
     path = self.output / "predictions" / "pets" / "zero_shot.npz"
     written = path.stat().st_mtime_ns

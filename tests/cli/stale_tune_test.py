@@ -78,6 +78,11 @@ class StaleTuneTest(absltest.TestCase):
   def _assert_other_parameters(self):
     self.assertGreater(np.abs(self._parameters() - self.before).max(), 0)
 
+  def test_overwriting_leaves_nothing(self):
+    status, _, error = self._run("--overwrite")
+    self.assertEqual(status, 0, error)
+    self.assertNotIn("kept in", error)
+
   def test_nothing_changed(self):
     files = self._files("tuned/**/*") | self._files("predictions/**/*")
     self._tune("--config.metrics.num_bins=15", "--config.tune.seeds_at_once=1",
