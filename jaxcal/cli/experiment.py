@@ -52,8 +52,10 @@ _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "how many, with --coordinator=HOST:PORT")
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "of this one, from 0, with --coordinator=HOST:PORT")
-SHARED_FLAGS = ("config", "output", "overwrite", "coordinator",
-                "num_processes", "process_id", "compilation_cache", "debug")
+FLAGS_OF_ONE_PROCESS = (
+    "config", "output", "overwrite", "compilation_cache", "debug")
+SHARED_FLAGS = (*FLAGS_OF_ONE_PROCESS, "coordinator", "num_processes",
+                "process_id")
 
 DATA_HELP = (
     "Image sets: " + ", ".join(testbed_sets.NAMES) + ",\n"

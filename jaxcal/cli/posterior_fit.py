@@ -49,7 +49,6 @@ def help_text() -> str:
 def main() -> None:
   """Fits the posterior that the flags describe."""
   config = experiment.checked_config()
-  experiment.refuse_processes()
   folder = posterior_folder.folder_of(config)
   grid = _pseudo_counts()
   if _CANDIDATES.value < 2:

@@ -25,9 +25,6 @@ def folder_of(config) -> pathlib.Path:
   if config.posterior.folder is None:
     raise ValueError("--config.posterior.folder is None: name the folder to "
                      "fill, with --config.posterior.folder=...")
-  if shared_flags.OUTPUT.value is not None:
-    raise ValueError("--output is not for a posterior: name the folder to fill "
-                     "with --config.posterior.folder=...")
   return pathlib.Path(config.posterior.folder)
 
 

@@ -44,7 +44,6 @@ def help_text() -> str:
 def main(source: str) -> None:
   """Imports the factors that lie in a folder."""
   config = experiment.checked_config()
-  experiment.refuse_processes()
   folder = posterior_folder.folder_of(config)
   if files.has_factors(folder) and not shared_flags.OVERWRITE.value:
     raise ValueError(f"{folder} holds a posterior already; give another "

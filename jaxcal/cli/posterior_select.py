@@ -47,7 +47,7 @@ _EPOCHS = flags.DEFINE_integer("epochs", 100, "of AdamW, as published")
 _FLAGS = ("strategies", "budgets", "seeds", "pool", "pool_split", "pool_limit",
           "metric", "samples", "learning_rate", "epochs")
 _SCORES = {"accuracy": "accuracy %", "ece": "ECE %", "nll": "NLL"}
-FLAGS = (*_FLAGS, "config", "output", "overwrite", "compilation_cache", "debug")
+FLAGS = (*_FLAGS, *experiment.FLAGS_OF_ONE_PROCESS)
 FIELDS = config_files.fields(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "metrics", "batch_size", "num_threads",
@@ -70,7 +70,6 @@ def help_text() -> str:
 def main() -> None:
   """Runs the selection that the flags describe."""
   config = experiment.checked_config()
-  experiment.refuse_processes()
   budgets = _checked_flags()
   if config.posterior.folder is None:
     raise ValueError("--config.posterior.folder is None: name a posterior of "

@@ -34,7 +34,7 @@ from jaxcal.tuning import vocabulary
 
 EXAMPLE = "jaxcal tune --config=dor_base_to_new"
 
-FLAGS = experiment.SHARED_FLAGS
+FLAGS = experiment.FLAGS_OF_ONE_PROCESS
 FIELDS = config_files.fields(
     "model", "data", "views", "tune", "metrics", "batch_size", "num_threads",
     "memory_gb", without=("data.unknown", "views.number"))
@@ -79,7 +79,6 @@ def help_text() -> str:
 def main() -> None:
   """Runs the tuning that the flags describe."""
   config = experiment.checked_config()
-  experiment.refuse_processes()
   _check(config)
   tasks = [_task(config, name) for name in config.data.name]
   model = experiment.load_model(config.model)

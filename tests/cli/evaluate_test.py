@@ -240,8 +240,9 @@ class MethodTest(parameterized.TestCase):
       ("c_tpt_two_step", None, 2), ("c_tpt_two_step", 4, 4),
       ("zero_shot", 2, 0))
   def test_number_of_steps(self, name, given, expected):
-    method = experiment.method_of(
-        config.ExperimentConfig(), name, {"num_steps": given})
+    asked = config.ExperimentConfig()
+    asked.method.num_steps = given
+    method = experiment.method_of(asked, name)
     self.assertEqual(method.objective().num_steps, expected)
 
 

@@ -73,7 +73,7 @@ class SweepTest(parameterized.TestCase):
       self.assertAlmostEqual(swept[field], alone[field], places=5)
     before = {path: path.stat().st_mtime_ns
               for path in output.rglob("*.npz")}
-    self.assertIn("soc-weight=1", printed)
+    self.assertRegex(printed, r"\| soc-[^|]*weight=1 ")
     self.assertIn("<svg", (output / "weight-digits.svg").read_text())
     self._sweep(output, "--sweep=method.learning_rate=0.005,0.01")
     grown = _rows(output)
