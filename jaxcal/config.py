@@ -92,10 +92,9 @@ class DataConfig:
       "folders and CSV files whose own names are not to be used")
   template: str = _field(
       "a photo of a {}.", "prompt; the words before {} are the initial context")
-  unknown: str | None = _path(
-      None, "image set of other things (out of distribution), predicted among "
-      "the classes of each of the sets: tells how well uncertainty points "
-      "out what is none of them")
+  out_of_distribution: str | None = _path(
+      None, "image set of other things, predicted among the classes of each "
+      "of the sets: tells how well uncertainty points out what is none of them")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a method answered, on disk before any metric is computed.
+"""What a method predicted, on disk before any metric is computed.
 
 One `.npz` of arrays and one `.json` of settings per method and image set, so
 that metrics, recalibration and figures never need the model again.
@@ -39,7 +39,7 @@ EVIDENCE = {
 
 
 class Predictions(NamedTuple):
-  """Answers of one method on one image set, in the order of the set.
+  """Predictions of one method on one image set, in the order of the set.
 
   Attributes:
     logits: float32 [n k], unnormalised log-probabilities: their softmax is the
@@ -120,7 +120,7 @@ def _check_evidence(evidence, n, k):
 
 
 def take(predictions: Predictions, rows: Positions) -> Predictions:
-  """The answers to some of the images, in the order of `rows`."""
+  """The predictions of some of the images, in the order of `rows`."""
   rows = np.asarray(rows, np.int64)
   labels = predictions.labels
   return predictions._replace(

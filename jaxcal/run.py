@@ -251,7 +251,7 @@ def iterate(
           methods, task, source, prepared, folder, missing, order, mesh,
           head=head, evidence=evidence, batch_size=batch_size,
           on_batch=on_batch)
-    sharding.barrier("answered")
+    sharding.barrier("predicted")
     common = _common_evidence(folder, task, evidence)
     for name, settings in about.items():
       yield name, _gathered(folder, name, source, settings, common)

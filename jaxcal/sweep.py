@@ -1,7 +1,7 @@
 """The plan of a sweep: its points, which of them share work, their names.
 
 A sweep is the product of a few fields' values. Points that differ only in how
-an image is answered (method, weight, learning rate, ...) share a pass over the
+an image is predicted (method, weight, learning rate, ...) share a pass over the
 images; those that differ in model, data, views or initial context do not.
 """
 

@@ -17,13 +17,13 @@ from jaxcal.typing import PyTree
 
 
 class Chunk(NamedTuple):
-  """A stretch of streams that has been answered.
+  """A stretch of streams that is done.
 
   Attributes:
-    stop: How many images of each stream are done.
-    positions: Of the images of this chunk, by stream.
-    outputs: Their outputs, with leading axes [r c].
-    states: After the chunk, one per stream; enough to go on from here.
+    stop: Number of images of each stream that are done.
+    positions: Positions of the images of this chunk, by stream.
+    outputs: Outputs for these images, with leading axes [r c].
+    states: States after the chunk, one per stream; enough to go on from here.
   """
 
   stop: int

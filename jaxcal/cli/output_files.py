@@ -20,7 +20,8 @@ FILES = re.compile(
     r"run\.json|results\.(jsonl|md)|differences\.jsonl|report\.html"
     r"|selected-.+\.json|(diagram|losses|learning|[a-z_.]+\.[a-z_.]+|" +
     "|".join(config.number_names()) + r")-.+\.svg")
-# Sub-folders that hold nothing but predictions, parameters, parts and states.
+# Sub-folders that hold nothing but predictions, parameters, parts and states;
+# "answers" are predictions of earlier versions.
 FOLDERS = ("predictions", "answers", "features", "tuned")
 # Parts of an unfinished run, and states to go on from.
 _ALONE = re.compile(

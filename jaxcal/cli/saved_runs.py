@@ -15,8 +15,10 @@ from jaxcal import predictions as predictions_lib
 from jaxcal.predictions import Predictions
 from jaxcal.report import summary
 
-# Where a set's predictions for images of none of its classes lie.
-UNKNOWN = "unknown"
+# Where a set's predictions for images of none of its classes lie, and where
+# earlier versions put them.
+OUT_OF_DISTRIBUTION = "out_of_distribution"
+FOREIGN = (OUT_OF_DISTRIBUTION, "unknown")
 
 # In run.json of a recalibration, the settings of the run that it is of.
 SETTINGS = "settings"
@@ -120,6 +122,16 @@ def predictions_of(
   return sorted(found, key=lambda one: (
       place.get(one.data, len(sets)), one.data,
       order.get(one[:2], len(order)), one.method))
+
+
+def out_of_distribution(path: pathlib.Path) -> pathlib.Path | None:
+  """Where the same method's predictions out of distribution lie, if it has any.
+
+  Args:
+    path: Path of its predictions for the set itself.
+  """
+  there = (path.parent / name / path.name for name in FOREIGN)
+  return next(filter(predictions_lib.exists, there), None)
 
 
 def is_recalibrated(saved: Saved) -> bool:

@@ -37,7 +37,7 @@ EXAMPLE = "jaxcal tune --config=dor_base_to_new"
 FLAGS = experiment.SHARED_FLAGS
 FIELDS = config_files.fields(
     "model", "data", "views", "tune", "metrics", "batch_size", "num_threads",
-    "memory_gb", without=("data.unknown", "views.number"))
+    "memory_gb", without=("data.out_of_distribution", "views.number"))
 
 
 class _Outliers(NamedTuple):

@@ -268,8 +268,8 @@ def labelled(
   """A labelled image set whose captions are its class names in templates.
 
   Images of a class share a caption, or a few. In a contrastive likelihood they
-  are then each other's wrong answers, so the curvature is that of a task which
-  cannot be solved; photos with captions of their own are the better data.
+  are then each other's wrong predictions, so the curvature is that of a task
+  which cannot be solved; photos with captions of their own are the better data.
 
   Args:
     image_set: The images; ids, order and reader are kept.

@@ -134,7 +134,8 @@ def roc_area(
   one, equal scores counting half (Mann-Whitney's U over the number of pairs).
 
   Detection of foreign images: the variance of both sets, and which ones are
-  foreign. Prediction of failures: an uncertainty, and which answers are wrong.
+  foreign. Prediction of failures: an uncertainty, and which predictions are
+  wrong.
 
   Args:
     scores: High where the example is to be called positive.

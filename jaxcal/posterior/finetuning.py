@@ -162,25 +162,25 @@ def points(
     validation: models.Labelled | None = None,
     schedule: Schedule = Schedule(),
 ) -> list[Point]:
-  """Tunes on several choices of equal size at once, and answers for the test.
+  """Tunes on several choices of equal size at once, and predicts the test.
 
   Args:
-    keys: One per choice, see `fine_tune`.
-    problem: Its model is where tuning starts; its labels, an array, are read
-      at the chosen rows alone.
-    rows: The choices.
-    test: Images to answer for.
+    keys: One key per choice, see `fine_tune`.
+    problem: Problem whose model is where tuning starts; its labels, an array,
+      are read at the chosen rows alone.
+    rows: Rows of the pool, one choice each.
+    test: Images to predict.
     validation: See `fine_tune`.
     schedule: See `fine_tune`.
 
   Returns:
-    One point per choice; the answers have the posterior's covariance of before,
-    as published.
+    One point per choice; the predictions have the posterior's covariance of
+    before, as published.
   """
   rows = np.asarray(rows)
   train = models.Labelled(models.take(problem.pool, rows),
                           jnp.asarray(problem.labels)[rows])
-  found = _tune_and_answer(
+  found = _tune_and_predict(
       keys, problem.model, train, test, validation, schedule)
   return [Point(chosen, *jax.tree.map(lambda x, i=i: x[i], found))
           for i, chosen in enumerate(rows)]
@@ -197,7 +197,7 @@ def learning_curve(
     schedule: Schedule = Schedule(),
     done: Collection[tuple[str, int, int]] = (),
 ) -> Iterator[tuple[Cell, Point]]:
-  """Chooses, tunes and answers for every strategy, seed and budget.
+  """Chooses, tunes and predicts for every strategy, seed and budget.
 
   A cell depends on its own names and on the arrays alone, so cells may be kept
   and left out of a later call by naming them in `done`. Where a strategy's
@@ -205,12 +205,12 @@ def learning_curve(
   largest; seeds are tuned together.
 
   Args:
-    problem: With the labels of the whole pool, an array.
-    test: Images to answer for; usually the problem's targets.
+    problem: Problem with the labels of the whole pool, an array.
+    test: Images to predict; usually the problem's targets.
     validation: See `fine_tune`.
     strategies: Keys of `selection.STRATEGIES`.
     budgets: Numbers of labels.
-    seeds: Of choosing and of the order in tuning.
+    seeds: Seeds of choosing and of the order in tuning.
     schedule: See `fine_tune`.
     done: (strategy, seed, budget) that are not wanted.
 
@@ -241,7 +241,7 @@ def learning_curve(
 
 
 @functools.partial(jax.jit, static_argnames="schedule")
-def _tune_and_answer(keys, model, train, test, validation, schedule):
+def _tune_and_predict(keys, model, train, test, validation, schedule):
   tuned = jax.vmap(
       lambda key, train: fine_tune(key, model, train, validation, schedule))(
           keys, train)

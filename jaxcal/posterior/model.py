@@ -134,7 +134,7 @@ def cosines_of(
 
 
 def logits(model: Model, inputs: Pooled) -> Float[Array, "n k"]:
-  """What the model answers without a posterior."""
+  """What the model predicts without a posterior."""
   return model.logit_scale * jnp.matmul(
       _unit(embed(model.weights, inputs)), _unit(model.text_embeddings).T,
       precision="highest")

@@ -398,7 +398,8 @@ def uncertainty(logits: Float[Array, "s k"]) -> Uncertainty:
 
   The epistemic part is `acquisition.bald`, not negative and zero where all
   samples agree. Logits drawn class by class move apart even where the weights
-  would only shift them all, which changes no answer; draw them jointly to tell.
+  would only shift them all, which changes no prediction; draw them jointly to
+  tell.
 
   Args:
     logits: Samples, e.g. of `sample_joint_logits`; half precision is widened.

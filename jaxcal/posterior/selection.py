@@ -65,13 +65,13 @@ def random_targets(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
 
 
 def entropy(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
-  """Rows of the pool whose answer without posterior is least certain."""
+  """Rows of the pool whose plain prediction is least certain."""
   del key
   return _highest(_entropy(problem.model, problem.pool), budget)
 
 
 def entropy_targets(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
-  """Rows near the targets whose answer without posterior is least certain."""
+  """Rows near the targets whose plain prediction is least certain."""
   del key
   scores = _entropy(problem.model, problem.targets)
   return _near(problem, _highest(scores, budget), budget)

@@ -39,8 +39,8 @@ def render(
       "headings": [column.heading for column in columns],
       "rows": tables.cells(some, columns)}
   tuned = [row for row in rows if row.get("median_context_shift", 0) > 0]
-  doubting = [row for row in rows if "median_epistemic" in row]
-  detecting = [row for row in rows if "auroc_distrust" in row]
+  uncertain = [row for row in rows if "median_epistemic" in row]
+  detecting = [row for row in rows if "auroc_confidence" in row]
   fitted = [row for row in rows if "recalibrator" in row]
   by_data = summary.by_data(rows)
   return environment.from_string(template).render(
@@ -50,6 +50,6 @@ def render(
       notes={data: tables.fit_notes(group) for data, group in by_data.items()},
       fits=table(fitted, tables.FITS),
       differences=table(differences, tables.DIFFERENCES),
-      doubt=table(doubting, tables.DOUBT),
+      uncertainty=table(uncertain, tables.UNCERTAINTY),
       detection=table(detecting, tables.DETECTION),
       tuning=table(tuned, tables.TUNING), diagrams=diagrams)

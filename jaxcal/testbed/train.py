@@ -358,7 +358,7 @@ def best_scale(
 ) -> float:
   """The factor on cosines [n k] with the least mean cross entropy of labels.
 
-  Every part counts the same, whatever its size. The answer is one of 300
+  Every part counts the same, whatever its size. It is one of 300
   scales between 5 and 100, one per cent apart.
   """
   scales = np.geomspace(5, 100, 300)

@@ -39,7 +39,7 @@ def method(
 
   Its parameters are {"hidden": [d h], "out": [h d]}, without biases, drawn
   evenly from plus and minus one over the root of the layer's input width. The
-  text features are those of `Prompts.target`, so that it answers for any class.
+  text features are those of `Prompts.target`, so that it predicts any class.
 
   Args:
     logit_scale: Factor of the cosines.

@@ -58,7 +58,7 @@ def class_specific(
   """A context for each class; cross-entropy.
 
   Its parameters are {"context": [k m w]}. They belong to the classes of the
-  training, row by row, so it has no answer for others and no `text_features`
+  training, row by row, so it cannot predict others and has no `text_features`
   that would be defined for any list of names. Its prompts are those of
   `prompts.context_encoder`.
 
@@ -115,9 +115,9 @@ def text_features(
   context, num_classes = params["context"], len(prompts.zero_shot)
   if context.ndim == 3 and len(context) != num_classes:
     raise ValueError(
-        f"class-specific contexts of {len(context)} classes answer for these "
+        f"class-specific contexts of {len(context)} classes predict these "
         f"classes alone, but there are {num_classes} names; a shared context "
-        "(coop.method) answers for any")
+        "(coop.method) predicts any")
   return prompts.encode(context)
 
 

@@ -1,9 +1,9 @@
 """Dynamic Outlier Regularisation: words outside the task keep their features.
 
 Tuning pulls the text features of all classes apart, those of new classes too,
-which makes answers on them over-confident. DOR holds the features of outliers,
-words that are related to the classes but none of them, where they were; a few
-of them are drawn for every step (`tuning.outliers`).
+which makes predictions of them over-confident. DOR keeps the features of
+outliers, words that are related to the classes but none of them, where they
+were; a few of them are drawn for every step (`tuning.outliers`).
 
 Wang, Li, Wei, Dynamic Outlier Regularization (DOR), ICML 2025, arXiv
 2410.02681.

@@ -1,7 +1,7 @@
 """Training held within the range of the zero-shot logits: ZS-Norm and Penalty.
 
 Murugesan et al., Robust Calibration of Large Vision-Language Adapters, ECCV
-2024. Each turns a method into another one; what it answers stays as it was.
+2024. Each turns a method into another one; what it predicts stays as it was.
 The logits are computed a second time for it.
 """
 

@@ -1,8 +1,8 @@
 """What a few-shot method is: a few pure functions over arrays.
 
 A method does not own data or a loop. It says how its parameters begin, what
-their loss is on a batch, and what they answer for any list of class names: the
-same parameters answer for the classes they were trained on and for new ones.
+their loss is on a batch, and what they predict among any list of class names:
+the same parameters predict the classes they were trained on and new ones.
 """
 
 from collections.abc import Callable, Mapping

@@ -63,8 +63,8 @@ class Kind(NamedTuple):
     make: The method.
     outliers: What outlier regularisation is computed on: "names", "images", or
       None where the method has nothing that is defined for outliers.
-    from_pixels: Whether it trains, and answers, through the image tower.
-    own_classes: Whether it answers for the classes of its training alone.
+    from_pixels: Whether it trains, and predicts, through the image tower.
+    own_classes: Whether it predicts the classes of its training alone.
     per_class: Whether each class has a context of its own.
     cached: Whether it looks the few shots up.
     within_words: Whether a shorter context takes the place of the first of the

@@ -25,9 +25,9 @@ def method(
 ) -> method_lib.Method:
   """CoOp whose gradient does not oppose that of the zero-shot teacher.
 
-  The teacher answers with `Prompts.target`. What is minimised, and reported as
-  the loss, is the cross-entropy; the teacher only turns its gradient, by
-  `project`. Parameters are CoOp's.
+  The teacher's text features are `Prompts.target`. What is minimised, and
+  reported as the loss, is the cross-entropy; the teacher only turns its
+  gradient, by `project`. Parameters are CoOp's.
 
   Args:
     logit_scale: Factor of the cosines, of teacher and pupil.

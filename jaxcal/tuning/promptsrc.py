@@ -1,11 +1,11 @@
-"""PromptSRC: prompts in both towers, held to what the frozen model answers.
+"""PromptSRC: prompts in both towers, regularised towards the frozen model.
 
 Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without
 Forgetting (PromptSRC), ICCV 2023.
 
-Three things hold them: losses that tie features and answers to the frozen ones,
-the average of many templates that the frozen text features are, and the average
-over epochs that the tuned prompts are (`epoch_weights`).
+Three things regularise them: losses that tie features and predictions to the
+frozen ones, the average of many templates that the frozen text features are,
+and the average over epochs that the tuned prompts are (`epoch_weights`).
 """
 
 import jax
@@ -39,8 +39,8 @@ def method(
 ) -> method_lib.Method:
   """Deep prompts of both towers, independent of each other.
 
-  Trains from pixels; `Images.features` hold the frozen tower's answer to the
-  same pixels, and `Prompts.target` is `average_templates` of many templates.
+  Trains from pixels; `Images.features` are the frozen tower's for the same
+  pixels, and `Prompts.target` is `average_templates` of many templates.
   Its parameters: {"context": [n w], "deep_text": [e-1 n w], "vision":
   [e' n' v]}, with e and e' the depths and v the width of the image tower.
 

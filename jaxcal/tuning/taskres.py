@@ -21,8 +21,8 @@ def method(
   """A residual on each class's text feature, from zero; cross-entropy.
 
   Its parameters are {"residual": [k d]}. They belong to the classes of the
-  training, row by row: for some of these, in any order, see `take_classes`;
-  for other classes there is no answer, and so no `text_features` for outliers.
+  training, row by row: for some of these, in any order, see `take_classes`; for
+  other classes there is no prediction, and so no `text_features` for outliers.
 
   Args:
     logit_scale: Factor of the cosines.
@@ -63,7 +63,7 @@ def _logits(scale, weight, params, prompts, images):
   residual = params["residual"]
   if residual.shape != prompts.embeddings.shape:
     raise ValueError(
-        f"the residual is of {len(residual)} classes and answers for these "
+        f"the residual is of {len(residual)} classes and predicts these "
         f"alone, but there are {len(prompts.embeddings)} names; for some of "
         "the classes use take_classes, for new ones another method")
   text = towers.normalize(prompts.embeddings + weight * residual)

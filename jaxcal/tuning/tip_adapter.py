@@ -1,7 +1,7 @@
 """Tip-Adapter: the few shots as a cache that is looked up, and may be tuned.
 
 Zhang et al., Tip-Adapter: Training-free Adaption of CLIP for Few-shot
-Classification, ECCV 2022. Without training, the method answers with the
+Classification, ECCV 2022. Without training, the method predicts with the
 parameters that it begins with; trained (Tip-Adapter-F), with keys that moved.
 """
 
@@ -111,7 +111,7 @@ def method(
 
   Its parameters are {"keys": [n d]}, the cache's to begin with. The cache has a
   column for each class of the training: for some of these see `take_classes`;
-  for other classes there is no answer.
+  for other classes there is no prediction.
 
   Args:
     cache: The few shots.
@@ -200,7 +200,7 @@ def _check_classes(values, prompts):
   if values.shape[-1] != len(prompts.target):
     raise ValueError(
         f"the cache has columns for the {values.shape[-1]} classes of its "
-        f"images and answers for these alone, but there are "
+        f"images and predicts these alone, but there are "
         f"{len(prompts.target)} names; for some of the classes use "
         "take_classes, for new ones another method")
 

@@ -108,7 +108,7 @@ class OracleTest(parameterized.TestCase):
       close(full.mean, "logit_mean")
 
   @parameterized.parameters(*_CASES)
-  def test_without_variance_the_answers_are_the_models_own(self, name):
+  def test_without_variance_the_predictions_are_the_models_own(self, name):
     with jax.enable_x64(True):
       case = Case(name)
       zeros = laplace.Posterior(*(
@@ -539,7 +539,7 @@ class UncertaintyTest(absltest.TestCase):
     half = _uncertainty(jnp.ones((2, 3), jnp.bfloat16))
     self.assertEqual(half.total.dtype, jnp.float32)
 
-  def test_small_doubt_is_not_lost_in_rounding(self):
+  def test_small_uncertainty_is_not_lost_in_rounding(self):
     logits = np.random.default_rng(0).normal(size=(50, 4)) * 1e-4
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = np.mean(scipy.stats.entropy(probs.T, probs.mean(0)[:, None]))

@@ -3,9 +3,9 @@
 Every image starts from the same context. So the text features there, their
 derivative and the gradients of all regularisers are constants of a data set
 (`prepare`, `penalty`); the gradient of the entropy is one of the image, for all
-methods (`begin`); and what is left for each method is to step and to encode
-the prompts once with the image's own context (`tune`, `answer`). `adapt` is all
-of it for one image and method.
+methods (`begin`); and what is left for each method is to step and to encode the
+prompts once with the image's own context (`tune`, `predict`). `adapt` is all of
+it for one image and method.
 
 Shu et al., Test-Time Prompt Tuning for Zero-Shot Generalization in
 Vision-Language Models, NeurIPS 2022, and the methods of `methods`.
@@ -114,7 +114,7 @@ class RandomViews(NamedTuple):
 
 
 class Adapted(NamedTuple):
-  """The answer for one image."""
+  """Prediction for one image."""
 
   logits: Float[Array, "k"]  # of the clean view with the tuned context
   context: Float[Array, "m w"] | None  # None where none was needed
@@ -308,7 +308,7 @@ def tune(
 
 
 @precision.highest
-def answer(
+def predict(
     encode: base.Encode,
     prepared: Prepared,
     views: Float[Array, "v d"],
@@ -317,19 +317,19 @@ def answer(
     *,
     num_random: int = 0,
 ) -> Adapted:
-  """Answers for the clean view (row 0) with a tuned context.
+  """Predicts the clean view (row 0) with a tuned context.
 
   Args:
     encode: Function as in `prepare`.
     prepared: Result of `prepare`.
     views: Unit-norm features of the views.
-    start: Of the image, from `begin`.
-    tuned: The context, from `tune`.
+    start: Start of the image, from `begin`.
+    tuned: Tuned context, from `tune`.
     num_random: Random views whose logits are wanted, too, those of lowest
       entropy with the tuned context.
   """
-  # A context that did not move answers with the prepared features, so that
-  # a learning rate of 0 is zero-shot to the last bit.
+  # A context that did not move keeps the prepared features, so that a learning
+  # rate of 0 is zero-shot to the last bit.
   moved = jnp.any(tuned.context != prepared.context)
   features = jnp.where(moved, encode(tuned.context), prepared.text_features)
   logits = prepared.logit_scale * views @ features.T
@@ -353,11 +353,11 @@ def untuned(
     *,
     num_random: int = 0,
 ) -> Adapted:
-  """Answers for the clean view with text features as they are.
+  """Predicts the clean view with text features as they are.
 
   The entropy of the diagnostics is that of the confident views; of the clean
   view alone where `selection_fraction` would keep none. `num_random` as in
-  `answer`.
+  `predict`.
   """
   logits = logit_scale * views @ text_features.T
   if int(len(views) * selection_fraction):
@@ -379,18 +379,18 @@ def adapt(
     optimizer: optax.GradientTransformation,
     selection_fraction: float = 0.1,
 ) -> Adapted:
-  """Tunes the context on one image and answers for its clean view.
+  """Tunes the context on one image and predicts its clean view.
 
   Every image starts from the same context with an empty optimiser state. The
   views that enter the entropy are chosen once, at the initial context; the
   clean view competes with the others. For many methods on the same images see
-  `settings.answer`.
+  `family.adapt`.
 
   Args:
     encode: Function as in `prepare`; the same function.
     prepared: Result of `prepare`.
     views: Unit-norm features of the views; row 0 is the clean view, the only
-      one that is answered.
+      one that is predicted.
     objective: Objective of the method.
     optimizer: Takes the steps, e.g. `methods.Tpt().optimizer`.
     selection_fraction: See `begin`.
@@ -408,7 +408,7 @@ def adapt(
   start = begin(prepared, views, selection_fraction)
   tuned = tune(encode, prepared, views, start, penalty(prepared, objective),
                objective, optimizer)
-  return answer(encode, prepared, views, start, tuned)
+  return predict(encode, prepared, views, start, tuned)
 
 
 def _first_of(pull_back, cotangent):

@@ -131,7 +131,7 @@ class EngineTest(parameterized.TestCase):
         _adapt(method, encode, prepared, views).logits, rtol=1e-9)
 
   @parameterized.parameters(*_TUNED)
-  def test_order_of_classes_orders_the_answers(self, name):
+  def test_order_of_classes_orders_the_predictions(self, name):
     encode, prepared, views = _setting()
     order = np.random.default_rng(1).permutation(_K)
     permuted = jax.tree_util.Partial(_features, encode.args[0][order])
@@ -244,11 +244,11 @@ class EngineTest(parameterized.TestCase):
     tuned = engine.tune(
         encode, prepared, views[0], start, engine.penalty(prepared, method),
         method, optimizer)
-    parts = engine.answer(encode, prepared, views[0], start, tuned)
+    parts = engine.predict(encode, prepared, views[0], start, tuned)
     whole = _adapt(method, encode, prepared, views[0])
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
 
-  def test_answer_is_the_tuned_context_s(self):
+  def test_prediction_is_the_tuned_context_s(self):
     encode, prepared, views = _setting()
     adapted = _adapt(_objective("c_tpt"), encode, prepared, views)
     for image, context, logits, shift, after, kept in zip(
@@ -281,7 +281,7 @@ class EngineTest(parameterized.TestCase):
         _adapt(_objective("tpt"), encode, prepared, views).logits))
 
   @parameterized.parameters(*_TUNED)
-  def test_equal_class_names_give_finite_answers(self, name):
+  def test_equal_class_names_give_finite_predictions(self, name):
     encode, prepared, views = _setting()
     twice = jax.tree_util.Partial(
         _features, encode.args[0][jnp.asarray([0, 0, 1, 2])])
@@ -291,7 +291,7 @@ class EngineTest(parameterized.TestCase):
     np.testing.assert_allclose(adapted.logits[:, 0], adapted.logits[:, 1])
 
   @parameterized.parameters(*_TUNED)
-  def test_one_class_gives_finite_answers(self, name):
+  def test_one_class_gives_finite_predictions(self, name):
     encode, prepared, views = _setting(k=1)
     adapted = _adapt_quick(_objective(name), encode, prepared, views)
     self.assertTrue(np.isfinite(adapted.logits).all())

@@ -66,8 +66,8 @@ class AdaptTest(absltest.TestCase):
 
   def test_one_by_one(self):
     encode, prepared, views = _data()
-    answers = _adapt(family.share(encode, prepared, _METHODS), views)
-    self.assertEqual(set(answers), set(_METHODS))
+    adapted = _adapt(family.share(encode, prepared, _METHODS), views)
+    self.assertEqual(set(adapted), set(_METHODS))
     for name, method in _METHODS.items():
       for image in range(_IMAGES):
         alone = engine.adapt(
@@ -77,10 +77,10 @@ class AdaptTest(absltest.TestCase):
         with self.subTest(f"{name}, image {image}"):
           jax.tree.map(
               lambda a, b, i=image: np.testing.assert_allclose(
-                  a[i], b, rtol=1e-7, atol=1e-10), answers[name], alone)
+                  a[i], b, rtol=1e-7, atol=1e-10), adapted[name], alone)
     # A step of the sign alone leaves little room, but they differ.
     different = {tuple(np.round(np.ravel(a.context), 6))
-                 for a in answers.values()}
+                 for a in adapted.values()}
     self.assertGreater(len(different), 6)
 
   def test_order_and_company_do_not_matter(self):

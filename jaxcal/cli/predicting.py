@@ -1,4 +1,4 @@
-"""The answers to one image set: what is missing is computed and saved."""
+"""The predictions of one image set: what is missing is computed and saved."""
 
 import collections
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ from jaxcal.adapt.prompt import flatness
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
-from jaxcal.cli import tuned_answers
+from jaxcal.cli import tuned_predictions
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
 from jaxcal.features import sources
@@ -35,7 +35,7 @@ _FPP_PART = 50  # steps between two saves
 _PARTS = "parts-"  # what folders of unfinished work begin with
 
 
-def answer_set(
+def predict_set(
     config,
     model,
     images: image_sets.ImageSet,
@@ -76,7 +76,7 @@ def answer_set(
   found: dict[str, Any] = {}  # by name, the iterator over its group
   for parts, names in _groups(folder, missing, identity).items():
     together = dict.fromkeys(method_of[name] for name in names)
-    group = _answers(
+    group = _predictions(
         config, model, images, {name: methods[name] for name in together},
         {name: {**about[method_of[name]], "method": name,
                 "identity": dict(identity.by_name[name]),
@@ -90,8 +90,8 @@ def answer_set(
     return
   for name in method_of:
     if name in missing:
-      _, answer = next(found[name])
-      predictions_lib.save(answer, path_of(name))
+      _, one = next(found[name])
+      predictions_lib.save(one, path_of(name))
     yield name, path_of(name)
   for parts in folder.glob(f"{_PARTS}*"):
     parts_lib.remove(parts)
@@ -115,8 +115,8 @@ def _groups(folder, missing, identity):
   return groups
 
 
-def _answers(config, model, images, methods, about, parts, identity, folder,
-             posterior, on_batch):
+def _predictions(config, model, images, methods, about, parts, identity,
+                 folder, posterior, on_batch):
   budget = int(config.memory_gb * _GIGABYTE)
   head = None
   if posterior is not None:
@@ -156,7 +156,7 @@ def _task(config, model, images, identity, folder, budget):
   task_of = functools.partial(
       tasks.unencoded_task, model, images.class_names, max_bytes=budget,
       num_contexts=config.batch_size)
-  start = tuned_answers.start(config.method, model)
+  start = tuned_predictions.start(config.method, model)
   if start is not None:
     # As in its training, no words but the name and a full stop.
     context = jnp.asarray(start.params["context"])

@@ -1,4 +1,4 @@
-"""What `jaxcal tune` saved, for `jaxcal evaluate`: starts, and answers."""
+"""What `jaxcal tune` saved, for `jaxcal evaluate`: starts, and predictions."""
 
 from collections.abc import Iterable, Mapping
 import pathlib
@@ -36,7 +36,7 @@ def start(config, model: models.Model) -> checkpoint.Tuned | None:
     raise ValueError(
         f"--config.method.context is of {one.spec.name}: "
         f"{_other_than(one.spec)}; images can start from contexts of coop, "
-        "kgcoop and prograd. To answer with it as it is: "
+        "kgcoop and prograd. To predict with it as it is: "
         f"--config.method.tuned={config.context}")
   return one
 
@@ -55,8 +55,8 @@ def load(config, model: models.Model) -> dict[str, checkpoint.Tuned]:
     name = f"{one.spec.name}-{path.stem.removeprefix('seed-')}"
     if name in loaded:
       raise ValueError(f"--config.method.tuned has two of the name {name}: "
-                       f"{paths[name]} and {path}; answer with them in runs of "
-                       "their own")
+                       f"{paths[name]} and {path}; predict with them in runs "
+                       "of their own")
     loaded[name] = one._replace(
         about={**one.about, "content": experiment.content_of(path)})
     paths[name] = path
@@ -77,11 +77,11 @@ def check_classes(
         try:
           protocol.class_positions(images.class_names, one.class_names)
         except ValueError as error:
-          raise ValueError(f"{name} cannot answer for {images.name}: "
-                           f"{error}") from error
+          raise ValueError(f"{name} cannot predict {images.name}: {error}"
+                           ) from error
 
 
-def answer_set(
+def predict_set(
     config,
     model: models.Model,
     images: image_sets.ImageSet,
@@ -93,18 +93,18 @@ def answer_set(
     template: str,
     features: pathlib.Path,
 ) -> None:
-  """Saves what they answer; what is there already is not computed again.
+  """Saves what they predict; what is there already is not computed again.
 
   Args:
-    config: Of the experiment.
-    model: The one they were tuned for.
+    config: Fields of the experiment.
+    model: Model that they were tuned for.
     images: The image set.
-    seeds: From `load`.
-    about: What to write into the predictions of all.
-    identity: What images and model are.
-    folder: Where the predictions are.
+    seeds: Tuned parameters, from `load`.
+    about: Settings to write into the predictions of all.
+    identity: Identity of images and model.
+    folder: Folder of the predictions.
     template: See `predict.logits`.
-    features: Keeps those of the images.
+    features: Folder that keeps the features of the images.
   """
   alike: dict[Any, Any] = {}
   asked = {name: {**identity, "prompt.template": template,
@@ -115,12 +115,12 @@ def answer_set(
       alike.setdefault(one.spec, {})[name] = one
   for group in alike.values():
     with progress.reported(images.name) as report:
-      answers = predict.logits(
+      predicted = predict.logits(
           model, images, list(group.values()), template=template,
           features=features, max_bytes=int(config.memory_gb * 2**30),
           batch_size=experiment.clean_batch_size(config),
           num_threads=config.num_threads, progress=report)
-    for (name, one), logits in zip(group.items(), answers, strict=True):
+    for (name, one), logits in zip(group.items(), predicted, strict=True):
       training = {key: value for key, value in one.about.items()
                   if key not in _LONG}
       predictions_lib.save(predictions_lib.Predictions(
