@@ -156,7 +156,7 @@ def _measure(args, model, images, task):
 
 def _see(config, preprocessing, params, pixels):
   b, v = pixels.shape[:2]
-  pixels = preprocess.normalize_pixels(
+  pixels = preprocess.normalise_pixels(
       pixels.reshape(b * v, *pixels.shape[2:]), preprocessing.mean,
       preprocessing.std)
   dtype = params["visual_projection"]["kernel"].dtype

@@ -151,7 +151,7 @@ def _row(name, logits, data, rows, seed):
       np.asarray(logits, np.float32), data["labels"][rows].astype(np.int32),
       tuple(map(str, rows)), tuple(data["classnames"].tolist()), {}, {})
   return {"method": name, "split": seed,
-          **summary.summarize(answer, summary.Conventions(num_resamples=500))}
+          **summary.summarise(answer, summary.Conventions(num_resamples=500))}
 
 
 def _over_splits(rows):

@@ -95,7 +95,7 @@ def _check(answers, shared, views):
   @jax.jit
   def alone(encode, prepared, method, views):
     return engine.adapt(encode, prepared, views, method.objective(),
-                        optimizer=method.optimizer).logits
+                        optimiser=method.optimiser).logits
 
   names = list(shared.methods)
   found = [

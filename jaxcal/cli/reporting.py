@@ -72,7 +72,7 @@ def measure(
   measured = Measured([], [], {}, [])
   for data, predictions, references, foreign in sets:
     rows = [
-        {"data": data, "method": name} | summary.summarize(one, conventions) |
+        {"data": data, "method": name} | summary.summarise(one, conventions) |
         (summary.detect(one, foreign[name], conventions)
          if name in foreign else {}) | _fit(one)
         for name, one in predictions.items()]

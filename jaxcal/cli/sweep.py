@@ -266,7 +266,7 @@ def _run_pass(one, model, posterior, rows, bar):
     if not rows.has(key | {"identity": made}):
       point, form = points[point_of[name]], name.removeprefix(point_of[name])
       rows.put(key, {"method": point.method + form, **point.numbers} |
-               summary.summarize(predictions_lib.load(path), conventions) |
+               summary.summarise(predictions_lib.load(path), conventions) |
                {"identity": made})
   bar.update(before + len(images.ids) * count - bar.n)
 

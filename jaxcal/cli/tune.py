@@ -272,7 +272,7 @@ def _predict_zero_shot(config, model, task, output, about):
         "method": name}
     if identities.is_there(path, identity):
       continue
-    text = towers.normalize(classes.template_embeddings(
+    text = towers.normalise(classes.template_embeddings(
         model, images.class_names, task.template,
         max_bytes=_max_bytes(config)))
     with progress.reported(f"{task.name}: {half}") as report:

@@ -218,9 +218,9 @@ def at_image_size(model: Model, side: int) -> Model:
           model.preprocess, resize=(side, side), crop=side))
 
 
-def _normalized(config, preprocess, params, pixels):
+def _normalised(config, preprocess, params, pixels):
   dtype = towers.image_projection(config, params).kernel.dtype
-  pixels = preprocess_lib.normalize_pixels(
+  pixels = preprocess_lib.normalise_pixels(
       pixels, preprocess.mean, preprocess.std,
       jnp.promote_types(dtype, jnp.float32))
   return pixels.astype(dtype)
@@ -229,13 +229,13 @@ def _normalized(config, preprocess, params, pixels):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _image_features(config, preprocess, params, pixels):
   return towers.image_features(
-      config, params, _normalized(config, preprocess, params, pixels))
+      config, params, _normalised(config, preprocess, params, pixels))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _pooled(config, preprocess, params, pixels):
   return towers.pooled_image(
-      config, params, _normalized(config, preprocess, params, pixels))
+      config, params, _normalised(config, preprocess, params, pixels))
 
 
 @functools.partial(jax.jit, static_argnums=0)

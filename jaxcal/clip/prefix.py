@@ -194,7 +194,7 @@ class Encoder:
     return jnp.concatenate(rows)[self.order]
 
   def _project(self, pooled):
-    return towers.normalize(towers.project(
+    return towers.normalise(towers.project(
         pooled, self.projection, precision=self.config.precision))
 
   def _in_chunks(self, some):

@@ -53,7 +53,7 @@ class Preprocess:
                        f"three channels, got {self.mean=}, {self.std=}")
 
 
-def normalize_pixels(
+def normalise_pixels(
     pixels: UInt8[AnyArray, "*n s s 3"],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
@@ -70,16 +70,16 @@ def normalize_pixels(
     raise TypeError(
         f"uint8 pixels expected, but {pixels.dtype=}. Pixels that are already "
         "normalised go to towers.image_features or towers.pooled_image.")
-  return standardize(pixels, mean, std, dtype)
+  return standardise(pixels, mean, std, dtype)
 
 
-def standardize(
+def standardise(
     pixels: Array,
     mean: tuple[float, float, float] | Float[Array, "3"],
     std: tuple[float, float, float] | Float[Array, "3"],
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "*n s s 3"]:
-  """As `normalize_pixels`, also for values in [0, 255] between whole ones.
+  """As `normalise_pixels`, also for values in [0, 255] between whole ones.
 
   A mixture of views is not rounded to pixels.
   """

@@ -92,7 +92,7 @@ class Encoder:
     Raises:
       ValueError: a context of another shape, or deep prompts that do not fit.
     """
-    return towers.normalize(towers.project(
+    return towers.normalise(towers.project(
         self.pooled(context, deep=deep), self.projection,
         precision=self.config.text.precision))
 

@@ -475,7 +475,7 @@ def text_features(
 ) -> Float[Array, "k d"]:
   """Unit-norm text features of prompts; arguments as in `pooled_text`."""
   activations = pooled_text(config, params, embeddings, end_positions)
-  return normalize(project(activations, text_projection(config, params),
+  return normalise(project(activations, text_projection(config, params),
                            precision=config.text.precision))
 
 
@@ -523,7 +523,7 @@ def image_features(
   """Unit-norm image features; arguments as in `pooled_image`."""
   activations, residual = pooled_image(config, params, pixels, prompts)
   projection = image_projection(config, params)
-  return normalize(project(activations, projection, residual,
+  return normalise(project(activations, projection, residual,
                            precision=config.vision.precision))
 
 
@@ -566,7 +566,7 @@ def _projection(params, path):
   return Projection(jnp.asarray(params["kernel"]), params.get("bias"))
 
 
-def normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+def normalise(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
   """Vectors scaled to unit Euclidean length."""
   x = at_least_float32(x)
   return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

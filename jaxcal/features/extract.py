@@ -272,11 +272,11 @@ def _encode(config, preprocessing, params, pixels):
   b, v = pixels.shape[:2]
   projection = towers.image_projection(config, params)
   dtype = projection.kernel.dtype
-  pixels = preprocess.standardize(
+  pixels = preprocess.standardise(
       pixels.reshape(b * v, *pixels.shape[2:]), preprocessing.mean,
       preprocessing.std, jnp.promote_types(dtype, jnp.float32))
   pooled = towers.pooled_image(config, params, pixels.astype(dtype))
-  features = towers.normalize(towers.project(
+  features = towers.normalise(towers.project(
       pooled.activations, projection, pooled.residual,
       precision=config.vision.precision))
   return features.reshape(b, v, -1), jax.tree.map(

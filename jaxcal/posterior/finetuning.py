@@ -109,7 +109,7 @@ def fine_tune(
   if not size or train.labels.shape != (size,):
     raise ValueError("one label for each of one or more images expected, but "
                      f"{size} images and {train.labels.shape=}.")
-  optimizer = optax.adamw(
+  optimiser = optax.adamw(
       schedule.learning_rate, weight_decay=schedule.weight_decay)
   # Short sets are one batch, long ones are filled up with rows of weight zero.
   batch_size = min(schedule.batch_size, size)
@@ -127,7 +127,7 @@ def fine_tune(
   def step(carry, batch):
     weights, state = carry
     gradient = jax.grad(loss)(weights, *batch)
-    updates, state = optimizer.update(gradient, state, weights)
+    updates, state = optimiser.update(gradient, state, weights)
     return (optax.apply_updates(weights, updates), state), None
 
   validate = _validation_loss(model, validation)
@@ -145,7 +145,7 @@ def fine_tune(
     return (trained, best, jnp.where(better, current, lowest),
             jnp.where(better, number, kept)), current
 
-  start = ((model.weights, optimizer.init(model.weights)), model.weights,
+  start = ((model.weights, optimiser.init(model.weights)), model.weights,
            jnp.asarray(jnp.inf, model.weights.dtype), jnp.asarray(0))
   (_, best, _, kept), losses = jax.lax.scan(
       epoch, start,

@@ -49,7 +49,7 @@ class Cosines(NamedTuple):
   variance: Float[Array, "k"]
 
 
-class Normalized(NamedTuple):
+class Normalised(NamedTuple):
   """Mean and variance of each coordinate of a unit-norm embedding."""
 
   mean: Float[Array, "d"]
@@ -115,13 +115,13 @@ def coordinate_variance(
   return jnp.multiply.outer(embedding.spread, jnp.diagonal(layer.b_inv))
 
 
-def normalized_embedding(
+def normalised_embedding(
     embedding: Embedding, layer: laplace.Layer
-) -> Normalized:
+) -> Normalised:
   """One unit-norm embedding, its variances by the delta method, as published.
 
   The coordinates of the un-normalised embedding count as independent; not so
-  in `normalized_embedding_full`.
+  in `normalised_embedding_full`.
 
   Returns:
     A mean of norm one (a squared norm below 1e-6 counts as that), and variances
@@ -131,14 +131,14 @@ def normalized_embedding(
     Baumann et al., ICLR 2026 (the model class of the released weights).
     Differs from the released code in: nothing.
   """
-  return _normalized(embedding, jnp.diagonal(layer.b_inv))
+  return _normalised(embedding, jnp.diagonal(layer.b_inv))
 
 
-def normalized_embedding_full(
+def normalised_embedding_full(
     embedding: Embedding, layer: laplace.Layer
-) -> Normalized:
-  """`normalized_embedding` with the whole covariance."""
-  return _normalized(embedding, layer.b_inv)
+) -> Normalised:
+  """`normalised_embedding` with the whole covariance."""
+  return _normalised(embedding, layer.b_inv)
 
 
 def prob_cosine(
@@ -527,7 +527,7 @@ def _check_widths(image, texts, image_b, text_b):
                      f"of one width, but theirs are {sizes}.")
 
 
-def _normalized(embedding, b):
+def _normalised(embedding, b):
   """Delta method; `b` is a matrix, or its diagonal [d]."""
   square = jnp.maximum(jnp.sum(jnp.square(embedding.mean)), 1e-6)
   mean = embedding.mean / jnp.sqrt(square)
@@ -537,7 +537,7 @@ def _normalized(embedding, b):
   across = (variances - 2 * mean * covaries +
             jnp.square(mean) * jnp.sum(mean * covaries))
   variance = embedding.spread / square * across
-  return Normalized(mean, jnp.maximum(variance, 0))
+  return Normalised(mean, jnp.maximum(variance, 0))
 
 
 def _quadratic(vectors, matrix):

@@ -102,7 +102,7 @@ def sweep_curves(
   """Accuracy and calibration error against a swept number, with intervals.
 
   Args:
-    curves: By label, rows of `summary.summarize` that also hold the field.
+    curves: By label, rows of `summary.summarise` that also hold the field.
     lines: By label, rows without it, drawn from edge to edge.
     field: Of the horizontal axis; logarithmic if its values are positive and
       span more than a decade.

@@ -22,7 +22,7 @@ def render(
 
   Args:
     title: Heading of the page.
-    rows: From `summary.summarize`, with `data` and `method`.
+    rows: From `summary.summarise`, with `data` and `method`.
     differences: From `summary.compare`, with `data`, `method`, `reference`.
     diagrams: For each image set, its reliability diagrams as `<svg>`.
     conventions: What ECE and intervals mean.

@@ -61,7 +61,7 @@ class Evaluation(NamedTuple):
   """What `evaluate` found; as text, a table.
 
   Attributes:
-    rows: Measures of each method, as `summarize` has them, after "method" where
+    rows: Measures of each method, as `summarise` has them, after "method" where
       it has a name.
     differences: Paired differences of the other methods to the reference, as
       `compare` has them, after "method" and "reference"; none for one method.
@@ -158,7 +158,7 @@ def evaluate(
                     tuple(one.kind for one in given.values()))
 
 
-def summarize(predictions: Predictions, conventions: Conventions) -> Row:
+def summarise(predictions: Predictions, conventions: Conventions) -> Row:
   """All metrics of one method on one image set.
 
   Args:
@@ -472,7 +472,7 @@ def _confidence(probs):
 
 
 def _row(scored, info, conventions, num_classes):
-  """All that `summarize` tells; of confidences, what there is to tell."""
+  """All that `summarise` tells; of confidences, what there is to tell."""
   names, seen = _names(scored), (scored.confidence, scored.correct)
   bins = {"num_bins": conventions.num_bins}
   sizes = {"num_images": len(scored.confidence), "num_classes": num_classes}

@@ -57,8 +57,8 @@ def prompts_of(
   own = template_embeddings(model, class_names, template, max_bytes=max_bytes)
   generic = own if template == GENERIC else template_embeddings(
       model, class_names, GENERIC, max_bytes=max_bytes)
-  return method_lib.Prompts(encode, towers.normalize(generic),
-                            towers.normalize(own), own)
+  return method_lib.Prompts(encode, towers.normalise(generic),
+                            towers.normalise(own), own)
 
 
 def fitting(

@@ -82,7 +82,7 @@ def image_features(
                      "give Images their embeddings")
   hidden = jax.nn.relu(images.embeddings @ params["hidden"])
   adapted = jax.nn.relu(hidden @ params["out"])
-  return towers.normalize(ratio * adapted + (1 - ratio) * images.embeddings)
+  return towers.normalise(ratio * adapted + (1 - ratio) * images.embeddings)
 
 
 def _init(reduction, key, prompts):

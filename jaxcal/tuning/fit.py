@@ -92,7 +92,7 @@ class _Seeds(NamedTuple):
   """What is of the seeds that are trained at once."""
 
   method: method_lib.Method
-  optimizer: optax.GradientTransformation
+  optimiser: optax.GradientTransformation
   keys: jax.Array
   rows: jax.Array
   num_steps: int  # of an epoch
@@ -348,17 +348,17 @@ def _begin(model, one, seeds):
   keep_last = one.setting.spec.kind.cached  # as released, for these alone
   steps = training.num_steps(
       num_images, recipe.batch_size, keep_last=keep_last)
-  optimizer = _optimizer(one.setting.spec, recipe, steps)
+  optimiser = _optimiser(one.setting.spec, recipe, steps)
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
   rows = jnp.asarray(one.rows[[seed - 1 for seed in seeds]])
   built = [methods.build(one.setting.spec, model, _cache(one, own))
            for own in rows]
   state = jax.tree.map(lambda *x: jnp.stack(x), *(
-      training.init(method, optimizer, one.prompts, key)
+      training.init(method, optimiser, one.prompts, key)
       for method, key in zip(built, keys)))
   # Methods differ by seed in how they begin alone: labels of shots have the
   # same order for all seeds.
-  return _Seeds(built[0], optimizer, keys, rows, steps, keep_last), state
+  return _Seeds(built[0], optimiser, keys, rows, steps, keep_last), state
 
 
 def _run(one, several, state, losses, report, save):
@@ -371,7 +371,7 @@ def _run(one, several, state, losses, report, save):
   report(int(state.epoch[0]), math.nan)
   for epoch in range(int(state.epoch[0]), recipe.num_epochs):
     state, parts = training.train_seeds(
-        several.method, several.optimizer, state, one.prompts, one.data,
+        several.method, several.optimiser, state, one.prompts, one.data,
         _order(one, several, state, epoch), _drawn(one, several, epoch),
         shares[epoch])
     losses[:, epoch] = np.asarray(parts["loss"]).mean(1)
@@ -436,13 +436,13 @@ def _cache(one, rows):
       len(one.prompts.zero_shot))
 
 
-def _optimizer(spec, recipe, steps):
+def _optimiser(spec, recipe, steps):
   if not recipe.num_epochs:
     return training.sgd(0.0)
   if spec.kind.cached:
-    return tip_adapter.optimizer(
+    return tip_adapter.optimiser(
         recipe.num_epochs * steps, recipe.learning_rate)
   rate = training.schedule(recipe.learning_rate, recipe.num_epochs, steps)
-  optimizers: dict[str, Callable[..., optax.GradientTransformation]] = {
+  optimisers: dict[str, Callable[..., optax.GradientTransformation]] = {
       "sgd": training.sgd, "adam": training.adam, "adamw": training.adamw}
-  return optimizers[recipe.optimizer](rate)
+  return optimisers[recipe.optimiser](rate)

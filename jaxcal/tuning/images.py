@@ -150,7 +150,7 @@ def from_pooled(model: checkpoint.Model, found: Pooled) -> method_lib.Images:
   embeddings = jnp.asarray(towers.project(
       jnp.asarray(found.activations),
       towers.image_projection(model.config, model.params), found.residual))
-  return method_lib.Images(towers.normalize(embeddings), embeddings)
+  return method_lib.Images(towers.normalise(embeddings), embeddings)
 
 
 def _views(model, images, positions, recipe, seed, batch_size, num_threads):

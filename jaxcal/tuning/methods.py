@@ -242,7 +242,7 @@ def build(
   if spec.outliers == "names":
     method = dor.with_outliers(method, spec.outlier_weight)
   if spec.kind.from_pixels:
-    method = _standardizing(method, model.preprocess)
+    method = _standardising(method, model.preprocess)
   return method
 
 
@@ -278,7 +278,7 @@ def _context(spec, model):
   return prograd.after_zeros(words[-spec.num_context:], spec.num_context)
 
 
-def _standardizing(method, settings):
+def _standardising(method, settings):
   """The method for uint8 pixels; only what is looked at becomes float."""
   mean, std = (jnp.asarray(x, jnp.float32)
                for x in (settings.mean, settings.std))
@@ -287,15 +287,15 @@ def _standardizing(method, settings):
       logits=Partial(_on_images, method.logits, mean, std))
 
 
-def _standardized(mean, std, images):
+def _standardised(mean, std, images):
   return images._replace(
-      pixels=preprocess.standardize(images.pixels, mean, std, jnp.float32))
+      pixels=preprocess.standardise(images.pixels, mean, std, jnp.float32))
 
 
 def _on_batch(function, mean, std, params, prompts, batch):
   return function(params, prompts, batch._replace(
-      images=_standardized(mean, std, batch.images)))
+      images=_standardised(mean, std, batch.images)))
 
 
 def _on_images(function, mean, std, params, prompts, images):
-  return function(params, prompts, _standardized(mean, std, images))
+  return function(params, prompts, _standardised(mean, std, images))

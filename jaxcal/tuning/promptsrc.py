@@ -84,7 +84,7 @@ def method(
 def average_templates(
     embeddings: Float[Array, "t k d"]) -> Float[Array, "k d"]:
   """Unit-norm mean over templates of class embeddings before normalisation."""
-  return towers.normalize(jnp.mean(embeddings, axis=0))
+  return towers.normalise(jnp.mean(embeddings, axis=0))
 
 
 def epoch_weights(

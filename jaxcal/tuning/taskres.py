@@ -66,7 +66,7 @@ def _logits(scale, weight, params, prompts, images):
         f"the residual is of {len(residual)} classes and predicts these "
         f"alone, but there are {len(prompts.embeddings)} names; for some of "
         "the classes use take_classes, for new ones another method")
-  text = towers.normalize(prompts.embeddings + weight * residual)
+  text = towers.normalise(prompts.embeddings + weight * residual)
   return scale * images.features @ text.T
 
 

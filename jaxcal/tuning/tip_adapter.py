@@ -83,7 +83,7 @@ def make_cache(
   if labels.min() < 0 or labels.max() >= num_classes:
     raise ValueError(f"labels in [0, {num_classes}) expected, found "
                      f"{labels.min()} to {labels.max()}.")
-  keys = towers.normalize(jnp.mean(embeddings, axis=0))
+  keys = towers.normalise(jnp.mean(embeddings, axis=0))
   return Cache(keys, jax.nn.one_hot(labels, num_classes, dtype=keys.dtype))
 
 
@@ -131,7 +131,7 @@ def method(
       logits=Partial(_logits, *bound))
 
 
-def optimizer(
+def optimiser(
     num_steps: int, learning_rate: float = 1e-3
 ) -> optax.GradientTransformation:
   """AdamW with a half cosine to zero over all steps, for the keys.

@@ -1,11 +1,11 @@
 """The one loop: a method, an optimiser and arrays become tuned parameters.
 
   steps = num_steps(len(data.labels), batch_size)
-  optimizer = sgd(schedule(0.002, num_epochs, steps))
-  state = init(method, optimizer, prompts, key)
+  optimiser = sgd(schedule(0.002, num_epochs, steps))
+  state = init(method, optimiser, prompts, key)
   while state.epoch < num_epochs:
     order = shuffle(state, len(data.labels), batch_size)
-    state, parts = train_epoch(method, optimizer, state, prompts, data, order)
+    state, parts = train_epoch(method, optimiser, state, prompts, data, order)
 
 A state is a pytree of arrays and all that the next epoch depends on, so a
 training that was stored and read again goes on as if nothing had happened.
@@ -71,7 +71,7 @@ class State(NamedTuple):
 
   Attributes:
     params: The method's.
-    optimizer_state: The optimiser's; counts the steps.
+    optimiser_state: The optimiser's; counts the steps.
     average: Sum of the parameters at the ends of the epochs, each times the
       `share` of its epoch; zeros if none had a share.
     epoch: Epochs done.
@@ -79,7 +79,7 @@ class State(NamedTuple):
   """
 
   params: method_lib.Params
-  optimizer_state: PyTree
+  optimiser_state: PyTree
   average: method_lib.Params
   epoch: Int[Array, ""]
   key: Key[Array, ""]
@@ -173,7 +173,7 @@ def adamw(
 
 def init(
     method: method_lib.Method,
-    optimizer: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation,
     prompts: method_lib.Prompts,
     key: Key[Array, ""],
 ) -> State:
@@ -181,7 +181,7 @@ def init(
   params_key, order_key = jax.random.split(key)
   params = method.init(params_key, prompts)
   return State(
-      params, optimizer.init(params), jax.tree.map(jnp.zeros_like, params),
+      params, optimiser.init(params), jax.tree.map(jnp.zeros_like, params),
       jnp.zeros((), jnp.int32), order_key)
 
 
@@ -213,10 +213,10 @@ def shuffle(
   return Order(order[:full].reshape(-1, size), last)
 
 
-@functools.partial(jax.jit, static_argnames="optimizer")
+@functools.partial(jax.jit, static_argnames="optimiser")
 def train_epoch(
     method: method_lib.Method,
-    optimizer: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation,
     state: State,
     prompts: method_lib.Prompts,
     data: Data,
@@ -228,7 +228,7 @@ def train_epoch(
 
   Args:
     method: What is tuned.
-    optimizer: The same object every time; another one compiles anew.
+    optimiser: The same object every time; another one compiles anew.
     state: Of `init`, or of the epoch before.
     prompts: The classes of the training.
     data: The images.
@@ -250,18 +250,18 @@ def train_epoch(
   gradient = value_and_gradient(method)
 
   def step(carried, given):
-    params, optimizer_state = carried
+    params, optimiser_state = carried
     rows, outlier_rows = given
     images, labels = jax.tree.map(lambda x: x[rows], tuple(data))
     batch = method_lib.Batch(
         images, labels, outliers and dor.take(outliers.table, outlier_rows))
     (loss, parts), direction = gradient(params, prompts, batch)
-    updates, optimizer_state = optimizer.update(
-        direction, optimizer_state, params)
-    carried = optax.apply_updates(params, updates), optimizer_state
+    updates, optimiser_state = optimiser.update(
+        direction, optimiser_state, params)
+    carried = optax.apply_updates(params, updates), optimiser_state
     return carried, {**parts, "loss": loss}
 
-  carried = state.params, state.optimizer_state
+  carried = state.params, state.optimiser_state
   rows = outliers and outliers.rows
   full = len(order.batches)
   carried, parts = jax.lax.scan(
@@ -275,10 +275,10 @@ def train_epoch(
   return State(*carried, average, state.epoch + 1, state.key), parts
 
 
-@functools.partial(jax.jit, static_argnames="optimizer")
+@functools.partial(jax.jit, static_argnames="optimiser")
 def train_seeds(
     method: method_lib.Method,
-    optimizer: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation,
     state: State,
     prompts: method_lib.Prompts,
     data: Data,
@@ -293,7 +293,7 @@ def train_seeds(
 
   Args:
     method: As in `train_epoch`, and as the others shared by the seeds.
-    optimizer: As in `train_epoch`.
+    optimiser: As in `train_epoch`.
     state: With a leading axis of seeds: `jax.vmap` of `init` over keys.
     prompts: As in `train_epoch`.
     data: As in `train_epoch`.
@@ -305,7 +305,7 @@ def train_seeds(
   def one(state, order, rows):
     drawn = outliers and outliers._replace(rows=rows)
     return train_epoch(
-        method, optimizer, state, prompts, data, order, drawn, share)
+        method, optimiser, state, prompts, data, order, drawn, share)
 
   return jax.vmap(one)(state, order, outliers and outliers.rows)
 

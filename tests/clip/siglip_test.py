@@ -335,7 +335,7 @@ class PromptTest(parameterized.TestCase):
   def test_captions_are_read_off_at_the_last_position(self):
     bank = self._bank(["cat", "red house"])
     texts = ["a photo of a cat.", "a photo of a red house."]
-    ids, ends = captions.tokenize(self.model, texts)
+    ids, ends = captions.tokenise(self.model, texts)
     np.testing.assert_array_equal(ids, bank.token_ids)
     np.testing.assert_array_equal(ends, bank.end_positions)
 

@@ -140,7 +140,7 @@ class EvaluateTest(parameterized.TestCase):
     logits = np.float32(logits)
     saved = _predictions(
         logits, labels, info={"variance": np.arange(60, dtype=np.float32)})
-    row = summary.summarize(saved, _QUICK)
+    row = summary.summarise(saved, _QUICK)
     evaluate = lambda *x: summary.evaluate(*x, conventions=_QUICK).rows
     self.assertEqual(evaluate(saved), [row])
     self.assertEqual(list(evaluate(saved)[0]), list(row))
@@ -338,7 +338,7 @@ class RefusalTest(parameterized.TestCase):
         summary.evaluate(broken, labels)
     unlabelled = saved._replace(labels=None)
     with self.assertRaisesRegex(ValueError, "have no labels"):
-      summary.summarize(unlabelled, _QUICK)
+      summary.summarise(unlabelled, _QUICK)
 
   def test_several(self):
     logits, labels = _data()

@@ -61,7 +61,7 @@ class SummaryTest(parameterized.TestCase):
 
   def test_against_loops(self):
     given = _random()
-    row = summary.summarize(given, _QUICK)
+    row = summary.summarise(given, _QUICK)
     for name, value in _by_loops(given).items():
       self.assertAlmostEqual(row[name], value, places=10, msg=name)
     self.assertAlmostEqual(
@@ -83,7 +83,7 @@ class SummaryTest(parameterized.TestCase):
       probs = arrays["predictions"].astype(np.float64)
       labels = arrays["ground_truth"].reshape(-1)
     # The recorded likelihoods are clipped there, too.
-    row = summary.summarize(
+    row = summary.summarise(
         _predictions(np.log(np.maximum(probs, 1e-12)), labels), _QUICK)
     for ours, theirs, places in (
         ("accuracy", "acc", 12), ("confidence", "mean_conf", 6),
@@ -93,11 +93,11 @@ class SummaryTest(parameterized.TestCase):
 
   def test_intervals_stay_within_the_range_of_the_metric(self):
     sure = _predictions(np.eye(4)[[0, 1, 2, 3]] * 50, [0, 1, 2, 3])
-    row = summary.summarize(sure, _QUICK)
+    row = summary.summarise(sure, _QUICK)
     self.assertEqual((row["accuracy_low"], row["accuracy_high"]), (1, 1))
     few = _predictions(np.random.default_rng(0).normal(size=(4, 3)),
                        [0, 1, 2, 0])
-    row = summary.summarize(few, summary.Conventions(num_resamples=200))
+    row = summary.summarise(few, summary.Conventions(num_resamples=200))
     for name, largest in summary.SCORES.items():
       self.assertGreaterEqual(row[f"{name}_low"], 0)
       self.assertLessEqual(row[f"{name}_high"], largest)
@@ -133,7 +133,7 @@ class SummaryTest(parameterized.TestCase):
     self.assertEqual((row["accuracy_low"], row["accuracy_high"]), (0.5, 0.5))
     alone = summary.over_seeds([one], _QUICK)
     self.assertLess(alone["accuracy_low"], 0.45)
-    whole = summary.summarize(one, _QUICK)
+    whole = summary.summarise(one, _QUICK)
     for name in summary.SCORES:
       for end in ("low", "high"):
         self.assertAlmostEqual(
@@ -161,7 +161,7 @@ class SummaryTest(parameterized.TestCase):
     logits = rng.normal(size=(4000, 3)) * 1.5
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     labels = (rng.random((4000, 1)) > probs.cumsum(-1)).sum(-1)
-    row = summary.summarize(_predictions(logits, labels), _QUICK)
+    row = summary.summarise(_predictions(logits, labels), _QUICK)
     self.assertLess(abs(row["ece"] - row["ece_floor"]), 0.01)
     self.assertGreater(row["ece_floor"], 0.005)
 
@@ -184,7 +184,7 @@ class SummaryTest(parameterized.TestCase):
   def test_estimates_are_those_with_intervals(self):
     given, conventions = _random(), summary.Conventions(
         num_bins=7, edges="left", num_resamples=2)
-    row = summary.summarize(given, conventions)
+    row = summary.summarise(given, conventions)
     found = summary.estimate(given, conventions)
     self.assertEqual(set(found), set(summary.SCORES))
     for name, value in found.items():
@@ -200,7 +200,7 @@ class SummaryTest(parameterized.TestCase):
     order = np.argsort(-probs.max(-1), kind="stable")
     risks = [wrong[order[:kept]].mean() for kept in range(1, 81)]
     own = probs[np.arange(80), given.labels]
-    row = summary.summarize(given, _QUICK)
+    row = summary.summarise(given, _QUICK)
     self.assertAlmostEqual(row["aurc"], np.mean(risks), places=10)
     self.assertAlmostEqual(
         row["nll_clamped"],

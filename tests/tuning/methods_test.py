@@ -38,7 +38,7 @@ def _images():
       pooled.activations, towers.image_projection(
           _model().config, _model().params)))
   return method_lib.Images(
-      towers.normalize(embeddings), embeddings, None, jnp.asarray(pixels))
+      towers.normalise(embeddings), embeddings, None, jnp.asarray(pixels))
 
 
 def _spec(name, **changes):

@@ -278,7 +278,7 @@ def tune(
     start: Start,
     first: Penalty,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation,
 ) -> Tuned:
   """Takes a method's steps on one image, the first without a text forward.
 
@@ -289,9 +289,9 @@ def tune(
     start: Of the image, from `begin`.
     first: Of the method, from `penalty`.
     objective: Objective of the method.
-    optimizer: Its state begins empty for every image.
+    optimiser: Its state begins empty for every image.
   """
-  context, state = prepared.context, optimizer.init(prepared.context)
+  context, state = prepared.context, optimiser.init(prepared.context)
   ratio = jnp.zeros_like(start.entropy)
   here, at, pulled = prepared, start, first
   for number in range(objective.num_steps):
@@ -302,7 +302,7 @@ def tune(
     if not number:
       ratio = _norm(step.pull) / jnp.maximum(
           _norm(at.gradient), jnp.finfo(ratio.dtype).tiny)
-    updates, state = optimizer.update(step.gradient, state, context)
+    updates, state = optimiser.update(step.gradient, state, context)
     context = optax.apply_updates(context, updates)
   return Tuned(context, first.value, ratio)
 
@@ -376,7 +376,7 @@ def adapt(
     views: Float[Array, "v d"],
     objective: Objective,
     *,
-    optimizer: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation,
     selection_fraction: float = 0.1,
 ) -> Adapted:
   """Tunes the context on one image and predicts its clean view.
@@ -392,7 +392,7 @@ def adapt(
     views: Unit-norm features of the views; row 0 is the clean view, the only
       one that is predicted.
     objective: Objective of the method.
-    optimizer: Takes the steps, e.g. `methods.Tpt().optimizer`.
+    optimiser: Takes the steps, e.g. `methods.Tpt().optimiser`.
     selection_fraction: See `begin`.
 
   Raises:
@@ -407,7 +407,7 @@ def adapt(
                    selection_fraction)._replace(context=prepared.context)
   start = begin(prepared, views, selection_fraction)
   tuned = tune(encode, prepared, views, start, penalty(prepared, objective),
-               objective, optimizer)
+               objective, optimiser)
   return predict(encode, prepared, views, start, tuned)
 
 

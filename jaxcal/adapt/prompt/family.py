@@ -223,7 +223,7 @@ def _tune(shared, views, start, names):
   def under(given):
     penalty, method = given
     return engine.tune(shared.encode, shared.prepared, views, start, penalty,
-                       method.objective(), method.optimizer)
+                       method.objective(), method.optimiser)
 
   return jax.lax.map(under, run.stack(
       [(shared.penalties[name], shared.methods[name]) for name in names]))

@@ -54,7 +54,7 @@ class Recipe:
   num_draws: int = dataclasses.field(default=4, metadata={"static": True})
 
   @property
-  def optimizer(self) -> optax.GradientTransformation:
+  def optimiser(self) -> optax.GradientTransformation:
     schedule = optax.cosine_decay_schedule(
         self.learning_rate, self.num_steps,
         self.final_learning_rate / self.learning_rate)
@@ -65,7 +65,7 @@ class Pretraining(NamedTuple):
   """Where pre-training stands: all that it needs to go on."""
 
   context: Float[Array, "m w"]
-  optimizer_state: PyTree
+  optimiser_state: PyTree
   step: Int[Array, ""]  # steps taken
 
 
@@ -98,7 +98,7 @@ def random_context(
 def begin(context: Float[Array, "m w"], recipe: Recipe) -> Pretraining:
   """Pre-training before its first step, with an empty optimiser state."""
   return Pretraining(
-      context, recipe.optimizer.init(context), jnp.zeros((), jnp.int32))
+      context, recipe.optimiser.init(context), jnp.zeros((), jnp.int32))
 
 
 def advance(
@@ -144,8 +144,8 @@ def advance(
       return parts.total, parts
 
     gradient, parts = jax.grad(total, has_aux=True)(now.context)
-    updates, state = recipe.optimizer.update(
-        gradient, now.optimizer_state, now.context)
+    updates, state = recipe.optimiser.update(
+        gradient, now.optimiser_state, now.context)
     context = optax.apply_updates(now.context, updates)
     return Pretraining(context, state, now.step + 1), parts
 

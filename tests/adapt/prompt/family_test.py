@@ -72,7 +72,7 @@ class AdaptTest(absltest.TestCase):
       for image in range(_IMAGES):
         alone = engine.adapt(
             encode, prepared, views[image], method.objective(),
-            optimizer=method.optimizer,
+            optimiser=method.optimiser,
             selection_fraction=method.selection_fraction)
         with self.subTest(f"{name}, image {image}"):
           jax.tree.map(
@@ -92,13 +92,13 @@ class AdaptTest(absltest.TestCase):
       np.testing.assert_allclose(
           both[0][name].logits, both[1][name].logits, rtol=1e-9)
 
-  def test_an_optimizer_of_its_own_numbers(self):
+  def test_an_optimiser_of_its_own_numbers(self):
     # From an empty state AdamW moves by the rate against the gradient's sign.
     _, prepared, views = _data()
     gradient = engine.begin(prepared, views[0], 0.25).gradient
-    optimizer = methods.Tpt(learning_rate=0.03, weight_decay=0.2).optimizer
-    update, _ = optimizer.update(
-        gradient, optimizer.init(prepared.context), prepared.context)
+    optimiser = methods.Tpt(learning_rate=0.03, weight_decay=0.2).optimiser
+    update, _ = optimiser.update(
+        gradient, optimiser.init(prepared.context), prepared.context)
     np.testing.assert_allclose(
         update, -0.03 * (np.sign(gradient) + 0.2 * prepared.context), rtol=1e-4)
 

@@ -53,7 +53,7 @@ _begin = jax.jit(engine.begin, static_argnums=2)
 _adapt = jax.jit(jax.vmap(
     lambda encode, prepared, views, method: engine.adapt(
         encode, prepared, views, method, selection_fraction=0.25,
-        optimizer=prompt_methods.Tpt().optimizer), (None, None, 0, None)))
+        optimiser=prompt_methods.Tpt().optimiser), (None, None, 0, None)))
 _adapted = jax.jit(jax.vmap(family.adapt, (None, 0)))
 
 
