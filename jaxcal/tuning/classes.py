@@ -13,7 +13,8 @@ from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 
-# Of the zero-shot features that outliers are held at, whatever the data set.
+# Template of the features that outliers are regularised towards, in all data
+# sets.
 GENERIC = "a photo of a {}."
 NUM_WORDS = 4  # in front of the name, a token each
 # Methods encode as many tables of classes as they have; each group compiles.

@@ -47,7 +47,7 @@ def method(
       feature, not normalised.
     reduction: h is d divided by it.
     outlier_weight: If given, the batch's `outliers` are not names but `Images`
-      outside the task, and the loss holds them where they were: this times the
+      outside the task, and the loss keeps them where they were: this times the
       mean cosine deviation of adapted from frozen image features (visual DOR).
 
   Raises:
@@ -111,12 +111,12 @@ def _loss(scale, ratio, params, prompts, batch):
   return loss, {"cross_entropy": loss}
 
 
-def _loss_with_outliers(host_loss, ratio, weight, params, prompts, batch):
-  loss, parts = host_loss(params, prompts, batch)
+def _loss_with_outliers(base_loss, ratio, weight, params, prompts, batch):
+  loss, parts = base_loss(params, prompts, batch)
   outliers = batch.outliers
   if not isinstance(outliers, method_lib.Images):
     raise ValueError("the outliers of an image-side method are Images, but the "
                      f"batch has {type(outliers).__name__}.")
-  held = deviation.cosine_deviation(
+  found = deviation.cosine_deviation(
       image_features(params, outliers, ratio=ratio), outliers.features)
-  return loss + weight * held, {**parts, "outliers": held}
+  return loss + weight * found, {**parts, "outliers": found}

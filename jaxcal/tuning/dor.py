@@ -104,14 +104,14 @@ def _outliers(batch) -> method_lib.Prompts:
   return batch.outliers
 
 
-def _loss(host_loss, penalty, weight, params, prompts, batch):
-  loss, parts = host_loss(params, prompts, batch)
-  held = penalty(params, batch)
-  return loss + weight * held, {**parts, "outliers": held}
+def _loss(base_loss, penalty, weight, params, prompts, batch):
+  loss, parts = base_loss(params, prompts, batch)
+  found = penalty(params, batch)
+  return loss + weight * found, {**parts, "outliers": found}
 
 
-def _gradient(host_gradient, penalty, weight, params, prompts, batch):
-  (loss, parts), direction = host_gradient(params, prompts, batch)
-  held, pull = jax.value_and_grad(penalty)(params, batch)
+def _gradient(base_gradient, penalty, weight, params, prompts, batch):
+  (loss, parts), direction = base_gradient(params, prompts, batch)
+  found, pull = jax.value_and_grad(penalty)(params, batch)
   added = jax.tree.map(lambda a, b: a + weight * b, direction, pull)
-  return (loss + weight * held, {**parts, "outliers": held}), added
+  return (loss + weight * found, {**parts, "outliers": found}), added

@@ -1,4 +1,4 @@
-"""Training held within the range of the zero-shot logits: ZS-Norm and Penalty.
+"""Training within the range of the zero-shot logits: ZS-Norm and Penalty.
 
 Murugesan et al., Robust Calibration of Large Vision-Language Adapters, ECCV
 2024. Each turns a method into another one; what it predicts stays as it was.

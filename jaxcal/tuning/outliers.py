@@ -1,8 +1,8 @@
 """Outlier words for regularisation: where from, which ones, and when.
 
 Wang, Li, Wei, Dynamic Outlier Regularization (DOR), ICML 2025, arXiv
-2410.02681, holds words in place that are related to the classes but none of
-them. Its vocabulary is the nouns of WordNet: those like the base classes are
+2410.02681, keeps the features of words that are related to the classes but none
+of them. Its vocabulary is the nouns of WordNet: those like the base classes are
 kept (`rank`), and some of them are drawn for every step (`shuffled`).
 
 A vocabulary is a tuple of words. None is part of the package.

@@ -152,14 +152,15 @@ class MethodsTest(parameterized.TestCase):
   @parameterized.parameters("zs_norm", "penalty")
   def test_logit_range_changes_the_training_alone(self, addition):
     plain, prompts, params = _made(_spec("clip_adapter"))
-    held, _, _ = _made(_spec(f"clip_adapter+{addition}"))
+    regularised, _, _ = _made(_spec(f"clip_adapter+{addition}"))
     params = jax.tree.map(lambda x: 20 * x, params)  # out of the range
     batch = method_lib.Batch(_images(), _LABELS)
     self.assertNotAlmostEqual(
         float(plain.loss(params, prompts, batch)[0]),
-        float(held.loss(params, prompts, batch)[0]), places=2)
-    np.testing.assert_array_equal(plain.logits(params, prompts, _images()),
-                                  held.logits(params, prompts, _images()))
+        float(regularised.loss(params, prompts, batch)[0]), places=2)
+    np.testing.assert_array_equal(
+        plain.logits(params, prompts, _images()),
+        regularised.logits(params, prompts, _images()))
 
   def test_images_as_outliers_of_clip_adapter(self):
     method, prompts, params = _made(_spec("clip_adapter+dor"))
