@@ -47,7 +47,7 @@ class Predictions(NamedTuple):
       methods, log-probabilities where the scores of a method are no logits.
     labels: int32 [n], positions in `class_names`; None where not known.
     ids: One id per image.
-    class_names: In label order.
+    class_names: Class names in label order.
     info: Per-image diagnostics by name, float32 [n] each.
     settings: What was run (method, data, model, views, versions, commit);
       anything that JSON holds.

@@ -69,9 +69,9 @@ def split(tree: PyTree, mesh: Mesh) -> PyTree:
   """Rows over devices: this process's rows become a batch over the mesh.
 
   Args:
-    tree: Leaves whose first axis are the rows of `local_rows`. Those that are
-      split over the `local_mesh` already stay where they are.
-    mesh: Of this process or of all.
+    tree: Tree of leaves whose first axis are the rows of `local_rows`. Those
+      that are split over the `local_mesh` already stay where they are.
+    mesh: Mesh of this process or of all.
 
   Raises:
     ValueError: rows that do not go round.
@@ -96,9 +96,9 @@ def over_rows(
   """Compiles `function(shared, rows)` to run on each device's own rows.
 
   Args:
-    function: Pure; what it returns has the rows on the first axis. `shared` is
-      the same on all devices, see `replicate`; `rows` comes from `split`. Its
-      products are at `precision.highest`, but for those of towers.
+    function: Pure function; what it returns has the rows on the first axis.
+      `shared` is the same on all devices, see `replicate`; `rows` comes from
+      `split`. Its products are at `precision.highest`, but for those of towers.
     mesh: The devices.
   """
   # Without the check of varying axes: with it, the derivative by a replicated

@@ -112,7 +112,7 @@ def variants(
   """Points apart by the fields that cannot share a pass over the images.
 
   Args:
-    points: From `product`.
+    points: Points from `product`.
     shared: Names of the fields that can.
 
   Returns:

@@ -43,7 +43,7 @@ def task_of(
   """What a model makes of class names: prompts that can be tuned, features.
 
   Args:
-    model: From `load`.
+    model: Model from `load`.
     class_names: Names in label order.
     template: Prompt; the words before {} are the initial context.
     max_bytes: Budget of activations; classes are encoded in chunks to fit.
@@ -68,11 +68,11 @@ def unencoded_task(
   """`task_of` without text features, for `run.iterate`, which prepares them.
 
   Args:
-    model: From `load`.
+    model: Model from `load`.
     class_names: Names in label order.
     template: Prompt; the words before {} are the initial context.
-    num_context_tokens: If given, so many placeholders stand in for these
-      words: room for another context, which is to take their place.
+    num_context_tokens: Number of placeholders that, if given, stand in for
+      these words: room for another context, which is to take their place.
     class_position: Place of the name among the context's tokens, see
       `prompts.prompt_bank`.
     max_bytes: Budget of activations; classes are encoded in chunks to fit.
@@ -101,7 +101,8 @@ def prepare(
   """`engine.prepare`, compiled, choosing the faster linearisation.
 
   Args:
-    task: With an encoder and a context; text features tell their shape alone.
+    task: Task with an encoder and a context; text features tell their shape
+      alone.
     num_images: Images that will be adapted.
     linearisation: "vjp", "jacobian", or "auto" to choose.
     max_bytes: Budget for the Jacobian.

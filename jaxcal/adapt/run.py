@@ -97,7 +97,7 @@ def advance(
   Args:
     method: What sees the images.
     task: What they share.
-    states: From `begin`, or of the stretch before.
+    states: States from `begin`, or of the stretch before.
     images: View features of the images that are seen, of all streams.
     positions: Rows of `images`, in the order of each stream.
 
@@ -133,7 +133,7 @@ def stream_in_chunks(
     read: Function from ascending positions to the images' view features.
     orders: Positions of the images, a permutation for each stream.
     chunk_size: Images of a chunk, of each stream.
-    states: Those of the last chunk; at the beginning if None.
+    states: States of the last chunk; at the beginning if None.
     start: How many images of each stream were done with it.
 
   Raises:

@@ -97,7 +97,7 @@ def _tie_break(counts, logits, votes, fallback):
 
   Args:
     counts: Votes by class.
-    logits: Those of the views that have not voted, by falling confidence.
+    logits: Logits of the views that have not voted, by falling confidence.
     votes: What they would have voted.
     fallback: See `Zero`.
   """

@@ -40,7 +40,7 @@ class _Part(NamedTuple):
 
   Attributes:
     data: Name of the image set.
-    name: Of the part beside the set itself; None for the set.
+    name: Name of the part beside the set itself; None for the set.
     images: The images.
     posterior: What predicts in its forms, too; None without.
   """

@@ -296,7 +296,7 @@ def manifest(config, model, images: image_sets.ImageSet, dtype: str,
 
   Args:
     config: Fields of the experiment.
-    model: From `load_model`.
+    model: Model from `load_model`.
     images: The images.
     dtype: Type of the stored values.
     chunk_size: Images of a chunk.

@@ -55,12 +55,12 @@ def of_set(
 
   Args:
     config: Fields of the experiment.
-    model: From `experiment.load_model`.
+    model: Model from `experiment.load_model`.
     images: The images.
     methods: Numbers of the methods by name.
     posterior: What predicts in its forms, too.
     output: Folder of the run.
-    place: Of the set among the predictions.
+    place: Place of the set among the predictions.
   """
   common = {**of_images(config, images, output, place),
             **of_features(config, model), **of_prompts(config, model),
@@ -85,8 +85,8 @@ def is_there(
   """Whether predictions of the same lie there, with all the evidence.
 
   Args:
-    path: Of the predictions.
-    asked: Their identity.
+    path: Path of the predictions.
+    asked: Identity that they should have.
     evidence: Names that they are to carry.
 
   Raises:
@@ -113,10 +113,10 @@ def of_images(
   """The identity of an image set; files that did not change are not read.
 
   Args:
-    config: Of the experiment.
+    config: Settings of the experiment.
     images: The images; of a store, what it was made of counts.
-    output: Of the run, keeps digests.
-    place: Of the set among the predictions.
+    output: Folder of the run, which keeps digests.
+    place: Place of the set among the predictions.
   """
   if config.data.store is not None:
     manifest = load.open_store(config.data.store, images.name).manifest

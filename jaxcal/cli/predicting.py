@@ -55,13 +55,14 @@ def predict_set(
 
   Args:
     config: Fields of the experiment.
-    model: From `experiment.load_model`.
+    model: Model from `experiment.load_model`.
     images: The image set, its name that of a store if the config has one.
-    methods: Their numbers by file name.
+    methods: Numbers of the methods, by file name.
     about: Settings to write into each one's predictions, by method.
     identity: What the predictions are of.
     folder: Where the predictions of this set are.
-    posterior: Predicts in its forms, too; see `run.output_names`.
+    posterior: Posterior that predicts in its forms, too; see
+      `run.output_names`.
     on_batch: See `run.iterate`.
 
   Raises:

@@ -51,7 +51,7 @@ class _Source(NamedTuple):
   Attributes:
     data: Name of the set.
     method: Name of the method.
-    path: Of the predictions.
+    path: Path of the predictions.
     on: Path of those to fit to; the same where a share of them is drawn.
   """
 
@@ -118,8 +118,8 @@ def recalibrated(
   nothing warns.
 
   Args:
-    plain: Of the images to be recalibrated.
-    on: Of the images to fit to.
+    plain: Predictions of the images to be recalibrated.
+    on: Predictions of the images to fit to.
     calibrator: The calibrator.
     method: What the result is called.
   """

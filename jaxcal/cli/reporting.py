@@ -101,10 +101,10 @@ def write(
 
   Args:
     output: Folder of the run.
-    measured: From `measure`.
+    measured: Measures from `measure`.
     title: Heading of the page.
     conventions: What ECE and intervals mean.
-    settings: Everything needed to run it again, by dotted name.
+    settings: Settings to run it again with, by dotted name.
     remarks: Sentences about all of the report.
   """
   output.mkdir(parents=True, exist_ok=True)

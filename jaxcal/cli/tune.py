@@ -45,7 +45,7 @@ class _Outliers(NamedTuple):
 
   Attributes:
     words: Words to draw from; None where no method does.
-    shared: Those that are names of new classes.
+    shared: Names of new classes among them.
     images: Images of other things; None where no method draws from any.
   """
 

@@ -33,7 +33,7 @@ def write(
   """Writes results, differences and figures, and prints the tables.
 
   Args:
-    config: Of the experiment.
+    config: Settings of the experiment.
     output: Where predictions and tuned parameters are.
     tasks: The data sets.
     shared: Names of new classes among the outliers, by data set; None where

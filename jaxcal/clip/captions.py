@@ -29,8 +29,8 @@ def tokenise(
   those of another are padded to all its positions, as in its training.
 
   Args:
-    model: From `checkpoint.load`.
-    texts: At least one.
+    model: Model from `checkpoint.load`.
+    texts: Texts, at least one.
 
   Raises:
     ValueError: no texts, or the model came without a tokenizer.

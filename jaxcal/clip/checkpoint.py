@@ -66,10 +66,10 @@ class Model:
   Attributes:
     config: Sizes, and the precision of each tower; hashable.
     params: The tree of `towers.init`, in the dtype that was asked for.
-    tokenizer: Of transformers; None where the checkpoint has none, and then
-      prompts are made by `prompts.from_token_ids`.
-    preprocess: From a decoded image to `pixels`.
-    name: As given to `load`.
+    tokenizer: Tokenizer of transformers; None where the checkpoint has none,
+      and then prompts are made by `prompts.from_token_ids`.
+    preprocess: Function from a decoded image to `pixels`.
+    name: Name as given to `load`.
     fingerprint: sha256, hexadecimal, of the sizes and the weights as loaded,
       whatever the file format they came in.
   """
@@ -113,7 +113,7 @@ def load(
   Args:
     name_or_path: An existing folder, or an id such as
       "openai/clip-vit-base-patch16".
-    dtype: Of the parameters, and so of the activations. Products are at
+    dtype: Type of the parameters, and so of the activations. Products are at
       "highest", but at "bfloat16" for that; see `in_precision`.
     revision: Branch, tag or commit on the hub.
     cache_dir: Where downloads are kept, instead of the usual place.
@@ -165,7 +165,7 @@ def in_precision(model: Model, *, image: str, text: str) -> Model:
   they were loaded.
 
   Args:
-    model: From `load`.
+    model: Model from `load`.
     image: Precision of the image tower and its projection, one of
       `jaxcal.precision.PRECISIONS`.
     text: The same of the text tower.
@@ -197,8 +197,8 @@ def at_image_size(model: Model, side: int) -> Model:
   The fingerprint stays that of the weights.
 
   Args:
-    model: From `load`.
-    side: Of the squares that images become, in pixels.
+    model: Model from `load`.
+    side: Side of the squares that images become, in pixels.
 
   Raises:
     ValueError: a side that holds another number of patches, or a model whose
@@ -473,10 +473,12 @@ class _Family(NamedTuple):
   """What differs between the kinds of checkpoints.
 
   Attributes:
-    config: From the settings of a model.
-    preprocess: From those of its images and the image size.
-    tree: From tensors by the names of the file to our tree.
-    tokenizer: From a folder; None where it has no files of one.
+    config: Function from the settings of a model to its configuration.
+    preprocess: Function from the settings of a model's images and the image
+      size.
+    tree: Function from tensors by the names of the file to our tree.
+    tokenizer: Function from a folder to its tokenizer; None where it has no
+      files of one.
   """
 
   config: Callable[[Mapping[str, Any]], towers.ClipConfig]

@@ -31,8 +31,8 @@ class Preprocess:
     resize: Length of the shorter edge, or (height, width) exactly.
     crop: Side of the central square that is kept; the model's image size.
     resample: "nearest", "bilinear", "bicubic" or "lanczos", as Pillow has them.
-    mean: Per channel, of pixels in [0, 1]; subtracted.
-    std: Per channel; divided by.
+    mean: Mean of each channel, of pixels in [0, 1]; subtracted.
+    std: Standard deviation of each channel; divided by.
     offset: Where the crop begins if the margin is odd: "floor" as Hugging
       Face's image processor has it, "round" as torchvision and so OpenCLIP.
   """

@@ -411,8 +411,8 @@ def place(
 
   Args:
     x: All states.
-    vectors: Shared by the rows, or [b n w] with their own for each.
-    positions: Distinct in each row.
+    vectors: Vectors shared by the rows, or [b n w] with their own for each.
+    positions: Positions of the vectors, distinct in each row.
   """
   vectors = jnp.broadcast_to(vectors, (*positions.shape, x.shape[-1]))
   return x.at[jnp.arange(len(x))[:, None], positions].set(
@@ -549,7 +549,7 @@ def project(
   Args:
     activations: What the projection sees.
     projection: The last linear map of a tower.
-    residual: Added to what it gives.
+    residual: Residual added to what it gives.
     precision: One of `jaxcal.precision.PRECISIONS`; where the map is part of a
       tower's own pass, the tower's.
   """

@@ -18,7 +18,8 @@ def read(
     root: The folder with `variants.txt`, `images_variant_SPLIT.txt` and
       `images/`.
     split: One of `SPLITS`; trainval is train and val together.
-    partial: Leave out listed images that are absent, with a warning in the log.
+    partial: Whether to leave out listed images that are absent, with a warning
+      in the log.
 
   Returns:
     The images in the order of the list, with ids such as `images/1514522.jpg`.

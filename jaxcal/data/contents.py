@@ -23,7 +23,8 @@ def identity_of(
     memory: File that keeps the digests of all files with size and time, so
       that the next call reads only what has changed; none is kept if None.
     num_threads: Threads that read files.
-    progress: Called with the number of files that were looked at since.
+    progress: Function called with the number of files that were looked at
+      since.
 
   Raises:
     OSError: a file cannot be read; names it.
@@ -49,8 +50,9 @@ def identity_of_pairs(
   Args:
     pair_set: The pairs; no image is decoded.
     memory: See `identity_of`, as the others.
-    num_threads: Likewise.
-    progress: Likewise.
+    num_threads: Number of threads that read files.
+    progress: Function called with the number of files that were looked at
+      since.
 
   Raises:
     OSError: a file cannot be read; names it.

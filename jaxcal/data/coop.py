@@ -28,7 +28,8 @@ def read(
     path: The file. Its stem becomes the name of the set.
     root: The folder that the paths start from.
     split: One of `SPLITS`.
-    partial: Leave out listed images that are absent, with a warning in the log.
+    partial: Whether to leave out listed images that are absent, with a warning
+      in the log.
 
   Returns:
     The images in the order of the file; ids are the paths in it.

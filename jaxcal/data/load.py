@@ -61,8 +61,8 @@ def images(
     classes: Classes that are kept, as images and as candidates: "all", or
       "base" or "new", the halves of few-shot tuning.
     limit: Number of images to keep, spread over the classes; 0 for all.
-    progress: Called with (files looked at, files in all) after each file of a
-      folder or list.
+    progress: Function called with (files looked at, files in all) after each
+      file of a folder or list.
 
   Returns:
     The images. Their name is that of the set, or the path's last part.

@@ -142,9 +142,10 @@ def webdataset(
     tars: A folder of tars, a pattern (`*`, `?`, `[ab]`, `**` for folders, and
       `{00000..00059}` or `{a,b}` as in a shell), a tar, or a sequence of such.
       Tars are not compressed.
-    max_pairs: Look into no further tars once there are so many pairs, and keep
-      no more; all if None.
-    progress: Called with (tars looked into, tars in all) after each of them.
+    max_pairs: Number of pairs from which on no further tars are looked into;
+      keeps no more; all if None.
+    progress: Function called with (tars looked into, tars in all) after each of
+      them.
 
   Returns:
     The pairs in the order of the sorted paths of the tars, then as they lie in

@@ -89,7 +89,8 @@ def verify(
   Args:
     image_set: A set from `image_folder` or `csv_file`.
     root: The folder below which the set's ids are paths.
-    progress: Called with (files looked at, files in all) after each file.
+    progress: Function called with (files looked at, files in all) after each
+      file.
 
   Raises:
     ValueError: after all files were looked at; names up to ten bad ones.
@@ -255,12 +256,12 @@ def listed_files(
 
   Args:
     name: What the set is called.
-    class_names: In label order.
+    class_names: Class names in label order.
     rows: The path below the root, with `/` between its parts, and the label of
       each image.
     root: The folder that the paths start from.
-    partial: Leave out listed files that are absent, with a warning in the log,
-      instead of refusing the list.
+    partial: Whether to leave out listed files that are absent, with a warning
+      in the log, instead of refusing the list.
 
   Returns:
     The images in the order of the rows.

@@ -45,7 +45,8 @@ def read(
     root: The data folder of tensorflow-datasets.
     name: The data set below it, with its config where it has some, such as
       `dtd` or `imagenet_v2/matched-frequency`. The newest version is taken.
-    split: In the language of tensorflow-datasets: `test`, `train+test`, ...
+    split: Split in the language of tensorflow-datasets: `test`, `train+test`,
+      ...
     class_names: The candidates in label order, as in the label's feature.
     renamed: The name in the label's feature of the class names that differ.
     unused: Further names in the label's feature; their images are left out.
@@ -114,7 +115,7 @@ def read_pairs(
     root: The data folder of tensorflow-datasets.
     name: The data set below it, with its config where it has some, such as
       `coco_captions/2014`. The newest version is taken.
-    split: In the language of tensorflow-datasets.
+    split: Split in the language of tensorflow-datasets.
 
   Returns:
     The pairs in the stored order, which is shuffled, the same at each reading.
@@ -199,7 +200,7 @@ def join_labels(
   Args:
     theirs: Names in their label order.
     ours: Names in ours.
-    renamed: Their name for those of ours that are called otherwise.
+    renamed: Names that it has for those of ours that are called otherwise.
     unused: Names among theirs that are none of ours.
 
   Returns:

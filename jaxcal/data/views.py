@@ -78,7 +78,7 @@ class Recipe:
 
   Attributes:
     size: Side of every view, in pixels, at most 1024.
-    resize: Of the clean view: length of the shorter edge, the longer one
+    resize: Size of the clean view: length of the shorter edge, the longer one
       following rounded down; or (height, width) exactly; at most 1024.
     resample: Filter of the clean view: "nearest", "bilinear", "bicubic" or
       "lanczos", as Pillow has them.
@@ -87,8 +87,8 @@ class Recipe:
       the test-time tuning codes; "floor" is rounded down, as in Hugging Face's
       image processors. They differ by at most one pixel.
     num_views: How many views in all: one clean view, then random ones.
-    area: Of the random views, see `random_box`.
-    ratio: Of the random views, see `random_box`.
+    area: Area of the random views, see `random_box`.
+    ratio: Ratio of the sides of the random views, see `random_box`.
     random_resample: Filter of the random views.
     flip_probability: How often left and right of a random view change places.
     augmix: Whether random views go through `augmix`.
@@ -128,8 +128,8 @@ def canvas_shape(height: int, width: int) -> tuple[int, int]:
   """Shape of the canvas for an image: one of a few, to compile few programs.
 
   Args:
-    height: Of the image, in pixels.
-    width: Of the image, in pixels.
+    height: Height of the image, in pixels.
+    width: Width of the image, in pixels.
 
   Returns:
     Height and width of the canvas; each is the side rounded up to a power of
@@ -253,7 +253,7 @@ def draw(
   Args:
     key: uint32 [2], from `image_key`.
     size: int32 [2], height and width of the image.
-    recipe: Of the views; static.
+    recipe: Recipe of the views; static.
 
   Returns:
     What `make_views` shows, with leading axes of `num_views` - 1.
@@ -373,9 +373,9 @@ def random_box(
   allowed ratio is taken.
 
   Args:
-    key: To draw from.
-    height: Of the image, in pixels.
-    width: Of the image, in pixels.
+    key: Random key to draw from.
+    height: Height of the image, in pixels.
+    width: Width of the image, in pixels.
     area: Range of the box's share of the image, within (0, 1].
     ratio: Range of width / height, positive.
 

@@ -49,9 +49,9 @@ class Batch(NamedTuple):
     view_features: [b v d] over all devices, unit norm; view 0 is the clean one.
     pooled: [b .], of view 0, what the projection sees; None where it is not at
       hand.
-    positions: Of this process's rows in the set.
-    mask: False for rows of this process that only fill the batch up, or whose
-      image cannot be used.
+    positions: Positions of this process's rows in the set.
+    mask: Mask, false for rows of this process that only fill the batch up, or
+      whose image cannot be used.
   """
 
   view_features: Float[Array, "b v d"]
@@ -75,13 +75,13 @@ def from_images(
   """Reads images, cuts their views and runs the image tower.
 
   Args:
-    model: From `checkpoint.load`.
+    model: Model from `checkpoint.load`.
     image_set: The images; of pairs, the captions are not looked at.
     batches: Positions of the images in each batch, at most `batch_size` per
       device, see `batches_of`. Every process of the mesh gives the same ones
       and reads those of its own rows.
-    recipe: Of the views.
-    seed: Of the views.
+    recipe: Recipe of the views.
+    seed: Seed of the views.
     mesh: Devices that share the work.
     batch_size: Images per device.
     num_threads: Threads that read images.
@@ -180,7 +180,7 @@ def from_arrays(
   """The same from features in memory, without `pooled`.
 
   Args:
-    view_features: Of all images.
+    view_features: View features of all images.
     batches: Positions in them.
     mesh: Devices that share the work.
     batch_size: Images per device.
@@ -205,8 +205,8 @@ def split_pooled(
   """Undoes `join_pooled`.
 
   Args:
-    config: Of the model whose features they are.
-    joined: As `store.read_pooled` gives them.
+    config: Settings of the model whose features they are.
+    joined: Pooled features as `store.read_pooled` gives them.
 
   Raises:
     ValueError: they are of another size than the model's.

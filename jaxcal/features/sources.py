@@ -30,11 +30,11 @@ class Source(NamedTuple):
   Attributes:
     ids: One per image.
     labels: Positions in the class names; None where not known.
-    class_names: In label order; None where not known.
+    class_names: Class names in label order; None where not known.
     order: Positions in the order in which they are had fastest.
     num_views: Views of each image, the clean one included.
-    batches: From positions, batch by batch, a mesh and the images per device,
-      to `extract.Batch`es.
+    batches: Function from positions, batch by batch, a mesh and the images per
+      device to `extract.Batch`es.
   """
 
   ids: tuple[str, ...]
@@ -57,7 +57,7 @@ def from_images(
   """Views are cut from the images, and run through the image tower.
 
   Args:
-    model: From `checkpoint.load`.
+    model: Model from `checkpoint.load`.
     image_set: The images.
     recipe: Numbers of the views.
     seed: Seed of the random views.
@@ -88,8 +88,9 @@ def from_store(
   """Features that `jaxcal features` has stored.
 
   Args:
-    store: From `store.open_store`.
-    image_set: Some of its images, in an order of their own; all if None.
+    store: Store from `store.open_store`.
+    image_set: Images among those of the store, in an order of their own; all if
+      None.
     config: Sizes of the model; needed for a posterior on top.
     max_bytes: Features that are held at a time where the order is not that of
       the store.
@@ -137,7 +138,7 @@ def from_arrays(
       first; they are not looked at here.
     labels: Positions in the class names.
     ids: One per image; "0", "1", ... if None.
-    class_names: In label order.
+    class_names: Class names in label order.
 
   Raises:
     ValueError: another number of ids or labels than of images, or an id that

@@ -50,25 +50,25 @@ class Manifest(NamedTuple):
 
   Attributes:
     model: Name of the model.
-    model_fingerprint: Of its weights.
+    model_fingerprint: Fingerprint of its weights.
     data: Name of the image set.
     data_fingerprint: See `data_fingerprint`.
     contents_fingerprint: Digest of what the images' files held; None where they
       are no files.
     views: How the views were made.
-    seed: Of the views.
+    seed: Seed of the views.
     image_dtype: Precision in which the image tower computed, one of
       `jaxcal.precision.PRECISIONS`.
     num_images: n.
     num_views: v.
     feature_size: d, of the joint space.
     pooled_size: w, of the image tower's activations and residual together.
-    dtype: Of the stored values, one of `DTYPES`. Unit-norm features in float16
-      are within 2.5e-4 of their values in float32.
+    dtype: Type of the stored values, one of `DTYPES`. Unit-norm features in
+      float16 are within 2.5e-4 of their values in float32.
     chunk_size: Images per chunk. No influence on the values.
     computation: Version of the computation, `storage.identity.COMPUTATION`.
-    versions: Of the programs; for the record.
-    format_version: Of the files.
+    versions: Versions of the programs; for the record.
+    format_version: Format version of the files.
   """
 
   model: str
@@ -95,10 +95,10 @@ class Store(NamedTuple):
 
   Attributes:
     folder: Where it lies.
-    manifest: As it was made.
+    manifest: Manifest as it was made.
     image_ids: One per image, in the order of the set.
     labels: int32 [n], positions in `class_names`.
-    class_names: In label order.
+    class_names: Class names in label order.
     arrays: The open zarr arrays by name; use `read` and `batches`.
   """
 
@@ -216,7 +216,7 @@ def check(stored: Manifest, asked: Manifest, *,
   `chunk_size` and `versions` may differ.
 
   Args:
-    stored: Of the store.
+    stored: Manifest of the store.
     asked: What is wanted.
     name: What to call the store in the message.
 
@@ -293,7 +293,7 @@ def write_chunk(
     chunk: Number of the chunk.
     view_features: Any floating dtype; rounded to nearest where the stored one
       is narrower.
-    pooled: Likewise.
+    pooled: Arrays before the projection, as `view_features`.
 
   Raises:
     ValueError: there is no such chunk, a shape is wrong, or a value is not
@@ -325,7 +325,7 @@ def read(
 
   Args:
     store: The store, complete or not.
-    positions: Of the images, in any order; `range` for a stretch.
+    positions: Positions of the images, in any order; `range` for a stretch.
 
   Raises:
     FileNotFoundError: a chunk is not written yet.

@@ -119,7 +119,7 @@ def quantile_semantic_orthogonality(
 
   Args:
     text_features: Unit-norm class features.
-    quantile: Which quantile becomes delta, in [0, 1].
+    quantile: Quantile that becomes delta, in [0, 1].
 
   Returns:
     Value in [0, 1/2]. Zero with a zero gradient for fewer than three classes:

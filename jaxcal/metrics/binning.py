@@ -47,8 +47,8 @@ def bin_statistics(
   Args:
     confidence: Probability of the predicted class, in [0, 1].
     correct: Whether the prediction is right, as booleans or as 0 and 1.
-    num_bins: At least one.
-    edges: Which edge belongs to a bin, "right" or "left".
+    num_bins: Number of bins, at least one.
+    edges: Edge that belongs to a bin, "right" or "left".
     weights: Multiplicity of each example; one if None. Examples of weight zero
       have no influence.
 
@@ -83,7 +83,7 @@ def equal_mass_bin_statistics(
   Args:
     confidence: Probability of the predicted class, in [0, 1].
     correct: Whether the prediction is right, as booleans or as 0 and 1.
-    num_bins: At least one.
+    num_bins: Number of bins, at least one.
     weights: Multiplicity of each example; one if None. Quantiles are those of
       the repeated data where the weights are integers.
 

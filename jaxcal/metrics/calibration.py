@@ -38,7 +38,7 @@ def expected_calibration_error(
     confidence: Probability of the predicted class, in [0, 1].
     correct: Whether the prediction is right, as booleans or as 0 and 1.
     num_bins: Bins of equal width.
-    edges: Which edge belongs to a bin, "right" as in the test-time tuning
+    edges: Edge that belongs to a bin, "right" as in the test-time tuning
       papers or "left"; 0 and 1 are always counted.
     norm: "l1"; "l2" for the root of the weighted mean square; "max" for the
       largest gap of a bin (see `maximum_calibration_error`).
@@ -203,8 +203,8 @@ def classwise_calibration_error(
     probs: Probabilities, one row per example.
     labels: True classes.
     num_bins: Bins of equal width.
-    edges: Which edge belongs to a bin, "right" or "left".
-    norm: As for `expected_calibration_error`.
+    edges: Edge that belongs to a bin, "right" or "left".
+    norm: Norm as for `expected_calibration_error`.
     weights: Multiplicity of each example; one if None.
 
   Returns:
@@ -277,7 +277,7 @@ def calibration_floor(
     key: Typed key.
     num_samples: Number of drawn test sets.
     num_bins: Bins of equal width.
-    edges: Which edge belongs to a bin, "right" or "left".
+    edges: Edge that belongs to a bin, "right" or "left".
 
   Returns:
     Mean of the drawn errors, a fraction in [0, 1].
@@ -310,7 +310,7 @@ def calibration_error(
   """Calibration error from the statistics of bins, however they were made.
 
   Args:
-    bins: From `binning`, or a sum of such.
+    bins: Bins from `binning`, or a sum of such.
     norm: "l1", "l2" or "max" over the gaps, weighted by the share of the bin
       except for "max".
 

@@ -41,7 +41,7 @@ def risk_coverage_area(
   score; its expectation over the orders of equal scores.
 
   Args:
-    losses: Of each example; 1 - correct for the usual area, a fraction.
+    losses: Losses of each example; 1 - correct for the usual area, a fraction.
     scores: High where the prediction is to be kept, such as a confidence.
     weights: Multiplicity of each example; one if None.
 
@@ -101,7 +101,7 @@ def risk_at_coverage(
   it ends among equal scores, they count alike, each in part.
 
   Args:
-    losses: Of each example; 1 - correct for an error rate.
+    losses: Losses of each example; 1 - correct for an error rate.
     scores: High where the prediction is to be kept.
     coverage: The share, in (0, 1]; `jax.vmap` over it for a curve.
     weights: Multiplicity of each example; one if None.

@@ -83,8 +83,8 @@ def bootstrap_samples(
   the same resamples: their difference is a paired one.
 
   Args:
-    statistic: Maps the multiplicity of every example to a value or an array. It
-      is traced; all metrics of this package accept such weights.
+    statistic: Function from the multiplicity of every example to a value or an
+      array. It is traced; all metrics of this package accept such weights.
     num_examples: n.
     key: Typed key.
     num_samples: Number of resamples.
@@ -131,7 +131,8 @@ def bootstrap_interval(
   For the difference of two systems pass the difference as the statistic.
 
   Args:
-    statistic: Maps the multiplicity of every example to a value or an array.
+    statistic: Function from the multiplicity of every example to a value or an
+      array.
     num_examples: n.
     key: Typed key; the same key gives the same resamples.
     num_samples: Number of resamples, at least two.

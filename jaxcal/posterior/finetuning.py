@@ -26,8 +26,8 @@ class Schedule(NamedTuple):
   """Of AdamW; the published numbers.
 
   Attributes:
-    learning_rate: Of every step.
-    weight_decay: Decoupled; for the bias too.
+    learning_rate: Learning rate of every step.
+    weight_decay: Decoupled weight decay; for the bias too.
     num_epochs: One at least.
     batch_size: Images per step. A last batch that is not full is the mean over
       the images that it has.
@@ -43,7 +43,7 @@ class Tuned(NamedTuple):
   """A tuned projection.
 
   Attributes:
-    weights: Of the kept epoch; laid out like `Model.weights`.
+    weights: Weights of the kept epoch; laid out like `Model.weights`.
     epoch: The kept one, counted from one; 0 stands for the weights before
       tuning, kept where no epoch has a finite validation loss.
     losses: Validation loss after each epoch, nats; NaN without validation.
@@ -66,9 +66,9 @@ class Point(NamedTuple):
   """What came of one cell.
 
   Attributes:
-    rows: Of the pool that were chosen, in order.
+    rows: Rows of the pool that were chosen, in order.
     tuned: The projection after tuning on them.
-    cosines: Its logits for the test images, [t k]. Their means have the
+    cosines: Logits for the test images, [t k]. Their means have the
       accuracy that is published; `predictive.probit_logits` is the whole.
   """
 
@@ -93,11 +93,12 @@ def fine_tune(
   equal ones the later, or the last where there is no validation.
 
   Args:
-    key: Of the order in each epoch.
-    model: To start from; its posterior matters to the validation loss alone.
+    key: Random key of the order in each epoch.
+    model: Model to start from; its posterior matters to the validation loss
+      alone.
     train: One image at least.
-    validation: Or None.
-    schedule: Of AdamW.
+    validation: Validation examples, or None.
+    schedule: Schedule of AdamW.
 
   Raises:
     ValueError: no images, or as many labels as images are missing.

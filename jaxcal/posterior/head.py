@@ -129,7 +129,7 @@ def head(
   """What `run.iterate` takes.
 
   Args:
-    chosen: From `load`.
+    chosen: Posterior from `load`.
     model: The model that it was fitted to.
     num_classes: Classes that are told apart.
     num_samples: Samples of the logits behind the parts of the uncertainty.

@@ -105,7 +105,7 @@ def check(
   """Refuses a posterior that does not belong to a model's projections.
 
   Args:
-    posterior: Of both towers.
+    posterior: Posterior of both towers.
     image: Inputs and outputs (p, d) of the image projection, the bias not
       counted.
     text: The same of the text projection.
@@ -130,8 +130,8 @@ def save(
   """Writes `path`.npz and `path`.json, seen together or not at all.
 
   Args:
-    path: Without the ending; its folder is made.
-    posterior: Of both towers.
+    path: Path without the ending; its folder is made.
+    posterior: Posterior of both towers.
     about: How it was made (model, data, pseudo-count, prior precisions);
       anything that JSON holds.
 

@@ -113,10 +113,10 @@ def fit_prior_precision(
 
   Args:
     eig_a: See `log_marginal_likelihood`, as all others.
-    eig_b: Likewise.
-    weight_norm2: Likewise.
-    pseudo_count: Likewise.
-    form: Likewise.
+    eig_b: Eigenvalues, see `log_marginal_likelihood`.
+    weight_norm2: Squared norm, see `log_marginal_likelihood`.
+    pseudo_count: Pseudo-data count, see `log_marginal_likelihood`.
+    form: Form, see `log_marginal_likelihood`.
 
   Raises:
     ValueError: As `log_marginal_likelihood`; or there is no maximum, because
@@ -160,8 +160,8 @@ def grid_search(
     prior_precisions: Candidates for each of them; None stands for that of the
       marginal likelihood at the same pseudo-data count, which `score` takes
       from `fit_prior_precision`, side by side.
-    score: From a pair to e.g. the mean negative log-likelihood on validation
-      data.
+    score: Function from a pair to e.g. the mean negative log-likelihood on
+      validation data.
 
   Raises:
     ValueError: No candidates, or a score that is NaN.

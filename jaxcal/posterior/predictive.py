@@ -164,7 +164,7 @@ def prob_cosine(
   Args:
     image: One embedding.
     texts: One embedding per class.
-    posterior: Of both projections.
+    posterior: Posterior of both projections.
     logit_scale: Factor of the cosines.
 
   Returns:
@@ -244,7 +244,7 @@ def prob_cosine_tangent(
   Args:
     image: One embedding; its mean must not be zero, nor those of the texts.
     texts: One embedding per class.
-    posterior: Of both projections.
+    posterior: Posterior of both projections.
     logit_scale: Factor of the cosines.
 
   Returns:
@@ -327,7 +327,7 @@ def joint_covariance(
     image: One embedding.
     text_means: Un-normalised embeddings of the classes.
     text_spreads: `joint_spread` of the same.
-    posterior: Of both projections.
+    posterior: Posterior of both projections.
     logit_scale: Factor of the cosines.
 
   References:
@@ -367,7 +367,7 @@ def sample_logits(
   """Logits drawn class by class, as published: classes share no weights.
 
   Args:
-    cosines: Of one image.
+    cosines: Cosines of one image.
     noise: Standard normal.
   """
   return cosines.mean[None] + jnp.sqrt(cosines.variance)[None] * noise
@@ -384,7 +384,7 @@ def sample_joint_logits(
   deterministic side theirs is at most d.
 
   Args:
-    mean: Of one image's logits.
+    mean: Mean of one image's logits.
     covariance: `joint_covariance` of the same.
     noise: Standard normal.
   """
@@ -437,7 +437,7 @@ def sampled_embeddings(
   Args:
     activations: What the projection sees.
     mean: The un-normalised embeddings of the same inputs.
-    deviations: Of `sample_weights`; q is p, or p + 1 with a bias.
+    deviations: Deviations of `sample_weights`; q is p, or p + 1 with a bias.
   """
   activations = _append_one(activations, deviations.shape[-2])
   return jnp.asarray(mean)[None] + jnp.einsum(
@@ -454,7 +454,7 @@ def sampled_cosines(
 
   Args:
     image: `sampled_embeddings` of one image.
-    texts: Those of the classes, under samples of their own layer.
+    texts: Embeddings of the classes, under samples of their own layer.
     logit_scale: Factor of the cosines.
   """
   dots = _matmul(texts, image[..., None])[..., 0]

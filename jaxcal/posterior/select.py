@@ -39,7 +39,7 @@ class Study(NamedTuple):
   """Images to choose from, for whom, and what is done with the chosen ones.
 
   Attributes:
-    model: From `tasks.load`.
+    model: Model from `tasks.load`.
     chosen: Posterior of the model, from `head.load`.
     factors: Kronecker factors of the posterior, from `head.factors`.
     target: Images whose predictions matter; their labels are only copied.
@@ -112,17 +112,18 @@ def select(
 
   Args:
     study: The images, the model and the numbers.
-    folder: Receives predictions by name, whose settings have the `selected`
-      ids in the order of choosing and the `epoch` that was kept; and features.
+    folder: Folder that receives predictions by name, whose settings have the
+      `selected` ids in the order of choosing and the `epoch` that was kept; and
+      features.
     strategies: Keys of `selection.STRATEGIES`.
     budgets: Numbers of labels.
     seeds: Seeds of choosing and of the order in tuning.
     about: Settings to write into the predictions.
     batch_size: Images per device.
     num_threads: Threads that read images.
-    progress: Called with a stage ("target", "pool-NAME", "validation", each
-      after "...: files", and "choices"), and the numbers of its units done and
-      in all.
+    progress: Function called with a stage ("target", "pool-NAME", "validation",
+      each after "...: files", and "choices"), and the numbers of its units done
+      and in all.
 
   Returns:
     Where the predictions are by name: `BEFORE`, and `name_of` each choice.
@@ -174,11 +175,11 @@ def look(
 
   Args:
     study: See `select`.
-    folder: Likewise.
-    wanted: From `cells`.
+    folder: Folder as in `select`.
+    wanted: Cells that are wanted, from `cells`.
     num_threads: Threads that read files.
-    progress: Called with a stage ("SET: files", with the sets of `select`), and
-      the numbers of files that were looked at and in all.
+    progress: Function called with a stage ("SET: files", with the sets of
+      `select`), and the numbers of files that were looked at and in all.
 
   Returns:
     The identity of all predictions by name, and the names of those that are

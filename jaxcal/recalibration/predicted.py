@@ -58,12 +58,12 @@ def recalibrate(
   """Fits a calibrator to labelled images and applies it to others.
 
   Args:
-    predictions: Those of the images to be recalibrated: `Predictions`, or
+    predictions: Predictions of the images to be recalibrated: `Predictions`, or
       logits as an array of numpy, jax or torch or as lists, or the arrays of
       `base.Evidence`.
-    on: Those of the labelled images to fit to, by the same model and method; in
-      the same form, with arrays as a pair of logits and labels. Calibrators
-      without a fit do not look at it.
+    on: Predictions of the labelled images to fit to, by the same model and
+      method; in the same form, with arrays as a pair of logits and labels.
+      Calibrators without a fit do not look at it.
     recalibrator: The calibrator, `Temperature()` if not given.
 
   Returns:
@@ -156,7 +156,8 @@ def draw(
 
   Args:
     labels: True classes, at least two images.
-    share: Of the images, in (0, 1); at least one is picked and one is left.
+    share: Share of the images, in (0, 1); at least one is picked and one is
+      left.
     seed: Seed of the order and of the start.
 
   Returns:

@@ -126,7 +126,7 @@ def apply(
   """Logits divided by the temperature; no prediction changes.
 
   Args:
-    temperature: Positive, from `fit_temperature`.
+    temperature: Temperature above zero, from `fit_temperature`.
     logits: Unnormalised log-probabilities.
 
   Raises:
@@ -155,9 +155,9 @@ def confidence_interval(
   few errors or logits that tell little.
 
   Args:
-    temperature: Of `fit_temperature`.
-    logits: Those that it was fitted to.
-    labels: Those that it was fitted to.
+    temperature: Temperature from `fit_temperature`.
+    logits: Logits that it was fitted to.
+    labels: Labels that it was fitted to.
     level: Probability that the interval covers the temperature, in (0, 1).
 
   Returns:

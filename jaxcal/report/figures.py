@@ -71,7 +71,7 @@ def loss_curves(losses: Mapping[str, Float[np.ndarray, "s e"]]) -> "Figure":
   curves show where each one settles, not which is lower.
 
   Args:
-    losses: By method, one per seed and epoch.
+    losses: Losses by method, one per seed and epoch.
 
   Raises:
     ValueError: nothing to draw.
@@ -102,10 +102,11 @@ def sweep_curves(
   """Accuracy and calibration error against a swept number, with intervals.
 
   Args:
-    curves: By label, rows of `summary.summarise` that also hold the field.
-    lines: By label, rows without it, drawn from edge to edge.
-    field: Of the horizontal axis; logarithmic if its values are positive and
-      span more than a decade.
+    curves: Curves by label, rows of `summary.summarise` that also hold the
+      field.
+    lines: Lines by label, rows without it, drawn from edge to edge.
+    field: Field of the horizontal axis; logarithmic if its values are positive
+      and span more than a decade.
 
   Raises:
     ValueError: nothing to draw.
@@ -139,9 +140,9 @@ def spectra(
   """Eigenvalues of the Kronecker factors, and where the prior takes over.
 
   Args:
-    eigenvalues: By side, those of (A, B), scaled by the root of the
+    eigenvalues: Eigenvalues by side, those of (A, B), scaled by the root of the
       pseudo-data count.
-    priors: By side, the root of the prior precision.
+    priors: Roots of the prior precision, by side.
 
   Raises:
     ValueError: nothing to draw.
@@ -178,8 +179,8 @@ def learning_curves(
   """Scores against the number of labels, one line per strategy.
 
   Args:
-    curves: By strategy, rows with `budget` and, for each score, its mean over
-      seeds under its own name and the extremes as `_low` and `_high`.
+    curves: Curves by strategy, rows with `budget` and, for each score, its mean
+      over seeds under its own name and the extremes as `_low` and `_high`.
     scores: Heading by name; a panel for each. Fractions are drawn in percent
       where the heading ends with "%".
 

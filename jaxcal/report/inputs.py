@@ -29,7 +29,7 @@ class Given(NamedTuple):
 
   Attributes:
     kind: "logits", "probabilities" or "confidences".
-    values: Of each image and class; of each image for confidences.
+    values: Values of each image and class; of each image for confidences.
     labels: True classes; hits for confidences.
     ids: One id per image; None where not known.
     info: Diagnostics by name, one number per image each.

@@ -22,11 +22,12 @@ def render(
 
   Args:
     title: Heading of the page.
-    rows: From `summary.summarise`, with `data` and `method`.
-    differences: From `summary.compare`, with `data`, `method`, `reference`.
-    diagrams: For each image set, its reliability diagrams as `<svg>`.
+    rows: Rows from `summary.summarise`, with `data` and `method`.
+    differences: Differences from `summary.compare`, with `data`, `method`,
+      `reference`.
+    diagrams: Reliability diagrams of each image set, as `<svg>`.
     conventions: What ECE and intervals mean.
-    settings: Everything needed to run it again, by dotted name.
+    settings: Settings to run it again with, by dotted name.
     remarks: Sentences about all of the page, which stand above the tables.
   """
   import jinja2

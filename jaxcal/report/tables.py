@@ -232,7 +232,7 @@ def fit_notes(rows: Sequence[_Row]) -> list[str]:
   """What is to be known about the fits behind recalibrated rows.
 
   Args:
-    rows: With `data` and `method`; those with `recalibration_notes` are
+    rows: Rows with `data` and `method`; those with `recalibration_notes` are
       recalibrated.
 
   Returns:

@@ -138,7 +138,8 @@ def file_digests(
     spans: First byte and length (None: to the end) of the part of each file
       that counts, such as a member of a tar; whole files if None.
     num_threads: Threads that read.
-    progress: Called with the number of files that were looked at since.
+    progress: Function called with the number of files that were looked at
+      since.
 
   Raises:
     OSError: a file cannot be read; names it.

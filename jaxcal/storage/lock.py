@@ -41,9 +41,9 @@ class Owner(NamedTuple):
     command: Command line.
     since: Local time with its offset, to seconds.
     machine: See `process.Process`.
-    pid: Likewise.
-    started: Likewise.
-    token: Tells the locks of one process apart.
+    pid: Number of the process.
+    started: Time when the process began, see `process.Process`.
+    token: Token that tells the locks of one process apart.
   """
 
   host: str
@@ -59,7 +59,7 @@ class FolderLocked(ValueError):
   """The folder is another run's.
 
   Attributes:
-    owner: That run.
+    owner: Owner of the folder, that run.
   """
 
   def __init__(self, folder: pathlib.Path, owner: Owner):

@@ -34,9 +34,9 @@ def write(
   """Writes `path`.`ending` and `path`.json.
 
   Args:
-    path: Without an ending; its folder is there already.
-    ending: Of the file of arrays.
-    content: Of the file of arrays.
+    path: Path without an ending; its folder is there already.
+    ending: Ending of the file of arrays.
+    content: Content of the file of arrays.
     about: What to write into the JSON beside the checksums.
 
   Raises:

@@ -25,7 +25,7 @@ class Tuned(NamedTuple):
 
   Attributes:
     spec: The method.
-    params: Its parameters after training.
+    params: Parameters after training.
     class_names: Names of the classes of the training.
     labels: Labels of the few shots, where the method looks them up; else empty.
     about: All that made them, as JSON has it.

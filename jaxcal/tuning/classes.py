@@ -35,12 +35,12 @@ def prompts_of(
   """All that methods need of a list of class names.
 
   Args:
-    model: From `checkpoint.load`.
-    class_names: In label order, or outlier words.
+    model: Model from `checkpoint.load`.
+    class_names: Class names in label order, or outlier words.
     num_context: Context vectors in front of the name, in the place of
       placeholders; the words of "a photo of a" if None.
     template: The data set's own, of `target` and `embeddings`.
-    class_position: Of the name among the context vectors, see
+    class_position: Position of the name among the context vectors, see
       `prompts.prompt_bank`.
     per_class: Whether `encode` is given a context for each class.
     max_bytes: Classes are encoded in chunks to stay within about this.
@@ -68,7 +68,7 @@ def fitting(
   """The words whose prompts the text tower has positions for.
 
   Args:
-    model: From `checkpoint.load`.
+    model: Model from `checkpoint.load`.
     words: Outliers; vocabularies hold some that are very long.
     num_context: Most context vectors in front of the name.
   """

@@ -46,9 +46,10 @@ def method(
     ratio: Share of the network's output in the feature; the rest is the image
       feature, not normalised.
     reduction: h is d divided by it.
-    outlier_weight: If given, the batch's `outliers` are not names but `Images`
-      outside the task, and the loss keeps them where they were: this times the
-      mean cosine deviation of adapted from frozen image features (visual DOR).
+    outlier_weight: Outlier weight; if given, the batch's `outliers` are not
+      names but `Images` outside the task, and the loss keeps them where they
+      were: this times the mean cosine deviation of adapted from frozen image
+      features (visual DOR).
 
   Raises:
     ValueError: on images without `embeddings`, or on a batch without outliers

@@ -126,15 +126,15 @@ def fit(
     outliers: Words or images that a method ending in "+dor" draws from.
     features: Folder that keeps features of training images and of outliers;
       none if None.
-    about: Whatever else is to be written beside the parameters.
+    about: Anything else to be written beside the parameters.
     seeds_at_once: Number of seeds that are trained together; fewer need less
       memory, 0 for all.
     max_bytes: Budget of the text tower's activations.
     batch_size: Images per step of the image tower.
     num_threads: Threads that read images.
-    on_image: Called with (training images done, images in all).
-    on_epoch: Called with (epochs done, epochs in all, mean loss; NaN at the
-      beginning), seeds that are trained together counting once.
+    on_image: Function called with (training images done, images in all).
+    on_epoch: Function called with (epochs done, epochs in all, mean loss; NaN
+      at the beginning), seeds that are trained together counting once.
 
   Returns:
     Parameters by seed, in their order.
@@ -211,7 +211,7 @@ def is_there(path: pathlib.Path, asked: Mapping[str, Any]) -> bool:
 
   Args:
     path: Path without an ending.
-    asked: From `identity_of`.
+    asked: Identity from `identity_of`.
 
   Raises:
     ValueError: parameters of something else lie there; names what differs.

@@ -45,7 +45,7 @@ def features(
     folder: Folder that keeps the features; none if None.
     batch_size: Images of a batch.
     num_threads: Threads that read images.
-    progress: Called with the numbers of images done and in all.
+    progress: Function called with the numbers of images done and in all.
 
   Raises:
     ValueError: an image cannot be read, or the folder holds features of other
@@ -81,7 +81,7 @@ def training(
       sub-folder of their own; none if None.
     batch_size: Views of a batch.
     num_threads: Threads that read images.
-    progress: Called with the numbers of images done and in all.
+    progress: Function called with the numbers of images done and in all.
 
   Raises:
     ValueError: an image cannot be read.
@@ -128,7 +128,7 @@ def pixels(
     images: The images.
     batch_size: Images of a batch.
     num_threads: Threads that read images.
-    progress: Called with the numbers of images done and in all.
+    progress: Function called with the numbers of images done and in all.
 
   Raises:
     ValueError: an image cannot be read.

@@ -49,8 +49,8 @@ def penalty(
 
   Args:
     method: Any that follows its loss downhill.
-    weight: Of `losses.logit_range.range_excess`, averaged over the batch; 10 as
-      published.
+    weight: Weight of `losses.logit_range.range_excess`, averaged over the
+      batch; 10 as published.
     logit_scale: Factor of the zero-shot cosines, which are those of
       `Prompts.target`.
 

@@ -26,7 +26,7 @@ class Images(NamedTuple):
   Attributes:
     features: Unit norm, of the frozen tower.
     embeddings: The same before normalisation.
-    pooled: Before the projection.
+    pooled: Features before the projection.
     pixels: Normalised, for methods that tune the image tower's prompts.
   """
 
@@ -44,7 +44,7 @@ class Prompts(NamedTuple):
       context to unit-norm features.
     zero_shot: Unit-norm features of "a photo of a {}.", frozen.
     target: Unit-norm features of the data set's own template, frozen.
-    embeddings: Of that template before normalisation, frozen.
+    embeddings: Embeddings of that template before normalisation, frozen.
   """
 
   encode: Any
@@ -59,8 +59,8 @@ class Batch(NamedTuple):
   Attributes:
     images: The images.
     labels: Positions in the class names.
-    outliers: Drawn for this step, for outlier regularisation: names, or images
-      for methods on the image side; or None.
+    outliers: Outliers drawn for this step, for outlier regularisation: names,
+      or images for methods on the image side; or None.
   """
 
   images: Images
@@ -79,8 +79,8 @@ class Method(NamedTuple):
     text_features: (parameters, prompts, images) -> unit-norm [k d], or [b k d]
       where they depend on the image; None where the text side is not tuned, or
       not for any names but those of the training.
-    gradient: As `jax.value_and_grad(loss, has_aux=True)`, where the direction
-      of the step is not the loss's own; None otherwise.
+    gradient: Gradient as `jax.value_and_grad(loss, has_aux=True)`, where the
+      direction of the step is not the loss's own; None otherwise.
   """
 
   init: Callable[[Key[Array, ""], Prompts], Params]

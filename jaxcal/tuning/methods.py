@@ -43,7 +43,8 @@ class Given(NamedTuple):
     num_context: How many there are.
     cache: The few shots, for methods that look them up.
     lookup: Weight and sharpness of the cache.
-    outlier_weight: For methods whose outliers are images; None without them.
+    outlier_weight: Outlier weight for methods whose outliers are images; None
+      without them.
   """
 
   model: checkpoint.Model
@@ -160,10 +161,11 @@ class Spec(NamedTuple):
     num_context: Context vectors; 0 where a method learns none.
     from_words: Whether they begin as "a photo of a": as the last of them, with
       zeros before; or as the words' last ones, where there are more words.
-    class_position: Of the name among them, see `prompts.prompt_bank`.
+    class_position: Position of the name among them, see `prompts.prompt_bank`.
     outlier_weight: Factor of the outlier term, where the name ends with "+dor".
-    cache_weight: Of the few shots' logits, where they are looked up (alpha).
-    cache_sharpness: Of the lookup (beta).
+    cache_weight: Weight of the few shots' logits, where they are looked up
+      (alpha).
+    cache_sharpness: Sharpness of the lookup (beta).
   """
 
   name: str
@@ -220,7 +222,7 @@ def build(
   Images of methods that train from pixels have uint8 ones.
 
   Args:
-    spec: Which.
+    spec: Method, as the command names it.
     model: The frozen one.
     cache: The few shots, for methods that look them up.
 

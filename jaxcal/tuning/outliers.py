@@ -43,7 +43,7 @@ class Ranking(NamedTuple):
   """Words by their likeness to the base classes, the most alike first.
 
   Attributes:
-    positions: Of the kept words in the vocabulary.
+    positions: Positions of the kept words in the vocabulary.
     similarity: Mean cosine of each of them to the base classes.
   """
 
@@ -59,7 +59,7 @@ def from_wordnet(folder: str | os.PathLike = WORDNET) -> tuple[str, ...]:
   spaces.
 
   Args:
-    folder: With WordNet's database file of nouns, data.noun.
+    folder: Folder with WordNet's database file of nouns, data.noun.
 
   Returns:
     Distinct words, sorted.
@@ -117,7 +117,8 @@ def from_tokenizer(tokenizer: Any) -> tuple[str, ...]:
   They need not be nouns, and common endings of words ("ing") are among them.
 
   Args:
-    tokenizer: Of transformers, whose tokens end in "</w>" where a word does.
+    tokenizer: Tokenizer of transformers, whose tokens end in "</w>" where a
+      word does.
 
   Returns:
     Distinct words of three or more letters from a to z, sorted.
@@ -142,7 +143,7 @@ def exclude(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
 
   Args:
     words: The vocabulary.
-    names: To leave out; case does not count, and underscores are spaces.
+    names: Names to leave out; case does not count, and underscores are spaces.
 
   Raises:
     ValueError: if no word is left.
@@ -165,7 +166,8 @@ def overlap(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
 
   Args:
     words: The vocabulary, or what was kept of it.
-    names: Of the new classes; case does not count, and underscores are spaces.
+    names: Names of the new classes; case does not count, and underscores are
+      spaces.
 
   Returns:
     The names that are words, as given.

@@ -16,7 +16,7 @@ class Recipe(NamedTuple):
   """One method's training.
 
   Attributes:
-    learning_rate: At the start of the schedule.
+    learning_rate: Learning rate at the start of the schedule.
     num_epochs: The constant first one included; 0 where nothing is trained.
     batch_size: Images per step.
     num_context: Context vectors; 0 where a method learns none.

@@ -32,7 +32,7 @@ def method(
   Args:
     logit_scale: Factor of the cosines, of teacher and pupil.
     context: Where it begins, as in `coop.method`; released with `after_zeros`.
-    strength: Of the projection (lambda of the paper). 0 is CoOp.
+    strength: Strength of the projection (lambda of the paper). 0 is CoOp.
 
   Source: Zhu et al. 2023, Eq. (4)-(5), at temperature 1.
   Differs from the released code in: no mixed precision; the teacher has the
@@ -65,8 +65,8 @@ def project(
   teacher's; where it had none before, it is left as it is.
 
   Args:
-    gradient: By the parameters.
-    teacher: Of the same structure.
+    gradient: Gradient by the parameters.
+    teacher: Gradient of the teacher, of the same structure.
     strength: Part of the opposing component that is removed.
   """
 

@@ -53,14 +53,15 @@ def method(
     config: Sizes of the model.
     params: The whole parameter tree; stays as it is.
     logit_scale: Factor of the cosines.
-    context: Of the words before the class names, as in `maple.method`.
+    context: Context from the words before the class names, as in
+      `maple.method`.
     num_context: n.
     num_vision: n'.
     text_depth: Layers of the text tower, from the first one, that get prompts
       of their own.
     vision_depth: The same of the image tower.
-    text_weight: Of the difference of text features.
-    image_weight: Of the difference of image features.
+    text_weight: Weight of the difference of text features.
+    image_weight: Weight of the difference of image features.
 
   Raises:
     ValueError: more context vectors than words, or a depth that a tower does
@@ -98,8 +99,8 @@ def epoch_weights(
   Args:
     num_epochs: E.
     mean: The epoch that weighs most, counted from 1.
-    std: In epochs. Released: mean 15 and std 1 of 20 epochs for base-to-new,
-      30 and 30 of 50 for few-shot tuning.
+    std: Standard deviation in epochs. Released: mean 15 and std 1 of 20 epochs
+      for base-to-new, 30 and 30 of 50 for few-shot tuning.
 
   Returns:
     Weights in [0, 1] that sum to one, float64: the `share` of each epoch in

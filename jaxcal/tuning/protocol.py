@@ -29,8 +29,8 @@ class Shots(NamedTuple):
   """Positions of the images that were drawn, in the order drawn.
 
   Attributes:
-    train: In the training split.
-    val: In the validation split; None where there is none.
+    train: Rows in the training split.
+    val: Rows in the validation split; None where there is none.
   """
 
   train: Int[np.ndarray, "n"]
@@ -48,7 +48,7 @@ class Spread(NamedTuple):
   """A number over seeds.
 
   Attributes:
-    mean: Over the seeds.
+    mean: Mean over the seeds.
     std: Sample standard deviation over the seeds; NaN for a single one.
   """
 
@@ -89,12 +89,13 @@ def draw_shots(
   must be the same on every machine.
 
   Args:
-    train_labels: Of the training split, in its order.
-    val_labels: Of the validation split; None where there is none.
+    train_labels: Labels of the training split, in its order.
+    val_labels: Labels of the validation split; None where there is none.
     num_shots: Images per class, at least 1.
     num_classes: How many classes there are.
-    seed: Of the draw; published results use 1, 2 and 3.
-    allow_fewer: Take all images of a class that has fewer than it should.
+    seed: Seed of the draw; published results use 1, 2 and 3.
+    allow_fewer: Whether to take all images of a class that has fewer than it
+      should.
     class_names: Names of the classes in label order, for errors.
 
   Raises:
@@ -132,8 +133,9 @@ def few_shot(
     train: The training split.
     val: The validation split, with the same classes; None where there is none.
     num_shots: Images per class, at least 1.
-    seed: Of the draw.
-    allow_fewer: Take all images of a class that has fewer than it should.
+    seed: Seed of the draw.
+    allow_fewer: Whether to take all images of a class that has fewer than it
+      should.
 
   Raises:
     ValueError: as `draw_shots` does, or if the splits differ in their classes.
@@ -158,7 +160,7 @@ def halves(labels: Int[np.ndarray, "n"]) -> tuple[
   """Base and new classes: the distinct labels in order, cut in the middle.
 
   Args:
-    labels: Of the training split; repeated ones count once.
+    labels: Labels of the training split; repeated ones count once.
 
   Returns:
     Sorted labels of the base classes, one more where their number is odd, and
@@ -181,7 +183,7 @@ def keep_positions(
   """The examples of some classes, and their labels counted from 0.
 
   Args:
-    labels: Of all examples.
+    labels: Labels of all examples.
     classes: Distinct labels to keep; the i-th becomes the label i.
 
   Returns:
@@ -244,7 +246,7 @@ def class_positions(
   Args:
     class_names: What is asked for. Compared by `plain_name`; a name that
       training had twice must be there twice, and keeps its order.
-    trained_names: In the order of training.
+    trained_names: Names of the classes in the order of training.
 
   Raises:
     ValueError: if training did not have a name, or not as often.
@@ -293,8 +295,8 @@ def summarise(
   Over several data sets, average a seed's values over them first.
 
   Args:
-    base: On the base classes, one value per seed, at least one; not negative.
-    new: On the new classes, of the same seeds.
+    base: Values on the base classes, one per seed, at least one; not negative.
+    new: Values on the new classes, of the same seeds.
 
   Returns:
     Numbers in the unit of the values.

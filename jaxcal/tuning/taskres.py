@@ -26,8 +26,8 @@ def method(
 
   Args:
     logit_scale: Factor of the cosines.
-    residual_weight: Of the residual beside the text feature, which is the one
-      of `Prompts.embeddings`, not normalised; published: 0.5, and 1 for
+    residual_weight: Weight of the residual beside the text feature, which is
+      the one of `Prompts.embeddings`, not normalised; published: 0.5, and 1 for
       flowers.
 
   Source: Yu et al. 2023 (geekyutao/TaskRes).
@@ -46,7 +46,7 @@ def take_classes(
   """The parameters of some of the classes of the training.
 
   Args:
-    params: As trained.
+    params: Parameters as trained.
     positions: Where these classes were in training; `protocol.class_positions`
       finds them by name.
   """

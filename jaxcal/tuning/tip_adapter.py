@@ -35,7 +35,7 @@ class Cache(NamedTuple):
 
   Attributes:
     keys: Unit-norm image features.
-    values: Their classes: a row of zeros and a one.
+    values: One-hot classes, a row of zeros and a one for each key.
   """
 
   keys: Float[Array, "n d"]
@@ -48,7 +48,7 @@ class Found(NamedTuple):
   Attributes:
     alpha: Weight of the cache.
     beta: Sharpness of the cache.
-    accuracy: With them, on the searched images, as a fraction.
+    accuracy: Accuracy with them, on the searched images, as a fraction.
   """
 
   alpha: Float[Array, ""]
@@ -66,7 +66,7 @@ def make_cache(
   Args:
     embeddings: Image features before normalisation, of v augmented views of
       each image (published: 10); their mean, normalised, is the key.
-    labels: Of the images.
+    labels: Labels of the images.
     num_classes: How many classes there are.
 
   Raises:
@@ -91,7 +91,7 @@ def take_classes(cache: Cache, positions: Int[AnyArray, "k"]) -> Cache:
   """The cache with only some of its classes as candidates.
 
   Args:
-    cache: Of all classes of the training; all keys stay.
+    cache: Cache of all classes of the training; all keys stay.
     positions: Where the classes were in training; `protocol.class_positions`
       finds them by name.
   """
@@ -118,7 +118,7 @@ def method(
     logit_scale: Factor of the zero-shot cosines, whose text features are those
       of `Prompts.target`.
     alpha: Weight of the cache; see `search`.
-    beta: Its sharpness: the greater, the less do distant keys count.
+    beta: Sharpness of the lookup: the greater, the less do distant keys count.
 
   Source: Zhang et al. 2022 (gaopengcuhk/Tip-Adapter).
   Differs from the released code in: after training the last keys are taken, not
@@ -163,11 +163,11 @@ def search(
   with the values.
 
   Args:
-    params: As begun or as trained.
-    cache: Of the method.
-    prompts: Of the classes of the cache.
+    params: Parameters as begun or as trained.
+    cache: Cache of the method.
+    prompts: Prompts of the classes of the cache.
     images: Validation images that are not in the cache.
-    labels: Of these images.
+    labels: Labels of these images.
     logit_scale: Factor of the zero-shot cosines.
     alphas: Weights to try.
     betas: Sharpnesses to try.

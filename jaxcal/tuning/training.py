@@ -46,8 +46,8 @@ class Order(NamedTuple):
   """Which rows of the data each step of an epoch sees.
 
   Attributes:
-    batches: Of full batches, a step each.
-    last: Of one smaller batch after them; empty where there is none.
+    batches: Rows of full batches, a step each.
+    last: Rows of one smaller batch after them; empty where there is none.
   """
 
   batches: Int[Array, "e b"]
@@ -59,7 +59,7 @@ class Outliers(NamedTuple):
 
   Attributes:
     table: All of them.
-    rows: Those of each step, drawn with `tuning.outliers`.
+    rows: Rows of outliers of each step, drawn with `tuning.outliers`.
   """
 
   table: method_lib.Prompts | method_lib.Images
@@ -75,7 +75,7 @@ class State(NamedTuple):
     average: Sum of the parameters at the ends of the epochs, each times the
       `share` of its epoch; zeros if none had a share.
     epoch: Epochs done.
-    key: Of the order of images; does not change.
+    key: Random key of the order of images; does not change.
   """
 
   params: method_lib.Params
@@ -110,7 +110,7 @@ def schedule(
   early, as released.
 
   Args:
-    learning_rate: Of the second epoch, the greatest.
+    learning_rate: Learning rate of the second epoch, the greatest.
     num_epochs: T, the first one included.
     steps_per_epoch: See `num_steps`.
 
@@ -195,9 +195,9 @@ def shuffle(
   """A random order for the next epoch, given by the state's key and epoch.
 
   Args:
-    state: Before the epoch.
-    num_images: Of the data.
-    batch_size: Of a step. If there are fewer images, all are one batch.
+    state: State before the epoch.
+    num_images: Number of images of the data.
+    batch_size: Images of a step. If there are fewer images, all are one batch.
     keep_last: Whether an incomplete last batch is a step too. As released, it
       is dropped, so that every epoch leaves out other images.
 
@@ -229,11 +229,12 @@ def train_epoch(
   Args:
     method: What is tuned.
     optimiser: The same object every time; another one compiles anew.
-    state: Of `init`, or of the epoch before.
+    state: State of `init`, or of the epoch before.
     prompts: The classes of the training.
     data: The images.
-    order: From `shuffle`.
-    outliers: For methods with outliers; as many rows as there are steps.
+    order: Order from `shuffle`.
+    outliers: Outliers for methods with outliers; as many rows as there are
+      steps.
     share: Weight of this epoch's parameters in `State.average`.
 
   Returns:
@@ -292,14 +293,14 @@ def train_seeds(
   are then rows of the shots that each drew.
 
   Args:
-    method: As in `train_epoch`, and as the others shared by the seeds.
-    optimiser: As in `train_epoch`.
-    state: With a leading axis of seeds: `jax.vmap` of `init` over keys.
-    prompts: As in `train_epoch`.
-    data: As in `train_epoch`.
-    order: With a leading axis: `jax.vmap` of `shuffle` over states.
+    method: Method as in `train_epoch`, and as the others shared by the seeds.
+    optimiser: Optimiser as in `train_epoch`.
+    state: State with a leading axis of seeds: `jax.vmap` of `init` over keys.
+    prompts: Prompts as in `train_epoch`.
+    data: Data as in `train_epoch`.
+    order: Order with a leading axis: `jax.vmap` of `shuffle` over states.
     outliers: `rows` with a leading axis.
-    share: As in `train_epoch`.
+    share: Share as in `train_epoch`.
   """
 
   def one(state, order, rows):

@@ -25,7 +25,7 @@ class Model:
 
   Attributes:
     config: Sizes of the model.
-    params: Of the image tower.
+    params: Parameters of the image tower.
     scale: Factor of the cosines.
     words: Vectors of the words before the class name, of which a shorter
       context takes the place of the first ones; or None.

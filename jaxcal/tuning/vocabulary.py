@@ -42,7 +42,7 @@ def encode(
     num_context: Most context vectors that will stand in front of a word.
     folder: Folder that keeps the features, each vocabulary and model in one of
       its own; none if None.
-    on_words: Called with (words done, words in all).
+    on_words: Function called with (words done, words in all).
 
   Raises:
     ValueError: it has room for none.
@@ -81,7 +81,7 @@ def nearest(
   """The words to draw from: those nearest to the trained classes, not these.
 
   Args:
-    vocabulary: From `encode`.
+    vocabulary: Encoded vocabulary from `encode`.
     model: The frozen model.
     task: The data set.
     num_kept: Number of words to keep; all where there are not so many.

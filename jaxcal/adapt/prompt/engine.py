@@ -133,8 +133,8 @@ def prepare(
   """Computes what depends on the class names but not on the image.
 
   Args:
-    encode: From a context to unit-norm text features, one row per class:
-      `prefix.context_encoder` or `prompts.context_encoder`.
+    encode: Function from a context to unit-norm text features, one row per
+      class: `prefix.context_encoder` or `prompts.context_encoder`.
     context: Initial context vectors, e.g. those of "a photo of a".
     logit_scale: Factor of the cosines (the exponential of the checkpoint's
       parameter of that name).
@@ -179,7 +179,7 @@ def choose_linearisation(
     num_classes: k.
     projection: d.
     context_size: m times w.
-    num_images: That will be adapted.
+    num_images: Number of images that will be adapted.
     max_bytes: The budget for the matrix.
   """
   fits = 4 * num_classes * projection * context_size <= max_bytes
@@ -286,10 +286,10 @@ def tune(
     encode: Function as in `prepare`; used from the second step on.
     prepared: Result of `prepare`.
     views: Unit-norm features of the views.
-    start: Of the image, from `begin`.
-    first: Of the method, from `penalty`.
+    start: Start of the image, from `begin`.
+    first: First gradient of the method, from `penalty`.
     objective: Objective of the method.
-    optimiser: Its state begins empty for every image.
+    optimiser: Optimiser; its state begins empty for every image.
   """
   context, state = prepared.context, optimiser.init(prepared.context)
   ratio = jnp.zeros_like(start.entropy)
@@ -392,7 +392,7 @@ def adapt(
     views: Unit-norm features of the views; row 0 is the clean view, the only
       one that is predicted.
     objective: Objective of the method.
-    optimiser: Takes the steps, e.g. `methods.Tpt().optimiser`.
+    optimiser: Optimiser that takes the steps, e.g. `methods.Tpt().optimiser`.
     selection_fraction: See `begin`.
 
   Raises:

@@ -36,7 +36,7 @@ class Shared:
     encode: Text features as a function of the context.
     prepared: Features and derivative at the initial context.
     penalties: Regularisers there, by name.
-    methods: Their numbers, by name.
+    methods: Numbers of the methods, by name.
     random_views: Whether outputs carry logits of the most confident random
       views, as evidence.
   """
@@ -67,10 +67,10 @@ def family(
   """All methods together; the step's output is a mapping from name to Output.
 
   Args:
-    shared: From `share`.
-    head: With a posterior, the step takes the pair of an image's view features
-      and the clean view's `Pooled`, and each context also gives an output in
-      each of `bayesian.FORMS`, see `names`.
+    shared: Constants from `share`.
+    head: Head of a posterior; the step then takes the pair of an image's view
+      features and the clean view's `Pooled`, and each context also gives an
+      output in each of `bayesian.FORMS`, see `names`.
   """
   if head is None:
     return base.episodic(_outputs, shared)
@@ -121,7 +121,7 @@ def adapt(
   time nor memory grows with their number.
 
   Args:
-    shared: From `share`.
+    shared: Constants from `share`.
     views: Unit-norm features of the views; row 0 is the clean view.
 
   Raises:

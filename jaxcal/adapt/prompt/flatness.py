@@ -32,16 +32,16 @@ class Recipe:
   A pytree: `jit` compiles once for all but the two counts.
 
   Attributes:
-    learning_rate: Of AdamW at the first step.
-    final_learning_rate: At `num_steps`, down a cosine.
-    weight_decay: Of AdamW.
-    context_std: Of the noise on the context's vectors.
-    other_std: Of the noise on all other token vectors.
-    flatness_weight: Of the flatness; None for 1 + 15 / k with k classes. The
-      released scripts use 1.25 for ImageNet's variants; a summary of the paper
-      has 1 + 0.15 / k.
-    num_steps: Of the optimiser in all.
-    num_draws: Of noise per step.
+    learning_rate: Learning rate of AdamW at the first step.
+    final_learning_rate: Learning rate at `num_steps`, down a cosine.
+    weight_decay: Weight decay of AdamW.
+    context_std: Standard deviation of the noise on the context's vectors.
+    other_std: Standard deviation of the noise on all other token vectors.
+    flatness_weight: Weight of the flatness; None for 1 + 15 / k with k classes.
+      The released scripts use 1.25 for ImageNet's variants; a summary of the
+      paper has 1 + 0.15 / k.
+    num_steps: Number of steps of the optimiser in all.
+    num_draws: Number of draws of noise per step.
   """
 
   learning_rate: Number = 1e-2
@@ -116,13 +116,14 @@ def advance(
   steps in parts, with a break in between, are those in one go.
 
   Args:
-    encode: From `prefix.context_encoder`, the class name after the context.
+    encode: Function from `prefix.context_encoder`, the class name after the
+      context.
     target_features: Unit-norm features to keep, such as the template's.
     key: The same for all parts.
-    pretraining: From `begin` or the last call.
-    recipe: As in `begin`; past its own number of steps the learning rate stays
-      at its last value.
-    num_steps: Of this part.
+    pretraining: State from `begin` or the last call.
+    recipe: Recipe as in `begin`; past its own number of steps the learning rate
+      stays at its last value.
+    num_steps: Number of steps of this part.
 
   Returns:
     Where pre-training stands, and the losses [num_steps] before each step.
@@ -162,10 +163,11 @@ def pretrain(
   """The whole procedure; `advance` in parts is for showing and saving.
 
   Args:
-    encode: From `prefix.context_encoder`, the class name after the context.
-    context: To begin with, see `random_context`.
+    encode: Function from `prefix.context_encoder`, the class name after the
+      context.
+    context: Context to begin with, see `random_context`.
     target_features: Unit-norm features to keep, such as the template's.
-    key: Of the noise.
+    key: Random key of the noise.
     recipe: The procedure's numbers.
 
   Returns:
@@ -196,10 +198,10 @@ def losses(
             - \frac{w}{R K} \sum_{r,k} \langle t_k, t^r_k \rangle
 
   Args:
-    encode: From `prefix.context_encoder`.
-    context: Gives the features t.
+    encode: Function from `prefix.context_encoder`.
+    context: Context that gives the features t.
     target_features: t^0; not differentiated.
-    noise: Added to the token vectors for the features t^r, which are not
+    noise: Noise added to the token vectors for the features t^r, which are not
       differentiated.
     flatness_weight: w.
   """
