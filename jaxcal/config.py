@@ -439,7 +439,7 @@ def parse(text: str, annotation: Any) -> Any:
       which one of `NONE` is None.
 
   Raises:
-    ValueError: says what was expected.
+    ValueError: Says what was expected.
   """
   kind, or_none = _kind_of(annotation)
   if or_none and text in NONE:
@@ -461,7 +461,7 @@ def split(text: str) -> list[str]:
       dropped.
 
   Raises:
-    ValueError: a quote is not closed, or something follows where it is.
+    ValueError: A quote is not closed, or something follows where it is.
   """
   try:
     values, = csv.reader([text], skipinitialspace=True, strict=True)
@@ -534,7 +534,7 @@ def validate(config: ExperimentConfig) -> None:
   Names of methods and image sets are checked where their tables are.
 
   Raises:
-    ValueError: names the field, the value and what was expected.
+    ValueError: Names the field, the value and what was expected.
   """
   for field in fields(config):
     _check_type(field.name, field.value, field.kind)

@@ -68,7 +68,7 @@ def check(predictions: Predictions) -> None:
   """Refuses predictions that no metric should see.
 
   Raises:
-    ValueError: shapes that do not fit together, a repeated id, a label outside
+    ValueError: Shapes that do not fit together, a repeated id, a label outside
       the class list, logits that are not finite, or evidence of an unknown name
       or another shape; names the first of each.
   """
@@ -137,7 +137,7 @@ def save(predictions: Predictions, path: str | os.PathLike) -> None:
   """Writes `path`.npz and `path`.json, seen together or not at all.
 
   Raises:
-    OSError: see `atomic.write_whole`.
+    OSError: See `atomic.write_whole`.
   """
   path = pathlib.Path(path)
   atomic.make_folder(path.parent)
@@ -158,8 +158,8 @@ def load(path: str | os.PathLike) -> Predictions:
   """Reads and checks what `save` wrote to the same path.
 
   Raises:
-    FileNotFoundError: one of the two files is missing.
-    ValueError: one of them is damaged, or they do not fit together, see
+    FileNotFoundError: One of the two files is missing.
+    ValueError: One of them is damaged, or they do not fit together, see
       `pair.read` and `check`.
   """
   for ending in (_ENDING, "json"):
@@ -195,8 +195,8 @@ def settings(path: str | os.PathLike) -> dict[str, Any]:
   """The settings of predictions, without a look at their arrays.
 
   Raises:
-    FileNotFoundError: there are none.
-    ValueError: they are damaged.
+    FileNotFoundError: There are none.
+    ValueError: They are damaged.
   """
   about = pair.about(path, _ENDING)
   if not isinstance(about.get("settings"), dict):

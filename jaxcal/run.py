@@ -78,7 +78,7 @@ def predict(
       feature store; or an `ImageSet`, together with `model`.
     labels: True classes [n], which are only copied to the result; None for
       those that the source has, if any.
-    ids: One per image, for features in arrays; "0", "1", ... if None.
+    ids: Ids, one per image, for features in arrays; "0", "1", ... if None.
     class_names: Names in label order; those of the source, or "0", "1", ...
     model: Model from `load`; reads images. With a head, a store needs it, too.
     num_views: Views that are cut from each image, the clean one included.
@@ -98,11 +98,11 @@ def predict(
     Predictions by name, in the order of the source.
 
   Raises:
-    ValueError: shapes that do not fit together, features that are not of unit
+    ValueError: Shapes that do not fit together, features that are not of unit
       norm or not finite, a method that needs more than is there (an encoder,
       more views) or breaks its contract (see `adapt.contract`), evidence that
       is not known or that no method gives.
-    TypeError: something that is no source, no task or no method.
+    TypeError: Something that is no source, no task or no method.
   """
   task = tasks.checked(task)
   images = _as_source(
@@ -221,7 +221,7 @@ def iterate(
     (name, Predictions), in the order of the source; the same in each process.
 
   Raises:
-    ValueError: see `predict`; an image cannot be read, features or outputs
+    ValueError: See `predict`; an image cannot be read, features or outputs
       are not finite, or a posterior is given and no method that it goes with.
   """
   shaped = tasks.shaped(task)  # traces the text tower: once is enough

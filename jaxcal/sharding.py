@@ -36,7 +36,7 @@ def local_mesh(mesh: Mesh) -> Mesh:
   """The part of a mesh that belongs to this process.
 
   Raises:
-    ValueError: no device of the mesh does.
+    ValueError: No device of the mesh does.
   """
   mine = [device for device in mesh.devices.flat
           if device.process_index == jax.process_index()]
@@ -74,7 +74,7 @@ def split(tree: PyTree, mesh: Mesh) -> PyTree:
     mesh: Mesh of this process or of all.
 
   Raises:
-    ValueError: rows that do not go round.
+    ValueError: Rows that do not go round.
   """
   sharding = NamedSharding(mesh, _ROWS)
   local = NamedSharding(local_mesh(mesh), _ROWS)

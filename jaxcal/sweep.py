@@ -51,7 +51,7 @@ def parse_axis(text: str, types_of: Mapping[str, Any]) -> Axis:
       "none", a tuple of names one name per value.
 
   Raises:
-    ValueError: no such field, no values, one twice, or one of another type.
+    ValueError: No such field, no values, one twice, or one of another type.
   """
   name, equals, values = text.partition("=")
   name = name.strip().removeprefix("config.")
@@ -74,7 +74,7 @@ def product(axes: Sequence[Axis]) -> list[dict[str, Any]]:
   """Every combination of values, the last axis changing fastest.
 
   Raises:
-    ValueError: a field has two axes.
+    ValueError: A field has two axes.
   """
   names = [axis.name for axis in axes]
   if len(set(names)) < len(names):

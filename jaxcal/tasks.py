@@ -49,7 +49,7 @@ def task_of(
     max_bytes: Budget of activations; classes are encoded in chunks to fit.
 
   Raises:
-    ValueError: see `prompts.prompt_bank`.
+    ValueError: See `prompts.prompt_bank`.
   """
   return encoded(unencoded_task(
       model, class_names, template=template, max_bytes=max_bytes))
@@ -79,7 +79,7 @@ def unencoded_task(
     num_contexts: Contexts that will be encoded at once, under `vmap`.
 
   Raises:
-    ValueError: see `prompts.prompt_bank`.
+    ValueError: See `prompts.prompt_bank`.
   """
   bank = encoder.prompt_bank(
       model, class_names, template=template,
@@ -104,7 +104,7 @@ def prepare(
     task: Task with an encoder and a context; text features tell their shape
       alone.
     num_images: Images that will be adapted.
-    linearisation: "vjp", "jacobian", or "auto" to choose.
+    linearisation: Linearisation, "vjp", "jacobian", or "auto" to choose.
     max_bytes: Budget for the Jacobian.
   """
   features = shaped(task).text_features
@@ -143,9 +143,9 @@ def checked(task: base.Task) -> base.Task:
   """The task with arrays of jax, whatever they came in, float32 at least.
 
   Raises:
-    ValueError: text features that are not [classes, dimensions] of unit norm,
+    ValueError: Text features that are not [classes, dimensions] of unit norm,
       a scale that is not a positive number, an encoder without a context.
-    TypeError: something that is no task.
+    TypeError: Something that is no task.
   """
   if not isinstance(task, base.Task):
     raise TypeError(
@@ -194,8 +194,8 @@ def checked_features(
     task: What they will be compared with.
 
   Raises:
-    ValueError: another shape or width, or another norm.
-    TypeError: something that is no array.
+    ValueError: Another shape or width, or another norm.
+    TypeError: Something that is no array.
   """
   try:
     features = as_numpy(features)

@@ -97,7 +97,7 @@ class Tda:
     """Scores are logits; info has the filled share of the positive cache.
 
     Raises:
-      ValueError: a capacity that is no positive integer.
+      ValueError: A capacity that is no positive integer.
     """
     for name in ("capacity", "negative_capacity"):
       value = getattr(self, name)

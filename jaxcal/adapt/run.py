@@ -137,7 +137,7 @@ def stream_in_chunks(
     start: How many images of each stream were done with it.
 
   Raises:
-    ValueError: a start outside the streams, or states without a start.
+    ValueError: A start outside the streams, or states without a start.
   """
   orders = np.asarray(orders)
   num_streams, length = orders.shape

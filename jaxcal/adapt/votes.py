@@ -55,7 +55,7 @@ class Zero:
     """Scores are votes; info has the share of those for the prediction.
 
     Raises:
-      ValueError: an unknown fallback, or a share outside (0, 1].
+      ValueError: An unknown fallback, or a share outside (0, 1].
     """
     if not 0 < self.selection_fraction <= 1:
       raise ValueError("selection_fraction must lie in (0, 1], got "

@@ -84,7 +84,7 @@ def checked_config() -> config_lib.ExperimentConfig:
   """The config of --config with its overrides, every field in range.
 
   Raises:
-    ValueError: a field is out of range.
+    ValueError: A field is out of range.
   """
   config = config_files.CONFIG.value
   prefer(config, config_files.overrides())
@@ -132,7 +132,7 @@ def names_of(given: Sequence[str], *, are_paths: bool) -> list[str]:
       as a whole, and ~ is the home folder.
 
   Raises:
-    ValueError: see `config.split`.
+    ValueError: See `config.split`.
   """
   home = os.path.expanduser if are_paths else str
   names = []
@@ -178,7 +178,7 @@ def join_processes() -> None:
   """Makes this process one of several, where the flags say so.
 
   Raises:
-    ValueError: flags that do not go together.
+    ValueError: Flags that do not go together.
   """
   numbers = (_NUM_PROCESSES.value, _PROCESS_ID.value)
   if _COORDINATOR.value is None:
@@ -198,7 +198,7 @@ def refuse_processes() -> None:
   """For what one process does, with all of its devices.
 
   Raises:
-    ValueError: the flags ask for several.
+    ValueError: The flags ask for several.
   """
   if (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value) != (
       None, None, None):
@@ -251,7 +251,7 @@ def tuned_files(paths: Sequence[str]) -> list[pathlib.Path]:
   """The files of tuned parameters that config.method.tuned names.
 
   Raises:
-    FileNotFoundError: a folder has none, or a path is neither folder nor file.
+    FileNotFoundError: A folder has none, or a path is neither folder nor file.
   """
   found = []
   for path in map(pathlib.Path, paths):
@@ -328,7 +328,7 @@ def methods_of(config) -> dict[str, base.Numbers]:
   """The methods that a config names, each with the numbers that it has.
 
   Raises:
-    ValueError: an unknown name, one twice, or a number that no method has.
+    ValueError: An unknown name, one twice, or a number that no method has.
   """
   methods = {}
   for name in config.method.name:
@@ -355,7 +355,7 @@ def method_of(config, name: str) -> base.Numbers:
   Its own field comes first, then what stands for all methods.
 
   Raises:
-    ValueError: an unknown name; lists the choices.
+    ValueError: An unknown name; lists the choices.
   """
   method = default_of(config, name)
   own = config_lib.method_parts(config.method).get(name)
@@ -392,7 +392,7 @@ def default_of(config, name: str) -> base.Numbers:
   """A method with its own defaults; one of the config's, or one by name.
 
   Raises:
-    ValueError: an unknown name; lists the choices.
+    ValueError: An unknown name; lists the choices.
   """
   return config.methods[name] if name in config.methods else (
       methods_lib.method(name))
@@ -474,8 +474,8 @@ def output_folder(settings: Mapping[str, Any]) -> pathlib.Path:
     settings: Settings of the run, by dotted name.
 
   Raises:
-    ValueError: another run holds it.
-    OSError: it cannot be written to.
+    ValueError: Another run holds it.
+    OSError: It cannot be written to.
   """
   fields = {name: value for name, value in settings.items()
             if name.startswith(("config.", "flags."))}

@@ -29,7 +29,7 @@ def load(
     limit: Images of each; 0 for all.
 
   Raises:
-    ValueError: a set has other classes, or images of the target.
+    ValueError: A set has other classes, or images of the target.
   """
   if config.data.store is not None:
     raise ValueError(f"the split {split!r} of {', '.join(names)} needs images, "

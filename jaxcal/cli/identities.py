@@ -90,7 +90,7 @@ def is_there(
     evidence: Names that they are to carry.
 
   Raises:
-    ValueError: predictions of something else lie there.
+    ValueError: Predictions of something else lie there.
   """
   if not predictions_lib.exists(path):
     return False

@@ -42,8 +42,8 @@ def take(folder: pathlib.Path) -> None:
   """Makes a folder, and keeps other runs out of it until the command ends.
 
   Raises:
-    ValueError: another run holds it.
-    OSError: it cannot be written to.
+    ValueError: Another run holds it.
+    OSError: It cannot be written to.
   """
   atomic.make_folder(folder)
   before = _TAKEN.enter_context(lock.hold(folder))
@@ -75,7 +75,7 @@ def read_settings(path: pathlib.Path) -> dict[str, Any]:
   """What a run.json says.
 
   Raises:
-    ValueError: it is damaged.
+    ValueError: It is damaged.
   """
   try:
     return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -66,7 +66,7 @@ def predict_set(
     on_batch: See `run.iterate`.
 
   Raises:
-    ValueError: predictions of something else lie there.
+    ValueError: Predictions of something else lie there.
   """
   path_of = lambda name: paths.inside(folder, name)
   method_of = run.output_names(

@@ -278,7 +278,7 @@ def _output(
   """The folder to write to, with `run.json` in it.
 
   Raises:
-    ValueError: it is the run itself or holds what is read, or something else.
+    ValueError: It is the run itself or holds what is read, or something else.
   """
   digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:8]
   output = pathlib.Path(shared_flags.OUTPUT.value or run / (

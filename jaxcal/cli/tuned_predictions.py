@@ -25,8 +25,8 @@ def start(config, model: models.Model) -> checkpoint.Tuned | None:
   """The context that config.method.context names by path; None without one.
 
   Raises:
-    FileNotFoundError: nothing lies there.
-    ValueError: it is damaged, of another model, or has no context that every
+    FileNotFoundError: Nothing lies there.
+    ValueError: It is damaged, of another model, or has no context that every
       class and image could start from.
   """
   if not experiment.is_tuned(config.context):
@@ -45,8 +45,8 @@ def load(config, model: models.Model) -> dict[str, checkpoint.Tuned]:
   """What config.method.tuned names, as METHOD-SEED.
 
   Raises:
-    FileNotFoundError: nothing lies there.
-    ValueError: it is damaged or of another model, or two are called alike.
+    FileNotFoundError: Nothing lies there.
+    ValueError: It is damaged or of another model, or two are called alike.
   """
   loaded: dict[str, checkpoint.Tuned] = {}
   paths: dict[str, pathlib.Path] = {}
@@ -69,7 +69,7 @@ def check_classes(
   """Refuses classes that parameters of single classes do not know.
 
   Raises:
-    ValueError: says which, see `protocol.class_positions`.
+    ValueError: Says which, see `protocol.class_positions`.
   """
   for images in sets:
     for name, one in seeds.items():

@@ -33,7 +33,7 @@ def tokenise(
     texts: Texts, at least one.
 
   Raises:
-    ValueError: no texts, or the model came without a tokenizer.
+    ValueError: No texts, or the model came without a tokenizer.
   """
   config = model.config
   if isinstance(texts, str) or not len(texts):

@@ -70,8 +70,8 @@ class Model:
       and then prompts are made by `prompts.from_token_ids`.
     preprocess: Function from a decoded image to `pixels`.
     name: Name as given to `load`.
-    fingerprint: sha256, hexadecimal, of the sizes and the weights as loaded,
-      whatever the file format they came in.
+    fingerprint: Digest (sha256, hexadecimal) of the sizes and the weights as
+      loaded, whatever the file format they came in.
   """
 
   config: towers.ClipConfig
@@ -119,11 +119,11 @@ def load(
     cache_dir: Where downloads are kept, instead of the usual place.
 
   Raises:
-    FileNotFoundError: if there is no such folder or hub repository, or a file
+    FileNotFoundError: If there is no such folder or hub repository, or a file
       is missing from it.
-    ValueError: if the checkpoint is of another kind of model, or its weights
+    ValueError: If the checkpoint is of another kind of model, or its weights
       are not exactly those of the model that its configuration describes.
-    ImportError: the tokenizer needs packages that are not installed.
+    ImportError: The tokenizer needs packages that are not installed.
   """
   dtype = jnp.dtype(dtype)
   if jax.dtypes.canonicalize_dtype(dtype) != dtype:
@@ -168,10 +168,10 @@ def in_precision(model: Model, *, image: str, text: str) -> Model:
     model: Model from `load`.
     image: Precision of the image tower and its projection, one of
       `jaxcal.precision.PRECISIONS`.
-    text: The same of the text tower.
+    text: Precision of the text tower, likewise.
 
   Raises:
-    ValueError: an unknown precision.
+    ValueError: An unknown precision.
   """
   config = _computing(model.config, image=image, text=text)
   sides = (dict.fromkeys(towers.IMAGE_PARAMS, image) |
@@ -201,7 +201,7 @@ def at_image_size(model: Model, side: int) -> Model:
     side: Side of the squares that images become, in pixels.
 
   Raises:
-    ValueError: a side that holds another number of patches, or a model whose
+    ValueError: A side that holds another number of patches, or a model whose
       images keep their aspect.
   """
   if isinstance(model.preprocess.resize, int):

@@ -62,7 +62,7 @@ class Encoder:
     groups: The classes, in groups of about equal length.
     order: Row of each class in the groups one after the other.
     config: The text tower.
-    num_context: m.
+    num_context: Number m of context vectors.
     num_shared: Context vectors that stand before the class name.
     classes_per_chunk: Classes of the longest length that run at a time, more of
       shorter ones; or None for all.
@@ -99,11 +99,12 @@ class Encoder:
       context: Context shared by all classes.
       offset: Offset added to the token vectors of every prompt, position by
         position (the noise of flatness-aware pre-training).
-      deep: deep[i] take the place of the states of the first n context vectors,
-        which stand before the class name, before layer i + 1.
+      deep: Vectors, of which deep[i] take the place of the states of the first
+        n context vectors, which stand before the class name, before layer i +
+        1.
 
     Raises:
-      ValueError: a context of another shape, or deep prompts that do not fit.
+      ValueError: A context of another shape, or deep prompts that do not fit.
     """
     return self._all_classes(self._project, context, offset, deep)
 
@@ -316,7 +317,7 @@ def context_encoder(
       them waste less, but each takes its time to compile.
 
   Raises:
-    ValueError: a tower that is not causal, where nothing can be shared; use
+    ValueError: A tower that is not causal, where nothing can be shared; use
       `prompts.context_encoder`.
   """
   if not config.causal:
@@ -368,7 +369,7 @@ def classes_within(
     num_contexts: Number of contexts that are encoded at once, under `vmap`.
 
   Raises:
-    ValueError: a budget or number of contexts below 1.
+    ValueError: A budget or number of contexts below 1.
   """
   if max_bytes < 1 or num_contexts < 1:
     raise ValueError(f"expected {max_bytes=} and {num_contexts=} of 1 or more")

@@ -30,7 +30,8 @@ class Preprocess:
   Attributes:
     resize: Length of the shorter edge, or (height, width) exactly.
     crop: Side of the central square that is kept; the model's image size.
-    resample: "nearest", "bilinear", "bicubic" or "lanczos", as Pillow has them.
+    resample: Filter, "nearest", "bilinear", "bicubic" or "lanczos", as Pillow
+      has them.
     mean: Mean of each channel, of pixels in [0, 1]; subtracted.
     std: Standard deviation of each channel; divided by.
     offset: Where the crop begins if the margin is odd: "floor" as Hugging
@@ -62,7 +63,7 @@ def normalise_pixels(
   """Pixels in [0, 1], minus `mean`, divided by `std`, channel by channel.
 
   Raises:
-    TypeError: if the pixels are not uint8; normalised pixels go to the
+    TypeError: If the pixels are not uint8; normalised pixels go to the
       functions of `towers` directly.
   """
   pixels = jnp.asarray(pixels)
@@ -101,7 +102,7 @@ def from_image_processor(
     image_size: Side of the images that the model takes.
 
   Raises:
-    ValueError: if images would not come out as squares of that side, or a
+    ValueError: If images would not come out as squares of that side, or a
       setting is not known.
   """
   if not settings.get("do_resize", True):

@@ -86,11 +86,11 @@ class Encoder:
 
     Args:
       context: Context shared by all classes, or one for each.
-      deep: deep[i] take the place of the states of the first n context vectors
-        before layer i + 1.
+      deep: Vectors, of which deep[i] take the place of the states of the first
+        n context vectors before layer i + 1.
 
     Raises:
-      ValueError: a context of another shape, or deep prompts that do not fit.
+      ValueError: A context of another shape, or deep prompts that do not fit.
     """
     return towers.normalise(towers.project(
         self.pooled(context, deep=deep), self.projection,
@@ -171,7 +171,7 @@ def prompt_bank(
       where they are read off at the last one.
 
   Raises:
-    ValueError: if there is no tokenizer, there are no names or an empty one, a
+    ValueError: If there is no tokenizer, there are no names or an empty one, a
       prompt is longer than the tower, or the template has not exactly one "{}".
 
   Source: the prompt learner of Zhou et al. 2022.
@@ -227,11 +227,12 @@ def from_token_ids(
 
   Args:
     token_ids: Token ids, start and end tokens included.
-    context_positions: [k m], or [m] where they are the same in all rows.
+    context_positions: Positions of the context, [k m], or [m] where they are
+      the same in all rows.
     end_positions: See the function of that name.
 
   Raises:
-    ValueError: if shapes do not fit together, a position lies outside its row,
+    ValueError: If shapes do not fit together, a position lies outside its row,
       or the context is not a set of distinct positions before the end token.
   """
   ids = np.asarray(token_ids)
@@ -270,7 +271,7 @@ def end_positions(
       last position, as in SigLIP.
 
   Raises:
-    ValueError: if a row has no end token.
+    ValueError: If a row has no end token.
   """
   ids = np.asarray(token_ids)
   if eos_token_id is None:
@@ -299,7 +300,7 @@ def insert_context(
     context_positions: Positions of the context, distinct in each row.
 
   Raises:
-    ValueError: if the context has another number or width of vectors.
+    ValueError: If the context has another number or width of vectors.
   """
   _check_context(context, context_positions, embeddings.shape[-1])
   return towers.place(embeddings, context, context_positions)

@@ -49,8 +49,8 @@ class DeepPrompts(NamedTuple):
   """Learned vectors that take the place of states inside a tower.
 
   Attributes:
-    vectors: vectors[i] enter before layer i + 1. Behind the last of them, what
-      became of them flows on.
+    vectors: Vectors, of which vectors[i] enter before layer i + 1. Behind the
+      last of them, what became of them flows on.
     positions: Where they enter in each row, distinct.
   """
 
@@ -453,7 +453,7 @@ def pooled_text(
     deep: Vectors that take the place of states between layers, if any.
 
   Raises:
-    ValueError: more tokens than the tower has positions, another width, or deep
+    ValueError: More tokens than the tower has positions, another width, or deep
       prompts that do not fit.
   """
   if embeddings.ndim != 3 or embeddings.shape[-1] != config.text.width:
@@ -495,7 +495,7 @@ def pooled_image(
       positions; prompts[i] take their place before layer i.
 
   Raises:
-    ValueError: images of another size than the model's, or prompts that do not
+    ValueError: Images of another size than the model's, or prompts that do not
       fit the tower.
   """
   side = config.image_size

@@ -26,9 +26,9 @@ def read(
     The order of `variants.txt` is the label order.
 
   Raises:
-    FileNotFoundError: if a list or (without `partial`) a listed image is
+    FileNotFoundError: If a list or (without `partial`) a listed image is
       absent.
-    ValueError: if the split is unknown, a line is not a number and a variant,
+    ValueError: If the split is unknown, a line is not a number and a variant,
       or a variant is not in `variants.txt`; names the line.
 
   References:

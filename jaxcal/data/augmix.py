@@ -91,7 +91,7 @@ def mix(
     float32 [s s 3] in [0, 255]: multiples of 2^-15, not rounded to pixels.
 
   Raises:
-    ValueError: if the view is larger than 1024 pixels.
+    ValueError: If the view is larger than 1024 pixels.
 
   References:
     Hendrycks et al., AugMix, ICLR 2020, at severity 1 and width 3 as used by
@@ -183,7 +183,7 @@ def apply_operation(
   Args:
     view: uint8 [s s 3].
     operation: Position in `OPERATIONS`, or their number to do nothing.
-    levels: Scalars.
+    levels: Levels of the operation, scalars.
 
   Returns:
     uint8 [s s 3].

@@ -302,7 +302,7 @@ def row(name: str) -> Row:
   """The row of a data set.
 
   Raises:
-    ValueError: if there is none of that name; lists the names.
+    ValueError: If there is none of that name; lists the names.
   """
   if name not in CATALOGUE:
     raise ValueError(
@@ -340,10 +340,10 @@ def load(
     in the split file where one is needed, else what `tfds.read` makes of them.
 
   Raises:
-    FileNotFoundError: if the set or some of its files are not there; says where
+    FileNotFoundError: If the set or some of its files are not there; says where
       it was looked for and how to obtain it.
-    ImportError: if the source is "tfds" and it is not installed.
-    ValueError: if a name is unknown, or what is found is not what the row says.
+    ImportError: If the source is "tfds" and it is not installed.
+    ValueError: If a name is unknown, or what is found is not what the row says.
   """
   entry = row(name)
   for kind, value, choices in (

@@ -27,7 +27,7 @@ def identity_of(
       since.
 
   Raises:
-    OSError: a file cannot be read; names it.
+    OSError: A file cannot be read; names it.
   """
   names = image_set.ids, image_set.labels, image_set.class_names
   if image_set.path is None:
@@ -55,7 +55,7 @@ def identity_of_pairs(
       since.
 
   Raises:
-    OSError: a file cannot be read; names it.
+    OSError: A file cannot be read; names it.
   """
   contents = None
   if pair_set.place is not None:

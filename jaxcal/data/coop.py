@@ -35,9 +35,9 @@ def read(
     The images in the order of the file; ids are the paths in it.
 
   Raises:
-    FileNotFoundError: if the file, the folder, or (without `partial`) a listed
+    FileNotFoundError: If the file, the folder, or (without `partial`) a listed
       image is absent.
-    ValueError: if the file is not of that form, a label has two names, or the
+    ValueError: If the file is not of that form, a label has two names, or the
       labels are not 0, 1, 2 and so on without a gap.
 
   References:
@@ -63,8 +63,8 @@ def entries(
     split: One of `SPLITS`.
 
   Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: as `read` does.
+    FileNotFoundError: If there is no such file.
+    ValueError: As `read` does.
   """
   path = pathlib.Path(path)
   if split not in SPLITS:

@@ -83,7 +83,7 @@ def batches(
     as small as the batch allows, see `views.canvas_shape`.
 
   Raises:
-    ValueError: at once if a number is out of range; with the batch that it
+    ValueError: At once if a number is out of range; with the batch that it
       belongs to if there are too many positions, one is outside the set, or an
       image cannot be read or has no usable size, naming its id. The batches
       before it are complete.

@@ -136,7 +136,7 @@ def canvas_shape(height: int, width: int) -> tuple[int, int]:
     two, or to three halves of one, 64 at least.
 
   Raises:
-    ValueError: if the image is empty, has a side above 16384 pixels, or is so
+    ValueError: If the image is empty, has a side above 16384 pixels, or is so
       narrow that the square of the longer side is more than 2^20 times the
       shorter one.
   """
@@ -164,7 +164,7 @@ def on_canvas(
     uint8 [H W 3].
 
   Raises:
-    ValueError: if the image is not uint8 [h w 3] or does not fit.
+    ValueError: If the image is not uint8 [h w 3] or does not fit.
   """
   check_image(image)
   height, width = image.shape[:2]
@@ -298,7 +298,7 @@ def clean_view(
     uint8 [crop crop 3].
 
   Raises:
-    ValueError: if the filter or the offset is unknown.
+    ValueError: If the filter or the offset is unknown.
   """
   size = jnp.asarray(size)
   if np.ndim(resize) == 0:
@@ -340,13 +340,14 @@ def crop_resized(
     box: The part to show; it must lie inside the canvas and not be empty,
       which is not checked.
     size: Side of the result, in pixels.
-    resample: "nearest", "bilinear", "bicubic" or "lanczos", as Pillow has them.
+    resample: Filter, "nearest", "bilinear", "bicubic" or "lanczos", as Pillow
+      has them.
 
   Returns:
     uint8 [size size 3].
 
   Raises:
-    ValueError: if the filter is unknown.
+    ValueError: If the filter is unknown.
   """
   top, left, height, width = box
   vertical = _coefficients(
@@ -384,7 +385,7 @@ def random_box(
     Sides are rounded to pixels, so small boxes may leave the ranges by a pixel.
 
   Raises:
-    ValueError: if a range is empty or outside its bounds.
+    ValueError: If a range is empty or outside its bounds.
 
   References:
     Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6.

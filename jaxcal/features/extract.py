@@ -46,9 +46,10 @@ class Batch(NamedTuple):
   """Features of a batch; each process knows the rows of its own devices.
 
   Attributes:
-    view_features: [b v d] over all devices, unit norm; view 0 is the clean one.
-    pooled: [b .], of view 0, what the projection sees; None where it is not at
-      hand.
+    view_features: Features [b v d] over all devices, unit norm; view 0 is the
+      clean one.
+    pooled: Activations [b .] of view 0, what the projection sees; None where it
+      is not at hand.
     positions: Positions of this process's rows in the set.
     mask: Mask, false for rows of this process that only fill the batch up, or
       whose image cannot be used.
@@ -89,7 +90,7 @@ def from_images(
       image, and its features mean nothing.
 
   Raises:
-    ValueError: an image that cannot be read, which is named; too many positions
+    ValueError: An image that cannot be read, which is named; too many positions
       for a batch.
   """
   encode = image_encoder(model, recipe, mesh)
@@ -148,8 +149,8 @@ def from_store(
       does not fit.
 
   Raises:
-    FileNotFoundError: features that are not in the store yet.
-    ValueError: features that were damaged, or of another model; too many
+    FileNotFoundError: Features that are not in the store yet.
+    ValueError: Features that were damaged, or of another model; too many
       positions for a batch.
   """
   num_rows = len(sharding.local_rows(mesh, batch_size))
@@ -209,7 +210,7 @@ def split_pooled(
     joined: Pooled features as `store.read_pooled` gives them.
 
   Raises:
-    ValueError: they are of another size than the model's.
+    ValueError: They are of another size than the model's.
   """
   size, residual = config.pooled_sizes
   if joined.shape[-1] != size + residual:

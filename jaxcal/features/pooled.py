@@ -50,7 +50,7 @@ def from_images(
     progress: Function called with the numbers of images done and in all.
 
   Raises:
-    ValueError: an image cannot be read, or the folder holds those of other
+    ValueError: An image cannot be read, or the folder holds those of other
       images or of another model.
   """
   if folder is None:

@@ -28,7 +28,7 @@ class Source(NamedTuple):
   """Images by id, and how their features are had.
 
   Attributes:
-    ids: One per image.
+    ids: Ids, one per image.
     labels: Positions in the class names; None where not known.
     class_names: Class names in label order; None where not known.
     order: Positions in the order in which they are had fastest.
@@ -64,7 +64,7 @@ def from_images(
     num_threads: Threads that read images.
 
   Raises:
-    ValueError: the set does not hold together, see `image_set.check`.
+    ValueError: The set does not hold together, see `image_set.check`.
   """
   image_sets.check(image_set)
 
@@ -96,7 +96,7 @@ def from_store(
       the store.
 
   Raises:
-    ValueError: the store lacks an image of the set.
+    ValueError: The store lacks an image of the set.
   """
   images = stores.image_set(store) if image_set is None else image_set
   image_sets.check(images)
@@ -137,11 +137,11 @@ def from_arrays(
     view_features: Unit-norm features of each image's views, the clean one
       first; they are not looked at here.
     labels: Positions in the class names.
-    ids: One per image; "0", "1", ... if None.
+    ids: Ids, one per image; "0", "1", ... if None.
     class_names: Class names in label order.
 
   Raises:
-    ValueError: another number of ids or labels than of images, or an id that
+    ValueError: Another number of ids or labels than of images, or an id that
       occurs twice.
   """
   ids = tuple(map(str, range(len(view_features)) if ids is None else ids))

@@ -19,8 +19,8 @@ def prediction_entropy(logits: Float[Array, "*batch k"]) -> Float[
   .. math:: H(p) = -\sum_k p_k \log p_k, \quad p = \mathrm{softmax}(z)
 
   Args:
-    logits: Any leading axes; classes last. A logit of minus infinity gives its
-      class no mass; value and gradient stay finite.
+    logits: Logits with any leading axes; classes last. A logit of minus
+      infinity gives its class no mass; value and gradient stay finite.
 
   Returns:
     One entropy per prediction, in [0, log k].
@@ -51,7 +51,7 @@ def marginal_entropy(
   space: the gradient is finite where a class has no mass in any view.
 
   Args:
-    logits: One row per view.
+    logits: Logits, one row per view.
     where: The views S that enter the mean; all if None. The other rows have no
       influence on value or gradient, whatever they hold.
 
@@ -92,7 +92,7 @@ def confident_views(
   The selection is not differentiated.
 
   Args:
-    logits: One row per view; the clean view competes with the others.
+    logits: Logits, one row per view; the clean view competes with the others.
     fraction: Share of the views to keep, in (0, 1].
 
   Returns:

@@ -26,7 +26,7 @@ def match_range(
   logit.
 
   Args:
-    logits: Any leading axes; classes last.
+    logits: Logits with any leading axes; classes last.
     reference_logits: Zero-shot logits of the same images and classes; not
       differentiated.
 
@@ -63,7 +63,7 @@ def range_excess(
   the cross-entropy.
 
   Args:
-    logits: Any leading axes; classes last.
+    logits: Logits with any leading axes; classes last.
     reference_logits: Zero-shot logits of the same images and classes; not
       differentiated.
 

@@ -40,8 +40,8 @@ def expected_calibration_error(
     num_bins: Bins of equal width.
     edges: Edge that belongs to a bin, "right" as in the test-time tuning
       papers or "left"; 0 and 1 are always counted.
-    norm: "l1"; "l2" for the root of the weighted mean square; "max" for the
-      largest gap of a bin (see `maximum_calibration_error`).
+    norm: Norm, "l1"; "l2" for the root of the weighted mean square; "max" for
+      the largest gap of a bin (see `maximum_calibration_error`).
     weights: Multiplicity of each example; one if None.
 
   Returns:
@@ -311,8 +311,8 @@ def calibration_error(
 
   Args:
     bins: Bins from `binning`, or a sum of such.
-    norm: "l1", "l2" or "max" over the gaps, weighted by the share of the bin
-      except for "max".
+    norm: Norm, "l1", "l2" or "max" over the gaps, weighted by the share of the
+      bin except for "max".
 
   Returns:
     Error in [0, 1], a fraction; NaN (for "max": zero) if all bins are empty.

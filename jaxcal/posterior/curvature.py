@@ -222,8 +222,9 @@ def start(
   """The sums of no pair.
 
   Args:
-    num_activations: p, the one of the bias included (`with_one`).
-    projection: d.
+    num_activations: Number p of activations, the one of the bias included
+      (`with_one`).
+    projection: Width d of the projection.
     dtype: Type of the sums.
   """
   return Sums(jnp.zeros((num_activations,) * 2, dtype),

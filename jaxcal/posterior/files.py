@@ -66,7 +66,7 @@ def fitted(factors: Mapping[str, curvature.Factors],
   """Factors with their spectra.
 
   Raises:
-    ValueError: sides are missing, or a matrix has no spectrum.
+    ValueError: Sides are missing, or a matrix has no spectrum.
   """
   if set(factors) != set(SIDES):
     raise ValueError(f"factors of the sides {', '.join(SIDES)} expected, got "
@@ -191,8 +191,8 @@ def read(folder: str | os.PathLike) -> Fitted:
   """What `write` wrote, without the posterior.
 
   Raises:
-    FileNotFoundError: no such folder, or a file of it is missing.
-    ValueError: a file is damaged, or of another format.
+    FileNotFoundError: No such folder, or a file of it is missing.
+    ValueError: A file is damaged, or of another format.
   """
   folder = pathlib.Path(folder)
   for name in (_MANIFEST, "factors.npz", "spectra.npz"):

@@ -28,7 +28,7 @@ class Schedule(NamedTuple):
   Attributes:
     learning_rate: Learning rate of every step.
     weight_decay: Decoupled weight decay; for the bias too.
-    num_epochs: One at least.
+    num_epochs: Number of epochs, one at least.
     batch_size: Images per step. A last batch that is not full is the mean over
       the images that it has.
   """
@@ -96,12 +96,12 @@ def fine_tune(
     key: Random key of the order in each epoch.
     model: Model to start from; its posterior matters to the validation loss
       alone.
-    train: One image at least.
+    train: Labelled images, one at least.
     validation: Validation examples, or None.
     schedule: Schedule of AdamW.
 
   Raises:
-    ValueError: no images, or as many labels as images are missing.
+    ValueError: No images, or as many labels as images are missing.
 
   Source: Baumann et al., ICLR 2026.
   Differs from the released code in: the order comes from a key.
@@ -213,13 +213,13 @@ def learning_curve(
     budgets: Numbers of labels.
     seeds: Seeds of choosing and of the order in tuning.
     schedule: See `fine_tune`.
-    done: (strategy, seed, budget) that are not wanted.
+    done: Cells (strategy, seed, budget) that are not wanted.
 
   Yields:
     Cells and their points, strategy by strategy.
 
   Raises:
-    ValueError: labels that are no array, or see `selection.select`.
+    ValueError: Labels that are no array, or see `selection.select`.
   """
   if problem.labels is None or callable(problem.labels):
     raise ValueError("a learning curve needs the labels of the whole pool, an "

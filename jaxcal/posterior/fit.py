@@ -67,8 +67,8 @@ class Validated(NamedTuple):
 
   Attributes:
     evidence: How much the pairs and the prior count.
-    rows: One per candidate: `pseudo_count`, `factor` of the prior precisions
-      with the largest evidence, and `nll`.
+    rows: Rows, one per candidate: `pseudo_count`, `factor` of the prior
+      precisions with the largest evidence, and `nll`.
   """
 
   evidence: files.Evidence
@@ -109,7 +109,7 @@ def fit(
       used, and with the reason; such pairs are left out and counted.
 
   Raises:
-    ValueError: the folder holds something of other pairs, of another model or
+    ValueError: The folder holds something of other pairs, of another model or
       of other candidates, which is named; or too many images cannot be read.
   """
   folder = pathlib.Path(folder)
@@ -176,12 +176,12 @@ def validated(
     found: Kronecker factors.
     model: The model that they are of.
     tasks: Labelled images, none of those that are predicted later.
-    pseudo_counts: Candidates.
+    pseudo_counts: Candidates of the pseudo-data count.
     prior_factors: Candidates, multiples of the prior precisions with the
       largest evidence.
 
   Raises:
-    ValueError: no candidates, or an NLL that is not a number.
+    ValueError: No candidates, or an NLL that is not a number.
   """
   evidence = {count: files.maximise_evidence(found, count)
               for count in pseudo_counts}

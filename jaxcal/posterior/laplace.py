@@ -67,14 +67,14 @@ def kronecker_posterior(
   Args:
     factors: Curvature over inputs and outputs, positive semi-definite up to
       rounding; symmetrised here.
-    pseudo_count: tau > 0, how often the data count.
-    prior_precision: lambda > 0, of an isotropic Gaussian prior.
+    pseudo_count: Pseudo-data count tau > 0, how often the data count.
+    prior_precision: Precision lambda > 0 of an isotropic Gaussian prior.
 
   Returns:
     Symmetric inverses in the dtype of the factors.
 
   Raises:
-    ValueError: a number that is not positive and finite, or a factor that is
+    ValueError: A number that is not positive and finite, or a factor that is
       not square, not finite or not positive enough to be inverted (what
       depends on values is checked where they are not traced).
 
@@ -108,7 +108,7 @@ def check(
     posterior: Posterior of both towers.
     image: Inputs and outputs (p, d) of the image projection, the bias not
       counted.
-    text: The same of the text projection.
+    text: Inputs and outputs of the text projection, likewise.
 
   Raises:
     ValueError: `a_inv` is neither p nor p + 1 wide (with a bias), or `b_inv`
@@ -136,7 +136,7 @@ def save(
       anything that JSON holds.
 
   Raises:
-    ValueError: a posterior that `load` would refuse.
+    ValueError: A posterior that `load` would refuse.
   """
   arrays = {
       f"{side}.{name}": np.asarray(matrix)
@@ -156,8 +156,8 @@ def load(path: str | os.PathLike) -> tuple[Posterior, dict[str, Any]]:
     The posterior, and what is known about it.
 
   Raises:
-    FileNotFoundError: one of the two files is missing.
-    ValueError: they are not of one `save`, or a matrix is missing, not square,
+    FileNotFoundError: One of the two files is missing.
+    ValueError: They are not of one `save`, or a matrix is missing, not square,
       not finite, not symmetric, or has a variance that is not positive (all
       zeros are a `deterministic` side).
   """

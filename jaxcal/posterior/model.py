@@ -86,7 +86,7 @@ def embed(
   """Embeddings under these weights, not normalised.
 
   Raises:
-    ValueError: activations of another width than the weights.
+    ValueError: Activations of another width than the weights.
   """
   means = jnp.matmul(widen(inputs.activations, len(weights)), weights,
                      precision="highest")
@@ -154,7 +154,7 @@ def sample_logits(
     key: Random key of the weights.
     model: Means and posterior.
     inputs: Images.
-    num_samples: s.
+    num_samples: Number s of samples.
   """
   means = embed(model.weights, inputs)
 

@@ -92,7 +92,7 @@ def nearest(
     metric: A key of `METRICS`.
 
   Raises:
-    ValueError: an unknown metric, an empty pool, or k out of range.
+    ValueError: An unknown metric, an empty pool, or k out of range.
   """
   if metric not in METRICS:
     raise ValueError(f"unknown metric {metric!r}; choose from: "
@@ -127,7 +127,7 @@ def support(
     `num_rows` rows, or all of a pool that has fewer.
 
   Raises:
-    ValueError: no queries, or as `nearest`.
+    ValueError: No queries, or as `nearest`.
 
   Source: Baumann et al., ICLR 2026. Differs from the released code in: looks
   past the 150 nearest rows of a query, so that it ends for every pool.

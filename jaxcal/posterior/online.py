@@ -82,7 +82,7 @@ def scores(
   from how many rows have been picked.
 
   Args:
-    key: The same for all rounds.
+    key: Random key, the same for all rounds.
     state: State from `start` or `learn`.
     pool: Candidates; picked rows are scored too.
     targets: Images whose predictions matter.
@@ -132,7 +132,7 @@ def learn(
     The state with new weights, factors, prior precision and posterior.
 
   Raises:
-    ValueError: a label that is no class, or more than one image.
+    ValueError: A label that is no class, or more than one image.
 
   Source: Baumann et al., ICLR 2026.
   Differs from the released code in: the curvature takes the outer product of
@@ -181,7 +181,7 @@ def select(
   Args:
     key: Random key of the weight samples.
     state: State from `start`, or from an earlier call.
-    pool: All rows.
+    pool: Inputs of all rows.
     targets: Images whose predictions matter.
     labels: Labels of the pool; an array, or a function of a row that is called
       once for each pick.
@@ -190,7 +190,7 @@ def select(
     candidates: Distinct rows that may be picked; all if None.
 
   Raises:
-    ValueError: fewer candidates than picks, or see `learn`.
+    ValueError: Fewer candidates than picks, or see `learn`.
 
   Source: Baumann et al., ICLR 2026.
   Differs from the released code in: pool and targets share their weight

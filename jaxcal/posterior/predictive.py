@@ -79,7 +79,7 @@ def embedding(
     layer: Posterior of the projection.
 
   Raises:
-    ValueError: sizes that do not fit together.
+    ValueError: Sizes that do not fit together.
 
   References:
     Baumann et al., ICLR 2026. Differs from the released code in: the whole
@@ -102,7 +102,7 @@ def joint_spread(
   they share its weights.
 
   Raises:
-    ValueError: activations that do not fit the layer.
+    ValueError: Activations that do not fit the layer.
   """
   activations = _append_one(activations, len(layer.a_inv))
   return _matmul(_matmul(activations, layer.a_inv), activations.T)
@@ -172,7 +172,7 @@ def prob_cosine(
     and zero.
 
   Raises:
-    ValueError: sizes that do not fit together.
+    ValueError: Sizes that do not fit together.
 
   References:
     Baumann et al., ICLR 2026, ProbCosine. Differs from the released code in:
@@ -252,7 +252,7 @@ def prob_cosine_tangent(
     and zero.
 
   Raises:
-    ValueError: sizes that do not fit together.
+    ValueError: Sizes that do not fit together.
   """
   image_b, text_b = posterior.image.b_inv, posterior.text.b_inv
   _check_widths(image, texts, image_b, text_b)
@@ -326,7 +326,7 @@ def joint_covariance(
   Args:
     image: One embedding.
     text_means: Un-normalised embeddings of the classes.
-    text_spreads: `joint_spread` of the same.
+    text_spreads: Spreads of the texts, `joint_spread` of the same.
     posterior: Posterior of both projections.
     logit_scale: Factor of the cosines.
 
@@ -385,7 +385,7 @@ def sample_joint_logits(
 
   Args:
     mean: Mean of one image's logits.
-    covariance: `joint_covariance` of the same.
+    covariance: Covariance of the logits, `joint_covariance` of the same.
     noise: Standard normal.
   """
   eigenvalues, vectors = jnp.linalg.eigh(covariance)
@@ -453,7 +453,7 @@ def sampled_cosines(
   """Logits under sampled weights: the reference for everything closed-form.
 
   Args:
-    image: `sampled_embeddings` of one image.
+    image: Embeddings of one image, from `sampled_embeddings`.
     texts: Embeddings of the classes, under samples of their own layer.
     logit_scale: Factor of the cosines.
   """

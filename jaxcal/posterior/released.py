@@ -33,9 +33,10 @@ class Released(NamedTuple):
   Attributes:
     image: Factors of the image projection, symmetrised.
     text: Factors of the text projection.
-    prior: `lambda_img`, `lambda_txt` (prior precisions) and `n_img`, `n_txt`
-      (the pseudo-counts that they were fitted for). They maximise a marginal
-      likelihood with swapped dimensions; rather fit them anew.
+    prior: Numbers of the prior: `lambda_img`, `lambda_txt` (prior precisions)
+      and `n_img`, `n_txt` (the pseudo-counts that they were fitted for). They
+      maximise a marginal likelihood with swapped dimensions; rather fit them
+      anew.
     asymmetry: Largest difference, by file, of two entries that mirror each
       other, over the largest entry. Averaging them has removed it.
   """
@@ -58,9 +59,9 @@ def read_folder(
       not say it.
 
   Raises:
-    FileNotFoundError: a file is missing.
-    ImportError: torch is not installed.
-    ValueError: a file holds anything but one square and finite matrix of
+    FileNotFoundError: A file is missing.
+    ImportError: Torch is not installed.
+    ValueError: A file holds anything but one square and finite matrix of
       floats, the two B differ in width, or the JSON lacks a positive number.
   """
   folder = pathlib.Path(folder)
@@ -115,7 +116,7 @@ def compare_priors(
 
   Args:
     found: Factors from `read_folder`.
-    fitted: The same with spectra, from `fitted`.
+    fitted: Factors with spectra of the same, from `fitted`.
     evidence: What was chosen anew.
 
   Returns:

@@ -70,7 +70,7 @@ def cells(
   """All choices, in the order in which they are made.
 
   Raises:
-    ValueError: unknown strategies, one twice, or budgets below one.
+    ValueError: Unknown strategies, one twice, or budgets below one.
   """
   for name in strategies:
     if name not in selection.STRATEGIES:
@@ -129,7 +129,7 @@ def select(
     Where the predictions are by name: `BEFORE`, and `name_of` each choice.
 
   Raises:
-    ValueError: predictions or features of something else lie in the folder,
+    ValueError: Predictions or features of something else lie in the folder,
       which is named; a budget beyond the pool; or see `selection.select`.
   """
   folder = pathlib.Path(folder)
@@ -186,7 +186,7 @@ def look(
     there.
 
   Raises:
-    ValueError: a budget is beyond the pool, or predictions of something else
+    ValueError: A budget is beyond the pool, or predictions of something else
       lie in the folder.
   """
   wanted = list(wanted)

@@ -140,7 +140,7 @@ def select(
     budget: Number of rows.
 
   Raises:
-    ValueError: an unknown strategy, an empty pool, no targets, a budget that
+    ValueError: An unknown strategy, an empty pool, no targets, a budget that
       is below one or above what there is to choose from, values that are not
       finite (named by row), or as the strategy.
 

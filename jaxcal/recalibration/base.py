@@ -117,7 +117,7 @@ def check_needs(
     for_fit: Whether it is to be fitted to them, perhaps to their labels.
 
   Raises:
-    ValueError: names what is missing and how to get it.
+    ValueError: Names what is missing and how to get it.
   """
   missing = [name for name in recalibrator.needs
              if getattr(evidence, name) is None]

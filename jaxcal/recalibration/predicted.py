@@ -73,10 +73,10 @@ def recalibrate(
     on). Of arrays: the logits alone, as an array of numpy or jax.
 
   Raises:
-    ValueError: classes that differ, an image in both, no labels, missing
+    ValueError: Classes that differ, an image in both, no labels, missing
       evidence, or a calibrator whose logits have another shape, are not finite
       or change predictions though it says that it keeps them.
-    TypeError: one of both are `Predictions`, the other one arrays; labels that
+    TypeError: One of both are `Predictions`, the other one arrays; labels that
       are not integers; something that is no calibrator.
 
   Warns:
@@ -114,8 +114,8 @@ def check(
     recalibrator: See `recalibrate`.
 
   Raises:
-    ValueError: see `recalibrate`.
-    TypeError: see `recalibrate`.
+    ValueError: See `recalibrate`.
+    TypeError: See `recalibrate`.
   """
   if isinstance(recalibrator, type) or not hasattr(
       recalibrator, "recalibrator"):
@@ -164,7 +164,7 @@ def draw(
     Whether each image is picked.
 
   Raises:
-    ValueError: a share outside (0, 1), or fewer than two images.
+    ValueError: A share outside (0, 1), or fewer than two images.
   """
   n = len(labels)
   if not 0 < share < 1:

@@ -48,7 +48,7 @@ def fit(evidence: base.Evidence) -> base.Fit:
     fewer images than classes.
 
   Raises:
-    ValueError: see `fit_temperature`.
+    ValueError: See `fit_temperature`.
     TypeError: Labels that are not integers.
   """
   logits, labels, _ = _checked(evidence.logits, evidence.labels, None)
@@ -164,7 +164,7 @@ def confidence_interval(
     Lower and upper end; that of `BOUNDS` where all beyond is not rejected.
 
   Raises:
-    ValueError: see `fit_temperature`.
+    ValueError: See `fit_temperature`.
     TypeError: `labels` are not integers.
   """
   logits, labels, _ = _checked(logits, labels, None)

@@ -37,7 +37,7 @@ def reliability_diagrams(
     per_row: Panels side by side; all of them if None.
 
   Raises:
-    ValueError: nothing to draw.
+    ValueError: Nothing to draw.
   """
   if not bins_by_title:
     raise ValueError("no predictions to draw")
@@ -74,7 +74,7 @@ def loss_curves(losses: Mapping[str, Float[np.ndarray, "s e"]]) -> "Figure":
     losses: Losses by method, one per seed and epoch.
 
   Raises:
-    ValueError: nothing to draw.
+    ValueError: Nothing to draw.
   """
   if not losses:
     raise ValueError("no losses to draw")
@@ -109,7 +109,7 @@ def sweep_curves(
       and span more than a decade.
 
   Raises:
-    ValueError: nothing to draw.
+    ValueError: Nothing to draw.
   """
   if not curves:
     raise ValueError(f"no rows with a {field} to draw")
@@ -145,7 +145,7 @@ def spectra(
     priors: Roots of the prior precision, by side.
 
   Raises:
-    ValueError: nothing to draw.
+    ValueError: Nothing to draw.
   """
   if not eigenvalues:
     raise ValueError("no spectra to draw")
@@ -185,7 +185,7 @@ def learning_curves(
       where the heading ends with "%".
 
   Raises:
-    ValueError: nothing to draw.
+    ValueError: Nothing to draw.
   """
   if not curves or not scores:
     raise ValueError("no learning curves to draw")

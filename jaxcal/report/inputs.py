@@ -28,7 +28,7 @@ class Given(NamedTuple):
   """Predictions of one method, on the host.
 
   Attributes:
-    kind: "logits", "probabilities" or "confidences".
+    kind: Kind, "logits", "probabilities" or "confidences".
     values: Values of each image and class; of each image for confidences.
     labels: True classes; hits for confidences.
     ids: One id per image; None where not known.

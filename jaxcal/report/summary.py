@@ -390,7 +390,7 @@ def by_data(
   """Rows grouped by their image set, both in the order of appearance.
 
   Raises:
-    ValueError: a method occurs twice for one image set.
+    ValueError: A method occurs twice for one image set.
   """
   groups: dict[str, list[Row]] = {}
   for row in rows:

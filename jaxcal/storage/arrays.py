@@ -53,8 +53,8 @@ def unpack(
       the names are looked at.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: it is not a whole .npz, or damaged, or holds objects.
+    FileNotFoundError: There is no such file.
+    ValueError: It is not a whole .npz, or damaged, or holds objects.
   """
   with (io.BytesIO(packed) if isinstance(packed, bytes)
         else open(packed, "rb")) as file:

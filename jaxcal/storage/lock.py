@@ -93,8 +93,8 @@ def hold(folder: str | os.PathLike) -> Iterator[Owner | None]:
     The owner that ended without giving the lock back, if it was taken over.
 
   Raises:
-    FolderLocked: a run that has not ended holds the folder; says which.
-    OSError: the lock cannot be written; names it.
+    FolderLocked: A run that has not ended holds the folder; says which.
+    OSError: The lock cannot be written; names it.
   """
   path, content = pathlib.Path(folder, NAME), _as_json(_ourselves())
   before = _acquire(path, content)

@@ -74,7 +74,8 @@ def load(
 
   Args:
     name: One of `NAMES`.
-    split: "train", "validation" or "test"; they share no scene and no scan.
+    split: Split, "train", "validation" or "test"; they share no scene and no
+      scan.
     limit: Number of images to keep, from the front; all if None.
 
   Raises:

@@ -94,7 +94,7 @@ class Batch(NamedTuple):
     images: Scenes.
     windows: The part of each scene that is shown: top, left, height and width
       in pixels.
-    token_ids: One caption per scene, padded.
+    token_ids: Token ids, one caption per scene, padded.
     values: The scenes' attributes.
     matches: Whether the caption of the column is true of the scene of the row.
   """

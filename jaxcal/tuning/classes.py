@@ -47,7 +47,7 @@ def prompts_of(
     as_table: Whether rows will be taken with `dor.take`.
 
   Raises:
-    ValueError: see `prompts.prompt_bank` and `prefix.context_encoder`.
+    ValueError: See `prompts.prompt_bank` and `prefix.context_encoder`.
   """
   bank = encoder.prompt_bank(
       model, class_names, template=GENERIC if num_context is None else "{}.",
@@ -70,7 +70,7 @@ def fitting(
   Args:
     model: Model from `checkpoint.load`.
     words: Outliers; vocabularies hold some that are very long.
-    num_context: Most context vectors in front of the name.
+    num_context: Number of context vectors in front of the name, at most.
   """
   room = model.config.context_length - max(0, num_context - NUM_WORDS)
   rows = model.tokenizer([GENERIC.format(word) for word in words])["input_ids"]

@@ -45,14 +45,14 @@ def method(
     logit_scale: Factor of the cosines.
     ratio: Share of the network's output in the feature; the rest is the image
       feature, not normalised.
-    reduction: h is d divided by it.
+    reduction: Factor by which d is divided to give h.
     outlier_weight: Outlier weight; if given, the batch's `outliers` are not
       names but `Images` outside the task, and the loss keeps them where they
       were: this times the mean cosine deviation of adapted from frozen image
       features (visual DOR).
 
   Raises:
-    ValueError: on images without `embeddings`, or on a batch without outliers
+    ValueError: On images without `embeddings`, or on a batch without outliers
       where they have a weight.
 
   Source: Gao et al. 2024 (gaopengcuhk/CLIP-Adapter); its visual outliers: Wang,
@@ -76,7 +76,7 @@ def image_features(
   """Adapted image features of unit norm.
 
   Raises:
-    ValueError: images without `embeddings`.
+    ValueError: Images without `embeddings`.
   """
   if images.embeddings is None:
     raise ValueError("the adapter sees image features before normalisation; "

@@ -90,7 +90,7 @@ def initial_context(
   """The given context, or a random one if there is none.
 
   Raises:
-    ValueError: a context of another shape than the prompts have room for.
+    ValueError: A context of another shape than the prompts have room for.
   """
   shape = prompts.encode.context_shape
   if context is None:
@@ -109,7 +109,7 @@ def text_features(
   """Of the prompts with `params["context"]`; no image is looked at.
 
   Raises:
-    ValueError: class-specific contexts of another number of classes.
+    ValueError: Class-specific contexts of another number of classes.
   """
   del images
   context, num_classes = params["context"], len(prompts.zero_shot)

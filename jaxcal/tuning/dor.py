@@ -46,7 +46,7 @@ def with_outliers(
       and not for each of them.
 
   Raises:
-    ValueError: a base method that cannot encode other names than its classes;
+    ValueError: A base method that cannot encode other names than its classes;
       on a batch, one without outliers.
 
   Source: Wang et al. 2025.

@@ -140,7 +140,7 @@ def fit(
     Parameters by seed, in their order.
 
   Raises:
-    ValueError: what lies there is of something else, which is named; a loss
+    ValueError: What lies there is of something else, which is named; a loss
       that is not finite; outliers that do not fit the method.
   """
   folder = pathlib.Path(folder)
@@ -182,7 +182,7 @@ def identity_of(
     outliers: See `fit`.
 
   Raises:
-    OSError: a file of an image cannot be read; names it.
+    OSError: A file of an image cannot be read; names it.
   """
   found = {
       **contents.identity_of(task.shots(seed)),
@@ -214,7 +214,7 @@ def is_there(path: pathlib.Path, asked: Mapping[str, Any]) -> bool:
     asked: Identity from `identity_of`.
 
   Raises:
-    ValueError: parameters of something else lie there; names what differs.
+    ValueError: Parameters of something else lie there; names what differs.
   """
   if not checkpoint.exists(path):
     return False
@@ -240,7 +240,7 @@ def check_memory(
   Only methods that train through the image tower hold them.
 
   Raises:
-    ValueError: they need more.
+    ValueError: They need more.
   """
   if not setting.spec.kind.from_pixels:
     return

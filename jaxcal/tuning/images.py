@@ -48,7 +48,7 @@ def features(
     progress: Function called with the numbers of images done and in all.
 
   Raises:
-    ValueError: an image cannot be read, or the folder holds features of other
+    ValueError: An image cannot be read, or the folder holds features of other
       images or of another model.
   """
   return from_pooled(model, pooled.from_images(
@@ -84,7 +84,7 @@ def training(
     progress: Function called with the numbers of images done and in all.
 
   Raises:
-    ValueError: an image cannot be read.
+    ValueError: An image cannot be read.
   """
   if recipe is None:
     recipe = extract.recipe_of(model, num_views=1)
@@ -131,7 +131,7 @@ def pixels(
     progress: Function called with the numbers of images done and in all.
 
   Raises:
-    ValueError: an image cannot be read.
+    ValueError: An image cannot be read.
   """
   done, total = 0, len(images.ids)
   for views, mask in extract.views_from_images(

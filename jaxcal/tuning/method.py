@@ -24,8 +24,8 @@ class Images(NamedTuple):
   """A batch of images; what a method does not look at may be None.
 
   Attributes:
-    features: Unit norm, of the frozen tower.
-    embeddings: The same before normalisation.
+    features: Features of the frozen tower, unit norm.
+    embeddings: Features before normalisation.
     pooled: Features before the projection.
     pixels: Normalised, for methods that tune the image tower's prompts.
   """
@@ -72,13 +72,14 @@ class Method(NamedTuple):
   """A way to tune.
 
   Attributes:
-    init: (key, prompts) -> parameters.
-    loss: (parameters, prompts, batch) -> (what is minimised, its parts by
-      name).
-    logits: (parameters, prompts, images) -> [b k], cosines times the scale.
-    text_features: (parameters, prompts, images) -> unit-norm [k d], or [b k d]
-      where they depend on the image; None where the text side is not tuned, or
-      not for any names but those of the training.
+    init: Function (key, prompts) -> parameters.
+    loss: Function (parameters, prompts, batch) -> (what is minimised, its parts
+      by name).
+    logits: Function (parameters, prompts, images) -> [b k], cosines times the
+      scale.
+    text_features: Function (parameters, prompts, images) -> unit-norm [k d], or
+      [b k d] where they depend on the image; None where the text side is not
+      tuned, or not for any names but those of the training.
     gradient: Gradient as `jax.value_and_grad(loss, has_aux=True)`, where the
       direction of the step is not the loss's own; None otherwise.
   """

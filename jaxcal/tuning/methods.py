@@ -195,7 +195,7 @@ def check(name: str) -> None:
   """Whether there is a method of this name.
 
   Raises:
-    ValueError: there is none; lists the choices, or says what does not go
+    ValueError: There is none; lists the choices, or says what does not go
       together.
   """
   base, *additions = name.split("+")
@@ -227,7 +227,7 @@ def build(
     cache: The few shots, for methods that look them up.
 
   Raises:
-    ValueError: see `check`.
+    ValueError: See `check`.
   """
   check(spec.name)
   additions = spec.name.split("+")[1:]

@@ -65,8 +65,8 @@ def from_wordnet(folder: str | os.PathLike = WORDNET) -> tuple[str, ...]:
     Distinct words, sorted.
 
   Raises:
-    FileNotFoundError: if there is no such file; says how to obtain it.
-    ValueError: if the file is not of that form.
+    FileNotFoundError: If there is no such file; says how to obtain it.
+    ValueError: If the file is not of that form.
 
   Source: Wang et al. 2025.
   Differs from the released code in: could not be compared with it; which of
@@ -97,8 +97,8 @@ def from_file(path: str | os.PathLike) -> tuple[str, ...]:
     Distinct words in the order of the file.
 
   Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: if it holds no words.
+    FileNotFoundError: If there is no such file.
+    ValueError: If it holds no words.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -124,7 +124,7 @@ def from_tokenizer(tokenizer: Any) -> tuple[str, ...]:
     Distinct words of three or more letters from a to z, sorted.
 
   Raises:
-    ValueError: if it has no such tokens.
+    ValueError: If it has no such tokens.
   """
   tokens = (token.removesuffix(_WORD_END) for token in tokenizer.get_vocab()
             if token.endswith(_WORD_END))
@@ -146,7 +146,7 @@ def exclude(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     names: Names to leave out; case does not count, and underscores are spaces.
 
   Raises:
-    ValueError: if no word is left.
+    ValueError: If no word is left.
   """
   left_out = set(map(protocol.plain_name, names))
   kept = tuple(
@@ -196,7 +196,7 @@ def rank(
     Equally similar words come in the order of the vocabulary.
 
   Raises:
-    ValueError: if `num_kept` is below 1, or shapes do not fit together.
+    ValueError: If `num_kept` is below 1, or shapes do not fit together.
 
   Source: Wang et al. 2025, near outliers.
   Differs from the released code in: could not be compared with it; the template
@@ -242,7 +242,7 @@ def shuffled(
     order where there are not so many.
 
   Raises:
-    ValueError: if there are no words, or none to draw.
+    ValueError: If there are no words, or none to draw.
 
   Source: Wang et al. 2025.
   Differs from the released code in: could not be compared with it; that words

@@ -48,7 +48,7 @@ def logits(
     progress: Function called with the numbers of images done and in all.
 
   Raises:
-    ValueError: classes that are not those of the training, for methods that
+    ValueError: Classes that are not those of the training, for methods that
       predict these alone.
   """
   spec = seeds[0].spec

@@ -22,7 +22,7 @@ class Recipe(NamedTuple):
     num_context: Context vectors; 0 where a method learns none.
     from_words: Whether the context begins with "a photo of a" instead of random
       vectors.
-    optimiser: "sgd", "adam" or "adamw".
+    optimiser: Optimiser, "sgd", "adam" or "adamw".
     aggregation: Mean and standard deviation, in epochs, of the Gaussian that
       weighs the epochs' prompts; None to take the last ones.
   """
@@ -75,7 +75,7 @@ def recipe(method: str, preset: str = "dor") -> Recipe:
   """The recipe of a method.
 
   Raises:
-    ValueError: an unknown preset or method; lists the choices.
+    ValueError: An unknown preset or method; lists the choices.
   """
   if preset not in RECIPES:
     raise ValueError(f"unknown preset {preset!r}; choose from: "
@@ -109,7 +109,7 @@ def spec(
     cache_sharpness: See `methods.Spec`.
 
   Raises:
-    ValueError: an unknown preset or method; lists the choices.
+    ValueError: An unknown preset or method; lists the choices.
   """
   methods.check(name)
   base = name.split("+")[0]

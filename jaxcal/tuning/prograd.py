@@ -49,7 +49,7 @@ def after_zeros(
   """A context that ends with these words and is zero before.
 
   Raises:
-    ValueError: more words than vectors.
+    ValueError: More words than vectors.
   """
   if len(words) > num_context:
     raise ValueError(f"{len(words)} words do not fit a context of "

@@ -55,16 +55,16 @@ def method(
     logit_scale: Factor of the cosines.
     context: Context from the words before the class names, as in
       `maple.method`.
-    num_context: n.
-    num_vision: n'.
+    num_context: Number n of context vectors.
+    num_vision: Number n' of visual prompts.
     text_depth: Layers of the text tower, from the first one, that get prompts
       of their own.
-    vision_depth: The same of the image tower.
+    vision_depth: Layers of the image tower, likewise.
     text_weight: Weight of the difference of text features.
     image_weight: Weight of the difference of image features.
 
   Raises:
-    ValueError: more context vectors than words, or a depth that a tower does
+    ValueError: More context vectors than words, or a depth that a tower does
       not have.
 
   Source: Khattak et al. 2023.
@@ -97,7 +97,7 @@ def epoch_weights(
             e = 1, \dots, E
 
   Args:
-    num_epochs: E.
+    num_epochs: Number of epochs, E.
     mean: The epoch that weighs most, counted from 1.
     std: Standard deviation in epochs. Released: mean 15 and std 1 of 20 epochs
       for base-to-new, 30 and 30 of 50 for few-shot tuning.
@@ -107,7 +107,7 @@ def epoch_weights(
     `training.State.average`, which after the last one are the tuned parameters.
 
   Raises:
-    ValueError: no epochs, or a standard deviation of zero or less.
+    ValueError: No epochs, or a standard deviation of zero or less.
   """
   if num_epochs < 1 or not std > 0:
     raise ValueError(f"at least 1 epoch and a standard deviation above 0 "

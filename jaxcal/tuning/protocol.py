@@ -99,7 +99,7 @@ def draw_shots(
     class_names: Names of the classes in label order, for errors.
 
   Raises:
-    ValueError: if `num_shots` is below 1, a label is outside the classes, or a
+    ValueError: If `num_shots` is below 1, a label is outside the classes, or a
       class has no images or (without `allow_fewer`) too few.
 
   References:
@@ -138,7 +138,7 @@ def few_shot(
       should.
 
   Raises:
-    ValueError: as `draw_shots` does, or if the splits differ in their classes.
+    ValueError: As `draw_shots` does, or if the splits differ in their classes.
   """
   if val is not None and val.class_names != train.class_names:
     raise ValueError(
@@ -167,7 +167,7 @@ def halves(labels: Int[np.ndarray, "n"]) -> tuple[
     of the new classes.
 
   Raises:
-    ValueError: if there are fewer than two distinct labels.
+    ValueError: If there are fewer than two distinct labels.
   """
   classes = np.unique(np.asarray(labels))
   if classes.size < 2:
@@ -190,7 +190,7 @@ def keep_positions(
     Positions in `labels`, ascending, and new labels in [0, k).
 
   Raises:
-    ValueError: if there are no classes, or one occurs twice.
+    ValueError: If there are no classes, or one occurs twice.
   """
   labels, classes = np.asarray(labels), np.asarray(classes)
   order = np.argsort(classes)
@@ -209,12 +209,12 @@ def keep_classes(
   """The images of some classes, with those classes as the only candidates.
 
   Args:
-    image_set: Any split.
+    image_set: Image set, any split.
     classes: Distinct labels to keep, such as one of the `halves` of the
       training split; the i-th becomes the label i.
 
   Raises:
-    ValueError: if there are no classes, one occurs twice or is not in the set,
+    ValueError: If there are no classes, one occurs twice or is not in the set,
       or none has an image.
   """
   kept, labels = keep_positions(image_set.labels, classes)
@@ -249,7 +249,7 @@ def class_positions(
     trained_names: Names of the classes in the order of training.
 
   Raises:
-    ValueError: if training did not have a name, or not as often.
+    ValueError: If training did not have a name, or not as often.
   """
   places = collections.defaultdict(list)
   for place, name in enumerate(trained_names):
@@ -278,7 +278,7 @@ def harmonic_mean(
   """2 / (1 / base + 1 / new), zero where either is.
 
   Raises:
-    ValueError: if a value is negative.
+    ValueError: If a value is negative.
   """
   base, new = np.asarray(base, np.float64), np.asarray(new, np.float64)
   if (base < 0).any() or (new < 0).any():
@@ -302,7 +302,7 @@ def summarise(
     Numbers in the unit of the values.
 
   Raises:
-    ValueError: if there are no values, not as many of each, or negative ones.
+    ValueError: If there are no values, not as many of each, or negative ones.
   """
   base, new = np.asarray(base, np.float64), np.asarray(new, np.float64)
   if base.ndim != 1 or not base.size or base.shape != new.shape:
@@ -318,7 +318,7 @@ def neighbour_distances(
   """Mean distance of each class feature to its nearest others; see `fd_score`.
 
   Raises:
-    ValueError: if there are fewer than two features or no neighbours.
+    ValueError: If there are fewer than two features or no neighbours.
   """
   if features.ndim != 2 or features.shape[0] < 2:
     raise ValueError("expected features [classes, dimensions] of at least two "
@@ -349,14 +349,14 @@ def fd_score(
 
   Args:
     features: Unit-norm text features.
-    num_neighbours: M, nearest other classes that count; all others where there
-      are not so many.
+    num_neighbours: Number M of nearest other classes that count; all others
+      where there are not so many.
 
   Returns:
     Distance in [0, 2].
 
   Raises:
-    ValueError: if there are fewer than two features or no neighbours.
+    ValueError: If there are fewer than two features or no neighbours.
 
   References:
     Wang, Li, Wei, Dynamic Outlier Regularization, ICML 2025, arXiv 2410.02681,

@@ -70,7 +70,7 @@ def make_cache(
     num_classes: How many classes there are.
 
   Raises:
-    ValueError: if shapes do not fit together, or a label has no class.
+    ValueError: If shapes do not fit together, or a label has no class.
 
   Source: Zhang et al. 2022 (gaopengcuhk/Tip-Adapter).
   Differs from the released code in: nothing.
@@ -173,7 +173,7 @@ def search(
     betas: Sharpnesses to try.
 
   Raises:
-    ValueError: if there are not as many prompts as classes in the cache.
+    ValueError: If there are not as many prompts as classes in the cache.
 
   Source: Zhang et al. 2022 (gaopengcuhk/Tip-Adapter).
   Differs from the released code in: nothing.

@@ -58,7 +58,7 @@ class Outliers(NamedTuple):
   """Outliers of an epoch.
 
   Attributes:
-    table: All of them.
+    table: Table of all outliers.
     rows: Rows of outliers of each step, drawn with `tuning.outliers`.
   """
 
@@ -90,7 +90,7 @@ def num_steps(
   """Steps of an epoch; arguments as in `shuffle`.
 
   Raises:
-    ValueError: no images, or batches of none.
+    ValueError: No images, or batches of none.
   """
   if num_images < 1 or batch_size < 1:
     raise ValueError(
@@ -111,11 +111,11 @@ def schedule(
 
   Args:
     learning_rate: Learning rate of the second epoch, the greatest.
-    num_epochs: T, the first one included.
+    num_epochs: Number of epochs T, the first one included.
     steps_per_epoch: See `num_steps`.
 
   Raises:
-    ValueError: no epochs, or epochs without steps.
+    ValueError: No epochs, or epochs without steps.
 
   Source: the trainers of Zhou et al., IJCV 2022, on which all methods build.
   Differs from the released code in: nothing.
@@ -202,7 +202,7 @@ def shuffle(
       is dropped, so that every epoch leaves out other images.
 
   Raises:
-    ValueError: see `num_steps`.
+    ValueError: See `num_steps`.
   """
   num_steps(num_images, batch_size)
   key = jax.random.fold_in(state.key, state.epoch)
@@ -228,7 +228,7 @@ def train_epoch(
 
   Args:
     method: What is tuned.
-    optimiser: The same object every time; another one compiles anew.
+    optimiser: Optimiser, the same object every time; another one compiles anew.
     state: State of `init`, or of the epoch before.
     prompts: The classes of the training.
     data: The images.
@@ -242,7 +242,7 @@ def train_epoch(
     name ("loss" and the method's own).
 
   Raises:
-    ValueError: rows of outliers for another number of steps.
+    ValueError: Rows of outliers for another number of steps.
   """
   steps = len(order.batches) + bool(len(order.last))
   if outliers is not None and len(outliers.rows) != steps:
@@ -299,7 +299,7 @@ def train_seeds(
     prompts: Prompts as in `train_epoch`.
     data: Data as in `train_epoch`.
     order: Order with a leading axis: `jax.vmap` of `shuffle` over states.
-    outliers: `rows` with a leading axis.
+    outliers: Outliers, their `rows` with a leading axis.
     share: Share as in `train_epoch`.
   """
 

@@ -144,7 +144,7 @@ def prepare(
       gradient one matrix product. See `choose_linearisation`.
 
   Raises:
-    ValueError: an unknown linearisation, or "jacobian" for an encoder that
+    ValueError: An unknown linearisation, or "jacobian" for an encoder that
       has no `jacobian` method.
   """
   scale = jnp.asarray(logit_scale)
@@ -176,9 +176,9 @@ def choose_linearisation(
   more, and where its float32 matrix fits the budget.
 
   Args:
-    num_classes: k.
-    projection: d.
-    context_size: m times w.
+    num_classes: Number of classes, k.
+    projection: Width of the joint space, d.
+    context_size: Numbers in a context, m times w.
     num_images: Number of images that will be adapted.
     max_bytes: The budget for the matrix.
   """
@@ -219,7 +219,7 @@ def begin(
       entropies that is kept; in (0, 1].
 
   Raises:
-    ValueError: no view would be kept, or `views` and the text features differ
+    ValueError: No view would be kept, or `views` and the text features differ
       in width.
   """
   _check_views(views, prepared)
@@ -396,7 +396,7 @@ def adapt(
     selection_fraction: See `begin`.
 
   Raises:
-    ValueError: see `begin`.
+    ValueError: See `begin`.
 
   Source: Shu et al. 2022, Eq. (1)-(4) and their released loop.
   Differs from the released code in: no loss scaling, hence no image that is

@@ -125,7 +125,7 @@ def adapt(
     views: Unit-norm features of the views; row 0 is the clean view.
 
   Raises:
-    ValueError: see `engine.begin`.
+    ValueError: See `engine.begin`.
   """
   encode, prepared, methods = shared.encode, shared.prepared, shared.methods
   # As many as enter the entropy.

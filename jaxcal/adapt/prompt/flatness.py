@@ -119,7 +119,7 @@ def advance(
     encode: Function from `prefix.context_encoder`, the class name after the
       context.
     target_features: Unit-norm features to keep, such as the template's.
-    key: The same for all parts.
+    key: Random key, the same for all parts.
     pretraining: State from `begin` or the last call.
     recipe: Recipe as in `begin`; past its own number of steps the learning rate
       stays at its last value.
@@ -129,7 +129,7 @@ def advance(
     Where pre-training stands, and the losses [num_steps] before each step.
 
   Raises:
-    ValueError: a context that is not wholly before the class name, or target
+    ValueError: A context that is not wholly before the class name, or target
       features of another shape.
   """
   _check(encode, target_features)
@@ -174,7 +174,7 @@ def pretrain(
     The pre-trained context, and the losses [num_steps] before each step.
 
   Raises:
-    ValueError: see `advance`.
+    ValueError: See `advance`.
 
   Source: FPP as released.
   Differs from the released code in: no tokens after the end token, which have
@@ -200,10 +200,10 @@ def losses(
   Args:
     encode: Function from `prefix.context_encoder`.
     context: Context that gives the features t.
-    target_features: t^0; not differentiated.
+    target_features: Features t^0 to keep; not differentiated.
     noise: Noise added to the token vectors for the features t^r, which are not
       differentiated.
-    flatness_weight: w.
+    flatness_weight: Weight w of the flatness.
   """
   noisy = jax.vmap(lambda one: encode(context, one))(noise)
   noisy, target = jax.lax.stop_gradient((noisy, target_features))

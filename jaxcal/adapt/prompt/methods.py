@@ -61,7 +61,7 @@ class PromptMethod:
     """Refuses what the method cannot work with, before any work.
 
     Raises:
-      ValueError: a share of the views outside (0, 1]; no encoder, or too few
+      ValueError: A share of the views outside (0, 1]; no encoder, or too few
         views, where prompts are tuned.
     """
     if not 0 < self.selection_fraction <= 1:
