@@ -37,12 +37,11 @@ class Zero:
       view left out finds most probable, which is what was meant; "class_zero"
       to class 0, tied or not, as the released code of the benchmark does.
 
-  References:
-    Farina et al., Frustratingly Easy Test-Time Adaptation of Vision-Language
-    Models, NeurIPS 2024 (FarinaMatteo/zero @c609f7c), and the benchmark
-    TomSheng21/tta-vlm @bcc735f.
-    Differs from the released code in: the distribution, which it does not
-    define; the fallback, unless it is "class_zero".
+  Source: Farina et al., Frustratingly Easy Test-Time Adaptation of
+  Vision-Language Models, NeurIPS 2024 (FarinaMatteo/zero @c609f7c), and the
+  benchmark TomSheng21/tta-vlm @bcc735f.
+  Differs from the released code in: the distribution, which it does not define;
+  the fallback, unless it is "class_zero".
   """
 
   smoothing: Number = 1.0

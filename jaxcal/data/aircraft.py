@@ -31,8 +31,7 @@ def read(
     ValueError: If the split is unknown, a line is not a number and a variant,
       or a variant is not in `variants.txt`; names the line.
 
-  References:
-    Maji et al., Fine-Grained Visual Classification of Aircraft, 2013.
+  Source: Maji et al., Fine-Grained Visual Classification of Aircraft, 2013.
   """
   if split not in SPLITS:
     raise ValueError(f"unknown split {split!r}; choose from: "

@@ -93,11 +93,10 @@ def mix(
   Raises:
     ValueError: If the view is larger than 1024 pixels.
 
-  References:
-    Hendrycks et al., AugMix, ICLR 2020, at severity 1 and width 3 as used by
-    Shu et al., Test-Time Prompt Tuning, NeurIPS 2022. Differs from the released
-    code in: the random numbers; levels are multiples of 2^-12 and weights of
-    2^-15 of their ranges.
+  Source: Hendrycks et al., AugMix, ICLR 2020, at severity 1 and width 3 as used
+  by Shu et al., Test-Time Prompt Tuning, NeurIPS 2022.
+  Differs from the released code in: the random numbers; levels are multiples of
+  2^-12 and weights of 2^-15 of their ranges.
   """
   operations, levels, weights = draw(key, view.shape[0])
 

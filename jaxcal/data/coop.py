@@ -40,9 +40,8 @@ def read(
     ValueError: If the file is not of that form, a label has two names, or the
       labels are not 0, 1, 2 and so on without a gap.
 
-  References:
-    Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022.
-    Differs from the released code in: nothing is cached beside the data.
+  Source: Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022.
+  Differs from the released code in: nothing is cached beside the data.
   """
   path = pathlib.Path(path)
   class_names, rows = entries(path, split)

@@ -225,10 +225,10 @@ def make_views(
     [v s s 3]; view 0 is the clean one. uint8; with AugMix float32 pixel values
     in [0, 255], because mixtures are not rounded.
 
-  References:
-    Shu et al., Test-Time Prompt Tuning, NeurIPS 2022: one clean and 63 random
-    views. Differs from the released code in: the random numbers (a key per
-    image and view instead of global streams).
+  Source: Shu et al., Test-Time Prompt Tuning, NeurIPS 2022: one clean and 63
+  random views.
+  Differs from the released code in: the random numbers (a key per image and
+  view instead of global streams).
   """
   clean = clean_view(
       canvas,
@@ -387,11 +387,11 @@ def random_box(
   Raises:
     ValueError: If a range is empty or outside its bounds.
 
-  References:
-    Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6.
-    Defaults and tries as in torchvision's RandomResizedCrop, which the
-    test-time tuning codes use. Differs from the released code in: the random
-    numbers (a key per view instead of one global stream).
+  Source: Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6.
+  Defaults and tries as in torchvision's RandomResizedCrop, which the test-time
+  tuning codes use.
+  Differs from the released code in: the random numbers (a key per view instead
+  of one global stream).
   """
   _check_ranges(area, ratio)
   height, width = jnp.int32(height), jnp.int32(width)

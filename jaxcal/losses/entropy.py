@@ -28,10 +28,9 @@ def prediction_entropy(logits: Float[Array, "*batch k"]) -> Float[
   Raises:
     ValueError: There is no class axis, or it is empty.
 
-  References:
-    Shu et al. 2022, confidence selection (azshue/TPT @63ecbac).
-    Differs from the released code in: nothing for finite logits; a logit of
-    minus infinity gives a number where the released code gives NaN.
+  Source: Shu et al. 2022, confidence selection (azshue/TPT @63ecbac).
+  Differs from the released code in: nothing for finite logits; a logit of minus
+  infinity gives a number where the released code gives NaN.
   """
   log_probs = _log_probs(logits)
   return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
@@ -61,11 +60,11 @@ def marginal_entropy(
   Raises:
     ValueError: Wrong shapes, no view, or `where` is not boolean.
 
-  References:
-    Shu et al. 2022, entropy of the averaged prediction (azshue/TPT @63ecbac).
-    Differs from the released code in: log-probabilities are bounded below by
-    the smallest number of the dtype before the mean over views, not after it,
-    which gives the same value and a finite gradient.
+  Source: Shu et al. 2022, entropy of the averaged prediction (azshue/TPT
+  @63ecbac).
+  Differs from the released code in: log-probabilities are bounded below by the
+  smallest number of the dtype before the mean over views, not after it, which
+  gives the same value and a finite gradient.
   """
   _check_views(logits)
   num_views = logits.shape[0]
@@ -101,10 +100,9 @@ def confident_views(
   Raises:
     ValueError: `fraction` is outside (0, 1] or would keep no view.
 
-  References:
-    Shu et al. 2022, confidence selection (azshue/TPT @63ecbac).
-    Differs from the released code in: keeping no view raises, where the
-    released code goes on with an empty mean (NaN); ties are resolved by index.
+  Source: Shu et al. 2022, confidence selection (azshue/TPT @63ecbac).
+  Differs from the released code in: keeping no view raises, where the released
+  code goes on with an empty mean (NaN); ties are resolved by index.
   """
   _check_views(logits)
   if not 0 < fraction <= 1:

@@ -93,11 +93,10 @@ def equal_mass_bin_statistics(
   Raises:
     ValueError: As `bin_statistics`.
 
-  References:
-    The adaptive error of ml-stat-Sustech/CLIP_Calibration @5b68fb1, which uses
-    the quantile discretiser of scikit-learn.
-    Differs from the released code in: edges closer than 1e-8 are merged there,
-    coinciding ones here.
+  Source: the adaptive error of ml-stat-Sustech/CLIP_Calibration @5b68fb1, which
+  uses the quantile discretiser of scikit-learn.
+  Differs from the released code in: edges closer than 1e-8 are merged there,
+  coinciding ones here.
   """
   if num_bins < 1:
     raise ValueError(f"num_bins must be at least one, but {num_bins=}.")

@@ -53,11 +53,10 @@ def risk_coverage_area(
   Raises:
     ValueError: Wrong shapes, no example, or (where not traced) a NaN score.
 
-  References:
-    Geifman and El-Yaniv, Selective Classification for Deep Neural Networks,
-    NeurIPS 2017.
-    Differs from the released code of FPP in: equal scores, which are taken
-    there in the order of a sort.
+  Source: Geifman and El-Yaniv, Selective Classification for Deep Neural
+  Networks, NeurIPS 2017.
+  Differs from the released code of FPP in: equal scores, which are taken there
+  in the order of a sort.
   """
   losses, scores, mass = _prepared(losses, scores, weights, name="losses")
   total = jnp.sum(mass)
@@ -80,8 +79,7 @@ def excess_risk_coverage_area(
   Args and errors as there. Not negative up to rounding; zero for scores that
   order the examples by their losses.
 
-  References:
-    Geifman et al., Bias-Reduced Uncertainty Estimation, ICLR 2019.
+  Source: Geifman et al., Bias-Reduced Uncertainty Estimation, ICLR 2019.
   """
   losses, scores, mass = _prepared(losses, scores, weights, name="losses")
   return (risk_coverage_area(losses, scores, weights=mass)
@@ -173,8 +171,7 @@ def average_precision(
     In [0, 1]; near the share of the positive examples for scores that tell
     nothing, NaN where there is none.
 
-  References:
-    As scikit-learn's average_precision_score.
+  Source: as scikit-learn's average_precision_score.
   """
   positive, scores, mass = _of_groups(positive, scores, weights)
   hits, named = _at_least(scores, mass * positive), _at_least(scores, mass)

@@ -78,9 +78,9 @@ def kronecker_posterior(
       not square, not finite or not positive enough to be inverted (what
       depends on values is checked where they are not traced).
 
-  References:
-    Baumann et al., ICLR 2026, arXiv 2412.06014. Differs from the released code
-    in: inverted by Cholesky, and symmetric; the rest is equal.
+  Source: Baumann et al., ICLR 2026, arXiv 2412.06014.
+  Differs from the released code in: inverted by Cholesky, and symmetric; the
+  rest is equal.
   """
   for name, value in (("pseudo_count", pseudo_count),
                       ("prior_precision", prior_precision)):

@@ -81,9 +81,9 @@ def embedding(
   Raises:
     ValueError: Sizes that do not fit together.
 
-  References:
-    Baumann et al., ICLR 2026. Differs from the released code in: the whole
-    covariance is kept, as a factor of the layer's.
+  Source: Baumann et al., ICLR 2026.
+  Differs from the released code in: the whole covariance is kept, as a factor
+  of the layer's.
   """
   activations = _append_one(activations, len(layer.a_inv))
   if mean.shape != (*activations.shape[:-1], layer.b_inv.shape[-1]):
@@ -127,9 +127,8 @@ def normalised_embedding(
     A mean of norm one (a squared norm below 1e-6 counts as that), and variances
     that are not negative.
 
-  References:
-    Baumann et al., ICLR 2026 (the model class of the released weights).
-    Differs from the released code in: nothing.
+  Source: Baumann et al., ICLR 2026 (the model class of the released weights).
+  Differs from the released code in: nothing.
   """
   return _normalised(embedding, jnp.diagonal(layer.b_inv))
 
@@ -174,9 +173,9 @@ def prob_cosine(
   Raises:
     ValueError: Sizes that do not fit together.
 
-  References:
-    Baumann et al., ICLR 2026, ProbCosine. Differs from the released code in:
-    nothing but the order of sums; one matmul instead of three.
+  Source: Baumann et al., ICLR 2026, ProbCosine.
+  Differs from the released code in: nothing but the order of sums; one matmul
+  instead of three.
   """
   return _cosines(image, texts, jnp.diagonal(posterior.image.b_inv),
                   jnp.diagonal(posterior.text.b_inv), logit_scale)
@@ -200,9 +199,9 @@ def prob_cosine_full(
   examples is right to 4 percent, single ones with cosines near one are up to
   three times too large; `prob_cosine_tangent` mends that.
 
-  References:
-    Follows from Baumann et al., ICLR 2026. Differs from the released code in:
-    that one drops everything off the diagonals.
+  Source: Follows from Baumann et al., ICLR 2026.
+  Differs from the released code in: that one drops everything off the
+  diagonals.
   """
   return _cosines(image, texts, posterior.image.b_inv, posterior.text.b_inv,
                   logit_scale)
@@ -290,9 +289,8 @@ def prob_cosine_diagonal(
   For variances from elsewhere (an ensemble, another posterior); those of a
   `laplace.Layer` need two matmuls less in `prob_cosine`.
 
-  References:
-    Baumann et al., ICLR 2026, ProbCosine. Differs from the released code in:
-    nothing.
+  Source: Baumann et al., ICLR 2026, ProbCosine.
+  Differs from the released code in: nothing.
   """
   image_square = jnp.square(image_mean) + image_variance
   text_square = jnp.square(text_means) + text_variances
@@ -330,8 +328,8 @@ def joint_covariance(
     posterior: Posterior of both projections.
     logit_scale: Factor of the cosines.
 
-  References:
-    Follows from Baumann et al., ICLR 2026; the released code has no such form.
+  Source: Follows from Baumann et al., ICLR 2026; the released code has no such
+  form.
   """
   image_b, text_b = posterior.image.b_inv, posterior.text.b_inv
   texts = Embedding(jnp.asarray(text_means), jnp.diagonal(text_spreads))
@@ -348,10 +346,9 @@ def probit_logits(cosines: Cosines) -> Float[Array, "*n k"]:
   A softmax of them stands in for the mean softmax of Gaussian logits (MacKay's
   approximation, class by class); variance zero leaves the logits as they are.
 
-  References:
-    MacKay, The Evidence Framework Applied to Classification Networks, Neural
-    Computation 1992; Baumann et al., ICLR 2026. Differs from the released code
-    in: nothing.
+  Source: MacKay, The Evidence Framework Applied to Classification Networks,
+  Neural Computation 1992; Baumann et al., ICLR 2026.
+  Differs from the released code in: nothing.
   """
   return cosines.mean / jnp.sqrt(1 + jnp.pi / 8 * cosines.variance)
 
@@ -404,10 +401,9 @@ def uncertainty(logits: Float[Array, "s k"]) -> Uncertainty:
   Args:
     logits: Samples, e.g. of `sample_joint_logits`; half precision is widened.
 
-  References:
-    Baumann et al., ICLR 2026 (as the BALD score). Differs from the released
-    code in: both entropies come from the same samples; a class without
-    probability adds nothing instead of NaN.
+  Source: Baumann et al., ICLR 2026 (as the BALD score).
+  Differs from the released code in: both entropies come from the same samples;
+  a class without probability adds nothing instead of NaN.
   """
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
   aleatoric = jnp.mean(acquisition.entropy_of_logits(logits))

@@ -93,13 +93,12 @@ def fit_temperature(
       out of range, or weights that are negative, not finite or all zero.
     TypeError: `labels` are not integers.
 
-  References:
-    Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
-    Differs from the released code of the few-shot papers
-    (ml-stat-Sustech/CLIP_Calibration @5b68fb1) in: the minimum is found
-    exactly. There, the logarithm of 100 / T takes 20 epochs of SGD with
-    momentum and weight decay from 100 / T = 100, in float16, of which the
-    spacing at that value is 0.4 % of T.
+  Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+  Differs from the released code of the few-shot papers
+  (ml-stat-Sustech/CLIP_Calibration @5b68fb1) in: the minimum is found exactly.
+  There, the logarithm of 100 / T takes 20 epochs of SGD with momentum and
+  weight decay from 100 / T = 100, in float16, of which the spacing at that
+  value is 0.4 % of T.
   """
   logits, labels, weights = _checked(logits, labels, weights)
 

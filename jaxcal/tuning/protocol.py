@@ -102,10 +102,9 @@ def draw_shots(
     ValueError: If `num_shots` is below 1, a label is outside the classes, or a
       class has no images or (without `allow_fewer`) too few.
 
-  References:
-    Zhou et al., IJCV 2022 (KaiyangZhou/CoOp with Dassl.pytorch).
-    Differs from the released code in: classes without images or with too few
-      are refused unless asked otherwise; no draw is read from a cached file.
+  Source: Zhou et al., IJCV 2022 (KaiyangZhou/CoOp with Dassl.pytorch).
+  Differs from the released code in: classes without images or with too few are
+  refused unless asked otherwise; no draw is read from a cached file.
   """
   if num_shots < 1:
     raise ValueError(f"expected at least 1 shot per class, got {num_shots}.")
@@ -358,11 +357,10 @@ def fd_score(
   Raises:
     ValueError: If there are fewer than two features or no neighbours.
 
-  References:
-    Wang, Li, Wei, Dynamic Outlier Regularization, ICML 2025, arXiv 2410.02681,
-    Definition 3.1.
-    Differs from the released code in: could not be compared with one. The
-    distance (Euclidean) and M are not published.
+  Source: Wang, Li, Wei, Dynamic Outlier Regularization, ICML 2025, arXiv
+  2410.02681, Definition 3.1.
+  Differs from the released code in: could not be compared with one. The
+  distance (Euclidean) and M are not published.
   """
   return jnp.mean(neighbour_distances(features, num_neighbours))
 
