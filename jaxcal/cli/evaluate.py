@@ -79,7 +79,7 @@ def main() -> None:
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
   validation = _validation_sets(config, sets_by_name)
-  foreign = _foreign_set(config)
+  outside = _outside_set(config)
   model = experiment.load_model(config.model)
   posterior = posteriors.load(config.posterior, model)
   tuned_predictions.start(config.method, model)  # errors come before the work
@@ -90,7 +90,7 @@ def main() -> None:
   parts = [_Part(data, part, images, with_posterior)
            for data, target in sets_by_name.items()
            for part, images, with_posterior in _parts_of(
-               config, data, target, validation, foreign, posterior)]
+               config, data, target, validation, outside, posterior)]
   # What lies there is looked at before anything is computed.
   asked = [(part, identities.of_set(
       config, model, part.images, methods, part.posterior, output, part.place))
@@ -114,14 +114,14 @@ def main() -> None:
   sharding.barrier("done")
 
 
-def _parts_of(config, data, images, validation, foreign, posterior):
+def _parts_of(config, data, images, validation, outside, posterior):
   """Name, images and posterior of a set and of what is predicted beside it."""
   yield None, images, posterior
   if validation:
     yield config.temperature.split, validation[data], None
-  if foreign is not None and foreign.name != data:
+  if outside is not None and outside.name != data:
     yield (saved_runs.OUT_OF_DISTRIBUTION,
-           _asked_for(images.class_names, foreign), posterior)
+           _asked_for(images.class_names, outside), posterior)
 
 
 def _predict(config, model, methods, seeds, about, output, part, identity):
@@ -165,7 +165,7 @@ def _validation_sets(config, sets_by_name):
   return validation
 
 
-def _foreign_set(config):
+def _outside_set(config):
   """Images of other things than those asked for, or None."""
   if config.data.out_of_distribution is None:
     return None
@@ -206,11 +206,11 @@ def _write_report(output, config, data_names, method_names, settings):
 
 def _predicted(folder, data, method_names):
   """All predictions of a set; compared with one of the methods."""
-  foreign = folder / saved_runs.OUT_OF_DISTRIBUTION
+  outside = folder / saved_runs.OUT_OF_DISTRIBUTION
   return reporting.Predicted(
       data, {name: predictions_lib.load(folder / name)
              for name in method_names},
       references=reporting.references(method_names),
       out_of_distribution={
-          name: predictions_lib.load(foreign / name) for name in method_names
-          if predictions_lib.exists(foreign / name)})
+          name: predictions_lib.load(outside / name) for name in method_names
+          if predictions_lib.exists(outside / name)})

@@ -146,7 +146,7 @@ def _check_flags():
         "--share=0.2, a share of the images themselves")
   if _SHARE.value is not None and not 0 < _SHARE.value < 1:
     raise ValueError(f"--share is {_SHARE.value:g}, expected in (0, 1)")
-  if _ON.value in saved_runs.FOREIGN:
+  if _ON.value in saved_runs.OUTSIDE:
     raise ValueError(
         f"{_ON.value!r} are images of none of the classes, so that "
         "their labels mean nothing; fit to others")
@@ -202,7 +202,7 @@ def _place_to_fit(
     known = _method_of_file(file, by_set)
     return lambda data, method: file if method == known else None
   splits = {path.name for data in by_set for path in (folder / data).iterdir()
-            if any(path.glob("*.npz"))} - {*saved_runs.FOREIGN}
+            if any(path.glob("*.npz"))} - {*saved_runs.OUTSIDE}
   raise FileNotFoundError(
       f"--on={given} is no split of which {run} holds predictions (it has "
       f"{', '.join(sorted(splits)) or 'none'}), no folder with predictions/ "

@@ -136,18 +136,18 @@ def _predicted(
 ) -> Iterator[reporting.Predicted]:
   """Sets one after the other, compared as the run has compared them."""
   for data, group in itertools.groupby(saved, lambda one: one.data):
-    predictions, foreign = {}, {}
+    predictions, outside = {}, {}
     for _, method, path in group:
       with saved_runs.named(data, method):
         predictions[method] = saved_runs.load_labelled(path)
         other = saved_runs.out_of_distribution(path)
         if other is not None:
-          foreign[method] = saved_runs.load(other)
+          outside[method] = saved_runs.load(other)
     references = {row["method"]: row["reference"] for row in differences
                   if row["data"] == data}
     yield reporting.Predicted(
         data, predictions, references or reporting.references(
-            list(predictions)), foreign)
+            list(predictions)), outside)
 
 
 def _changes(

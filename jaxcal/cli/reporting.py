@@ -70,11 +70,11 @@ def measure(
   `recalibration_notes`, and the fitted numbers by their names.
   """
   measured = Measured([], [], {}, [])
-  for data, predictions, references, foreign in sets:
+  for data, predictions, references, outside in sets:
     rows = [
         {"data": data, "method": name} | summary.summarise(one, conventions) |
-        (summary.detect(one, foreign[name], conventions)
-         if name in foreign else {}) | _fit(one)
+        (summary.detect(one, outside[name], conventions)
+         if name in outside else {}) | _fit(one)
         for name, one in predictions.items()]
     measured.rows.extend(rows)
     measured.over_seeds.extend(_over_seeds(rows, predictions))

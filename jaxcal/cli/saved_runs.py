@@ -18,7 +18,7 @@ from jaxcal.report import summary
 # Where a set's predictions for images of none of its classes lie, and where
 # earlier versions put them.
 OUT_OF_DISTRIBUTION = "out_of_distribution"
-FOREIGN = (OUT_OF_DISTRIBUTION, "unknown")
+OUTSIDE = (OUT_OF_DISTRIBUTION, "unknown")
 
 # In run.json of a recalibration, the settings of the run that it is of.
 SETTINGS = "settings"
@@ -133,7 +133,7 @@ def out_of_distribution(path: pathlib.Path) -> pathlib.Path | None:
   Args:
     path: Path of its predictions for the set itself.
   """
-  there = (path.parent / name / path.name for name in FOREIGN)
+  there = (path.parent / name / path.name for name in OUTSIDE)
   return next(filter(predictions_lib.exists, there), None)
 
 

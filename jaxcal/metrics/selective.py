@@ -131,9 +131,9 @@ def roc_area(
   The probability that a positive example has a higher score than a negative
   one, equal scores counting half (Mann-Whitney's U over the number of pairs).
 
-  Detection of foreign images: the variance of both sets, and which ones are
-  foreign. Prediction of failures: an uncertainty, and which predictions are
-  wrong.
+  Detection of images out of distribution: the variance of all images, and which
+  ones are out. Prediction of failures: an uncertainty, and which predictions
+  are wrong.
 
   Args:
     scores: High where the example is to be called positive.

@@ -321,8 +321,8 @@ def detect(
     if not finite.all():
       raise ValueError(f"{list(found)[finite.argmin()]!r} is not finite for "
                        "all images; predict them again")
-    foreign = jnp.arange(scores.shape[1]) >= len(in_distribution.ids)
-    interval = _area_interval(scores, foreign, conventions)
+    outside = jnp.arange(scores.shape[1]) >= len(in_distribution.ids)
+    interval = _area_interval(scores, outside, conventions)
   row: dict[str, float] = {}
   for index, name in enumerate(found):
     row |= {f"auroc_{name}": float(interval.estimate[index]),
@@ -348,10 +348,10 @@ def _difference_interval(ours, theirs, conventions):
 
 
 @functools.partial(jax.jit, static_argnames="conventions")
-def _area_interval(scores, foreign, conventions):
+def _area_interval(scores, outside, conventions):
   return _interval(
       lambda weights: jax.vmap(_area, (0, None, None))(
-          scores, foreign, weights), len(foreign), conventions)
+          scores, outside, weights), len(outside), conventions)
 
 
 @functools.partial(jax.jit, static_argnames="conventions")
@@ -367,9 +367,9 @@ def _interval(statistic, num_examples, conventions):
       num_samples=conventions.num_resamples, level=conventions.level)
 
 
-def _area(scores, foreign, weights):
+def _area(scores, outside, weights):
   """The area, and that of a guess for a resample of one kind of image only."""
-  area = selective.roc_area(scores, foreign, weights=weights)
+  area = selective.roc_area(scores, outside, weights=weights)
   return jnp.where(jnp.isnan(area), 0.5, area)
 
 

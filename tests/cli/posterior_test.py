@@ -374,15 +374,15 @@ class UseTest(_Fitted):
         uncertain = predicted[f"{method}+{form}"]
         self.assertGreater(np.abs(uncertain.logits - plain).max(), 0.01)
         self.assertGreater(uncertain.info["epistemic"].min(), 0)
-        foreign = predictions.load(
+        outside = predictions.load(
             folder / "out_of_distribution" / f"{method}+{form}")
-        self.assertEqual(foreign.class_names, uncertain.class_names)
-        self.assertTrue(foreign.ids[0].startswith("shapes/"))
+        self.assertEqual(outside.class_names, uncertain.class_names)
+        self.assertTrue(outside.ids[0].startswith("shapes/"))
         self.assertAlmostEqual(
             rows[f"{method}+{form}"]["auroc_variance"],
             metrics.roc_auc_score(
                 np.repeat([0, 1], 6), np.concatenate(
-                    [uncertain.info["variance"], foreign.info["variance"]])))
+                    [uncertain.info["variance"], outside.info["variance"]])))
     # The posterior stands on the contexts that SoC has tuned.
     form = f"+{next(iter(bayesian.FORMS))}"
     self.assertGreater(np.abs(

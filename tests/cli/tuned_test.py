@@ -190,8 +190,8 @@ class PredictionsTest(_Saved):
     np.testing.assert_allclose(
         scaled.logits * scaled.settings["temperature"],
         predictions.load(folder / "clip_adapter-1").logits, rtol=1e-4)
-    foreign = predictions.load(folder / "out_of_distribution" / "coop-1")
-    self.assertEqual(foreign.class_names, predicted.class_names)
+    outside = predictions.load(folder / "out_of_distribution" / "coop-1")
+    self.assertEqual(outside.class_names, predicted.class_names)
     _, _, detection = printed.partition("In and out of distribution")
     self.assertIn("| coop-1 ", detection)
     self.assertIn("| coop+temperature ", printed)

@@ -222,11 +222,11 @@ class SummaryTest(parameterized.TestCase):
         inside, outside, summary.Conventions(num_resamples=200))
     logits = np.concatenate([inside.logits, outside.logits]).astype(float)
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    foreign = np.arange(len(logits)) >= num_inside
+    is_outside = np.arange(len(logits)) >= num_inside
     for name, scores in (kinds | {"confidence": -probs.max(-1)}).items():
       area = row[f"auroc_{name}"]
       self.assertAlmostEqual(
-          area, metrics.roc_auc_score(foreign, scores), places=10)
+          area, metrics.roc_auc_score(is_outside, scores), places=10)
       # Also where resamples have images of one kind only.
       low, high = row[f"auroc_{name}_low"], row[f"auroc_{name}_high"]
       self.assertBetween(low, 0, area)
