@@ -50,10 +50,10 @@ class Setup:
     self.params = sizes.text_params(config, dtype)
     self.method = coop.method(
         logit_scale=jnp.asarray(sizes.LOGIT_SCALE, dtype))
-    self.optimizer = training.sgd(0.002)
+    self.optimiser = training.sgd(0.002)
     features = jax.random.normal(
         jax.random.key(1), (_BATCH_SIZE, config.projection), dtype)
-    self.images = method_lib.Images(towers.normalize(features))
+    self.images = method_lib.Images(towers.normalise(features))
     self.words = prompts_lib.initial_context(
         self.params, sizes.prompt_bank(1))
     # Away from the words, where features deviate from their zero-shot ones.
@@ -90,24 +90,24 @@ class Setup:
 
   def _compiled(self, step, *given):
     params = {"context": self.context}
-    given = params, self.optimizer.init(params), *given
+    given = params, self.optimiser.init(params), *given
     return timing.compiled(
-        functools.partial(step, self.optimizer), *given), given
+        functools.partial(step, self.optimiser), *given), given
 
 
-def step(optimizer, params, state, method, prompts, batch):
+def step(optimiser, params, state, method, prompts, batch):
   """One step: what comes next, the gradient and the parts of the loss."""
   (_, parts), gradient = training.value_and_gradient(method)(
       params, prompts, batch)
-  updates, state = optimizer.update(gradient, state, params)
+  updates, state = optimiser.update(gradient, state, params)
   params = jax.tree.map(jnp.add, params, updates)
   return params, state, gradient, parts
 
 
-def outlier_step(optimizer, params, state, method, prompts, batch, table, rows):
+def outlier_step(optimiser, params, state, method, prompts, batch, table, rows):
   """One step on words drawn from a table."""
   batch = batch._replace(outliers=dor.take(table, rows))
-  return step(optimizer, params, state, method, prompts, batch)
+  return step(optimiser, params, state, method, prompts, batch)
 
 
 def difference(got, expected, dtype="float32"):

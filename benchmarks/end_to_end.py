@@ -131,7 +131,7 @@ def _measure(args, model, images, task):
   pixels, cutting = stage(
       lambda batch: cut(batch.canvases, batch.sizes, batch.keys), batches)
   features, seeing = stage(lambda batch: see(model.params, batch), pixels)
-  answers, answering = stage(lambda batch: adapt(shared, batch), features)
+  adapted, adapting = stage(lambda batch: adapt(shared, batch), features)
   _, preparing = timing.timed(prepare)
   whole_run = lambda: dict(run.iterate(
       methods, task, sources.from_images(model, images, recipe=recipe),
@@ -140,8 +140,8 @@ def _measure(args, model, images, task):
   whole, total = timing.timed(whole_run)
   writing = timing.timed(lambda: _write(whole))[1]
   names = ("read and decode", "views", "image tower",
-           f"tune and answer, {len(_METHODS)} methods", "write predictions")
-  seconds = (decoding, cutting, seeing, answering, writing)
+           f"tune and predict, {len(_METHODS)} methods", "write predictions")
+  seconds = (decoding, cutting, seeing, adapting, writing)
   rows = [_row(name, value, len(images.ids), sum(seconds))
           for name, value in zip(names, seconds)]
   rows.append(_row("the stages together", sum(seconds), len(images.ids),
@@ -150,13 +150,13 @@ def _measure(args, model, images, task):
   rows.append(_row("the whole, tracing included", total, len(images.ids),
                    sum(seconds)))
   first = slice(0, len(chunks[0]))
-  return (rows, answers[0]["soc"].logits[first],
+  return (rows, adapted[0]["soc"].logits[first],
           jnp.asarray(whole["soc"].logits[first]))
 
 
 def _see(config, preprocessing, params, pixels):
   b, v = pixels.shape[:2]
-  pixels = preprocess.normalize_pixels(
+  pixels = preprocess.normalise_pixels(
       pixels.reshape(b * v, *pixels.shape[2:]), preprocessing.mean,
       preprocessing.std)
   dtype = params["visual_projection"]["kernel"].dtype
@@ -172,8 +172,8 @@ def _row(stage, seconds, num_images, total):
 
 def _write(whole):
   with tempfile.TemporaryDirectory() as folder:
-    for name, answer in whole.items():
-      predictions.save(answer, pathlib.Path(folder, name))
+    for name, one in whole.items():
+      predictions.save(one, pathlib.Path(folder, name))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a posterior costs beside the similarities that every answer needs.
+"""What a posterior costs beside the similarities that every prediction needs.
 
 The diagonal and the full form of ProbCosine need one matmul of images by
 classes, as the model's own logits do; the tangent form needs four. The claim is
@@ -47,14 +47,15 @@ def main():
   _, texts = _embed(5, args.num_classes, args.text_inputs, posterior.text)
 
   ways = {"matmul": (_similarities, (images.mean, texts.mean)),
-          "matmul + softmax": (_own_answers, (images.mean, texts.mean))}
+          "matmul + softmax": (_own_predictions, (images.mean, texts.mean))}
   for name, form in _FORMS.items():
-    ways[name] = (functools.partial(_answers, form), (images, texts, posterior))
+    ways[name] = (functools.partial(_predictions, form),
+                  (images, texts, posterior))
     ways[f"{name} with spreads"] = (
-        functools.partial(_answers_with_spreads, form),
+        functools.partial(_predictions_with_spreads, form),
         (activations, images.mean, texts, posterior))
   ways["diagonal, any variances"] = (
-      _answers_of_any_variances, (images, texts, posterior))
+      _predictions_of_any_variances, (images, texts, posterior))
 
   programs = {name: timing.compiled(fn, *given)
               for name, (fn, given) in ways.items()}
@@ -89,22 +90,22 @@ def _similarities(images, texts):
                     precision=jax.lax.Precision.HIGHEST)
 
 
-def _own_answers(images, texts):
+def _own_predictions(images, texts):
   return jax.nn.softmax(_similarities(images, texts))
 
 
-def _answers(form, images, texts, posterior):
+def _predictions(form, images, texts, posterior):
   return jax.vmap(lambda image, texts, posterior: predictive.probit_softmax(
       form(image, texts, posterior, sizes.LOGIT_SCALE)), (0, None, None))(
           images, texts, posterior)
 
 
-def _answers_with_spreads(form, activations, means, texts, posterior):
+def _predictions_with_spreads(form, activations, means, texts, posterior):
   images = predictive.embedding(activations, means, posterior.image)
-  return _answers(form, images, texts, posterior)
+  return _predictions(form, images, texts, posterior)
 
 
-def _answers_of_any_variances(images, texts, posterior):
+def _predictions_of_any_variances(images, texts, posterior):
   """The diagonal form by three matmuls, blind to where variances come from."""
   variance = predictive.coordinate_variance
   return jax.vmap(

@@ -52,8 +52,8 @@ def image_by_image(encode, context, views):
 
   def one(views):
     gradient = jax.grad(objective)(context, views)
-    optimizer = _METHOD.optimizer
-    updates, _ = optimizer.update(gradient, optimizer.init(context), context)
+    optimiser = _METHOD.optimiser
+    updates, _ = optimiser.update(gradient, optimiser.init(context), context)
     features = encode(optax.apply_updates(context, updates))
     return sizes.LOGIT_SCALE * views[0] @ features.T
 

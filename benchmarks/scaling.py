@@ -1,4 +1,4 @@
-"""How the time of answering grows with devices, classes and images.
+"""How the time of a prediction grows with devices, classes and images.
 
 From view features to logits of C-TPT with ViT-B/16's text tower. On a machine
 without accelerators the devices are virtual ones, which share its cores: their
@@ -26,7 +26,7 @@ _METHODS = {"c_tpt": methods.CTpt()}
 _VIRTUAL_DEVICES = 4
 
 
-def answering(num_classes, devices):
+def predictor(num_classes, devices):
   """The compiled function from features [b v d] to logits on these devices."""
   params, bank = sizes.text_params(_CONFIG), sizes.prompt_bank(num_classes)
   encode = prefix.context_encoder(_CONFIG, params, bank)
@@ -42,15 +42,15 @@ def answering(num_classes, devices):
 
 
 def over_devices(num_classes, num_images):
-  """The same images on ever more devices; they must answer the same."""
+  """The same images on ever more devices; they must predict the same."""
   views = sizes.view_features(num_images, _CONFIG)
   counts = [2**i for i in range(jax.device_count().bit_length())]
   rows, first = [], None
   for count in counts:
-    answer = answering(num_classes, jax.devices()[:count])
-    logits = np.asarray(answer(views))
+    predict = predictor(num_classes, jax.devices()[:count])
+    logits = np.asarray(predict(views))
     first = logits if first is None else first
-    rows.append({"devices": count, "seconds": timing.measure(answer, views),
+    rows.append({"devices": count, "seconds": timing.measure(predict, views),
                  **agreement.differences(logits, first)})
   return rows
 
@@ -59,15 +59,15 @@ def over_classes(all_classes, num_images):
   views = sizes.view_features(num_images, _CONFIG)
   return [{"classes": count,
            "seconds": timing.measure(
-               answering(count, jax.devices()[:1]), views)}
+               predictor(count, jax.devices()[:1]), views)}
           for count in all_classes]
 
 
 def over_images(num_classes, all_images):
-  answer = answering(num_classes, jax.devices()[:1])
+  predict = predictor(num_classes, jax.devices()[:1])
   return [{"images": count,
            "seconds": timing.measure(
-               answer, sizes.view_features(count, _CONFIG))}
+               predict, sizes.view_features(count, _CONFIG))}
           for count in all_images]
 
 

@@ -76,7 +76,7 @@ def view_features(
 ) -> Float[Array, "b v d"]:
   """Random unit vectors in place of what the image tower saw."""
   shape = (num_images, NUM_VIEWS, config.projection)
-  return towers.normalize(jax.random.normal(jax.random.key(1), shape, dtype))
+  return towers.normalise(jax.random.normal(jax.random.key(1), shape, dtype))
 
 
 def _shared_out(number, lengths):

@@ -4,7 +4,7 @@ The features are unit-norm embeddings, so the Bayesian layer is a linear map
 that starts as the identity. Its factors come from labelled images, each paired
 with its class in one of the prompts; of the others a fifth of the whole choose
 a temperature, or pseudo-data count and prior precision, by their NLL, and the
-rest are answered. The first table is of one split with 95 % bootstrap
+rest are predicted. The first table is of one split with 95 % bootstrap
 intervals, the second one of all splits with standard deviations.
 
   python -m benchmarks.stored_features --features=CLIP_ViT-B-32.npz
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _run(data, seed):
-  """All answers to one random split."""
+  """All predictions of one random split."""
   images = _unit(data["image_features"])
   texts = _unit(data["text_features"])
   prompt = data["prompts"].tolist().index(_PROMPT)
@@ -79,11 +79,11 @@ def _run(data, seed):
   classes = texts[prompt]
 
   cosines = lambda rows: _LOGIT_SCALE * images[rows] @ classes.T
-  answers = {"zero_shot": cosines(test)}
+  predicted = {"zero_shot": cosines(test)}
   factor = temperature.fit_temperature(cosines(validation), labels[validation])
-  answers["zero_shot+temperature"] = temperature.apply(factor, cosines(test))
+  predicted["zero_shot+temperature"] = temperature.apply(factor, cosines(test))
   chosen = {}
-  answer = jax.jit(_answer, static_argnums=0)
+  predict = jax.jit(_predict, static_argnums=0)
   evidence = {count: files.maximise_evidence(found, count)
               for count in _COUNTS}
   posterior = lambda count, factor: files.posterior(
@@ -91,8 +91,8 @@ def _run(data, seed):
   for form, prob_cosine in bayesian.FORMS.items():
 
     def score(count, factor, prob_cosine=prob_cosine):
-      logits = answer(prob_cosine, posterior(count, factor),
-                      images[validation], classes)
+      logits = predict(prob_cosine, posterior(count, factor),
+                       images[validation], classes)
       return float(scoring.negative_log_likelihood(
           logits, labels[validation]).mean())
 
@@ -102,11 +102,11 @@ def _run(data, seed):
         ("validated", (best.pseudo_count, best.prior_precision))):
       name = f"zero_shot+{form}, {how}"
       chosen[name] = point
-      answers[name] = np.asarray(answer(
+      predicted[name] = np.asarray(predict(
           prob_cosine, posterior(*point), images[test], classes))
   return [_row(name, logits, data, test, seed) | {
       "chosen": chosen.get(name), "temperature": factor}
-          for name, logits in answers.items()]
+          for name, logits in predicted.items()]
 
 
 def _unit(features):
@@ -115,7 +115,7 @@ def _unit(features):
 
 
 def _split(labels, seed):
-  """Two fifths to fit, one to choose, two to answer; class by class."""
+  """Two fifths to fit, one to choose, two to predict; class by class."""
   rng = np.random.default_rng([1, seed])
   parts = [[], [], []]
   for label in np.unique(labels):
@@ -139,7 +139,7 @@ def _fit(images, captions):
       "weight_norm2": {side: float(width) for side in files.SIDES}})
 
 
-def _answer(prob_cosine, posterior, images, classes):
+def _predict(prob_cosine, posterior, images, classes):
   embed = lambda x, layer: predictive.embedding(x, x, layer)
   texts = embed(classes, posterior.text)
   return jax.vmap(lambda image: predictive.probit_logits(prob_cosine(
@@ -147,11 +147,11 @@ def _answer(prob_cosine, posterior, images, classes):
 
 
 def _row(name, logits, data, rows, seed):
-  answer = predictions_lib.Predictions(
+  one = predictions_lib.Predictions(
       np.asarray(logits, np.float32), data["labels"][rows].astype(np.int32),
       tuple(map(str, rows)), tuple(data["classnames"].tolist()), {}, {})
   return {"method": name, "split": seed,
-          **summary.summarize(answer, summary.Conventions(num_resamples=500))}
+          **summary.summarise(one, summary.Conventions(num_resamples=500))}
 
 
 def _over_splits(rows):

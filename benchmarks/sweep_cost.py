@@ -89,18 +89,18 @@ def main():
   timing.finish(claims)
 
 
-def _check(answers, shared, views):
+def _check(adapted, shared, views):
   """The first and the last setting against the engine on its own."""
 
   @jax.jit
   def alone(encode, prepared, method, views):
     return engine.adapt(encode, prepared, views, method.objective(),
-                        optimizer=method.optimizer).logits
+                        optimiser=method.optimiser).logits
 
   names = list(shared.methods)
   found = [
       agreement.differences(
-          answers[name].logits[:1],
+          adapted[name].logits[:1],
           alone(shared.encode, shared.prepared, shared.methods[name],
                 views[0])[None])
       for name in {names[0], names[-1]}]

@@ -11,7 +11,7 @@ def get_config() -> config.ExperimentConfig:
   experiment = config.ExperimentConfig()
   experiment.data.name = ("shapes", "compositions", "shades")
   experiment.data.limit = 1000
-  experiment.data.unknown = "digits"
+  experiment.data.out_of_distribution = "digits"
   experiment.views.number = 1
   experiment.method.name = ("zero_shot",)
   experiment.method.selection_fraction = 1.0

@@ -92,10 +92,9 @@ class DataConfig:
       "folders and CSV files whose own names are not to be used")
   template: str = _field(
       "a photo of a {}.", "prompt; the words before {} are the initial context")
-  unknown: str | None = _path(
-      None, "image set of other things (out of distribution), predicted among "
-      "the classes of each of the sets: tells how well uncertainty points "
-      "out what is none of them")
+  out_of_distribution: str | None = _path(
+      None, "image set of other things, predicted among the classes of each "
+      "of the sets: tells how well uncertainty points out what is none of them")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -440,7 +439,7 @@ def parse(text: str, annotation: Any) -> Any:
       which one of `NONE` is None.
 
   Raises:
-    ValueError: says what was expected.
+    ValueError: Says what was expected.
   """
   kind, or_none = _kind_of(annotation)
   if or_none and text in NONE:
@@ -462,7 +461,7 @@ def split(text: str) -> list[str]:
       dropped.
 
   Raises:
-    ValueError: a quote is not closed, or something follows where it is.
+    ValueError: A quote is not closed, or something follows where it is.
   """
   try:
     values, = csv.reader([text], skipinitialspace=True, strict=True)
@@ -535,7 +534,7 @@ def validate(config: ExperimentConfig) -> None:
   Names of methods and image sets are checked where their tables are.
 
   Raises:
-    ValueError: names the field, the value and what was expected.
+    ValueError: Names the field, the value and what was expected.
   """
   for field in fields(config):
     _check_type(field.name, field.value, field.kind)

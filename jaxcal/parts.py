@@ -1,6 +1,6 @@
-"""Answers of an unfinished run: written batch by batch, gathered at the end.
+"""Outputs of an unfinished run: written batch by batch, gathered at the end.
 
-A folder holds what the answers are of (`about.json`) and one file per batch and
+A folder holds what the outputs are of (`about.json`) and one file per batch and
 process. Every file appears whole or not at all, so a run that was interrupted
 computes the rest only, whatever its batch size and number of processes. A file
 that was damaged later is set aside as NAME.damaged, with a warning, and counts
@@ -33,18 +33,18 @@ def open_folder(
     order: Positions | None = None,
     identity: Mapping[str, Any] | None = None,
 ) -> None:
-  """Makes a folder for the answers to these images under these names.
+  """Makes a folder for the outputs of these images under these names.
 
   Args:
-    folder: New, or of an unfinished run.
-    ids: One per image.
-    names: What answers.
+    folder: Folder, new or of an unfinished run.
+    ids: One id per image.
+    names: Names of what predicts.
     order: Positions of the images as they are seen, where it matters.
-    identity: What else the answers are of, anything that JSON holds; not
+    identity: What else the outputs are of, anything that JSON holds; not
       compared if None.
 
   Raises:
-    ValueError: it holds answers to other images, under other names, of another
+    ValueError: It holds outputs of other images, under other names, of another
       order or of another identity, of which every differing key is named; or
       it does not say of what they are.
   """
@@ -55,7 +55,7 @@ def open_folder(
   if not path.exists():
     if _files(folder):
       raise ValueError(
-          f"{folder} holds answers, but no {_ABOUT} that says of what; remove "
+          f"{folder} holds outputs, but no {_ABOUT} that says of what; remove "
           "that folder, and what was in it is computed again")
     atomic.write_whole(path, json.dumps(
         about | {"identity": dict(identity or {})}).encode())
@@ -63,12 +63,12 @@ def open_folder(
   stored = _read_about(folder)
   for key, value in about.items():
     if stored.get(key) != value:
-      raise ValueError(f"{folder} holds answers of an unfinished run with "
+      raise ValueError(f"{folder} holds outputs of an unfinished run with "
                        f"other {key}; remove it, or write to another folder")
   if identity is not None:
     identity_lib.check(
         stored.get("identity", {}), identity,
-        what=f"{folder} holds answers of another unfinished run",
+        what=f"{folder} holds outputs of another unfinished run",
         way_out="remove it, or write to another folder")
 
 
@@ -81,7 +81,7 @@ def names(folder: pathlib.Path) -> tuple[str, ...]:
 
 
 def missing(folder: pathlib.Path, num_images: int) -> Int[np.ndarray, "r"]:
-  """Positions of the images that have no answer yet, ascending.
+  """Positions of the images that have no output yet, ascending.
 
   All files are read and compared with their checksums.
   """
@@ -96,18 +96,18 @@ def missing(folder: pathlib.Path, num_images: int) -> Int[np.ndarray, "r"]:
 def write(
     folder: pathlib.Path,
     positions: Int[np.ndarray, "r"],
-    answers: Mapping[str, Mapping[str, Shaped[np.ndarray, "r ..."]]],
+    outputs: Mapping[str, Mapping[str, Shaped[np.ndarray, "r ..."]]],
 ) -> None:
-  """Writes the answers to some images.
+  """Writes the outputs of some images.
 
   Args:
-    folder: From `open_folder`.
-    positions: Of the images in the set, at least one.
-    answers: By name and field, e.g. answers["tpt"]["scores"]; fields have no
-      slash.
+    folder: Folder made by `open_folder`.
+    positions: Positions of the images in the set, at least one.
+    outputs: Arrays by name and field, e.g. outputs["tpt"]["scores"]; fields
+      have no slash.
   """
-  fields = {f"{name}/{field}": value for name, answer in answers.items()
-            for field, value in answer.items()}
+  fields = {f"{name}/{field}": value for name, output in outputs.items()
+            for field, value in output.items()}
   atomic.write_whole(
       folder / f"{int(positions[0]):08d}.npz",
       arrays_lib.pack({_POSITIONS: np.asarray(positions), **fields}))
@@ -116,13 +116,13 @@ def write(
 def gather(
     folder: pathlib.Path, name: str
 ) -> dict[str, Shaped[np.ndarray, "n ..."]]:
-  """All answers under one name, by field, in the order of the set.
+  """All outputs under one name, by field, in the order of the set.
 
   Parts may overlap, as those of runs with other batch sizes do. A field that
   some parts lack is NaN there.
 
   Raises:
-    ValueError: answers are missing.
+    ValueError: Outputs are missing.
   """
   num_images = len(_read_about(folder)["ids"])
   done, fields = np.zeros(num_images, bool), {}
@@ -139,13 +139,13 @@ def gather(
             (num_images, *rows.shape[1:]), _nothing(rows), rows.dtype)
       fields[field][positions] = rows
   if not done.all():
-    raise ValueError(f"{folder} has answers to {done.sum()} of {num_images} "
+    raise ValueError(f"{folder} has outputs of {done.sum()} of {num_images} "
                      "images; run the command again to compute the rest")
   return fields
 
 
 def remove(folder: pathlib.Path) -> None:
-  """Removes a folder whose answers are gathered; damaged files stay."""
+  """Removes a folder whose outputs are gathered; damaged files stay."""
   for path in folder.glob("*"):
     if not path.match("*.damaged*"):
       path.unlink(missing_ok=True)
@@ -199,7 +199,7 @@ def _check(part, num_images):
 
 
 def _owner(key):
-  """The name under which an answer's array was written; None for others."""
+  """The name under which an output's array was written; None for others."""
   owner, slash, _ = key.rpartition("/")
   return owner if slash else None
 

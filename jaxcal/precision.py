@@ -34,7 +34,7 @@ def at(precision: str) -> contextlib.AbstractContextManager[None]:
   """Context of what is multiplied at one of `PRECISIONS`.
 
   Raises:
-    ValueError: an unknown precision.
+    ValueError: An unknown precision.
   """
   check(precision)
   # The product of two bfloat16 numbers is exact in a single pass.

@@ -1,4 +1,4 @@
-"""What a method answered, on disk before any metric is computed.
+"""What a method predicted, on disk before any metric is computed.
 
 One `.npz` of arrays and one `.json` of settings per method and image set, so
 that metrics, recalibration and figures never need the model again.
@@ -39,7 +39,7 @@ EVIDENCE = {
 
 
 class Predictions(NamedTuple):
-  """Answers of one method on one image set, in the order of the set.
+  """Predictions of one method on one image set, in the order of the set.
 
   Attributes:
     logits: float32 [n k], unnormalised log-probabilities: their softmax is the
@@ -47,7 +47,7 @@ class Predictions(NamedTuple):
       methods, log-probabilities where the scores of a method are no logits.
     labels: int32 [n], positions in `class_names`; None where not known.
     ids: One id per image.
-    class_names: In label order.
+    class_names: Class names in label order.
     info: Per-image diagnostics by name, float32 [n] each.
     settings: What was run (method, data, model, views, versions, commit);
       anything that JSON holds.
@@ -68,7 +68,7 @@ def check(predictions: Predictions) -> None:
   """Refuses predictions that no metric should see.
 
   Raises:
-    ValueError: shapes that do not fit together, a repeated id, a label outside
+    ValueError: Shapes that do not fit together, a repeated id, a label outside
       the class list, logits that are not finite, or evidence of an unknown name
       or another shape; names the first of each.
   """
@@ -120,7 +120,7 @@ def _check_evidence(evidence, n, k):
 
 
 def take(predictions: Predictions, rows: Positions) -> Predictions:
-  """The answers to some of the images, in the order of `rows`."""
+  """The predictions of some of the images, in the order of `rows`."""
   rows = np.asarray(rows, np.int64)
   labels = predictions.labels
   return predictions._replace(
@@ -137,7 +137,7 @@ def save(predictions: Predictions, path: str | os.PathLike) -> None:
   """Writes `path`.npz and `path`.json, seen together or not at all.
 
   Raises:
-    OSError: see `atomic.write_whole`.
+    OSError: See `atomic.write_whole`.
   """
   path = pathlib.Path(path)
   atomic.make_folder(path.parent)
@@ -158,8 +158,8 @@ def load(path: str | os.PathLike) -> Predictions:
   """Reads and checks what `save` wrote to the same path.
 
   Raises:
-    FileNotFoundError: one of the two files is missing.
-    ValueError: one of them is damaged, or they do not fit together, see
+    FileNotFoundError: One of the two files is missing.
+    ValueError: One of them is damaged, or they do not fit together, see
       `pair.read` and `check`.
   """
   for ending in (_ENDING, "json"):
@@ -195,8 +195,8 @@ def settings(path: str | os.PathLike) -> dict[str, Any]:
   """The settings of predictions, without a look at their arrays.
 
   Raises:
-    FileNotFoundError: there are none.
-    ValueError: they are damaged.
+    FileNotFoundError: There are none.
+    ValueError: They are damaged.
   """
   about = pair.about(path, _ENDING)
   if not isinstance(about.get("settings"), dict):

@@ -71,16 +71,16 @@ def predict(
   Args:
     methods: Dataclasses of numbers by name, from `adapt.methods.METHODS` or of
       one's own; each has a `method()`.
-    task: From `task_of`, or `Task(text_features, logit_scale)` of arrays, with
-      which methods that tune prompts cannot run.
+    task: Task from `task_of`, or `Task(text_features, logit_scale)` of arrays,
+      with which methods that tune prompts cannot run.
     source: Unit-norm image features, [n d] or of views [n v d] with the clean
       view first, as arrays of numpy, jax or torch or as lists; or an open
       feature store; or an `ImageSet`, together with `model`.
     labels: True classes [n], which are only copied to the result; None for
       those that the source has, if any.
-    ids: One per image, for features in arrays; "0", "1", ... if None.
+    ids: Ids, one per image, for features in arrays; "0", "1", ... if None.
     class_names: Names in label order; those of the source, or "0", "1", ...
-    model: From `load`; reads images. With a head, a store needs it, too.
+    model: Model from `load`; reads images. With a head, a store needs it, too.
     num_views: Views that are cut from each image, the clean one included.
     seed: Seed of the random views.
     order: Positions of the images as methods with a state see them, such as a
@@ -90,18 +90,19 @@ def predict(
     evidence: Names of `predictions.EVIDENCE` to add, for recalibrators.
     batch_size: Images per device and step; 8 where prompts are tuned and 256
       elsewhere if None. No influence beyond rounding.
-    devices: Those that share the images; all if None.
-    on_batch: Called with (images done, images in all) after each batch.
+    devices: Devices that share the images; all if None.
+    on_batch: Function called with (images done, images in all) after each
+      batch.
 
   Returns:
     Predictions by name, in the order of the source.
 
   Raises:
-    ValueError: shapes that do not fit together, features that are not of unit
+    ValueError: Shapes that do not fit together, features that are not of unit
       norm or not finite, a method that needs more than is there (an encoder,
       more views) or breaks its contract (see `adapt.contract`), evidence that
       is not known or that no method gives.
-    TypeError: something that is no source, no task or no method.
+    TypeError: Something that is no source, no task or no method.
   """
   task = tasks.checked(task)
   images = _as_source(
@@ -195,11 +196,12 @@ def iterate(
 
   Args:
     methods: Dataclasses of numbers by name.
-    task: With text features, or with an encoder and a context.
-    source: From `features.sources`.
+    task: Task with text features, or with an encoder and a context.
+    source: Source from `features.sources`.
     order: Positions as methods with a state see them; as they come if None.
-    head: With a posterior, every context of a method that tunes prompts also
-      gives predictions in each of `bayesian.FORMS`, see `output_names`.
+    head: Head of a posterior; with it every context of a method that tunes
+      prompts also gives predictions in each of `bayesian.FORMS`, see
+      `output_names`.
     evidence: Names of `predictions.EVIDENCE` to add.
     linearisation: See `tasks.prepare`.
     max_bytes: See `tasks.prepare`.
@@ -211,14 +213,15 @@ def iterate(
       be the same. Not compared if None.
     about: Settings to write into the predictions, by name; where given, only
       these are returned.
-    devices: Those that share the images; those of all processes if None.
-    on_batch: Called with (images done, images in all) after each batch.
+    devices: Devices that share the images; those of all processes if None.
+    on_batch: Function called with (images done, images in all) after each
+      batch.
 
   Yields:
     (name, Predictions), in the order of the source; the same in each process.
 
   Raises:
-    ValueError: see `predict`; an image cannot be read, features or outputs
+    ValueError: See `predict`; an image cannot be read, features or outputs
       are not finite, or a posterior is given and no method that it goes with.
   """
   shaped = tasks.shaped(task)  # traces the text tower: once is enough
@@ -251,7 +254,7 @@ def iterate(
           methods, task, source, prepared, folder, missing, order, mesh,
           head=head, evidence=evidence, batch_size=batch_size,
           on_batch=on_batch)
-    sharding.barrier("answered")
+    sharding.barrier("predicted")
     common = _common_evidence(folder, task, evidence)
     for name, settings in about.items():
       yield name, _gathered(folder, name, source, settings, common)

@@ -36,7 +36,7 @@ def local_mesh(mesh: Mesh) -> Mesh:
   """The part of a mesh that belongs to this process.
 
   Raises:
-    ValueError: no device of the mesh does.
+    ValueError: No device of the mesh does.
   """
   mine = [device for device in mesh.devices.flat
           if device.process_index == jax.process_index()]
@@ -69,12 +69,12 @@ def split(tree: PyTree, mesh: Mesh) -> PyTree:
   """Rows over devices: this process's rows become a batch over the mesh.
 
   Args:
-    tree: Leaves whose first axis are the rows of `local_rows`. Those that are
-      split over the `local_mesh` already stay where they are.
-    mesh: Of this process or of all.
+    tree: Tree of leaves whose first axis are the rows of `local_rows`. Those
+      that are split over the `local_mesh` already stay where they are.
+    mesh: Mesh of this process or of all.
 
   Raises:
-    ValueError: rows that do not go round.
+    ValueError: Rows that do not go round.
   """
   sharding = NamedSharding(mesh, _ROWS)
   local = NamedSharding(local_mesh(mesh), _ROWS)
@@ -96,9 +96,9 @@ def over_rows(
   """Compiles `function(shared, rows)` to run on each device's own rows.
 
   Args:
-    function: Pure; what it returns has the rows on the first axis. `shared` is
-      the same on all devices, see `replicate`; `rows` comes from `split`. Its
-      products are at `precision.highest`, but for those of towers.
+    function: Pure function; what it returns has the rows on the first axis.
+      `shared` is the same on all devices, see `replicate`; `rows` comes from
+      `split`. Its products are at `precision.highest`, but for those of towers.
     mesh: The devices.
   """
   # Without the check of varying axes: with it, the derivative by a replicated

@@ -1,7 +1,7 @@
 """The plan of a sweep: its points, which of them share work, their names.
 
 A sweep is the product of a few fields' values. Points that differ only in how
-an image is answered (method, weight, learning rate, ...) share a pass over the
+an image is predicted (method, weight, learning rate, ...) share a pass over the
 images; those that differ in model, data, views or initial context do not.
 """
 
@@ -51,7 +51,7 @@ def parse_axis(text: str, types_of: Mapping[str, Any]) -> Axis:
       "none", a tuple of names one name per value.
 
   Raises:
-    ValueError: no such field, no values, one twice, or one of another type.
+    ValueError: No such field, no values, one twice, or one of another type.
   """
   name, equals, values = text.partition("=")
   name = name.strip().removeprefix("config.")
@@ -74,7 +74,7 @@ def product(axes: Sequence[Axis]) -> list[dict[str, Any]]:
   """Every combination of values, the last axis changing fastest.
 
   Raises:
-    ValueError: a field has two axes.
+    ValueError: A field has two axes.
   """
   names = [axis.name for axis in axes]
   if len(set(names)) < len(names):
@@ -112,7 +112,7 @@ def variants(
   """Points apart by the fields that cannot share a pass over the images.
 
   Args:
-    points: From `product`.
+    points: Points from `product`.
     shared: Names of the fields that can.
 
   Returns:

@@ -43,13 +43,13 @@ def task_of(
   """What a model makes of class names: prompts that can be tuned, features.
 
   Args:
-    model: From `load`.
+    model: Model from `load`.
     class_names: Names in label order.
     template: Prompt; the words before {} are the initial context.
     max_bytes: Budget of activations; classes are encoded in chunks to fit.
 
   Raises:
-    ValueError: see `prompts.prompt_bank`.
+    ValueError: See `prompts.prompt_bank`.
   """
   return encoded(unencoded_task(
       model, class_names, template=template, max_bytes=max_bytes))
@@ -68,18 +68,18 @@ def unencoded_task(
   """`task_of` without text features, for `run.iterate`, which prepares them.
 
   Args:
-    model: From `load`.
+    model: Model from `load`.
     class_names: Names in label order.
     template: Prompt; the words before {} are the initial context.
-    num_context_tokens: If given, so many placeholders stand in for these
-      words: room for another context, which is to take their place.
+    num_context_tokens: Number of placeholders that, if given, stand in for
+      these words: room for another context, which is to take their place.
     class_position: Place of the name among the context's tokens, see
       `prompts.prompt_bank`.
     max_bytes: Budget of activations; classes are encoded in chunks to fit.
     num_contexts: Contexts that will be encoded at once, under `vmap`.
 
   Raises:
-    ValueError: see `prompts.prompt_bank`.
+    ValueError: See `prompts.prompt_bank`.
   """
   bank = encoder.prompt_bank(
       model, class_names, template=template,
@@ -101,9 +101,10 @@ def prepare(
   """`engine.prepare`, compiled, choosing the faster linearisation.
 
   Args:
-    task: With an encoder and a context; text features tell their shape alone.
+    task: Task with an encoder and a context; text features tell their shape
+      alone.
     num_images: Images that will be adapted.
-    linearisation: "vjp", "jacobian", or "auto" to choose.
+    linearisation: Linearisation, "vjp", "jacobian", or "auto" to choose.
     max_bytes: Budget for the Jacobian.
   """
   features = shaped(task).text_features
@@ -142,9 +143,9 @@ def checked(task: base.Task) -> base.Task:
   """The task with arrays of jax, whatever they came in, float32 at least.
 
   Raises:
-    ValueError: text features that are not [classes, dimensions] of unit norm,
+    ValueError: Text features that are not [classes, dimensions] of unit norm,
       a scale that is not a positive number, an encoder without a context.
-    TypeError: something that is no task.
+    TypeError: Something that is no task.
   """
   if not isinstance(task, base.Task):
     raise TypeError(
@@ -193,8 +194,8 @@ def checked_features(
     task: What they will be compared with.
 
   Raises:
-    ValueError: another shape or width, or another norm.
-    TypeError: something that is no array.
+    ValueError: Another shape or width, or another norm.
+    TypeError: Something that is no array.
   """
   try:
     features = as_numpy(features)

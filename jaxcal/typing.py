@@ -57,7 +57,7 @@ class Pooled(NamedTuple):
 
   Attributes:
     activations: What the map sees, without the one of a bias.
-    residual: Added to its output; None where the tower adds nothing.
+    residual: Residual added to its output; None where the tower adds nothing.
   """
 
   activations: Float[AnyArray, "*n p"]

@@ -1,4 +1,4 @@
-"""Answers batch by batch: gathered in order, never mixed, never lost."""
+"""Outputs batch by batch: gathered in order, never mixed, never lost."""
 
 import pathlib
 
@@ -66,7 +66,7 @@ class PartsTest(absltest.TestCase):
     np.testing.assert_array_equal(got["shift"][5:], [2, 1])
     self.assertEqual(set(parts.gather(self.folder, "")), {"texts"})
 
-  def test_missing_are_those_without_an_answer(self):
+  def test_missing_are_those_without_an_output(self):
     self.assertEqual(parts.missing(self.folder, 7).tolist(), list(range(7)))
     self._write((5, 1))
     (self.folder / atomic.leftover_name(process.current())).write_bytes(b"kil")
@@ -74,10 +74,10 @@ class PartsTest(absltest.TestCase):
 
   def test_an_unfinished_run_is_not_gathered(self):
     self._write((0, 1, 2))
-    with self.assertRaisesRegex(ValueError, "answers to 3 of 7 images; run"):
+    with self.assertRaisesRegex(ValueError, "outputs of 3 of 7 images; run"):
       parts.gather(self.folder, "zero_shot")
 
-  def test_answers_that_do_not_say_of_what_are_refused(self):
+  def test_outputs_that_do_not_say_of_what_are_refused(self):
     self._write((0, 1))
     (self.folder / "about.json").unlink()
     with self.assertRaisesRegex(ValueError, "no about.json.*remove that"):
@@ -103,7 +103,7 @@ class PartsTest(absltest.TestCase):
       parts.open_folder(folder, _IDS, _NAMES, identity={
           "data.labels": "cd", "views": [0.5, 1], "order": 3})
     self.assertEqual(str(caught.exception), (
-        f"{folder} holds answers of another unfinished run:\n"
+        f"{folder} holds outputs of another unfinished run:\n"
         "  data.labels: stored 'ab', asked 'cd'\n"
         "  model: stored None, asked 'nothing'\n"
         "  order: stored 'nothing', asked 3\n"
@@ -138,7 +138,7 @@ class PartsTest(absltest.TestCase):
       self.assertEqual(missing, [4, 5, 6])
       aside = sorted(self.folder.glob("*.damaged*"), key=_inode_time)[-1]
       self.assertEqual(aside.read_bytes(), damaged)
-      with self.assertRaisesRegex(ValueError, "answers to 4 of 7"):
+      with self.assertRaisesRegex(ValueError, "outputs of 4 of 7"):
         parts.gather(self.folder, "zero_shot")
     self.assertLess(kept, 100)
     path.write_bytes(content)

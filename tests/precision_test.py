@@ -341,7 +341,7 @@ class _World:
     def one_by_one(prepared, views):
       return [engine.adapt(
           self.task.encode, prepared, views, method.objective(),
-          optimizer=method.optimizer, selection_fraction=0.5)
+          optimiser=method.optimiser, selection_fraction=0.5)
               for method in tuning.values()]
 
     yield "adapt", (one_by_one, self.prepared(), _shape(_VIEWS, self.d))
@@ -392,7 +392,7 @@ class _World:
         4, side, side, 3, dtype=jnp.uint8))
     order = training.Order(_shape(2, 2, dtype=jnp.int32),
                            _shape(1, dtype=jnp.int32))
-    optimizer = training.sgd(0.1)
+    optimiser = training.sgd(0.1)
     cache = tip_adapter.make_cache(
         np.eye(4, self.d, dtype=np.float32)[None], np.arange(4) % 3, self.k)
     names = [*tuning_methods.METHODS, "coop+dor", "coop+zs_norm",
@@ -411,9 +411,9 @@ class _World:
           table = tuning_methods.prompts_of(
               spec, self.model, ("cat", "dog", "owl"), as_table=True)
         drawn = training.Outliers(table, _shape(3, 2, dtype=jnp.int32))
-      state = training.init(method, optimizer, prompts, jax.random.key(0))
+      state = training.init(method, optimiser, prompts, jax.random.key(0))
       yield f"epoch of {name}", (
-          lambda *given, m=method: training.train_epoch(m, optimizer, *given),
+          lambda *given, m=method: training.train_epoch(m, optimiser, *given),
           state, prompts, training.Data(images, labels), order, drawn)
       yield f"logits of {name}", (method.logits, state.params, prompts, images)
     yield "search", (
@@ -509,7 +509,7 @@ class ProgramTest(parameterized.TestCase):
                           _shape(3, 3), _shape(5, 3)),
         "diagonal": (predictive.prob_cosine_diagonal, _shape(4), _shape(4),
                      _shape(3, 4), _shape(3, 4), scale),
-        "normalised": (predictive.normalized_embedding_full, one,
+        "normalised": (predictive.normalised_embedding_full, one,
                        posterior.image),
         **{f"form {name}": (form, one, texts, posterior, scale)
            for name, form in bayesian.FORMS.items()},

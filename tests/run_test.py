@@ -59,7 +59,7 @@ def watched(images):
 
 
 class _Runs:
-  """Answers for eleven images on one device, and other ways to the same."""
+  """Predictions for eleven images on one device, and other ways to the same."""
 
   methods = _METHODS
   options = {}  # of all runs
@@ -86,15 +86,15 @@ class _Runs:
         **{"batch_size": 2, "devices": jax.devices()[:num_devices]} |
         cls.options | options))
 
-  def assert_same(self, answers, atol=0.0):
+  def assert_same(self, predicted, atol=0.0):
     """Logits within `atol` of those on one device, the rest ten times that."""
-    for name, answer in answers.items():
+    for name, one in predicted.items():
       expected = self.one_device[name]
-      self.assertEqual(answer.ids, self.images.ids)
+      self.assertEqual(one.ids, self.images.ids)
       np.testing.assert_allclose(
-          answer.logits, expected.logits, atol=atol, rtol=0)
-      self.assertEqual(set(answer.info), set(expected.info))
-      for field, values in answer.info.items():
+          one.logits, expected.logits, atol=atol, rtol=0)
+      self.assertEqual(set(one.info), set(expected.info))
+      for field, values in one.info.items():
         np.testing.assert_allclose(
             values, expected.info[field], atol=10 * atol, rtol=10 * atol,
             err_msg=f"{name}: {field}")
@@ -119,11 +119,11 @@ class _Runs:
               batch.view_features, extract.join_pooled(batch.pooled))))
     return store
 
-  def test_four_devices_give_the_same_answers(self):
+  def test_four_devices_give_the_same_predictions(self):
     self.assertGreaterEqual(jax.device_count(), 4)
     self.assert_same(self.run_all(num_devices=4), atol=1e-5)
 
-  def test_stored_features_give_the_same_answers(self):
+  def test_stored_features_give_the_same_predictions(self):
     # Stored in another order than that of the set, and with other images.
     order = np.r_[np.arange(11, 14), np.random.default_rng(0).permutation(11)]
     store = self._store(image_sets.take(
@@ -163,19 +163,19 @@ class IterateTest(_Runs, parameterized.TestCase):
         scale * features @ self.model.text_features(bank).T, atol=0.05)
 
   def test_ids_labels_and_names_are_those_of_the_set(self):
-    for answer in self.one_device.values():
-      self.assertEqual(answer.ids, self.images.ids)
-      self.assertEqual(answer.class_names, self.images.class_names)
-      np.testing.assert_array_equal(answer.labels, self.images.labels)
-      self.assertEqual(answer.logits.shape, (11, 10))
+    for one in self.one_device.values():
+      self.assertEqual(one.ids, self.images.ids)
+      self.assertEqual(one.class_names, self.images.class_names)
+      np.testing.assert_array_equal(one.labels, self.images.labels)
+      self.assertEqual(one.logits.shape, (11, 10))
 
   @parameterized.parameters(3, 16)
-  def test_batches_of_another_size_give_the_same_answers(self, batch_size):
+  def test_batches_of_another_size_give_the_same_predictions(self, batch_size):
     self.assert_same(self.run_all(batch_size=batch_size), atol=1e-5)
 
   @parameterized.parameters(
       dict(linearisation="jacobian"), dict(max_bytes=2**22))
-  def test_other_ways_to_the_same_answers(self, **options):
+  def test_other_ways_to_the_same_predictions(self, **options):
     # The second way encodes the classes a few at a time.
     task = tasks.unencoded_task(
         self.model, self.images.class_names,
@@ -189,11 +189,11 @@ class IterateTest(_Runs, parameterized.TestCase):
   def test_bfloat16_image_tower_is_close(self):
     half = checkpoint.in_precision(
         self.model, image="bfloat16", text="highest")
-    answers = self.run_all(model=half)
-    self.assert_same(answers, atol=1.0)
+    predicted = self.run_all(model=half)
+    self.assert_same(predicted, atol=1.0)
     self.assertFalse(np.array_equal(
-        answers["soc"].logits, self.one_device["soc"].logits))
-    self.assertEqual(answers["soc"].logits.dtype, np.float32)
+        predicted["soc"].logits, self.one_device["soc"].logits))
+    self.assertEqual(predicted["soc"].logits.dtype, np.float32)
 
   def test_parts_of_another_set_are_refused(self):
     parts = pathlib.Path(self.create_tempdir().full_path, "parts")
@@ -235,12 +235,12 @@ class MixedTest(_Runs, parameterized.TestCase):
 
   def test_the_order_matters_to_methods_with_a_state_alone(self):
     other = self.run_all(order=self.order[::-1])
-    for name, answer in other.items():
+    for name, one in other.items():
       self.assertEqual(
-          np.allclose(answer.logits, self.one_device[name].logits, atol=1e-4),
+          np.allclose(one.logits, self.one_device[name].logits, atol=1e-4),
           name != "tda", name)
 
-  def test_features_in_arrays_give_the_same_answers(self):
+  def test_features_in_arrays_give_the_same_predictions(self):
     read = sources.from_images(self.model, self.images, recipe=_RECIPE)
     batches = read.batches([np.arange(11)], sharding.data_mesh(
         jax.devices()[:1]), 11)
@@ -283,8 +283,8 @@ class MixedTest(_Runs, parameterized.TestCase):
       self.run_all(order=[0, 0])
 
   def test_scores_that_are_no_logits_are_evidence(self):
-    for name, answer in self.one_device.items():
-      self.assertEqual("scores" in answer.evidence, name == "zero")
+    for name, one in self.one_device.items():
+      self.assertEqual("scores" in one.evidence, name == "zero")
     zero = self.one_device["zero"]
     self.assertEqual(set(zero.evidence["scores"].sum(-1)), {2.0, 3.0})
     probs = np.exp(zero.logits)
@@ -295,9 +295,9 @@ class MixedTest(_Runs, parameterized.TestCase):
   def test_evidence_is_that_of_the_model(self):
     task = tasks.task_of(self.model, self.images.class_names)
     text, scale = np.asarray(task.text_features), float(task.logit_scale)
-    for name, answer in self.one_device.items():
-      predictions.check(answer)
-      found = answer.evidence
+    for name, one in self.one_device.items():
+      predictions.check(one)
+      found = one.evidence
       np.testing.assert_allclose(
           scale * found["image_features"] @ text.T, found["zero_shot_logits"],
           atol=1e-4)
@@ -322,7 +322,7 @@ class MixedTest(_Runs, parameterized.TestCase):
 
 
 class HeadTest(_Runs, absltest.TestCase):
-  """Answers of a posterior beside those of the settings."""
+  """Predictions of a posterior beside those of the settings."""
 
   @classmethod
   def setUpClass(cls):
@@ -347,7 +347,7 @@ class HeadTest(_Runs, absltest.TestCase):
     return bayesian.Head(
         posterior, *maps, jnp.exp(cls.shipped.params["logit_scale"]), noise)
 
-  def test_every_setting_answers_in_every_form(self):
+  def test_every_method_predicts_in_every_form(self):
     self.assertEqual(list(self.one_device), [
         name + form for name in ("zero_shot", "soc")
         for form in ("", *(f"+{form}" for form in bayesian.FORMS))])
@@ -357,10 +357,10 @@ class HeadTest(_Runs, absltest.TestCase):
     for form in bayesian.FORMS:
       zero_shot, soc = (self.one_device[f"{name}+{form}"]
                         for name in ("zero_shot", "soc"))
-      for answer in (zero_shot, soc):
-        self.assertTrue(set(bayesian.Doubt._fields) <= set(answer.info))
-        self.assertGreater(answer.info["epistemic"].min(), 1e-3)
-      # That of the image does not see the context, the answer does.
+      for one in (zero_shot, soc):
+        self.assertTrue(set(bayesian.Uncertainty._fields) <= set(one.info))
+        self.assertGreater(one.info["epistemic"].min(), 1e-3)
+      # That of the image does not see the context, the prediction does.
       np.testing.assert_array_equal(
           zero_shot.info["image_variance"], soc.info["image_variance"])
       self.assertGreater(np.abs(zero_shot.logits - soc.logits).max(), 1e-2)
@@ -371,24 +371,24 @@ class HeadTest(_Runs, absltest.TestCase):
           ValueError, "a posterior goes with .*only tda; add one"):
         self.run_all()
 
-  def test_without_variance_the_answers_are_the_plain_ones(self):
-    answers = self.run_all(head=self.head(0))
+  def test_without_variance_the_predictions_are_the_plain_ones(self):
+    predicted = self.run_all(head=self.head(0))
     for name, setting in run.output_names(
         _METHODS, with_posterior=True).items():
       np.testing.assert_allclose(
-          answers[name].logits, self.one_device[setting].logits, atol=1e-4)
+          predicted[name].logits, self.one_device[setting].logits, atol=1e-4)
       if name != setting:
         np.testing.assert_allclose(
-            answers[name].info["epistemic"], 0, atol=1e-5)
+            predicted[name].info["epistemic"], 0, atol=1e-5)
 
   def test_logits_shrink_by_the_formula(self):
     """Full covariance, spelled out for one image and one class."""
     head, plain = self.options["head"], self.one_device["zero_shot"].logits[4]
-    answered = plain.argmax()
+    top = plain.argmax()
     clean = np.asarray(Image.fromarray(self.images.read(4)).resize(
         (48, 48), Image.Resampling.BICUBIC))
     image = np.float64(self.model.pooled(clean[None]).activations[0])
-    text = np.float64(self.task.encode.pooled(self.task.context)[answered])
+    text = np.float64(self.task.encode.pooled(self.task.context)[top])
     (a, b), (c, d) = (map(np.float64, layer) for layer in head.posterior)
     mu = image @ np.float64(head.image.kernel)
     nu = text @ np.float64(head.text.kernel)
@@ -399,9 +399,9 @@ class HeadTest(_Runs, absltest.TestCase):
         mu @ cov_nu @ mu + nu @ cov_mu @ nu + np.trace(cov_mu @ cov_nu))
     expected = scale * mu @ nu / np.sqrt(norm) / np.sqrt(
         1 + np.pi / 8 * variance)
-    found = self.one_device["zero_shot+full"].logits[4, answered]
+    found = self.one_device["zero_shot+full"].logits[4, top]
     np.testing.assert_allclose(found, expected, atol=0.05)
-    self.assertGreater(plain[answered] - expected, 0.5)
+    self.assertGreater(plain[top] - expected, 0.5)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ class OverRowsTest(parameterized.TestCase):
     np.testing.assert_array_equal(
         run(shared, sharding.split(np.arange(4.), mesh)), [1, 4, 7, 10])
 
-  def test_an_answer_without_rows(self):
+  def test_an_output_without_rows(self):
     mesh = _mesh(2)
     total = sharding.over_rows(lambda _, x: x.sum(), mesh)
     with self.assertRaisesRegex(ValueError, "rank"):

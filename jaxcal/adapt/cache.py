@@ -75,12 +75,11 @@ class Tda:
     negative_capacity: Images per class in the negative cache, at least one; a
       negative_alpha of zero does without.
 
-  References:
-    Karmanov et al., Efficient Test-Time Adaptation of Vision-Language Models,
-    CVPR 2024 (kdiAAA/TDA @e697fb0), in the form of the benchmark
-    TomSheng21/tta-vlm @bcc735f: one view, one template, entropies with 1e-5
-    added to each probability.
-    Differs from the released code in: nothing in float64.
+  Source: Karmanov et al., Efficient Test-Time Adaptation of Vision-Language
+  Models, CVPR 2024 (kdiAAA/TDA @e697fb0), in the form of the benchmark
+  TomSheng21/tta-vlm @bcc735f: one view, one template, entropies with 1e-5 added
+  to each probability.
+  Differs from the released code in: nothing in float64.
   """
 
   alpha: Number = 2.0
@@ -97,7 +96,7 @@ class Tda:
     """Scores are logits; info has the filled share of the positive cache.
 
     Raises:
-      ValueError: a capacity that is no positive integer.
+      ValueError: A capacity that is no positive integer.
     """
     for name in ("capacity", "negative_capacity"):
       value = getattr(self, name)

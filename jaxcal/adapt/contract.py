@@ -38,8 +38,8 @@ def check(
     The shapes of an output.
 
   Raises:
-    TypeError: something that is no method.
-    ValueError: functions that cannot be traced, or give something else than
+    TypeError: Something that is no method.
+    ValueError: Functions that cannot be traced, or give something else than
       `base.TestTimeMethod` says.
   """
   if isinstance(method, type) or not hasattr(method, "method"):
@@ -69,10 +69,10 @@ def check_values(output: base.Output, ids: Sequence[str]) -> None:
   Args:
     output: Arrays of the host with a leading axis of images; log_probs may be
       None where the scores are known to be logits.
-    ids: One per image, for the message.
+    ids: Ids, one per image, for the message.
 
   Raises:
-    ValueError: scores or log-probabilities that are not finite, probabilities
+    ValueError: Scores or log-probabilities that are not finite, probabilities
       that do not sum to one, or whose highest is not that of the scores.
   """
   known = [np.asarray(x, np.float32) for x in (output.scores, output.log_probs)

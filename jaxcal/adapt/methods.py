@@ -32,7 +32,7 @@ def method(name: str, **numbers: Any) -> base.Numbers:
   """The method called `name`, with numbers other than its defaults.
 
   Raises:
-    ValueError: an unknown name, or a number that the method does not have;
+    ValueError: An unknown name, or a number that the method does not have;
       both errors list the choices.
   """
   known = numbers_of(name)
@@ -48,7 +48,7 @@ def numbers_of(name: str) -> dict[str, Any]:
   """The numbers of the method called `name`, with their defaults.
 
   Raises:
-    ValueError: an unknown name; lists the choices.
+    ValueError: An unknown name; lists the choices.
   """
   if name not in METHODS:
     raise ValueError(f"unknown method {name!r}; "

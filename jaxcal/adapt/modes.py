@@ -35,12 +35,11 @@ class Mta:
     inlier_entropy: Weight of the entropy of y (lambda_y).
     affinity: Weight of the agreement of predictions (lambda_q).
 
-  References:
-    Zanella and Ben Ayed, On the Test-Time Zero-Shot Generalization of
-    Vision-Language Models, CVPR 2024 (MaxZanella/MTA @cafafdf).
-    Differs from the released code in: views that coincide with their
-    neighbours, as those of an image of one colour do, whose bandwidth is zero
-    there and makes NaN; nothing else in float64.
+  Source: Zanella and Ben Ayed, On the Test-Time Zero-Shot Generalization of
+  Vision-Language Models, CVPR 2024 (MaxZanella/MTA @cafafdf).
+  Differs from the released code in: views that coincide with their neighbours,
+  as those of an image of one colour do, whose bandwidth is zero there and makes
+  NaN; nothing else in float64.
   """
 
   inlier_entropy: Number = 0.2

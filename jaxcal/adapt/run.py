@@ -17,13 +17,13 @@ from jaxcal.typing import PyTree
 
 
 class Chunk(NamedTuple):
-  """A stretch of streams that has been answered.
+  """A stretch of streams that is done.
 
   Attributes:
-    stop: How many images of each stream are done.
-    positions: Of the images of this chunk, by stream.
-    outputs: Their outputs, with leading axes [r c].
-    states: After the chunk, one per stream; enough to go on from here.
+    stop: Number of images of each stream that are done.
+    positions: Positions of the images of this chunk, by stream.
+    outputs: Outputs for these images, with leading axes [r c].
+    states: States after the chunk, one per stream; enough to go on from here.
   """
 
   stop: int
@@ -97,7 +97,7 @@ def advance(
   Args:
     method: What sees the images.
     task: What they share.
-    states: From `begin`, or of the stretch before.
+    states: States from `begin`, or of the stretch before.
     images: View features of the images that are seen, of all streams.
     positions: Rows of `images`, in the order of each stream.
 
@@ -133,11 +133,11 @@ def stream_in_chunks(
     read: Function from ascending positions to the images' view features.
     orders: Positions of the images, a permutation for each stream.
     chunk_size: Images of a chunk, of each stream.
-    states: Those of the last chunk; at the beginning if None.
+    states: States of the last chunk; at the beginning if None.
     start: How many images of each stream were done with it.
 
   Raises:
-    ValueError: a start outside the streams, or states without a start.
+    ValueError: A start outside the streams, or states without a start.
   """
   orders = np.asarray(orders)
   num_streams, length = orders.shape

@@ -37,12 +37,11 @@ class Zero:
       view left out finds most probable, which is what was meant; "class_zero"
       to class 0, tied or not, as the released code of the benchmark does.
 
-  References:
-    Farina et al., Frustratingly Easy Test-Time Adaptation of Vision-Language
-    Models, NeurIPS 2024 (FarinaMatteo/zero @c609f7c), and the benchmark
-    TomSheng21/tta-vlm @bcc735f.
-    Differs from the released code in: the distribution, which it does not
-    define; the fallback, unless it is "class_zero".
+  Source: Farina et al., Frustratingly Easy Test-Time Adaptation of
+  Vision-Language Models, NeurIPS 2024 (FarinaMatteo/zero @c609f7c), and the
+  benchmark TomSheng21/tta-vlm @bcc735f.
+  Differs from the released code in: the distribution, which it does not define;
+  the fallback, unless it is "class_zero".
   """
 
   smoothing: Number = 1.0
@@ -55,7 +54,7 @@ class Zero:
     """Scores are votes; info has the share of those for the prediction.
 
     Raises:
-      ValueError: an unknown fallback, or a share outside (0, 1].
+      ValueError: An unknown fallback, or a share outside (0, 1].
     """
     if not 0 < self.selection_fraction <= 1:
       raise ValueError("selection_fraction must lie in (0, 1], got "
@@ -97,7 +96,7 @@ def _tie_break(counts, logits, votes, fallback):
 
   Args:
     counts: Votes by class.
-    logits: Those of the views that have not voted, by falling confidence.
+    logits: Logits of the views that have not voted, by falling confidence.
     votes: What they would have voted.
     fallback: See `Zero`.
   """

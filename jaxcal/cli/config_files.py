@@ -52,8 +52,8 @@ def load(name: str) -> config_lib.ExperimentConfig:
       exists comes first.
 
   Raises:
-    FileNotFoundError: there is no such file; lists the shipped ones.
-    ConfigError: the file cannot be run, or it gives something else.
+    FileNotFoundError: There is no such file; lists the shipped ones.
+    ConfigError: The file cannot be run, or it gives something else.
   """
   if name == DEFAULTS:
     return config_lib.ExperimentConfig()
@@ -138,7 +138,7 @@ def refuse_foreign(
     field_names: Names of the fields that have an effect on it.
 
   Raises:
-    ValueError: names the first one.
+    ValueError: Names the first one.
   """
   own = {flag.name for module, defined in (
       flags.FLAGS.flags_by_module_dict().items())

@@ -9,18 +9,18 @@ from jaxcal import predictions as predictions_lib
 from jaxcal import run
 from jaxcal import sharding
 from jaxcal.adapt import methods as methods_lib
-from jaxcal.cli import answering
 from jaxcal.cli import config_files
 from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
+from jaxcal.cli import predicting
 from jaxcal.cli import recalibrate
 from jaxcal.cli import reporting
 from jaxcal.cli import saved_runs
 from jaxcal.cli import tune
-from jaxcal.cli import tuned_answers
+from jaxcal.cli import tuned_predictions
 from jaxcal.data import image_set as image_sets
 from jaxcal.recalibration import temperature
 
@@ -41,7 +41,7 @@ class _Part(NamedTuple):
 
   Attributes:
     data: Name of the image set.
-    name: Of the part beside the set itself; None for the set.
+    name: Name of the part beside the set itself; None for the set.
     images: The images.
     posterior: What predicts in its forms, too; None without.
   """
@@ -80,12 +80,12 @@ def main() -> None:
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
   validation = _validation_sets(config, sets_by_name)
-  unknown = _unknown_set(config)
+  outside = _outside_set(config)
   model = experiment.load_model(config.model)
   posterior = posteriors.load(config.posterior, model)
-  tuned_answers.start(config.method, model)  # errors come before the work
-  seeds = tuned_answers.load(config.method, model)
-  tuned_answers.check_classes(seeds, sets_by_name.values())
+  tuned_predictions.start(config.method, model)  # errors come before the work
+  seeds = tuned_predictions.load(config.method, model)
+  tuned_predictions.check_classes(seeds, sets_by_name.values())
   about = experiment.describe(config, model, posterior)
   output = experiment.output_path(about)
   if not dry_run.ASKED.value:
@@ -93,7 +93,7 @@ def main() -> None:
   parts = [_Part(data, part, images, with_posterior)
            for data, target in sets_by_name.items()
            for part, images, with_posterior in _parts_of(
-               config, data, target, validation, unknown, posterior)]
+               config, data, target, validation, outside, posterior)]
   # What lies there is looked at before anything is computed.
   asked = [(part, identities.of_set(
       config, model, part.images, methods, part.posterior,
@@ -108,7 +108,7 @@ def main() -> None:
     return
   experiment.write_settings(output, about)
   for part, identity in asked:
-    _answer(config, model, methods, seeds, about, output, part, identity)
+    _predict(config, model, methods, seeds, about, output, part, identity)
     if validation and part.name == config.temperature.split and (
         experiment.is_first()):
       _scale_temperatures(output / "predictions" / part.data,
@@ -125,34 +125,34 @@ def main() -> None:
 def _planned(config, methods, output, part, identity):
   """What is to be predicted of a part."""
   folder = output / "predictions" / part.place
-  return answering.planned(
+  return predicting.planned(
       config, part.place, part.images, run.output_names(
           methods, with_posterior=part.posterior is not None), methods,
       identity, folder)
 
 
-def _parts_of(config, data, images, validation, unknown, posterior):
+def _parts_of(config, data, images, validation, outside, posterior):
   """Name, images and posterior of a set and of what is predicted beside it."""
   yield None, images, posterior
   if validation:
     yield config.temperature.split, validation[data], None
-  if unknown is not None and unknown.name != data:
-    yield (saved_runs.UNKNOWN, _asked_for(images.class_names, unknown),
-           posterior)
+  if outside is not None and outside.name != data:
+    yield (saved_runs.OUT_OF_DISTRIBUTION,
+           _asked_for(images.class_names, outside), posterior)
 
 
-def _answer(config, model, methods, seeds, about, output, part, identity):
+def _predict(config, model, methods, seeds, about, output, part, identity):
   """Saves what every method predicts for a part."""
   place, folder = part.place, output / "predictions" / part.place
   with experiment.progress(place, len(part.images.ids)) as bar:
-    collections.deque(answering.answer_set(
+    collections.deque(predicting.predict_set(
         config, model, part.images, methods,
         {name: about | {"data": place, "method": name,
                         "numbers": experiment.numbers_of(method)}
          for name, method in methods.items()},
         identity, folder, posterior=part.posterior,
         on_batch=lambda done, _: bar.update(done - bar.n)), maxlen=0)
-  tuned_answers.answer_set(
+  tuned_predictions.predict_set(
       config, model, part.images, seeds, about | {"data": place},
       identity.common, folder, features=output / "features" / place,
       template=tune.template(config, part.data))
@@ -182,15 +182,15 @@ def _validation_sets(config, sets_by_name):
   return validation
 
 
-def _unknown_set(config):
+def _outside_set(config):
   """Images of other things than those asked for, or None."""
-  if config.data.unknown is None:
+  if config.data.out_of_distribution is None:
     return None
   if config.data.store is not None:
-    raise ValueError("--config.data.unknown needs images, which a store does "
-                     "not have; leave out --config.data.store")
+    raise ValueError("--config.data.out_of_distribution needs images, which a "
+                     "store does not have; leave out --config.data.store")
   images, = experiment.load_sets(experiment.with_data(
-      config, name=(config.data.unknown,), classes="all")).values()
+      config, name=(config.data.out_of_distribution,), classes="all")).values()
   return images
 
 
@@ -222,12 +222,12 @@ def _write_report(output, config, data_names, method_names, settings):
 
 
 def _predicted(folder, data, method_names):
-  """All that was answered about a set; compared with one of the methods."""
-  unknown = folder / saved_runs.UNKNOWN
+  """All predictions of a set; compared with one of the methods."""
+  outside = folder / saved_runs.OUT_OF_DISTRIBUTION
   return reporting.Predicted(
       data, {name: predictions_lib.load(folder / name)
              for name in method_names},
       references=reporting.references(method_names),
-      unknown={name: predictions_lib.load(unknown / name)
-               for name in method_names
-               if predictions_lib.exists(unknown / name)})
+      out_of_distribution={
+          name: predictions_lib.load(outside / name) for name in method_names
+          if predictions_lib.exists(outside / name)})

@@ -86,7 +86,7 @@ def checked_config() -> config_lib.ExperimentConfig:
   """The config of --config with its overrides, every field in range.
 
   Raises:
-    ValueError: a field is out of range.
+    ValueError: A field is out of range.
   """
   config = config_files.CONFIG.value
   prefer(config, config_files.overrides())
@@ -134,7 +134,7 @@ def names_of(given: Sequence[str], *, are_paths: bool) -> list[str]:
       as a whole, and ~ is the home folder.
 
   Raises:
-    ValueError: see `config.split`.
+    ValueError: See `config.split`.
   """
   home = os.path.expanduser if are_paths else str
   names = []
@@ -180,7 +180,7 @@ def join_processes() -> None:
   """Makes this process one of several, where the flags say so.
 
   Raises:
-    ValueError: flags that do not go together.
+    ValueError: Flags that do not go together.
   """
   numbers = (_NUM_PROCESSES.value, _PROCESS_ID.value)
   if _COORDINATOR.value is None:
@@ -200,7 +200,7 @@ def refuse_processes() -> None:
   """For what one process does, with all of its devices.
 
   Raises:
-    ValueError: the flags ask for several.
+    ValueError: The flags ask for several.
   """
   if (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value) != (
       None, None, None):
@@ -253,7 +253,7 @@ def tuned_files(paths: Sequence[str]) -> list[pathlib.Path]:
   """The files of tuned parameters that config.method.tuned names.
 
   Raises:
-    FileNotFoundError: a folder has none, or a path is neither folder nor file.
+    FileNotFoundError: A folder has none, or a path is neither folder nor file.
   """
   found = []
   for path in map(pathlib.Path, paths):
@@ -298,7 +298,7 @@ def manifest(config, model, images: image_sets.ImageSet, dtype: str,
 
   Args:
     config: Fields of the experiment.
-    model: From `load_model`.
+    model: Model from `load_model`.
     images: The images.
     dtype: Type of the stored values.
     chunk_size: Images of a chunk.
@@ -330,7 +330,7 @@ def methods_of(config) -> dict[str, base.Numbers]:
   """The methods that a config names, each with the numbers that it has.
 
   Raises:
-    ValueError: an unknown name, one twice, or a number that no method has.
+    ValueError: An unknown name, one twice, or a number that no method has.
   """
   methods = {}
   for name in config.method.name:
@@ -357,7 +357,7 @@ def method_of(config, name: str) -> base.Numbers:
   Its own field comes first, then what stands for all methods.
 
   Raises:
-    ValueError: an unknown name; lists the choices.
+    ValueError: An unknown name; lists the choices.
   """
   method = default_of(config, name)
   own = config_lib.method_parts(config.method).get(name)
@@ -394,7 +394,7 @@ def default_of(config, name: str) -> base.Numbers:
   """A method with its own defaults; one of the config's, or one by name.
 
   Raises:
-    ValueError: an unknown name; lists the choices.
+    ValueError: An unknown name; lists the choices.
   """
   return config.methods[name] if name in config.methods else (
       methods_lib.method(name))
@@ -490,8 +490,8 @@ def take(output: pathlib.Path) -> None:
   by its own identity. After that, `write_settings` says what is run.
 
   Raises:
-    ValueError: another run holds it.
-    OSError: it cannot be written to.
+    ValueError: Another run holds it.
+    OSError: It cannot be written to.
   """
   refused = None
   if is_first():

@@ -22,14 +22,14 @@ def load(
   """Image sets with the classes of the target and without its images.
 
   Args:
-    config: Of the experiment.
-    target: Whose images are judged by.
-    names: As in config.data.name.
-    split: Of these sets; folders and CSV files have one only.
+    config: Settings of the experiment.
+    target: Image set that is judged.
+    names: Names as in config.data.name.
+    split: Split of these sets; folders and CSV files have one only.
     limit: Images of each; 0 for all.
 
   Raises:
-    ValueError: a set has other classes, or images of the target.
+    ValueError: A set has other classes, or images of the target.
   """
   if config.data.store is not None:
     raise ValueError(f"the split {split!r} of {', '.join(names)} needs images, "

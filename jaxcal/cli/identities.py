@@ -55,7 +55,7 @@ def of_set(
 
   Args:
     config: Fields of the experiment.
-    model: From `experiment.load_model`.
+    model: Model from `experiment.load_model`.
     images: The images.
     methods: Numbers of the methods by name.
     posterior: What predicts in its forms, too.
@@ -86,12 +86,12 @@ def is_there(
   """Whether predictions of the same lie there, with all the evidence.
 
   Args:
-    path: Of the predictions.
-    asked: Their identity.
+    path: Path of the predictions.
+    asked: Identity that they should have.
     evidence: Names that they are to carry.
 
   Raises:
-    ValueError: predictions of something else lie there.
+    ValueError: Predictions of something else lie there.
   """
   if not predictions_lib.exists(path):
     return False
@@ -117,7 +117,7 @@ def of_images(
   """The identity of an image set; files that did not change are not read.
 
   Args:
-    config: Of the experiment.
+    config: Settings of the experiment.
     images: The images; of a store, what it was made of counts.
     output: Folder of the run, which keeps digests; none are kept if None.
     place: Place of the set among the predictions.

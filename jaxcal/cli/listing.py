@@ -26,7 +26,7 @@ def main(*arguments: str) -> None:
   """Prints the names of a kind, or the kinds.
 
   Raises:
-    ValueError: an unknown kind, several, or a flag.
+    ValueError: An unknown kind, several, or a flag.
   """
   given = [argument for argument in arguments if argument.startswith("-")]
   if given:

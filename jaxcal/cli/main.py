@@ -75,7 +75,7 @@ COMMANDS = {
         "evaluate all combinations of some fields' values, sharing the work"),
     "tune": Command(
         "tune",
-        "tune on a few images of some classes, answer for these and new ones"),
+        "tune on a few images of some classes, predict these and new ones"),
 }
 
 

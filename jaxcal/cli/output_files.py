@@ -20,7 +20,8 @@ FILES = re.compile(
     r"run\.json|results\.(jsonl|md)|differences\.jsonl|report\.html"
     r"|selected-.+\.json|(diagram|losses|learning|[a-z_.]+\.[a-z_.]+|" +
     "|".join(config.number_names()) + r")-.+\.svg")
-# Sub-folders that hold nothing but predictions, parameters, parts and states.
+# Sub-folders that hold nothing but predictions, parameters, parts and states;
+# "answers" are predictions of earlier versions.
 FOLDERS = ("predictions", "answers", "features", "tuned", "digests")
 # Parts of an unfinished run, and states to go on from.
 _ALONE = re.compile(
@@ -42,8 +43,8 @@ def take(folder: pathlib.Path) -> None:
   """Makes a folder, and keeps other runs out of it until the command ends.
 
   Raises:
-    ValueError: another run holds it.
-    OSError: it cannot be written to.
+    ValueError: Another run holds it.
+    OSError: It cannot be written to.
   """
   atomic.make_folder(folder)
   before = _TAKEN.enter_context(lock.hold(folder))
@@ -75,7 +76,7 @@ def read_settings(path: pathlib.Path) -> dict[str, Any]:
   """What a run.json says.
 
   Raises:
-    ValueError: it is damaged.
+    ValueError: It is damaged.
   """
   try:
     return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -35,7 +35,7 @@ def load(config) -> pairs_lib.PairSet:
   """The pairs of --pairs, the first --num_pairs of them.
 
   Raises:
-    FileNotFoundError: nothing lies there.
+    FileNotFoundError: Nothing lies there.
     ValueError: --num_pairs is not positive, or there are no usable pairs.
   """
   source, number = _PAIRS.value, _NUM_PAIRS.value

@@ -31,7 +31,7 @@ FLAGS = (*pair_sources.FLAGS, "candidates", "choose", "pseudo_counts", "config",
 FIELDS = config_files.fields(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "batch_size", "num_threads",
-    without=("data.unknown", "data.classes"))
+    without=("data.out_of_distribution", "data.classes"))
 _UNITS = {"files": "file", "pairs": "pair", "curvature": "block"}
 
 

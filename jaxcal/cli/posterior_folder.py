@@ -20,7 +20,7 @@ def folder_of(config) -> pathlib.Path:
   """Where the posterior goes.
 
   Raises:
-    ValueError: no folder is named.
+    ValueError: No folder is named.
   """
   if config.posterior.folder is None:
     raise ValueError("--config.posterior.folder is None: name the folder to "
@@ -32,7 +32,7 @@ def take(folder: pathlib.Path) -> None:
   """Makes the folder and keeps other runs out; with --overwrite, clears it.
 
   Raises:
-    ValueError: another run holds it.
+    ValueError: Another run holds it.
   """
   output_files.take(folder)
   if shared_flags.OVERWRITE.value:

@@ -51,7 +51,7 @@ FLAGS = (*_FLAGS, *experiment.FLAGS_OF_ONE_PROCESS)
 FIELDS = config_files.fields(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "metrics", "batch_size", "num_threads",
-    without=("data.unknown", "data.classes"))
+    without=("data.out_of_distribution", "data.classes"))
 
 
 def help_text() -> str:
@@ -165,7 +165,7 @@ def _studies(config, model, every):
 
 
 def _folder(output, study):
-  return output / "answers" / study.target.name
+  return output / "predictions" / study.target.name
 
 
 def _select(config, study, folder, budgets, about):
@@ -221,4 +221,4 @@ def _write_report(output: pathlib.Path, rows):
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
   print(f"{text}\n\nMean over seeds, [lowest, highest].\n\nWritten to "
         f"{output}: results.jsonl, results.md, learning-*.svg, "
-        "selected-*.json, answers/")
+        "selected-*.json, predictions/")

@@ -10,8 +10,8 @@ def load(config, model: checkpoint.Model) -> Chosen | None:
   """The posterior of config.posterior; None where there is no folder.
 
   Raises:
-    FileNotFoundError: nothing lies there.
-    ValueError: it is damaged, or of another model.
+    FileNotFoundError: Nothing lies there.
+    ValueError: It is damaged, or of another model.
   """
   if config.folder is None:
     return None

@@ -51,7 +51,7 @@ class _Source(NamedTuple):
   Attributes:
     data: Name of the set.
     method: Name of the method.
-    path: Of the predictions.
+    path: Path of the predictions.
     on: Path of those to fit to; the same where a share of them is drawn.
   """
 
@@ -118,8 +118,8 @@ def recalibrated(
   nothing warns.
 
   Args:
-    plain: Of the images to be recalibrated.
-    on: Of the images to fit to.
+    plain: Predictions of the images to be recalibrated.
+    on: Predictions of the images to fit to.
     calibrator: The calibrator.
     method: What the result is called.
   """
@@ -146,9 +146,9 @@ def _check_flags():
         "--share=0.2, a share of the images themselves")
   if _SHARE.value is not None and not 0 < _SHARE.value < 1:
     raise ValueError(f"--share is {_SHARE.value:g}, expected in (0, 1)")
-  if _ON.value == saved_runs.UNKNOWN:
+  if _ON.value in saved_runs.OUTSIDE:
     raise ValueError(
-        f"{saved_runs.UNKNOWN!r} are images of none of the classes, so that "
+        f"{_ON.value!r} are images of none of the classes, so that "
         "their labels mean nothing; fit to others")
 
 
@@ -157,10 +157,10 @@ def _sources(run: pathlib.Path) -> list[_Source]:
   plain = [one for one in saved_runs.predictions_of(
       run, saved_runs.rows(run, "results"))
       if not saved_runs.is_recalibrated(one)]
-  held: dict[str, list[str]] = {}
+  by_set: dict[str, list[str]] = {}
   for one in plain:
-    held.setdefault(one.data, []).append(one.method)
-  place = _place_to_fit(run, held)
+    by_set.setdefault(one.data, []).append(one.method)
+  place = _place_to_fit(run, by_set)
   found = []
   for one in plain:
     path = place(one.data, one.method)
@@ -169,21 +169,21 @@ def _sources(run: pathlib.Path) -> list[_Source]:
             "predictions by it to fit to", file=sys.stderr)
     else:
       found.append(_Source(*one, path))
-  for data in held.keys() - {source.data for source in found}:
+  for data in by_set.keys() - {source.data for source in found}:
     raise FileNotFoundError(
         f"no predictions of {data} to fit to: {_ON.value} has none by any of "
-        f"{', '.join(held[data])}")
+        f"{', '.join(by_set[data])}")
   return found
 
 
 def _place_to_fit(
-    run: pathlib.Path, held: Mapping[str, list[str]]
+    run: pathlib.Path, by_set: Mapping[str, list[str]]
 ) -> Callable[[str, str], pathlib.Path | None]:
   """Where a method's predictions lie that it is fitted to; None without any.
 
   Args:
     run: The folder.
-    held: Methods by set.
+    by_set: Names of the methods, by set.
 
   Returns:
     A function of set and method.
@@ -193,16 +193,16 @@ def _place_to_fit(
     return lambda data, method: folder / data / method
   other = pathlib.Path(given)
   if other.name == given and any(
-      (folder / data / given).is_dir() for data in held):
+      (folder / data / given).is_dir() for data in by_set):
     return lambda data, method: _if_there(folder / data / given / method)
   if (other / "predictions").is_dir():
     return lambda data, method: _if_there(other / "predictions" / data / method)
   file = other.parent / re.sub(r"\.(npz|json)$", "", other.name)
   if predictions_lib.exists(file):
-    known = _method_of_file(file, held)
+    known = _method_of_file(file, by_set)
     return lambda data, method: file if method == known else None
-  splits = {path.name for data in held for path in (folder / data).iterdir()
-            if any(path.glob("*.npz"))} - {saved_runs.UNKNOWN}
+  splits = {path.name for data in by_set for path in (folder / data).iterdir()
+            if any(path.glob("*.npz"))} - {*saved_runs.OUTSIDE}
   raise FileNotFoundError(
       f"--on={given} is no split of which {run} holds predictions (it has "
       f"{', '.join(sorted(splits)) or 'none'}), no folder with predictions/ "
@@ -213,12 +213,13 @@ def _if_there(path):
   return path if predictions_lib.exists(path) else None
 
 
-def _method_of_file(file, held):
+def _method_of_file(file, by_set):
   """A file is of one method and one set, so that the run must have one set."""
-  (_, methods), *more = held.items()
+  (_, methods), *more = by_set.items()
   if more:
-    raise ValueError(f"{file} is of one image set, but there are {len(held)}: "
-                     f"{', '.join(held)}; give --on a split or another run")
+    raise ValueError(
+        f"{file} is of one image set, but there are {len(by_set)}: "
+        f"{', '.join(by_set)}; give --on a split or another run")
   method = saved_runs.load(file).settings.get("method", file.name)
   if method not in methods:
     raise ValueError(f"{file} is of the method {method}, of which there are no "
@@ -277,7 +278,7 @@ def _output(
   """The folder to write to, with `run.json` in it.
 
   Raises:
-    ValueError: it is the run itself or holds what is read, or something else.
+    ValueError: It is the run itself or holds what is read, or something else.
   """
   digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:8]
   output = pathlib.Path(shared_flags.OUTPUT.value or run / (

@@ -88,7 +88,8 @@ def _check_kind(run, results):
     raise ValueError(
         f"{run} is of another command; `jaxcal report` redraws what `jaxcal "
         "evaluate` and `jaxcal recalibrate` have written. Predictions of "
-        "`jaxcal sweep` and `tune` can be measured in Python: "
+        "`jaxcal sweep`, `tune` and `posterior select` can be measured in "
+        "Python: "
         "jaxcal.evaluate(jaxcal.predictions.load(PATH))")
 
 
@@ -135,18 +136,18 @@ def _predicted(
 ) -> Iterator[reporting.Predicted]:
   """Sets one after the other, compared as the run has compared them."""
   for data, group in itertools.groupby(saved, lambda one: one.data):
-    predictions, unknown = {}, {}
+    predictions, outside = {}, {}
     for _, method, path in group:
       with saved_runs.named(data, method):
         predictions[method] = saved_runs.load_labelled(path)
-        other = path.parent / saved_runs.UNKNOWN / method
-        if predictions_lib.exists(other):
-          unknown[method] = saved_runs.load(other)
+        other = saved_runs.out_of_distribution(path)
+        if other is not None:
+          outside[method] = saved_runs.load(other)
     references = {row["method"]: row["reference"] for row in differences
                   if row["data"] == data}
     yield reporting.Predicted(
         data, predictions, references or reporting.references(
-            list(predictions)), unknown)
+            list(predictions)), outside)
 
 
 def _changes(

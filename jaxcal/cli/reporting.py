@@ -26,15 +26,16 @@ class Predicted(NamedTuple):
 
   Attributes:
     data: Name of the set.
-    predictions: By method, in the order of the tables.
+    predictions: Predictions by method, in the order of the tables.
     references: The method that a method is compared with, where it is.
-    unknown: By method, predictions for images of none of the classes.
+    out_of_distribution: Predictions for images of none of the classes, by
+      method.
   """
 
   data: str
   predictions: Mapping[str, Predictions]
   references: Mapping[str, str]
-  unknown: Mapping[str, Predictions] = {}
+  out_of_distribution: Mapping[str, Predictions] = {}
 
 
 class Measured(NamedTuple):
@@ -70,12 +71,12 @@ def measure(
   `recalibration_notes`, and the fitted numbers by their names.
   """
   measured = Measured([], [], {}, [])
-  for data, predictions, references, unknown in sets:
+  for data, predictions, references, outside in sets:
     rows = [
         {"data": data, "method": name} | one.settings.get("numbers", {}) |
-        summary.summarize(one, conventions) |
-        (summary.detect(one, unknown[name], conventions)
-         if name in unknown else {}) | _fit(one)
+        summary.summarise(one, conventions) |
+        (summary.detect(one, outside[name], conventions)
+         if name in outside else {}) | _fit(one)
         for name, one in predictions.items()]
     measured.rows.extend(rows)
     measured.over_seeds.extend(_over_seeds(rows, predictions))
@@ -102,10 +103,10 @@ def write(
 
   Args:
     output: Folder of the run.
-    measured: From `measure`.
+    measured: Measures from `measure`.
     title: Heading of the page.
     conventions: What ECE and intervals mean.
-    settings: Everything needed to run it again, by dotted name.
+    settings: Settings to run it again with, by dotted name.
     remarks: Sentences about all of the report.
   """
   output.mkdir(parents=True, exist_ok=True)
@@ -191,8 +192,9 @@ def _blocks(measured, conventions, remarks):
       ("Over seeds, mean and standard deviation:", over_seeds,
        tables.OVER_SEEDS),
       ("Fitted calibrators:", of("recalibrator"), tables.FITS),
-      ("Doubt, of the median image:", of("median_epistemic"), tables.DOUBT),
-      ("Known from unknown images, AUROC %:", of("auroc_distrust"),
+      ("Uncertainty, of the median image:", of("median_epistemic"),
+       tables.UNCERTAINTY),
+      ("In and out of distribution, AUROC %:", of("auroc_confidence"),
        tables.DETECTION),
       ("Paired differences:", differences, tables.DIFFERENCES)):
     if some:

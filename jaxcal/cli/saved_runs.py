@@ -15,8 +15,10 @@ from jaxcal import predictions as predictions_lib
 from jaxcal.predictions import Predictions
 from jaxcal.report import summary
 
-# Where a set's predictions for images of none of its classes lie.
-UNKNOWN = "unknown"
+# Where a set's predictions for images of none of its classes lie, and where
+# earlier versions put them.
+OUT_OF_DISTRIBUTION = "out_of_distribution"
+OUTSIDE = (OUT_OF_DISTRIBUTION, "unknown")
 
 # In run.json of a recalibration, the settings of the run that it is of.
 SETTINGS = "settings"
@@ -50,7 +52,8 @@ def settings_of(told: Mapping[str, Any]) -> dict[str, Any]:
   """What decided the predictions, by dotted name.
 
   Args:
-    told: From `about`; of a recalibration, this is what it was told of the run.
+    told: What run.json holds, from `about`; a recalibration holds the settings
+      of its run.
   """
   return dict(told.get(SETTINGS, {}) if "recalibrator" in told else told)
 
@@ -61,7 +64,8 @@ def conventions(
   """How the run's predictions became numbers, so that others compare.
 
   Args:
-    settings: From `settings_of`; defaults stand for what is not in there.
+    settings: Settings from `settings_of`; defaults stand for what is not in
+      there.
     given: Values by the name of the convention that come before the run's.
   """
   found = {name: settings.get(f"config.metrics.{name}", value)
@@ -95,7 +99,8 @@ def predictions_of(
 
   Args:
     run: Folder of the run.
-    results: Its results, from `rows`; others than these come last, sorted.
+    results: Results of the run, from `rows`; others than these come last,
+      sorted.
 
   Raises:
     FileNotFoundError: No folder, or one without predictions.
@@ -120,6 +125,16 @@ def predictions_of(
   return sorted(found, key=lambda one: (
       place.get(one.data, len(sets)), one.data,
       order.get(one[:2], len(order)), one.method))
+
+
+def out_of_distribution(path: pathlib.Path) -> pathlib.Path | None:
+  """Where the same method's predictions out of distribution lie, if it has any.
+
+  Args:
+    path: Path of its predictions for the set itself.
+  """
+  there = (path.parent / name / path.name for name in OUTSIDE)
+  return next(filter(predictions_lib.exists, there), None)
 
 
 def is_recalibrated(saved: Saved) -> bool:
@@ -172,7 +187,7 @@ def remarks(recalibration: Mapping[str, Any]) -> list[str]:
   """Which images were fitted to, and which are measured.
 
   Args:
-    recalibration: From `about`.
+    recalibration: What run.json holds, from `about`.
   """
   share, seed = recalibration["share"], recalibration["seed"]
   said = []
@@ -194,7 +209,7 @@ def page_settings(
   """What the page says of the run.
 
   Args:
-    told: From `about`.
+    told: What run.json holds, from `about`.
     used: Conventions of the page.
   """
   recalibration = {

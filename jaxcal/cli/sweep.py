@@ -18,13 +18,13 @@ from jaxcal import run
 from jaxcal import sharding
 from jaxcal import sweep as sweep_lib
 from jaxcal.adapt import base
-from jaxcal.cli import answering
 from jaxcal.cli import config_files
 from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
-from jaxcal.cli import tuned_answers
+from jaxcal.cli import predicting
+from jaxcal.cli import tuned_predictions
 from jaxcal.data import image_set as image_sets
 from jaxcal.report import figures
 from jaxcal.report import summary
@@ -43,14 +43,14 @@ FLAGS = ("sweep", *experiment.SHARED_FLAGS, "dry_run")
 FIELDS = config_files.fields(
     "model", "data", "views", "method", "stream", "fpp", "posterior",
     "metrics", "batch_size", "num_threads", "memory_gb", "linearisation",
-    without=("data.unknown", "method.tuned"))
+    without=("data.out_of_distribution", "method.tuned"))
 
 # Rows do not say these: they belong to the whole sweep, and lie in run.json.
 _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
               "linearisation", "data.root", "data.store", "data.limit",
               # Only `evaluate` looks at these.
-              "data.unknown", "temperature.", "method.tuned", "methods",
-              "evidence")
+              "data.out_of_distribution", "temperature.", "method.tuned",
+              "methods", "evidence")
 # What a point of the sweep may have of its own: numbers of all methods, and of
 # single ones.
 _NUMBERS = (*(f"method.{name}" for name in config_lib.NUMBERS), *(
@@ -115,7 +115,7 @@ def main() -> None:
     if one.posterior.folder is not None:
       load_posterior(one.posterior, one.model)
     if experiment.is_tuned(one.method.context):
-      tuned_answers.start(one.method, load_model(one.model))
+      tuned_predictions.start(one.method, load_model(one.model))
   about = experiment.describe(
       config, load_model(config.model),
       # Of several posteriors, each is in its own predictions.
@@ -251,7 +251,7 @@ def _planned(one, load_posterior):
   """What is to be predicted in a pass."""
   config = one.variant.config
   posterior = load_posterior(config.posterior, config.model)
-  return answering.planned(
+  return predicting.planned(
       config, f"{one.images.name}/{one.variant.folder}".rstrip("/"), one.images,
       run.output_names(one.methods, with_posterior=posterior is not None),
       one.methods, one.identity, one.folder)
@@ -265,7 +265,7 @@ def _run_pass(one, model, posterior, rows, bar):
                 "numbers": dict(point.numbers)}
          for name, point in points.items()}
   count, before = len(points), bar.n
-  saved = answering.answer_set(
+  saved = predicting.predict_set(
       config, model, images, one.methods,
       {name: about | own[name] | {"data": images.name, "method": name}
        for name in points},
@@ -283,7 +283,7 @@ def _run_pass(one, model, posterior, rows, bar):
     if not rows.has(key | {"identity": made}):
       point, form = points[point_of[name]], name.removeprefix(point_of[name])
       rows.put(key, {"method": point.method + form, **point.numbers} |
-               summary.summarize(predictions_lib.load(path), conventions) |
+               summary.summarise(predictions_lib.load(path), conventions) |
                {"identity": made})
   bar.update(before + len(images.ids) * count - bar.n)
 

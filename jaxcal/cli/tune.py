@@ -37,7 +37,7 @@ EXAMPLE = "jaxcal tune --config=dor_base_to_new"
 FLAGS = experiment.FLAGS_OF_ONE_PROCESS
 FIELDS = config_files.fields(
     "model", "data", "views", "tune", "metrics", "batch_size", "num_threads",
-    "memory_gb", without=("data.unknown", "views.number"))
+    "memory_gb", without=("data.out_of_distribution", "views.number"))
 
 
 class _Outliers(NamedTuple):
@@ -45,7 +45,7 @@ class _Outliers(NamedTuple):
 
   Attributes:
     words: Words to draw from; None where no method does.
-    shared: Those that are names of new classes.
+    shared: Names of new classes among them.
     images: Images of other things; None where no method draws from any.
   """
 
@@ -271,7 +271,7 @@ def _predict_zero_shot(config, model, task, output, about):
         "method": name}
     if identities.is_there(path, identity):
       continue
-    text = towers.normalize(classes.template_embeddings(
+    text = towers.normalise(classes.template_embeddings(
         model, images.class_names, task.template,
         max_bytes=_max_bytes(config)))
     with progress.reported(f"{task.name}: {half}") as report:

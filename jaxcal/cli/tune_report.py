@@ -1,4 +1,4 @@
-"""What `jaxcal tune` answered becomes rows, tables and figures."""
+"""What `jaxcal tune` predicted becomes rows, tables and figures."""
 
 from collections.abc import Mapping, Sequence
 import pathlib
@@ -33,7 +33,7 @@ def write(
   """Writes results, differences and figures, and prints the tables.
 
   Args:
-    config: Of the experiment.
+    config: Settings of the experiment.
     output: Where predictions and tuned parameters are.
     tasks: The data sets.
     shared: Names of new classes among the outliers, by data set; None where
@@ -42,10 +42,10 @@ def write(
   conventions = experiment.conventions(config.metrics)
   rows, differences = [], []
   for task in tasks:
-    answers = _answers(config, output, task)
-    rows += _rows(task, answers, shared[task.name], conventions)
-    differences += _differences(task, answers, conventions)
-    _draw(config, output, task, answers, conventions)
+    predictions = _predictions(config, output, task)
+    rows += _rows(task, predictions, shared[task.name], conventions)
+    differences += _differences(task, predictions, conventions)
+    _draw(config, output, task, predictions, conventions)
   reporting.write_rows(output / "results.jsonl", rows)
   reporting.write_rows(output / "differences.jsonl", differences)
   columns = (tables.BASE_TO_NEW if config.tune.classes == "base"
@@ -61,12 +61,12 @@ def write(
 
 def path_of(output: pathlib.Path, task: task_lib.Task, method: str, half: str,
             seed: int) -> pathlib.Path:
-  """Where the answers of a seed for a half of the classes are."""
+  """Where the predictions of a seed for a half of the classes are."""
   return output / "predictions" / task.name / method / f"{half}-{seed}"
 
 
-def _answers(config, output, task):
-  """By method and half of the classes, the answers of every seed."""
+def _predictions(config, output, task):
+  """By method and half of the classes, the predictions of every seed."""
   seeds = {ZERO_SHOT: 1, **dict.fromkeys(config.tune.name,
                                          config.tune.num_seeds)}
   return {name: {half: [
@@ -75,9 +75,9 @@ def _answers(config, output, task):
           for name, count in seeds.items()}
 
 
-def _rows(task, answers, shared, conventions):
+def _rows(task, predictions, shared, conventions):
   rows = []
-  for name, by_half in answers.items():
+  for name, by_half in predictions.items():
     row = {"data": task.name, "method": name,
            "seeds": len(next(iter(by_half.values())))}
     found = {half: summary.over_seeds(seeds, conventions)
@@ -125,26 +125,27 @@ def _std(values):
   return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _differences(task, answers, conventions):
+def _differences(task, predictions, conventions):
   """Of every method to zero-shot, and of a base method with outliers to it."""
-  pairs = [(name, ZERO_SHOT) for name in answers if name != ZERO_SHOT]
-  pairs += [(name, name.removesuffix(_DOR)) for name in answers
-            if name.endswith(_DOR) and name.removesuffix(_DOR) in answers]
+  pairs = [(name, ZERO_SHOT) for name in predictions if name != ZERO_SHOT]
+  pairs += [(name, name.removesuffix(_DOR)) for name in predictions
+            if name.endswith(_DOR) and name.removesuffix(_DOR) in predictions]
   return [{"data": task.name, "method": name, "reference": reference,
            "classes": half, **summary.compare_seeds(
-               answers[name][half], answers[reference][half], conventions)}
+               predictions[name][half], predictions[reference][half],
+               conventions)}
           for name, reference in pairs for half in task.tests]
 
 
-def _draw(config, output, task, answers, conventions):
+def _draw(config, output, task, predictions, conventions):
   """Reliability diagrams, a row per half of the classes, and loss curves."""
   panels = {}
   for half in task.tests:
-    for name, by_half in answers.items():
+    for name, by_half in predictions.items():
       bins = [summary.bins_of(one, conventions) for one in by_half[half]]
       panels[f"{name}\n{half} classes"] = jax.tree.map(
           lambda *x: sum(x), *bins)
-  figure = figures.reliability_diagrams(panels, per_row=len(answers))
+  figure = figures.reliability_diagrams(panels, per_row=len(predictions))
   _write_figure(output / f"diagram-{task.name}.svg", figure)
   losses = {}
   for name in config.tune.name:

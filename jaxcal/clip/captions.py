@@ -19,7 +19,7 @@ from jaxcal.typing import Int
 _LENGTHS = (16, 32)
 
 
-def tokenize(
+def tokenise(
     model: checkpoint.Model, texts: Sequence[str]
 ) -> tuple[Int[np.ndarray, "n t"], Int[np.ndarray, "n"]]:
   """Token ids and the positions that are read off.
@@ -29,11 +29,11 @@ def tokenize(
   those of another are padded to all its positions, as in its training.
 
   Args:
-    model: From `checkpoint.load`.
-    texts: At least one.
+    model: Model from `checkpoint.load`.
+    texts: Texts, at least one.
 
   Raises:
-    ValueError: no texts, or the model came without a tokenizer.
+    ValueError: No texts, or the model came without a tokenizer.
   """
   config = model.config
   if isinstance(texts, str) or not len(texts):
@@ -60,8 +60,8 @@ def tokenize(
 
 def pooled(
     model: checkpoint.Model, texts: Sequence[str]) -> Float[Array, "n w"]:
-  """Features of texts before the projection; arguments as in `tokenize`."""
-  ids, ends = tokenize(model, texts)
+  """Features of texts before the projection; arguments as in `tokenise`."""
+  ids, ends = tokenise(model, texts)
   return _pooled(model.config, {"text_model": model.params["text_model"]},
                  ids, ends)
 

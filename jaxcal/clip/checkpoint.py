@@ -66,12 +66,12 @@ class Model:
   Attributes:
     config: Sizes, and the precision of each tower; hashable.
     params: The tree of `towers.init`, in the dtype that was asked for.
-    tokenizer: Of transformers; None where the checkpoint has none, and then
-      prompts are made by `prompts.from_token_ids`.
-    preprocess: From a decoded image to `pixels`.
-    name: As given to `load`.
-    fingerprint: sha256, hexadecimal, of the sizes and the weights as loaded,
-      whatever the file format they came in.
+    tokenizer: Tokenizer of transformers; None where the checkpoint has none,
+      and then prompts are made by `prompts.from_token_ids`.
+    preprocess: Function from a decoded image to `pixels`.
+    name: Name as given to `load`.
+    fingerprint: Digest (sha256, hexadecimal) of the sizes and the weights as
+      loaded, whatever the file format they came in.
   """
 
   config: towers.ClipConfig
@@ -113,17 +113,17 @@ def load(
   Args:
     name_or_path: An existing folder, or an id such as
       "openai/clip-vit-base-patch16".
-    dtype: Of the parameters, and so of the activations. Products are at
+    dtype: Type of the parameters, and so of the activations. Products are at
       "highest", but at "bfloat16" for that; see `in_precision`.
     revision: Branch, tag or commit on the hub.
     cache_dir: Where downloads are kept, instead of the usual place.
 
   Raises:
-    FileNotFoundError: if there is no such folder or hub repository, or a file
+    FileNotFoundError: If there is no such folder or hub repository, or a file
       is missing from it.
-    ValueError: if the checkpoint is of another kind of model, or its weights
+    ValueError: If the checkpoint is of another kind of model, or its weights
       are not exactly those of the model that its configuration describes.
-    ImportError: the tokenizer needs packages that are not installed.
+    ImportError: The tokenizer needs packages that are not installed.
   """
   dtype = jnp.dtype(dtype)
   if jax.dtypes.canonicalize_dtype(dtype) != dtype:
@@ -165,13 +165,13 @@ def in_precision(model: Model, *, image: str, text: str) -> Model:
   they were loaded.
 
   Args:
-    model: From `load`.
+    model: Model from `load`.
     image: Precision of the image tower and its projection, one of
       `jaxcal.precision.PRECISIONS`.
-    text: The same of the text tower.
+    text: Precision of the text tower, likewise.
 
   Raises:
-    ValueError: an unknown precision.
+    ValueError: An unknown precision.
   """
   config = _computing(model.config, image=image, text=text)
   sides = (dict.fromkeys(towers.IMAGE_PARAMS, image) |
@@ -197,11 +197,11 @@ def at_image_size(model: Model, side: int) -> Model:
   The fingerprint stays that of the weights.
 
   Args:
-    model: From `load`.
-    side: Of the squares that images become, in pixels.
+    model: Model from `load`.
+    side: Side of the squares that images become, in pixels.
 
   Raises:
-    ValueError: a side that holds another number of patches, or a model whose
+    ValueError: A side that holds another number of patches, or a model whose
       images keep their aspect.
   """
   if isinstance(model.preprocess.resize, int):
@@ -218,9 +218,9 @@ def at_image_size(model: Model, side: int) -> Model:
           model.preprocess, resize=(side, side), crop=side))
 
 
-def _normalized(config, preprocess, params, pixels):
+def _normalised(config, preprocess, params, pixels):
   dtype = towers.image_projection(config, params).kernel.dtype
-  pixels = preprocess_lib.normalize_pixels(
+  pixels = preprocess_lib.normalise_pixels(
       pixels, preprocess.mean, preprocess.std,
       jnp.promote_types(dtype, jnp.float32))
   return pixels.astype(dtype)
@@ -229,13 +229,13 @@ def _normalized(config, preprocess, params, pixels):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _image_features(config, preprocess, params, pixels):
   return towers.image_features(
-      config, params, _normalized(config, preprocess, params, pixels))
+      config, params, _normalised(config, preprocess, params, pixels))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _pooled(config, preprocess, params, pixels):
   return towers.pooled_image(
-      config, params, _normalized(config, preprocess, params, pixels))
+      config, params, _normalised(config, preprocess, params, pixels))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -473,10 +473,12 @@ class _Family(NamedTuple):
   """What differs between the kinds of checkpoints.
 
   Attributes:
-    config: From the settings of a model.
-    preprocess: From those of its images and the image size.
-    tree: From tensors by the names of the file to our tree.
-    tokenizer: From a folder; None where it has no files of one.
+    config: Function from the settings of a model to its configuration.
+    preprocess: Function from the settings of a model's images and the image
+      size.
+    tree: Function from tensors by the names of the file to our tree.
+    tokenizer: Function from a folder to its tokenizer; None where it has no
+      files of one.
   """
 
   config: Callable[[Mapping[str, Any]], towers.ClipConfig]

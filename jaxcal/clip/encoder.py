@@ -52,7 +52,7 @@ def context_encoder(
   the classes share a context; classes are encoded in chunks that fit a budget.
 
   Args:
-    model: From `checkpoint.load`.
+    model: Model from `checkpoint.load`.
     bank: The prompts.
     max_bytes: Budget of the activations.
     num_contexts: Contexts that are encoded at once, under `vmap`.

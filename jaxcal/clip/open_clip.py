@@ -92,7 +92,7 @@ def config(settings: Mapping[str, Any]) -> towers.ClipConfig:
   Text is read off where the highest token id stands, as OpenCLIP does.
 
   Raises:
-    ValueError: if the model is not a plain one; names the settings.
+    ValueError: If the model is not a plain one; names the settings.
   """
   model = settings["model_cfg"]
   shared = _read(model, _MODEL, "model_cfg")
@@ -117,7 +117,7 @@ def preprocessing(
   """Preprocessing from the content of open_clip_config.json.
 
   Raises:
-    ValueError: if the filter is drawn at random, or images are padded.
+    ValueError: If the filter is drawn at random, or images are padded.
   """
   chosen = settings.get("preprocess_cfg", {})
   mode = chosen.get("resize_mode", "shortest")

@@ -57,12 +57,12 @@ class Encoder:
     start: Vector of the start token, [w].
     positions: Vectors of the positions, [t w].
     layers: The tower's blocks, stacked along a first axis.
-    final_layer_norm: Its scale and bias.
+    final_layer_norm: Scale and bias of the last layer norm.
     projection: The last linear map; acts on what `pooled` returns.
     groups: The classes, in groups of about equal length.
-    order: For each class, its row in the groups one after the other.
+    order: Row of each class in the groups one after the other.
     config: The text tower.
-    num_context: m.
+    num_context: Number m of context vectors.
     num_shared: Context vectors that stand before the class name.
     classes_per_chunk: Classes of the longest length that run at a time, more of
       shorter ones; or None for all.
@@ -96,14 +96,15 @@ class Encoder:
     """Unit-norm text features.
 
     Args:
-      context: Shared by all classes.
-      offset: Added to the token vectors of every prompt, position by position
-        (the noise of flatness-aware pre-training).
-      deep: deep[i] take the place of the states of the first n context vectors,
-        which stand before the class name, before layer i + 1.
+      context: Context shared by all classes.
+      offset: Offset added to the token vectors of every prompt, position by
+        position (the noise of flatness-aware pre-training).
+      deep: Vectors, of which deep[i] take the place of the states of the first
+        n context vectors, which stand before the class name, before layer i +
+        1.
 
     Raises:
-      ValueError: a context of another shape, or deep prompts that do not fit.
+      ValueError: A context of another shape, or deep prompts that do not fit.
     """
     return self._all_classes(self._project, context, offset, deep)
 
@@ -147,7 +148,7 @@ class Encoder:
     Args:
       rows: Positions in the classes, all different unless there is one group:
         copies of long classes find no room, and their features are NaN.
-      max_groups: Of the result, see `context_encoder`.
+      max_groups: Largest number of groups of the result, see `context_encoder`.
     """
     counts, lengths = zip(*(
         group.embeddings.shape[:2] for group in self.groups))
@@ -194,7 +195,7 @@ class Encoder:
     return jnp.concatenate(rows)[self.order]
 
   def _project(self, pooled):
-    return towers.normalize(towers.project(
+    return towers.normalise(towers.project(
         pooled, self.projection, precision=self.config.precision))
 
   def _in_chunks(self, some):
@@ -316,7 +317,7 @@ def context_encoder(
       them waste less, but each takes its time to compile.
 
   Raises:
-    ValueError: a tower that is not causal, where nothing can be shared; use
+    ValueError: A tower that is not causal, where nothing can be shared; use
       `prompts.context_encoder`.
   """
   if not config.causal:
@@ -365,10 +366,10 @@ def classes_within(
     config: Sizes of the model.
     bank: The prompts; the longest one counts.
     max_bytes: The budget.
-    num_contexts: That are encoded at once, under `vmap`.
+    num_contexts: Number of contexts that are encoded at once, under `vmap`.
 
   Raises:
-    ValueError: a budget or number of contexts below 1.
+    ValueError: A budget or number of contexts below 1.
   """
   if max_bytes < 1 or num_contexts < 1:
     raise ValueError(f"expected {max_bytes=} and {num_contexts=} of 1 or more")
@@ -387,7 +388,7 @@ def group_lengths(lengths: Int[np.ndarray, "k"], max_groups: int) -> list[int]:
 
   Args:
     lengths: Tokens of each prompt.
-    max_groups: At least 1.
+    max_groups: Largest number of groups, at least 1.
 
   Returns:
     Ascending; the last one is the longest length.

@@ -30,9 +30,10 @@ class Preprocess:
   Attributes:
     resize: Length of the shorter edge, or (height, width) exactly.
     crop: Side of the central square that is kept; the model's image size.
-    resample: "nearest", "bilinear", "bicubic" or "lanczos", as Pillow has them.
-    mean: Per channel, of pixels in [0, 1]; subtracted.
-    std: Per channel; divided by.
+    resample: Filter, "nearest", "bilinear", "bicubic" or "lanczos", as Pillow
+      has them.
+    mean: Mean of each channel, of pixels in [0, 1]; subtracted.
+    std: Standard deviation of each channel; divided by.
     offset: Where the crop begins if the margin is odd: "floor" as Hugging
       Face's image processor has it, "round" as torchvision and so OpenCLIP.
   """
@@ -53,7 +54,7 @@ class Preprocess:
                        f"three channels, got {self.mean=}, {self.std=}")
 
 
-def normalize_pixels(
+def normalise_pixels(
     pixels: UInt8[AnyArray, "*n s s 3"],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
@@ -62,7 +63,7 @@ def normalize_pixels(
   """Pixels in [0, 1], minus `mean`, divided by `std`, channel by channel.
 
   Raises:
-    TypeError: if the pixels are not uint8; normalised pixels go to the
+    TypeError: If the pixels are not uint8; normalised pixels go to the
       functions of `towers` directly.
   """
   pixels = jnp.asarray(pixels)
@@ -70,16 +71,16 @@ def normalize_pixels(
     raise TypeError(
         f"uint8 pixels expected, but {pixels.dtype=}. Pixels that are already "
         "normalised go to towers.image_features or towers.pooled_image.")
-  return standardize(pixels, mean, std, dtype)
+  return standardise(pixels, mean, std, dtype)
 
 
-def standardize(
+def standardise(
     pixels: Array,
     mean: tuple[float, float, float] | Float[Array, "3"],
     std: tuple[float, float, float] | Float[Array, "3"],
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "*n s s 3"]:
-  """As `normalize_pixels`, also for values in [0, 255] between whole ones.
+  """As `normalise_pixels`, also for values in [0, 255] between whole ones.
 
   A mixture of views is not rounded to pixels.
   """
@@ -101,7 +102,7 @@ def from_image_processor(
     image_size: Side of the images that the model takes.
 
   Raises:
-    ValueError: if images would not come out as squares of that side, or a
+    ValueError: If images would not come out as squares of that side, or a
       setting is not known.
   """
   if not settings.get("do_resize", True):

@@ -56,7 +56,7 @@ class Encoder:
 
   Attributes:
     config: Sizes of the model.
-    params: Of the text tower.
+    params: Parameters of the text tower.
     projection: The last linear map; acts on what `pooled` returns.
     embeddings: Vectors of all tokens, without positions.
     bank: The prompts whose context is replaced.
@@ -85,14 +85,14 @@ class Encoder:
     """Unit-norm text features.
 
     Args:
-      context: Shared by all classes, or one for each.
-      deep: deep[i] take the place of the states of the first n context vectors
-        before layer i + 1.
+      context: Context shared by all classes, or one for each.
+      deep: Vectors, of which deep[i] take the place of the states of the first
+        n context vectors before layer i + 1.
 
     Raises:
-      ValueError: a context of another shape, or deep prompts that do not fit.
+      ValueError: A context of another shape, or deep prompts that do not fit.
     """
-    return towers.normalize(towers.project(
+    return towers.normalise(towers.project(
         self.pooled(context, deep=deep), self.projection,
         precision=self.config.text.precision))
 
@@ -153,25 +153,25 @@ def prompt_bank(
   Underscores in names become spaces. Words after the name stay as they are.
 
   Args:
-    tokenizer: Of transformers; gives start token, text and end token. Without
-      the start token where `eos_token_id` is None, and then its padding fills
-      the rows.
-    class_names: At least one. Duplicates are allowed: some data sets have two
-      classes of one name.
-    template: Holds "{}" once, where the name goes.
+    tokenizer: Tokenizer of transformers; gives start token, text and end token.
+      Without the start token where `eos_token_id` is None, and then its padding
+      fills the rows.
+    class_names: Class names, at least one. Duplicates are allowed: some data
+      sets have two classes of one name.
+    template: Template with "{}" once, where the name goes.
     context_length: Positions of the text tower.
-    eos_token_id: Of the model's configuration, not of the tokenizer; see
-      `end_positions`.
+    eos_token_id: Id of the end token of the model's configuration, not of the
+      tokenizer; see `end_positions`.
     class_position: Where the name stands among the m context tokens: "end"
       after them, "front" before them, "middle" after the first m // 2.
-    num_context_tokens: If given, so many placeholders stand in for the words
-      before the name: room for a context that does not begin with words.
+    num_context_tokens: Number of placeholders that, if given, stand in for the
+      words before the name: room for a context that does not begin with words.
     crop: Whether rows end with the longest prompt, which is exact because the
       tower is causal, or have all the tower's positions. They always have them
       where they are read off at the last one.
 
   Raises:
-    ValueError: if there is no tokenizer, there are no names or an empty one, a
+    ValueError: If there is no tokenizer, there are no names or an empty one, a
       prompt is longer than the tower, or the template has not exactly one "{}".
 
   Source: the prompt learner of Zhou et al. 2022.
@@ -226,12 +226,13 @@ def from_token_ids(
   """A bank of rows that are tokenised already.
 
   Args:
-    token_ids: Including start and end tokens.
-    context_positions: [k m], or [m] where they are the same in all rows.
+    token_ids: Token ids, start and end tokens included.
+    context_positions: Positions of the context, [k m], or [m] where they are
+      the same in all rows.
     end_positions: See the function of that name.
 
   Raises:
-    ValueError: if shapes do not fit together, a position lies outside its row,
+    ValueError: If shapes do not fit together, a position lies outside its row,
       or the context is not a set of distinct positions before the end token.
   """
   ids = np.asarray(token_ids)
@@ -270,7 +271,7 @@ def end_positions(
       last position, as in SigLIP.
 
   Raises:
-    ValueError: if a row has no end token.
+    ValueError: If a row has no end token.
   """
   ids = np.asarray(token_ids)
   if eos_token_id is None:
@@ -294,12 +295,12 @@ def insert_context(
   """Token vectors with the context in its places.
 
   Args:
-    embeddings: Of all tokens.
-    context: Shared by the classes, or [k m w] with one for each.
-    context_positions: Distinct in each row.
+    embeddings: Embeddings of all tokens.
+    context: Context shared by the classes, or [k m w] with one for each.
+    context_positions: Positions of the context, distinct in each row.
 
   Raises:
-    ValueError: if the context has another number or width of vectors.
+    ValueError: If the context has another number or width of vectors.
   """
   _check_context(context, context_positions, embeddings.shape[-1])
   return towers.place(embeddings, context, context_positions)

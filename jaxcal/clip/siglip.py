@@ -164,7 +164,7 @@ def preprocessing(
     image_size: Side of the images that the model takes.
 
   Raises:
-    ValueError: see `preprocess.from_image_processor`.
+    ValueError: See `preprocess.from_image_processor`.
   """
   half = (0.5,) * 3
   usual = {"size": {"height": image_size, "width": image_size},

@@ -49,8 +49,8 @@ class DeepPrompts(NamedTuple):
   """Learned vectors that take the place of states inside a tower.
 
   Attributes:
-    vectors: vectors[i] enter before layer i + 1. Behind the last of them, what
-      became of them flows on.
+    vectors: Vectors, of which vectors[i] enter before layer i + 1. Behind the
+      last of them, what became of them flows on.
     positions: Where they enter in each row, distinct.
   """
 
@@ -411,8 +411,8 @@ def place(
 
   Args:
     x: All states.
-    vectors: Shared by the rows, or [b n w] with their own for each.
-    positions: Distinct in each row.
+    vectors: Vectors shared by the rows, or [b n w] with their own for each.
+    positions: Positions of the vectors, distinct in each row.
   """
   vectors = jnp.broadcast_to(vectors, (*positions.shape, x.shape[-1]))
   return x.at[jnp.arange(len(x))[:, None], positions].set(
@@ -453,7 +453,7 @@ def pooled_text(
     deep: Vectors that take the place of states between layers, if any.
 
   Raises:
-    ValueError: more tokens than the tower has positions, another width, or deep
+    ValueError: More tokens than the tower has positions, another width, or deep
       prompts that do not fit.
   """
   if embeddings.ndim != 3 or embeddings.shape[-1] != config.text.width:
@@ -475,7 +475,7 @@ def text_features(
 ) -> Float[Array, "k d"]:
   """Unit-norm text features of prompts; arguments as in `pooled_text`."""
   activations = pooled_text(config, params, embeddings, end_positions)
-  return normalize(project(activations, text_projection(config, params),
+  return normalise(project(activations, text_projection(config, params),
                            precision=config.text.precision))
 
 
@@ -495,7 +495,7 @@ def pooled_image(
       positions; prompts[i] take their place before layer i.
 
   Raises:
-    ValueError: images of another size than the model's, or prompts that do not
+    ValueError: Images of another size than the model's, or prompts that do not
       fit the tower.
   """
   side = config.image_size
@@ -523,7 +523,7 @@ def image_features(
   """Unit-norm image features; arguments as in `pooled_image`."""
   activations, residual = pooled_image(config, params, pixels, prompts)
   projection = image_projection(config, params)
-  return normalize(project(activations, projection, residual,
+  return normalise(project(activations, projection, residual,
                            precision=config.vision.precision))
 
 
@@ -549,7 +549,7 @@ def project(
   Args:
     activations: What the projection sees.
     projection: The last linear map of a tower.
-    residual: Added to what it gives.
+    residual: Residual added to what it gives.
     precision: One of `jaxcal.precision.PRECISIONS`; where the map is part of a
       tower's own pass, the tower's.
   """
@@ -566,7 +566,7 @@ def _projection(params, path):
   return Projection(jnp.asarray(params["kernel"]), params.get("bias"))
 
 
-def normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+def normalise(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
   """Vectors scaled to unit Euclidean length."""
   x = at_least_float32(x)
   return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

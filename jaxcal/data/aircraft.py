@@ -18,20 +18,20 @@ def read(
     root: The folder with `variants.txt`, `images_variant_SPLIT.txt` and
       `images/`.
     split: One of `SPLITS`; trainval is train and val together.
-    partial: Leave out listed images that are absent, with a warning in the log.
+    partial: Whether to leave out listed images that are absent, with a warning
+      in the log.
 
   Returns:
     The images in the order of the list, with ids such as `images/1514522.jpg`.
     The order of `variants.txt` is the label order.
 
   Raises:
-    FileNotFoundError: if a list or (without `partial`) a listed image is
+    FileNotFoundError: If a list or (without `partial`) a listed image is
       absent.
-    ValueError: if the split is unknown, a line is not a number and a variant,
+    ValueError: If the split is unknown, a line is not a number and a variant,
       or a variant is not in `variants.txt`; names the line.
 
-  References:
-    Maji et al., Fine-Grained Visual Classification of Aircraft, 2013.
+  Source: Maji et al., Fine-Grained Visual Classification of Aircraft, 2013.
   """
   if split not in SPLITS:
     raise ValueError(f"unknown split {split!r}; choose from: "

@@ -45,11 +45,11 @@ class Levels(NamedTuple):
   """How strong operations are; autocontrast and equalize have no level.
 
   Attributes:
-    bits: Of `posterize`.
-    threshold: Of `solarize`.
-    degrees: Of `rotate`.
-    slope: Of `shear_x` and `shear_y`.
-    pixels: Of `translate_x` and `translate_y`.
+    bits: Bits of `posterize`.
+    threshold: Threshold of `solarize`.
+    degrees: Degrees of `rotate`.
+    slope: Slope of `shear_x` and `shear_y`.
+    pixels: Pixels of `translate_x` and `translate_y`.
   """
 
   bits: Int[AnyArray, "..."]
@@ -65,7 +65,7 @@ class Draw(NamedTuple):
   Attributes:
     operations: int32 [3 3], for each copy the numbers of its operations, first
       to last; a 9 does nothing.
-    levels: Their levels, each [3 3].
+    levels: Levels of the operations, each [3 3].
     weights: int32 [4], of the view and its copies in units of 2^-15; they add
       up to 2^15.
   """
@@ -84,20 +84,19 @@ def mix(
   mixing what was normalised.
 
   Args:
-    key: To draw from, see `draw`.
+    key: Random key to draw from, see `draw`.
     view: uint8 [s s 3], s at most 1024.
 
   Returns:
     float32 [s s 3] in [0, 255]: multiples of 2^-15, not rounded to pixels.
 
   Raises:
-    ValueError: if the view is larger than 1024 pixels.
+    ValueError: If the view is larger than 1024 pixels.
 
-  References:
-    Hendrycks et al., AugMix, ICLR 2020, at severity 1 and width 3 as used by
-    Shu et al., Test-Time Prompt Tuning, NeurIPS 2022. Differs from the released
-    code in: the random numbers; levels are multiples of 2^-12 and weights of
-    2^-15 of their ranges.
+  Source: Hendrycks et al., AugMix, ICLR 2020, at severity 1 and width 3 as used
+  by Shu et al., Test-Time Prompt Tuning, NeurIPS 2022.
+  Differs from the released code in: the random numbers; levels are multiples of
+  2^-12 and weights of 2^-15 of their ranges.
   """
   operations, levels, weights = draw(key, view.shape[0])
 
@@ -123,8 +122,8 @@ def draw(key: Key[Array, ""], side: int) -> Draw:
   uniform on [0, 1], Beta(1, 1).
 
   Args:
-    key: To draw from.
-    side: Of the view, in pixels.
+    key: Random key to draw from.
+    side: Side of the view, in pixels.
 
   Returns:
     What `mix` applies.
@@ -150,9 +149,9 @@ def operation_levels(
   """Levels at severity 1.
 
   Args:
-    strength: In units of 2^-12, 0.1 to below 1.
+    strength: Strength in units of 2^-12, 0.1 to below 1.
     negative: bool, whether to rotate, shear or translate the other way.
-    side: Of the view, in pixels.
+    side: Side of the view, in pixels.
 
   Returns:
     Always 4 bits; a threshold from 231 to 254; 0 to 2 degrees; a slope from
@@ -183,7 +182,7 @@ def apply_operation(
   Args:
     view: uint8 [s s 3].
     operation: Position in `OPERATIONS`, or their number to do nothing.
-    levels: Scalars.
+    levels: Levels of the operation, scalars.
 
   Returns:
     uint8 [s s 3].

@@ -26,12 +26,12 @@ class Prepared:
   """The set as tensorflow-datasets has it.
 
   Attributes:
-    name: With the config, where there is one.
-    splits: Its split for each of ours that has the same images.
+    name: Name in tensorflow-datasets, with the config, where there is one.
+    splits: Name of its split for each of ours that has the same images.
     every: All its splits, where they are other ones than ours; the images are
       then found by the file names in the split file.
-    renamed: Its name of the classes that it calls otherwise.
-    unused: Its classes that are no candidates.
+    renamed: Names that it has for classes that it calls otherwise.
+    unused: Names of its classes that are no candidates.
   """
 
   name: str
@@ -47,7 +47,7 @@ class Row:
 
   Attributes:
     name: The key in `CATALOGUE`.
-    title: As its authors write it.
+    title: Title as its authors write it.
     num_classes: How many candidates.
     counts: Images by split.
     layout: How it lies on disk: listed in a split file ("coop") or in
@@ -60,7 +60,7 @@ class Row:
     few_shot_template: The prompt of the few-shot papers (CoOp and after).
     test_time_template: The prompt of the test-time tuning papers.
     prepared: How tensorflow-datasets has it; None where it does not.
-    licence: As far as known.
+    licence: Licence as far as known.
     home: Where to obtain it.
     augmix: Whether the released fine-grained runs of the test-time tuning
       papers mix their views with AugMix. The released shift runs do so for the
@@ -302,7 +302,7 @@ def row(name: str) -> Row:
   """The row of a data set.
 
   Raises:
-    ValueError: if there is none of that name; lists the names.
+    ValueError: If there is none of that name; lists the names.
   """
   if name not in CATALOGUE:
     raise ValueError(
@@ -340,10 +340,10 @@ def load(
     in the split file where one is needed, else what `tfds.read` makes of them.
 
   Raises:
-    FileNotFoundError: if the set or some of its files are not there; says where
+    FileNotFoundError: If the set or some of its files are not there; says where
       it was looked for and how to obtain it.
-    ImportError: if the source is "tfds" and it is not installed.
-    ValueError: if a name is unknown, or what is found is not what the row says.
+    ImportError: If the source is "tfds" and it is not installed.
+    ValueError: If a name is unknown, or what is found is not what the row says.
   """
   entry = row(name)
   for kind, value, choices in (

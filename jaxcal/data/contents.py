@@ -23,10 +23,11 @@ def identity_of(
     memory: File that keeps the digests of all files with size and time, so
       that the next call reads only what has changed; none is kept if None.
     num_threads: Threads that read files.
-    progress: Called with the number of files that were looked at since.
+    progress: Function called with the number of files that were looked at
+      since.
 
   Raises:
-    OSError: a file cannot be read; names it.
+    OSError: A file cannot be read; names it.
   """
   names = image_set.ids, image_set.labels, image_set.class_names
   if image_set.path is None:
@@ -49,11 +50,12 @@ def identity_of_pairs(
   Args:
     pair_set: The pairs; no image is decoded.
     memory: See `identity_of`, as the others.
-    num_threads: Likewise.
-    progress: Likewise.
+    num_threads: Number of threads that read files.
+    progress: Function called with the number of files that were looked at
+      since.
 
   Raises:
-    OSError: a file cannot be read; names it.
+    OSError: A file cannot be read; names it.
   """
   contents = None
   if pair_set.place is not None:

@@ -28,20 +28,20 @@ def read(
     path: The file. Its stem becomes the name of the set.
     root: The folder that the paths start from.
     split: One of `SPLITS`.
-    partial: Leave out listed images that are absent, with a warning in the log.
+    partial: Whether to leave out listed images that are absent, with a warning
+      in the log.
 
   Returns:
     The images in the order of the file; ids are the paths in it.
 
   Raises:
-    FileNotFoundError: if the file, the folder, or (without `partial`) a listed
+    FileNotFoundError: If the file, the folder, or (without `partial`) a listed
       image is absent.
-    ValueError: if the file is not of that form, a label has two names, or the
+    ValueError: If the file is not of that form, a label has two names, or the
       labels are not 0, 1, 2 and so on without a gap.
 
-  References:
-    Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022.
-    Differs from the released code in: nothing is cached beside the data.
+  Source: Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022.
+  Differs from the released code in: nothing is cached beside the data.
   """
   path = pathlib.Path(path)
   class_names, rows = entries(path, split)
@@ -62,8 +62,8 @@ def entries(
     split: One of `SPLITS`.
 
   Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: as `read` does.
+    FileNotFoundError: If there is no such file.
+    ValueError: As `read` does.
   """
   path = pathlib.Path(path)
   if split not in SPLITS:

@@ -41,7 +41,7 @@ def check(image_set: ImageSet) -> None:
     image_set: The set to look at.
 
   Raises:
-    ValueError: if the set is empty, has no classes, an id occurs twice, there
+    ValueError: If the set is empty, has no classes, an id occurs twice, there
       is not one integer label per id, or a label has no class name, or the set
       or a class has a name that is no text (from a file system in another
       encoding than UTF-8).
@@ -97,7 +97,7 @@ def take(image_set: ImageSet, indices: Positions) -> ImageSet:
     A set of `len(indices)` images that keep their ids.
 
   Raises:
-    ValueError: if there are no indices, or one is outside the set or repeated.
+    ValueError: If there are no indices, or one is outside the set or repeated.
   """
   indices = np.asarray(indices)
   num_images = len(image_set.ids)
@@ -140,7 +140,7 @@ def limit(image_set: ImageSet, num_images: int) -> ImageSet:
     set has no more than `num_images`.
 
   Raises:
-    ValueError: if `num_images` is below 1.
+    ValueError: If `num_images` is below 1.
   """
   if num_images < 1:
     raise ValueError(f"expected at least 1 image to keep, got {num_images}.")

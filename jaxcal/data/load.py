@@ -61,15 +61,15 @@ def images(
     classes: Classes that are kept, as images and as candidates: "all", or
       "base" or "new", the halves of few-shot tuning.
     limit: Number of images to keep, spread over the classes; 0 for all.
-    progress: Called with (files looked at, files in all) after each file of a
-      folder or list.
+    progress: Function called with (files looked at, files in all) after each
+      file of a folder or list.
 
   Returns:
     The images. Their name is that of the set, or the path's last part.
 
   Raises:
-    FileNotFoundError: if there is no such file, folder or store.
-    ValueError: if the name is unknown, or what lies there is no image set or
+    FileNotFoundError: If there is no such file, folder or store.
+    ValueError: If the name is unknown, or what lies there is no image set or
       has changed since its features were stored.
   """
   if classes not in _CLASSES:
@@ -110,8 +110,8 @@ def open_store(
     name: Name or path of the set.
 
   Raises:
-    FileNotFoundError: see `features.store.open_store`.
-    ValueError: the name cannot be that of a folder, or the store is damaged.
+    FileNotFoundError: See `features.store.open_store`.
+    ValueError: The name cannot be that of a folder, or the store is damaged.
   """
   return stores.open_store(
       paths.inside(os.path.expanduser(folder), name_of(name)))

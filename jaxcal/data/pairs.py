@@ -84,7 +84,7 @@ def check(pair_set: PairSet) -> None:
     pair_set: The set to look at.
 
   Raises:
-    ValueError: if there is no pair (says what was left out), an id occurs
+    ValueError: If there is no pair (says what was left out), an id occurs
       twice, there is not one caption per id, or a caption is empty.
   """
   name, ids, captions, _, skipped, _ = pair_set
@@ -112,7 +112,7 @@ def limit(pair_set: PairSet, num_pairs: int) -> PairSet:
     num_pairs: How many pairs to keep, at least 1.
 
   Raises:
-    ValueError: if `num_pairs` is below 1.
+    ValueError: If `num_pairs` is below 1.
   """
   if num_pairs < 1:
     raise ValueError(f"expected at least 1 pair to keep, got {num_pairs}.")
@@ -142,9 +142,10 @@ def webdataset(
     tars: A folder of tars, a pattern (`*`, `?`, `[ab]`, `**` for folders, and
       `{00000..00059}` or `{a,b}` as in a shell), a tar, or a sequence of such.
       Tars are not compressed.
-    max_pairs: Look into no further tars once there are so many pairs, and keep
-      no more; all if None.
-    progress: Called with (tars looked into, tars in all) after each of them.
+    max_pairs: Number of pairs to keep; no further tars are looked into then.
+      All if None.
+    progress: Function called with (tars looked into, tars in all) after each of
+      them.
 
   Returns:
     The pairs in the order of the sorted paths of the tars, then as they lie in
@@ -152,8 +153,8 @@ def webdataset(
     the key; that folder's name is the name of the set.
 
   Raises:
-    FileNotFoundError: if a pattern, or one of its expansions, matches no tar.
-    ValueError: if there is no pair at all (says what was left out), a tar has a
+    FileNotFoundError: If a pattern, or one of its expansions, matches no tar.
+    ValueError: If there is no pair at all (says what was left out), a tar has a
       file twice, or `max_pairs` is below 1.
   """
   if max_pairs is not None and max_pairs < 1:
@@ -195,8 +196,8 @@ def tar_paths(
   Of folders and patterns, only files that end in `.tar` count.
 
   Raises:
-    FileNotFoundError: if a pattern, or one of its expansions, matches no tar.
-    ValueError: if an empty sequence is given.
+    FileNotFoundError: If a pattern, or one of its expansions, matches no tar.
+    ValueError: If an empty sequence is given.
   """
   entries = [tars] if isinstance(tars, (str, os.PathLike)) else list(tars)
   if not entries:
@@ -227,8 +228,8 @@ def csv_file(path: str | os.PathLike) -> PairSet:
     The pairs in the order of the file; the ids are the paths.
 
   Raises:
-    FileNotFoundError: if the list or a listed image is missing.
-    ValueError: if a column or a value is missing, a path is repeated, or
+    FileNotFoundError: If the list or a listed image is missing.
+    ValueError: If a column or a value is missing, a path is repeated, or
       nothing is listed; names the line.
   """
   path = pathlib.Path(path)
@@ -268,17 +269,17 @@ def labelled(
   """A labelled image set whose captions are its class names in templates.
 
   Images of a class share a caption, or a few. In a contrastive likelihood they
-  are then each other's wrong answers, so the curvature is that of a task which
-  cannot be solved; photos with captions of their own are the better data.
+  are then each other's wrong predictions, so the curvature is that of a task
+  which cannot be solved; photos with captions of their own are the better data.
 
   Args:
     image_set: The images; ids, order and reader are kept.
-    templates: One, or several that go round by position: of T templates the
-      image at position i has number i modulo T. Each has `{}` once, for the
-      class name, in which "_" becomes a space.
+    templates: Templates, one, or several that go round by position: of T
+      templates the image at position i has number i modulo T. Each has `{}`
+      once, for the class name, in which "_" becomes a space.
 
   Raises:
-    ValueError: if there is no template, or one has not exactly one `{}`.
+    ValueError: If there is no template, or one has not exactly one `{}`.
   """
   templates = [templates] if isinstance(templates, str) else list(templates)
   if not templates:
@@ -304,7 +305,7 @@ def join(pair_sets: Sequence[PairSet]) -> PairSet:
   """Several sets one after the other, under their names joined by "+".
 
   Raises:
-    ValueError: no sets, or an id that occurs in two of them.
+    ValueError: No sets, or an id that occurs in two of them.
   """
   if not pair_sets:
     raise ValueError("expected at least one set of pairs, got none.")

@@ -63,26 +63,27 @@ def batches(
 
   Args:
     image_set: The images; of pairs, the captions are not looked at.
-    positions: For each batch the positions in the set of its images: at most
+    positions: Positions in the set of each batch's images: at most
       `batch_size`, possibly none; taken as far ahead as images are read.
     seed: The run's seed, see `views.image_key`.
     batch_size: Entries of a batch. The filling repeats the last image; where a
       batch has none, it is a black image of one pixel.
     num_threads: Threads that read images.
     prefetch: Batches to work ahead.
-    on_unusable: Called with the position of an image that cannot be read or has
-      no usable size, and the reason. A black image of one pixel with a false
-      mask then stands in its place, and the batches go on. Calls come from the
-      caller's thread, in order, before the batch is handed over; one that
-      raises ends the batches, as is wise where most images are unusable: then
-      the cause is seldom the images. If None, such an image is an error.
+    on_unusable: Function called with the position of an image that cannot be
+      read or has no usable size, and the reason. A black image of one pixel
+      with a false mask then stands in its place, and the batches go on. Calls
+      come from the caller's thread, in order, before the batch is handed over;
+      one that raises ends the batches, as is wise where most images are
+      unusable: then the cause is seldom the images. If None, such an image is
+      an error.
 
   Returns:
     A generator of as many batches as `positions` has sequences. Canvases are
     as small as the batch allows, see `views.canvas_shape`.
 
   Raises:
-    ValueError: at once if a number is out of range; with the batch that it
+    ValueError: At once if a number is out of range; with the batch that it
       belongs to if there are too many positions, one is outside the set, or an
       image cannot be read or has no usable size, naming its id. The batches
       before it are complete.

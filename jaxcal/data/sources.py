@@ -51,8 +51,8 @@ def decode(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
     uint8 [h w 3].
 
   Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: if the file is not an image, is cut off or damaged, is too large
+    FileNotFoundError: If there is no such file.
+    ValueError: If the file is not an image, is cut off or damaged, is too large
       for Pillow to trust, or holds numbers without a known range (32-bit grey);
       names the file.
   """
@@ -70,7 +70,7 @@ def decode_bytes(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     uint8 [h w 3].
 
   Raises:
-    ValueError: as `decode` does.
+    ValueError: As `decode` does.
   """
   return _decode(io.BytesIO(encoded), name)
 
@@ -89,10 +89,11 @@ def verify(
   Args:
     image_set: A set from `image_folder` or `csv_file`.
     root: The folder below which the set's ids are paths.
-    progress: Called with (files looked at, files in all) after each file.
+    progress: Function called with (files looked at, files in all) after each
+      file.
 
   Raises:
-    ValueError: after all files were looked at; names up to ten bad ones.
+    ValueError: After all files were looked at; names up to ten bad ones.
   """
   bad = []
   for number, image_id in enumerate(image_set.ids, start=1):
@@ -137,8 +138,8 @@ def image_folder(
     sub-folder stays a candidate.
 
   Raises:
-    FileNotFoundError: if there is no such folder.
-    ValueError: if there are no sub-folders or no images, images lie outside a
+    FileNotFoundError: If there is no such folder.
+    ValueError: If there are no sub-folders or no images, images lie outside a
       sub-folder or too deep, or the class names do not fit the sub-folders.
   """
   root = _existing_folder(root)
@@ -203,8 +204,8 @@ def csv_file(
     The images in the order of the file.
 
   Raises:
-    FileNotFoundError: if the list, the root or a listed file is missing.
-    ValueError: if a column or a value is missing, a label is not among the
+    FileNotFoundError: If the list, the root or a listed file is missing.
+    ValueError: If a column or a value is missing, a label is not among the
       class names, labels are numbers or alike without class names, a path is
       repeated, or nothing is listed; names the line.
   """
@@ -255,20 +256,20 @@ def listed_files(
 
   Args:
     name: What the set is called.
-    class_names: In label order.
+    class_names: Class names in label order.
     rows: The path below the root, with `/` between its parts, and the label of
       each image.
     root: The folder that the paths start from.
-    partial: Leave out listed files that are absent, with a warning in the log,
-      instead of refusing the list.
+    partial: Whether to leave out listed files that are absent, with a warning
+      in the log, instead of refusing the list.
 
   Returns:
     The images in the order of the rows.
 
   Raises:
-    FileNotFoundError: if there is no such folder or none of the files, or some
+    FileNotFoundError: If there is no such folder or none of the files, or some
       are absent and `partial` is not set; names up to ten.
-    ValueError: if a path is repeated or a label has no class name.
+    ValueError: If a path is repeated or a label has no class name.
   """
   root = _existing_folder(root)
   absent = [path for path, _ in rows if not (root / path).is_file()]
@@ -301,8 +302,8 @@ def class_names_file(
     The names, or the mapping from folder to name, as `image_folder` takes them.
 
   Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: if it is empty, a line is blank, only some lines have a tab, or
+    FileNotFoundError: If there is no such file.
+    ValueError: If it is empty, a line is blank, only some lines have a tab, or
       a folder is named twice.
   """
   path = _existing_file(path)

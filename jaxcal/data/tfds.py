@@ -45,7 +45,8 @@ def read(
     root: The data folder of tensorflow-datasets.
     name: The data set below it, with its config where it has some, such as
       `dtd` or `imagenet_v2/matched-frequency`. The newest version is taken.
-    split: In the language of tensorflow-datasets: `test`, `train+test`, ...
+    split: Split in the language of tensorflow-datasets: `test`, `train+test`,
+      ...
     class_names: The candidates in label order, as in the label's feature.
     renamed: The name in the label's feature of the class names that differ.
     unused: Further names in the label's feature; their images are left out.
@@ -57,9 +58,9 @@ def read(
     Without file names, ids are positions in the stored order, `test/000012`.
 
   Raises:
-    ImportError: if tensorflow-datasets is not installed.
-    FileNotFoundError: if the data set is not prepared below the root.
-    ValueError: if the split is unknown, image or label is missing among the
+    ImportError: If tensorflow-datasets is not installed.
+    FileNotFoundError: If the data set is not prepared below the root.
+    ValueError: If the split is unknown, image or label is missing among the
       features, the names cannot be joined, or no image is left.
   """
   folder = prepared_folder(root, name)
@@ -114,7 +115,7 @@ def read_pairs(
     root: The data folder of tensorflow-datasets.
     name: The data set below it, with its config where it has some, such as
       `coco_captions/2014`. The newest version is taken.
-    split: In the language of tensorflow-datasets.
+    split: Split in the language of tensorflow-datasets.
 
   Returns:
     The pairs in the stored order, which is shuffled, the same at each reading.
@@ -123,9 +124,9 @@ def read_pairs(
     with an empty one or one that is no UTF-8 are left out and counted.
 
   Raises:
-    ImportError: if tensorflow-datasets is not installed.
-    FileNotFoundError: if the data set is not prepared below the root.
-    ValueError: if the split is unknown, image or caption is missing among the
+    ImportError: If tensorflow-datasets is not installed.
+    FileNotFoundError: If the data set is not prepared below the root.
+    ValueError: If the split is unknown, image or caption is missing among the
       features, or no pair is left.
   """
   folder = prepared_folder(root, name)
@@ -168,7 +169,7 @@ def prepared_folder(root: str | os.PathLike, name: str) -> pathlib.Path:
     name: The data set below it, with its config where it has some.
 
   Raises:
-    FileNotFoundError: if there is none; says how to prepare it.
+    FileNotFoundError: If there is none; says how to prepare it.
   """
   folder = pathlib.Path(root, name)
   found = [path.parent for path in folder.glob("*/dataset_info.json")
@@ -199,14 +200,14 @@ def join_labels(
   Args:
     theirs: Names in their label order.
     ours: Names in ours.
-    renamed: Their name for those of ours that are called otherwise.
+    renamed: Names that it has for those of ours that are called otherwise.
     unused: Names among theirs that are none of ours.
 
   Returns:
     One of our labels for each of theirs, each once; None for the unused.
 
   Raises:
-    ValueError: if two names on a side are alike, or a name on either side has
+    ValueError: If two names on a side are alike, or a name on either side has
       no partner; names up to ten.
   """
   renamed = renamed or {}

@@ -78,7 +78,7 @@ class Recipe:
 
   Attributes:
     size: Side of every view, in pixels, at most 1024.
-    resize: Of the clean view: length of the shorter edge, the longer one
+    resize: Size of the clean view: length of the shorter edge, the longer one
       following rounded down; or (height, width) exactly; at most 1024.
     resample: Filter of the clean view: "nearest", "bilinear", "bicubic" or
       "lanczos", as Pillow has them.
@@ -87,8 +87,8 @@ class Recipe:
       the test-time tuning codes; "floor" is rounded down, as in Hugging Face's
       image processors. They differ by at most one pixel.
     num_views: How many views in all: one clean view, then random ones.
-    area: Of the random views, see `random_box`.
-    ratio: Of the random views, see `random_box`.
+    area: Area of the random views, see `random_box`.
+    ratio: Ratio of the sides of the random views, see `random_box`.
     random_resample: Filter of the random views.
     flip_probability: How often left and right of a random view change places.
     augmix: Whether random views go through `augmix`.
@@ -128,15 +128,15 @@ def canvas_shape(height: int, width: int) -> tuple[int, int]:
   """Shape of the canvas for an image: one of a few, to compile few programs.
 
   Args:
-    height: Of the image, in pixels.
-    width: Of the image, in pixels.
+    height: Height of the image, in pixels.
+    width: Width of the image, in pixels.
 
   Returns:
     Height and width of the canvas; each is the side rounded up to a power of
     two, or to three halves of one, 64 at least.
 
   Raises:
-    ValueError: if the image is empty, has a side above 16384 pixels, or is so
+    ValueError: If the image is empty, has a side above 16384 pixels, or is so
       narrow that the square of the longer side is more than 2^20 times the
       shorter one.
   """
@@ -164,7 +164,7 @@ def on_canvas(
     uint8 [H W 3].
 
   Raises:
-    ValueError: if the image is not uint8 [h w 3] or does not fit.
+    ValueError: If the image is not uint8 [h w 3] or does not fit.
   """
   check_image(image)
   height, width = image.shape[:2]
@@ -225,10 +225,10 @@ def make_views(
     [v s s 3]; view 0 is the clean one. uint8; with AugMix float32 pixel values
     in [0, 255], because mixtures are not rounded.
 
-  References:
-    Shu et al., Test-Time Prompt Tuning, NeurIPS 2022: one clean and 63 random
-    views. Differs from the released code in: the random numbers (a key per
-    image and view instead of global streams).
+  Source: Shu et al., Test-Time Prompt Tuning, NeurIPS 2022: one clean and 63
+  random views.
+  Differs from the released code in: the random numbers (a key per image and
+  view instead of global streams).
   """
   clean = clean_view(
       canvas,
@@ -253,7 +253,7 @@ def draw(
   Args:
     key: uint32 [2], from `image_key`.
     size: int32 [2], height and width of the image.
-    recipe: Of the views; static.
+    recipe: Recipe of the views; static.
 
   Returns:
     What `make_views` shows, with leading axes of `num_views` - 1.
@@ -298,7 +298,7 @@ def clean_view(
     uint8 [crop crop 3].
 
   Raises:
-    ValueError: if the filter or the offset is unknown.
+    ValueError: If the filter or the offset is unknown.
   """
   size = jnp.asarray(size)
   if np.ndim(resize) == 0:
@@ -340,13 +340,14 @@ def crop_resized(
     box: The part to show; it must lie inside the canvas and not be empty,
       which is not checked.
     size: Side of the result, in pixels.
-    resample: "nearest", "bilinear", "bicubic" or "lanczos", as Pillow has them.
+    resample: Filter, "nearest", "bilinear", "bicubic" or "lanczos", as Pillow
+      has them.
 
   Returns:
     uint8 [size size 3].
 
   Raises:
-    ValueError: if the filter is unknown.
+    ValueError: If the filter is unknown.
   """
   top, left, height, width = box
   vertical = _coefficients(
@@ -373,9 +374,9 @@ def random_box(
   allowed ratio is taken.
 
   Args:
-    key: To draw from.
-    height: Of the image, in pixels.
-    width: Of the image, in pixels.
+    key: Random key to draw from.
+    height: Height of the image, in pixels.
+    width: Width of the image, in pixels.
     area: Range of the box's share of the image, within (0, 1].
     ratio: Range of width / height, positive.
 
@@ -384,13 +385,13 @@ def random_box(
     Sides are rounded to pixels, so small boxes may leave the ranges by a pixel.
 
   Raises:
-    ValueError: if a range is empty or outside its bounds.
+    ValueError: If a range is empty or outside its bounds.
 
-  References:
-    Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6.
-    Defaults and tries as in torchvision's RandomResizedCrop, which the
-    test-time tuning codes use. Differs from the released code in: the random
-    numbers (a key per view instead of one global stream).
+  Source: Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6.
+  Defaults and tries as in torchvision's RandomResizedCrop, which the test-time
+  tuning codes use.
+  Differs from the released code in: the random numbers (a key per view instead
+  of one global stream).
   """
   _check_ranges(area, ratio)
   height, width = jnp.int32(height), jnp.int32(width)

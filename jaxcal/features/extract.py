@@ -46,12 +46,13 @@ class Batch(NamedTuple):
   """Features of a batch; each process knows the rows of its own devices.
 
   Attributes:
-    view_features: [b v d] over all devices, unit norm; view 0 is the clean one.
-    pooled: [b .], of view 0, what the projection sees; None where it is not at
-      hand.
-    positions: Of this process's rows in the set.
-    mask: False for rows of this process that only fill the batch up, or whose
-      image cannot be used.
+    view_features: Features [b v d] over all devices, unit norm; view 0 is the
+      clean one.
+    pooled: Activations [b .] of view 0, what the projection sees; None where it
+      is not at hand.
+    positions: Positions of this process's rows in the set.
+    mask: Mask, false for rows of this process that only fill the batch up, or
+      whose image cannot be used.
   """
 
   view_features: Float[Array, "b v d"]
@@ -75,13 +76,13 @@ def from_images(
   """Reads images, cuts their views and runs the image tower.
 
   Args:
-    model: From `checkpoint.load`.
+    model: Model from `checkpoint.load`.
     image_set: The images; of pairs, the captions are not looked at.
     batches: Positions of the images in each batch, at most `batch_size` per
       device, see `batches_of`. Every process of the mesh gives the same ones
       and reads those of its own rows.
-    recipe: Of the views.
-    seed: Of the views.
+    recipe: Recipe of the views.
+    seed: Seed of the views.
     mesh: Devices that share the work.
     batch_size: Images per device.
     num_threads: Threads that read images.
@@ -89,7 +90,7 @@ def from_images(
       image, and its features mean nothing.
 
   Raises:
-    ValueError: an image that cannot be read, which is named; too many positions
+    ValueError: An image that cannot be read, which is named; too many positions
       for a batch.
   """
   encode = image_encoder(model, recipe, mesh)
@@ -148,8 +149,8 @@ def from_store(
       does not fit.
 
   Raises:
-    FileNotFoundError: features that are not in the store yet.
-    ValueError: features that were damaged, or of another model; too many
+    FileNotFoundError: Features that are not in the store yet.
+    ValueError: Features that were damaged, or of another model; too many
       positions for a batch.
   """
   num_rows = len(sharding.local_rows(mesh, batch_size))
@@ -180,7 +181,7 @@ def from_arrays(
   """The same from features in memory, without `pooled`.
 
   Args:
-    view_features: Of all images.
+    view_features: View features of all images.
     batches: Positions in them.
     mesh: Devices that share the work.
     batch_size: Images per device.
@@ -205,11 +206,11 @@ def split_pooled(
   """Undoes `join_pooled`.
 
   Args:
-    config: Of the model whose features they are.
-    joined: As `store.read_pooled` gives them.
+    config: Settings of the model whose features they are.
+    joined: Pooled features as `store.read_pooled` gives them.
 
   Raises:
-    ValueError: they are of another size than the model's.
+    ValueError: They are of another size than the model's.
   """
   size, residual = config.pooled_sizes
   if joined.shape[-1] != size + residual:
@@ -272,11 +273,11 @@ def _encode(config, preprocessing, params, pixels):
   b, v = pixels.shape[:2]
   projection = towers.image_projection(config, params)
   dtype = projection.kernel.dtype
-  pixels = preprocess.standardize(
+  pixels = preprocess.standardise(
       pixels.reshape(b * v, *pixels.shape[2:]), preprocessing.mean,
       preprocessing.std, jnp.promote_types(dtype, jnp.float32))
   pooled = towers.pooled_image(config, params, pixels.astype(dtype))
-  features = towers.normalize(towers.project(
+  features = towers.normalise(towers.project(
       pooled.activations, projection, pooled.residual,
       precision=config.vision.precision))
   return features.reshape(b, v, -1), jax.tree.map(

@@ -41,16 +41,16 @@ def from_images(
   """What the projection sees of the clean view of every image.
 
   Args:
-    model: From `checkpoint.load`.
+    model: Model from `checkpoint.load`.
     images: The images.
-    folder: Keeps what an interrupted call has computed; nothing is kept if
+    folder: Folder of what an interrupted call has computed; nothing is kept if
       None.
     batch_size: Images per device.
     num_threads: Threads that read images.
-    progress: Called with the numbers of images done and in all.
+    progress: Function called with the numbers of images done and in all.
 
   Raises:
-    ValueError: an image cannot be read, or the folder holds those of other
+    ValueError: An image cannot be read, or the folder holds those of other
       images or of another model.
   """
   if folder is None:
@@ -94,7 +94,8 @@ def identity_of_images(
     folder: Folder of `from_images`, which remembers what the files hold, so
       that only those that have changed are read again.
     num_threads: Threads that read files.
-    progress: Called with the number of files that were looked at since.
+    progress: Function called with the number of files that were looked at
+      since.
   """
   return contents.identity_of(images, memory=folder / _MEMORY,
                               num_threads=num_threads, progress=progress)
@@ -115,7 +116,7 @@ def batches(
   that were asked for.
 
   Args:
-    model: From `checkpoint.load`.
+    model: Model from `checkpoint.load`.
     images: Images, or pairs.
     positions: Positions of the images.
     batch_size: Images per device.
@@ -146,7 +147,7 @@ def write(
   """Writes features of some images as a part, see `parts.write`.
 
   Args:
-    folder: From `parts.open_folder`.
+    folder: Folder from `parts.open_folder`.
     positions: Positions of the images.
     name: Name of the features in the folder.
     rows: Features of these images.

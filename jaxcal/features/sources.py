@@ -28,13 +28,13 @@ class Source(NamedTuple):
   """Images by id, and how their features are had.
 
   Attributes:
-    ids: One per image.
+    ids: Ids, one per image.
     labels: Positions in the class names; None where not known.
-    class_names: In label order; None where not known.
+    class_names: Class names in label order; None where not known.
     order: Positions in the order in which they are had fastest.
     num_views: Views of each image, the clean one included.
-    batches: From positions, batch by batch, a mesh and the images per device,
-      to `extract.Batch`es.
+    batches: Function from positions, batch by batch, a mesh and the images per
+      device to `extract.Batch`es.
   """
 
   ids: tuple[str, ...]
@@ -57,14 +57,14 @@ def from_images(
   """Views are cut from the images, and run through the image tower.
 
   Args:
-    model: From `checkpoint.load`.
+    model: Model from `checkpoint.load`.
     image_set: The images.
     recipe: Numbers of the views.
     seed: Seed of the random views.
     num_threads: Threads that read images.
 
   Raises:
-    ValueError: the set does not hold together, see `image_set.check`.
+    ValueError: The set does not hold together, see `image_set.check`.
   """
   image_sets.check(image_set)
 
@@ -88,14 +88,15 @@ def from_store(
   """Features that `jaxcal features` has stored.
 
   Args:
-    store: From `store.open_store`.
-    image_set: Some of its images, in an order of their own; all if None.
+    store: Store from `store.open_store`.
+    image_set: Images among those of the store, in an order of their own; all if
+      None.
     config: Sizes of the model; needed for a posterior on top.
     max_bytes: Features that are held at a time where the order is not that of
       the store.
 
   Raises:
-    ValueError: the store lacks an image of the set.
+    ValueError: The store lacks an image of the set.
   """
   images = stores.image_set(store) if image_set is None else image_set
   image_sets.check(images)
@@ -136,11 +137,11 @@ def from_arrays(
     view_features: Unit-norm features of each image's views, the clean one
       first; they are not looked at here.
     labels: Positions in the class names.
-    ids: One per image; "0", "1", ... if None.
-    class_names: In label order.
+    ids: Ids, one per image; "0", "1", ... if None.
+    class_names: Class names in label order.
 
   Raises:
-    ValueError: another number of ids or labels than of images, or an id that
+    ValueError: Another number of ids or labels than of images, or an id that
       occurs twice.
   """
   ids = tuple(map(str, range(len(view_features)) if ids is None else ids))

@@ -50,25 +50,25 @@ class Manifest(NamedTuple):
 
   Attributes:
     model: Name of the model.
-    model_fingerprint: Of its weights.
+    model_fingerprint: Fingerprint of its weights.
     data: Name of the image set.
     data_fingerprint: See `data_fingerprint`.
     contents_fingerprint: Digest of what the images' files held; None where they
       are no files.
     views: How the views were made.
-    seed: Of the views.
+    seed: Seed of the views.
     image_dtype: Precision in which the image tower computed, one of
       `jaxcal.precision.PRECISIONS`.
-    num_images: n.
-    num_views: v.
-    feature_size: d, of the joint space.
-    pooled_size: w, of the image tower's activations and residual together.
-    dtype: Of the stored values, one of `DTYPES`. Unit-norm features in float16
-      are within 2.5e-4 of their values in float32.
+    num_images: Number of images, n.
+    num_views: Number of views of each, v.
+    feature_size: Width d of the joint space.
+    pooled_size: Width w of the image tower's activations and residual together.
+    dtype: Type of the stored values, one of `DTYPES`. Unit-norm features in
+      float16 are within 2.5e-4 of their values in float32.
     chunk_size: Images per chunk. No influence on the values.
     computation: Version of the computation, `storage.identity.COMPUTATION`.
-    versions: Of the programs; for the record.
-    format_version: Of the files.
+    versions: Versions of the programs; for the record.
+    format_version: Format version of the files.
   """
 
   model: str
@@ -95,10 +95,10 @@ class Store(NamedTuple):
 
   Attributes:
     folder: Where it lies.
-    manifest: As it was made.
-    image_ids: One per image, in the order of the set.
+    manifest: Manifest as it was made.
+    image_ids: Ids, one per image, in the order of the set.
     labels: int32 [n], positions in `class_names`.
-    class_names: In label order.
+    class_names: Class names in label order.
     arrays: The open zarr arrays by name; use `read` and `batches`.
   """
 
@@ -114,9 +114,11 @@ class Batch(NamedTuple):
   """Features of `b` images; those with a false mask only fill the batch up.
 
   Attributes:
-    view_features: [b v d], in the stored dtype; unit norm up to its rounding.
-    pooled: [b w].
-    positions: int64 [b], in the order of the set; the filling repeats the last.
+    view_features: Features [b v d], in the stored dtype; unit norm up to its
+      rounding.
+    pooled: Arrays [b w] before the projection.
+    positions: Positions, int64 [b], in the order of the set; the filling
+      repeats the last.
     mask: bool [b]; whether the entry is not filling.
   """
 
@@ -144,7 +146,7 @@ def create(
   Several processes may call this at the same time.
 
   Args:
-    folder: New, empty, or a store.
+    folder: Folder, new, empty, or a store.
     manifest: What is to be stored.
     image_set: The images; none is read.
 
@@ -152,7 +154,7 @@ def create(
     The store, with its own chunk size and versions where it was there before.
 
   Raises:
-    ValueError: the manifest has a value out of range or does not fit the image
+    ValueError: The manifest has a value out of range or does not fit the image
       set, the folder holds something else, or a store of something else (see
       `check`).
   """
@@ -177,8 +179,8 @@ def open_store(folder: str | os.PathLike) -> Store:
   """Opens a store for reading and writing, complete or not.
 
   Raises:
-    FileNotFoundError: there is no store, or making it was interrupted.
-    ValueError: the manifest or the index is damaged or of another format.
+    FileNotFoundError: There is no store, or making it was interrupted.
+    ValueError: The manifest or the index is damaged or of another format.
   """
   folder = pathlib.Path(folder).absolute()
   manifest = _read_manifest(folder)
@@ -216,12 +218,12 @@ def check(stored: Manifest, asked: Manifest, *,
   `chunk_size` and `versions` may differ.
 
   Args:
-    stored: Of the store.
+    stored: Manifest of the store.
     asked: What is wanted.
     name: What to call the store in the message.
 
   Raises:
-    ValueError: they differ; names every field with both values.
+    ValueError: They differ; names every field with both values.
   """
   ours, theirs = _fields(stored), _fields(asked)
   differing = [
@@ -244,7 +246,7 @@ def chunk_positions(store: Store, chunk: int) -> range:
   """Positions of the images of a chunk; the last chunk may have fewer.
 
   Raises:
-    ValueError: there is no such chunk.
+    ValueError: There is no such chunk.
   """
   if not 0 <= chunk < num_chunks(store):
     raise ValueError(f"expected a chunk in [0, {num_chunks(store)}), those of "
@@ -291,12 +293,12 @@ def write_chunk(
   Args:
     store: The store.
     chunk: Number of the chunk.
-    view_features: Any floating dtype; rounded to nearest where the stored one
-      is narrower.
-    pooled: Likewise.
+    view_features: Features of any floating dtype; rounded to nearest where the
+      stored one is narrower.
+    pooled: Arrays before the projection, as `view_features`.
 
   Raises:
-    ValueError: there is no such chunk, a shape is wrong, or a value is not
+    ValueError: There is no such chunk, a shape is wrong, or a value is not
       finite, or not in the stored dtype; names the first such image. Nothing
       is written then.
   """
@@ -325,11 +327,11 @@ def read(
 
   Args:
     store: The store, complete or not.
-    positions: Of the images, in any order; `range` for a stretch.
+    positions: Positions of the images, in any order; `range` for a stretch.
 
   Raises:
-    FileNotFoundError: a chunk is not written yet.
-    ValueError: a position is outside the store, or a chunk is damaged; names
+    FileNotFoundError: A chunk is not written yet.
+    ValueError: A position is outside the store, or a chunk is damaged; names
       the file to remove so that it is computed again.
   """
   return _gather(store, functools.partial(_read_chunk, store, _ARRAYS),
@@ -358,8 +360,8 @@ def batches(store: Store, *, batch_size: int,
     A generator of ceil((n - start) / batch_size) batches.
 
   Raises:
-    FileNotFoundError: at once, if a chunk from `start` on is not written yet.
-    ValueError: at once if a number is out of range; with its batch if a chunk
+    FileNotFoundError: At once, if a chunk from `start` on is not written yet.
+    ValueError: At once if a number is out of range; with its batch if a chunk
       is damaged.
   """
   num_images = store.manifest.num_images

@@ -28,11 +28,10 @@ def nearest_angle(text_features: Float[Array, "k d"]) -> Float[Array, ""]:
     ValueError: `text_features` is not [classes, dimensions], or (where not
       traced) not of unit norm.
 
-  References:
-    A-TPT, angular diversity (MB-Shihab-Aaqil-Ahamed/A-TPT @d76ecf6).
-    Differs from the released code in: the features are not normalised a second
-    time; equally near neighbours share the gradient; the sign is left to the
-    caller, since the released programs disagree on it.
+  Source: A-TPT, angular diversity (MB-Shihab-Aaqil-Ahamed/A-TPT @d76ecf6).
+  Differs from the released code in: the features are not normalised a second
+  time; equally near neighbours share the gradient; the sign is left to the
+  caller, since the released programs disagree on it.
   """
   similarity = cosines.cosine_matrix(text_features, diagonal=-1.0)
   if text_features.shape[0] == 1:

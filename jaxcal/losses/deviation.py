@@ -30,12 +30,11 @@ def cosine_deviation(
     ValueError: The shapes differ or are not [classes, dimensions], or features
       (where not traced) are not of unit norm.
 
-  References:
-    Yao et al., Visual-Language Prompt Tuning with Knowledge-Guided Context
-    Optimization (KgCoOp), CVPR 2023; Dynamic Outlier Regularization (DOR),
-    ICML 2025, arXiv 2410.02681.
-    Differs from the released code in: the features are not normalised a second
-    time.
+  Source: Yao et al., Visual-Language Prompt Tuning with Knowledge-Guided
+  Context Optimization (KgCoOp), CVPR 2023; Dynamic Outlier Regularization
+  (DOR), ICML 2025, arXiv 2410.02681.
+  Differs from the released code in: the features are not normalised a second
+  time.
   """
   cosine = cosines.paired_cosines(tuned, jax.lax.stop_gradient(frozen))
   return (1 - jnp.mean(cosine)).astype(tuned.dtype)

@@ -31,9 +31,8 @@ def text_dispersion(text_features: Float[Array, "k d"]) -> Float[Array, ""]:
     ValueError: `text_features` is not [classes, dimensions], or (where not
       traced) not of unit norm.
 
-  References:
-    Yoon et al. 2024 (hee-suk-yoon/C-TPT @085e6c2).
-    Differs from the released code in: nothing.
+  Source: Yoon et al. 2024 (hee-suk-yoon/C-TPT @085e6c2).
+  Differs from the released code in: nothing.
   """
   cosines.check_class_features(text_features)
   centroid = jnp.mean(text_features, axis=0, keepdims=True)

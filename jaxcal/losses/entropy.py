@@ -19,8 +19,8 @@ def prediction_entropy(logits: Float[Array, "*batch k"]) -> Float[
   .. math:: H(p) = -\sum_k p_k \log p_k, \quad p = \mathrm{softmax}(z)
 
   Args:
-    logits: Any leading axes; classes last. A logit of minus infinity gives its
-      class no mass; value and gradient stay finite.
+    logits: Logits with any leading axes; classes last. A logit of minus
+      infinity gives its class no mass; value and gradient stay finite.
 
   Returns:
     One entropy per prediction, in [0, log k].
@@ -28,10 +28,9 @@ def prediction_entropy(logits: Float[Array, "*batch k"]) -> Float[
   Raises:
     ValueError: There is no class axis, or it is empty.
 
-  References:
-    Shu et al. 2022, confidence selection (azshue/TPT @63ecbac).
-    Differs from the released code in: nothing for finite logits; a logit of
-    minus infinity gives a number where the released code gives NaN.
+  Source: Shu et al. 2022, confidence selection (azshue/TPT @63ecbac).
+  Differs from the released code in: nothing for finite logits; a logit of minus
+  infinity gives a number where the released code gives NaN.
   """
   log_probs = _log_probs(logits)
   return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
@@ -51,7 +50,7 @@ def marginal_entropy(
   space: the gradient is finite where a class has no mass in any view.
 
   Args:
-    logits: One row per view.
+    logits: Logits, one row per view.
     where: The views S that enter the mean; all if None. The other rows have no
       influence on value or gradient, whatever they hold.
 
@@ -61,11 +60,11 @@ def marginal_entropy(
   Raises:
     ValueError: Wrong shapes, no view, or `where` is not boolean.
 
-  References:
-    Shu et al. 2022, entropy of the averaged prediction (azshue/TPT @63ecbac).
-    Differs from the released code in: log-probabilities are bounded below by
-    the smallest number of the dtype before the mean over views, not after it,
-    which gives the same value and a finite gradient.
+  Source: Shu et al. 2022, entropy of the averaged prediction (azshue/TPT
+  @63ecbac).
+  Differs from the released code in: log-probabilities are bounded below by the
+  smallest number of the dtype before the mean over views, not after it, which
+  gives the same value and a finite gradient.
   """
   _check_views(logits)
   num_views = logits.shape[0]
@@ -92,7 +91,7 @@ def confident_views(
   The selection is not differentiated.
 
   Args:
-    logits: One row per view; the clean view competes with the others.
+    logits: Logits, one row per view; the clean view competes with the others.
     fraction: Share of the views to keep, in (0, 1].
 
   Returns:
@@ -101,10 +100,9 @@ def confident_views(
   Raises:
     ValueError: `fraction` is outside (0, 1] or would keep no view.
 
-  References:
-    Shu et al. 2022, confidence selection (azshue/TPT @63ecbac).
-    Differs from the released code in: keeping no view raises, where the
-    released code goes on with an empty mean (NaN); ties are resolved by index.
+  Source: Shu et al. 2022, confidence selection (azshue/TPT @63ecbac).
+  Differs from the released code in: keeping no view raises, where the released
+  code goes on with an empty mean (NaN); ties are resolved by index.
   """
   _check_views(logits)
   if not 0 < fraction <= 1:

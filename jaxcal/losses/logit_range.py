@@ -26,7 +26,7 @@ def match_range(
   logit.
 
   Args:
-    logits: Any leading axes; classes last.
+    logits: Logits with any leading axes; classes last.
     reference_logits: Zero-shot logits of the same images and classes; not
       differentiated.
 
@@ -37,9 +37,9 @@ def match_range(
   Raises:
     ValueError: The shapes differ, or there is no class axis.
 
-  References:
-    Murugesan et al. 2024, sample-adaptive logit scaling (Bala93/CLIPCalib).
-    Differs from the released code in: equal logits give no NaN.
+  Source: Murugesan et al. 2024, sample-adaptive logit scaling
+  (Bala93/CLIPCalib).
+  Differs from the released code in: equal logits give no NaN.
   """
   least, greatest = _range(logits, reference_logits)
   low, high = (f(logits, axis=-1, keepdims=True) for f in (jnp.min, jnp.max))
@@ -63,7 +63,7 @@ def range_excess(
   the cross-entropy.
 
   Args:
-    logits: Any leading axes; classes last.
+    logits: Logits with any leading axes; classes last.
     reference_logits: Zero-shot logits of the same images and classes; not
       differentiated.
 
@@ -73,9 +73,8 @@ def range_excess(
   Raises:
     ValueError: The shapes differ, or there is no class axis.
 
-  References:
-    Murugesan et al. 2024 (Bala93/CLIPCalib).
-    Differs from the released code in: the mean over the batch is the caller's.
+  Source: Murugesan et al. 2024 (Bala93/CLIPCalib).
+  Differs from the released code in: the mean over the batch is the caller's.
   """
   least, greatest = _range(logits, reference_logits)
   excess = jax.nn.relu(logits - greatest) + jax.nn.relu(least - logits)

@@ -41,9 +41,9 @@ def householder_orthogonality(
     ValueError: `text_features` is not [classes, dimensions], or (where not
       traced) not of unit norm.
 
-  References:
-    Sharifdeen et al. 2025, as released (ashshaksharifdeen/O-TPT @a09933f).
-    Differs from the released code in: closed form, equal up to rounding.
+  Source: Sharifdeen et al. 2025, as released (ashshaksharifdeen/O-TPT
+  @a09933f).
+  Differs from the released code in: closed form, equal up to rounding.
   """
   similarity = cosines.cosine_matrix(text_features, diagonal=0.0)
   squared = jnp.sum(jnp.square(similarity), axis=-1)
@@ -67,10 +67,9 @@ def full_orthogonality(text_features: Float[Array, "k d"]) -> Float[Array, ""]:
     ValueError: `text_features` is not [classes, dimensions], or (where not
       traced) not of unit norm.
 
-  References:
-    Sharifdeen et al. 2025, as published.
-    Differs from the released code in: the released program never computes it;
-    see `householder_orthogonality`.
+  Source: Sharifdeen et al. 2025, as published.
+  Differs from the released code in: the released program never computes it; see
+  `householder_orthogonality`.
   """
   similarity = cosines.cosine_matrix(text_features, diagonal=0.0)
   return jnp.sum(jnp.square(similarity)).astype(text_features.dtype)
@@ -93,11 +92,10 @@ def semantic_orthogonality(
     ValueError: `text_features` is not [classes, dimensions], or (where not
       traced) not of unit norm, or `delta` is outside (0, 1].
 
-  References:
-    SoC as published, with a constant delta.
-    Differs from the released code in: could not be compared with one. The
-    published rule names the positive side only; negative cosines are treated
-    alike here, see `huber`.
+  Source: SoC as published, with a constant delta.
+  Differs from the released code in: could not be compared with one. The
+  published rule names the positive side only; negative cosines are treated
+  alike here, see `huber`.
   """
   if not isinstance(delta, jax.core.Tracer) and not 0 < delta <= 1:
     raise ValueError(f"delta must lie in (0, 1], but {delta=}.")
@@ -119,7 +117,7 @@ def quantile_semantic_orthogonality(
 
   Args:
     text_features: Unit-norm class features.
-    quantile: Which quantile becomes delta, in [0, 1].
+    quantile: Quantile that becomes delta, in [0, 1].
 
   Returns:
     Value in [0, 1/2]. Zero with a zero gradient for fewer than three classes:
@@ -129,9 +127,9 @@ def quantile_semantic_orthogonality(
     ValueError: `text_features` is not [classes, dimensions], or (where not
       traced) not of unit norm, or `quantile` is outside [0, 1].
 
-  References:
-    SoC as found among the baselines of CoTS (yuweiliang911/CoTS @104997f).
-    Differs from the released code in: nothing.
+  Source: SoC as found among the baselines of CoTS (yuweiliang911/CoTS
+  @104997f).
+  Differs from the released code in: nothing.
   """
   if not isinstance(quantile, jax.core.Tracer) and not 0 <= quantile <= 1:
     raise ValueError(f"quantile must lie in [0, 1], but {quantile=}.")
@@ -158,9 +156,8 @@ def entropy_proportional_weight(
   Returns:
     coefficient * entropy / (regulariser + 1e-12).
 
-  References:
-    As in the CoTS baselines, see `quantile_semantic_orthogonality`.
-    Differs from the released code in: nothing.
+  Source: as in the CoTS baselines, see `quantile_semantic_orthogonality`.
+  Differs from the released code in: nothing.
   """
   entropy = jax.lax.stop_gradient(entropy)
   return coefficient * entropy / (jax.lax.stop_gradient(regulariser) + 1e-12)

@@ -47,8 +47,8 @@ def bin_statistics(
   Args:
     confidence: Probability of the predicted class, in [0, 1].
     correct: Whether the prediction is right, as booleans or as 0 and 1.
-    num_bins: At least one.
-    edges: Which edge belongs to a bin, "right" or "left".
+    num_bins: Number of bins, at least one.
+    edges: Edge that belongs to a bin, "right" or "left".
     weights: Multiplicity of each example; one if None. Examples of weight zero
       have no influence.
 
@@ -83,7 +83,7 @@ def equal_mass_bin_statistics(
   Args:
     confidence: Probability of the predicted class, in [0, 1].
     correct: Whether the prediction is right, as booleans or as 0 and 1.
-    num_bins: At least one.
+    num_bins: Number of bins, at least one.
     weights: Multiplicity of each example; one if None. Quantiles are those of
       the repeated data where the weights are integers.
 
@@ -93,11 +93,10 @@ def equal_mass_bin_statistics(
   Raises:
     ValueError: As `bin_statistics`.
 
-  References:
-    The adaptive error of ml-stat-Sustech/CLIP_Calibration @5b68fb1, which uses
-    the quantile discretiser of scikit-learn.
-    Differs from the released code in: edges closer than 1e-8 are merged there,
-    coinciding ones here.
+  Source: the adaptive error of ml-stat-Sustech/CLIP_Calibration @5b68fb1, which
+  uses the quantile discretiser of scikit-learn.
+  Differs from the released code in: edges closer than 1e-8 are merged there,
+  coinciding ones here.
   """
   if num_bins < 1:
     raise ValueError(f"num_bins must be at least one, but {num_bins=}.")

@@ -38,10 +38,10 @@ def expected_calibration_error(
     confidence: Probability of the predicted class, in [0, 1].
     correct: Whether the prediction is right, as booleans or as 0 and 1.
     num_bins: Bins of equal width.
-    edges: Which edge belongs to a bin, "right" as in the test-time tuning
+    edges: Edge that belongs to a bin, "right" as in the test-time tuning
       papers or "left"; 0 and 1 are always counted.
-    norm: "l1"; "l2" for the root of the weighted mean square; "max" for the
-      largest gap of a bin (see `maximum_calibration_error`).
+    norm: Norm, "l1"; "l2" for the root of the weighted mean square; "max" for
+      the largest gap of a bin (see `maximum_calibration_error`).
     weights: Multiplicity of each example; one if None.
 
   Returns:
@@ -52,10 +52,9 @@ def expected_calibration_error(
       traced) a confidence outside [0, 1] or NaN, or anything but hits as
       `correct`, such as class labels.
 
-  References:
-    Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
-    Differs from the released code of C-TPT, O-TPT, A-TPT and FPP in: a
-    confidence of zero is counted, in the first bin.
+  Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+  Differs from the released code of C-TPT, O-TPT, A-TPT and FPP in: a confidence
+  of zero is counted, in the first bin.
   """
   return calibration_error(
       binning.bin_statistics(
@@ -76,9 +75,8 @@ def maximum_calibration_error(
   Args, errors and range as for `expected_calibration_error`, of which it is the
   norm "max". One example alone in a bin can decide it.
 
-  References:
-    Guo et al. 2017. Some released programs print `max_bin_contribution` under
-    this name.
+  Source: Guo et al. 2017. Some released programs print `max_bin_contribution`
+  under this name.
   """
   return expected_calibration_error(
       confidence, correct, num_bins=num_bins, edges=edges, norm="max",
@@ -97,9 +95,8 @@ def max_bin_contribution(
 
   Args and errors as for `expected_calibration_error`.
 
-  References:
-    ml-stat-Sustech/CLIP_Calibration @5b68fb1, where it is called MCE.
-    Differs from the released code in: a confidence of one is counted.
+  Source: ml-stat-Sustech/CLIP_Calibration @5b68fb1, where it is called MCE.
+  Differs from the released code in: a confidence of one is counted.
   """
   bins = binning.bin_statistics(
       confidence, correct, num_bins=num_bins, edges=edges, weights=weights)
@@ -119,8 +116,7 @@ def average_calibration_error(
   Args and errors as for `expected_calibration_error`. All bins count alike,
   however few examples they hold.
 
-  References:
-    Neumann et al., Relaxed Softmax, NeurIPS workshop 2018 (netcal: ACE).
+  Source: Neumann et al., Relaxed Softmax, NeurIPS workshop 2018 (netcal: ACE).
   """
   bins = binning.bin_statistics(
       confidence, correct, num_bins=num_bins, edges=edges, weights=weights)
@@ -203,8 +199,8 @@ def classwise_calibration_error(
     probs: Probabilities, one row per example.
     labels: True classes.
     num_bins: Bins of equal width.
-    edges: Which edge belongs to a bin, "right" or "left".
-    norm: As for `expected_calibration_error`.
+    edges: Edge that belongs to a bin, "right" or "left".
+    norm: Norm as for `expected_calibration_error`.
     weights: Multiplicity of each example; one if None.
 
   Returns:
@@ -214,10 +210,9 @@ def classwise_calibration_error(
     ValueError: As `expected_calibration_error`, and for labels out of range.
     TypeError: `labels` are not integers.
 
-  References:
-    Kull et al., Beyond Temperature Scaling, NeurIPS 2019; with 15 bins the one
-    of Bala93/CLIPCalib. Called static calibration error (SCE) elsewhere.
-    Differs from the released code in: nothing.
+  Source: Kull et al., Beyond Temperature Scaling, NeurIPS 2019; with 15 bins
+  the one of Bala93/CLIPCalib. Called static calibration error (SCE) elsewhere.
+  Differs from the released code in: nothing.
   """
   probs, labels = examples.as_array(probs), examples.readable(labels)
   if probs.ndim != 2 or labels.shape != probs.shape[:1]:
@@ -277,7 +272,7 @@ def calibration_floor(
     key: Typed key.
     num_samples: Number of drawn test sets.
     num_bins: Bins of equal width.
-    edges: Which edge belongs to a bin, "right" or "left".
+    edges: Edge that belongs to a bin, "right" or "left".
 
   Returns:
     Mean of the drawn errors, a fraction in [0, 1].
@@ -285,9 +280,8 @@ def calibration_floor(
   Raises:
     ValueError: As `expected_calibration_error`, or `num_samples` below one.
 
-  References:
-    Bröcker and Smith, Increasing the Reliability of Reliability Diagrams, 2007
-    (consistency resampling, here with the confidences held fixed).
+  Source: Bröcker and Smith, Increasing the Reliability of Reliability Diagrams,
+  2007 (consistency resampling, here with the confidences held fixed).
   """
   if num_samples < 1:
     raise ValueError(f"num_samples must be at least one, but {num_samples=}.")
@@ -310,9 +304,9 @@ def calibration_error(
   """Calibration error from the statistics of bins, however they were made.
 
   Args:
-    bins: From `binning`, or a sum of such.
-    norm: "l1", "l2" or "max" over the gaps, weighted by the share of the bin
-      except for "max".
+    bins: Bins from `binning`, or a sum of such.
+    norm: Norm, "l1", "l2" or "max" over the gaps, weighted by the share of the
+      bin except for "max".
 
   Returns:
     Error in [0, 1], a fraction; NaN (for "max": zero) if all bins are empty.

@@ -29,7 +29,7 @@ def correct(
   whose own logit is NaN.
 
   Args:
-    logits: Or anything that grows with the probability.
+    logits: Logits, or anything that grows with the probability.
     labels: True classes.
     k: How many classes may be named.
 

@@ -41,7 +41,7 @@ def risk_coverage_area(
   score; its expectation over the orders of equal scores.
 
   Args:
-    losses: Of each example; 1 - correct for the usual area, a fraction.
+    losses: Losses of each example; 1 - correct for the usual area, a fraction.
     scores: High where the prediction is to be kept, such as a confidence.
     weights: Multiplicity of each example; one if None.
 
@@ -53,11 +53,10 @@ def risk_coverage_area(
   Raises:
     ValueError: Wrong shapes, no example, or (where not traced) a NaN score.
 
-  References:
-    Geifman and El-Yaniv, Selective Classification for Deep Neural Networks,
-    NeurIPS 2017.
-    Differs from the released code of FPP in: equal scores, which are taken
-    there in the order of a sort.
+  Source: Geifman and El-Yaniv, Selective Classification for Deep Neural
+  Networks, NeurIPS 2017.
+  Differs from the released code of FPP in: equal scores, which are taken there
+  in the order of a sort.
   """
   losses, scores, mass = _prepared(losses, scores, weights, name="losses")
   total = jnp.sum(mass)
@@ -80,8 +79,7 @@ def excess_risk_coverage_area(
   Args and errors as there. Not negative up to rounding; zero for scores that
   order the examples by their losses.
 
-  References:
-    Geifman et al., Bias-Reduced Uncertainty Estimation, ICLR 2019.
+  Source: Geifman et al., Bias-Reduced Uncertainty Estimation, ICLR 2019.
   """
   losses, scores, mass = _prepared(losses, scores, weights, name="losses")
   return (risk_coverage_area(losses, scores, weights=mass)
@@ -101,7 +99,7 @@ def risk_at_coverage(
   it ends among equal scores, they count alike, each in part.
 
   Args:
-    losses: Of each example; 1 - correct for an error rate.
+    losses: Losses of each example; 1 - correct for an error rate.
     scores: High where the prediction is to be kept.
     coverage: The share, in (0, 1]; `jax.vmap` over it for a curve.
     weights: Multiplicity of each example; one if None.
@@ -133,8 +131,9 @@ def roc_area(
   The probability that a positive example has a higher score than a negative
   one, equal scores counting half (Mann-Whitney's U over the number of pairs).
 
-  Detection of foreign images: the variance of both sets, and which ones are
-  foreign. Prediction of failures: an uncertainty, and which answers are wrong.
+  Detection of images out of distribution: the variance of all images, and which
+  ones are out. Prediction of failures: an uncertainty, and which predictions
+  are wrong.
 
   Args:
     scores: High where the example is to be called positive.
@@ -172,8 +171,7 @@ def average_precision(
     In [0, 1]; near the share of the positive examples for scores that tell
     nothing, NaN where there is none.
 
-  References:
-    As scikit-learn's average_precision_score.
+  Source: as scikit-learn's average_precision_score.
   """
   positive, scores, mass = _of_groups(positive, scores, weights)
   hits, named = _at_least(scores, mass * positive), _at_least(scores, mass)

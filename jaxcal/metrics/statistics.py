@@ -34,8 +34,8 @@ def weighted_mean(
   """Mean of the values over examples, by weight.
 
   Args:
-    values: One number per example; booleans count as 0 and 1. Those of weight
-      zero have no influence, whatever they hold.
+    values: Values, one number per example; booleans count as 0 and 1. Those of
+      weight zero have no influence, whatever they hold.
     weights: Multiplicity of each example, non-negative; one if None.
 
   Returns:
@@ -58,7 +58,7 @@ def resample_weights(
 
   Args:
     key: Typed key; the same key gives the same resample.
-    num_examples: n.
+    num_examples: Number of examples, n.
 
   Returns:
     Counts that sum to n: n draws with replacement.
@@ -83,9 +83,9 @@ def bootstrap_samples(
   the same resamples: their difference is a paired one.
 
   Args:
-    statistic: Maps the multiplicity of every example to a value or an array. It
-      is traced; all metrics of this package accept such weights.
-    num_examples: n.
+    statistic: Function from the multiplicity of every example to a value or an
+      array. It is traced; all metrics of this package accept such weights.
+    num_examples: Number of examples, n.
     key: Typed key.
     num_samples: Number of resamples.
     batch_size: How many are held in memory at a time; no influence on values.
@@ -131,8 +131,9 @@ def bootstrap_interval(
   For the difference of two systems pass the difference as the statistic.
 
   Args:
-    statistic: Maps the multiplicity of every example to a value or an array.
-    num_examples: n.
+    statistic: Function from the multiplicity of every example to a value or an
+      array.
+    num_examples: Number of examples, n.
     key: Typed key; the same key gives the same resamples.
     num_samples: Number of resamples, at least two.
     level: Share of the resamples inside, in (0, 1).

@@ -100,7 +100,7 @@ def epig(
     One score per candidate in [0, log(min(k, s))].
 
   Raises:
-    ValueError: no targets, or other samples or classes than the pool has.
+    ValueError: No targets, or other samples or classes than the pool has.
 
   Source: Bickford Smith et al. 2023, Eq. (5).
   Differs from the released code in: samples of pool and targets share weights
@@ -152,7 +152,7 @@ def epig_independent(
     One score per candidate, in nats.
 
   Raises:
-    ValueError: see `epig`.
+    ValueError: See `epig`.
 
   Differs from the released code in: working precision of the arguments instead
   of float16; the noise is the caller's (released: one seed for both, so that

@@ -74,7 +74,7 @@ def infonce_block(
   semi-definite, and the embedding itself is in its null space.
 
   Args:
-    embedding: Before normalisation, not zero.
+    embedding: Embedding before normalisation, not zero.
     targets: Candidates of the other side; normalised here.
     logit_scale: Factor of the cosines, 100 for OpenAI's CLIP.
 
@@ -123,10 +123,10 @@ def ggn_sum(
   costs O(m c d^2) and holds a [d d] for each row.
 
   Args:
-    embeddings: Before normalisation, none zero.
+    embeddings: Embeddings before normalisation, none zero.
     targets: The candidates that every row is compared with; normalised here.
     logit_scale: Factor of the cosines, 100 for OpenAI's CLIP.
-    logit_bias: Added to the logits of the sigmoid loss; None for InfoNCE.
+    logit_bias: Bias added to the logits of the sigmoid loss; None for InfoNCE.
     where: Rows that count; all if None. The others may hold anything.
     rows_per_chunk: Rows whose logits are held at once.
 
@@ -194,7 +194,7 @@ def blocks(num_pairs: int, block: int) -> list[tuple[slice, slice]]:
   are fewer pairs than `block`, all of them are.
 
   Args:
-    num_pairs: In the stream.
+    num_pairs: Number of pairs in the stream.
     block: Pairs that are compared with each other.
 
   Returns:
@@ -222,9 +222,10 @@ def start(
   """The sums of no pair.
 
   Args:
-    num_activations: p, the one of the bias included (`with_one`).
-    projection: d.
-    dtype: Of the sums.
+    num_activations: Number p of activations, the one of the bias included
+      (`with_one`).
+    projection: Width d of the projection.
+    dtype: Type of the sums.
   """
   return Sums(jnp.zeros((num_activations,) * 2, dtype),
               jnp.zeros((projection,) * 2, dtype), jnp.zeros((), jnp.int32))
@@ -245,14 +246,14 @@ def add(
   """Adds the rows of one block.
 
   Args:
-    sums: So far; from `start`, `add`, or a file.
+    sums: Sums so far; from `start`, `add`, or a file.
     activations: What the projection sees; `with_one` where it has a bias.
     embeddings: What it makes of them (and the residual, where there is one),
       before normalisation.
     targets: Embeddings of the other side, the rows' partners among them;
       normalised here. See `blocks`.
     logit_scale: Factor of the cosines.
-    logit_bias: Added to the logits of the sigmoid loss; None for InfoNCE.
+    logit_bias: Bias added to the logits of the sigmoid loss; None for InfoNCE.
     where: Rows that count, in the number of pairs too; all if None.
     rows_per_chunk: See `ggn_sum`.
     mesh: Devices of this process that share the rows, each with all targets.
@@ -316,7 +317,7 @@ def kronecker_factors(
     targets: Partners of the rows, embeddings of the other side; normalised
       here.
     logit_scale: Factor of the cosines.
-    logit_bias: Added to the logits of the sigmoid loss; None for InfoNCE.
+    logit_bias: Bias added to the logits of the sigmoid loss; None for InfoNCE.
     block: Candidates that each row is compared with, see `blocks`; the
       published factors have 32,768.
     rows_per_chunk: See `ggn_sum`.

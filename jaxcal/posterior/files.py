@@ -37,7 +37,7 @@ class Fitted(NamedTuple):
   """What a folder holds of both sides.
 
   Attributes:
-    factors: By side, "image" and "text".
+    factors: Factors by side, "image" and "text".
     spectra: Eigenvalues of (A, B) by side, float64, not negative.
     manifest: JSON; has at least `model`, `model_fingerprint` and
       `weight_norm2`, by side the sum of squares of the projection's weights.
@@ -54,7 +54,7 @@ class Evidence(NamedTuple):
 
   Attributes:
     pseudo_count: How often each pair's curvature counts.
-    prior_precision: By side.
+    prior_precision: Prior precision by side.
   """
 
   pseudo_count: float
@@ -66,7 +66,7 @@ def fitted(factors: Mapping[str, curvature.Factors],
   """Factors with their spectra.
 
   Raises:
-    ValueError: sides are missing, or a matrix has no spectrum.
+    ValueError: Sides are missing, or a matrix has no spectrum.
   """
   if set(factors) != set(SIDES):
     raise ValueError(f"factors of the sides {', '.join(SIDES)} expected, got "
@@ -82,7 +82,7 @@ def maximise_evidence(
   """The prior precision of each side with the largest marginal likelihood.
 
   Args:
-    found: From `fitted` or `read`.
+    found: Fitted factors from `fitted` or `read`.
     pseudo_count: How often each pair's curvature counts, > 0.
     form: See `marginal.fit_prior_precision`.
   """
@@ -113,7 +113,7 @@ def describe(found: Fitted, evidence: Evidence) -> list[dict[str, Any]]:
   """A row per side: sizes, pairs, spectra and prior precision.
 
   Args:
-    found: From `fitted` or `read`.
+    found: Fitted factors from `fitted` or `read`.
     evidence: How much the pairs and the prior count.
 
   Returns:
@@ -138,7 +138,7 @@ def weighed_spectra(
   """What adds up to the posterior's precision, by side.
 
   Args:
-    found: From `fitted` or `read`.
+    found: Fitted factors from `fitted` or `read`.
     evidence: How much the pairs and the prior count.
 
   Returns:
@@ -191,8 +191,8 @@ def read(folder: str | os.PathLike) -> Fitted:
   """What `write` wrote, without the posterior.
 
   Raises:
-    FileNotFoundError: no such folder, or a file of it is missing.
-    ValueError: a file is damaged, or of another format.
+    FileNotFoundError: No such folder, or a file of it is missing.
+    ValueError: A file is damaged, or of another format.
   """
   folder = pathlib.Path(folder)
   for name in (_MANIFEST, "factors.npz", "spectra.npz"):

@@ -26,9 +26,9 @@ class Schedule(NamedTuple):
   """Of AdamW; the published numbers.
 
   Attributes:
-    learning_rate: Of every step.
-    weight_decay: Decoupled; for the bias too.
-    num_epochs: One at least.
+    learning_rate: Learning rate of every step.
+    weight_decay: Decoupled weight decay; for the bias too.
+    num_epochs: Number of epochs, one at least.
     batch_size: Images per step. A last batch that is not full is the mean over
       the images that it has.
   """
@@ -43,7 +43,7 @@ class Tuned(NamedTuple):
   """A tuned projection.
 
   Attributes:
-    weights: Of the kept epoch; laid out like `Model.weights`.
+    weights: Weights of the kept epoch; laid out like `Model.weights`.
     epoch: The kept one, counted from one; 0 stands for the weights before
       tuning, kept where no epoch has a finite validation loss.
     losses: Validation loss after each epoch, nats; NaN without validation.
@@ -66,9 +66,9 @@ class Point(NamedTuple):
   """What came of one cell.
 
   Attributes:
-    rows: Of the pool that were chosen, in order.
+    rows: Rows of the pool that were chosen, in order.
     tuned: The projection after tuning on them.
-    cosines: Its logits for the test images, [t k]. Their means have the
+    cosines: Logits for the test images, [t k]. Their means have the
       accuracy that is published; `predictive.probit_logits` is the whole.
   """
 
@@ -93,14 +93,15 @@ def fine_tune(
   equal ones the later, or the last where there is no validation.
 
   Args:
-    key: Of the order in each epoch.
-    model: To start from; its posterior matters to the validation loss alone.
-    train: One image at least.
-    validation: Or None.
-    schedule: Of AdamW.
+    key: Random key of the order in each epoch.
+    model: Model to start from; its posterior matters to the validation loss
+      alone.
+    train: Labelled images, one at least.
+    validation: Validation examples, or None.
+    schedule: Schedule of AdamW.
 
   Raises:
-    ValueError: no images, or as many labels as images are missing.
+    ValueError: No images, or as many labels as images are missing.
 
   Source: Baumann et al., ICLR 2026.
   Differs from the released code in: the order comes from a key.
@@ -109,7 +110,7 @@ def fine_tune(
   if not size or train.labels.shape != (size,):
     raise ValueError("one label for each of one or more images expected, but "
                      f"{size} images and {train.labels.shape=}.")
-  optimizer = optax.adamw(
+  optimiser = optax.adamw(
       schedule.learning_rate, weight_decay=schedule.weight_decay)
   # Short sets are one batch, long ones are filled up with rows of weight zero.
   batch_size = min(schedule.batch_size, size)
@@ -127,7 +128,7 @@ def fine_tune(
   def step(carry, batch):
     weights, state = carry
     gradient = jax.grad(loss)(weights, *batch)
-    updates, state = optimizer.update(gradient, state, weights)
+    updates, state = optimiser.update(gradient, state, weights)
     return (optax.apply_updates(weights, updates), state), None
 
   validate = _validation_loss(model, validation)
@@ -145,7 +146,7 @@ def fine_tune(
     return (trained, best, jnp.where(better, current, lowest),
             jnp.where(better, number, kept)), current
 
-  start = ((model.weights, optimizer.init(model.weights)), model.weights,
+  start = ((model.weights, optimiser.init(model.weights)), model.weights,
            jnp.asarray(jnp.inf, model.weights.dtype), jnp.asarray(0))
   (_, best, _, kept), losses = jax.lax.scan(
       epoch, start,
@@ -162,25 +163,25 @@ def points(
     validation: models.Labelled | None = None,
     schedule: Schedule = Schedule(),
 ) -> list[Point]:
-  """Tunes on several choices of equal size at once, and answers for the test.
+  """Tunes on several choices of equal size at once, and predicts the test.
 
   Args:
-    keys: One per choice, see `fine_tune`.
-    problem: Its model is where tuning starts; its labels, an array, are read
-      at the chosen rows alone.
-    rows: The choices.
-    test: Images to answer for.
+    keys: One key per choice, see `fine_tune`.
+    problem: Problem whose model is where tuning starts; its labels, an array,
+      are read at the chosen rows alone.
+    rows: Rows of the pool, one choice each.
+    test: Images to predict.
     validation: See `fine_tune`.
     schedule: See `fine_tune`.
 
   Returns:
-    One point per choice; the answers have the posterior's covariance of before,
-    as published.
+    One point per choice; the predictions have the posterior's covariance of
+    before, as published.
   """
   rows = np.asarray(rows)
   train = models.Labelled(models.take(problem.pool, rows),
                           jnp.asarray(problem.labels)[rows])
-  found = _tune_and_answer(
+  found = _tune_and_predict(
       keys, problem.model, train, test, validation, schedule)
   return [Point(chosen, *jax.tree.map(lambda x, i=i: x[i], found))
           for i, chosen in enumerate(rows)]
@@ -197,7 +198,7 @@ def learning_curve(
     schedule: Schedule = Schedule(),
     done: Collection[tuple[str, int, int]] = (),
 ) -> Iterator[tuple[Cell, Point]]:
-  """Chooses, tunes and answers for every strategy, seed and budget.
+  """Chooses, tunes and predicts for every strategy, seed and budget.
 
   A cell depends on its own names and on the arrays alone, so cells may be kept
   and left out of a later call by naming them in `done`. Where a strategy's
@@ -205,20 +206,20 @@ def learning_curve(
   largest; seeds are tuned together.
 
   Args:
-    problem: With the labels of the whole pool, an array.
-    test: Images to answer for; usually the problem's targets.
+    problem: Problem with the labels of the whole pool, an array.
+    test: Images to predict; usually the problem's targets.
     validation: See `fine_tune`.
     strategies: Keys of `selection.STRATEGIES`.
     budgets: Numbers of labels.
-    seeds: Of choosing and of the order in tuning.
+    seeds: Seeds of choosing and of the order in tuning.
     schedule: See `fine_tune`.
-    done: (strategy, seed, budget) that are not wanted.
+    done: Cells (strategy, seed, budget) that are not wanted.
 
   Yields:
     Cells and their points, strategy by strategy.
 
   Raises:
-    ValueError: labels that are no array, or see `selection.select`.
+    ValueError: Labels that are no array, or see `selection.select`.
   """
   if problem.labels is None or callable(problem.labels):
     raise ValueError("a learning curve needs the labels of the whole pool, an "
@@ -241,7 +242,7 @@ def learning_curve(
 
 
 @functools.partial(jax.jit, static_argnames="schedule")
-def _tune_and_answer(keys, model, train, test, validation, schedule):
+def _tune_and_predict(keys, model, train, test, validation, schedule):
   tuned = jax.vmap(
       lambda key, train: fine_tune(key, model, train, validation, schedule))(
           keys, train)

@@ -67,8 +67,8 @@ class Validated(NamedTuple):
 
   Attributes:
     evidence: How much the pairs and the prior count.
-    rows: One per candidate: `pseudo_count`, `factor` of the prior precisions
-      with the largest evidence, and `nll`.
+    rows: Rows, one per candidate: `pseudo_count`, `factor` of the prior
+      precisions with the largest evidence, and `nll`.
   """
 
   evidence: files.Evidence
@@ -94,22 +94,22 @@ def fit(
   choice is made anew.
 
   Args:
-    model: From `tasks.load`.
+    model: Model from `tasks.load`.
     pairs: Images with captions, such as the model was trained on.
-    folder: Receives the posterior; made if it is missing.
+    folder: Folder that receives the posterior; made if it is missing.
     candidates: Captions that each image is compared with, and the other way
       round.
     choose: What finds the pseudo-data count and the prior precisions; the
       evidence with a pseudo-data count of 4 if not given, see `validated`.
     batch_size: Images per device.
     num_threads: Threads that read images.
-    progress: Called with a stage ("files", "pairs" or "curvature"), and the
-      numbers of its units done and in all.
-    on_unusable: Called with the id of a pair whose image cannot be used, and
-      with the reason; such pairs are left out and counted.
+    progress: Function called with a stage ("files", "pairs" or "curvature"),
+      and the numbers of its units done and in all.
+    on_unusable: Function called with the id of a pair whose image cannot be
+      used, and with the reason; such pairs are left out and counted.
 
   Raises:
-    ValueError: the folder holds something of other pairs, of another model or
+    ValueError: The folder holds something of other pairs, of another model or
       of other candidates, which is named; or too many images cannot be read.
   """
   folder = pathlib.Path(folder)
@@ -147,11 +147,11 @@ def identity_of(
 
   Args:
     model: See `fit`, as the others.
-    pairs: Likewise.
-    candidates: Likewise.
+    pairs: Pairs, see `fit`.
+    candidates: Number of candidates, see `fit`.
     folder: Folder that remembers what the images' files hold.
     num_threads: Threads that read files.
-    progress: Likewise.
+    progress: Function called as by `fit`.
   """
   return {
       **pooled.identity_of(model),
@@ -176,12 +176,12 @@ def validated(
     found: Kronecker factors.
     model: The model that they are of.
     tasks: Labelled images, none of those that are predicted later.
-    pseudo_counts: Candidates.
+    pseudo_counts: Candidates of the pseudo-data count.
     prior_factors: Candidates, multiples of the prior precisions with the
       largest evidence.
 
   Raises:
-    ValueError: no candidates, or an NLL that is not a number.
+    ValueError: No candidates, or an NLL that is not a number.
   """
   evidence = {count: files.maximise_evidence(found, count)
               for count in pseudo_counts}

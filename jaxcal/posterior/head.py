@@ -40,8 +40,8 @@ def load(
       precisions of the largest evidence; as the folder has it if None.
 
   Raises:
-    FileNotFoundError: nothing lies there.
-    ValueError: it is damaged, or of another model.
+    FileNotFoundError: Nothing lies there.
+    ValueError: It is damaged, or of another model.
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
@@ -77,8 +77,8 @@ def factors(
     about: What is known of the posterior.
 
   Raises:
-    FileNotFoundError: they are not there.
-    ValueError: they are damaged, or of another posterior.
+    FileNotFoundError: They are not there.
+    ValueError: They are damaged, or of another posterior.
   """
   found = files.read(folder)
   if about.get("factors") != found.manifest.get("factors"):
@@ -103,7 +103,7 @@ def check(
     folder: Where the posterior lies, for the message.
 
   Raises:
-    ValueError: sizes or fingerprints differ.
+    ValueError: Sizes or fingerprints differ.
   """
   shapes: dict[str, Any] = {
       side: one.kernel.shape for side, one in inputs.projections(model).items()}
@@ -129,7 +129,7 @@ def head(
   """What `run.iterate` takes.
 
   Args:
-    chosen: From `load`.
+    chosen: Posterior from `load`.
     model: The model that it was fitted to.
     num_classes: Classes that are told apart.
     num_samples: Samples of the logits behind the parts of the uncertainty.

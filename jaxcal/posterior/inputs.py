@@ -64,13 +64,13 @@ def task(
   """Clean views of all images and the prompts of all classes.
 
   Args:
-    model: From `tasks.load`.
+    model: Model from `tasks.load`.
     images: The image set.
     folder: See `pooled.from_images`, as all that is not named here.
     template: Prompt, with {} for the class name.
     batch_size: Images per device.
     num_threads: Threads that read images.
-    progress: Called with the numbers of images done and in all.
+    progress: Function called with the numbers of images done and in all.
   """
   text: Any = tasks.unencoded_task(model, images.class_names, template=template)
   return Task(
@@ -87,7 +87,8 @@ def counting(
   """From what was done since to what is done in all.
 
   Args:
-    progress: Called with the stage and the numbers done and in all, if at all.
+    progress: Function called with the stage and the numbers done and in all, if
+      at all.
     stage: Name of the stage.
     total: Number of its units.
 

@@ -67,20 +67,20 @@ def kronecker_posterior(
   Args:
     factors: Curvature over inputs and outputs, positive semi-definite up to
       rounding; symmetrised here.
-    pseudo_count: tau > 0, how often the data count.
-    prior_precision: lambda > 0, of an isotropic Gaussian prior.
+    pseudo_count: Pseudo-data count tau > 0, how often the data count.
+    prior_precision: Precision lambda > 0 of an isotropic Gaussian prior.
 
   Returns:
     Symmetric inverses in the dtype of the factors.
 
   Raises:
-    ValueError: a number that is not positive and finite, or a factor that is
+    ValueError: A number that is not positive and finite, or a factor that is
       not square, not finite or not positive enough to be inverted (what
       depends on values is checked where they are not traced).
 
-  References:
-    Baumann et al., ICLR 2026, arXiv 2412.06014. Differs from the released code
-    in: inverted by Cholesky, and symmetric; the rest is equal.
+  Source: Baumann et al., ICLR 2026, arXiv 2412.06014.
+  Differs from the released code in: inverted by Cholesky, and symmetric; the
+  rest is equal.
   """
   for name, value in (("pseudo_count", pseudo_count),
                       ("prior_precision", prior_precision)):
@@ -105,10 +105,10 @@ def check(
   """Refuses a posterior that does not belong to a model's projections.
 
   Args:
-    posterior: Of both towers.
+    posterior: Posterior of both towers.
     image: Inputs and outputs (p, d) of the image projection, the bias not
       counted.
-    text: The same of the text projection.
+    text: Inputs and outputs of the text projection, likewise.
 
   Raises:
     ValueError: `a_inv` is neither p nor p + 1 wide (with a bias), or `b_inv`
@@ -130,13 +130,13 @@ def save(
   """Writes `path`.npz and `path`.json, seen together or not at all.
 
   Args:
-    path: Without the ending; its folder is made.
-    posterior: Of both towers.
+    path: Path without the ending; its folder is made.
+    posterior: Posterior of both towers.
     about: How it was made (model, data, pseudo-count, prior precisions);
       anything that JSON holds.
 
   Raises:
-    ValueError: a posterior that `load` would refuse.
+    ValueError: A posterior that `load` would refuse.
   """
   arrays = {
       f"{side}.{name}": np.asarray(matrix)
@@ -156,8 +156,8 @@ def load(path: str | os.PathLike) -> tuple[Posterior, dict[str, Any]]:
     The posterior, and what is known about it.
 
   Raises:
-    FileNotFoundError: one of the two files is missing.
-    ValueError: they are not of one `save`, or a matrix is missing, not square,
+    FileNotFoundError: One of the two files is missing.
+    ValueError: They are not of one `save`, or a matrix is missing, not square,
       not finite, not symmetric, or has a variance that is not positive (all
       zeros are a `deterministic` side).
   """

@@ -76,14 +76,15 @@ def log_marginal_likelihood(
   alike. Concave in log(lam).
 
   Args:
-    prior_precision: lam, above 0.
+    prior_precision: Prior precision lam, above 0.
     eig_a: Spectrum of A, see `spectrum`.
     eig_b: Spectrum of B.
     weight_norm2: Sum of the squared weights of the projection, its bias
       included where A has a row for it.
-    pseudo_count: tau, the factor of the likelihood's curvature.
-    form: "corrected", or "superseded" for L = p logdet A' + d logdet B', of
-      which the published prior precisions are the optimum.
+    pseudo_count: Pseudo-data count tau, the factor of the likelihood's
+      curvature.
+    form: Form, "corrected", or "superseded" for L = p logdet A' + d logdet B',
+      of which the published prior precisions are the optimum.
 
   Raises:
     ValueError: A number out of range, eigenvalues that are negative or not
@@ -113,10 +114,10 @@ def fit_prior_precision(
 
   Args:
     eig_a: See `log_marginal_likelihood`, as all others.
-    eig_b: Likewise.
-    weight_norm2: Likewise.
-    pseudo_count: Likewise.
-    form: Likewise.
+    eig_b: Eigenvalues, see `log_marginal_likelihood`.
+    weight_norm2: Squared norm, see `log_marginal_likelihood`.
+    pseudo_count: Pseudo-data count, see `log_marginal_likelihood`.
+    form: Form, see `log_marginal_likelihood`.
 
   Raises:
     ValueError: As `log_marginal_likelihood`; or there is no maximum, because
@@ -156,12 +157,12 @@ def grid_search(
   """The pair with the lowest score; of equal ones the first.
 
   Args:
-    pseudo_counts: Candidates.
+    pseudo_counts: Candidates of the pseudo-data count.
     prior_precisions: Candidates for each of them; None stands for that of the
       marginal likelihood at the same pseudo-data count, which `score` takes
       from `fit_prior_precision`, side by side.
-    score: From a pair to e.g. the mean negative log-likelihood on validation
-      data.
+    score: Function from a pair to e.g. the mean negative log-likelihood on
+      validation data.
 
   Raises:
     ValueError: No candidates, or a score that is NaN.

@@ -41,9 +41,9 @@ class Model(NamedTuple):
       which is the last row (see `with_bias`).
     text_activations: What the text projection sees of each class's prompt.
     text_embeddings: What it makes of it, not normalised.
-    posterior: Over both projections; its image side is q wide.
+    posterior: Posterior over both projections; its image side is q wide.
     logit_scale: Factor of the cosines, 100 for OpenAI's CLIP.
-    logit_bias: Of a model that was trained with the pairwise sigmoid loss;
+    logit_bias: Bias of a model that was trained with the pairwise sigmoid loss;
       None for a softmax. No logit here has it added: it would cancel.
   """
 
@@ -86,7 +86,7 @@ def embed(
   """Embeddings under these weights, not normalised.
 
   Raises:
-    ValueError: activations of another width than the weights.
+    ValueError: Activations of another width than the weights.
   """
   means = jnp.matmul(widen(inputs.activations, len(weights)), weights,
                      precision="highest")
@@ -134,7 +134,7 @@ def cosines_of(
 
 
 def logits(model: Model, inputs: Pooled) -> Float[Array, "n k"]:
-  """What the model answers without a posterior."""
+  """What the model predicts without a posterior."""
   return model.logit_scale * jnp.matmul(
       _unit(embed(model.weights, inputs)), _unit(model.text_embeddings).T,
       precision="highest")
@@ -151,10 +151,10 @@ def sample_logits(
   are those of the sampled embeddings.
 
   Args:
-    key: Of the weights.
+    key: Random key of the weights.
     model: Means and posterior.
     inputs: Images.
-    num_samples: s.
+    num_samples: Number s of samples.
   """
   means = embed(model.weights, inputs)
 

@@ -35,7 +35,7 @@ def squared_wasserstein(
   Args:
     query: One embedding, not normalised.
     pool: Embeddings, not normalised.
-    layer: Over the projection that made all of them.
+    layer: Posterior of the projection that made all of them.
 
   Source: Baumann et al., ICLR 2026. Differs from the released code in: nothing.
   """
@@ -87,12 +87,12 @@ def nearest(
   Args:
     queries: Embeddings, not normalised.
     pool: Embeddings, not normalised.
-    layer: Over the projection that made all of them.
+    layer: Posterior of the projection that made all of them.
     k: Rows per query, at most the pool's. Among equal ones lower rows first.
     metric: A key of `METRICS`.
 
   Raises:
-    ValueError: an unknown metric, an empty pool, or k out of range.
+    ValueError: An unknown metric, an empty pool, or k out of range.
   """
   if metric not in METRICS:
     raise ValueError(f"unknown metric {metric!r}; choose from: "
@@ -119,7 +119,7 @@ def support(
   Args:
     queries: Embeddings, not normalised; one at least.
     pool: Embeddings, not normalised.
-    layer: Over the projection that made all of them.
+    layer: Posterior of the projection that made all of them.
     num_rows: How many are wanted; k times the queries as published.
     metric: A key of `METRICS`.
 
@@ -127,7 +127,7 @@ def support(
     `num_rows` rows, or all of a pool that has fewer.
 
   Raises:
-    ValueError: no queries, or as `nearest`.
+    ValueError: No queries, or as `nearest`.
 
   Source: Baumann et al., ICLR 2026. Differs from the released code in: looks
   past the 150 nearest rows of a query, so that it ends for every pool.

@@ -32,10 +32,11 @@ class Learner(NamedTuple):
   """What learning from single labels needs beside the model.
 
   Attributes:
-    factors: Of the image projection, as estimated before.
+    factors: Factors of the image projection, as estimated before.
     pseudo_count: How often the curvature of each pair counts.
-    prior_precision: Of the image projection; where learning starts.
-    learning_rate: Of the step that each label takes the weights.
+    prior_precision: Prior precision of the image projection; where learning
+      starts.
+    learning_rate: Learning rate of the step that each label takes the weights.
     label_weight: How many pairs the curvature of one label counts for.
     refit: Whether the prior precision is fitted again after each label.
   """
@@ -52,8 +53,8 @@ class State(NamedTuple):
   """After some labels; all that the next one is chosen from.
 
   Attributes:
-    model: With the weights and the image posterior of now.
-    learner: With the factors and the prior precision of now.
+    model: Model with the weights and the image posterior of now.
+    learner: Learner with the factors and the prior precision of now.
     picked: Rows of the pool, in the order of picking.
   """
 
@@ -81,11 +82,11 @@ def scores(
   from how many rows have been picked.
 
   Args:
-    key: The same for all rounds.
-    state: From `start` or `learn`.
+    key: Random key, the same for all rounds.
+    state: State from `start` or `learn`.
     pool: Candidates; picked rows are scored too.
     targets: Images whose predictions matter.
-    num_samples: Of the weights.
+    num_samples: Number of samples of the weights.
   """
   return epig(jax.random.fold_in(key, len(state.picked)), state.model, pool,
               targets, num_samples=num_samples)
@@ -122,16 +123,16 @@ def learn(
   the model was trained with.
 
   Args:
-    state: Before; stays as it is.
-    row: Of the pool, for `picked`.
-    image: This one image, [1 p].
-    label: Its class.
+    state: State before the label; stays as it is.
+    row: Row of the pool, for `picked`.
+    image: Inputs of this one image, [1 p].
+    label: Class of the image.
 
   Returns:
     The state with new weights, factors, prior precision and posterior.
 
   Raises:
-    ValueError: a label that is no class, or more than one image.
+    ValueError: A label that is no class, or more than one image.
 
   Source: Baumann et al., ICLR 2026.
   Differs from the released code in: the curvature takes the outer product of
@@ -178,18 +179,18 @@ def select(
   a larger budget goes on as if it had not stopped.
 
   Args:
-    key: Of the weight samples.
-    state: From `start`, or from an earlier call.
-    pool: All rows.
+    key: Random key of the weight samples.
+    state: State from `start`, or from an earlier call.
+    pool: Inputs of all rows.
     targets: Images whose predictions matter.
-    labels: Of the pool; an array, or a function of a row that is called once
-      for each pick.
+    labels: Labels of the pool; an array, or a function of a row that is called
+      once for each pick.
     budget: Number of picks, those in `state` included.
-    num_samples: Of the weights.
+    num_samples: Number of samples of the weights.
     candidates: Distinct rows that may be picked; all if None.
 
   Raises:
-    ValueError: fewer candidates than picks, or see `learn`.
+    ValueError: Fewer candidates than picks, or see `learn`.
 
   Source: Baumann et al., ICLR 2026.
   Differs from the released code in: pool and targets share their weight

@@ -49,7 +49,7 @@ class Cosines(NamedTuple):
   variance: Float[Array, "k"]
 
 
-class Normalized(NamedTuple):
+class Normalised(NamedTuple):
   """Mean and variance of each coordinate of a unit-norm embedding."""
 
   mean: Float[Array, "d"]
@@ -79,11 +79,11 @@ def embedding(
     layer: Posterior of the projection.
 
   Raises:
-    ValueError: sizes that do not fit together.
+    ValueError: Sizes that do not fit together.
 
-  References:
-    Baumann et al., ICLR 2026. Differs from the released code in: the whole
-    covariance is kept, as a factor of the layer's.
+  Source: Baumann et al., ICLR 2026.
+  Differs from the released code in: the whole covariance is kept, as a factor
+  of the layer's.
   """
   activations = _append_one(activations, len(layer.a_inv))
   if mean.shape != (*activations.shape[:-1], layer.b_inv.shape[-1]):
@@ -102,7 +102,7 @@ def joint_spread(
   they share its weights.
 
   Raises:
-    ValueError: activations that do not fit the layer.
+    ValueError: Activations that do not fit the layer.
   """
   activations = _append_one(activations, len(layer.a_inv))
   return _matmul(_matmul(activations, layer.a_inv), activations.T)
@@ -115,30 +115,29 @@ def coordinate_variance(
   return jnp.multiply.outer(embedding.spread, jnp.diagonal(layer.b_inv))
 
 
-def normalized_embedding(
+def normalised_embedding(
     embedding: Embedding, layer: laplace.Layer
-) -> Normalized:
+) -> Normalised:
   """One unit-norm embedding, its variances by the delta method, as published.
 
   The coordinates of the un-normalised embedding count as independent; not so
-  in `normalized_embedding_full`.
+  in `normalised_embedding_full`.
 
   Returns:
     A mean of norm one (a squared norm below 1e-6 counts as that), and variances
     that are not negative.
 
-  References:
-    Baumann et al., ICLR 2026 (the model class of the released weights).
-    Differs from the released code in: nothing.
+  Source: Baumann et al., ICLR 2026 (the model class of the released weights).
+  Differs from the released code in: nothing.
   """
-  return _normalized(embedding, jnp.diagonal(layer.b_inv))
+  return _normalised(embedding, jnp.diagonal(layer.b_inv))
 
 
-def normalized_embedding_full(
+def normalised_embedding_full(
     embedding: Embedding, layer: laplace.Layer
-) -> Normalized:
-  """`normalized_embedding` with the whole covariance."""
-  return _normalized(embedding, layer.b_inv)
+) -> Normalised:
+  """`normalised_embedding` with the whole covariance."""
+  return _normalised(embedding, layer.b_inv)
 
 
 def prob_cosine(
@@ -164,7 +163,7 @@ def prob_cosine(
   Args:
     image: One embedding.
     texts: One embedding per class.
-    posterior: Of both projections.
+    posterior: Posterior of both projections.
     logit_scale: Factor of the cosines.
 
   Returns:
@@ -172,11 +171,11 @@ def prob_cosine(
     and zero.
 
   Raises:
-    ValueError: sizes that do not fit together.
+    ValueError: Sizes that do not fit together.
 
-  References:
-    Baumann et al., ICLR 2026, ProbCosine. Differs from the released code in:
-    nothing but the order of sums; one matmul instead of three.
+  Source: Baumann et al., ICLR 2026, ProbCosine.
+  Differs from the released code in: nothing but the order of sums; one matmul
+  instead of three.
   """
   return _cosines(image, texts, jnp.diagonal(posterior.image.b_inv),
                   jnp.diagonal(posterior.text.b_inv), logit_scale)
@@ -200,9 +199,9 @@ def prob_cosine_full(
   examples is right to 4 percent, single ones with cosines near one are up to
   three times too large; `prob_cosine_tangent` mends that.
 
-  References:
-    Follows from Baumann et al., ICLR 2026. Differs from the released code in:
-    that one drops everything off the diagonals.
+  Source: Follows from Baumann et al., ICLR 2026.
+  Differs from the released code in: that one drops everything off the
+  diagonals.
   """
   return _cosines(image, texts, posterior.image.b_inv, posterior.text.b_inv,
                   logit_scale)
@@ -244,7 +243,7 @@ def prob_cosine_tangent(
   Args:
     image: One embedding; its mean must not be zero, nor those of the texts.
     texts: One embedding per class.
-    posterior: Of both projections.
+    posterior: Posterior of both projections.
     logit_scale: Factor of the cosines.
 
   Returns:
@@ -252,7 +251,7 @@ def prob_cosine_tangent(
     and zero.
 
   Raises:
-    ValueError: sizes that do not fit together.
+    ValueError: Sizes that do not fit together.
   """
   image_b, text_b = posterior.image.b_inv, posterior.text.b_inv
   _check_widths(image, texts, image_b, text_b)
@@ -290,9 +289,8 @@ def prob_cosine_diagonal(
   For variances from elsewhere (an ensemble, another posterior); those of a
   `laplace.Layer` need two matmuls less in `prob_cosine`.
 
-  References:
-    Baumann et al., ICLR 2026, ProbCosine. Differs from the released code in:
-    nothing.
+  Source: Baumann et al., ICLR 2026, ProbCosine.
+  Differs from the released code in: nothing.
   """
   image_square = jnp.square(image_mean) + image_variance
   text_square = jnp.square(text_means) + text_variances
@@ -326,12 +324,12 @@ def joint_covariance(
   Args:
     image: One embedding.
     text_means: Un-normalised embeddings of the classes.
-    text_spreads: `joint_spread` of the same.
-    posterior: Of both projections.
+    text_spreads: Spreads of the texts, `joint_spread` of the same.
+    posterior: Posterior of both projections.
     logit_scale: Factor of the cosines.
 
-  References:
-    Follows from Baumann et al., ICLR 2026; the released code has no such form.
+  Source: Follows from Baumann et al., ICLR 2026; the released code has no such
+  form.
   """
   image_b, text_b = posterior.image.b_inv, posterior.text.b_inv
   texts = Embedding(jnp.asarray(text_means), jnp.diagonal(text_spreads))
@@ -348,10 +346,9 @@ def probit_logits(cosines: Cosines) -> Float[Array, "*n k"]:
   A softmax of them stands in for the mean softmax of Gaussian logits (MacKay's
   approximation, class by class); variance zero leaves the logits as they are.
 
-  References:
-    MacKay, The Evidence Framework Applied to Classification Networks, Neural
-    Computation 1992; Baumann et al., ICLR 2026. Differs from the released code
-    in: nothing.
+  Source: MacKay, The Evidence Framework Applied to Classification Networks,
+  Neural Computation 1992; Baumann et al., ICLR 2026.
+  Differs from the released code in: nothing.
   """
   return cosines.mean / jnp.sqrt(1 + jnp.pi / 8 * cosines.variance)
 
@@ -367,7 +364,7 @@ def sample_logits(
   """Logits drawn class by class, as published: classes share no weights.
 
   Args:
-    cosines: Of one image.
+    cosines: Cosines of one image.
     noise: Standard normal.
   """
   return cosines.mean[None] + jnp.sqrt(cosines.variance)[None] * noise
@@ -384,8 +381,8 @@ def sample_joint_logits(
   deterministic side theirs is at most d.
 
   Args:
-    mean: Of one image's logits.
-    covariance: `joint_covariance` of the same.
+    mean: Mean of one image's logits.
+    covariance: Covariance of the logits, `joint_covariance` of the same.
     noise: Standard normal.
   """
   eigenvalues, vectors = jnp.linalg.eigh(covariance)
@@ -398,15 +395,15 @@ def uncertainty(logits: Float[Array, "s k"]) -> Uncertainty:
 
   The epistemic part is `acquisition.bald`, not negative and zero where all
   samples agree. Logits drawn class by class move apart even where the weights
-  would only shift them all, which changes no answer; draw them jointly to tell.
+  would only shift them all, which changes no prediction; draw them jointly to
+  tell.
 
   Args:
     logits: Samples, e.g. of `sample_joint_logits`; half precision is widened.
 
-  References:
-    Baumann et al., ICLR 2026 (as the BALD score). Differs from the released
-    code in: both entropies come from the same samples; a class without
-    probability adds nothing instead of NaN.
+  Source: Baumann et al., ICLR 2026 (as the BALD score).
+  Differs from the released code in: both entropies come from the same samples;
+  a class without probability adds nothing instead of NaN.
   """
   logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
   aleatoric = jnp.mean(acquisition.entropy_of_logits(logits))
@@ -436,7 +433,7 @@ def sampled_embeddings(
   Args:
     activations: What the projection sees.
     mean: The un-normalised embeddings of the same inputs.
-    deviations: Of `sample_weights`; q is p, or p + 1 with a bias.
+    deviations: Deviations of `sample_weights`; q is p, or p + 1 with a bias.
   """
   activations = _append_one(activations, deviations.shape[-2])
   return jnp.asarray(mean)[None] + jnp.einsum(
@@ -452,8 +449,8 @@ def sampled_cosines(
   """Logits under sampled weights: the reference for everything closed-form.
 
   Args:
-    image: `sampled_embeddings` of one image.
-    texts: Those of the classes, under samples of their own layer.
+    image: Embeddings of one image, from `sampled_embeddings`.
+    texts: Embeddings of the classes, under samples of their own layer.
     logit_scale: Factor of the cosines.
   """
   dots = _matmul(texts, image[..., None])[..., 0]
@@ -526,7 +523,7 @@ def _check_widths(image, texts, image_b, text_b):
                      f"of one width, but theirs are {sizes}.")
 
 
-def _normalized(embedding, b):
+def _normalised(embedding, b):
   """Delta method; `b` is a matrix, or its diagonal [d]."""
   square = jnp.maximum(jnp.sum(jnp.square(embedding.mean)), 1e-6)
   mean = embedding.mean / jnp.sqrt(square)
@@ -536,7 +533,7 @@ def _normalized(embedding, b):
   across = (variances - 2 * mean * covaries +
             jnp.square(mean) * jnp.sum(mean * covaries))
   variance = embedding.spread / square * across
-  return Normalized(mean, jnp.maximum(variance, 0))
+  return Normalised(mean, jnp.maximum(variance, 0))
 
 
 def _quadratic(vectors, matrix):

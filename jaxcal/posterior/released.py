@@ -32,11 +32,12 @@ class Released(NamedTuple):
 
   Attributes:
     image: Factors of the image projection, symmetrised.
-    text: Those of the text projection.
-    prior: `lambda_img`, `lambda_txt` (prior precisions) and `n_img`, `n_txt`
-      (the pseudo-counts that they were fitted for). They maximise a marginal
-      likelihood with swapped dimensions; rather fit them anew.
-    asymmetry: By file, the largest difference of two entries that mirror each
+    text: Factors of the text projection.
+    prior: Numbers of the prior: `lambda_img`, `lambda_txt` (prior precisions)
+      and `n_img`, `n_txt` (the pseudo-counts that they were fitted for). They
+      maximise a marginal likelihood with swapped dimensions; rather fit them
+      anew.
+    asymmetry: Largest difference, by file, of two entries that mirror each
       other, over the largest entry. Averaging them has removed it.
   """
 
@@ -52,14 +53,15 @@ def read_folder(
   """Reads `A_img_analytic.pt` and its like from one folder.
 
   Args:
-    folder: Has A and B of both sides and `prior_precision_analytic.json`.
+    folder: Folder with A and B of both sides and
+      `prior_precision_analytic.json`.
     num_pairs: How many image-caption pairs the factors are from; the files do
       not say it.
 
   Raises:
-    FileNotFoundError: a file is missing.
-    ImportError: torch is not installed.
-    ValueError: a file holds anything but one square and finite matrix of
+    FileNotFoundError: A file is missing.
+    ImportError: Torch is not installed.
+    ValueError: A file holds anything but one square and finite matrix of
       floats, the two B differ in width, or the JSON lacks a positive number.
   """
   folder = pathlib.Path(folder)
@@ -94,9 +96,9 @@ def fitted(
   """Released factors with their spectra, as `files` writes them.
 
   Args:
-    found: From `read_folder`.
+    found: Factors from `read_folder`.
     name: Name of the published folder, for the record.
-    weight_norm2: By side, sum of squares of the projection's weights.
+    weight_norm2: Sum of squares of the projection's weights, by side.
     model: Name of the model; None where it is not at hand.
     model_fingerprint: Fingerprint of the model, likewise.
   """
@@ -113,8 +115,8 @@ def compare_priors(
   """Where the released prior precisions come from, and where they go.
 
   Args:
-    found: From `read_folder`.
-    fitted: The same with spectra, from `fitted`.
+    found: Factors from `read_folder`.
+    fitted: Factors with spectra of the same, from `fitted`.
     evidence: What was chosen anew.
 
   Returns:

@@ -39,7 +39,7 @@ class Study(NamedTuple):
   """Images to choose from, for whom, and what is done with the chosen ones.
 
   Attributes:
-    model: From `tasks.load`.
+    model: Model from `tasks.load`.
     chosen: Posterior of the model, from `head.load`.
     factors: Kronecker factors of the posterior, from `head.factors`.
     target: Images whose predictions matter; their labels are only copied.
@@ -70,7 +70,7 @@ def cells(
   """All choices, in the order in which they are made.
 
   Raises:
-    ValueError: unknown strategies, one twice, or budgets below one.
+    ValueError: Unknown strategies, one twice, or budgets below one.
   """
   for name in strategies:
     if name not in selection.STRATEGIES:
@@ -112,23 +112,24 @@ def select(
 
   Args:
     study: The images, the model and the numbers.
-    folder: Receives predictions by name, whose settings have the `selected`
-      ids in the order of choosing and the `epoch` that was kept; and features.
+    folder: Folder that receives predictions by name, whose settings have the
+      `selected` ids in the order of choosing and the `epoch` that was kept; and
+      features.
     strategies: Keys of `selection.STRATEGIES`.
     budgets: Numbers of labels.
     seeds: Seeds of choosing and of the order in tuning.
     about: Settings to write into the predictions.
     batch_size: Images per device.
     num_threads: Threads that read images.
-    progress: Called with a stage ("target", "pool-NAME", "validation", each
-      after "...: files", and "choices"), and the numbers of its units done and
-      in all.
+    progress: Function called with a stage ("target", "pool-NAME", "validation",
+      each after "...: files", and "choices"), and the numbers of its units done
+      and in all.
 
   Returns:
     Where the predictions are by name: `BEFORE`, and `name_of` each choice.
 
   Raises:
-    ValueError: predictions or features of something else lie in the folder,
+    ValueError: Predictions or features of something else lie in the folder,
       which is named; a budget beyond the pool; or see `selection.select`.
   """
   folder = pathlib.Path(folder)
@@ -174,18 +175,18 @@ def look(
 
   Args:
     study: See `select`.
-    folder: Likewise.
-    wanted: From `cells`.
+    folder: Folder as in `select`.
+    wanted: Cells that are wanted, from `cells`.
     num_threads: Threads that read files.
-    progress: Called with a stage ("SET: files", with the sets of `select`), and
-      the numbers of files that were looked at and in all.
+    progress: Function called with a stage ("SET: files", with the sets of
+      `select`), and the numbers of files that were looked at and in all.
 
   Returns:
     The identity of all predictions by name, and the names of those that are
     there.
 
   Raises:
-    ValueError: a budget is beyond the pool, or predictions of something else
+    ValueError: A budget is beyond the pool, or predictions of something else
       lie in the folder.
   """
   wanted = list(wanted)

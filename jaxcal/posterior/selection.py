@@ -30,17 +30,19 @@ class Problem(NamedTuple):
   """What there is to choose from, and for whom.
 
   Attributes:
-    model: Before anything has been learned.
+    model: Model before anything has been learned.
     pool: Rows that may be labelled.
     targets: Images whose predictions matter; their labels are not needed.
-    labels: Of the pool, or who gives that of one row. "epig_online" asks for
-      those of the rows that it picks; no other strategy sees any.
+    labels: Labels of the pool, or a function that gives that of one row.
+      "epig_online" asks for those of the rows that it picks; no other strategy
+      sees any.
     learner: What "epig_online" needs beside the model.
     candidates: Distinct rows of the pool that EPIG looks at. If None, the
       nearest row of each target; a budget that goes beyond these is filled up
       with the next nearest, see `neighbours.support`.
     metric: What near means, a key of `neighbours.METRICS`.
-    num_samples: Of weights, for BALD and EPIG (released: 1000 for BALD).
+    num_samples: Number of samples of weights, for BALD and EPIG (released: 1000
+      for BALD).
   """
 
   model: models.Model
@@ -65,13 +67,13 @@ def random_targets(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
 
 
 def entropy(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
-  """Rows of the pool whose answer without posterior is least certain."""
+  """Rows of the pool whose plain prediction is least certain."""
   del key
   return _highest(_entropy(problem.model, problem.pool), budget)
 
 
 def entropy_targets(key: Key[Array, ""], problem: Problem, budget: int) -> Rows:
-  """Rows near the targets whose answer without posterior is least certain."""
+  """Rows near the targets whose plain prediction is least certain."""
   del key
   scores = _entropy(problem.model, problem.targets)
   return _near(problem, _highest(scores, budget), budget)
@@ -133,12 +135,12 @@ def select(
 
   Args:
     strategy: A key of `STRATEGIES`.
-    key: Of what is random in it.
+    key: Random key of whatever is random in it.
     problem: The pool and the targets.
     budget: Number of rows.
 
   Raises:
-    ValueError: an unknown strategy, an empty pool, no targets, a budget that
+    ValueError: An unknown strategy, an empty pool, no targets, a budget that
       is below one or above what there is to choose from, values that are not
       finite (named by row), or as the strategy.
 

@@ -27,17 +27,19 @@ class Evidence(NamedTuple):
     logits: Unnormalised log-probabilities: their softmax is the distribution
       that is to be calibrated.
     labels: True classes; needed where something is fitted to them.
-    scores: As released, where they are not the logits: votes, sums of
+    scores: Scores as released, where they are not the logits: votes, sums of
       probabilities.
-    image_features: Of the clean view, unit norm.
+    image_features: Image features of the clean view, unit norm.
     text_features: Tuned, unit norm, where all images share them.
-    zero_shot_text_features: Before the tuning, unit norm.
-    base_text_features: Of the classes of the training, tuned.
-    base_zero_shot_text_features: Of the classes of the training, before it.
-    zero_shot_logits: Of the clean view.
+    zero_shot_text_features: Zero-shot text features, from before the tuning,
+      unit norm.
+    base_text_features: Text features of the classes of the training, tuned.
+    base_zero_shot_text_features: Text features of the classes of the training,
+      before it.
+    zero_shot_logits: Zero-shot logits of the clean view.
     view_logits: Tuned, of the most confident random views.
-    zero_shot_view_logits: Of the same views.
-    mean_cosine: Of pairs of classes at the initial context.
+    zero_shot_view_logits: Zero-shot logits of the same views.
+    mean_cosine: Mean cosine of pairs of classes at the initial context.
   """
 
   logits: Float[AnyArray, "n k"]
@@ -72,12 +74,12 @@ class Recalibrator(NamedTuple):
   """A calibrator as functions.
 
   Attributes:
-    name: Of the calibrator, as in `calibrators.RECALIBRATORS`.
-    apply: Of the parameters and the evidence of the images that are to be
-      recalibrated; returns their logits, [n k]. Never looks at the labels.
-    fit: Of the evidence of other images; None where every image is recalibrated
-      by itself, so that there is nothing to fit: `apply` then sees no
-      parameters.
+    name: Name of the calibrator, as in `calibrators.RECALIBRATORS`.
+    apply: Function of the parameters and the evidence of the images that are to
+      be recalibrated; returns their logits, [n k]. Never looks at the labels.
+    fit: Function of the evidence of other images; None where every image is
+      recalibrated by itself, so that there is nothing to fit: `apply` then sees
+      no parameters.
     needs: Fields of `Evidence` beside logits and labels that both functions
       look at.
     needs_labels: Whether the fit looks at the labels.
@@ -110,12 +112,12 @@ def check_needs(
 
   Args:
     recalibrator: The calibrator.
-    evidence: Of the images that it is fitted or applied to.
+    evidence: Evidence of the images that it is fitted or applied to.
     of: How the message calls these images.
     for_fit: Whether it is to be fitted to them, perhaps to their labels.
 
   Raises:
-    ValueError: names what is missing and how to get it.
+    ValueError: Names what is missing and how to get it.
   """
   missing = [name for name in recalibrator.needs
              if getattr(evidence, name) is None]

@@ -58,12 +58,12 @@ def recalibrate(
   """Fits a calibrator to labelled images and applies it to others.
 
   Args:
-    predictions: Those of the images to be recalibrated: `Predictions`, or
+    predictions: Predictions of the images to be recalibrated: `Predictions`, or
       logits as an array of numpy, jax or torch or as lists, or the arrays of
       `base.Evidence`.
-    on: Those of the labelled images to fit to, by the same model and method; in
-      the same form, with arrays as a pair of logits and labels. Calibrators
-      without a fit do not look at it.
+    on: Predictions of the labelled images to fit to, by the same model and
+      method; in the same form, with arrays as a pair of logits and labels.
+      Calibrators without a fit do not look at it.
     recalibrator: The calibrator, `Temperature()` if not given.
 
   Returns:
@@ -73,10 +73,10 @@ def recalibrate(
     on). Of arrays: the logits alone, as an array of numpy or jax.
 
   Raises:
-    ValueError: classes that differ, an image in both, no labels, missing
+    ValueError: Classes that differ, an image in both, no labels, missing
       evidence, or a calibrator whose logits have another shape, are not finite
       or change predictions though it says that it keeps them.
-    TypeError: one of both are `Predictions`, the other one arrays; labels that
+    TypeError: One of both are `Predictions`, the other one arrays; labels that
       are not integers; something that is no calibrator.
 
   Warns:
@@ -114,8 +114,8 @@ def check(
     recalibrator: See `recalibrate`.
 
   Raises:
-    ValueError: see `recalibrate`.
-    TypeError: see `recalibrate`.
+    ValueError: See `recalibrate`.
+    TypeError: See `recalibrate`.
   """
   if isinstance(recalibrator, type) or not hasattr(
       recalibrator, "recalibrator"):
@@ -156,14 +156,15 @@ def draw(
 
   Args:
     labels: True classes, at least two images.
-    share: Of the images, in (0, 1); at least one is picked and one is left.
+    share: Share of the images, in (0, 1); at least one is picked and one is
+      left.
     seed: Seed of the order and of the start.
 
   Returns:
     Whether each image is picked.
 
   Raises:
-    ValueError: a share outside (0, 1), or fewer than two images.
+    ValueError: A share outside (0, 1), or fewer than two images.
   """
   n = len(labels)
   if not 0 < share < 1:

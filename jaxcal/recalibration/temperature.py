@@ -48,7 +48,7 @@ def fit(evidence: base.Evidence) -> base.Fit:
     fewer images than classes.
 
   Raises:
-    ValueError: see `fit_temperature`.
+    ValueError: See `fit_temperature`.
     TypeError: Labels that are not integers.
   """
   logits, labels, _ = _checked(evidence.logits, evidence.labels, None)
@@ -93,13 +93,12 @@ def fit_temperature(
       out of range, or weights that are negative, not finite or all zero.
     TypeError: `labels` are not integers.
 
-  References:
-    Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
-    Differs from the released code of the few-shot papers
-    (ml-stat-Sustech/CLIP_Calibration @5b68fb1) in: the minimum is found
-    exactly. There, the logarithm of 100 / T takes 20 epochs of SGD with
-    momentum and weight decay from 100 / T = 100, in float16, of which the
-    spacing at that value is 0.4 % of T.
+  Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+  Differs from the released code of the few-shot papers
+  (ml-stat-Sustech/CLIP_Calibration @5b68fb1) in: the minimum is found exactly.
+  There, the logarithm of 100 / T takes 20 epochs of SGD with momentum and
+  weight decay from 100 / T = 100, in float16, of which the spacing at that
+  value is 0.4 % of T.
   """
   logits, labels, weights = _checked(logits, labels, weights)
 
@@ -126,7 +125,7 @@ def apply(
   """Logits divided by the temperature; no prediction changes.
 
   Args:
-    temperature: Positive, from `fit_temperature`.
+    temperature: Temperature above zero, from `fit_temperature`.
     logits: Unnormalised log-probabilities.
 
   Raises:
@@ -155,16 +154,16 @@ def confidence_interval(
   few errors or logits that tell little.
 
   Args:
-    temperature: Of `fit_temperature`.
-    logits: Those that it was fitted to.
-    labels: Those that it was fitted to.
+    temperature: Temperature from `fit_temperature`.
+    logits: Logits that it was fitted to.
+    labels: Labels that it was fitted to.
     level: Probability that the interval covers the temperature, in (0, 1).
 
   Returns:
     Lower and upper end; that of `BOUNDS` where all beyond is not rejected.
 
   Raises:
-    ValueError: see `fit_temperature`.
+    ValueError: See `fit_temperature`.
     TypeError: `labels` are not integers.
   """
   logits, labels, _ = _checked(logits, labels, None)

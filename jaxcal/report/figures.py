@@ -37,7 +37,7 @@ def reliability_diagrams(
     per_row: Panels side by side; all of them if None.
 
   Raises:
-    ValueError: nothing to draw.
+    ValueError: Nothing to draw.
   """
   if not bins_by_title:
     raise ValueError("no predictions to draw")
@@ -71,10 +71,10 @@ def loss_curves(losses: Mapping[str, Float[np.ndarray, "s e"]]) -> "Figure":
   curves show where each one settles, not which is lower.
 
   Args:
-    losses: By method, one per seed and epoch.
+    losses: Losses by method, one per seed and epoch.
 
   Raises:
-    ValueError: nothing to draw.
+    ValueError: Nothing to draw.
   """
   if not losses:
     raise ValueError("no losses to draw")
@@ -102,13 +102,14 @@ def sweep_curves(
   """Accuracy and calibration error against a swept number, with intervals.
 
   Args:
-    curves: By label, rows of `summary.summarize` that also hold the field.
-    lines: By label, rows without it, drawn from edge to edge.
-    field: Of the horizontal axis; logarithmic if its values are positive and
-      span more than a decade.
+    curves: Curves by label, rows of `summary.summarise` that also hold the
+      field.
+    lines: Lines by label, rows without it, drawn from edge to edge.
+    field: Field of the horizontal axis; logarithmic if its values are positive
+      and span more than a decade.
 
   Raises:
-    ValueError: nothing to draw.
+    ValueError: Nothing to draw.
   """
   if not curves:
     raise ValueError(f"no rows with a {field} to draw")
@@ -139,12 +140,12 @@ def spectra(
   """Eigenvalues of the Kronecker factors, and where the prior takes over.
 
   Args:
-    eigenvalues: By side, those of (A, B), scaled by the root of the
+    eigenvalues: Eigenvalues by side, those of (A, B), scaled by the root of the
       pseudo-data count.
-    priors: By side, the root of the prior precision.
+    priors: Roots of the prior precision, by side.
 
   Raises:
-    ValueError: nothing to draw.
+    ValueError: Nothing to draw.
   """
   if not eigenvalues:
     raise ValueError("no spectra to draw")
@@ -178,13 +179,13 @@ def learning_curves(
   """Scores against the number of labels, one line per strategy.
 
   Args:
-    curves: By strategy, rows with `budget` and, for each score, its mean over
-      seeds under its own name and the extremes as `_low` and `_high`.
+    curves: Curves by strategy, rows with `budget` and, for each score, its mean
+      over seeds under its own name and the extremes as `_low` and `_high`.
     scores: Heading by name; a panel for each. Fractions are drawn in percent
       where the heading ends with "%".
 
   Raises:
-    ValueError: nothing to draw.
+    ValueError: Nothing to draw.
   """
   if not curves or not scores:
     raise ValueError("no learning curves to draw")

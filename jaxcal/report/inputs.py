@@ -28,8 +28,8 @@ class Given(NamedTuple):
   """Predictions of one method, on the host.
 
   Attributes:
-    kind: "logits", "probabilities" or "confidences".
-    values: Of each image and class; of each image for confidences.
+    kind: Kind, "logits", "probabilities" or "confidences".
+    values: Values of each image and class; of each image for confidences.
     labels: True classes; hits for confidences.
     ids: One id per image; None where not known.
     info: Diagnostics by name, one number per image each.

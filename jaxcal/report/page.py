@@ -22,11 +22,12 @@ def render(
 
   Args:
     title: Heading of the page.
-    rows: From `summary.summarize`, with `data` and `method`.
-    differences: From `summary.compare`, with `data`, `method`, `reference`.
-    diagrams: For each image set, its reliability diagrams as `<svg>`.
+    rows: Rows from `summary.summarise`, with `data` and `method`.
+    differences: Differences from `summary.compare`, with `data`, `method`,
+      `reference`.
+    diagrams: Reliability diagrams of each image set, as `<svg>`.
     conventions: What ECE and intervals mean.
-    settings: Everything needed to run it again, by dotted name.
+    settings: Settings to run it again with, by dotted name.
     remarks: Sentences about all of the page, which stand above the tables.
   """
   import jinja2
@@ -39,8 +40,8 @@ def render(
       "headings": [column.heading for column in columns],
       "rows": tables.cells(some, columns)}
   tuned = [row for row in rows if row.get("median_context_shift", 0) > 0]
-  doubting = [row for row in rows if "median_epistemic" in row]
-  detecting = [row for row in rows if "auroc_distrust" in row]
+  uncertain = [row for row in rows if "median_epistemic" in row]
+  detecting = [row for row in rows if "auroc_confidence" in row]
   fitted = [row for row in rows if "recalibrator" in row]
   by_data = summary.by_data(rows)
   return environment.from_string(template).render(
@@ -50,6 +51,6 @@ def render(
       notes={data: tables.fit_notes(group) for data, group in by_data.items()},
       fits=table(fitted, tables.FITS),
       differences=table(differences, tables.DIFFERENCES),
-      doubt=table(doubting, tables.DOUBT),
+      uncertainty=table(uncertain, tables.UNCERTAINTY),
       detection=table(detecting, tables.DETECTION),
       tuning=table(tuned, tables.TUNING), diagrams=diagrams)

@@ -43,8 +43,8 @@ SCORES = {"accuracy": 1.0, "ece": 1.0, "nll": np.inf, "brier": 2.0,
 _RANGES = {**{name: (0.0, highest) for name, highest in SCORES.items()},
            "gap": (-1.0, 1.0)}
 
-# Above an image of a known class, images of none should have more of each.
-DOUBTS = ("distrust", "variance", "image_variance", "epistemic")
+# Images out of distribution should have more of each, but less confidence.
+UNCERTAINTIES = ("confidence", "variance", "image_variance", "epistemic")
 
 
 class Conventions(NamedTuple):
@@ -61,7 +61,7 @@ class Evaluation(NamedTuple):
   """What `evaluate` found; as text, a table.
 
   Attributes:
-    rows: Measures of each method, as `summarize` has them, after "method" where
+    rows: Measures of each method, as `summarise` has them, after "method" where
       it has a name.
     differences: Paired differences of the other methods to the reference, as
       `compare` has them, after "method" and "reference"; none for one method.
@@ -158,7 +158,7 @@ def evaluate(
                     tuple(one.kind for one in given.values()))
 
 
-def summarize(predictions: Predictions, conventions: Conventions) -> Row:
+def summarise(predictions: Predictions, conventions: Conventions) -> Row:
   """All metrics of one method on one image set.
 
   Args:
@@ -191,17 +191,17 @@ def estimate(predictions: Predictions, conventions: Conventions) -> Row:
   return dict(zip(SCORES, map(float, values)))
 
 
-def spread(answers: Iterable[Predictions], conventions: Conventions) -> Row:
+def spread(predictions: Iterable[Predictions], conventions: Conventions) -> Row:
   """The scores of `SCORES`: means over seeds, the lowest and the highest.
 
   Args:
-    answers: Predictions, one per seed.
+    predictions: Predictions, one per seed.
     conventions: Conventions of the ECE.
 
   Returns:
     The scores, each with `_low` and `_high`.
   """
-  each = [estimate(one, conventions) for one in answers]
+  each = [estimate(one, conventions) for one in predictions]
   found: dict[str, float] = {}
   for name in SCORES:
     values = [scores[name] for scores in each]
@@ -211,11 +211,11 @@ def spread(answers: Iterable[Predictions], conventions: Conventions) -> Row:
 
 
 def over_seeds(
-    answers: Sequence[Predictions], conventions: Conventions) -> Row:
+    predictions: Sequence[Predictions], conventions: Conventions) -> Row:
   """Means over seeds, each with a bootstrap interval over the images.
 
   Args:
-    answers: Predictions for the same images, one per seed.
+    predictions: Predictions for the same images, one per seed.
     conventions: Conventions of the ECE and of the interval.
 
   Returns:
@@ -225,38 +225,39 @@ def over_seeds(
     tells how much the seed matters.
 
   Raises:
-    ValueError: answers to different images.
+    ValueError: They are of different images.
   """
-  _check_same_images(answers)
+  _check_same_images(predictions)
   with jax.enable_x64(True):
-    scored = _stacked_scores(answers)
+    scored = _stacked_scores(predictions)
     interval = _seeds_interval(scored, None, conventions)
     each = np.asarray(jax.vmap(_scores_and_gap, (0, None, None))(
-        scored, jnp.ones(len(answers[0].ids)), conventions))
+        scored, jnp.ones(len(predictions[0].ids)), conventions))
     row = _flat_within_range(interval, tuple(_RANGES))
   return row | {f"{name}_seeds": values.tolist()
                 for name, values in zip(_RANGES, each.T)}
 
 
 def compare_seeds(
-    answers: Sequence[Predictions],
+    predictions: Sequence[Predictions],
     reference: Sequence[Predictions],
     conventions: Conventions,
 ) -> Row:
   """Paired differences of means over seeds; see `compare` and `over_seeds`.
 
   Args:
-    answers: Predictions of one method, one per seed.
-    reference: Those of another one for the same images; perhaps fewer seeds.
+    predictions: Predictions of one method, one per seed.
+    reference: Predictions of another one for the same images; perhaps fewer
+      seeds.
     conventions: Conventions of the ECE and of the interval.
 
   Raises:
-    ValueError: answers to different images.
+    ValueError: They are of different images.
   """
-  _check_same_images([*answers, *reference])
+  _check_same_images([*predictions, *reference])
   with jax.enable_x64(True):
     interval = _seeds_interval(
-        _stacked_scores(answers), _stacked_scores(reference), conventions)
+        _stacked_scores(predictions), _stacked_scores(reference), conventions)
     return _flat(interval, suffix="_difference", names=tuple(_RANGES))
 
 
@@ -273,7 +274,7 @@ def compare(
     resamples.
 
   Raises:
-    ValueError: the two answer different images.
+    ValueError: The two are of different images.
   """
   _check_same_images([predictions, reference])
   with jax.enable_x64(True):
@@ -281,44 +282,49 @@ def compare(
 
 
 def detect(
-    known: Predictions, unknown: Predictions, conventions: Conventions) -> Row:
-  """How well each kind of doubt tells images of no class from the others.
+    in_distribution: Predictions,
+    out_of_distribution: Predictions,
+    conventions: Conventions,
+) -> Row:
+  """How well each uncertainty tells images of no class from the others.
 
   Args:
-    known: Predictions for images of the classes; labels are not looked at.
-    unknown: Predictions of the same method for images of none of them, asked
-      for the same classes.
+    in_distribution: Predictions for images of the classes; labels are not
+      looked at.
+    out_of_distribution: Predictions of the same method for images of none of
+      them, among the same classes.
     conventions: Conventions of the interval.
 
   Returns:
-    For each of `DOUBTS` that the method has, `auroc_...` with `_low` and
-    `_high`: the probability that an unknown image has more of it than a known
-    one. "distrust" is one minus the confidence.
+    For each of `UNCERTAINTIES` that the method has, `auroc_...` with `_low` and
+    `_high`: the probability that an image out of distribution has more of it
+    than one in distribution. Only of the confidence it is low values that point
+    out of distribution: `auroc_confidence` is the probability of less of it.
 
   Raises:
-    ValueError: the two were asked for different classes, or a doubt is not
+    ValueError: The two are of different classes, or an uncertainty is not
       finite.
   """
-  if known.class_names != unknown.class_names:
-    raise ValueError("known and unknown images must be asked for the same "
-                     f"classes, but got {len(known.class_names)} and "
-                     f"{len(unknown.class_names)} names that differ")
+  both = in_distribution, out_of_distribution
+  if in_distribution.class_names != out_of_distribution.class_names:
+    raise ValueError(
+        "images in and out of distribution must be predicted among the same "
+        f"classes, but got {len(in_distribution.class_names)} and "
+        f"{len(out_of_distribution.class_names)} names that differ")
   with jax.enable_x64(True):
-    distrust = [1 - _confidence(_probabilities(one.logits))
-                for one in (known, unknown)]
-    doubts = {"distrust": distrust} | {
-        name: [jnp.asarray(one.info[name], jnp.float64)
-               for one in (known, unknown)]
-        for name in DOUBTS if name in known.info}
-    scores = jnp.stack([jnp.concatenate(both) for both in doubts.values()])
+    found = {"confidence": [1 - _confidence(_probabilities(one.logits))
+                            for one in both]} | {
+        name: [jnp.asarray(one.info[name], jnp.float64) for one in both]
+        for name in UNCERTAINTIES if name in in_distribution.info}
+    scores = jnp.stack([jnp.concatenate(values) for values in found.values()])
     finite = np.isfinite(scores).all(axis=1)
     if not finite.all():
-      raise ValueError(f"{list(doubts)[finite.argmin()]!r} is not finite for "
-                       "all images; answer them again")
-    foreign = jnp.arange(scores.shape[1]) >= len(known.ids)
-    interval = _area_interval(scores, foreign, conventions)
+      raise ValueError(f"{list(found)[finite.argmin()]!r} is not finite for "
+                       "all images; predict them again")
+    outside = jnp.arange(scores.shape[1]) >= len(in_distribution.ids)
+    interval = _area_interval(scores, outside, conventions)
   row: dict[str, float] = {}
-  for index, name in enumerate(doubts):
+  for index, name in enumerate(found):
     row |= {f"auroc_{name}": float(interval.estimate[index]),
             f"auroc_{name}_low": max(float(interval.low[index]), 0.0),
             f"auroc_{name}_high": min(float(interval.high[index]), 1.0)}
@@ -342,10 +348,10 @@ def _difference_interval(ours, theirs, conventions):
 
 
 @functools.partial(jax.jit, static_argnames="conventions")
-def _area_interval(scores, foreign, conventions):
+def _area_interval(scores, outside, conventions):
   return _interval(
       lambda weights: jax.vmap(_area, (0, None, None))(
-          scores, foreign, weights), len(foreign), conventions)
+          scores, outside, weights), len(outside), conventions)
 
 
 @functools.partial(jax.jit, static_argnames="conventions")
@@ -361,9 +367,9 @@ def _interval(statistic, num_examples, conventions):
       num_samples=conventions.num_resamples, level=conventions.level)
 
 
-def _area(scores, foreign, weights):
+def _area(scores, outside, weights):
   """The area, and that of a guess for a resample of one kind of image only."""
-  area = selective.roc_area(scores, foreign, weights=weights)
+  area = selective.roc_area(scores, outside, weights=weights)
   return jnp.where(jnp.isnan(area), 0.5, area)
 
 
@@ -384,7 +390,7 @@ def by_data(
   """Rows grouped by their image set, both in the order of appearance.
 
   Raises:
-    ValueError: a method occurs twice for one image set.
+    ValueError: A method occurs twice for one image set.
   """
   groups: dict[str, list[Row]] = {}
   for row in rows:
@@ -396,16 +402,16 @@ def by_data(
   return groups
 
 
-def _check_same_images(answers):
-  for other in answers[1:]:
-    if other.ids != answers[0].ids:
+def _check_same_images(predictions):
+  for other in predictions[1:]:
+    if other.ids != predictions[0].ids:
       raise ValueError(
           "the same images in the same order are needed, but the ids of "
-          f"{len(answers[0].ids)} and {len(other.ids)} images differ")
+          f"{len(predictions[0].ids)} and {len(other.ids)} images differ")
 
 
-def _stacked_scores(answers):
-  return jax.tree.map(lambda *x: jnp.stack(x), *map(_score, answers))
+def _stacked_scores(predictions):
+  return jax.tree.map(lambda *x: jnp.stack(x), *map(_score, predictions))
 
 
 @functools.partial(jax.jit, static_argnames="conventions")
@@ -466,7 +472,7 @@ def _confidence(probs):
 
 
 def _row(scored, info, conventions, num_classes):
-  """All that `summarize` tells; of confidences, what there is to tell."""
+  """All that `summarise` tells; of confidences, what there is to tell."""
   names, seen = _names(scored), (scored.confidence, scored.correct)
   bins = {"num_bins": conventions.num_bins}
   sizes = {"num_images": len(scored.confidence), "num_classes": num_classes}

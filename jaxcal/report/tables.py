@@ -96,7 +96,7 @@ MORE = (
     Column("MCE %", lambda row: percent(row["mce"])),
 )
 
-DOUBT = (
+UNCERTAINTY = (
     _DATA,
     _METHOD,
     _AURC,
@@ -110,7 +110,7 @@ DOUBT = (
 DETECTION = (
     _DATA,
     _METHOD,
-    Column("1 - confidence", _interval("auroc_distrust", percent)),
+    Column("confidence", _interval("auroc_confidence", percent)),
     Column("variance of the logit", _if_there("auroc_variance")),
     Column("variance of the image", _if_there("auroc_image_variance")),
     Column("epistemic", _if_there("auroc_epistemic")),
@@ -232,7 +232,7 @@ def fit_notes(rows: Sequence[_Row]) -> list[str]:
   """What is to be known about the fits behind recalibrated rows.
 
   Args:
-    rows: With `data` and `method`; those with `recalibration_notes` are
+    rows: Rows with `data` and `method`; those with `recalibration_notes` are
       recalibrated.
 
   Returns:

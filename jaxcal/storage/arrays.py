@@ -27,7 +27,7 @@ def pack(arrays: Mapping[str, np.ndarray], *,
   """The bytes of an .npz; the same for the same arrays.
 
   Args:
-    arrays: By name; a name has no ending.
+    arrays: Arrays by name; a name has no ending.
     compressed: Whether to take time for less room.
   """
   file = io.BytesIO()
@@ -49,11 +49,12 @@ def unpack(
   Args:
     packed: The content of the file, or the file; it may come from elsewhere and
       have no checksum of its directory.
-    wanted: Which names to read; of the others, only the names are looked at.
+    wanted: Function that says of a name whether to read it; of the others, only
+      the names are looked at.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: it is not a whole .npz, or damaged, or holds objects.
+    FileNotFoundError: There is no such file.
+    ValueError: It is not a whole .npz, or damaged, or holds objects.
   """
   with (io.BytesIO(packed) if isinstance(packed, bytes)
         else open(packed, "rb")) as file:

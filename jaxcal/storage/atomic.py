@@ -48,7 +48,7 @@ def write_whole(path: Path, content: bytes) -> None:
     content: What the file will hold.
 
   Raises:
-    OSError: of the same kind as the system's, but names the file and says what
+    OSError: Of the same kind as the system's, but names the file and says what
       to do.
   """
   write_together({path: content})
@@ -67,7 +67,7 @@ def write_together(contents: Mapping[Path, bytes]) -> dict[Path, Stamp | None]:
     The stamps of the new files, see `stamp`.
 
   Raises:
-    OSError: see `write_whole`.
+    OSError: See `write_whole`.
   """
   halves = {}
   stamps = {}
@@ -98,7 +98,7 @@ def write_new(path: Path, content: bytes) -> bool:
     Whether it was this call that wrote the file.
 
   Raises:
-    OSError: see `write_whole`.
+    OSError: See `write_whole`.
   """
   half = _beside(path)
   try:
@@ -116,7 +116,7 @@ def make_folder(folder: Path) -> None:
   """Makes a folder and those above it, where they are missing.
 
   Raises:
-    OSError: names the folder and says what to do.
+    OSError: Names the folder and says what to do.
   """
   with explained(folder, "making the folder"):
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def explained(path: Path, doing: str = "writing") -> Iterator[None]:
     doing: What is being done with it.
 
   Raises:
-    OSError: of the kind that was raised in here.
+    OSError: Of the kind that was raised in here.
   """
   try:
     yield

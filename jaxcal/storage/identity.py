@@ -68,7 +68,7 @@ def check(
     way_out: End of the message.
 
   Raises:
-    ValueError: they differ; names every part with both values.
+    ValueError: They differ; names every part with both values.
   """
   found = differences(stored, asked)
   if found:
@@ -84,7 +84,7 @@ def of_data(
   """The identity of labelled images.
 
   Args:
-    ids: One per image, in their order.
+    ids: Ids, one per image, in their order.
     labels: Positions in the class names.
     class_names: Names in label order.
     contents: Digest of each image's file; None where they are no files, but
@@ -138,10 +138,11 @@ def file_digests(
     spans: First byte and length (None: to the end) of the part of each file
       that counts, such as a member of a tar; whole files if None.
     num_threads: Threads that read.
-    progress: Called with the number of files that were looked at since.
+    progress: Function called with the number of files that were looked at
+      since.
 
   Raises:
-    OSError: a file cannot be read; names it.
+    OSError: A file cannot be read; names it.
   """
   n = len(paths)
   found = Digests(np.zeros(n, np.int64), np.zeros(n, np.int64),

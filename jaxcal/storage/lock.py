@@ -41,9 +41,9 @@ class Owner(NamedTuple):
     command: Command line.
     since: Local time with its offset, to seconds.
     machine: See `process.Process`.
-    pid: Likewise.
-    started: Likewise.
-    token: Tells the locks of one process apart.
+    pid: Number of the process.
+    started: Time when the process began, see `process.Process`.
+    token: Token that tells the locks of one process apart.
   """
 
   host: str
@@ -59,7 +59,7 @@ class FolderLocked(ValueError):
   """The folder is another run's.
 
   Attributes:
-    owner: That run.
+    owner: Owner of the folder, that run.
   """
 
   def __init__(self, folder: pathlib.Path, owner: Owner):
@@ -93,8 +93,8 @@ def hold(folder: str | os.PathLike) -> Iterator[Owner | None]:
     The owner that ended without giving the lock back, if it was taken over.
 
   Raises:
-    FolderLocked: a run that has not ended holds the folder; says which.
-    OSError: the lock cannot be written; names it.
+    FolderLocked: A run that has not ended holds the folder; says which.
+    OSError: The lock cannot be written; names it.
   """
   path, content = pathlib.Path(folder, NAME), _as_json(_ourselves())
   before = _acquire(path, content)

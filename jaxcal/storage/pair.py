@@ -34,13 +34,13 @@ def write(
   """Writes `path`.`ending` and `path`.json.
 
   Args:
-    path: Without an ending; its folder is there already.
-    ending: Of the file of arrays.
-    content: Of the file of arrays.
+    path: Path without an ending; its folder is there already.
+    ending: Ending of the file of arrays.
+    content: Content of the file of arrays.
     about: What to write into the JSON beside the checksums.
 
   Raises:
-    OSError: see `atomic.write_whole`; or others keep writing the same pair.
+    OSError: See `atomic.write_whole`; or others keep writing the same pair.
   """
   about = json.loads(json.dumps(about))
   about = {key: value for key, value in about.items() if key not in _CHECKSUMS}
@@ -67,8 +67,8 @@ def read(path: Path, ending: str) -> tuple[bytes, dict[str, Any]]:
   """What `write` wrote to the same path: content and `about`.
 
   Raises:
-    FileNotFoundError: one of the two files is missing.
-    ValueError: one of them is damaged, or they are of two writers of which one
+    FileNotFoundError: One of the two files is missing.
+    ValueError: One of them is damaged, or they are of two writers of which one
       was killed; names both and says what to do.
   """
   arrays_path, json_path = _paths(path, ending)
@@ -92,8 +92,8 @@ def about(path: Path, ending: str) -> dict[str, Any]:
   """What the JSON says, without a look at the arrays.
 
   Raises:
-    FileNotFoundError: there is none.
-    ValueError: it is damaged.
+    FileNotFoundError: There is none.
+    ValueError: It is damaged.
   """
   arrays_path, json_path = _paths(path, ending)
   return _read_json(json_path, arrays_path)[1]

@@ -11,10 +11,10 @@ def inside(folder: str | os.PathLike, *names: str) -> pathlib.Path:
 
   Args:
     folder: Where the path begins.
-    names: One for each step: folders, and perhaps a file.
+    names: Names, one for each step: folders, and perhaps a file.
 
   Raises:
-    ValueError: a name is empty, "." or "..", or has a separator (so that it may
+    ValueError: A name is empty, "." or "..", or has a separator (so that it may
       be absolute or several names) or a NUL in it.
   """
   for name in names:
@@ -26,7 +26,7 @@ def check_name(name: str) -> None:
   """Refuses what is not the name of one file or folder.
 
   Raises:
-    ValueError: see `inside`.
+    ValueError: See `inside`.
   """
   if (not isinstance(name, str) or name in ("", ".", "..") or "\0" in name or
       any(separator in name for separator in _SEPARATORS)):

@@ -17,8 +17,9 @@ class Process(NamedTuple):
     machine: Eight hexadecimal digits; the same for processes that can see each
       other by their numbers, until the machine starts anew.
     pid: Number of the process.
-    started: When it began, in ticks of the machine's clock; 0 where the system
-      does not say. Numbers of processes are used again, with another time.
+    started: Time when it began, in ticks of the machine's clock; 0 where the
+      system does not say. Numbers of processes are used again, with another
+      time.
   """
 
   machine: str

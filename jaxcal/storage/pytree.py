@@ -25,7 +25,7 @@ def save(
 
   Args:
     path: Place of the file; its folder is made.
-    tree: Arrays, numbers and keys.
+    tree: Tree of arrays, numbers and keys.
     identity: What the tree is of, anything that JSON holds; see `load`.
   """
   if jax.process_index():
@@ -53,7 +53,7 @@ def load(
     identity: What the tree must be of; not compared if None.
 
   Raises:
-    ValueError: arrays of other shapes lie there, or a tree of something else.
+    ValueError: Arrays of other shapes lie there, or a tree of something else.
   """
   try:
     stored = arrays.unpack(path)

@@ -52,7 +52,7 @@ def split(name: str) -> tuple[int, ...]:
   fixed seed; the rest is test.
 
   Args:
-    name: "train", "validation" or "test".
+    name: Split, "train", "validation" or "test".
 
   Raises:
     ValueError: If the split is unknown.

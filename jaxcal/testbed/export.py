@@ -35,7 +35,7 @@ def set_context_rms(
 
   Args:
     config: Sizes of the model.
-    params: Its parameters.
+    params: Parameters of the model.
     token_ids: Tokens whose vectors get the wanted size.
     rms: The wanted root mean square of their entries.
 

@@ -30,7 +30,7 @@ def load(num_pairs: int, *, seed: int = 1) -> pairs.PairSet:
     The pairs; images are drawn when they are read.
 
   Raises:
-    ValueError: if `num_pairs` is below 1.
+    ValueError: If `num_pairs` is below 1.
   """
   if num_pairs < 1:
     raise ValueError(f"expected at least 1 pair, got {num_pairs}.")

@@ -146,8 +146,8 @@ def draw(
   Args:
     rng: Source of every choice; the same state gives the same scene.
     shape: The shape to show; any if None.
-    colour: Its colour; any if None, such that the pair is not held out. A
-      held-out pair appears only where both are given.
+    colour: Colour of the subject; any if None, such that the pair is not held
+      out. A held-out pair appears only where both are given.
     style: One of `STYLES`; mostly photos if None.
     scan: A handwritten scan to show in place of a shape.
 

@@ -38,9 +38,9 @@ class Conditions(NamedTuple):
   """Under what a set's photos are taken; each range is drawn from evenly.
 
   Attributes:
-    radius: Of the subject, in half-images (training: 0.4 to 0.9).
-    noise: Of the camera, of the full range (training: 0 to 0.08).
-    contrast: Of the camera (training: 0.7 to 1.1).
+    radius: Radius of the subject, in half-images (training: 0.4 to 0.9).
+    noise: Noise of the camera, of the full range (training: 0 to 0.08).
+    contrast: Contrast of the camera (training: 0.7 to 1.1).
     cast: Deviation of the light's colour per channel (training: 0.025).
   """
 
@@ -74,8 +74,9 @@ def load(
 
   Args:
     name: One of `NAMES`.
-    split: "train", "validation" or "test"; they share no scene and no scan.
-    limit: Keep only this many images, from the front; all if None.
+    split: Split, "train", "validation" or "test"; they share no scene and no
+      scan.
+    limit: Number of images to keep, from the front; all if None.
 
   Raises:
     ValueError: If the name or the split is unknown or the limit is not

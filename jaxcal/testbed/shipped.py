@@ -7,7 +7,7 @@ def folder() -> pathlib.Path:
   """The Hugging Face folder to hand to `checkpoint.load`.
 
   Raises:
-    FileNotFoundError: the package was installed without its data files.
+    FileNotFoundError: The package was installed without its data files.
   """
   path = pathlib.Path(__file__).parent / "weights"
   if not (path / "model.safetensors").exists():

@@ -94,7 +94,7 @@ class Batch(NamedTuple):
     images: Scenes.
     windows: The part of each scene that is shown: top, left, height and width
       in pixels.
-    token_ids: One caption per scene, padded.
+    token_ids: Token ids, one caption per scene, padded.
     values: The scenes' attributes.
     matches: Whether the caption of the column is true of the scene of the row.
   """
@@ -110,7 +110,7 @@ class State(NamedTuple):
   """Everything that a step changes."""
 
   params: PyTree
-  optimizer: PyTree
+  optimiser: PyTree
   step: Int[Array, ""]
 
 
@@ -168,7 +168,7 @@ def draw_batch(pool: Pool, size: int, seed: int, step: int) -> Batch:
 
 
 def init(config: towers.ClipConfig, seed: int) -> State:
-  """Fresh towers and heads, and the optimizer before its first step."""
+  """Fresh towers and heads, and the optimiser before its first step."""
   params = {
       "clip": towers.init(config, jax.random.key(seed)),
       "heads": {
@@ -177,10 +177,10 @@ def init(config: towers.ClipConfig, seed: int) -> State:
       },
   }
   return State(
-      params, _optimizer(STEPS).init(params), jnp.zeros((), jnp.int32))
+      params, _optimiser(STEPS).init(params), jnp.zeros((), jnp.int32))
 
 
-def _optimizer(steps):
+def _optimiser(steps):
   learning_rate = optax.warmup_cosine_decay_schedule(
       0., LEARNING_RATE, warmup_steps=min(400, steps // 10 + 1),
       decay_steps=steps, end_value=LEARNING_RATE / 100)
@@ -244,7 +244,7 @@ def _loss(params, config, batch, heads_weight):
   clip = params["clip"]
   pixels = _pixels(config, batch.images, batch.windows)
   pooled = towers.pooled_image(config, clip, pixels).activations
-  images = towers.normalize(
+  images = towers.normalise(
       towers.project(pooled, towers.image_projection(config, clip)))
   texts = _text_features(config, clip, batch.token_ids)
   scale = jnp.exp(jnp.minimum(clip["logit_scale"], _MAX_LOG_SCALE))
@@ -257,7 +257,7 @@ def _loss(params, config, batch, heads_weight):
 def update(
     config: towers.ClipConfig, state: State, batch: Batch, *, steps: int
 ) -> tuple[State, Float[Array, "2"]]:
-  """One optimizer step of a run of `steps`.
+  """One optimiser step of a run of `steps`.
 
   Returns:
     The next state, and the contrastive and the heads' loss in nats.
@@ -265,10 +265,10 @@ def update(
   heads_weight = jnp.maximum(0., 1 - state.step / (_HEADS_END * steps))
   gradient, losses = jax.grad(_loss, has_aux=True)(
       state.params, config, batch, heads_weight)
-  updates, optimizer = _optimizer(steps).update(
-      gradient, state.optimizer, state.params)
+  updates, optimiser = _optimiser(steps).update(
+      gradient, state.optimiser, state.params)
   params = optax.apply_updates(state.params, updates)
-  return State(params, optimizer, state.step + 1), jnp.stack(losses)
+  return State(params, optimiser, state.step + 1), jnp.stack(losses)
 
 
 def fit(
@@ -358,7 +358,7 @@ def best_scale(
 ) -> float:
   """The factor on cosines [n k] with the least mean cross entropy of labels.
 
-  Every part counts the same, whatever its size. The answer is one of 300
+  Every part counts the same, whatever its size. It is one of 300
   scales between 5 and 100, one per cent apart.
   """
   scales = np.geomspace(5, 100, 300)

@@ -25,7 +25,7 @@ class Tuned(NamedTuple):
 
   Attributes:
     spec: The method.
-    params: Its parameters after training.
+    params: Parameters after training.
     class_names: Names of the classes of the training.
     labels: Labels of the few shots, where the method looks them up; else empty.
     about: All that made them, as JSON has it.
@@ -62,8 +62,8 @@ def load(path: pathlib.Path, model: checkpoint.Model) -> Tuned:
   """`read` for a model.
 
   Raises:
-    FileNotFoundError: one of the two files is missing.
-    ValueError: see `read`; or they are of another model.
+    FileNotFoundError: One of the two files is missing.
+    ValueError: See `read`; or they are of another model.
   """
   found = read(path)
   trained = found.about.get("model.fingerprint")
@@ -79,8 +79,8 @@ def read(path: pathlib.Path) -> Tuned:
   """What `save` wrote; PATH may have one of the endings.
 
   Raises:
-    FileNotFoundError: one of the two files is missing.
-    ValueError: it is damaged, or not such a file.
+    FileNotFoundError: One of the two files is missing.
+    ValueError: It is damaged, or not such a file.
   """
   from safetensors import numpy as safetensors
   from safetensors import SafetensorError

@@ -13,7 +13,8 @@ from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 
-# Of the zero-shot features that outliers are held at, whatever the data set.
+# Template of the features that outliers are regularised towards, in all data
+# sets.
 GENERIC = "a photo of a {}."
 NUM_WORDS = 4  # in front of the name, a token each
 # Methods encode as many tables of classes as they have; each group compiles.
@@ -34,19 +35,19 @@ def prompts_of(
   """All that methods need of a list of class names.
 
   Args:
-    model: From `checkpoint.load`.
-    class_names: In label order, or outlier words.
+    model: Model from `checkpoint.load`.
+    class_names: Class names in label order, or outlier words.
     num_context: Context vectors in front of the name, in the place of
       placeholders; the words of "a photo of a" if None.
     template: The data set's own, of `target` and `embeddings`.
-    class_position: Of the name among the context vectors, see
+    class_position: Position of the name among the context vectors, see
       `prompts.prompt_bank`.
     per_class: Whether `encode` is given a context for each class.
     max_bytes: Classes are encoded in chunks to stay within about this.
     as_table: Whether rows will be taken with `dor.take`.
 
   Raises:
-    ValueError: see `prompts.prompt_bank` and `prefix.context_encoder`.
+    ValueError: See `prompts.prompt_bank` and `prefix.context_encoder`.
   """
   bank = encoder.prompt_bank(
       model, class_names, template=GENERIC if num_context is None else "{}.",
@@ -57,8 +58,8 @@ def prompts_of(
   own = template_embeddings(model, class_names, template, max_bytes=max_bytes)
   generic = own if template == GENERIC else template_embeddings(
       model, class_names, GENERIC, max_bytes=max_bytes)
-  return method_lib.Prompts(encode, towers.normalize(generic),
-                            towers.normalize(own), own)
+  return method_lib.Prompts(encode, towers.normalise(generic),
+                            towers.normalise(own), own)
 
 
 def fitting(
@@ -67,9 +68,9 @@ def fitting(
   """The words whose prompts the text tower has positions for.
 
   Args:
-    model: From `checkpoint.load`.
+    model: Model from `checkpoint.load`.
     words: Outliers; vocabularies hold some that are very long.
-    num_context: Most context vectors in front of the name.
+    num_context: Number of context vectors in front of the name, at most.
   """
   room = model.config.context_length - max(0, num_context - NUM_WORDS)
   rows = model.tokenizer([GENERIC.format(word) for word in words])["input_ids"]

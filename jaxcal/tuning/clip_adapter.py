@@ -39,19 +39,20 @@ def method(
 
   Its parameters are {"hidden": [d h], "out": [h d]}, without biases, drawn
   evenly from plus and minus one over the root of the layer's input width. The
-  text features are those of `Prompts.target`, so that it answers for any class.
+  text features are those of `Prompts.target`, so that it predicts any class.
 
   Args:
     logit_scale: Factor of the cosines.
     ratio: Share of the network's output in the feature; the rest is the image
       feature, not normalised.
-    reduction: h is d divided by it.
-    outlier_weight: If given, the batch's `outliers` are not names but `Images`
-      outside the task, and the loss holds them where they were: this times the
-      mean cosine deviation of adapted from frozen image features (visual DOR).
+    reduction: Factor by which d is divided to give h.
+    outlier_weight: Outlier weight; if given, the batch's `outliers` are not
+      names but `Images` outside the task, and the loss keeps them where they
+      were: this times the mean cosine deviation of adapted from frozen image
+      features (visual DOR).
 
   Raises:
-    ValueError: on images without `embeddings`, or on a batch without outliers
+    ValueError: On images without `embeddings`, or on a batch without outliers
       where they have a weight.
 
   Source: Gao et al. 2024 (gaopengcuhk/CLIP-Adapter); its visual outliers: Wang,
@@ -75,14 +76,14 @@ def image_features(
   """Adapted image features of unit norm.
 
   Raises:
-    ValueError: images without `embeddings`.
+    ValueError: Images without `embeddings`.
   """
   if images.embeddings is None:
     raise ValueError("the adapter sees image features before normalisation; "
                      "give Images their embeddings")
   hidden = jax.nn.relu(images.embeddings @ params["hidden"])
   adapted = jax.nn.relu(hidden @ params["out"])
-  return towers.normalize(ratio * adapted + (1 - ratio) * images.embeddings)
+  return towers.normalise(ratio * adapted + (1 - ratio) * images.embeddings)
 
 
 def _init(reduction, key, prompts):
@@ -111,12 +112,12 @@ def _loss(scale, ratio, params, prompts, batch):
   return loss, {"cross_entropy": loss}
 
 
-def _loss_with_outliers(host_loss, ratio, weight, params, prompts, batch):
-  loss, parts = host_loss(params, prompts, batch)
+def _loss_with_outliers(base_loss, ratio, weight, params, prompts, batch):
+  loss, parts = base_loss(params, prompts, batch)
   outliers = batch.outliers
   if not isinstance(outliers, method_lib.Images):
     raise ValueError("the outliers of an image-side method are Images, but the "
                      f"batch has {type(outliers).__name__}.")
-  held = deviation.cosine_deviation(
+  found = deviation.cosine_deviation(
       image_features(params, outliers, ratio=ratio), outliers.features)
-  return loss + weight * held, {**parts, "outliers": held}
+  return loss + weight * found, {**parts, "outliers": found}

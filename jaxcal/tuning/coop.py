@@ -58,7 +58,7 @@ def class_specific(
   """A context for each class; cross-entropy.
 
   Its parameters are {"context": [k m w]}. They belong to the classes of the
-  training, row by row, so it has no answer for others and no `text_features`
+  training, row by row, so it cannot predict others and has no `text_features`
   that would be defined for any list of names. Its prompts are those of
   `prompts.context_encoder`.
 
@@ -90,7 +90,7 @@ def initial_context(
   """The given context, or a random one if there is none.
 
   Raises:
-    ValueError: a context of another shape than the prompts have room for.
+    ValueError: A context of another shape than the prompts have room for.
   """
   shape = prompts.encode.context_shape
   if context is None:
@@ -109,15 +109,15 @@ def text_features(
   """Of the prompts with `params["context"]`; no image is looked at.
 
   Raises:
-    ValueError: class-specific contexts of another number of classes.
+    ValueError: Class-specific contexts of another number of classes.
   """
   del images
   context, num_classes = params["context"], len(prompts.zero_shot)
   if context.ndim == 3 and len(context) != num_classes:
     raise ValueError(
-        f"class-specific contexts of {len(context)} classes answer for these "
+        f"class-specific contexts of {len(context)} classes predict these "
         f"classes alone, but there are {num_classes} names; a shared context "
-        "(coop.method) answers for any")
+        "(coop.method) predicts any")
   return prompts.encode(context)
 
 

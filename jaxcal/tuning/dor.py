@@ -1,9 +1,9 @@
 """Dynamic Outlier Regularisation: words outside the task keep their features.
 
 Tuning pulls the text features of all classes apart, those of new classes too,
-which makes answers on them over-confident. DOR holds the features of outliers,
-words that are related to the classes but none of them, where they were; a few
-of them are drawn for every step (`tuning.outliers`).
+which makes predictions of them over-confident. DOR keeps the features of
+outliers, words that are related to the classes but none of them, where they
+were; a few of them are drawn for every step (`tuning.outliers`).
 
 Wang, Li, Wei, Dynamic Outlier Regularization (DOR), ICML 2025, arXiv
 2410.02681.
@@ -46,7 +46,7 @@ def with_outliers(
       and not for each of them.
 
   Raises:
-    ValueError: a base method that cannot encode other names than its classes;
+    ValueError: A base method that cannot encode other names than its classes;
       on a batch, one without outliers.
 
   Source: Wang et al. 2025.
@@ -104,14 +104,14 @@ def _outliers(batch) -> method_lib.Prompts:
   return batch.outliers
 
 
-def _loss(host_loss, penalty, weight, params, prompts, batch):
-  loss, parts = host_loss(params, prompts, batch)
-  held = penalty(params, batch)
-  return loss + weight * held, {**parts, "outliers": held}
+def _loss(base_loss, penalty, weight, params, prompts, batch):
+  loss, parts = base_loss(params, prompts, batch)
+  found = penalty(params, batch)
+  return loss + weight * found, {**parts, "outliers": found}
 
 
-def _gradient(host_gradient, penalty, weight, params, prompts, batch):
-  (loss, parts), direction = host_gradient(params, prompts, batch)
-  held, pull = jax.value_and_grad(penalty)(params, batch)
+def _gradient(base_gradient, penalty, weight, params, prompts, batch):
+  (loss, parts), direction = base_gradient(params, prompts, batch)
+  found, pull = jax.value_and_grad(penalty)(params, batch)
   added = jax.tree.map(lambda a, b: a + weight * b, direction, pull)
-  return (loss + weight * held, {**parts, "outliers": held}), added
+  return (loss + weight * found, {**parts, "outliers": found}), added

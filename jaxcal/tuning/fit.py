@@ -92,7 +92,7 @@ class _Seeds(NamedTuple):
   """What is of the seeds that are trained at once."""
 
   method: method_lib.Method
-  optimizer: optax.GradientTransformation
+  optimiser: optax.GradientTransformation
   keys: jax.Array
   rows: jax.Array
   num_steps: int  # of an epoch
@@ -126,21 +126,21 @@ def fit(
     outliers: Words or images that a method ending in "+dor" draws from.
     features: Folder that keeps features of training images and of outliers;
       none if None.
-    about: Whatever else is to be written beside the parameters.
+    about: Anything else to be written beside the parameters.
     seeds_at_once: Number of seeds that are trained together; fewer need less
       memory, 0 for all.
     max_bytes: Budget of the text tower's activations.
     batch_size: Images per step of the image tower.
     num_threads: Threads that read images.
-    on_image: Called with (training images done, images in all).
-    on_epoch: Called with (epochs done, epochs in all, mean loss; NaN at the
-      beginning), seeds that are trained together counting once.
+    on_image: Function called with (training images done, images in all).
+    on_epoch: Function called with (epochs done, epochs in all, mean loss; NaN
+      at the beginning), seeds that are trained together counting once.
 
   Returns:
     Parameters by seed, in their order.
 
   Raises:
-    ValueError: what lies there is of something else, which is named; a loss
+    ValueError: What lies there is of something else, which is named; a loss
       that is not finite; outliers that do not fit the method.
   """
   folder = pathlib.Path(folder)
@@ -182,7 +182,7 @@ def identity_of(
     outliers: See `fit`.
 
   Raises:
-    OSError: a file of an image cannot be read; names it.
+    OSError: A file of an image cannot be read; names it.
   """
   found = {
       **contents.identity_of(task.shots(seed)),
@@ -211,10 +211,10 @@ def is_there(path: pathlib.Path, asked: Mapping[str, Any]) -> bool:
 
   Args:
     path: Path without an ending.
-    asked: From `identity_of`.
+    asked: Identity from `identity_of`.
 
   Raises:
-    ValueError: parameters of something else lie there; names what differs.
+    ValueError: Parameters of something else lie there; names what differs.
   """
   if not checkpoint.exists(path):
     return False
@@ -240,7 +240,7 @@ def check_memory(
   Only methods that train through the image tower hold them.
 
   Raises:
-    ValueError: they need more.
+    ValueError: They need more.
   """
   if not setting.spec.kind.from_pixels:
     return
@@ -348,17 +348,17 @@ def _begin(model, one, seeds):
   keep_last = one.setting.spec.kind.cached  # as released, for these alone
   steps = training.num_steps(
       num_images, recipe.batch_size, keep_last=keep_last)
-  optimizer = _optimizer(one.setting.spec, recipe, steps)
+  optimiser = _optimiser(one.setting.spec, recipe, steps)
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
   rows = jnp.asarray(one.rows[[seed - 1 for seed in seeds]])
   built = [methods.build(one.setting.spec, model, _cache(one, own))
            for own in rows]
   state = jax.tree.map(lambda *x: jnp.stack(x), *(
-      training.init(method, optimizer, one.prompts, key)
+      training.init(method, optimiser, one.prompts, key)
       for method, key in zip(built, keys)))
   # Methods differ by seed in how they begin alone: labels of shots have the
   # same order for all seeds.
-  return _Seeds(built[0], optimizer, keys, rows, steps, keep_last), state
+  return _Seeds(built[0], optimiser, keys, rows, steps, keep_last), state
 
 
 def _run(one, several, state, losses, report, save):
@@ -371,7 +371,7 @@ def _run(one, several, state, losses, report, save):
   report(int(state.epoch[0]), math.nan)
   for epoch in range(int(state.epoch[0]), recipe.num_epochs):
     state, parts = training.train_seeds(
-        several.method, several.optimizer, state, one.prompts, one.data,
+        several.method, several.optimiser, state, one.prompts, one.data,
         _order(one, several, state, epoch), _drawn(one, several, epoch),
         shares[epoch])
     losses[:, epoch] = np.asarray(parts["loss"]).mean(1)
@@ -436,13 +436,13 @@ def _cache(one, rows):
       len(one.prompts.zero_shot))
 
 
-def _optimizer(spec, recipe, steps):
+def _optimiser(spec, recipe, steps):
   if not recipe.num_epochs:
     return training.sgd(0.0)
   if spec.kind.cached:
-    return tip_adapter.optimizer(
+    return tip_adapter.optimiser(
         recipe.num_epochs * steps, recipe.learning_rate)
   rate = training.schedule(recipe.learning_rate, recipe.num_epochs, steps)
-  optimizers: dict[str, Callable[..., optax.GradientTransformation]] = {
+  optimisers: dict[str, Callable[..., optax.GradientTransformation]] = {
       "sgd": training.sgd, "adam": training.adam, "adamw": training.adamw}
-  return optimizers[recipe.optimizer](rate)
+  return optimisers[recipe.optimiser](rate)

@@ -45,10 +45,10 @@ def features(
     folder: Folder that keeps the features; none if None.
     batch_size: Images of a batch.
     num_threads: Threads that read images.
-    progress: Called with the numbers of images done and in all.
+    progress: Function called with the numbers of images done and in all.
 
   Raises:
-    ValueError: an image cannot be read, or the folder holds features of other
+    ValueError: An image cannot be read, or the folder holds features of other
       images or of another model.
   """
   return from_pooled(model, pooled.from_images(
@@ -81,10 +81,10 @@ def training(
       sub-folder of their own; none if None.
     batch_size: Views of a batch.
     num_threads: Threads that read images.
-    progress: Called with the numbers of images done and in all.
+    progress: Function called with the numbers of images done and in all.
 
   Raises:
-    ValueError: an image cannot be read.
+    ValueError: An image cannot be read.
   """
   if recipe is None:
     recipe = extract.recipe_of(model, num_views=1)
@@ -128,10 +128,10 @@ def pixels(
     images: The images.
     batch_size: Images of a batch.
     num_threads: Threads that read images.
-    progress: Called with the numbers of images done and in all.
+    progress: Function called with the numbers of images done and in all.
 
   Raises:
-    ValueError: an image cannot be read.
+    ValueError: An image cannot be read.
   """
   done, total = 0, len(images.ids)
   for views, mask in extract.views_from_images(
@@ -150,7 +150,7 @@ def from_pooled(model: checkpoint.Model, found: Pooled) -> method_lib.Images:
   embeddings = jnp.asarray(towers.project(
       jnp.asarray(found.activations),
       towers.image_projection(model.config, model.params), found.residual))
-  return method_lib.Images(towers.normalize(embeddings), embeddings)
+  return method_lib.Images(towers.normalise(embeddings), embeddings)
 
 
 def _views(model, images, positions, recipe, seed, batch_size, num_threads):

@@ -30,7 +30,7 @@ def method(
     logit_scale: Factor of the cosines.
     context: Where it begins, as in `coop.method`; released with the vectors of
       "a photo of a".
-    weight: Of one minus the mean cosine.
+    weight: Weight of one minus the mean cosine.
 
   Source: Yao et al. 2023.
   Differs from the released code in: no mixed precision, and none of its unused

@@ -1,7 +1,7 @@
-"""Training held within the range of the zero-shot logits: ZS-Norm and Penalty.
+"""Training within the range of the zero-shot logits: ZS-Norm and Penalty.
 
 Murugesan et al., Robust Calibration of Large Vision-Language Adapters, ECCV
-2024. Each turns a method into another one; what it answers stays as it was.
+2024. Each turns a method into another one; what it predicts stays as it was.
 The logits are computed a second time for it.
 """
 
@@ -23,12 +23,12 @@ def zs_norm(
   Takes the place of the method's part "cross_entropy"; other parts stay.
 
   Args:
-    method: Any whose loss has that part and is followed downhill.
+    method: Method whose loss has that part and is followed downhill.
     logit_scale: Factor of the zero-shot cosines, which are those of
       `Prompts.target`.
 
   Raises:
-    ValueError: if the method does not follow its loss but a direction of its
+    ValueError: If the method does not follow its loss but a direction of its
       own.
 
   Source: Murugesan et al. 2024.
@@ -48,14 +48,14 @@ def penalty(
   """The method's loss, plus how far its logits leave the zero-shot range.
 
   Args:
-    method: Any that follows its loss downhill.
-    weight: Of `losses.logit_range.range_excess`, averaged over the batch; 10 as
-      published.
+    method: Method that follows its loss downhill.
+    weight: Weight of `losses.logit_range.range_excess`, averaged over the
+      batch; 10 as published.
     logit_scale: Factor of the zero-shot cosines, which are those of
       `Prompts.target`.
 
   Raises:
-    ValueError: if the method does not follow its loss but a direction of its
+    ValueError: If the method does not follow its loss but a direction of its
       own.
 
   Source: Murugesan et al. 2024.

@@ -44,11 +44,11 @@ def method(
       them are where the learned context begins, the rest stays as it is. If
       None, the context begins at random (the recipe of the outlier
       regularisation) and the prompts have room for n vectors, "X X {}.".
-    num_context: n.
+    num_context: Number n of context vectors.
     depth: Layers, from the first one, that get prompts of their own.
 
   Raises:
-    ValueError: more context vectors than words, or a depth that a tower does
+    ValueError: More context vectors than words, or a depth that a tower does
       not have.
 
   Source: Khattak et al. 2023.

@@ -1,8 +1,8 @@
 """What a few-shot method is: a few pure functions over arrays.
 
 A method does not own data or a loop. It says how its parameters begin, what
-their loss is on a batch, and what they answer for any list of class names: the
-same parameters answer for the classes they were trained on and for new ones.
+their loss is on a batch, and what they predict among any list of class names:
+the same parameters predict the classes they were trained on and new ones.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,9 +24,9 @@ class Images(NamedTuple):
   """A batch of images; what a method does not look at may be None.
 
   Attributes:
-    features: Unit norm, of the frozen tower.
-    embeddings: The same before normalisation.
-    pooled: Before the projection.
+    features: Features of the frozen tower, unit norm.
+    embeddings: Features before normalisation.
+    pooled: Features before the projection.
     pixels: Normalised, for methods that tune the image tower's prompts.
   """
 
@@ -44,7 +44,7 @@ class Prompts(NamedTuple):
       context to unit-norm features.
     zero_shot: Unit-norm features of "a photo of a {}.", frozen.
     target: Unit-norm features of the data set's own template, frozen.
-    embeddings: Of that template before normalisation, frozen.
+    embeddings: Embeddings of that template before normalisation, frozen.
   """
 
   encode: Any
@@ -59,8 +59,8 @@ class Batch(NamedTuple):
   Attributes:
     images: The images.
     labels: Positions in the class names.
-    outliers: Drawn for this step, for outlier regularisation: names, or images
-      for methods on the image side; or None.
+    outliers: Outliers drawn for this step, for outlier regularisation: names,
+      or images for methods on the image side; or None.
   """
 
   images: Images
@@ -72,15 +72,16 @@ class Method(NamedTuple):
   """A way to tune.
 
   Attributes:
-    init: (key, prompts) -> parameters.
-    loss: (parameters, prompts, batch) -> (what is minimised, its parts by
-      name).
-    logits: (parameters, prompts, images) -> [b k], cosines times the scale.
-    text_features: (parameters, prompts, images) -> unit-norm [k d], or [b k d]
-      where they depend on the image; None where the text side is not tuned, or
-      not for any names but those of the training.
-    gradient: As `jax.value_and_grad(loss, has_aux=True)`, where the direction
-      of the step is not the loss's own; None otherwise.
+    init: Function (key, prompts) -> parameters.
+    loss: Function (parameters, prompts, batch) -> (what is minimised, its parts
+      by name).
+    logits: Function (parameters, prompts, images) -> [b k], cosines times the
+      scale.
+    text_features: Function (parameters, prompts, images) -> unit-norm [k d], or
+      [b k d] where they depend on the image; None where the text side is not
+      tuned, or not for any names but those of the training.
+    gradient: Gradient as `jax.value_and_grad(loss, has_aux=True)`, where the
+      direction of the step is not the loss's own; None otherwise.
   """
 
   init: Callable[[Key[Array, ""], Prompts], Params]

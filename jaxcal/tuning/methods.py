@@ -43,7 +43,8 @@ class Given(NamedTuple):
     num_context: How many there are.
     cache: The few shots, for methods that look them up.
     lookup: Weight and sharpness of the cache.
-    outlier_weight: For methods whose outliers are images; None without them.
+    outlier_weight: Outlier weight for methods whose outliers are images; None
+      without them.
   """
 
   model: checkpoint.Model
@@ -63,8 +64,8 @@ class Kind(NamedTuple):
     make: The method.
     outliers: What outlier regularisation is computed on: "names", "images", or
       None where the method has nothing that is defined for outliers.
-    from_pixels: Whether it trains, and answers, through the image tower.
-    own_classes: Whether it answers for the classes of its training alone.
+    from_pixels: Whether it trains, and predicts, through the image tower.
+    own_classes: Whether it predicts the classes of its training alone.
     per_class: Whether each class has a context of its own.
     cached: Whether it looks the few shots up.
     within_words: Whether a shorter context takes the place of the first of the
@@ -160,10 +161,11 @@ class Spec(NamedTuple):
     num_context: Context vectors; 0 where a method learns none.
     from_words: Whether they begin as "a photo of a": as the last of them, with
       zeros before; or as the words' last ones, where there are more words.
-    class_position: Of the name among them, see `prompts.prompt_bank`.
+    class_position: Position of the name among them, see `prompts.prompt_bank`.
     outlier_weight: Factor of the outlier term, where the name ends with "+dor".
-    cache_weight: Of the few shots' logits, where they are looked up (alpha).
-    cache_sharpness: Of the lookup (beta).
+    cache_weight: Weight of the few shots' logits, where they are looked up
+      (alpha).
+    cache_sharpness: Sharpness of the lookup (beta).
   """
 
   name: str
@@ -193,7 +195,7 @@ def check(name: str) -> None:
   """Whether there is a method of this name.
 
   Raises:
-    ValueError: there is none; lists the choices, or says what does not go
+    ValueError: There is none; lists the choices, or says what does not go
       together.
   """
   base, *additions = name.split("+")
@@ -220,12 +222,12 @@ def build(
   Images of methods that train from pixels have uint8 ones.
 
   Args:
-    spec: Which.
+    spec: Method, as the command names it.
     model: The frozen one.
     cache: The few shots, for methods that look them up.
 
   Raises:
-    ValueError: see `check`.
+    ValueError: See `check`.
   """
   check(spec.name)
   additions = spec.name.split("+")[1:]
@@ -242,7 +244,7 @@ def build(
   if spec.outliers == "names":
     method = dor.with_outliers(method, spec.outlier_weight)
   if spec.kind.from_pixels:
-    method = _standardizing(method, model.preprocess)
+    method = _standardising(method, model.preprocess)
   return method
 
 
@@ -278,7 +280,7 @@ def _context(spec, model):
   return prograd.after_zeros(words[-spec.num_context:], spec.num_context)
 
 
-def _standardizing(method, settings):
+def _standardising(method, settings):
   """The method for uint8 pixels; only what is looked at becomes float."""
   mean, std = (jnp.asarray(x, jnp.float32)
                for x in (settings.mean, settings.std))
@@ -287,15 +289,15 @@ def _standardizing(method, settings):
       logits=Partial(_on_images, method.logits, mean, std))
 
 
-def _standardized(mean, std, images):
+def _standardised(mean, std, images):
   return images._replace(
-      pixels=preprocess.standardize(images.pixels, mean, std, jnp.float32))
+      pixels=preprocess.standardise(images.pixels, mean, std, jnp.float32))
 
 
 def _on_batch(function, mean, std, params, prompts, batch):
   return function(params, prompts, batch._replace(
-      images=_standardized(mean, std, batch.images)))
+      images=_standardised(mean, std, batch.images)))
 
 
 def _on_images(function, mean, std, params, prompts, images):
-  return function(params, prompts, _standardized(mean, std, images))
+  return function(params, prompts, _standardised(mean, std, images))

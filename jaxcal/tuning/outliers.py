@@ -1,8 +1,8 @@
 """Outlier words for regularisation: where from, which ones, and when.
 
 Wang, Li, Wei, Dynamic Outlier Regularization (DOR), ICML 2025, arXiv
-2410.02681, holds words in place that are related to the classes but none of
-them. Its vocabulary is the nouns of WordNet: those like the base classes are
+2410.02681, keeps the features of words that are related to the classes but none
+of them. Its vocabulary is the nouns of WordNet: those like the base classes are
 kept (`rank`), and some of them are drawn for every step (`shuffled`).
 
 A vocabulary is a tuple of words. None is part of the package.
@@ -43,7 +43,7 @@ class Ranking(NamedTuple):
   """Words by their likeness to the base classes, the most alike first.
 
   Attributes:
-    positions: Of the kept words in the vocabulary.
+    positions: Positions of the kept words in the vocabulary.
     similarity: Mean cosine of each of them to the base classes.
   """
 
@@ -59,14 +59,14 @@ def from_wordnet(folder: str | os.PathLike = WORDNET) -> tuple[str, ...]:
   spaces.
 
   Args:
-    folder: With WordNet's database file of nouns, data.noun.
+    folder: Folder with WordNet's database file of nouns, data.noun.
 
   Returns:
     Distinct words, sorted.
 
   Raises:
-    FileNotFoundError: if there is no such file; says how to obtain it.
-    ValueError: if the file is not of that form.
+    FileNotFoundError: If there is no such file; says how to obtain it.
+    ValueError: If the file is not of that form.
 
   Source: Wang et al. 2025.
   Differs from the released code in: could not be compared with it; which of
@@ -97,8 +97,8 @@ def from_file(path: str | os.PathLike) -> tuple[str, ...]:
     Distinct words in the order of the file.
 
   Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: if it holds no words.
+    FileNotFoundError: If there is no such file.
+    ValueError: If it holds no words.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -117,13 +117,14 @@ def from_tokenizer(tokenizer: Any) -> tuple[str, ...]:
   They need not be nouns, and common endings of words ("ing") are among them.
 
   Args:
-    tokenizer: Of transformers, whose tokens end in "</w>" where a word does.
+    tokenizer: Tokenizer of transformers, whose tokens end in "</w>" where a
+      word does.
 
   Returns:
     Distinct words of three or more letters from a to z, sorted.
 
   Raises:
-    ValueError: if it has no such tokens.
+    ValueError: If it has no such tokens.
   """
   tokens = (token.removesuffix(_WORD_END) for token in tokenizer.get_vocab()
             if token.endswith(_WORD_END))
@@ -142,10 +143,10 @@ def exclude(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
 
   Args:
     words: The vocabulary.
-    names: To leave out; case does not count, and underscores are spaces.
+    names: Names to leave out; case does not count, and underscores are spaces.
 
   Raises:
-    ValueError: if no word is left.
+    ValueError: If no word is left.
   """
   left_out = set(map(protocol.plain_name, names))
   kept = tuple(
@@ -165,7 +166,8 @@ def overlap(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
 
   Args:
     words: The vocabulary, or what was kept of it.
-    names: Of the new classes; case does not count, and underscores are spaces.
+    names: Names of the new classes; case does not count, and underscores are
+      spaces.
 
   Returns:
     The names that are words, as given.
@@ -194,7 +196,7 @@ def rank(
     Equally similar words come in the order of the vocabulary.
 
   Raises:
-    ValueError: if `num_kept` is below 1, or shapes do not fit together.
+    ValueError: If `num_kept` is below 1, or shapes do not fit together.
 
   Source: Wang et al. 2025, near outliers.
   Differs from the released code in: could not be compared with it; the template
@@ -240,7 +242,7 @@ def shuffled(
     order where there are not so many.
 
   Raises:
-    ValueError: if there are no words, or none to draw.
+    ValueError: If there are no words, or none to draw.
 
   Source: Wang et al. 2025.
   Differs from the released code in: could not be compared with it; that words

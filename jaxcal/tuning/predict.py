@@ -45,10 +45,10 @@ def logits(
     max_bytes: Budget of the text tower's activations.
     batch_size: Images per step of the image tower.
     num_threads: Threads that read images.
-    progress: Called with the numbers of images done and in all.
+    progress: Function called with the numbers of images done and in all.
 
   Raises:
-    ValueError: classes that are not those of the training, for methods that
+    ValueError: Classes that are not those of the training, for methods that
       predict these alone.
   """
   spec = seeds[0].spec

@@ -16,13 +16,13 @@ class Recipe(NamedTuple):
   """One method's training.
 
   Attributes:
-    learning_rate: At the start of the schedule.
+    learning_rate: Learning rate at the start of the schedule.
     num_epochs: The constant first one included; 0 where nothing is trained.
     batch_size: Images per step.
     num_context: Context vectors; 0 where a method learns none.
     from_words: Whether the context begins with "a photo of a" instead of random
       vectors.
-    optimizer: "sgd", "adam" or "adamw".
+    optimiser: Optimiser, "sgd", "adam" or "adamw".
     aggregation: Mean and standard deviation, in epochs, of the Gaussian that
       weighs the epochs' prompts; None to take the last ones.
   """
@@ -32,7 +32,7 @@ class Recipe(NamedTuple):
   batch_size: int
   num_context: int = 0
   from_words: bool = False
-  optimizer: str = "sgd"
+  optimiser: str = "sgd"
   aggregation: tuple[float, float] | None = None
 
 
@@ -45,10 +45,10 @@ RECIPES = {
         "prograd": Recipe(.002, 100, 32, 16, True),
         "maple": Recipe(.0035, 5, 4, 2, True),
         "promptsrc": Recipe(.0025, 20, 4, 4, True, aggregation=(15., 1.)),
-        "taskres": Recipe(2e-3, 200, 256, optimizer="adam"),
+        "taskres": Recipe(2e-3, 200, 256, optimiser="adam"),
         "clip_adapter": Recipe(.002, 200, 32),
         "tip_adapter": Recipe(0, 0, 256),
-        "tip_adapter_f": Recipe(1e-3, 20, 256, optimizer="adamw"),
+        "tip_adapter_f": Recipe(1e-3, 20, 256, optimiser="adamw"),
     },
     "dor": {
         "coop": Recipe(.002, 200, 32, 16),
@@ -58,11 +58,11 @@ RECIPES = {
         "prograd": Recipe(.002, 100, 32, 16, True),
         "maple": Recipe(.0035, 5, 4, 2),
         "promptsrc": Recipe(.0025, 50, 4, 4, True, aggregation=(30., 30.)),
-        "taskres": Recipe(2e-4, 200, 256, optimizer="adam"),
+        "taskres": Recipe(2e-4, 200, 256, optimiser="adam"),
         "clip_adapter": Recipe(.002, 200, 32),
         # Not in that comparison: their own.
         "tip_adapter": Recipe(0, 0, 256),
-        "tip_adapter_f": Recipe(1e-3, 20, 256, optimizer="adamw"),
+        "tip_adapter_f": Recipe(1e-3, 20, 256, optimiser="adamw"),
     },
 }
 
@@ -75,7 +75,7 @@ def recipe(method: str, preset: str = "dor") -> Recipe:
   """The recipe of a method.
 
   Raises:
-    ValueError: an unknown preset or method; lists the choices.
+    ValueError: An unknown preset or method; lists the choices.
   """
   if preset not in RECIPES:
     raise ValueError(f"unknown preset {preset!r}; choose from: "
@@ -109,7 +109,7 @@ def spec(
     cache_sharpness: See `methods.Spec`.
 
   Raises:
-    ValueError: an unknown preset or method; lists the choices.
+    ValueError: An unknown preset or method; lists the choices.
   """
   methods.check(name)
   base = name.split("+")[0]

@@ -25,14 +25,14 @@ def method(
 ) -> method_lib.Method:
   """CoOp whose gradient does not oppose that of the zero-shot teacher.
 
-  The teacher answers with `Prompts.target`. What is minimised, and reported as
-  the loss, is the cross-entropy; the teacher only turns its gradient, by
-  `project`. Parameters are CoOp's.
+  The teacher's text features are `Prompts.target`. What is minimised, and
+  reported as the loss, is the cross-entropy; the teacher only turns its
+  gradient, by `project`. Parameters are CoOp's.
 
   Args:
     logit_scale: Factor of the cosines, of teacher and pupil.
     context: Where it begins, as in `coop.method`; released with `after_zeros`.
-    strength: Of the projection (lambda of the paper). 0 is CoOp.
+    strength: Strength of the projection (lambda of the paper). 0 is CoOp.
 
   Source: Zhu et al. 2023, Eq. (4)-(5), at temperature 1.
   Differs from the released code in: no mixed precision; the teacher has the
@@ -49,7 +49,7 @@ def after_zeros(
   """A context that ends with these words and is zero before.
 
   Raises:
-    ValueError: more words than vectors.
+    ValueError: More words than vectors.
   """
   if len(words) > num_context:
     raise ValueError(f"{len(words)} words do not fit a context of "
@@ -65,8 +65,8 @@ def project(
   teacher's; where it had none before, it is left as it is.
 
   Args:
-    gradient: By the parameters.
-    teacher: Of the same structure.
+    gradient: Gradient by the parameters.
+    teacher: Gradient of the teacher, of the same structure.
     strength: Part of the opposing component that is removed.
   """
 

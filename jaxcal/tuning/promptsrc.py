@@ -1,11 +1,11 @@
-"""PromptSRC: prompts in both towers, held to what the frozen model answers.
+"""PromptSRC: prompts in both towers, regularised towards the frozen model.
 
 Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without
 Forgetting (PromptSRC), ICCV 2023.
 
-Three things hold them: losses that tie features and answers to the frozen ones,
-the average of many templates that the frozen text features are, and the average
-over epochs that the tuned prompts are (`epoch_weights`).
+Three things regularise them: losses that tie features and predictions to the
+frozen ones, the average of many templates that the frozen text features are,
+and the average over epochs that the tuned prompts are (`epoch_weights`).
 """
 
 import jax
@@ -39,8 +39,8 @@ def method(
 ) -> method_lib.Method:
   """Deep prompts of both towers, independent of each other.
 
-  Trains from pixels; `Images.features` hold the frozen tower's answer to the
-  same pixels, and `Prompts.target` is `average_templates` of many templates.
+  Trains from pixels; `Images.features` are the frozen tower's for the same
+  pixels, and `Prompts.target` is `average_templates` of many templates.
   Its parameters: {"context": [n w], "deep_text": [e-1 n w], "vision":
   [e' n' v]}, with e and e' the depths and v the width of the image tower.
 
@@ -53,17 +53,18 @@ def method(
     config: Sizes of the model.
     params: The whole parameter tree; stays as it is.
     logit_scale: Factor of the cosines.
-    context: Of the words before the class names, as in `maple.method`.
-    num_context: n.
-    num_vision: n'.
+    context: Context from the words before the class names, as in
+      `maple.method`.
+    num_context: Number n of context vectors.
+    num_vision: Number n' of visual prompts.
     text_depth: Layers of the text tower, from the first one, that get prompts
       of their own.
-    vision_depth: The same of the image tower.
-    text_weight: Of the difference of text features.
-    image_weight: Of the difference of image features.
+    vision_depth: Layers of the image tower, likewise.
+    text_weight: Weight of the difference of text features.
+    image_weight: Weight of the difference of image features.
 
   Raises:
-    ValueError: more context vectors than words, or a depth that a tower does
+    ValueError: More context vectors than words, or a depth that a tower does
       not have.
 
   Source: Khattak et al. 2023.
@@ -84,7 +85,7 @@ def method(
 def average_templates(
     embeddings: Float[Array, "t k d"]) -> Float[Array, "k d"]:
   """Unit-norm mean over templates of class embeddings before normalisation."""
-  return towers.normalize(jnp.mean(embeddings, axis=0))
+  return towers.normalise(jnp.mean(embeddings, axis=0))
 
 
 def epoch_weights(
@@ -96,17 +97,17 @@ def epoch_weights(
             e = 1, \dots, E
 
   Args:
-    num_epochs: E.
+    num_epochs: Number of epochs, E.
     mean: The epoch that weighs most, counted from 1.
-    std: In epochs. Released: mean 15 and std 1 of 20 epochs for base-to-new,
-      30 and 30 of 50 for few-shot tuning.
+    std: Standard deviation in epochs. Released: mean 15 and std 1 of 20 epochs
+      for base-to-new, 30 and 30 of 50 for few-shot tuning.
 
   Returns:
     Weights in [0, 1] that sum to one, float64: the `share` of each epoch in
     `training.State.average`, which after the last one are the tuned parameters.
 
   Raises:
-    ValueError: no epochs, or a standard deviation of zero or less.
+    ValueError: No epochs, or a standard deviation of zero or less.
   """
   if num_epochs < 1 or not std > 0:
     raise ValueError(f"at least 1 epoch and a standard deviation above 0 "

@@ -29,8 +29,8 @@ class Shots(NamedTuple):
   """Positions of the images that were drawn, in the order drawn.
 
   Attributes:
-    train: In the training split.
-    val: In the validation split; None where there is none.
+    train: Rows in the training split.
+    val: Rows in the validation split; None where there is none.
   """
 
   train: Int[np.ndarray, "n"]
@@ -48,7 +48,7 @@ class Spread(NamedTuple):
   """A number over seeds.
 
   Attributes:
-    mean: Over the seeds.
+    mean: Mean over the seeds.
     std: Sample standard deviation over the seeds; NaN for a single one.
   """
 
@@ -89,22 +89,22 @@ def draw_shots(
   must be the same on every machine.
 
   Args:
-    train_labels: Of the training split, in its order.
-    val_labels: Of the validation split; None where there is none.
+    train_labels: Labels of the training split, in its order.
+    val_labels: Labels of the validation split; None where there is none.
     num_shots: Images per class, at least 1.
     num_classes: How many classes there are.
-    seed: Of the draw; published results use 1, 2 and 3.
-    allow_fewer: Take all images of a class that has fewer than it should.
+    seed: Seed of the draw; published results use 1, 2 and 3.
+    allow_fewer: Whether to take all images of a class that has fewer than it
+      should.
     class_names: Names of the classes in label order, for errors.
 
   Raises:
-    ValueError: if `num_shots` is below 1, a label is outside the classes, or a
+    ValueError: If `num_shots` is below 1, a label is outside the classes, or a
       class has no images or (without `allow_fewer`) too few.
 
-  References:
-    Zhou et al., IJCV 2022 (KaiyangZhou/CoOp with Dassl.pytorch).
-    Differs from the released code in: classes without images or with too few
-      are refused unless asked otherwise; no draw is read from a cached file.
+  Source: Zhou et al., IJCV 2022 (KaiyangZhou/CoOp with Dassl.pytorch).
+  Differs from the released code in: classes without images or with too few are
+  refused unless asked otherwise; no draw is read from a cached file.
   """
   if num_shots < 1:
     raise ValueError(f"expected at least 1 shot per class, got {num_shots}.")
@@ -132,11 +132,12 @@ def few_shot(
     train: The training split.
     val: The validation split, with the same classes; None where there is none.
     num_shots: Images per class, at least 1.
-    seed: Of the draw.
-    allow_fewer: Take all images of a class that has fewer than it should.
+    seed: Seed of the draw.
+    allow_fewer: Whether to take all images of a class that has fewer than it
+      should.
 
   Raises:
-    ValueError: as `draw_shots` does, or if the splits differ in their classes.
+    ValueError: As `draw_shots` does, or if the splits differ in their classes.
   """
   if val is not None and val.class_names != train.class_names:
     raise ValueError(
@@ -158,14 +159,14 @@ def halves(labels: Int[np.ndarray, "n"]) -> tuple[
   """Base and new classes: the distinct labels in order, cut in the middle.
 
   Args:
-    labels: Of the training split; repeated ones count once.
+    labels: Labels of the training split; repeated ones count once.
 
   Returns:
     Sorted labels of the base classes, one more where their number is odd, and
     of the new classes.
 
   Raises:
-    ValueError: if there are fewer than two distinct labels.
+    ValueError: If there are fewer than two distinct labels.
   """
   classes = np.unique(np.asarray(labels))
   if classes.size < 2:
@@ -181,14 +182,14 @@ def keep_positions(
   """The examples of some classes, and their labels counted from 0.
 
   Args:
-    labels: Of all examples.
+    labels: Labels of all examples.
     classes: Distinct labels to keep; the i-th becomes the label i.
 
   Returns:
     Positions in `labels`, ascending, and new labels in [0, k).
 
   Raises:
-    ValueError: if there are no classes, or one occurs twice.
+    ValueError: If there are no classes, or one occurs twice.
   """
   labels, classes = np.asarray(labels), np.asarray(classes)
   order = np.argsort(classes)
@@ -207,12 +208,12 @@ def keep_classes(
   """The images of some classes, with those classes as the only candidates.
 
   Args:
-    image_set: Any split.
+    image_set: Image set, any split.
     classes: Distinct labels to keep, such as one of the `halves` of the
       training split; the i-th becomes the label i.
 
   Raises:
-    ValueError: if there are no classes, one occurs twice or is not in the set,
+    ValueError: If there are no classes, one occurs twice or is not in the set,
       or none has an image.
   """
   kept, labels = keep_positions(image_set.labels, classes)
@@ -244,10 +245,10 @@ def class_positions(
   Args:
     class_names: What is asked for. Compared by `plain_name`; a name that
       training had twice must be there twice, and keeps its order.
-    trained_names: In the order of training.
+    trained_names: Names of the classes in the order of training.
 
   Raises:
-    ValueError: if training did not have a name, or not as often.
+    ValueError: If training did not have a name, or not as often.
   """
   places = collections.defaultdict(list)
   for place, name in enumerate(trained_names):
@@ -276,7 +277,7 @@ def harmonic_mean(
   """2 / (1 / base + 1 / new), zero where either is.
 
   Raises:
-    ValueError: if a value is negative.
+    ValueError: If a value is negative.
   """
   base, new = np.asarray(base, np.float64), np.asarray(new, np.float64)
   if (base < 0).any() or (new < 0).any():
@@ -293,14 +294,14 @@ def summarise(
   Over several data sets, average a seed's values over them first.
 
   Args:
-    base: On the base classes, one value per seed, at least one; not negative.
-    new: On the new classes, of the same seeds.
+    base: Values on the base classes, one per seed, at least one; not negative.
+    new: Values on the new classes, of the same seeds.
 
   Returns:
     Numbers in the unit of the values.
 
   Raises:
-    ValueError: if there are no values, not as many of each, or negative ones.
+    ValueError: If there are no values, not as many of each, or negative ones.
   """
   base, new = np.asarray(base, np.float64), np.asarray(new, np.float64)
   if base.ndim != 1 or not base.size or base.shape != new.shape:
@@ -316,7 +317,7 @@ def neighbour_distances(
   """Mean distance of each class feature to its nearest others; see `fd_score`.
 
   Raises:
-    ValueError: if there are fewer than two features or no neighbours.
+    ValueError: If there are fewer than two features or no neighbours.
   """
   if features.ndim != 2 or features.shape[0] < 2:
     raise ValueError("expected features [classes, dimensions] of at least two "
@@ -347,20 +348,19 @@ def fd_score(
 
   Args:
     features: Unit-norm text features.
-    num_neighbours: M, nearest other classes that count; all others where there
-      are not so many.
+    num_neighbours: Number M of nearest other classes that count; all others
+      where there are not so many.
 
   Returns:
     Distance in [0, 2].
 
   Raises:
-    ValueError: if there are fewer than two features or no neighbours.
+    ValueError: If there are fewer than two features or no neighbours.
 
-  References:
-    Wang, Li, Wei, Dynamic Outlier Regularization, ICML 2025, arXiv 2410.02681,
-    Definition 3.1.
-    Differs from the released code in: could not be compared with one. The
-    distance (Euclidean) and M are not published.
+  Source: Wang, Li, Wei, Dynamic Outlier Regularization, ICML 2025, arXiv
+  2410.02681, Definition 3.1.
+  Differs from the released code in: could not be compared with one. The
+  distance (Euclidean) and M are not published.
   """
   return jnp.mean(neighbour_distances(features, num_neighbours))
 

@@ -70,7 +70,7 @@ def of_splits(
     allow_fewer: Whether a class with fewer images gives all that it has.
 
   Raises:
-    ValueError: too few images, none to train on, or ones of other classes.
+    ValueError: Too few images, none to train on, or ones of other classes.
   """
   if classes not in HALVES:
     raise ValueError(f"{classes=}, expected one of {', '.join(HALVES)}")

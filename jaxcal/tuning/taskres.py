@@ -21,13 +21,13 @@ def method(
   """A residual on each class's text feature, from zero; cross-entropy.
 
   Its parameters are {"residual": [k d]}. They belong to the classes of the
-  training, row by row: for some of these, in any order, see `take_classes`;
-  for other classes there is no answer, and so no `text_features` for outliers.
+  training, row by row: for some of these, in any order, see `take_classes`; for
+  other classes there is no prediction, and so no `text_features` for outliers.
 
   Args:
     logit_scale: Factor of the cosines.
-    residual_weight: Of the residual beside the text feature, which is the one
-      of `Prompts.embeddings`, not normalised; published: 0.5, and 1 for
+    residual_weight: Weight of the residual beside the text feature, which is
+      the one of `Prompts.embeddings`, not normalised; published: 0.5, and 1 for
       flowers.
 
   Source: Yu et al. 2023 (geekyutao/TaskRes).
@@ -46,7 +46,7 @@ def take_classes(
   """The parameters of some of the classes of the training.
 
   Args:
-    params: As trained.
+    params: Parameters as trained.
     positions: Where these classes were in training; `protocol.class_positions`
       finds them by name.
   """
@@ -63,10 +63,10 @@ def _logits(scale, weight, params, prompts, images):
   residual = params["residual"]
   if residual.shape != prompts.embeddings.shape:
     raise ValueError(
-        f"the residual is of {len(residual)} classes and answers for these "
+        f"the residual is of {len(residual)} classes and predicts these "
         f"alone, but there are {len(prompts.embeddings)} names; for some of "
         "the classes use take_classes, for new ones another method")
-  text = towers.normalize(prompts.embeddings + weight * residual)
+  text = towers.normalise(prompts.embeddings + weight * residual)
   return scale * images.features @ text.T
 
 

@@ -1,7 +1,7 @@
 """Tip-Adapter: the few shots as a cache that is looked up, and may be tuned.
 
 Zhang et al., Tip-Adapter: Training-free Adaption of CLIP for Few-shot
-Classification, ECCV 2022. Without training, the method answers with the
+Classification, ECCV 2022. Without training, the method predicts with the
 parameters that it begins with; trained (Tip-Adapter-F), with keys that moved.
 """
 
@@ -35,7 +35,7 @@ class Cache(NamedTuple):
 
   Attributes:
     keys: Unit-norm image features.
-    values: Their classes: a row of zeros and a one.
+    values: One-hot classes, a row of zeros and a one for each key.
   """
 
   keys: Float[Array, "n d"]
@@ -48,7 +48,7 @@ class Found(NamedTuple):
   Attributes:
     alpha: Weight of the cache.
     beta: Sharpness of the cache.
-    accuracy: With them, on the searched images, as a fraction.
+    accuracy: Accuracy with them, on the searched images, as a fraction.
   """
 
   alpha: Float[Array, ""]
@@ -66,11 +66,11 @@ def make_cache(
   Args:
     embeddings: Image features before normalisation, of v augmented views of
       each image (published: 10); their mean, normalised, is the key.
-    labels: Of the images.
+    labels: Labels of the images.
     num_classes: How many classes there are.
 
   Raises:
-    ValueError: if shapes do not fit together, or a label has no class.
+    ValueError: If shapes do not fit together, or a label has no class.
 
   Source: Zhang et al. 2022 (gaopengcuhk/Tip-Adapter).
   Differs from the released code in: nothing.
@@ -83,7 +83,7 @@ def make_cache(
   if labels.min() < 0 or labels.max() >= num_classes:
     raise ValueError(f"labels in [0, {num_classes}) expected, found "
                      f"{labels.min()} to {labels.max()}.")
-  keys = towers.normalize(jnp.mean(embeddings, axis=0))
+  keys = towers.normalise(jnp.mean(embeddings, axis=0))
   return Cache(keys, jax.nn.one_hot(labels, num_classes, dtype=keys.dtype))
 
 
@@ -91,7 +91,7 @@ def take_classes(cache: Cache, positions: Int[AnyArray, "k"]) -> Cache:
   """The cache with only some of its classes as candidates.
 
   Args:
-    cache: Of all classes of the training; all keys stay.
+    cache: Cache of all classes of the training; all keys stay.
     positions: Where the classes were in training; `protocol.class_positions`
       finds them by name.
   """
@@ -111,14 +111,14 @@ def method(
 
   Its parameters are {"keys": [n d]}, the cache's to begin with. The cache has a
   column for each class of the training: for some of these see `take_classes`;
-  for other classes there is no answer.
+  for other classes there is no prediction.
 
   Args:
     cache: The few shots.
     logit_scale: Factor of the zero-shot cosines, whose text features are those
       of `Prompts.target`.
     alpha: Weight of the cache; see `search`.
-    beta: Its sharpness: the greater, the less do distant keys count.
+    beta: Sharpness of the lookup: the greater, the less do distant keys count.
 
   Source: Zhang et al. 2022 (gaopengcuhk/Tip-Adapter).
   Differs from the released code in: after training the last keys are taken, not
@@ -131,7 +131,7 @@ def method(
       logits=Partial(_logits, *bound))
 
 
-def optimizer(
+def optimiser(
     num_steps: int, learning_rate: float = 1e-3
 ) -> optax.GradientTransformation:
   """AdamW with a half cosine to zero over all steps, for the keys.
@@ -163,17 +163,17 @@ def search(
   with the values.
 
   Args:
-    params: As begun or as trained.
-    cache: Of the method.
-    prompts: Of the classes of the cache.
+    params: Parameters as begun or as trained.
+    cache: Cache of the method.
+    prompts: Prompts of the classes of the cache.
     images: Validation images that are not in the cache.
-    labels: Of these images.
+    labels: Labels of these images.
     logit_scale: Factor of the zero-shot cosines.
     alphas: Weights to try.
     betas: Sharpnesses to try.
 
   Raises:
-    ValueError: if there are not as many prompts as classes in the cache.
+    ValueError: If there are not as many prompts as classes in the cache.
 
   Source: Zhang et al. 2022 (gaopengcuhk/Tip-Adapter).
   Differs from the released code in: nothing.
@@ -200,7 +200,7 @@ def _check_classes(values, prompts):
   if values.shape[-1] != len(prompts.target):
     raise ValueError(
         f"the cache has columns for the {values.shape[-1]} classes of its "
-        f"images and answers for these alone, but there are "
+        f"images and predicts these alone, but there are "
         f"{len(prompts.target)} names; for some of the classes use "
         "take_classes, for new ones another method")
 

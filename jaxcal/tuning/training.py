@@ -1,11 +1,11 @@
 """The one loop: a method, an optimiser and arrays become tuned parameters.
 
   steps = num_steps(len(data.labels), batch_size)
-  optimizer = sgd(schedule(0.002, num_epochs, steps))
-  state = init(method, optimizer, prompts, key)
+  optimiser = sgd(schedule(0.002, num_epochs, steps))
+  state = init(method, optimiser, prompts, key)
   while state.epoch < num_epochs:
     order = shuffle(state, len(data.labels), batch_size)
-    state, parts = train_epoch(method, optimizer, state, prompts, data, order)
+    state, parts = train_epoch(method, optimiser, state, prompts, data, order)
 
 A state is a pytree of arrays and all that the next epoch depends on, so a
 training that was stored and read again goes on as if nothing had happened.
@@ -46,8 +46,8 @@ class Order(NamedTuple):
   """Which rows of the data each step of an epoch sees.
 
   Attributes:
-    batches: Of full batches, a step each.
-    last: Of one smaller batch after them; empty where there is none.
+    batches: Rows of full batches, a step each.
+    last: Rows of one smaller batch after them; empty where there is none.
   """
 
   batches: Int[Array, "e b"]
@@ -58,8 +58,8 @@ class Outliers(NamedTuple):
   """Outliers of an epoch.
 
   Attributes:
-    table: All of them.
-    rows: Those of each step, drawn with `tuning.outliers`.
+    table: Table of all outliers.
+    rows: Rows of outliers of each step, drawn with `tuning.outliers`.
   """
 
   table: method_lib.Prompts | method_lib.Images
@@ -71,15 +71,15 @@ class State(NamedTuple):
 
   Attributes:
     params: The method's.
-    optimizer_state: The optimiser's; counts the steps.
+    optimiser_state: The optimiser's; counts the steps.
     average: Sum of the parameters at the ends of the epochs, each times the
       `share` of its epoch; zeros if none had a share.
     epoch: Epochs done.
-    key: Of the order of images; does not change.
+    key: Random key of the order of images; does not change.
   """
 
   params: method_lib.Params
-  optimizer_state: PyTree
+  optimiser_state: PyTree
   average: method_lib.Params
   epoch: Int[Array, ""]
   key: Key[Array, ""]
@@ -90,7 +90,7 @@ def num_steps(
   """Steps of an epoch; arguments as in `shuffle`.
 
   Raises:
-    ValueError: no images, or batches of none.
+    ValueError: No images, or batches of none.
   """
   if num_images < 1 or batch_size < 1:
     raise ValueError(
@@ -110,12 +110,12 @@ def schedule(
   early, as released.
 
   Args:
-    learning_rate: Of the second epoch, the greatest.
-    num_epochs: T, the first one included.
+    learning_rate: Learning rate of the second epoch, the greatest.
+    num_epochs: Number of epochs T, the first one included.
     steps_per_epoch: See `num_steps`.
 
   Raises:
-    ValueError: no epochs, or epochs without steps.
+    ValueError: No epochs, or epochs without steps.
 
   Source: the trainers of Zhou et al., IJCV 2022, on which all methods build.
   Differs from the released code in: nothing.
@@ -173,7 +173,7 @@ def adamw(
 
 def init(
     method: method_lib.Method,
-    optimizer: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation,
     prompts: method_lib.Prompts,
     key: Key[Array, ""],
 ) -> State:
@@ -181,7 +181,7 @@ def init(
   params_key, order_key = jax.random.split(key)
   params = method.init(params_key, prompts)
   return State(
-      params, optimizer.init(params), jax.tree.map(jnp.zeros_like, params),
+      params, optimiser.init(params), jax.tree.map(jnp.zeros_like, params),
       jnp.zeros((), jnp.int32), order_key)
 
 
@@ -195,14 +195,14 @@ def shuffle(
   """A random order for the next epoch, given by the state's key and epoch.
 
   Args:
-    state: Before the epoch.
-    num_images: Of the data.
-    batch_size: Of a step. If there are fewer images, all are one batch.
+    state: State before the epoch.
+    num_images: Number of images of the data.
+    batch_size: Images of a step. If there are fewer images, all are one batch.
     keep_last: Whether an incomplete last batch is a step too. As released, it
       is dropped, so that every epoch leaves out other images.
 
   Raises:
-    ValueError: see `num_steps`.
+    ValueError: See `num_steps`.
   """
   num_steps(num_images, batch_size)
   key = jax.random.fold_in(state.key, state.epoch)
@@ -213,10 +213,10 @@ def shuffle(
   return Order(order[:full].reshape(-1, size), last)
 
 
-@functools.partial(jax.jit, static_argnames="optimizer")
+@functools.partial(jax.jit, static_argnames="optimiser")
 def train_epoch(
     method: method_lib.Method,
-    optimizer: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation,
     state: State,
     prompts: method_lib.Prompts,
     data: Data,
@@ -228,12 +228,13 @@ def train_epoch(
 
   Args:
     method: What is tuned.
-    optimizer: The same object every time; another one compiles anew.
-    state: Of `init`, or of the epoch before.
+    optimiser: Optimiser, the same object every time; another one compiles anew.
+    state: State of `init`, or of the epoch before.
     prompts: The classes of the training.
     data: The images.
-    order: From `shuffle`.
-    outliers: For methods with outliers; as many rows as there are steps.
+    order: Order from `shuffle`.
+    outliers: Outliers for methods with outliers; as many rows as there are
+      steps.
     share: Weight of this epoch's parameters in `State.average`.
 
   Returns:
@@ -241,7 +242,7 @@ def train_epoch(
     name ("loss" and the method's own).
 
   Raises:
-    ValueError: rows of outliers for another number of steps.
+    ValueError: Rows of outliers for another number of steps.
   """
   steps = len(order.batches) + bool(len(order.last))
   if outliers is not None and len(outliers.rows) != steps:
@@ -250,18 +251,18 @@ def train_epoch(
   gradient = value_and_gradient(method)
 
   def step(carried, given):
-    params, optimizer_state = carried
+    params, optimiser_state = carried
     rows, outlier_rows = given
     images, labels = jax.tree.map(lambda x: x[rows], tuple(data))
     batch = method_lib.Batch(
         images, labels, outliers and dor.take(outliers.table, outlier_rows))
     (loss, parts), direction = gradient(params, prompts, batch)
-    updates, optimizer_state = optimizer.update(
-        direction, optimizer_state, params)
-    carried = optax.apply_updates(params, updates), optimizer_state
+    updates, optimiser_state = optimiser.update(
+        direction, optimiser_state, params)
+    carried = optax.apply_updates(params, updates), optimiser_state
     return carried, {**parts, "loss": loss}
 
-  carried = state.params, state.optimizer_state
+  carried = state.params, state.optimiser_state
   rows = outliers and outliers.rows
   full = len(order.batches)
   carried, parts = jax.lax.scan(
@@ -275,10 +276,10 @@ def train_epoch(
   return State(*carried, average, state.epoch + 1, state.key), parts
 
 
-@functools.partial(jax.jit, static_argnames="optimizer")
+@functools.partial(jax.jit, static_argnames="optimiser")
 def train_seeds(
     method: method_lib.Method,
-    optimizer: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation,
     state: State,
     prompts: method_lib.Prompts,
     data: Data,
@@ -292,20 +293,20 @@ def train_seeds(
   are then rows of the shots that each drew.
 
   Args:
-    method: As in `train_epoch`, and as the others shared by the seeds.
-    optimizer: As in `train_epoch`.
-    state: With a leading axis of seeds: `jax.vmap` of `init` over keys.
-    prompts: As in `train_epoch`.
-    data: As in `train_epoch`.
-    order: With a leading axis: `jax.vmap` of `shuffle` over states.
-    outliers: `rows` with a leading axis.
-    share: As in `train_epoch`.
+    method: Method as in `train_epoch`, and as the others shared by the seeds.
+    optimiser: Optimiser as in `train_epoch`.
+    state: State with a leading axis of seeds: `jax.vmap` of `init` over keys.
+    prompts: Prompts as in `train_epoch`.
+    data: Data as in `train_epoch`.
+    order: Order with a leading axis: `jax.vmap` of `shuffle` over states.
+    outliers: Outliers, their `rows` with a leading axis.
+    share: Share as in `train_epoch`.
   """
 
   def one(state, order, rows):
     drawn = outliers and outliers._replace(rows=rows)
     return train_epoch(
-        method, optimizer, state, prompts, data, order, drawn, share)
+        method, optimiser, state, prompts, data, order, drawn, share)
 
   return jax.vmap(one)(state, order, outliers and outliers.rows)
 

@@ -25,14 +25,14 @@ class Model:
 
   Attributes:
     config: Sizes of the model.
-    params: Of the image tower.
+    params: Parameters of the image tower.
     scale: Factor of the cosines.
     words: Vectors of the words before the class name, of which a shorter
       context takes the place of the first ones; or None.
     num_context: Vectors before each layer of the text tower.
-    num_vision: The same of the image tower.
+    num_vision: Vectors before each layer of the image tower.
     text_depth: Layers of the text tower, from the first one, with vectors.
-    vision_depth: The same of the image tower.
+    vision_depth: Layers of the image tower, from the first one, with vectors.
   """
 
   config: towers.ClipConfig
@@ -59,7 +59,7 @@ def bind(
   """The `Model` for a method; of `params` it keeps the image tower's.
 
   Raises:
-    ValueError: more context vectors than words, or a depth that a tower does
+    ValueError: More context vectors than words, or a depth that a tower does
       not have.
   """
   if num_context < 1 or (words is not None and num_context > len(words)):
@@ -109,7 +109,7 @@ def image_features(
   """Unit-norm, with prompts as in `towers.pooled_image`.
 
   Raises:
-    ValueError: images without pixels.
+    ValueError: Images without pixels.
   """
   if images.pixels is None:
     raise ValueError("images with pixels expected, because prompts of the "

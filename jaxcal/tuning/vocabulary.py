@@ -39,13 +39,14 @@ def encode(
   Args:
     model: The frozen model.
     words: All words, such as those of `outliers.from_wordnet`.
-    num_context: Most context vectors that will stand in front of a word.
+    num_context: Number of context vectors that will stand in front of a word,
+      at most.
     folder: Folder that keeps the features, each vocabulary and model in one of
       its own; none if None.
-    on_words: Called with (words done, words in all).
+    on_words: Function called with (words done, words in all).
 
   Raises:
-    ValueError: it has room for none.
+    ValueError: It has room for none.
   """
   fitting = classes.fitting(model, words, num_context)
   if not fitting:
@@ -81,7 +82,7 @@ def nearest(
   """The words to draw from: those nearest to the trained classes, not these.
 
   Args:
-    vocabulary: From `encode`.
+    vocabulary: Encoded vocabulary from `encode`.
     model: The frozen model.
     task: The data set.
     num_kept: Number of words to keep; all where there are not so many.
@@ -89,7 +90,7 @@ def nearest(
       published, they may be among the outliers; see `outliers.overlap`.
 
   Raises:
-    ValueError: none is left without the names of the classes.
+    ValueError: None is left without the names of the classes.
   """
   excluded = list(task.class_names)
   if exclude_new and "new" in task.tests:

@@ -1,4 +1,4 @@
-"""Two processes on loopback give the answers of one."""
+"""Two processes on loopback give the predictions of one."""
 
 import pathlib
 import socket

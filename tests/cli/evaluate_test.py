@@ -37,12 +37,12 @@ class EvaluateTest(parameterized.TestCase):
     rows = [json.loads(line)
             for line in (output / "results.jsonl").read_text().splitlines()]
     self.assertEqual([row["method"] for row in rows], ["tpt", "soc"])
-    answers = predictions.load(output / "predictions" / "digits" / "soc")
-    correct = answers.logits.argmax(-1) == answers.labels
+    predicted = predictions.load(output / "predictions" / "digits" / "soc")
+    correct = predicted.logits.argmax(-1) == predicted.labels
     self.assertAlmostEqual(rows[1]["accuracy"], correct.mean())
     self.assertIn(f"{100 * correct.mean():.1f} [", printed)
-    self.assertEqual(answers.settings["config.method.weight"], 3)
-    self.assertIn("provenance.source", answers.settings)
+    self.assertEqual(predicted.settings["config.method.weight"], 3)
+    self.assertIn("provenance.source", predicted.settings)
     page = (output / "report.html").read_text()
     self.assertEqual(page.count("<svg"), 1)
     self.assertNotIn("src=", page)
@@ -102,9 +102,9 @@ class EvaluateTest(parameterized.TestCase):
         f"--output={output}")
     self.assertEqual(status, 0, error)
     self.assertIn("my_pets", printed)
-    answers = predictions.load(output / "predictions" / "my_pets" / "zero_shot")
-    self.assertEqual(answers.class_names, ("cat", "hot dog"))
-    self.assertEqual(answers.ids[0], "cat/0.png")
+    one = predictions.load(output / "predictions" / "my_pets" / "zero_shot")
+    self.assertEqual(one.class_names, ("cat", "hot dog"))
+    self.assertEqual(one.ids[0], "cat/0.png")
 
   def test_a_temperature_without_an_optimum_is_not_applied_and_says_so(self):
     """One validation image, and that one is right."""
@@ -153,7 +153,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(status, 2)
     self.assertRegex(error, "eurosat.*8,100 images.*found 10")
     arguments += ("--config.data.partial=True",)
-    answers = {}
+    predicted = {}
     for context, num_steps in (("template", 1), ("fpp", 0)):
       output = self._folder(context)
       status, printed, error = _evaluate(
@@ -165,28 +165,27 @@ class EvaluateTest(parameterized.TestCase):
       folder = output / "predictions" / "eurosat"
       self.assertEqual((folder / "fpp.npz").exists(), context == "fpp")
       for name in ("zero_shot", "tpt"):
-        answer = predictions.load(folder / name)
-        self.assertEqual(answer.class_names, names)
-        self.assertLen(answer.ids, 6)
-        for image_id, label in zip(answer.ids, answer.labels, strict=True):
+        one = predictions.load(folder / name)
+        self.assertEqual(one.class_names, names)
+        self.assertLen(one.ids, 6)
+        for image_id, label in zip(one.ids, one.labels, strict=True):
           self.assertEqual(image_id, rows[label][0])
         self.assertEqual(
-            answer.settings["config.method.num_steps"], num_steps)
-        answers[context, name] = answer.logits
+            one.settings["config.method.num_steps"], num_steps)
+        predicted[context, name] = one.logits
     with np.load(folder / "fpp.npz", allow_pickle=False) as state:
       count = sum(name.startswith("arr_") for name in state.files)
       leaves = [state[f"arr_{i}"] for i in range(count)]
     self.assertEqual(leaves[0].shape, (4, 128))  # a photo of a
     self.assertEqual(leaves[-1], 3)
-    self.assertGreater(np.abs(
-        answers["fpp", "zero_shot"] - answers["template", "zero_shot"]).max(),
-                       0.1)
+    apart = lambda one, other: np.abs(predicted[one] - predicted[other]).max()
+    self.assertGreater(
+        apart(("fpp", "zero_shot"), ("template", "zero_shot")), 0.1)
     # Without a step nothing is tuned.
     np.testing.assert_array_equal(
-        answers["fpp", "tpt"], answers["fpp", "zero_shot"])
-    self.assertGreater(np.abs(
-        answers["template", "tpt"] - answers["template", "zero_shot"]).max(),
-                       0.1)
+        predicted["fpp", "tpt"], predicted["fpp", "zero_shot"])
+    self.assertGreater(
+        apart(("template", "tpt"), ("template", "zero_shot")), 0.1)
 
   @parameterized.parameters(
       (("--config.method.name=otpt",),

@@ -218,8 +218,8 @@ class NamesTest(_AtHome):
 
   @parameterized.parameters(
       "model.name", "data.root", "data.store", "data.class_names",
-      "data.unknown", "posterior.folder", "tune.train", "tune.templates",
-      "tune.outliers", "tune.outlier_images")
+      "data.out_of_distribution", "posterior.folder", "tune.train",
+      "tune.templates", "tune.outliers", "tune.outlier_images")
   def test_every_path_of_a_field(self, name):
     self.assertEqual(
         _value(name, f"--config.{name}=~/x y"), f"{self.home}/x y")

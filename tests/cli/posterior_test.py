@@ -343,26 +343,26 @@ class UseTest(_Fitted):
         *_SMALL, _posterior(self.folder), "--config.views.number=8",
         "--config.method.name=zero_shot,soc",
         "--config.method.selection_fraction=0.25",
-        "--config.data.unknown=shapes", f"--output={output}")
+        "--config.data.out_of_distribution=shapes", f"--output={output}")
     printed = self._runs("evaluate", *arguments)
-    for heading in ("Doubt, of the median image", "Known from unknown images",
-                    "Paired differences"):
+    for heading in ("Uncertainty, of the median image",
+                    "In and out of distribution", "Paired differences"):
       self.assertIn(heading, printed)
     names = [*run.output_names(
         {name: methods.method(name) for name in ("zero_shot", "soc")},
         with_posterior=True), "zero_shot+temperature", "soc+temperature"]
     self.assertLen(names, 4 + 2 * len(bayesian.FORMS))
     folder = output / "predictions" / "digits"
-    answers = {name: predictions.load(folder / name) for name in names}
+    predicted = {name: predictions.load(folder / name) for name in names}
     rows = {row["method"]: row for row in _rows(output)}
     self.assertEqual(list(rows), names)
-    for name, answer in answers.items():
+    for name, one in predicted.items():
       self.assertAlmostEqual(
           rows[name]["accuracy"],
-          np.mean(answer.logits.argmax(-1) == answer.labels))
+          np.mean(one.logits.argmax(-1) == one.labels))
     for method in ("zero_shot", "soc"):
-      plain = answers[method].logits
-      scaled = answers[f"{method}+temperature"]
+      plain = predicted[method].logits
+      scaled = predicted[f"{method}+temperature"]
       factor = scaled.settings["temperature"]
       np.testing.assert_allclose(scaled.logits * factor, plain, rtol=1e-5)
       # It is the best one for other images.
@@ -373,23 +373,24 @@ class UseTest(_Fitted):
                 for step in (1, 0.98, 1.02)]
       self.assertEqual(losses.index(min(losses)), 0)
       for form in bayesian.FORMS:
-        doubting = answers[f"{method}+{form}"]
-        self.assertGreater(np.abs(doubting.logits - plain).max(), 0.01)
-        self.assertGreater(doubting.info["epistemic"].min(), 0)
-        unknown = predictions.load(folder / "unknown" / f"{method}+{form}")
-        self.assertEqual(unknown.class_names, doubting.class_names)
-        self.assertTrue(unknown.ids[0].startswith("shapes/"))
+        uncertain = predicted[f"{method}+{form}"]
+        self.assertGreater(np.abs(uncertain.logits - plain).max(), 0.01)
+        self.assertGreater(uncertain.info["epistemic"].min(), 0)
+        outside = predictions.load(
+            folder / "out_of_distribution" / f"{method}+{form}")
+        self.assertEqual(outside.class_names, uncertain.class_names)
+        self.assertTrue(outside.ids[0].startswith("shapes/"))
         self.assertAlmostEqual(
             rows[f"{method}+{form}"]["auroc_variance"],
             metrics.roc_auc_score(
                 np.repeat([0, 1], 6), np.concatenate(
-                    [doubting.info["variance"], unknown.info["variance"]])))
+                    [uncertain.info["variance"], outside.info["variance"]])))
     # The posterior stands on the contexts that SoC has tuned.
     form = f"+{next(iter(bayesian.FORMS))}"
     self.assertGreater(np.abs(
-        answers["soc" + form].logits -
-        answers["zero_shot" + form].logits).max(), 1e-3)
-    self.assertEqual(answers["soc"].settings["posterior.pseudo_count"], 4)
+        predicted["soc" + form].logits -
+        predicted["zero_shot" + form].logits).max(), 1e-3)
+    self.assertEqual(predicted["soc"].settings["posterior.pseudo_count"], 4)
     # Again: nothing is computed. With another posterior: refused.
     before = _contents(folder)
     self._runs("evaluate", *arguments)
@@ -399,13 +400,14 @@ class UseTest(_Fitted):
 
   def test_another_split_has_other_images(self):
     output = self._folder("run")
-    plain = ("--config.posterior.folder=none", "--config.data.unknown=none",
-             "--config.temperature.split=none")
+    plain = (
+        "--config.posterior.folder=none", "--config.temperature.split=none",
+        "--config.data.out_of_distribution=none")
     self._runs("evaluate", *_SMALL, *plain, "--config.data.split=validation",
                f"--output={output}")
-    answer = predictions.load(output / "predictions" / "digits" / "zero_shot")
-    self.assertLen(answer.ids, 6)
-    for image_id in answer.ids:
+    one = predictions.load(output / "predictions" / "digits" / "zero_shot")
+    self.assertLen(one.ids, 6)
+    for image_id in one.ids:
       self.assertTrue(image_id.startswith("digits/validation/"))
     self.assertEqual([row["method"] for row in _rows(output)], ["zero_shot"])
 
@@ -458,7 +460,7 @@ class UseTest(_Fitted):
     self.assertIn("| epig_online | 4 ", printed)
     self.assertIn("<svg", (output / "learning-digits.svg").read_text())
     chosen = json.loads((output / "selected-digits.json").read_text())
-    folder = output / "answers" / "digits"
+    folder = output / "predictions" / "digits"
     for strategy, of_seeds in chosen.items():
       self.assertLen(of_seeds, 2)
       for seed, ids in enumerate(of_seeds):
@@ -466,11 +468,11 @@ class UseTest(_Fitted):
         self.assertTrue(all("/train/" in image_id for image_id in ids))
         fewer = predictions.load(folder / f"{strategy}-2-{seed}")
         self.assertEqual(fewer.settings["selected"], ids[:2])
-      answers = [predictions.load(folder / f"{strategy}-4-{seed}")
-                 for seed in range(2)]
+      tuned = [predictions.load(folder / f"{strategy}-4-{seed}")
+               for seed in range(2)]
       row, = (row for row in rows
               if (row["strategy"], row["budget"]) == (strategy, 4))
-      losses = [_nll(answer.logits, answer.labels) for answer in answers]
+      losses = [_nll(one.logits, one.labels) for one in tuned]
       self.assertAlmostEqual(row["nll"], np.mean(losses), places=5)
       self.assertAlmostEqual(row["nll_high"], max(losses), places=5)
     self._check_tuned(folder, "epig_online-4-1", chosen["epig_online"][1])
@@ -494,7 +496,7 @@ class UseTest(_Fitted):
     self.assertEqual(_contents(output), whole)
 
   def _check_tuned(self, folder, name, ids):
-    """Answers of a cell, by tuning on the stored features of its choice."""
+    """Predictions of a cell, by tuning on the stored features of its choice."""
     features = {place: Pooled(**{"residual": None} | parts.gather(
         folder / "features" / place, "image"))
                 for place in ("target", "pool-digits", "validation")}
@@ -526,11 +528,11 @@ class UseTest(_Fitted):
     expected = predictive.probit_logits(models.cosines(
         start._replace(weights=tuned.weights),
         Pooled(features["target"].activations)))
-    answer = predictions.load(folder / name)
-    np.testing.assert_allclose(answer.logits, expected, atol=1e-3)
-    self.assertEqual(answer.settings["epoch"], int(tuned.epoch))
+    one = predictions.load(folder / name)
+    np.testing.assert_allclose(one.logits, expected, atol=1e-3)
+    self.assertEqual(one.settings["epoch"], int(tuned.epoch))
     before = predictions.load(folder / "before")
-    self.assertGreater(np.abs(answer.logits - before.logits).max(), 0.05)
+    self.assertGreater(np.abs(one.logits - before.logits).max(), 0.05)
 
   @parameterized.parameters(
       (("--budgets=0",), "--budgets are .0., expected numbers of at least 1"),
@@ -668,7 +670,8 @@ class ImportTest(parameterized.TestCase):
     output = self._folder("run")
     status, _, error = command.here(
         "evaluate", *_SMALL, _posterior(folder), f"--output={output}",
-        "--config.temperature.split=none", "--config.data.unknown=none")
+        "--config.temperature.split=none",
+        "--config.data.out_of_distribution=none")
     self.assertEqual(status, 0, error)
     self.assertLen(_rows(output), 1 + len(bayesian.FORMS))
 

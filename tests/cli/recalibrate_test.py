@@ -274,8 +274,9 @@ class RecalibrateTest(parameterized.TestCase):
     self._fails(".it has none.", self.own, "--on=validation")
     self._fails("no predictions of my_pets to fit to", self.own,
                 f"--on={self.other}")
-    self._fails("'unknown' are images of none of the classes", self.digits,
-                "--on=unknown")
+    for name in ("out_of_distribution", "unknown"):
+      self._fails(f"'{name}' are images of none of the classes", self.digits,
+                  f"--on={name}")
     file = self.other / "predictions" / "digits" / "zero_shot"
     one = predictions.load(file)
     mine = pathlib.Path(self.create_tempdir().full_path, "mine")

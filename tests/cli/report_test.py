@@ -73,8 +73,8 @@ class ReportTest(parameterized.TestCase):
         ("evaluate", *_SMALL, "--config.data.name=shapes,digits",
          "--config.method.name=zero_shot,tpt",
          "--config.temperature.split=validation",
-         "--config.temperature.limit=8", "--config.data.unknown=shades",
-         "--config.metrics.num_bins=10", f"--output={cls.saved}"),
+         "--config.temperature.limit=8", "--config.metrics.num_bins=10",
+         "--config.data.out_of_distribution=shades", f"--output={cls.saved}"),
         ("recalibrate", cls.saved, "--share=0.5", "--seed=3",
          f"--output={cls.recalibrated}")):
       status, printed, error = command.here(*arguments)
@@ -114,7 +114,7 @@ class ReportTest(parameterized.TestCase):
     self.assertContainsSubset((*_DRAWN, *_TABLES), self.before)
     self.assertEqual(printed, self.printed.replace(
         str(self.saved), str(self.run)))
-    for table in ("Known from unknown", "Fitted calibrators", "Paired"):
+    for table in ("In and out of distribution", "Fitted calibrators", "Paired"):
       self.assertIn(table, printed)
     self.assertNotIn("cannot continue", error)
 
@@ -238,6 +238,8 @@ class ReportTest(parameterized.TestCase):
         for name in [name for name in part if name.startswith(_NEW)]:
           del part[name]
       path.write_text(json.dumps(told))
+    for path in (self.run / "predictions").glob("*/out_of_distribution"):
+      path.rename(path.with_name("unknown"))
     output = self.root / "first_version"
     _, error = self._report(self.run, f"--output={output}")
     self.assertIn("made by other code than this (jaxcal 0.1.0): it can be "

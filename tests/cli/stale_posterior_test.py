@@ -244,12 +244,12 @@ class SelectTest(_StaleTest):
     self.before = self._logits()
 
   def _logits(self):
-    folder = self.root / "out" / "answers" / "pets"
+    folder = self.root / "out" / "predictions" / "pets"
     return {name: predictions.load(folder / name).logits.tobytes()
             for name in _PREDICTED}
 
   def _times(self):
-    folder = self.root / "out" / "answers" / "pets"
+    folder = self.root / "out" / "predictions" / "pets"
     return {path.name: path.stat().st_mtime_ns
             for path in folder.glob("*.npz")}
 
@@ -331,7 +331,7 @@ class SelectTest(_StaleTest):
     self._refused("num_samples: stored 4, asked 5", "--samples=5")
 
   def test_predictions_that_do_not_say_of_what(self):
-    path = self.root / "out" / "answers" / "pets" / "random-2-0"
+    path = self.root / "out" / "predictions" / "pets" / "random-2-0"
     found = predictions.load(path)
     settings = dict(found.settings)
     del settings["identity"]
@@ -358,7 +358,7 @@ class SelectTest(_StaleTest):
     (self.root / "out").rename(self.root / "grown")
     self._succeeds(self._select(
         self.root, strategies="random,epig,entropy", budgets="2,3", seeds=2))
-    for path in (self.root / "out" / "answers").rglob("*-*-*.npz"):
+    for path in (self.root / "out" / "predictions").rglob("*-*-*.npz"):
       name = path.relative_to(self.root / "out").with_suffix("")
       np.testing.assert_allclose(
           predictions.load(self.root / "out" / name).logits,

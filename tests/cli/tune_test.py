@@ -66,7 +66,7 @@ class TuneTest(parameterized.TestCase):
           row["ece_difference"], result[row["method"]][f"ece_{half}"] -
           result["zero_shot"][f"ece_{half}"], places=9)
 
-  def test_answers_are_of_the_halves(self):
+  def test_predictions_are_of_the_halves(self):
     folder = self.folder / "predictions" / "shapes" / "kgcoop"
     base, new = (predictions_lib.load(folder / f"{half}-1")
                  for half in ("base", "new"))
@@ -127,7 +127,7 @@ class TuneTest(parameterized.TestCase):
       (("--config.data.split=train",), "no split to train on"),
       (("--config.data.classes=new",), "config.tune.classes"),
       (("--config.tune.name=kgcoop,kgcoop",), "a method twice"),
-      (("--config.tune.name=taskres",), "has no answer for new ones"),
+      (("--config.tune.name=taskres",), "predicts no new ones"),
       (("--config.tune.name=clip_adapter+dor",),
        "a set of other things with --config.tune.outlier_images"),
       (("--config.tune.templates=/nowhere.txt",), "/nowhere.txt"),

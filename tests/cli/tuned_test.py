@@ -1,4 +1,4 @@
-"""What `jaxcal tune` saved under `jaxcal evaluate`: as answers, as starts."""
+"""What `jaxcal tune` saved under `jaxcal evaluate`: predictions, starts."""
 
 import json
 import pathlib
@@ -92,13 +92,13 @@ class _Saved(parameterized.TestCase):
     self.assertNotIn("Traceback", error)
     self.assertFalse(output.exists())
 
-  def _by_library(self, folder, answers, images, seed=1):
-    """What tuned parameters answer for the images of some predictions."""
+  def _by_library(self, folder, predicted, images, seed=1):
+    """What tuned parameters predict for the images of some predictions."""
     one = tuned.load(folder / f"seed-{seed}", self.model)
     taken = image_sets.take(
-        images, [images.ids.index(image_id) for image_id in answers.ids])
+        images, [images.ids.index(image_id) for image_id in predicted.ids])
     logits, = predict.logits(
-        self.model, taken._replace(class_names=answers.class_names), [one],
+        self.model, taken._replace(class_names=predicted.class_names), [one],
         template=_TEMPLATE)
     return logits
 
@@ -114,7 +114,7 @@ class _Saved(parameterized.TestCase):
 
 
 @pytest.mark.slow
-class AnswersTest(_Saved):
+class PredictionsTest(_Saved):
 
   @classmethod
   def setUpClass(cls):
@@ -129,25 +129,25 @@ class AnswersTest(_Saved):
         f"--output={cls.output}")
     assert status == 0, error
 
-  def _answers(self, name, place="shapes"):
+  def _predicted(self, name, place="shapes"):
     return predictions.load(self.output / "predictions" / place / name)
 
   @parameterized.parameters(*methods.METHODS, "kgcoop+zs_norm+dor")
-  def test_every_method_answers_as_the_library_does(self, name):
-    answers = self._answers(f"{name}-1")
-    self.assertEqual(answers.class_names, self.names)
-    self.assertLen(answers.ids, 6)
+  def test_every_method_predicts_as_the_library_does(self, name):
+    predicted = self._predicted(f"{name}-1")
+    self.assertEqual(predicted.class_names, self.names)
+    self.assertLen(predicted.ids, 6)
     np.testing.assert_allclose(
-        answers.logits,
-        self._by_library(self.folders[name], answers, self.images),
+        predicted.logits,
+        self._by_library(self.folders[name], predicted, self.images),
         atol=1e-4)
-    plain = self._answers("zero_shot")
-    self.assertEqual(answers.ids, plain.ids)
-    self.assertGreater(np.abs(answers.logits - plain.logits).max(), 0.01)
-    self.assertEqual(answers.settings["method"], f"{name}-1")
-    self.assertEqual(answers.settings["tuned"]["spec"]["name"], name)
+    plain = self._predicted("zero_shot")
+    self.assertEqual(predicted.ids, plain.ids)
+    self.assertGreater(np.abs(predicted.logits - plain.logits).max(), 0.01)
+    self.assertEqual(predicted.settings["method"], f"{name}-1")
+    self.assertEqual(predicted.settings["tuned"]["spec"]["name"], name)
     self.assertIn(f"{name}/seed-1 ",
-                  "\n".join(answers.settings["config.method.tuned"]))
+                  "\n".join(predicted.settings["config.method.tuned"]))
 
   def test_report_has_them_and_a_summary_over_seeds(self):
     rows = {row["method"]: row for row in map(json.loads, (
@@ -173,25 +173,26 @@ class AnswersTest(_Saved):
   def test_other_sets_other_classes_and_all_that_goes_with_a_method(self):
     output, printed = self._runs(
         "--config.data.name=digits", "--config.data.classes=new",
-        "--config.data.unknown=shades", "--config.temperature.split=validation",
+        "--config.data.out_of_distribution=shades",
+        "--config.temperature.split=validation",
         "--config.temperature.limit=6", *_PLAIN,
         *_tuned(self.folders["coop"],
                 self.folders["clip_adapter"] / "seed-1.safetensors"))
     images, folder = sets.load("digits"), output / "predictions" / "digits"
-    answers = predictions.load(folder / "coop-2")
-    self.assertEqual(answers.class_names, images.class_names[5:])
+    predicted = predictions.load(folder / "coop-2")
+    self.assertEqual(predicted.class_names, images.class_names[5:])
     np.testing.assert_array_equal(
-        [images.labels[images.ids.index(i)] - 5 for i in answers.ids],
-        answers.labels)
-    np.testing.assert_allclose(answers.logits, self._by_library(
-        self.folders["coop"], answers, images, seed=2), atol=1e-4)
+        [images.labels[images.ids.index(i)] - 5 for i in predicted.ids],
+        predicted.labels)
+    np.testing.assert_allclose(predicted.logits, self._by_library(
+        self.folders["coop"], predicted, images, seed=2), atol=1e-4)
     scaled = predictions.load(folder / "clip_adapter-1+temperature")
     np.testing.assert_allclose(
         scaled.logits * scaled.settings["temperature"],
         predictions.load(folder / "clip_adapter-1").logits, rtol=1e-4)
-    unknown = predictions.load(folder / "unknown" / "coop-1")
-    self.assertEqual(unknown.class_names, answers.class_names)
-    _, _, detection = printed.partition("Known from unknown")
+    outside = predictions.load(folder / "out_of_distribution" / "coop-1")
+    self.assertEqual(outside.class_names, predicted.class_names)
+    _, _, detection = printed.partition("In and out of distribution")
     self.assertIn("| coop-1 ", detection)
     self.assertIn("| coop+temperature ", printed)
 
@@ -201,10 +202,10 @@ class AnswersTest(_Saved):
     output, _ = self._runs(
         "--config.data.name=shapes-blur", "--config.data.classes=base",
         *_PLAIN, *_tuned(folder))
-    answers = predictions.load(
+    predicted = predictions.load(
         output / "predictions" / "shapes-blur" / "taskres-1")
-    np.testing.assert_allclose(answers.logits, self._by_library(
-        folder, answers, sets.load("shapes-blur")), atol=1e-4)
+    np.testing.assert_allclose(predicted.logits, self._by_library(
+        folder, predicted, sets.load("shapes-blur")), atol=1e-4)
 
   @parameterized.parameters(
       ("taskres", "digits", "all", "10 of 10"),
@@ -212,7 +213,7 @@ class AnswersTest(_Saved):
       ("coop_class_specific", "shapes", "new", "9 of 9"))
   def test_methods_for_their_own_classes_alone(self, name, data, which, count):
     self._fails(
-        f"{name}-1 cannot answer for {data}: {count} classes were not among "
+        f"{name}-1 cannot predict {data}: {count} classes were not among "
         "the 9 of training", f"--config.data.name={data}",
         f"--config.data.classes={which}", *_tuned(self.folders[name]))
 
@@ -277,11 +278,11 @@ class StartTest(_Saved):
     np.testing.assert_allclose(
         soc.info["regulariser"], np.full(6, regulariser(features)), rtol=1e-3)
     self.assertGreater(np.abs(soc.logits - start.logits).max(), 0.01)
-    # With next to no variance, the posterior's mean is the answer itself.
-    for name, answers in (("zero_shot", start), ("soc", soc)):
+    # With next to no variance, the posterior's mean is the prediction itself.
+    for name, predicted in (("zero_shot", start), ("soc", soc)):
       np.testing.assert_allclose(
-          found(f"{name}+full").logits, answers.logits, atol=1e-2)
-    # Again, with one answer lost: that one is computed, from stored features.
+          found(f"{name}+full").logits, predicted.logits, atol=1e-2)
+    # Again, with one file lost: that one is computed, from stored features.
     # The folder of the context may move, its content may not change.
     lost, kept = (output / "predictions" / "shapes" / f"{name}.npz"
                   for name in ("coop-1", "zero_shot"))

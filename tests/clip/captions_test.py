@@ -41,7 +41,7 @@ class CaptionsTest(parameterized.TestCase):
   @parameterized.parameters(
       (_SHORT, 16), ((*_SHORT, _MIDDLE), 32), ((*_SHORT, _LONG), 32))
   def test_rows_are_as_short_as_the_longest_text_allows(self, texts, length):
-    ids, ends = captions.tokenize(self.model, texts)
+    ids, ends = captions.tokenise(self.model, texts)
     self.assertEqual(ids.shape, (len(texts), length))
     for row, end, text in zip(ids, ends, texts):
       self.assertEqual(row[end], self.model.config.eos_token_id)
@@ -50,7 +50,7 @@ class CaptionsTest(parameterized.TestCase):
       self.assertEqual(row[:end].tolist(), tokens[:-1][:length - 1])
 
   def test_truncation_keeps_the_end(self):
-    ids, ends = captions.tokenize(self.model, [_LONG])
+    ids, ends = captions.tokenise(self.model, [_LONG])
     self.assertEqual(ends.tolist(), [self.model.config.context_length - 1])
     self.assertEqual(ids[0, -1], self.model.config.eos_token_id)
 
@@ -80,12 +80,12 @@ class CaptionsTest(parameterized.TestCase):
   @parameterized.parameters(((),), ("a red circle",))
   def test_no_sequence_of_texts(self, texts):
     with self.assertRaisesRegex(ValueError, "expected a sequence of texts"):
-      captions.tokenize(self.model, texts)
+      captions.tokenise(self.model, texts)
 
   def test_a_model_without_tokenizer(self):
     bare = dataclasses.replace(self.model, tokenizer=None)
     with self.assertRaisesRegex(ValueError, "came without a tokenizer"):
-      captions.tokenize(bare, _SHORT)
+      captions.tokenise(bare, _SHORT)
 
 
 if __name__ == "__main__":

@@ -309,11 +309,11 @@ class DeepTest(parameterized.TestCase):
 
   def test_jit_takes_them_as_an_argument(self):
     encode, plain = self._encoders(max_groups=1)
-    answer = quick.jit(lambda e, c, d: e(c, deep=d))
+    with_deep = quick.jit(lambda e, c, d: e(c, deep=d))
     for seed in (6, 7):
       deep = _random(2, _M, 8, seed=seed)
       np.testing.assert_allclose(
-          answer(encode, self.context, deep), plain(self.context, deep=deep),
+          with_deep(encode, self.context, deep), plain(self.context, deep=deep),
           atol=1e-10)
 
   def test_half_precision(self):

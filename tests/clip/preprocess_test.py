@@ -14,43 +14,43 @@ class PreprocessTest(parameterized.TestCase):
   def test_hand_case(self):
     pixels = np.array([[[[0, 255, 51]]]], np.uint8)
     np.testing.assert_allclose(
-        preprocess.normalize_pixels(pixels, MEAN, STD),
+        preprocess.normalise_pixels(pixels, MEAN, STD),
         [[[[-0.2, 2.0, -0.35]]]], rtol=1e-6)
 
   @parameterized.parameters((), (4,), (2, 3))
   def test_any_number_of_leading_axes(self, *leading):
     pixels = np.full((*leading, 2, 2, 3), 102, np.uint8)
-    out = preprocess.normalize_pixels(pixels, MEAN, STD)
+    out = preprocess.normalise_pixels(pixels, MEAN, STD)
     self.assertEqual(out.shape, pixels.shape)
     np.testing.assert_allclose(
         out[..., 2], np.full(pixels.shape[:-1], -0.25), rtol=1e-6)
 
   @parameterized.parameters("float32", "bfloat16")
-  def test_standardize_is_the_same_for_pixels(self, dtype):
+  def test_standardise_is_the_same_for_pixels(self, dtype):
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     for values in (jnp.asarray(pixels), jnp.asarray(pixels, jnp.float32)):
-      out = preprocess.standardize(values, MEAN, STD, dtype)
+      out = preprocess.standardise(values, MEAN, STD, dtype)
       self.assertEqual(out.dtype, dtype)
       np.testing.assert_array_equal(
-          out, preprocess.normalize_pixels(pixels, MEAN, STD, dtype))
+          out, preprocess.normalise_pixels(pixels, MEAN, STD, dtype))
 
   @parameterized.parameters((), (2, 3))
-  def test_standardize_between_pixels(self, *leading):
+  def test_standardise_between_pixels(self, *leading):
     values = np.random.default_rng(0).uniform(0, 255, (*leading, 4, 4, 3))
     values.flat[:4] = 0, 255, 127.5, 0.25
     expected = np.stack([
         (values[..., c] / 255 - MEAN[c]) / STD[c] for c in range(3)], -1)
-    out = preprocess.standardize(
+    out = preprocess.standardise(
         jnp.asarray(values, jnp.float32), MEAN, STD)
     np.testing.assert_allclose(out, expected, atol=2e-6)
     with jax.enable_x64(True):
-      out = preprocess.standardize(
+      out = preprocess.standardise(
           jnp.asarray(values), MEAN, STD, jnp.float64)
     np.testing.assert_allclose(out, expected, atol=1e-14)
 
   def test_only_uint8(self):
     with self.assertRaisesRegex(TypeError, "uint8 pixels expected.*float32"):
-      preprocess.normalize_pixels(jnp.zeros((1, 2, 2, 3)), MEAN, STD)
+      preprocess.normalise_pixels(jnp.zeros((1, 2, 2, 3)), MEAN, STD)
 
   @parameterized.named_parameters(
       ("old", {"size": 8, "crop_size": 8, "resample": 2,
@@ -76,7 +76,7 @@ class PreprocessTest(parameterized.TestCase):
     chosen = preprocess.from_image_processor(settings, 8)
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3) * 20
     np.testing.assert_allclose(
-        preprocess.normalize_pixels(pixels, chosen.mean, chosen.std),
+        preprocess.normalise_pixels(pixels, chosen.mean, chosen.std),
         (pixels * factor - np.array([[MEAN]])) / np.array([[STD]]), rtol=2e-5,
         atol=1e-6)
 
@@ -90,7 +90,7 @@ class PreprocessTest(parameterized.TestCase):
     theirs = np.asarray(processor(image)["pixel_values"][0])
     chosen = preprocess.from_image_processor(processor.to_dict(), 8)
     np.testing.assert_allclose(
-        preprocess.normalize_pixels(image, chosen.mean, chosen.std),
+        preprocess.normalise_pixels(image, chosen.mean, chosen.std),
         theirs.transpose(1, 2, 0), atol=1e-5)
 
   @parameterized.parameters(

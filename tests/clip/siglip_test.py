@@ -44,7 +44,7 @@ def _sentencepiece():
   return written.getvalue()
 
 
-def _answers(model, pixels, ids):
+def _outputs(model, pixels, ids):
   """What our towers say, under the names of `make_oracle.siglip_outputs`."""
   config, params = model.config, model.params
   ends = prompts.end_positions(ids, config.eos_token_id)
@@ -80,7 +80,7 @@ class ParityTest(parameterized.TestCase):
   def test_stored_outputs_of_the_pytorch_towers(self):
     model = checkpoint.load(tiny.write_siglip(self.create_tempdir().full_path))
     case = make_oracle.read("siglip")
-    ours = _answers(model, case["pixels"], case["token_ids"])
+    ours = _outputs(model, case["pixels"], case["token_ids"])
     self.assert_same(ours, {name: case[name] for name in ours})
 
   @parameterized.parameters(
@@ -95,7 +95,7 @@ class ParityTest(parameterized.TestCase):
     theirs.save_pretrained(folder, max_shard_size="8KB")
     self.assertTrue(
         pathlib.Path(folder, "model.safetensors.index.json").exists())
-    ours = _answers(checkpoint.load(folder), pixels, ids)
+    ours = _outputs(checkpoint.load(folder), pixels, ids)
     self.assert_same(ours, make_oracle.siglip_outputs(theirs, pixels, ids))
 
   def test_pool_of_the_posterior_reference(self):
@@ -335,7 +335,7 @@ class PromptTest(parameterized.TestCase):
   def test_captions_are_read_off_at_the_last_position(self):
     bank = self._bank(["cat", "red house"])
     texts = ["a photo of a cat.", "a photo of a red house."]
-    ids, ends = captions.tokenize(self.model, texts)
+    ids, ends = captions.tokenise(self.model, texts)
     np.testing.assert_array_equal(ids, bank.token_ids)
     np.testing.assert_array_equal(ends, bank.end_positions)
 

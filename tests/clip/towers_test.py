@@ -25,14 +25,14 @@ CONFIG = towers.ClipConfig(
     image_size=6, patch_size=3, projection=5)
 
 
-def answers(model, pixels, ids):
+def outputs(model, pixels, ids):
   """What our towers say, under the names of `make_oracle.outputs`."""
   ends = prompts.end_positions(ids, model.config.eos_token_id)
-  return _answers(model.config, model.params, pixels, ids, ends)
+  return _outputs(model.config, model.params, pixels, ids, ends)
 
 
 @jax.jit
-def _answers(config, params, pixels, ids, ends):
+def _outputs(config, params, pixels, ids, ends):
   embeddings = towers.token_embeddings(params, ids)
   text = towers.text_features(config, params, embeddings, ends)
   image = towers.image_features(config, params, pixels)
@@ -62,7 +62,7 @@ class ParityTest(parameterized.TestCase):
                for key in list(mine) if key.startswith("weights/")}
     safetensors.save_file(weights, folder / "model.safetensors")
     model = checkpoint.load(folder)
-    ours = answers(model, mine.pop("pixels"), mine.pop("token_ids"))
+    ours = outputs(model, mine.pop("pixels"), mine.pop("token_ids"))
     self.assert_same(ours, mine)
     # What comes before the projection, put through the one of the file.
     for side, matrix in (("image", "visual_projection.weight"),
@@ -84,7 +84,7 @@ class ParityTest(parameterized.TestCase):
     theirs, pixels, ids = make_oracle.model_and_inputs(config, seed)
     folder = self.create_tempdir().full_path
     theirs.save_pretrained(folder)
-    ours = answers(checkpoint.load(folder), pixels, ids)
+    ours = outputs(checkpoint.load(folder), pixels, ids)
     self.assert_same(ours, make_oracle.outputs(theirs, pixels, ids))
 
   @parameterized.parameters(*make_oracle.CONFIGS)
@@ -108,7 +108,7 @@ class ParityTest(parameterized.TestCase):
     pixels = rng.standard_normal((2, side, side, 3), np.float32)
     with jax.numpy_rank_promotion("allow"):
       out = theirs(ids, pixels.transpose(0, 3, 1, 2))
-    self.assert_same(answers(model, pixels, ids), {
+    self.assert_same(outputs(model, pixels, ids), {
         "image_embeds": out.image_embeds,
         "text_embeds": out.text_embeds,
         "image_pooled": out.vision_model_output.pooler_output,

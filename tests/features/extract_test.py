@@ -307,7 +307,7 @@ class ResidualTest(absltest.TestCase):
           towers.image_projection(model.config, model.params),
           batch.pooled.residual)
       np.testing.assert_allclose(
-          batch.view_features[:, 0], towers.normalize(embeds), atol=1e-5)
+          batch.view_features[:, 0], towers.normalise(embeds), atol=1e-5)
 
 
 class BatchesOfTest(parameterized.TestCase):

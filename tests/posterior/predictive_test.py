@@ -108,7 +108,7 @@ class OracleTest(parameterized.TestCase):
       close(full.mean, "logit_mean")
 
   @parameterized.parameters(*_CASES)
-  def test_without_variance_the_answers_are_the_models_own(self, name):
+  def test_without_variance_the_predictions_are_the_models_own(self, name):
     with jax.enable_x64(True):
       case = Case(name)
       zeros = laplace.Posterior(*(
@@ -425,13 +425,13 @@ class FormsTest(parameterized.TestCase):
     np.testing.assert_allclose(got.variance, 0, atol=1e-6)
     self.assertGreater(float(full.variance.min()), 1)
 
-  def test_normalized_embeddings(self):
+  def test_normalised_embeddings(self):
     with jax.enable_x64(True):
       case = Case("clip")
       layer = case.posterior.image
       each = lambda fn: jax.vmap(fn, (0, None))(case.images, layer)
-      got = each(predictive.normalized_embedding)
-      got_full = each(predictive.normalized_embedding_full)
+      got = each(predictive.normalised_embedding)
+      got_full = each(predictive.normalised_embedding_full)
       for row, mean in enumerate(case.image_means):
         jacobian = jax.jacobian(lambda x: x / jnp.linalg.norm(x))(mean)
         covariance = case.images.spread[row] * layer.b_inv
@@ -442,7 +442,7 @@ class FormsTest(parameterized.TestCase):
         np.testing.assert_allclose(
             got_full.variance[row], expected(covariance), rtol=1e-9)
       np.testing.assert_allclose(jnp.linalg.norm(got.mean, axis=-1), 1)
-      zero = predictive.normalized_embedding(
+      zero = predictive.normalised_embedding(
           predictive.Embedding(jnp.zeros(6), jnp.ones(())), layer)
       np.testing.assert_array_equal(zero.mean, 0)
       self.assertTrue(np.isfinite(zero.variance).all())
@@ -539,7 +539,7 @@ class UncertaintyTest(absltest.TestCase):
     half = _uncertainty(jnp.ones((2, 3), jnp.bfloat16))
     self.assertEqual(half.total.dtype, jnp.float32)
 
-  def test_small_doubt_is_not_lost_in_rounding(self):
+  def test_small_uncertainty_is_not_lost_in_rounding(self):
     logits = np.random.default_rng(0).normal(size=(50, 4)) * 1e-4
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = np.mean(scipy.stats.entropy(probs.T, probs.mean(0)[:, None]))

@@ -138,15 +138,15 @@ class EvaluateTest(parameterized.TestCase):
   def test_predictions_arrays_and_names_agree(self):
     logits, labels = _data()
     logits = np.float32(logits)
-    answer = _predictions(
+    saved = _predictions(
         logits, labels, info={"variance": np.arange(60, dtype=np.float32)})
-    row = summary.summarize(answer, _QUICK)
+    row = summary.summarise(saved, _QUICK)
     evaluate = lambda *x: summary.evaluate(*x, conventions=_QUICK).rows
-    self.assertEqual(evaluate(answer), [row])
-    self.assertEqual(list(evaluate(answer)[0]), list(row))
+    self.assertEqual(evaluate(saved), [row])
+    self.assertEqual(list(evaluate(saved)[0]), list(row))
     self.assertEqual(
-        evaluate(answer._replace(labels=None), labels.tolist()), [row])
-    named = evaluate({"tpt": answer, "same": logits}, labels)
+        evaluate(saved._replace(labels=None), labels.tolist()), [row])
+    named = evaluate({"tpt": saved, "same": logits}, labels)
     self.assertEqual(named[0], {"method": "tpt", **row})
     self.assertEqual(row.pop("median_variance"), 29.5)
     self.assertEqual(named[1], {"method": "same", **row})
@@ -154,7 +154,7 @@ class EvaluateTest(parameterized.TestCase):
     probs = evaluate(_softmax(logits.astype(float)), labels)
     self._check(probs[0], row)
     # Labels that are given stand before those that come along.
-    other = evaluate(answer, (labels + 1) % 5)[0]
+    other = evaluate(saved, (labels + 1) % 5)[0]
     self.assertNotAlmostEqual(other["accuracy"], row["accuracy"], 1)
 
   def test_paired_differences(self):
@@ -327,44 +327,44 @@ class RefusalTest(parameterized.TestCase):
       summary.evaluate([0.5, 0.6], [True, False], kind="logits")
 
   def test_predictions(self):
-    answer = _predictions(*_data())
+    saved = _predictions(*_data())
     for broken, labels, message in (
-        (answer._replace(labels=None), None, "carry no labels; pass labels="),
-        (answer, [0], r"shape \(60,\), but their shape is \(1,\)"),
-        (answer._replace(labels=answer.labels.astype(float)), None, "integers"),
-        (answer._replace(logits=answer.logits * np.nan), None, "not finite"),
-        (answer._replace(ids=("a",) * 60), None, "'a' occurs more than once")):
+        (saved._replace(labels=None), None, "carry no labels; pass labels="),
+        (saved, [0], r"shape \(60,\), but their shape is \(1,\)"),
+        (saved._replace(labels=saved.labels.astype(float)), None, "integers"),
+        (saved._replace(logits=saved.logits * np.nan), None, "not finite"),
+        (saved._replace(ids=("a",) * 60), None, "'a' occurs more than once")):
       with self.assertRaisesRegex(ValueError, message):
         summary.evaluate(broken, labels)
-    unlabelled = answer._replace(labels=None)
+    unlabelled = saved._replace(labels=None)
     with self.assertRaisesRegex(ValueError, "have no labels"):
-      summary.summarize(unlabelled, _QUICK)
+      summary.summarise(unlabelled, _QUICK)
 
   def test_several(self):
     logits, labels = _data()
-    answer = _predictions(logits, labels)
-    relabelled = answer._replace(labels=np.append(
-        (answer.labels[0] + 1) % 5, answer.labels[1:]))
+    saved = _predictions(logits, labels)
+    relabelled = saved._replace(labels=np.append(
+        (saved.labels[0] + 1) % 5, saved.labels[1:]))
     for given, message in (
         ({}, "at least one name"),
-        ({1: answer}, "strings for names"),
-        ({"a": answer, "b": predictions_lib.take(answer, range(9))},
+        ({1: saved}, "strings for names"),
+        ({"a": saved, "b": predictions_lib.take(saved, range(9))},
          "same images, but there are 60 of 'a' and 9 of 'b'"),
-        ({"a": answer, "b": answer._replace(ids=answer.ids[::-1])},
+        ({"a": saved, "b": saved._replace(ids=saved.ids[::-1])},
          "in the same order, but the ids of 'a' and 'b' differ"),
-        ({"a": answer, "b": relabelled},
+        ({"a": saved, "b": relabelled},
          "labels of 'a' and 'b' differ for 1 of 60, first at 0"),
-        ({"a": answer, "b": {"c": logits}}, "'b': predictions must be numbers"),
-        ({"a": answer, "b": logits}, "'b': labels are needed")):
+        ({"a": saved, "b": {"c": logits}}, "'b': predictions must be numbers"),
+        ({"a": saved, "b": logits}, "'b': labels are needed")):
       with self.assertRaisesRegex(ValueError, message):
         summary.evaluate(given)
     with self.assertRaisesRegex(ValueError, r"names .*\['a'\], but .*\['b'\]"):
       summary.evaluate({"a": logits}, {"b": labels})
     with self.assertRaisesRegex(
         ValueError, r"reference='c' and their names are \['a', 'b'\]"):
-      summary.evaluate({"a": answer, "b": answer}, reference="c")
+      summary.evaluate({"a": saved, "b": saved}, reference="c")
     with self.assertRaisesRegex(ValueError, r"reference='a' .* names are \[\]"):
-      summary.evaluate(answer, reference="a")
+      summary.evaluate(saved, reference="a")
 
   def test_conventions(self):
     logits, labels = _data()

@@ -70,17 +70,17 @@ class TablesTest(parameterized.TestCase):
     self.assertEqual(tables.cells([grid], tables.VALIDATION),
                      [["40", "x 0.1", "0.1235"]])
 
-  def test_learning_doubt_and_detection(self):
+  def test_learning_uncertainty_and_detection(self):
     row = _row(strategy="epig", budget=25, seeds=3, median_variance=2.5,
                median_aleatoric=0.70049, median_epistemic=0.0314)
     self.assertEqual(tables.cells([row], tables.LEARNING), [[
         "digits", "epig", "25", "3", "50.0 [40.0, 62.5]", "50.0 [40.0, 62.5]",
         "0.500 [0.400, 0.625]"]])
-    self.assertEqual(tables.cells([row], tables.DOUBT), [[
+    self.assertEqual(tables.cells([row], tables.UNCERTAINTY), [[
         "digits", "soc", "50.0 [40.0, 62.5]", "0.470", "2.500", "0.700",
         "0.031"]])
-    row |= {"auroc_distrust": 0.71, "auroc_distrust_low": 0.6,
-            "auroc_distrust_high": 0.8}
+    row |= {"auroc_confidence": 0.71, "auroc_confidence_low": 0.6,
+            "auroc_confidence_high": 0.8}
     self.assertEqual(tables.cells([row], tables.DETECTION), [[
         "digits", "soc", "71.0 [60.0, 80.0]", "", "", ""]])
 
@@ -227,18 +227,18 @@ class PageTest(absltest.TestCase):
     text = _page(differences=[], rows=[_row(median_context_shift=0.0)])
     self.assertNotIn("Paired differences", text)
     self.assertNotIn("What tuning did", text)
-    self.assertNotIn("Doubt", text)
-    self.assertNotIn("unknown images", text)
+    self.assertNotIn("Uncertainty", text)
+    self.assertNotIn("out of distribution", text)
 
-  def test_doubt_and_detection_are_shown_where_rows_have_them(self):
-    doubting = _row(
+  def test_uncertainty_and_detection_are_shown_where_rows_have_them(self):
+    uncertain = _row(
         method="soc+full", median_variance=2.5, median_aleatoric=0.7,
-        median_epistemic=0.031, auroc_distrust=0.71, auroc_distrust_low=0.6,
-        auroc_distrust_high=0.8, auroc_epistemic=0.83,
+        median_epistemic=0.031, auroc_confidence=0.71, auroc_confidence_low=0.6,
+        auroc_confidence_high=0.8, auroc_epistemic=0.83,
         auroc_epistemic_low=0.75, auroc_epistemic_high=0.9)
-    plain = _row(auroc_distrust=0.55, auroc_distrust_low=0.5,
-                 auroc_distrust_high=0.6)
-    text = _page(rows=[plain, doubting])
+    plain = _row(auroc_confidence=0.55, auroc_confidence_low=0.5,
+                 auroc_confidence_high=0.6)
+    text = _page(rows=[plain, uncertain])
     for needed in ("2.500", "0.031", "71.0 [60.0, 80.0]", "83.0 [75.0, 90.0]",
                    "55.0 [50.0, 60.0]"):
       self.assertIn(needed, text)

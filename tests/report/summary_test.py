@@ -31,11 +31,11 @@ def _random(seed=0, n=300, k=5):
   return _predictions(logits, labels)
 
 
-def _by_loops(answer):
+def _by_loops(given):
   """Accuracy, ECE, NLL, Brier and gap, one example at a time."""
   bins = [[] for _ in range(20)]
   nll = brier = 0
-  for row, label in zip(answer.logits.astype(float), answer.labels):
+  for row, label in zip(given.logits.astype(float), given.labels):
     exponentials = [math.exp(z - max(row)) for z in row]
     probs = [e / sum(exponentials) for e in exponentials]
     confidence = max(probs)
@@ -43,7 +43,7 @@ def _by_loops(answer):
         (confidence, probs.index(confidence) == label))
     nll -= math.log(probs[label])
     brier += sum((p - (c == label))**2 for c, p in enumerate(probs))
-  n = len(answer.labels)
+  n = len(given.labels)
   everything = [pair for members in bins for pair in members]
   return {
       "accuracy": sum(hit for _, hit in everything) / n,
@@ -60,9 +60,9 @@ def _by_loops(answer):
 class SummaryTest(parameterized.TestCase):
 
   def test_against_loops(self):
-    answer = _random()
-    row = summary.summarize(answer, _QUICK)
-    for name, value in _by_loops(answer).items():
+    given = _random()
+    row = summary.summarise(given, _QUICK)
+    for name, value in _by_loops(given).items():
       self.assertAlmostEqual(row[name], value, places=10, msg=name)
     self.assertAlmostEqual(
         row["confidence_gap"], row["confidence"] - row["accuracy"])
@@ -83,7 +83,7 @@ class SummaryTest(parameterized.TestCase):
       probs = arrays["predictions"].astype(np.float64)
       labels = arrays["ground_truth"].reshape(-1)
     # The recorded likelihoods are clipped there, too.
-    row = summary.summarize(
+    row = summary.summarise(
         _predictions(np.log(np.maximum(probs, 1e-12)), labels), _QUICK)
     for ours, theirs, places in (
         ("accuracy", "acc", 12), ("confidence", "mean_conf", 6),
@@ -93,11 +93,11 @@ class SummaryTest(parameterized.TestCase):
 
   def test_intervals_stay_within_the_range_of_the_metric(self):
     sure = _predictions(np.eye(4)[[0, 1, 2, 3]] * 50, [0, 1, 2, 3])
-    row = summary.summarize(sure, _QUICK)
+    row = summary.summarise(sure, _QUICK)
     self.assertEqual((row["accuracy_low"], row["accuracy_high"]), (1, 1))
     few = _predictions(np.random.default_rng(0).normal(size=(4, 3)),
                        [0, 1, 2, 0])
-    row = summary.summarize(few, summary.Conventions(num_resamples=200))
+    row = summary.summarise(few, summary.Conventions(num_resamples=200))
     for name, largest in summary.SCORES.items():
       self.assertGreaterEqual(row[f"{name}_low"], 0)
       self.assertLessEqual(row[f"{name}_high"], largest)
@@ -133,7 +133,7 @@ class SummaryTest(parameterized.TestCase):
     self.assertEqual((row["accuracy_low"], row["accuracy_high"]), (0.5, 0.5))
     alone = summary.over_seeds([one], _QUICK)
     self.assertLess(alone["accuracy_low"], 0.45)
-    whole = summary.summarize(one, _QUICK)
+    whole = summary.summarise(one, _QUICK)
     for name in summary.SCORES:
       for end in ("low", "high"):
         self.assertAlmostEqual(
@@ -161,7 +161,7 @@ class SummaryTest(parameterized.TestCase):
     logits = rng.normal(size=(4000, 3)) * 1.5
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     labels = (rng.random((4000, 1)) > probs.cumsum(-1)).sum(-1)
-    row = summary.summarize(_predictions(logits, labels), _QUICK)
+    row = summary.summarise(_predictions(logits, labels), _QUICK)
     self.assertLess(abs(row["ece"] - row["ece_floor"]), 0.01)
     self.assertGreater(row["ece_floor"], 0.005)
 
@@ -182,25 +182,25 @@ class SummaryTest(parameterized.TestCase):
       summary.compare(ours, ours._replace(ids=ours.ids[::-1]), _QUICK)
 
   def test_estimates_are_those_with_intervals(self):
-    answer, conventions = _random(), summary.Conventions(
+    given, conventions = _random(), summary.Conventions(
         num_bins=7, edges="left", num_resamples=2)
-    row = summary.summarize(answer, conventions)
-    found = summary.estimate(answer, conventions)
+    row = summary.summarise(given, conventions)
+    found = summary.estimate(given, conventions)
     self.assertEqual(set(found), set(summary.SCORES))
     for name, value in found.items():
       self.assertAlmostEqual(row[name], value, places=12, msg=name)
 
   def test_risk_over_coverage_and_clamped_likelihood(self):
-    answer = _random(n=80)
-    answer.logits[3] = [0, 0, 90, 0, 0]
-    answer.labels[3] = 0  # surely wrong
-    logits = answer.logits.astype(float)
+    given = _random(n=80)
+    given.logits[3] = [0, 0, 90, 0, 0]
+    given.labels[3] = 0  # surely wrong
+    logits = given.logits.astype(float)
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    wrong = probs.argmax(-1) != answer.labels
+    wrong = probs.argmax(-1) != given.labels
     order = np.argsort(-probs.max(-1), kind="stable")
     risks = [wrong[order[:kept]].mean() for kept in range(1, 81)]
-    own = probs[np.arange(80), answer.labels]
-    row = summary.summarize(answer, _QUICK)
+    own = probs[np.arange(80), given.labels]
+    row = summary.summarise(given, _QUICK)
     self.assertAlmostEqual(row["aurc"], np.mean(risks), places=10)
     self.assertAlmostEqual(
         row["nll_clamped"],
@@ -208,31 +208,32 @@ class SummaryTest(parameterized.TestCase):
     self.assertLess(row["nll_clamped"], row["nll"] - 0.5)
 
   @parameterized.parameters((40, 25), (1, 3))
-  def test_detection_of_unknown_images(self, num_known, num_unknown):
+  def test_detection_out_of_distribution(self, num_inside, num_outside):
     rng = np.random.default_rng(0)
     # Few values, so that some are equal.
-    doubts = {name: rng.integers(0, 6, num_known + num_unknown).astype(
+    kinds = {name: rng.integers(0, 6, num_inside + num_outside).astype(
         np.float32) for name in ("variance", "epistemic")}
-    known, unknown = (
+    inside, outside = (
         _random(seed, n)._replace(info={
-            name: values[rows] for name, values in doubts.items()})
-        for seed, n, rows in ((0, num_known, slice(num_known)),
-                              (1, num_unknown, slice(num_known, None))))
-    row = summary.detect(known, unknown, summary.Conventions(num_resamples=200))
-    logits = np.concatenate([known.logits, unknown.logits]).astype(float)
+            name: values[rows] for name, values in kinds.items()})
+        for seed, n, rows in ((0, num_inside, slice(num_inside)),
+                              (1, num_outside, slice(num_inside, None))))
+    row = summary.detect(
+        inside, outside, summary.Conventions(num_resamples=200))
+    logits = np.concatenate([inside.logits, outside.logits]).astype(float)
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    foreign = np.arange(len(logits)) >= num_known
-    for name, scores in (doubts | {"distrust": -probs.max(-1)}).items():
+    is_outside = np.arange(len(logits)) >= num_inside
+    for name, scores in (kinds | {"confidence": -probs.max(-1)}).items():
       area = row[f"auroc_{name}"]
       self.assertAlmostEqual(
-          area, metrics.roc_auc_score(foreign, scores), places=10)
+          area, metrics.roc_auc_score(is_outside, scores), places=10)
       # Also where resamples have images of one kind only.
       low, high = row[f"auroc_{name}_low"], row[f"auroc_{name}_high"]
       self.assertBetween(low, 0, area)
       self.assertBetween(high, area, 1)
       self.assertLess(low, high)
     self.assertNotIn("auroc_image_variance", row)
-    unlabelled = (one._replace(labels=None) for one in (known, unknown))
+    unlabelled = (one._replace(labels=None) for one in (inside, outside))
     self.assertEqual(summary.detect(*unlabelled, summary.Conventions(
         num_resamples=200)), row)
 

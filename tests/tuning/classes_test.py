@@ -47,7 +47,7 @@ class ClassesTest(parameterized.TestCase):
     np.testing.assert_allclose(
         found.target, _model().text_features(bank), atol=1e-5)
     np.testing.assert_allclose(
-        towers.normalize(found.embeddings), found.target, atol=1e-6)
+        towers.normalise(found.embeddings), found.target, atol=1e-6)
     self.assertGreater(
         float(jnp.abs(jnp.linalg.norm(found.embeddings, axis=-1) - 1).max()),
         1e-3)

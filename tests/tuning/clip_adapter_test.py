@@ -103,13 +103,13 @@ class ArraysTest(absltest.TestCase):
     prompts, images = _toy()
     _, outliers = _toy(num_images=5)
     plain = clip_adapter.method(logit_scale=10.0)
-    held = clip_adapter.method(logit_scale=10.0, outlier_weight=3.0)
+    regularised = clip_adapter.method(logit_scale=10.0, outlier_weight=3.0)
     # Strong weights, so that the features move far.
     params = jax.tree.map(
         lambda x: 5 * x, plain.init(jax.random.key(0), prompts))
     batch = method_lib.Batch(images, jnp.array([0, 2, 1]))
     loss, _ = plain.loss(params, prompts, batch)
-    found, parts = held.loss(
+    found, parts = regularised.loss(
         params, prompts, batch._replace(outliers=outliers))
     x = np.asarray(outliers.embeddings, np.float64)
     adapted = np.maximum(np.maximum(x @ np.asarray(params["hidden"]), 0)
@@ -121,7 +121,7 @@ class ArraysTest(absltest.TestCase):
     np.testing.assert_allclose(found, loss + 3 * (1 - cosines.mean()),
                                rtol=1e-5)
     with self.assertRaisesRegex(ValueError, "are Images, .* NoneType"):
-      held.loss(params, prompts, batch)
+      regularised.loss(params, prompts, batch)
 
   def test_normalised_features_are_not_enough(self):
     prompts, images = _toy()

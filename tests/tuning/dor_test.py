@@ -92,9 +92,9 @@ class DorTest(parameterized.TestCase):
         dor.with_outliers(base_method, 2.0), params, base, batch)
     (base_loss, _), projected = oracle_lib.step(
         base_method, params, base, batch)
-    held = dor.with_outliers(coop.method(logit_scale=self.scale), 1.0)
-    pull = quick.jit(jax.grad(lambda p, held, base, batch: held.loss(
-        p, base, batch)[1]["outliers"]))(params, held, base, batch)
+    regularised = dor.with_outliers(coop.method(logit_scale=self.scale), 1.0)
+    pull = quick.jit(jax.grad(lambda p, method, base, batch: method.loss(
+        p, base, batch)[1]["outliers"]))(params, regularised, base, batch)
     np.testing.assert_allclose(loss - base_loss, 2 * parts["outliers"])
     np.testing.assert_allclose(
         gradient["context"], projected["context"] + 2 * pull["context"],

@@ -86,7 +86,7 @@ class MapleTest(parameterized.TestCase):
     self.assertGreater(
         np.abs(other["deep_text"] - params["deep_text"]).max(), 0.01)
 
-  def test_the_plain_encoder_answers_the_same(self, name="maple"):
+  def test_the_plain_encoder_gives_the_same(self, name="maple"):
     params = oracle_lib.params(self.oracle.stored, name, "final")
     plain = self._prompts(name, "new", plain=True)
     np.testing.assert_allclose(

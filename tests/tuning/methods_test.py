@@ -38,7 +38,7 @@ def _images():
       pooled.activations, towers.image_projection(
           _model().config, _model().params)))
   return method_lib.Images(
-      towers.normalize(embeddings), embeddings, None, jnp.asarray(pixels))
+      towers.normalise(embeddings), embeddings, None, jnp.asarray(pixels))
 
 
 def _spec(name, **changes):
@@ -71,7 +71,7 @@ def _zero_shot_logits():
 class MethodsTest(parameterized.TestCase):
 
   @parameterized.parameters(*methods.METHODS)
-  def test_every_name_has_a_loss_of_its_answers(self, name):
+  def test_every_name_has_a_loss_of_its_predictions(self, name):
     spec = _spec(name)
     if spec.kind.outliers == "names":
       spec = spec._replace(name=f"{name}+dor")
@@ -152,14 +152,15 @@ class MethodsTest(parameterized.TestCase):
   @parameterized.parameters("zs_norm", "penalty")
   def test_logit_range_changes_the_training_alone(self, addition):
     plain, prompts, params = _made(_spec("clip_adapter"))
-    held, _, _ = _made(_spec(f"clip_adapter+{addition}"))
+    regularised, _, _ = _made(_spec(f"clip_adapter+{addition}"))
     params = jax.tree.map(lambda x: 20 * x, params)  # out of the range
     batch = method_lib.Batch(_images(), _LABELS)
     self.assertNotAlmostEqual(
         float(plain.loss(params, prompts, batch)[0]),
-        float(held.loss(params, prompts, batch)[0]), places=2)
-    np.testing.assert_array_equal(plain.logits(params, prompts, _images()),
-                                  held.logits(params, prompts, _images()))
+        float(regularised.loss(params, prompts, batch)[0]), places=2)
+    np.testing.assert_array_equal(
+        plain.logits(params, prompts, _images()),
+        regularised.logits(params, prompts, _images()))
 
   def test_images_as_outliers_of_clip_adapter(self):
     method, prompts, params = _made(_spec("clip_adapter+dor"))

@@ -98,7 +98,7 @@ class Oracle(NamedTuple):
     zero_shot = jnp.asarray(self.stored[f"zs/text_raw/words4/{group}"])
     embeddings = jnp.asarray(self.stored[f"zs/text_raw/{template}/{group}"])
     return method_lib.Prompts(
-        encode, towers.normalize(zero_shot), towers.normalize(embeddings),
+        encode, towers.normalise(zero_shot), towers.normalise(embeddings),
         embeddings)
 
   def context(self, ids: str, num_context: int) -> jax.Array:

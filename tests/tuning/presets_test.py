@@ -20,7 +20,7 @@ class PresetsTest(parameterized.TestCase):
       self.assertEqual(recipe.learning_rate > 0, trained)
       self.assertEqual(recipe.num_epochs > 1, trained)
       self.assertGreater(recipe.batch_size, 0)
-      self.assertIn(recipe.optimizer, ("sgd", "adam", "adamw"))
+      self.assertIn(recipe.optimiser, ("sgd", "adam", "adamw"))
       # Words give four vectors at most; where there are more, others precede.
       self.assertGreaterEqual(recipe.num_context, 0)
 

@@ -53,7 +53,7 @@ class PromptSrcTest(parameterized.TestCase):
         self.oracle.logit_scale * self.oracle.images.features @ target.T,
         self.oracle.stored["promptsrc/zero_shot_logits"], atol=1e-10)
     # The average of unit-norm features would be another one.
-    other = towers.normalize(towers.normalize(embeddings).mean(axis=0))
+    other = towers.normalise(towers.normalise(embeddings).mean(axis=0))
     self.assertGreater(np.abs(other - target).max(), 1e-4)
 
   @parameterized.parameters(*_GROUPS)

@@ -176,11 +176,11 @@ class SummaryTest(absltest.TestCase):
     self.assertAlmostEqual(summary.arithmetic_mean.mean, np.mean(by_seed))
     harmonic = [2 / (1 / 80 + 1 / 60), 2 / (1 / 82 + 1 / 70),
                 2 / (1 / 84 + 1 / 65)]
-    center = sum(harmonic) / 3
-    self.assertAlmostEqual(summary.harmonic_mean.mean, center)
+    centre = sum(harmonic) / 3
+    self.assertAlmostEqual(summary.harmonic_mean.mean, centre)
     self.assertAlmostEqual(
         summary.harmonic_mean.std,
-        math.sqrt(sum((h - center) ** 2 for h in harmonic) / 2))
+        math.sqrt(sum((h - centre) ** 2 for h in harmonic) / 2))
 
   def test_zero_has_a_harmonic_mean(self):
     np.testing.assert_array_equal(

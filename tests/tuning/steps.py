@@ -14,14 +14,14 @@ def three_steps(
     prompts: method_lib.Prompts,
 ) -> tuple[list[jax.Array], method_lib.Params]:
   """The loss before each stored step, and the parameters after the last."""
-  optimizer = optax.chain(
+  optimiser = optax.chain(
       optax.add_decayed_weights(5e-4),
       optax.sgd(oracle_lib.LEARNING_RATE, momentum=0.9))
-  state, losses = optimizer.init(params), []
+  state, losses = optimiser.init(params), []
   for rows in oracle.stored["batch_idx"]:
     (loss, _), gradient = jax.value_and_grad(method.loss, has_aux=True)(
         params, prompts, oracle.batch(rows))
     losses.append(loss)
-    updates, state = optimizer.update(gradient, state, params)
+    updates, state = optimiser.update(gradient, state, params)
     params = optax.apply_updates(params, updates)
   return losses, params

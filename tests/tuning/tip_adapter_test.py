@@ -66,14 +66,14 @@ class TipAdapterTest(absltest.TestCase):
   def test_training_moves_the_keys_as_adamw_does(self):
     method = self._method(alpha=2.0, beta=3.0)
     params = method.init(jax.random.key(0), self.prompts)
-    optimizer = tip_adapter.optimizer(3)
-    state = optimizer.init(params)
+    optimiser = tip_adapter.optimiser(3)
+    state = optimiser.init(params)
     keys = np.asarray(self.cache.keys)
     first, second = np.zeros_like(keys), np.zeros_like(keys)
     for step in range(3):
       gradient = jax.grad(
           lambda p: method.loss(p, self.prompts, self.batch)[0])(params)
-      updates, state = optimizer.update(gradient, state, params)
+      updates, state = optimiser.update(gradient, state, params)
       params = optax.apply_updates(params, updates)
       # By hand: the loss's slope key by key, then AdamW as PyTorch has it.
       slope = np.zeros_like(keys)

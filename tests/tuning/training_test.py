@@ -67,7 +67,7 @@ class ScheduleTest(parameterized.TestCase):
       training.num_steps(5, 0)
 
 
-class OptimizerTest(parameterized.TestCase):
+class OptimiserTest(parameterized.TestCase):
 
   @parameterized.parameters("sgd", "adam", "adamw")
   def test_is_pytorchs(self, name):
@@ -248,7 +248,7 @@ class LoopTest(parameterized.TestCase):
     (loss, _), gradient = oracle_lib.step(
         self.method, dropped.params, self.base, batch)
     np.testing.assert_allclose(parts["loss"][2], loss, rtol=1e-10)
-    updates, _ = _SGD.update(gradient, dropped.optimizer_state, dropped.params)
+    updates, _ = _SGD.update(gradient, dropped.optimiser_state, dropped.params)
     np.testing.assert_allclose(
         kept.params["context"], (dropped.params["context"] +
                                  updates["context"]), rtol=1e-10)

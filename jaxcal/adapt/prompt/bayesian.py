@@ -1,4 +1,4 @@
-"""Answers of a Laplace posterior, on top of whatever context was tuned.
+"""Predictions of a Laplace posterior, on top of whatever context was tuned.
 
 The posterior is over the last projections, which come after everything that a
 context can change. So it adds to zero-shot prompts, to tuned ones and to the
@@ -35,16 +35,16 @@ class Head(NamedTuple):
   noise: Float[Array, "s k"]  # standard normal, shared by all images
 
 
-class Doubt(NamedTuple):
-  """What is uncertain about one answer.
+class Uncertainty(NamedTuple):
+  """What is uncertain about one prediction.
 
   Attributes:
-    variance: Of the answered class's logit.
-    image_variance: Of the image's embedding, a~^T A^-1 a~: the same for all
-      prompts.
-    aleatoric: Nats; expected entropy of the answer, left if the projections
-      were known.
-    epistemic: Nats; the rest of its entropy, from not knowing them.
+    variance: Variance of the predicted class's logit.
+    image_variance: Variance of the image's embedding, a~^T A^-1 a~: the same
+      for all prompts.
+    aleatoric: Expected entropy of the prediction in nats, which is left if the
+      projections are known.
+    epistemic: Rest of its entropy in nats, from not knowing them.
   """
 
   variance: Float[Array, ""]
@@ -65,29 +65,29 @@ def embed(
   return predictive.embedding(activations, means, layer)
 
 
-def answer(
+def predict(
     head: Head,
     texts: predictive.Embedding,
     image: predictive.Embedding,
-) -> dict[str, tuple[Float[Array, "k"], Doubt]]:
-  """Logits and doubt for one image, by form.
+) -> dict[str, tuple[Float[Array, "k"], Uncertainty]]:
+  """Logits and uncertainty for one image, by form.
 
   The softmax of the logits is the probit approximation of the mean prediction.
 
   Args:
     head: The posterior and what it needs.
-    texts: Of all classes, from `embed`.
-    image: Of the clean view.
+    texts: Embeddings of all classes, from `embed`.
+    image: Embedding of the clean view.
   """
   return {
-      form: _answer(
+      form: _predict(
           cosines(image, texts, head.posterior, head.logit_scale),
           image.spread, head.noise)
       for form, cosines in FORMS.items()}
 
 
-def _answer(cosines, spread, noise):
+def _predict(cosines, spread, noise):
   logits = predictive.probit_logits(cosines)
   split = predictive.uncertainty(predictive.sample_logits(cosines, noise))
-  return logits, Doubt(cosines.variance[logits.argmax()], spread,
-                       split.aleatoric, split.epistemic)
+  return logits, Uncertainty(cosines.variance[logits.argmax()], spread,
+                             split.aleatoric, split.epistemic)

@@ -3,9 +3,9 @@
 Every image starts from the same context. So the text features there, their
 derivative and the gradients of all regularisers are constants of a data set
 (`prepare`, `penalty`); the gradient of the entropy is one of the image, for all
-methods (`begin`); and what is left for each method is to step and to encode
-the prompts once with the image's own context (`tune`, `answer`). `adapt` is all
-of it for one image and method.
+methods (`begin`); and what is left for each method is to step and to encode the
+prompts once with the image's own context (`tune`, `predict`). `adapt` is all of
+it for one image and method.
 
 Shu et al., Test-Time Prompt Tuning for Zero-Shot Generalization in
 Vision-Language Models, NeurIPS 2022, and the methods of `methods`.
@@ -114,7 +114,7 @@ class RandomViews(NamedTuple):
 
 
 class Adapted(NamedTuple):
-  """The answer for one image."""
+  """Prediction for one image."""
 
   logits: Float[Array, "k"]  # of the clean view with the tuned context
   context: Float[Array, "m w"] | None  # None where none was needed
@@ -133,8 +133,8 @@ def prepare(
   """Computes what depends on the class names but not on the image.
 
   Args:
-    encode: From a context to unit-norm text features, one row per class:
-      `prefix.context_encoder` or `prompts.context_encoder`.
+    encode: Function from a context to unit-norm text features, one row per
+      class: `prefix.context_encoder` or `prompts.context_encoder`.
     context: Initial context vectors, e.g. those of "a photo of a".
     logit_scale: Factor of the cosines (the exponential of the checkpoint's
       parameter of that name).
@@ -144,7 +144,7 @@ def prepare(
       gradient one matrix product. See `choose_linearisation`.
 
   Raises:
-    ValueError: an unknown linearisation, or "jacobian" for an encoder that
+    ValueError: An unknown linearisation, or "jacobian" for an encoder that
       has no `jacobian` method.
   """
   scale = jnp.asarray(logit_scale)
@@ -176,10 +176,10 @@ def choose_linearisation(
   more, and where its float32 matrix fits the budget.
 
   Args:
-    num_classes: k.
-    projection: d.
-    context_size: m times w.
-    num_images: That will be adapted.
+    num_classes: Number of classes, k.
+    projection: Width of the joint space, d.
+    context_size: Numbers in a context, m times w.
+    num_images: Number of images that will be adapted.
     max_bytes: The budget for the matrix.
   """
   fits = 4 * num_classes * projection * context_size <= max_bytes
@@ -219,7 +219,7 @@ def begin(
       entropies that is kept; in (0, 1].
 
   Raises:
-    ValueError: no view would be kept, or `views` and the text features differ
+    ValueError: No view would be kept, or `views` and the text features differ
       in width.
   """
   _check_views(views, prepared)
@@ -278,7 +278,7 @@ def tune(
     start: Start,
     first: Penalty,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation,
 ) -> Tuned:
   """Takes a method's steps on one image, the first without a text forward.
 
@@ -286,12 +286,12 @@ def tune(
     encode: Function as in `prepare`; used from the second step on.
     prepared: Result of `prepare`.
     views: Unit-norm features of the views.
-    start: Of the image, from `begin`.
-    first: Of the method, from `penalty`.
+    start: Start of the image, from `begin`.
+    first: First gradient of the method, from `penalty`.
     objective: Objective of the method.
-    optimizer: Its state begins empty for every image.
+    optimiser: Optimiser; its state begins empty for every image.
   """
-  context, state = prepared.context, optimizer.init(prepared.context)
+  context, state = prepared.context, optimiser.init(prepared.context)
   ratio = jnp.zeros_like(start.entropy)
   here, at, pulled = prepared, start, first
   for number in range(objective.num_steps):
@@ -302,13 +302,13 @@ def tune(
     if not number:
       ratio = _norm(step.pull) / jnp.maximum(
           _norm(at.gradient), jnp.finfo(ratio.dtype).tiny)
-    updates, state = optimizer.update(step.gradient, state, context)
+    updates, state = optimiser.update(step.gradient, state, context)
     context = optax.apply_updates(context, updates)
   return Tuned(context, first.value, ratio)
 
 
 @precision.highest
-def answer(
+def predict(
     encode: base.Encode,
     prepared: Prepared,
     views: Float[Array, "v d"],
@@ -317,19 +317,19 @@ def answer(
     *,
     num_random: int = 0,
 ) -> Adapted:
-  """Answers for the clean view (row 0) with a tuned context.
+  """Predicts the clean view (row 0) with a tuned context.
 
   Args:
     encode: Function as in `prepare`.
     prepared: Result of `prepare`.
     views: Unit-norm features of the views.
-    start: Of the image, from `begin`.
-    tuned: The context, from `tune`.
+    start: Start of the image, from `begin`.
+    tuned: Tuned context, from `tune`.
     num_random: Random views whose logits are wanted, too, those of lowest
       entropy with the tuned context.
   """
-  # A context that did not move answers with the prepared features, so that
-  # a learning rate of 0 is zero-shot to the last bit.
+  # A context that did not move keeps the prepared features, so that a learning
+  # rate of 0 is zero-shot to the last bit.
   moved = jnp.any(tuned.context != prepared.context)
   features = jnp.where(moved, encode(tuned.context), prepared.text_features)
   logits = prepared.logit_scale * views @ features.T
@@ -353,11 +353,11 @@ def untuned(
     *,
     num_random: int = 0,
 ) -> Adapted:
-  """Answers for the clean view with text features as they are.
+  """Predicts the clean view with text features as they are.
 
   The entropy of the diagnostics is that of the confident views; of the clean
   view alone where `selection_fraction` would keep none. `num_random` as in
-  `answer`.
+  `predict`.
   """
   logits = logit_scale * views @ text_features.T
   if int(len(views) * selection_fraction):
@@ -376,27 +376,27 @@ def adapt(
     views: Float[Array, "v d"],
     objective: Objective,
     *,
-    optimizer: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation,
     selection_fraction: float = 0.1,
 ) -> Adapted:
-  """Tunes the context on one image and answers for its clean view.
+  """Tunes the context on one image and predicts its clean view.
 
   Every image starts from the same context with an empty optimiser state. The
   views that enter the entropy are chosen once, at the initial context; the
   clean view competes with the others. For many methods on the same images see
-  `settings.answer`.
+  `family.adapt`.
 
   Args:
     encode: Function as in `prepare`; the same function.
     prepared: Result of `prepare`.
     views: Unit-norm features of the views; row 0 is the clean view, the only
-      one that is answered.
+      one that is predicted.
     objective: Objective of the method.
-    optimizer: Takes the steps, e.g. `methods.Tpt().optimizer`.
+    optimiser: Optimiser that takes the steps, e.g. `methods.Tpt().optimiser`.
     selection_fraction: See `begin`.
 
   Raises:
-    ValueError: see `begin`.
+    ValueError: See `begin`.
 
   Source: Shu et al. 2022, Eq. (1)-(4) and their released loop.
   Differs from the released code in: no loss scaling, hence no image that is
@@ -407,8 +407,8 @@ def adapt(
                    selection_fraction)._replace(context=prepared.context)
   start = begin(prepared, views, selection_fraction)
   tuned = tune(encode, prepared, views, start, penalty(prepared, objective),
-               objective, optimizer)
-  return answer(encode, prepared, views, start, tuned)
+               objective, optimiser)
+  return predict(encode, prepared, views, start, tuned)
 
 
 def _first_of(pull_back, cotangent):

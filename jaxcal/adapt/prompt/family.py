@@ -36,7 +36,7 @@ class Shared:
     encode: Text features as a function of the context.
     prepared: Features and derivative at the initial context.
     penalties: Regularisers there, by name.
-    methods: Their numbers, by name.
+    methods: Numbers of the methods, by name.
     random_views: Whether outputs carry logits of the most confident random
       views, as evidence.
   """
@@ -67,10 +67,10 @@ def family(
   """All methods together; the step's output is a mapping from name to Output.
 
   Args:
-    shared: From `share`.
-    head: With a posterior, the step takes the pair of an image's view features
-      and the clean view's `Pooled`, and each context also gives an output in
-      each of `bayesian.FORMS`, see `names`.
+    shared: Constants from `share`.
+    head: Head of a posterior; the step then takes the pair of an image's view
+      features and the clean view's `Pooled`, and each context also gives an
+      output in each of `bayesian.FORMS`, see `names`.
   """
   if head is None:
     return base.episodic(_outputs, shared)
@@ -121,11 +121,11 @@ def adapt(
   time nor memory grows with their number.
 
   Args:
-    shared: From `share`.
+    shared: Constants from `share`.
     views: Unit-norm features of the views; row 0 is the clean view.
 
   Raises:
-    ValueError: see `engine.begin`.
+    ValueError: See `engine.begin`.
   """
   encode, prepared, methods = shared.encode, shared.prepared, shared.methods
   # As many as enter the entropy.
@@ -150,11 +150,11 @@ def adapt(
     tuned |= {name: jax.tree.map(lambda x, i=i: x[i], together)
               for i, name in enumerate(group)}
   for number, names in _by(num_random, tuning).items():
-    answers = jax.lax.map(
-        lambda given, n=number: engine.answer(
+    adapted = jax.lax.map(
+        lambda given, n=number: engine.predict(
             encode, prepared, views, *given, num_random=n),
         run.stack([(start_of(name), tuned[name]) for name in names]))
-    result |= {name: jax.tree.map(lambda x, i=i: x[i], answers)
+    result |= {name: jax.tree.map(lambda x, i=i: x[i], adapted)
                for i, name in enumerate(names)}
   return {name: result[name] for name in methods}
 
@@ -181,26 +181,27 @@ def _outputs_and_uncertainty(
       encode.pooled(context), head.text, head.posterior.text)
   image = bayesian.embed(pooled.activations, head.image, head.posterior.image,
                          pooled.residual)
-  found: dict[str, dict[str, tuple[Float[Array, "k"], bayesian.Doubt]]] = {}
+  found: dict[str, dict[
+      str, tuple[Float[Array, "k"], bayesian.Uncertainty]]] = {}
   tuned = [name for name, method in shared.methods.items()
            if method.objective().num_steps]
   if len(tuned) < len(adapted):
-    answers = bayesian.answer(
+    by_form = bayesian.predict(
         head, embed_texts(shared.prepared.context), image)
-    found |= {name: answers for name in adapted if name not in tuned}
+    found |= {name: by_form for name in adapted if name not in tuned}
   if tuned:
     # One method after the other, as in `adapt`.
-    answers = jax.lax.map(
-        lambda context: bayesian.answer(head, embed_texts(context), image),
+    by_form = jax.lax.map(
+        lambda context: bayesian.predict(head, embed_texts(context), image),
         jnp.stack([
             adapted[name].context for name in tuned]))  # type: ignore[misc]
-    found |= {name: jax.tree.map(lambda x, i=i: x[i], answers)
+    found |= {name: jax.tree.map(lambda x, i=i: x[i], by_form)
               for i, name in enumerate(tuned)}
   return outputs | {
       f"{name}+{form}": base.from_logits(
-          logits, {**outputs[name].info, **doubt._asdict()})
-      for name, answers in found.items()
-      for form, (logits, doubt) in answers.items()}
+          logits, {**outputs[name].info, **uncertainty._asdict()})
+      for name, by_form in found.items()
+      for form, (logits, uncertainty) in by_form.items()}
 
 
 @jax.jit
@@ -222,7 +223,7 @@ def _tune(shared, views, start, names):
   def under(given):
     penalty, method = given
     return engine.tune(shared.encode, shared.prepared, views, start, penalty,
-                       method.objective(), method.optimizer)
+                       method.objective(), method.optimiser)
 
   return jax.lax.map(under, run.stack(
       [(shared.penalties[name], shared.methods[name]) for name in names]))

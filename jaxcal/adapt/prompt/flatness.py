@@ -32,16 +32,16 @@ class Recipe:
   A pytree: `jit` compiles once for all but the two counts.
 
   Attributes:
-    learning_rate: Of AdamW at the first step.
-    final_learning_rate: At `num_steps`, down a cosine.
-    weight_decay: Of AdamW.
-    context_std: Of the noise on the context's vectors.
-    other_std: Of the noise on all other token vectors.
-    flatness_weight: Of the flatness; None for 1 + 15 / k with k classes. The
-      released scripts use 1.25 for ImageNet's variants; a summary of the paper
-      has 1 + 0.15 / k.
-    num_steps: Of the optimiser in all.
-    num_draws: Of noise per step.
+    learning_rate: Learning rate of AdamW at the first step.
+    final_learning_rate: Learning rate at `num_steps`, down a cosine.
+    weight_decay: Weight decay of AdamW.
+    context_std: Standard deviation of the noise on the context's vectors.
+    other_std: Standard deviation of the noise on all other token vectors.
+    flatness_weight: Weight of the flatness; None for 1 + 15 / k with k classes.
+      The released scripts use 1.25 for ImageNet's variants; a summary of the
+      paper has 1 + 0.15 / k.
+    num_steps: Number of steps of the optimiser in all.
+    num_draws: Number of draws of noise per step.
   """
 
   learning_rate: Number = 1e-2
@@ -54,7 +54,7 @@ class Recipe:
   num_draws: int = dataclasses.field(default=4, metadata={"static": True})
 
   @property
-  def optimizer(self) -> optax.GradientTransformation:
+  def optimiser(self) -> optax.GradientTransformation:
     schedule = optax.cosine_decay_schedule(
         self.learning_rate, self.num_steps,
         self.final_learning_rate / self.learning_rate)
@@ -65,7 +65,7 @@ class Pretraining(NamedTuple):
   """Where pre-training stands: all that it needs to go on."""
 
   context: Float[Array, "m w"]
-  optimizer_state: PyTree
+  optimiser_state: PyTree
   step: Int[Array, ""]  # steps taken
 
 
@@ -98,7 +98,7 @@ def random_context(
 def begin(context: Float[Array, "m w"], recipe: Recipe) -> Pretraining:
   """Pre-training before its first step, with an empty optimiser state."""
   return Pretraining(
-      context, recipe.optimizer.init(context), jnp.zeros((), jnp.int32))
+      context, recipe.optimiser.init(context), jnp.zeros((), jnp.int32))
 
 
 def advance(
@@ -116,19 +116,20 @@ def advance(
   steps in parts, with a break in between, are those in one go.
 
   Args:
-    encode: From `prefix.context_encoder`, the class name after the context.
+    encode: Function from `prefix.context_encoder`, the class name after the
+      context.
     target_features: Unit-norm features to keep, such as the template's.
-    key: The same for all parts.
-    pretraining: From `begin` or the last call.
-    recipe: As in `begin`; past its own number of steps the learning rate stays
-      at its last value.
-    num_steps: Of this part.
+    key: Random key, the same for all parts.
+    pretraining: State from `begin` or the last call.
+    recipe: Recipe as in `begin`; past its own number of steps the learning rate
+      stays at its last value.
+    num_steps: Number of steps of this part.
 
   Returns:
     Where pre-training stands, and the losses [num_steps] before each step.
 
   Raises:
-    ValueError: a context that is not wholly before the class name, or target
+    ValueError: A context that is not wholly before the class name, or target
       features of another shape.
   """
   _check(encode, target_features)
@@ -144,8 +145,8 @@ def advance(
       return parts.total, parts
 
     gradient, parts = jax.grad(total, has_aux=True)(now.context)
-    updates, state = recipe.optimizer.update(
-        gradient, now.optimizer_state, now.context)
+    updates, state = recipe.optimiser.update(
+        gradient, now.optimiser_state, now.context)
     context = optax.apply_updates(now.context, updates)
     return Pretraining(context, state, now.step + 1), parts
 
@@ -162,17 +163,18 @@ def pretrain(
   """The whole procedure; `advance` in parts is for showing and saving.
 
   Args:
-    encode: From `prefix.context_encoder`, the class name after the context.
-    context: To begin with, see `random_context`.
+    encode: Function from `prefix.context_encoder`, the class name after the
+      context.
+    context: Context to begin with, see `random_context`.
     target_features: Unit-norm features to keep, such as the template's.
-    key: Of the noise.
+    key: Random key of the noise.
     recipe: The procedure's numbers.
 
   Returns:
     The pre-trained context, and the losses [num_steps] before each step.
 
   Raises:
-    ValueError: see `advance`.
+    ValueError: See `advance`.
 
   Source: FPP as released.
   Differs from the released code in: no tokens after the end token, which have
@@ -196,12 +198,12 @@ def losses(
             - \frac{w}{R K} \sum_{r,k} \langle t_k, t^r_k \rangle
 
   Args:
-    encode: From `prefix.context_encoder`.
-    context: Gives the features t.
-    target_features: t^0; not differentiated.
-    noise: Added to the token vectors for the features t^r, which are not
+    encode: Function from `prefix.context_encoder`.
+    context: Context that gives the features t.
+    target_features: Features t^0 to keep; not differentiated.
+    noise: Noise added to the token vectors for the features t^r, which are not
       differentiated.
-    flatness_weight: w.
+    flatness_weight: Weight w of the flatness.
   """
   noisy = jax.vmap(lambda one: encode(context, one))(noise)
   noisy, target = jax.lax.stop_gradient((noisy, target_features))

@@ -53,7 +53,7 @@ class PromptMethod:
     return engine.Objective(num_steps=0)
 
   @property
-  def optimizer(self) -> optax.GradientTransformation:
+  def optimiser(self) -> optax.GradientTransformation:
     """What takes the steps."""
     return optax.identity()
 
@@ -61,7 +61,7 @@ class PromptMethod:
     """Refuses what the method cannot work with, before any work.
 
     Raises:
-      ValueError: a share of the views outside (0, 1]; no encoder, or too few
+      ValueError: A share of the views outside (0, 1]; no encoder, or too few
         views, where prompts are tuned.
     """
     if not 0 < self.selection_fraction <= 1:
@@ -123,7 +123,7 @@ class Tpt(PromptMethod):
     return engine.Objective(num_steps=self.num_steps)
 
   @property
-  def optimizer(self) -> optax.GradientTransformation:
+  def optimiser(self) -> optax.GradientTransformation:
     """AdamW as all released codes of this family use it."""
     return optax.adamw(self.learning_rate, weight_decay=self.weight_decay)
 
@@ -329,7 +329,7 @@ def _alone(numbers, task, views):
   return output(engine.adapt(
       task.encode,
       engine.prepare(task.encode, task.context, task.logit_scale), views,
-      objective, optimizer=numbers.optimizer,
+      objective, optimiser=numbers.optimiser,
       selection_fraction=numbers.selection_fraction))
 
 

@@ -1,4 +1,4 @@
-"""Answers of a posterior against float64 arithmetic spelled out in numpy."""
+"""Predictions of a posterior against float64 arithmetic in plain numpy."""
 
 import itertools
 
@@ -59,13 +59,13 @@ class BayesianTest(absltest.TestCase):
           for kernel, bias in self.maps),
         jnp.float32(_SCALE), jnp.float32(self.noise))
 
-  def _answer(self, head):
+  def _predict(self, head):
     image = bayesian.embed(
         jnp.float32(self.image.activations)[None], head.image,
         head.posterior.image, jnp.float32(self.image.residual)[None])
     texts = bayesian.embed(
         jnp.float32(self.texts), head.text, head.posterior.text)
-    return bayesian.answer(head, texts, jax.tree.map(lambda x: x[0], image))
+    return bayesian.predict(head, texts, jax.tree.map(lambda x: x[0], image))
 
   def _expected(self, form):
     """Means and variances of the logits, class by class."""
@@ -89,44 +89,44 @@ class BayesianTest(absltest.TestCase):
     return np.array(means), np.array(variances), extended @ a @ extended
 
   def test_logits_and_variances_are_those_of_the_formula(self):
-    answers = self._answer(self._head())
-    self.assertEqual(set(answers), {"diagonal", "full", "tangent"})
-    for form, (logits, doubt) in answers.items():
+    predicted = self._predict(self._head())
+    self.assertEqual(set(predicted), {"diagonal", "full", "tangent"})
+    for form, (logits, uncertainty) in predicted.items():
       mean, variance, spread = self._expected(form)
       expected = mean / np.sqrt(1 + np.pi / 8 * variance)
       np.testing.assert_allclose(logits, expected, rtol=2e-5, atol=1e-4)
       np.testing.assert_allclose(
-          doubt.variance, variance[expected.argmax()], rtol=1e-4)
-      np.testing.assert_allclose(doubt.image_variance, spread, rtol=1e-4)
+          uncertainty.variance, variance[expected.argmax()], rtol=1e-4)
+      np.testing.assert_allclose(uncertainty.image_variance, spread, rtol=1e-4)
 
   def test_the_forms_differ(self):
-    answers = self._answer(self._head())
-    for one, other in itertools.combinations(answers, 2):
+    predicted = self._predict(self._head())
+    for one, other in itertools.combinations(predicted, 2):
       self.assertGreater(
-          np.abs(answers[one][0] - answers[other][0]).max(), 0.01)
+          np.abs(predicted[one][0] - predicted[other][0]).max(), 0.01)
 
-  def test_doubt_is_split_as_sampled_predictions_say(self):
+  def test_uncertainty_is_split_as_sampled_predictions_say(self):
     mean, variance, _ = self._expected("full")
     probs = special.softmax(mean + np.sqrt(variance) * self.noise, axis=-1)
     entropy = lambda p: special.entr(p).sum(-1)
-    _, doubt = self._answer(self._head())["full"]
+    _, uncertainty = self._predict(self._head())["full"]
     np.testing.assert_allclose(
-        doubt.aleatoric, entropy(probs).mean(), atol=1e-4)
+        uncertainty.aleatoric, entropy(probs).mean(), atol=1e-4)
     np.testing.assert_allclose(
-        doubt.epistemic, entropy(probs.mean(0)) - entropy(probs).mean(),
+        uncertainty.epistemic, entropy(probs.mean(0)) - entropy(probs).mean(),
         atol=1e-4)
 
-  def test_without_covariance_the_answer_is_the_cosine(self):
+  def test_without_covariance_the_prediction_is_the_cosine(self):
     head = self._head([laplace.deterministic(_P + 1, _D),
                        laplace.deterministic(_W, _D)])
     (kernel, bias), (text_kernel, _) = self.maps
     mu = self.image.activations @ kernel + bias + self.image.residual
     texts = self.texts @ text_kernel
     cosines = texts @ mu / np.linalg.norm(texts, axis=-1) / np.linalg.norm(mu)
-    for logits, doubt in self._answer(head).values():
+    for logits, uncertainty in self._predict(head).values():
       np.testing.assert_allclose(logits, _SCALE * cosines, atol=1e-4)
-      np.testing.assert_allclose(doubt.epistemic, 0, atol=1e-5)
-      self.assertEqual(doubt.image_variance, 0)
+      np.testing.assert_allclose(uncertainty.epistemic, 0, atol=1e-5)
+      self.assertEqual(uncertainty.image_variance, 0)
 
 
 if __name__ == "__main__":

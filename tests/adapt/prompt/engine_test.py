@@ -46,15 +46,15 @@ def _objective(name, **numbers):
   return methods.method(name, **numbers).objective()
 
 
-def _optimizer(learning_rate=5e-3):
-  return prompt_methods.Tpt(learning_rate=learning_rate).optimizer
+def _optimiser(learning_rate=5e-3):
+  return prompt_methods.Tpt(learning_rate=learning_rate).optimiser
 
 
 def _adapt(method, encode, prepared, views, learning_rate=5e-3,
            selection_fraction=0.25):
   # Not compiled: these programs are small, and compiling takes most time.
   adapt = functools.partial(
-      engine.adapt, optimizer=_optimizer(learning_rate),
+      engine.adapt, optimiser=_optimiser(learning_rate),
       selection_fraction=selection_fraction)
   if views.ndim == 3:
     adapt = jax.vmap(adapt, in_axes=(None, None, 0, None))
@@ -131,7 +131,7 @@ class EngineTest(parameterized.TestCase):
         _adapt(method, encode, prepared, views).logits, rtol=1e-9)
 
   @parameterized.parameters(*_TUNED)
-  def test_order_of_classes_orders_the_answers(self, name):
+  def test_order_of_classes_orders_the_predictions(self, name):
     encode, prepared, views = _setting()
     order = np.random.default_rng(1).permutation(_K)
     permuted = jax.tree_util.Partial(_features, encode.args[0][order])
@@ -162,7 +162,7 @@ class EngineTest(parameterized.TestCase):
     @chex.assert_max_traces(n=1)
     def adapt(image, objective):
       return engine.adapt(
-          encode, prepared, image, objective, optimizer=_optimizer())
+          encode, prepared, image, objective, optimiser=_optimiser())
 
     for image, weight in ((0, 1.0), (0, 3.0), (1, 10.0), (2, 30.0)):
       adapt(views[image], _objective("soc", weight=weight, delta=weight / 100))
@@ -215,7 +215,7 @@ class EngineTest(parameterized.TestCase):
     step = engine.combine(method, start, first)
     np.testing.assert_allclose(step.pull, -3 * first.gradient, rtol=1e-12)
     tuned = engine.tune(encode, prepared, views[0], start, first, method,
-                        _optimizer())
+                        _optimiser())
     size = lambda x: np.sqrt((np.asarray(x)**2).sum())
     np.testing.assert_allclose(
         tuned.gradient_ratio, 3 * size(first.gradient) / size(start.gradient))
@@ -239,16 +239,16 @@ class EngineTest(parameterized.TestCase):
   def test_adapt_is_its_parts(self, name, num_steps):
     encode, prepared, views = _setting()
     method = dataclasses.replace(_objective(name), num_steps=num_steps)
-    optimizer = _optimizer()
+    optimiser = _optimiser()
     start = engine.begin(prepared, views[0], 0.25)
     tuned = engine.tune(
         encode, prepared, views[0], start, engine.penalty(prepared, method),
-        method, optimizer)
-    parts = engine.answer(encode, prepared, views[0], start, tuned)
+        method, optimiser)
+    parts = engine.predict(encode, prepared, views[0], start, tuned)
     whole = _adapt(method, encode, prepared, views[0])
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
 
-  def test_answer_is_the_tuned_context_s(self):
+  def test_prediction_is_the_tuned_context_s(self):
     encode, prepared, views = _setting()
     adapted = _adapt(_objective("c_tpt"), encode, prepared, views)
     for image, context, logits, shift, after, kept in zip(
@@ -281,7 +281,7 @@ class EngineTest(parameterized.TestCase):
         _adapt(_objective("tpt"), encode, prepared, views).logits))
 
   @parameterized.parameters(*_TUNED)
-  def test_equal_class_names_give_finite_answers(self, name):
+  def test_equal_class_names_give_finite_predictions(self, name):
     encode, prepared, views = _setting()
     twice = jax.tree_util.Partial(
         _features, encode.args[0][jnp.asarray([0, 0, 1, 2])])
@@ -291,17 +291,17 @@ class EngineTest(parameterized.TestCase):
     np.testing.assert_allclose(adapted.logits[:, 0], adapted.logits[:, 1])
 
   @parameterized.parameters(*_TUNED)
-  def test_one_class_gives_finite_answers(self, name):
+  def test_one_class_gives_finite_predictions(self, name):
     encode, prepared, views = _setting(k=1)
     adapted = _adapt_quick(_objective(name), encode, prepared, views)
     self.assertTrue(np.isfinite(adapted.logits).all())
     self.assertTrue(np.isfinite(adapted.context).all())
 
-  def test_any_optimizer(self):
+  def test_any_optimiser(self):
     encode, prepared, views = _setting()
     adapted = engine.adapt(
         encode, prepared, views[0], _objective("tpt"),
-        optimizer=optax.sgd(0.1))
+        optimiser=optax.sgd(0.1))
     kept = _lowest_entropies(prepared, views[0], 2)
     start = engine.entropy_at(prepared, views[0], kept)
     np.testing.assert_allclose(

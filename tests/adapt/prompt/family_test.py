@@ -66,21 +66,21 @@ class AdaptTest(absltest.TestCase):
 
   def test_one_by_one(self):
     encode, prepared, views = _data()
-    answers = _adapt(family.share(encode, prepared, _METHODS), views)
-    self.assertEqual(set(answers), set(_METHODS))
+    adapted = _adapt(family.share(encode, prepared, _METHODS), views)
+    self.assertEqual(set(adapted), set(_METHODS))
     for name, method in _METHODS.items():
       for image in range(_IMAGES):
         alone = engine.adapt(
             encode, prepared, views[image], method.objective(),
-            optimizer=method.optimizer,
+            optimiser=method.optimiser,
             selection_fraction=method.selection_fraction)
         with self.subTest(f"{name}, image {image}"):
           jax.tree.map(
               lambda a, b, i=image: np.testing.assert_allclose(
-                  a[i], b, rtol=1e-7, atol=1e-10), answers[name], alone)
+                  a[i], b, rtol=1e-7, atol=1e-10), adapted[name], alone)
     # A step of the sign alone leaves little room, but they differ.
     different = {tuple(np.round(np.ravel(a.context), 6))
-                 for a in answers.values()}
+                 for a in adapted.values()}
     self.assertGreater(len(different), 6)
 
   def test_order_and_company_do_not_matter(self):
@@ -92,13 +92,13 @@ class AdaptTest(absltest.TestCase):
       np.testing.assert_allclose(
           both[0][name].logits, both[1][name].logits, rtol=1e-9)
 
-  def test_an_optimizer_of_its_own_numbers(self):
+  def test_an_optimiser_of_its_own_numbers(self):
     # From an empty state AdamW moves by the rate against the gradient's sign.
     _, prepared, views = _data()
     gradient = engine.begin(prepared, views[0], 0.25).gradient
-    optimizer = methods.Tpt(learning_rate=0.03, weight_decay=0.2).optimizer
-    update, _ = optimizer.update(
-        gradient, optimizer.init(prepared.context), prepared.context)
+    optimiser = methods.Tpt(learning_rate=0.03, weight_decay=0.2).optimiser
+    update, _ = optimiser.update(
+        gradient, optimiser.init(prepared.context), prepared.context)
     np.testing.assert_allclose(
         update, -0.03 * (np.sign(gradient) + 0.2 * prepared.context), rtol=1e-4)
 

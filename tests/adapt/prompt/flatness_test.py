@@ -183,9 +183,9 @@ class FlatnessTest(absltest.TestCase):
     # A constant gradient makes AdamW move by the learning rate.
     recipe = flatness.Recipe(weight_decay=0.0)
     one = jnp.ones(())
-    state = recipe.optimizer.init(one)
+    state = recipe.optimiser.init(one)
     rates = []
-    update = jax.jit(recipe.optimizer.update)
+    update = jax.jit(recipe.optimiser.update)
     for _ in range(1001):
       step, state = update(one, state, one)
       rates.append(-float(step))
@@ -219,7 +219,7 @@ class FlatnessTest(absltest.TestCase):
       prepared = engine.prepare(encode, context, 10.0)
       return engine.adapt(
           encode, prepared, views, engine.Objective(num_steps=0),
-          optimizer=optax.identity(), selection_fraction=0.5)
+          optimiser=optax.identity(), selection_fraction=0.5)
 
     adapted = zero_shot(encode, context, target[:2])
     np.testing.assert_array_equal(adapted.context, context)

@@ -53,8 +53,8 @@ _begin = jax.jit(engine.begin, static_argnums=2)
 _adapt = jax.jit(jax.vmap(
     lambda encode, prepared, views, method: engine.adapt(
         encode, prepared, views, method, selection_fraction=0.25,
-        optimizer=prompt_methods.Tpt().optimizer), (None, None, 0, None)))
-_answers = jax.jit(jax.vmap(family.adapt, (None, 0)))
+        optimiser=prompt_methods.Tpt().optimiser), (None, None, 0, None)))
+_adapted = jax.jit(jax.vmap(family.adapt, (None, 0)))
 
 
 class OracleTest(parameterized.TestCase):
@@ -147,11 +147,11 @@ class OracleTest(parameterized.TestCase):
         step.gradient, at("grad"), atol=1e-9 * scale, rtol=0)
 
   @parameterized.parameters((5, "vjp"), (12, "jacobian"))
-  def test_answers(self, k, linearisation):
+  def test_predictions(self, k, linearisation):
     prepared = self._prepared(k, linearisation=linearisation)
-    answers = _answers(family.share(self._encode(k), prepared, _ALL),
-                       self._views(k))
-    for stored, adapted in answers.items():
+    found = _adapted(family.share(self._encode(k), prepared, _ALL),
+                     self._views(k))
+    for stored, adapted in found.items():
       with self.subTest(stored):
         self._assert_adapted(adapted, stored, k)
 

@@ -1,4 +1,4 @@
-"""What `jaxcal tune` saved, for `jaxcal evaluate`: starts, and answers."""
+"""What `jaxcal tune` saved, for `jaxcal evaluate`: starts, and predictions."""
 
 from collections.abc import Iterable, Mapping
 import pathlib
@@ -25,8 +25,8 @@ def start(config, model: models.Model) -> checkpoint.Tuned | None:
   """The context that config.method.context names by path; None without one.
 
   Raises:
-    FileNotFoundError: nothing lies there.
-    ValueError: it is damaged, of another model, or has no context that every
+    FileNotFoundError: Nothing lies there.
+    ValueError: It is damaged, of another model, or has no context that every
       class and image could start from.
   """
   if not experiment.is_tuned(config.context):
@@ -36,7 +36,7 @@ def start(config, model: models.Model) -> checkpoint.Tuned | None:
     raise ValueError(
         f"--config.method.context is of {one.spec.name}: "
         f"{_other_than(one.spec)}; images can start from contexts of coop, "
-        "kgcoop and prograd. To answer with it as it is: "
+        "kgcoop and prograd. To predict with it as it is: "
         f"--config.method.tuned={config.context}")
   return one
 
@@ -45,8 +45,8 @@ def load(config, model: models.Model) -> dict[str, checkpoint.Tuned]:
   """What config.method.tuned names, as METHOD-SEED.
 
   Raises:
-    FileNotFoundError: nothing lies there.
-    ValueError: it is damaged or of another model, or two are called alike.
+    FileNotFoundError: Nothing lies there.
+    ValueError: It is damaged or of another model, or two are called alike.
   """
   loaded: dict[str, checkpoint.Tuned] = {}
   paths: dict[str, pathlib.Path] = {}
@@ -55,8 +55,8 @@ def load(config, model: models.Model) -> dict[str, checkpoint.Tuned]:
     name = f"{one.spec.name}-{path.stem.removeprefix('seed-')}"
     if name in loaded:
       raise ValueError(f"--config.method.tuned has two of the name {name}: "
-                       f"{paths[name]} and {path}; answer with them in runs of "
-                       "their own")
+                       f"{paths[name]} and {path}; predict with them in runs "
+                       "of their own")
     loaded[name] = one._replace(
         about={**one.about, "content": experiment.content_of(path)})
     paths[name] = path
@@ -69,7 +69,7 @@ def check_classes(
   """Refuses classes that parameters of single classes do not know.
 
   Raises:
-    ValueError: says which, see `protocol.class_positions`.
+    ValueError: Says which, see `protocol.class_positions`.
   """
   for images in sets:
     for name, one in seeds.items():
@@ -77,11 +77,11 @@ def check_classes(
         try:
           protocol.class_positions(images.class_names, one.class_names)
         except ValueError as error:
-          raise ValueError(f"{name} cannot answer for {images.name}: "
-                           f"{error}") from error
+          raise ValueError(f"{name} cannot predict {images.name}: {error}"
+                           ) from error
 
 
-def answer_set(
+def predict_set(
     config,
     model: models.Model,
     images: image_sets.ImageSet,
@@ -93,18 +93,18 @@ def answer_set(
     template: str,
     features: pathlib.Path,
 ) -> None:
-  """Saves what they answer; what is there already is not computed again.
+  """Saves what they predict; what is there already is not computed again.
 
   Args:
-    config: Of the experiment.
-    model: The one they were tuned for.
+    config: Fields of the experiment.
+    model: Model that they were tuned for.
     images: The image set.
-    seeds: From `load`.
-    about: What to write into the predictions of all.
-    identity: What images and model are.
-    folder: Where the predictions are.
+    seeds: Tuned parameters, from `load`.
+    about: Settings to write into the predictions of all.
+    identity: Identity of images and model.
+    folder: Folder of the predictions.
     template: See `predict.logits`.
-    features: Keeps those of the images.
+    features: Folder that keeps the features of the images.
   """
   alike: dict[Any, Any] = {}
   asked = {name: {**identity, "prompt.template": template,
@@ -115,12 +115,12 @@ def answer_set(
       alike.setdefault(one.spec, {})[name] = one
   for group in alike.values():
     with progress.reported(images.name) as report:
-      answers = predict.logits(
+      predicted = predict.logits(
           model, images, list(group.values()), template=template,
           features=features, max_bytes=int(config.memory_gb * 2**30),
           batch_size=experiment.clean_batch_size(config),
           num_threads=config.num_threads, progress=report)
-    for (name, one), logits in zip(group.items(), answers, strict=True):
+    for (name, one), logits in zip(group.items(), predicted, strict=True):
       training = {key: value for key, value in one.about.items()
                   if key not in _LONG}
       predictions_lib.save(predictions_lib.Predictions(

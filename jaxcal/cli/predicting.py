@@ -1,4 +1,4 @@
-"""The answers to one image set: what is missing is computed and saved."""
+"""The predictions of one image set: what is missing is computed and saved."""
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
-from jaxcal.cli import tuned_answers
+from jaxcal.cli import tuned_predictions
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
 from jaxcal.features import sources
@@ -36,7 +36,7 @@ _FPP_PART = 50  # steps between two saves
 _PARTS = "parts-"  # what folders of unfinished work begin with
 
 
-def answer_set(
+def predict_set(
     config,
     model,
     images: image_sets.ImageSet,
@@ -56,17 +56,18 @@ def answer_set(
 
   Args:
     config: Fields of the experiment.
-    model: From `experiment.load_model`.
+    model: Model from `experiment.load_model`.
     images: The image set, its name that of a store if the config has one.
-    methods: Their numbers by file name.
+    methods: Numbers of the methods, by file name.
     about: Settings to write into each one's predictions, by method.
     identity: What the predictions are of.
     folder: Where the predictions of this set are.
-    posterior: Predicts in its forms, too; see `run.output_names`.
+    posterior: Posterior that predicts in its forms, too; see
+      `run.output_names`.
     on_batch: See `run.iterate`.
 
   Raises:
-    ValueError: predictions of something else lie there.
+    ValueError: Predictions of something else lie there.
   """
   path_of = lambda name: paths.inside(folder, name)
   method_of = run.output_names(
@@ -77,7 +78,7 @@ def answer_set(
   found: dict[str, Any] = {}  # by name, the iterator over its group
   for parts, names in groups(folder, missing, identity).items():
     together = dict.fromkeys(method_of[name] for name in names)
-    group = _answers(
+    group = _predictions(
         config, model, images, {name: methods[name] for name in together},
         {name: {**about[method_of[name]], "method": name,
                 "identity": dict(identity.by_name[name]),
@@ -91,8 +92,8 @@ def answer_set(
     return
   for name in method_of:
     if name in missing:
-      _, answer = next(found[name])
-      predictions_lib.save(answer, path_of(name))
+      _, one = next(found[name])
+      predictions_lib.save(one, path_of(name))
     yield name, path_of(name)
   for parts in folder.glob(f"{_PARTS}*"):
     parts_lib.remove(parts)
@@ -153,8 +154,8 @@ def groups(
   return found
 
 
-def _answers(config, model, images, methods, about, parts, identity, folder,
-             posterior, on_batch):
+def _predictions(config, model, images, methods, about, parts, identity,
+                 folder, posterior, on_batch):
   budget = int(config.memory_gb * _GIGABYTE)
   head = None
   if posterior is not None:
@@ -194,7 +195,7 @@ def _task(config, model, images, identity, folder, budget):
   task_of = functools.partial(
       tasks.unencoded_task, model, images.class_names, max_bytes=budget,
       num_contexts=config.batch_size)
-  start = tuned_answers.start(config.method, model)
+  start = tuned_predictions.start(config.method, model)
   if start is not None:
     # As in its training, no words but the name and a full stop.
     context = jnp.asarray(start.params["context"])
