@@ -104,7 +104,7 @@ def initial_context(
 def text_features(
     params: method_lib.Params,
     prompts: method_lib.Prompts,
-    images: method_lib.Images,
+    images: method_lib.Images | None,
 ) -> Float[Array, "k d"]:
   """Of the prompts with `params["context"]`; no image is looked at.
 

@@ -249,8 +249,9 @@ def check_memory(
   if needed > max_bytes:
     raise ValueError(
         f"{count} training images in {setting.num_views} views need "
-        f"{needed / 2**30:.1f} GB, but config.memory_gb is "
-        f"{max_bytes / 2**30:g}; raise it, or take fewer seeds, shots or views")
+        f"{needed / 2**30:.1f} GB, but --config.memory_gb is "
+        f"{max_bytes / 2**30:.2g}; raise it, or take fewer seeds, shots or "
+        "views")
 
 
 def _check_outliers(spec, outliers):

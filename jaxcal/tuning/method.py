@@ -87,5 +87,5 @@ class Method(NamedTuple):
   init: Callable[[Key[Array, ""], Prompts], Params]
   loss: Callable[[Params, Prompts, Batch], tuple[Float[Array, ""], Parts]]
   logits: Callable[[Params, Prompts, Images], Float[Array, "b k"]]
-  text_features: Callable[[Params, Prompts, Images], Array] | None = None
+  text_features: Callable[[Params, Prompts, Images | None], Array] | None = None
   gradient: Callable[..., Any] | None = None

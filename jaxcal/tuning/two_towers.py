@@ -91,7 +91,7 @@ def text_features(
     model: Model,
     params: method_lib.Params,
     prompts: method_lib.Prompts,
-    images: method_lib.Images,
+    images: method_lib.Images | None,
 ) -> Float[Array, "k d"]:
   """Of `params["context"]` and `params["deep_text"]`; no image is looked at."""
   del images

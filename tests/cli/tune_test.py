@@ -118,7 +118,7 @@ class TuneTest(parameterized.TestCase):
                      (pathlib.Path(other) / "results.jsonl").read_text())
 
   @parameterized.parameters(
-      (("--config.tune.name=coup",), "unknown method 'coup'; choose from"),
+      (("--config.tune.name=coup",), "unknown method 'coup'; did you mean coop"),
       (("--config.tune.num_shots=999",), "fewer than 999 images"),
       (("--config.tune.outliers=wordnet:/nowhere",),
        "no WordNet nouns in /nowhere.*apt-get install wordnet-base"),
@@ -169,8 +169,9 @@ class TuneTest(parameterized.TestCase):
         chosen = generator.sample(positions, 2)
         if label < 9:
           drawn.update(train.ids[i] for i in chosen)
-    about = json.loads((self.folder / "features" / "shapes" / "train" /
-                        "about.json").read_text())
+    about, = (json.loads(path.read_text()) for path in (
+        self.folder / "features" / "shapes").glob("*/about.json")
+              if path.parent.name not in ("base", "new"))
     self.assertEqual(set(about["ids"]), drawn)
 
 
