@@ -39,17 +39,20 @@ _SMALL = ("--config.data.limit=3 --config.data.name=digits "
           "--config.views.number=8 "
           "--config.method.selection_fraction=0.25 "
           "--config.metrics.num_resamples=20")
-
+_STORED = ("--config.data.limit=3 --config.data.name=digits "
+           "--config.views.number=8")
 
 # The same for the commands around a posterior, in the order of printing.
 _POSTERIOR = (
     ("--config=configs/bayesvlm.py",
      "--config=configs/bayesvlm.py --config.data.name=shapes "
-     "--config.temperature.limit=20 --config.metrics.num_resamples=20"),
+     "--config.temperature.limit=20"),
     ("posterior fit", "posterior fit --num_pairs=40"),
     ("evaluate --config=configs/bayesvlm.py",
-     "evaluate --config=configs/bayesvlm.py --config.data.limit=3"),
-    ("--config.data.limit=500", "--config.data.limit=5"),
+     "evaluate --config=configs/bayesvlm.py --config.data.limit=3 "
+     "--config.metrics.num_resamples=20"),
+    ("--config.data.limit=500",
+     "--config.data.limit=5 --config.metrics.num_resamples=20"),
     ("--budgets=10,25,50,100",
      "--budgets=2,3 --pool_limit=8 --seeds=1 --epochs=2 --samples=4"),
 )
@@ -96,8 +99,10 @@ def _shortened(script):
   script = script.replace(
       "--config.data.name=eurosat",
       "--config.data.name=eurosat --config.data.partial=True")
-  return script.replace(
-      "configs/quickstart.py", f"configs/quickstart.py {_SMALL}")
+  # Storing features takes no flags of methods and measures.
+  return re.sub(
+      r"(features )?--config=configs/quickstart.py", lambda found: (
+          f"{found[0]} {_STORED if found[1] else _SMALL}"), script)
 
 
 def _commands(script):

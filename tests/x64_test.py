@@ -10,7 +10,6 @@ from jaxcal import provenance
 from jaxcal.adapt.prompt import flatness
 from jaxcal.data import augmix
 from jaxcal.data import views
-from jaxcal.metrics import statistics
 from jaxcal.tuning import initial
 
 _SIZE = np.array([53, 77], np.int32)
@@ -30,7 +29,6 @@ class DrawsTest(parameterized.TestCase):
       # No box fits: the largest one of an allowed ratio is taken.
       ("centred", lambda: _boxes(area=(0.9, 1.0), ratio=(3.0, 4.0))),
       ("augmix", lambda: augmix.draw(jax.random.key(1), 8).operations),
-      ("resamples", lambda: statistics.resample_weights(jax.random.key(2), 99)),
       ("vectors", lambda: initial.vectors(jax.random.key(3), (4, 5))),
       ("linear", lambda: initial.linear(jax.random.key(4), 4, 5)),
       ("context", lambda: flatness.random_context(jax.random.key(5), (4, 5))))

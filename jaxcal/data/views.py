@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.data import augmix
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
@@ -207,9 +208,9 @@ def image_key(seed: int, image_id: str) -> UInt32[np.ndarray, "2"]:
 
 
 def make_views(
-    canvas: UInt8[Array, "H W 3"],
-    size: Int[Array, "2"],
-    key: UInt32[Array, "2"],
+    canvas: UInt8[AnyArray, "H W 3"],
+    size: Int[AnyArray, "2"] | tuple[int, int],
+    key: UInt32[AnyArray, "2"],
     recipe: Recipe,
 ) -> UInt8[Array, "v s s 3"] | Float[Array, "v s s 3"]:
   """The clean view of an image, then random ones.

@@ -64,8 +64,8 @@ def resample_weights(
     Counts that sum to n: n draws with replacement.
   """
   # In 64-bit mode, too: other integers would be other resamples.
-  drawn = jax.random.randint(
-      key, (num_examples,), 0, num_examples, jnp.int32)
+  # Of JAX's own width: reports are computed with 64 bits, whatever its mode.
+  drawn = jax.random.randint(key, (num_examples,), 0, num_examples)
   return jnp.bincount(drawn, length=num_examples).astype(float)
 
 

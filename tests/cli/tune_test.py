@@ -118,7 +118,7 @@ class TuneTest(parameterized.TestCase):
                      (pathlib.Path(other) / "results.jsonl").read_text())
 
   @parameterized.parameters(
-      (("--config.tune.name=coup",), "unknown method 'coup'; did you mean coop"),
+      (("--config.tune.name=coup",), "method 'coup'; did you mean coop"),
       (("--config.tune.num_shots=999",), "fewer than 999 images"),
       (("--config.tune.outliers=wordnet:/nowhere",),
        "no WordNet nouns in /nowhere.*apt-get install wordnet-base"),
