@@ -231,6 +231,8 @@ def make_views(
   Differs from the released code in: the random numbers (a key per image and
   view instead of global streams).
   """
+  canvas, key = jnp.asarray(canvas), jnp.asarray(key)
+  size = jnp.asarray(size, jnp.int32)
   clean = clean_view(
       canvas,
       size,

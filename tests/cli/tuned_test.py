@@ -230,7 +230,8 @@ class PredictionsTest(_Saved):
     fails("done by one process", *_tuned(coop), "--num_processes=2")
     fails("classes is 'old', expected 'all', 'base' or 'new'",
           "--config.data.classes=old")
-    fails("expected 'all' beside --config.data.store", "--config.data.store=features")
+    fails("expected 'all' beside --config.data.store",
+          "--config.data.store=features")
     self._fails("a store does not have", _BASE[0], *_tuned(coop),
                 "--config.data.store=some")
 
