@@ -16,6 +16,7 @@ from jaxcal.cli import held_out
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
 from jaxcal.cli import predicting
+from jaxcal.cli import progress
 from jaxcal.cli import recalibrate
 from jaxcal.cli import reporting
 from jaxcal.cli import saved_runs
@@ -144,7 +145,7 @@ def _parts_of(config, data, images, validation, outside, posterior):
 def _predict(config, model, methods, seeds, about, output, part, identity):
   """Saves what every method predicts for a part."""
   place, folder = part.place, output / "predictions" / part.place
-  with experiment.progress(place, len(part.images.ids)) as bar:
+  with progress.bar(place, len(part.images.ids)) as bar:
     collections.deque(predicting.predict_set(
         config, model, part.images, methods,
         {name: about | {"data": place, "method": name,

@@ -1,8 +1,7 @@
 """What the sub-commands share: flags, and config fields that become objects."""
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
 import inspect
@@ -10,12 +9,10 @@ import json
 import os
 import pathlib
 import re
-import sys
 from typing import Any
 
 from absl import flags
 import jax
-import tqdm
 
 from jaxcal import config as config_lib
 from jaxcal import provenance
@@ -26,6 +23,7 @@ from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
 from jaxcal.cli import posteriors
+from jaxcal.cli import progress
 from jaxcal.cli import shared_flags
 from jaxcal.clip import checkpoint
 from jaxcal.data import catalogue
@@ -213,30 +211,16 @@ def load_sets(config) -> dict[str, image_sets.ImageSet]:
   """The image sets by name, checked; of some classes, shortened."""
   loaded = {}
   for name in config.name:
-    with _headers(load.name_of(name)) as progress_of_headers:
+    with progress.reported(f"{load.name_of(name)}: headers") as headers:
       images = load.images(
           name, root=config.root, split=config.split, source=config.source,
           partial=config.partial, class_names=config.class_names,
           store=config.store, classes=config.classes, limit=config.limit,
-          progress=progress_of_headers)
+          progress=headers)
     if images.name in loaded:
       raise ValueError(f"two image sets are called {images.name!r}")
     loaded[images.name] = images
   return loaded
-
-
-@contextlib.contextmanager
-def _headers(name):
-  """A progress bar that begins with the first file that is looked at."""
-  with contextlib.ExitStack() as stack:
-    bars = []
-
-    def update(done, total):
-      if not bars:
-        bars.append(stack.enter_context(progress(f"{name}: headers", total)))
-      bars[0].update(done - bars[0].n)
-
-    yield update
 
 
 def with_data(config, **changes):
@@ -285,11 +269,6 @@ def recipe(
       extract.recipe_of(model, num_views=number or config.number),
       area=(config.min_area, config.max_area),
       flip_probability=config.flip_probability, augmix=config.augmix)
-
-
-def clean_view(model: checkpoint.Model) -> views.Recipe:
-  """How the one view is made that no method changes."""
-  return recipe(dataclasses.replace(config_lib.ViewsConfig(), number=1), model)
 
 
 def manifest(config, model, images: image_sets.ImageSet, dtype: str,
@@ -518,22 +497,9 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-@contextlib.contextmanager
-def progress(
-    name: str, total: int, unit: str = "image", *, delay: float = 0
-) -> Iterator[tqdm.tqdm]:
-  """A progress bar; in a log file a line every half minute is enough.
-
-  Args:
-    name: What stands in front of the bar.
-    total: Units in all.
-    unit: What is counted.
-    delay: Seconds before the bar is shown, for what is quick as a rule.
-  """
-  interval = 0.2 if sys.stderr.isatty() else 30
-  with tqdm.tqdm(total=total, desc=name, unit=unit, mininterval=interval,
-                 disable=not is_first(), delay=delay) as bar:
-    yield bar
+def max_bytes(config) -> int:
+  """Budget of the text tower's activations."""
+  return int(config.memory_gb * 2**30)
 
 
 def clean_batch_size(config) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxcal import sharding
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
+from jaxcal.cli import progress
 from jaxcal.cli import shared_flags
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
@@ -83,7 +84,7 @@ def _share():
 
 def _fill(config, model, images: image_sets.ImageSet, folder, share):
   """Computes and writes the chunks that the store lacks."""
-  with experiment.progress(
+  with progress.bar(
       f"{images.name}: files", len(images.ids), delay=3) as bar:
     found = contents.identity_of(
         images, memory=folder.parent / ".digests" / f"{images.name}.npz",
@@ -105,7 +106,7 @@ def _fill(config, model, images: image_sets.ImageSet, folder, share):
           stores.chunk_positions(store, chunk), rows)],
       recipe=experiment.recipe(config.views, model), seed=config.views.seed,
       mesh=mesh, batch_size=config.batch_size, num_threads=config.num_threads)
-  with experiment.progress(images.name, len(images.ids)) as bar:
+  with progress.bar(images.name, len(images.ids)) as bar:
     bar.update(len(images.ids) - sum(
         len(stores.chunk_positions(store, chunk)) for chunk in todo))
     for chunk in todo:

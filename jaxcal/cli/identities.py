@@ -14,6 +14,7 @@ from jaxcal import run
 from jaxcal.adapt import base
 from jaxcal.cli import experiment
 from jaxcal.cli import posteriors
+from jaxcal.cli import progress
 from jaxcal.clip import checkpoint
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
@@ -128,7 +129,7 @@ def of_images(
         images.ids, images.labels, images.class_names) | {
             "data.contents": manifest.contents_fingerprint}
   name = f"{place.replace('/', ' ')}.digests.npz"
-  with experiment.progress(
+  with progress.bar(
       f"{place}: files", len(images.ids), delay=3) as bar:
     return contents.identity_of(
         images, memory=None if output is None else output / _MEMORY / name,

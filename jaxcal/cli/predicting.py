@@ -22,6 +22,7 @@ from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
+from jaxcal.cli import progress
 from jaxcal.cli import tuned_predictions
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
@@ -31,7 +32,6 @@ from jaxcal.posterior import head as heads
 from jaxcal.storage import paths
 from jaxcal.storage import pytree
 
-_GIGABYTE = 2**30
 _FPP_PART = 50  # steps between two saves
 _PARTS = "parts-"  # what folders of unfinished work begin with
 
@@ -156,7 +156,7 @@ def groups(
 
 def _predictions(config, model, images, methods, about, parts, identity,
                  folder, posterior, on_batch):
-  budget = int(config.memory_gb * _GIGABYTE)
+  budget = experiment.max_bytes(config)
   head = None
   if posterior is not None:
     head = heads.head(
@@ -231,7 +231,7 @@ def _flat_context(config, task, path, name, identity):
   target = jax.jit(lambda encode, context: encode(context))(
       task.encode, task.context)
   advance = jax.jit(flatness.advance, static_argnames="num_steps")
-  with experiment.progress(
+  with progress.bar(
       f"{name}: flat context", config.num_steps, "step") as bar:
     bar.update(int(state.step))
     while state.step < config.num_steps:

@@ -1,10 +1,30 @@
-"""Bars for library calls that tell how far they are."""
+"""Progress bars, drawn by the first process alone."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import sys
 from typing import Any
 
-from jaxcal.cli import experiment
+import jax
+import tqdm
+
+
+@contextlib.contextmanager
+def bar(
+    name: str, total: int, unit: str = "image", *, delay: float = 0
+) -> Iterator[tqdm.tqdm]:
+  """A progress bar; in a log file a line every half minute is enough.
+
+  Args:
+    name: Text in front of the bar.
+    total: Units in all.
+    unit: Name of a unit.
+    delay: Seconds before the bar is shown, for work that is quick as a rule.
+  """
+  interval = 0.2 if sys.stderr.isatty() else 30
+  with tqdm.tqdm(total=total, desc=name, unit=unit, mininterval=interval,
+                 disable=bool(jax.process_index()), delay=delay) as drawn:
+    yield drawn
 
 
 @contextlib.contextmanager
@@ -15,19 +35,19 @@ def reported(
   It takes a note to stand behind the bar as a third argument.
 
   Args:
-    name: What stands in front of the bar.
-    unit: What is counted.
+    name: Text in front of the bar.
+    unit: Name of a unit.
   """
   with contextlib.ExitStack() as stack:
-    bars: list[Any] = []
+    drawn: Any = None
 
     def report(done, total, note=""):
-      if not bars:
-        bars.append(stack.enter_context(experiment.progress(
-            name, total, unit)))
+      nonlocal drawn
+      if drawn is None:
+        drawn = stack.enter_context(bar(name, total, unit))
       if note:
-        bars[0].set_postfix_str(note, refresh=False)
-      bars[0].update(done - bars[0].n)
+        drawn.set_postfix_str(note, refresh=False)
+      drawn.update(done - drawn.n)
 
     yield report
 
@@ -39,8 +59,8 @@ def of_stages(
   """One bar after the other, each for a stage.
 
   Args:
-    units: What is counted, by stage; images where a stage is not named.
-    name: What stands in front of the stages' names.
+    units: Names of the units by stage; images where a stage is not named.
+    name: Text in front of the stages' names.
 
   Yields:
     What a library function takes as `progress`: called with a stage, and the
@@ -48,16 +68,16 @@ def of_stages(
   """
   with contextlib.ExitStack() as stack:
     current: str | None = None
-    bar: Any = None
+    drawn: Any = None
 
     def report(stage, done, total):
-      nonlocal current, bar
+      nonlocal current, drawn
       if stage != current:
         stack.close()
-        current, bar = stage, stack.enter_context(experiment.progress(
+        current, drawn = stage, stack.enter_context(bar(
             f"{name}{stage}", total, (units or {}).get(stage, "image"),
             # Of files that are known already there is nothing to see.
             delay=3 if stage.endswith("files") else 0))
-      bar.update(done - bar.n)
+      drawn.update(done - drawn.n)
 
     yield report

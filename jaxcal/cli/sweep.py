@@ -24,6 +24,7 @@ from jaxcal.cli import experiment
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
 from jaxcal.cli import predicting
+from jaxcal.cli import progress
 from jaxcal.cli import tuned_predictions
 from jaxcal.data import image_set as image_sets
 from jaxcal.report import figures
@@ -138,7 +139,7 @@ def main() -> None:
   rows = _Rows(output / "results.jsonl")
   total = sum(len(one.methods) * len(one.images.ids) for one in passes)
   _announce(passes)
-  with experiment.progress("sweep", total, "prediction") as bar:
+  with progress.bar("sweep", total, "prediction") as bar:
     for one in passes:
       config = one.variant.config
       _run_pass(one, load_model(config.model),

@@ -85,7 +85,7 @@ def main() -> None:
   settings = {name: _setting(config, model, name) for name in config.tune.name}
   for task in tasks:
     for setting in settings.values():
-      fit.check_memory(model, task, setting, _max_bytes(config))
+      fit.check_memory(model, task, setting, experiment.max_bytes(config))
   about = experiment.describe(config, model)
   output = experiment.output_folder(about)
   outliers = _outliers(config, model, tasks, settings, output)
@@ -257,7 +257,8 @@ def _tuned(config, model, task, setting, outliers, output,
         model, task, setting, _folder(output, task, setting.spec.name),
         outliers=outliers.of(setting.spec), about=about,
         features=output / "features" / task.name,
-        seeds_at_once=config.tune.seeds_at_once, max_bytes=_max_bytes(config),
+        seeds_at_once=config.tune.seeds_at_once,
+        max_bytes=experiment.max_bytes(config),
         batch_size=experiment.clean_batch_size(config),
         num_threads=config.num_threads, on_image=on_image, on_epoch=on_epoch)
 
@@ -273,7 +274,7 @@ def _predict_zero_shot(config, model, task, output, about):
       continue
     text = towers.normalise(classes.template_embeddings(
         model, images.class_names, task.template,
-        max_bytes=_max_bytes(config)))
+        max_bytes=experiment.max_bytes(config)))
     with progress.reported(f"{task.name}: {half}") as report:
       features = images_lib.features(
           model, images, folder=_features(output, task, half),
@@ -303,14 +304,14 @@ def _predict(config, model, task, seeds: Sequence[checkpoint.Tuned],
       found = predict.logits(
           model, images, [one for one, _ in asked.values()],
           template=task.template, features=_features(output, task, half),
-          max_bytes=_max_bytes(config),
+          max_bytes=experiment.max_bytes(config),
           batch_size=experiment.clean_batch_size(config),
           num_threads=config.num_threads, progress=report)
     for (path, (one, identity)), logits in zip(asked.items(), found):
       _save(path, images, logits, about | {
           "identity": identity, "fd_score": predict.divergence(
               model, images.class_names, one, template=task.template,
-              max_bytes=_max_bytes(config))})
+              max_bytes=experiment.max_bytes(config))})
 
 
 def _identity(config, model: models.Model, images, output, task, half):
@@ -326,10 +327,6 @@ def _folder(output, task, name):
 
 def _features(output, task, half):
   return output / "features" / task.name / half
-
-
-def _max_bytes(config):
-  return int(config.memory_gb * 2**30)
 
 
 def _save(path, images, logits, about):

@@ -117,7 +117,7 @@ def predict_set(
     with progress.reported(images.name) as report:
       predicted = predict.logits(
           model, images, list(group.values()), template=template,
-          features=features, max_bytes=int(config.memory_gb * 2**30),
+          features=features, max_bytes=experiment.max_bytes(config),
           batch_size=experiment.clean_batch_size(config),
           num_threads=config.num_threads, progress=report)
     for (name, one), logits in zip(group.items(), predicted, strict=True):
