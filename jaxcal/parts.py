@@ -80,14 +80,22 @@ def names(folder: pathlib.Path) -> tuple[str, ...]:
     return ()
 
 
-def missing(folder: pathlib.Path, num_images: int) -> Int[np.ndarray, "r"]:
+def missing(
+    folder: pathlib.Path, num_images: int, *, set_aside: bool = True
+) -> Int[np.ndarray, "r"]:
   """Positions of the images that have no output yet, ascending.
 
   All files are read and compared with their checksums.
+
+  Args:
+    folder: Folder made by `open_folder`.
+    num_images: Number of images in the set.
+    set_aside: Whether damaged files get another name; without, nothing is
+      written.
   """
   done = np.zeros(num_images, bool)
   for path in _files(folder):
-    part = _read(path, num_images)
+    part = _read(path, num_images, set_aside=set_aside)
     if part is not None:
       done[part[_POSITIONS]] = True
   return np.flatnonzero(~done)
@@ -170,8 +178,9 @@ def _read_about(folder):
 def _read(
     path: pathlib.Path, num_images: int,
     wanted: Callable[[str], bool] = lambda key: True,
+    *, set_aside: bool = True,
 ) -> dict[str, np.ndarray] | None:
-  """Positions and arrays of a part; None if it is damaged, and set aside."""
+  """Positions and arrays of a part; None if it is damaged."""
   try:
     part = arrays_lib.unpack(
         path, lambda key: key == _POSITIONS or wanted(key))
@@ -179,6 +188,8 @@ def _read(
   except FileNotFoundError:
     return None  # another process has set it aside
   except ValueError as error:
+    if not set_aside:
+      return None
     logging.warning(
         "%s is damaged (%s); it is called %s now, and its images are computed "
         "again", path, error, atomic.set_aside(path).name)

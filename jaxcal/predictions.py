@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxcal.storage import arrays as arrays_lib
 from jaxcal.storage import atomic
+from jaxcal.storage import identity
 from jaxcal.storage import pair
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -131,6 +132,34 @@ def take(predictions: Predictions, rows: Positions) -> Predictions:
       evidence={
           name: values[rows] if EVIDENCE[name].startswith("n") else values
           for name, values in predictions.evidence.items()})
+
+
+def is_there(
+    path: str | os.PathLike, asked: Mapping[str, Any], *, way_out: str
+) -> bool:
+  """Whether predictions of the same lie there.
+
+  Args:
+    path: Path of the predictions, as `save` has it.
+    asked: Identity that they should have, see `storage.identity`.
+    way_out: End of the message, an advice.
+
+  Raises:
+    ValueError: Predictions of something else lie there, which is named, or of
+      an earlier version, which did not say what they are of.
+  """
+  if not exists(path):
+    return False
+  stored = settings(path)
+  if "identity" not in stored:
+    raise ValueError(
+        f"{path} is of an earlier version of jaxcal, which did not say what "
+        "its predictions are of; they can be reported (`jaxcal report`), not "
+        f"added to: {way_out}")
+  identity.check(
+      stored["identity"], asked, what=f"{path} holds predictions of something "
+      "else than what is asked for", way_out=way_out)
+  return True
 
 
 def save(predictions: Predictions, path: str | os.PathLike) -> None:

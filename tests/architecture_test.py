@@ -49,7 +49,7 @@ _MAY_ALSO_IMPORT = {
     "data/load.py": {"features", "testbed", "tuning"},
     "features/pooled.py": {"parts"},
     "tuning/checkpoint.py": {"storage"},
-    "tuning/fit.py": {"storage"},
+    "tuning/fit.py": {"features", "storage"},
     "tuning/images.py": {"features", "parts", "storage"},
     "tuning/vocabulary.py": {"parts", "storage"},
     # What the posterior's users call: from images and a model to predictions.

@@ -101,11 +101,10 @@ def main() -> None:
       None if dry_run.ASKED.value else output, part.place))
            for part in parts]
   for part, identity in asked:
-    for name, one in identity.by_name.items():
-      identities.is_there(output / "predictions" / part.place / name, one)
+    identities.missing(output / "predictions" / part.place, identity)
   if dry_run.ASKED.value:
-    dry_run.show([_planned(config, methods, output, *one) for one in asked],
-                 output)
+    dry_run.show([_planned(config, methods, seeds, output, *one)
+                  for one in asked], output)
     return
   experiment.write_settings(output, about)
   for part, identity in asked:
@@ -123,13 +122,14 @@ def main() -> None:
   sharding.barrier("done")
 
 
-def _planned(config, methods, output, part, identity):
+def _planned(config, methods, seeds, output, part, identity):
   """What is to be predicted of a part."""
   folder = output / "predictions" / part.place
-  return predicting.planned(
-      config, part.place, part.images, run.output_names(
-          methods, with_posterior=part.posterior is not None), methods,
-      identity, folder)
+  planned = predicting.planned(
+      config, part.place, part.images, methods, identity, folder,
+      posterior=part.posterior)
+  return planned.with_tuned(seeds, tuned_predictions.missing(
+      seeds, identity.common, folder, tune.template(config, part.data)))
 
 
 def _parts_of(config, data, images, validation, outside, posterior):

@@ -19,11 +19,14 @@ from jaxcal.clip import checkpoint
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
+from jaxcal.features import pooled
 from jaxcal.posterior import head
 from jaxcal.storage import identity
+from jaxcal.storage import paths
 
 # Where digests of image files are kept, below the output folder.
 _MEMORY = "digests"
+_WAY_OUT = "give another --output, or --overwrite to remove what is there"
 
 
 class OfSet(NamedTuple):
@@ -94,19 +97,25 @@ def is_there(
   Raises:
     ValueError: Predictions of something else lie there.
   """
-  if not predictions_lib.exists(path):
-    return False
-  settings = predictions_lib.settings(path)
-  if "identity" not in settings:
-    raise ValueError(
-        f"{path} is of an earlier version of jaxcal, which did not say what "
-        "its predictions are of; they can be reported (`jaxcal report`), not "
-        "added to: give another --output, or --overwrite to remove them")
-  identity.check(
-      settings["identity"], asked, what=f"{path} holds predictions of "
-      "something else than what is asked for",
-      way_out="give another --output, or --overwrite to remove what is there")
-  return set(evidence) <= set(settings.get("evidence", ()))
+  return predictions_lib.is_there(path, asked, way_out=_WAY_OUT) and (
+      set(evidence) <= set(predictions_lib.settings(path).get("evidence", ())))
+
+
+def missing(
+    folder: pathlib.Path, asked: OfSet, evidence: Sequence[str] = ()
+) -> list[str]:
+  """Names of the predictions of a set that are to be computed.
+
+  Args:
+    folder: Folder of the set's predictions.
+    asked: Identities of all of them.
+    evidence: Names that they are to carry.
+
+  Raises:
+    ValueError: Predictions of something else lie there.
+  """
+  return [name for name, one in asked.by_name.items()
+          if not is_there(paths.inside(folder, name), one, evidence)]
 
 
 def of_images(
@@ -136,19 +145,11 @@ def of_images(
         num_threads=config.num_threads, progress=bar.update)
 
 
-def of_model(model: checkpoint.Model) -> dict[str, Any]:
-  """The weights, and how exactly both towers are computed."""
-  return {"computation": identity.COMPUTATION,
-          "model": model.fingerprint,
-          "model.image_precision": model.config.vision.precision,
-          "model.text_precision": model.config.text.precision}
-
-
 def of_features(config, model: checkpoint.Model) -> dict[str, Any]:
   """How images become features: model, precision, views."""
   views = dataclasses.asdict(experiment.recipe(config.views, model))
   found = {
-      **of_model(model),
+      **pooled.identity_of_towers(model),
       "features": experiment.features_are(config.data),
       "views.seed": config.views.seed,
       **{f"views.{name}": value for name, value in views.items()}}

@@ -60,8 +60,8 @@ def predict_set(
     images: The image set, its name that of a store if the config has one.
     methods: Numbers of the methods, by file name.
     about: Settings to write into each one's predictions, by method.
-    identity: What the predictions are of.
-    folder: Where the predictions of this set are.
+    identity: Identities of the set's predictions.
+    folder: Folder of the set's predictions.
     posterior: Posterior that predicts in its forms, too; see
       `run.output_names`.
     on_batch: See `run.iterate`.
@@ -72,8 +72,7 @@ def predict_set(
   path_of = lambda name: paths.inside(folder, name)
   method_of = run.output_names(
       methods, with_posterior=posterior is not None)
-  missing = [name for name in method_of if not identities.is_there(
-      path_of(name), identity.by_name[name], config.evidence)]
+  missing = identities.missing(folder, identity, config.evidence)
   sharding.barrier("looked for predictions")
   found: dict[str, Any] = {}  # by name, the iterator over its group
   for parts, names in groups(folder, missing, identity).items():
@@ -103,24 +102,26 @@ def planned(
     config,
     place: str,
     images: image_sets.ImageSet,
-    method_of: Mapping[str, str],
     methods: Mapping[str, base.Numbers],
     identity: identities.OfSet,
     folder: pathlib.Path,
+    *,
+    posterior: posteriors.Chosen | None = None,
 ) -> dry_run.Planned:
-  """What `answer_set` would compute; arguments as there.
+  """What `predict_set` would compute; arguments as there.
 
   Args:
     config: Fields of the experiment.
     place: Place of the set among the predictions.
     images: The image set.
-    method_of: Names of the predictions and the method of each.
-    methods: The methods' numbers by name.
-    identity: What the predictions are of.
-    folder: Where the predictions of this set are.
+    methods: Numbers of the methods, by file name.
+    identity: Identities of the set's predictions.
+    folder: Folder of the set's predictions.
+    posterior: Posterior that predicts in its forms, too.
   """
-  missing = [name for name in method_of if not identities.is_there(
-      folder / name, identity.by_name[name], config.evidence)]
+  method_of = run.output_names(
+      methods, with_posterior=posterior is not None)
+  missing = identities.missing(folder, identity, config.evidence)
   return dry_run.Planned(
       place, len(images.ids), len(images.class_names),
       0 if config.data.store is not None else config.views.number,
@@ -136,9 +137,9 @@ def groups(
   Those that an interrupted run had begun together are finished together.
 
   Args:
-    folder: Where the predictions of a set are.
+    folder: Folder of the predictions of a set.
     missing: Names of those that are not there.
-    identity: What the predictions are of.
+    identity: Identities of the set's predictions.
   """
   prefix = f"{_PARTS}{identity.of_pass[:8]}-"
   found: dict[pathlib.Path, Sequence[str]] = {}

@@ -48,10 +48,7 @@ FIELDS = config_files.fields(
 
 # Rows do not say these: they belong to the whole sweep, and lie in run.json.
 _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
-              "linearisation", "data.root", "data.store", "data.limit",
-              # Only `evaluate` looks at these.
-              "data.out_of_distribution", "temperature.", "method.tuned",
-              "methods", "evidence")
+              "linearisation", "data.root", "data.store", "data.limit")
 # What a point of the sweep may have of its own: numbers of all methods, and of
 # single ones.
 _NUMBERS = (*(f"method.{name}" for name in config_lib.NUMBERS), *(
@@ -101,7 +98,7 @@ def main() -> None:
   """Runs the sweep that the flags describe."""
   config = experiment.checked_config()
   kinds = {name: field.kind for name, field in _fields_of(config).items()
-           if not name.startswith(_NOT_SWEPT)}
+           if f"config.{name}" in FIELDS and not name.startswith(_NOT_SWEPT)}
   axes = [sweep_lib.parse_axis(text, kinds) for text in _SWEEP.value]
   if not axes:
     raise ValueError(f"--sweep is missing; for example: {EXAMPLE}")
@@ -243,19 +240,17 @@ def _pass(variant, load_model, load_posterior, images, output) -> _Pass:
       load_posterior(config.posterior, config.model),
       None if dry_run.ASKED.value else output, place)
   folder = output / "predictions" / images.name / variant.folder
-  for name, one in identity.by_name.items():
-    identities.is_there(folder / name, one)
+  identities.missing(folder, identity)
   return _Pass(variant, images, methods, identity, folder)
 
 
 def _planned(one, load_posterior):
   """What is to be predicted in a pass."""
   config = one.variant.config
-  posterior = load_posterior(config.posterior, config.model)
   return predicting.planned(
       config, f"{one.images.name}/{one.variant.folder}".rstrip("/"), one.images,
-      run.output_names(one.methods, with_posterior=posterior is not None),
-      one.methods, one.identity, one.folder)
+      one.methods, one.identity, one.folder,
+      posterior=load_posterior(config.posterior, config.model))
 
 
 def _run_pass(one, model, posterior, rows, bar):

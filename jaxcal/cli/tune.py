@@ -20,6 +20,7 @@ from jaxcal.clip import checkpoint as models
 from jaxcal.clip import towers
 from jaxcal.data import catalogue
 from jaxcal.data import image_set as image_sets
+from jaxcal.features import pooled
 from jaxcal.tuning import checkpoint
 from jaxcal.tuning import classes
 from jaxcal.tuning import fit
@@ -92,10 +93,8 @@ def main() -> None:
   # What lies there is looked at before anything is trained.
   for task in tasks:
     for name, setting in settings.items():
-      for seed in task.seeds:
-        fit.is_there(_folder(output, task, name) / f"seed-{seed}",
-                     fit.identity_of(model, task, setting, seed,
-                                     outliers[task.name].of(setting.spec)))
+      fit.look(model, task, setting, _folder(output, task, name),
+               outliers=outliers[task.name].of(setting.spec))
   experiment.write_settings(output, about)
   for task in tasks:
     _predict_zero_shot(config, model, task, output, about)
@@ -186,8 +185,9 @@ def _setting(config, model, name) -> fit.Setting:
   views = None
   if tune.num_views:
     views = experiment.recipe(config.views, model, number=tune.num_views + 1)
+  templates = _templates(config) if spec.base_method == "promptsrc" else ()
   return fit.Setting(
-      spec, recipe, tune.draw, _templates(config), views, config.views.seed)
+      spec, recipe, tune.draw, templates, views, config.views.seed)
 
 
 def _templates(config) -> tuple[str, ...]:
@@ -318,7 +318,7 @@ def _identity(config, model: models.Model, images, output, task, half):
   """What predictions are of, apart from the method."""
   return {
       **identities.of_images(config, images, output, f"{task.name}/{half}"),
-      **identities.of_model(model), "prompt.template": task.template}
+      **pooled.identity_of_towers(model), "prompt.template": task.template}
 
 
 def _folder(output, task, name):

@@ -81,6 +81,28 @@ def check_classes(
                            ) from error
 
 
+def missing(
+    seeds: Mapping[str, checkpoint.Tuned],
+    identity: Mapping[str, Any],
+    folder: pathlib.Path,
+    template: str,
+) -> list[str]:
+  """Names of the predictions that are to be computed.
+
+  Args:
+    seeds: Tuned parameters, from `load`.
+    identity: Identity of images and model.
+    folder: Folder of the predictions.
+    template: See `predict.logits`.
+
+  Raises:
+    ValueError: Predictions of something else lie there.
+  """
+  return [name for name, one in _identities(
+      seeds, identity, template).items()
+          if not identities.is_there(folder / name, one)]
+
+
 def predict_set(
     config,
     model: models.Model,
@@ -107,12 +129,9 @@ def predict_set(
     features: Folder that keeps the features of the images.
   """
   alike: dict[Any, Any] = {}
-  asked = {name: {**identity, "prompt.template": template,
-                  "tuned": one.about["content"]}
-           for name, one in seeds.items()}
-  for name, one in seeds.items():
-    if not identities.is_there(folder / name, asked[name]):
-      alike.setdefault(one.spec, {})[name] = one
+  asked = _identities(seeds, identity, template)
+  for name in missing(seeds, identity, folder, template):
+    alike.setdefault(seeds[name].spec, {})[name] = seeds[name]
   for group in alike.values():
     with progress.reported(images.name) as report:
       predicted = predict.logits(
@@ -127,6 +146,12 @@ def predict_set(
           logits, np.asarray(images.labels), images.ids, images.class_names,
           {}, {**about, "method": name, "tuned": training,
                "identity": asked[name]}), folder / name)
+
+
+def _identities(seeds, identity, template):
+  return {name: {**identity, "prompt.template": template,
+                 "tuned": one.about["content"]}
+          for name, one in seeds.items()}
 
 
 def _other_than(spec: methods.Spec) -> str:

@@ -80,6 +80,12 @@ def identity_of(model: checkpoint.Model) -> dict[str, Any]:
           "model.image_precision": model.config.vision.precision}
 
 
+def identity_of_towers(model: checkpoint.Model) -> dict[str, Any]:
+  """The weights, and how exactly both towers are computed."""
+  return {**identity_of(model),
+          "model.text_precision": model.config.text.precision}
+
+
 def identity_of_images(
     images: image_sets.ImageSet,
     folder: pathlib.Path,

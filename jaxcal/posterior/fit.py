@@ -154,8 +154,7 @@ def identity_of(
     progress: Function called as by `fit`.
   """
   return {
-      **pooled.identity_of(model),
-      "model.text_precision": model.config.text.precision,
+      **pooled.identity_of_towers(model),
       **contents.identity_of_pairs(
           pairs, memory=folder / MEMORY, num_threads=num_threads,
           progress=inputs.counting(progress, "files", len(pairs.ids))),

@@ -26,13 +26,14 @@ from jaxcal.posterior import model as models
 from jaxcal.posterior import online
 from jaxcal.posterior import predictive
 from jaxcal.posterior import selection
-from jaxcal.storage import identity
 from jaxcal.storage import paths
 
 # Predictions of the model before anything is tuned.
 BEFORE = "before"
 
 _FEATURES = "features"
+_WAY_OUT = ("give another folder (--output), or remove what is there "
+            "(--overwrite)")
 
 
 class Study(NamedTuple):
@@ -193,7 +194,8 @@ def look(
   _check_pool(study, max(cell.budget for cell in wanted))
   asked = _identities(study, folder, wanted, num_threads, progress)
   return asked, {name for name, one in asked.items()
-                 if _is_there(folder / name, one)}
+                 if predictions_lib.is_there(
+                     folder / name, one, way_out=_WAY_OUT)}
 
 
 def _check_pool(study, budget):
@@ -226,8 +228,7 @@ def _identities(study, folder, wanted, num_threads, progress):
           progress=inputs.counting(
               progress, f"{place}: files", len(images.ids))).items()}
   common = {
-      **pooled.identity_of(study.model),
-      "model.text_precision": study.model.config.text.precision,
+      **pooled.identity_of_towers(study.model),
       "prompt.template": study.template, **of_sets,
       **heads.identity_of(study.chosen)}
   tuned = {
@@ -254,18 +255,6 @@ def _places(study):
   if study.validation is not None:
     found["validation"] = study.validation
   return found
-
-
-def _is_there(path, asked):
-  """Whether predictions of the same lie there; refuses those of another."""
-  if not predictions_lib.exists(path):
-    return False
-  identity.check(
-      predictions_lib.settings(path).get("identity", {}), asked,
-      what=f"{path} holds predictions of something else than what is asked for",
-      way_out="give another folder (--output), or remove what is there "
-      "(--overwrite)")
-  return True
 
 
 def _problem(study, folder, report, *, batch_size, num_threads):

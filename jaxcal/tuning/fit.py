@@ -5,7 +5,7 @@
 
 Seeds are trained together. What a folder has already is not trained again, and
 an interrupted training goes on where it was last saved; both only where all
-that enters the numbers is the same, see `identity_of`.
+that enters the numbers is the same, see `look`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +25,7 @@ from jaxcal.clip import checkpoint as models
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import views as views_lib
+from jaxcal.features import pooled
 from jaxcal.storage import identity
 from jaxcal.storage import pytree
 from jaxcal.tuning import checkpoint
@@ -145,12 +146,7 @@ def fit(
   """
   folder = pathlib.Path(folder)
   features = None if features is None else pathlib.Path(features)
-  _check_outliers(setting.spec, outliers)
-  identities = {seed: identity_of(model, task, setting, seed, outliers)
-                for seed in task.seeds}
-  paths = {seed: folder / f"seed-{seed}" for seed in task.seeds}
-  missing = [seed for seed in task.seeds
-             if not is_there(paths[seed], identities[seed])]
+  identities, missing = look(model, task, setting, folder, outliers=outliers)
   groups = _groups(missing, seeds_at_once or max(1, len(missing)))
   if groups:
     prepared = _prepare(
@@ -162,39 +158,54 @@ def fit(
     report = _report_of(on_epoch, number, len(groups), num_epochs)
     _train(model, prepared, group, folder, identities, dict(about or {}),
            report)
-  return [checkpoint.load(path, model) for path in paths.values()]
+  return [checkpoint.load(_path(folder, seed), model) for seed in task.seeds]
 
 
-def identity_of(
+def look(
     model: models.Model,
     task: task_lib.Task,
     setting: Setting,
-    seed: int,
+    folder: pathlib.Path,
+    *,
     outliers: Outliers = None,
-) -> dict[str, Any]:
-  """All that enters the parameters of a seed, compared before they are reused.
+) -> tuple[dict[int, dict[str, Any]], list[int]]:
+  """What is asked for, and which seeds are not there yet.
 
   Args:
     model: The frozen model.
     task: The data set.
     setting: The method and how it is trained.
-    seed: One of `task.seeds`.
-    outliers: See `fit`.
+    folder: Folder as in `fit`.
+    outliers: Words or images, see `fit`.
+
+  Returns:
+    The identity of each seed's parameters, and the seeds to be trained.
 
   Raises:
     OSError: A file of an image cannot be read; names it.
+    ValueError: Parameters of something else lie there, or outliers do not fit
+      the method.
   """
+  _check_outliers(setting.spec, outliers)
+  common = _identity_of_setting(model, task, setting, outliers)
+  asked = {seed: {**common, **contents.identity_of(task.shots(seed)),
+                  "seed": seed} for seed in task.seeds}
+  return asked, [seed for seed, one in asked.items()
+                 if not _is_there(_path(folder, seed), one)]
+
+
+def _path(folder, seed):
+  return folder / f"seed-{seed}"
+
+
+def _identity_of_setting(model, task, setting, outliers):
+  """All that enters the parameters of every seed, apart from its shots."""
   found = {
-      **contents.identity_of(task.shots(seed)),
-      "computation": identity.COMPUTATION,
-      "model": model.fingerprint,
-      "model.image_precision": model.config.vision.precision,
-      "model.text_precision": model.config.text.precision,
+      **pooled.identity_of_towers(model),
       "prompt.template": task.template,
       "prompt.templates": setting.templates,
       "outliers": _identity_of_outliers(outliers),
       "outliers.draw": setting.draw if outliers is not None else None,
-      "seed": seed,
       **{f"method.{name}": value
          for name, value in setting.spec._asdict().items()},
       **{f"recipe.{name}": value
@@ -206,16 +217,8 @@ def identity_of(
   return found
 
 
-def is_there(path: pathlib.Path, asked: Mapping[str, Any]) -> bool:
-  """Whether tuned parameters of the same lie at `path`.
-
-  Args:
-    path: Path without an ending.
-    asked: Identity from `identity_of`.
-
-  Raises:
-    ValueError: Parameters of something else lie there; names what differs.
-  """
+def _is_there(path, asked):
+  """Whether tuned parameters of the same lie at a path without an ending."""
   if not checkpoint.exists(path):
     return False
   stored = checkpoint.about(path).get("identity")
@@ -332,7 +335,7 @@ def _train(model, one, seeds, folder, identities, about, report):
                lambda *found: pytree.save(path, found, made_of))
   params = state.params if recipe.aggregation is None else state.average
   for number, seed in enumerate(seeds):
-    checkpoint.save(folder / f"seed-{seed}", checkpoint.Tuned(
+    checkpoint.save(_path(folder, seed), checkpoint.Tuned(
         one.setting.spec, jax.tree.map(lambda x, i=number: x[i], params),
         one.class_names, _cached_labels(one, several.rows[number]),
         {**about, "model.fingerprint": model.fingerprint,

@@ -104,21 +104,29 @@ def spec(
     num_context: Number of context vectors, for methods that learn some; the
       recipe's if None.
     class_position: Position of the class name among them.
-    outlier_weight: Factor of the outlier term; the published one if None.
-    cache_weight: See `methods.Spec`.
-    cache_sharpness: See `methods.Spec`.
+    outlier_weight: Factor of the outlier term, for methods with outliers; the
+      published one if None.
+    cache_weight: See `methods.Spec`, for methods that look the shots up.
+    cache_sharpness: See `methods.Spec`, likewise.
 
   Raises:
     ValueError: An unknown preset or method; lists the choices.
   """
   methods.check(name)
-  base = name.split("+")[0]
-  numbers = recipe(base, preset)
+  plain = methods.Spec(name)
+  numbers = recipe(plain.base_method, preset)
   count = numbers.num_context
   if count and num_context is not None:
     count = num_context
-  weight = (_DOR_WEIGHTS.get(base, _DOR_WEIGHT) if outlier_weight is None
-            else outlier_weight)
-  return methods.Spec(
-      name, count, numbers.from_words, class_position, weight, cache_weight,
-      cache_sharpness)
+  found = plain._replace(
+      num_context=count, from_words=numbers.from_words,
+      class_position=class_position)
+  # What a method does not use is not a part of its identity.
+  if plain.outliers is not None:
+    published = _DOR_WEIGHTS.get(plain.base_method, _DOR_WEIGHT)
+    found = found._replace(outlier_weight=(
+        published if outlier_weight is None else outlier_weight))
+  if plain.kind.cached:
+    found = found._replace(
+        cache_weight=cache_weight, cache_sharpness=cache_sharpness)
+  return found

@@ -11,20 +11,14 @@ import shutil
 
 from absl.testing import absltest
 import numpy as np
-from PIL import Image
 
 from jaxcal import predictions
 from jaxcal.testbed import shipped
 from tests.cli import command
+from tests.data import miniatures
 
 _SMALL = ("--config.views.number=8", "--config.method.selection_fraction=0.5",
           "--config.metrics.num_resamples=20")
-
-
-def _picture(path, seed):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), np.uint8)
-  Image.fromarray(pixels).save(path)
 
 
 class StaleTest(absltest.TestCase):
@@ -35,7 +29,8 @@ class StaleTest(absltest.TestCase):
     self.images, self.output = self.root / "pets", self.root / "out"
     for label, name in enumerate(("cat", "dog")):
       for number in range(3):
-        _picture(self.images / name / f"{number}.png", 10 * label + number)
+        miniatures.picture(
+            self.images / name / f"{number}.png", 10 * label + number)
     self._evaluate()
     self.before = self._logits()
 
@@ -83,7 +78,7 @@ class StaleTest(absltest.TestCase):
     self.assertEqual(row["num_images"], 6)
 
   def test_a_class_more(self):
-    _picture(self.images / "hen" / "0.png", 99)
+    miniatures.picture(self.images / "hen" / "0.png", 99)
     row, = self._refused("data.num_classes: stored 2, asked 3")
     self.assertEqual((row["num_images"], row["num_classes"]), (7, 3))
 
@@ -99,7 +94,7 @@ class StaleTest(absltest.TestCase):
                      ("lion", "wolf"))
 
   def test_replaced_pictures(self):
-    _picture(self.images / "dog" / "1.png", 77)
+    miniatures.picture(self.images / "dog" / "1.png", 77)
     self._refused("data.contents: stored '.*', asked")
     changed = np.abs(self._logits() - self.before).max(axis=1) > 1e-3
     self.assertEqual(changed.tolist(), [False] * 4 + [True, False])
@@ -121,7 +116,7 @@ class StaleTest(absltest.TestCase):
   def test_foreign_predictions(self):
     other = self.root / "other"
     for name in ("cat", "dog"):
-      _picture(other / name / "0.png", 5)
+      miniatures.picture(other / name / "0.png", 5)
     images, output, self.output = self.images, self.output, self.root / "out2"
     self.images = other
     self._evaluate()
@@ -195,7 +190,7 @@ class StaleTest(absltest.TestCase):
     stored = f"--config.data.store={store}"
     self.output = self.root / "from_store"
     self._evaluate(stored)
-    _picture(self.images / "cat" / "2.png", 55)
+    miniatures.picture(self.images / "cat" / "2.png", 55)
     status, _, error = self._run(stored)
     self.assertEqual(status, 2)
     self.assertIn("its images or their names have changed since", error)

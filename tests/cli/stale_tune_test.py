@@ -12,24 +12,18 @@ from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
-from PIL import Image
 from safetensors import numpy as safetensors
 
 from jaxcal import predictions
 from jaxcal.storage import pytree
 from jaxcal.testbed import shipped
 from tests.cli import command
+from tests.data import miniatures
 
 _SMALL = ("--config.tune.classes=all", "--config.tune.num_shots=2",
           "--config.tune.num_seeds=2", "--config.tune.num_epochs=2",
           "--config.metrics.num_resamples=20")
 _CLASSES = ("cat", "dog")
-
-
-def _picture(path, seed):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), np.uint8)
-  Image.fromarray(pixels).save(path)
 
 
 class StaleTuneTest(absltest.TestCase):
@@ -41,8 +35,9 @@ class StaleTuneTest(absltest.TestCase):
     for split, seed in (("train", 0), ("test", 100)):
       for label, name in enumerate(_CLASSES):
         for number in range(2):
-          _picture(self.root / split / name / f"{split}{number}.png",
-                   seed + 10 * label + number)
+          miniatures.picture(
+              self.root / split / name / f"{split}{number}.png",
+              seed + 10 * label + number)
     self._tune()
     self.before = self._parameters()
 
@@ -108,12 +103,12 @@ class StaleTuneTest(absltest.TestCase):
     np.testing.assert_allclose(grown, self._parameters(3), rtol=1e-5, atol=1e-7)
 
   def test_training_images_replaced(self):
-    _picture(self.root / "train/cat/train0.png", 55)
+    miniatures.picture(self.root / "train/cat/train0.png", 55)
     self._refused("tuned on something else.*\n  data.contents: stored")
     self._assert_other_parameters()
 
   def test_test_images_replaced(self):
-    _picture(self.root / "test/cat/test0.png", 55)
+    miniatures.picture(self.root / "test/cat/test0.png", 55)
     self._refused("predictions/test/zero_shot/all-1 holds .*\n  data.contents")
     np.testing.assert_array_equal(self._parameters(), self.before)
 

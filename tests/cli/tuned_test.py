@@ -236,6 +236,24 @@ class PredictionsTest(_Saved):
                 "--config.data.store=some")
 
 
+class DryRunTest(_Saved):
+
+  def test_views_of_tuned_parameters_count(self):
+    coop, maple = self._save("coop"), self._save("maple")
+    self._save("coop", seed=2)
+    output, printed = self._runs(
+        *_BASE, *_PLAIN, *_tuned(coop, maple), "--dry_run")
+    self.assertFalse(output.exists())
+    # 6 images in 8 views; features of the clean ones, which the seeds of CoOp
+    # share; and these views once more, through the prompts of MaPLe.
+    self.assertIn("image tower: 60; ", printed)
+    self.assertRegex(printed, "zero_shot, coop-1, coop-2, maple-1 ")
+    self._runs(*_BASE, *_PLAIN, *_tuned(coop), output=output)
+    _, printed = self._runs(
+        *_BASE, *_PLAIN, *_tuned(coop, maple), "--dry_run", output=output)
+    self.assertIn("image tower: 6; ", printed)
+
+
 class StartTest(_Saved):
 
   @classmethod

@@ -21,6 +21,13 @@ def pixels(seed: int, height: int = 5) -> UInt8[np.ndarray, "h w 3"]:
   return generator.integers(256, size=(height, 4, 3), dtype=np.uint8)
 
 
+def picture(path, seed):
+  """Writes an image file of noise; its folder is made."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  noise = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), np.uint8)
+  Image.fromarray(noise).save(path)
+
+
 def prepare(root, name, splits, *, classes, version="1.0.0", key="file_name",
             encoded=True, feature="image"):
   """Writes a data set of (file name, label, pixels) by split."""

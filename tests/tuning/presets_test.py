@@ -42,6 +42,14 @@ class PresetsTest(parameterized.TestCase):
     for name in ("kgcoop", "cocoop", "maple"):
       self.assertEqual(presets.spec(f"{name}+dor").outlier_weight, 2.0)
 
+  def test_numbers_that_a_method_does_not_use_are_no_part_of_it(self):
+    others = dict(outlier_weight=3.0, cache_weight=4.0, cache_sharpness=5.0)
+    self.assertEqual(presets.spec("coop", **others), presets.spec("coop"))
+    self.assertEqual(presets.spec("coop+dor", **others).outlier_weight, 3.0)
+    cached = presets.spec("tip_adapter", **others)
+    self.assertEqual((cached.outlier_weight, cached.cache_weight,
+                      cached.cache_sharpness), (0.0, 4.0, 5.0))
+
   def test_unknown_names_list_the_choices(self):
     with self.assertRaisesRegex(ValueError, "'coup'; choose from: coop, "):
       presets.recipe("coup")
