@@ -56,8 +56,9 @@ def encode(
   with tempfile.TemporaryDirectory() as scratch:
     place = pathlib.Path(scratch)
     if folder is not None:
-      place = folder / identity.of_lines(
-          [model.fingerprint, model.config.text.precision, *fitting])
+      place = folder / identity.of_lines([
+          str(identity.COMPUTATION), model.fingerprint,
+          model.config.text.precision, *fitting])
     parts.open_folder(place, fitting, ("text",))
     todo = parts.missing(place, len(fitting))
     _report(on_words, len(fitting) - len(todo), len(fitting))
