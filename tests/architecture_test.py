@@ -18,6 +18,7 @@ _MAY_IMPORT = {
     "lazy": set(),
     "spelling": set(),
     "precision": set(),
+    "stages": set(),
     "typing": set(),
     "config": set(),
     "provenance": set(),
@@ -35,10 +36,10 @@ _MAY_IMPORT = {
     "tuning": {"typing", "losses", "clip", "data"},
     "features": {"typing", "clip", "data", "sharding", "storage"},
     "testbed": {"typing", "clip", "data"},
-    "report": {"typing", "metrics", "predictions"},
+    "report": {"typing", "metrics", "predictions", "stages"},
     "tasks": {"typing", "adapt", "clip", "testbed"},
     "run": {"typing", "adapt", "clip", "data", "features", "parts",
-            "predictions", "sharding", "storage", "tasks"},
+            "predictions", "sharding", "stages", "storage", "tasks"},
     "sweep": {"adapt", "config"},
 }
 _MAY_IMPORT["cli"] = set(_MAY_IMPORT) - {"__main__"}

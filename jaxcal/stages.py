@@ -1,0 +1,77 @@
+"""What predictions went through, stage by stage.
+
+Stages are fields wherever they are kept: in the settings of predictions and in
+the rows of tables. They are joined into one name to be printed and to call a
+file, and that name is never taken apart again.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+# In the settings of predictions, the fields of their stages.
+SETTING = "stages"
+# What the fields of the other side of a paired difference begin with.
+_REFERENCE = "reference"
+
+
+class Stages(NamedTuple):
+  """The stages of predictions; None and () where a stage is left out.
+
+  Attributes:
+    method: Test-time method, or the base method of few-shot tuning.
+    additions: What was added to the base method, of `tuning.methods.ADDITIONS`.
+    tuned_seed: Seed of few-shot tuning, where there are several side by side.
+    posterior: Form of the posterior, of `adapt.prompt.bayesian.FORMS`.
+    recalibrator: Name of the calibrator.
+  """
+
+  method: str
+  additions: tuple[str, ...] = ()
+  tuned_seed: int | None = None
+  posterior: str | None = None
+  recalibrator: str | None = None
+
+  @property
+  def label(self) -> str:
+    """All stages in one name, as in coop+dor-1+temperature; for printing."""
+    tuned = "+".join((self.method, *self.additions))
+    if self.tuned_seed is not None:
+      tuned += f"-{self.tuned_seed}"
+    return "+".join(filter(None, (tuned, self.posterior, self.recalibrator)))
+
+
+def fields(stages: Stages) -> dict[str, Any]:
+  """The stages that there are, by name, as rows and JSON have them."""
+  found = stages._asdict() | {"additions": list(stages.additions)}
+  return {name: value for name, value in found.items()
+          if value is not None and value != []}
+
+
+def reference_fields(stages: Stages) -> dict[str, Any]:
+  """The same of what a row is compared with: reference, reference_posterior."""
+  return {_REFERENCE if name == "method" else f"{_REFERENCE}_{name}": value
+          for name, value in fields(stages).items()}
+
+
+def of(row: Mapping[str, Any]) -> Stages:
+  """The stages that a row, or a mapping from `fields`, tells."""
+  found = {name: row[name] for name in Stages._fields
+           if row.get(name) is not None}
+  return Stages(**found | {"additions": tuple(found.get("additions", ()))})
+
+
+def reference_of(row: Mapping[str, Any]) -> Stages:
+  """The stages of what a row of differences is compared with."""
+  return of({name: row.get(
+      _REFERENCE if name == "method" else f"{_REFERENCE}_{name}")
+             for name in Stages._fields})
+
+
+def of_settings(settings: Mapping[str, Any], name: str) -> Stages:
+  """The stages of saved predictions.
+
+  Args:
+    settings: Settings of the predictions.
+    name: Name of their file, which is all that earlier versions tell.
+  """
+  return of(settings.get(SETTING) or {"method": name})
