@@ -11,8 +11,8 @@ def get_config() -> config.ExperimentConfig:
   experiment = config.ExperimentConfig()
   experiment.data.name = ("shapes", "compositions", "shades")
   experiment.data.limit = 1000
-  experiment.tune.name = (
-      "coop", "kgcoop", "coop+dor", "kgcoop+dor", "maple", "maple+dor")
+  experiment.tune.name = ("coop", "kgcoop", "maple")
+  experiment.tune.dor = ("without", "with")
   experiment.method.name = ("zero_shot",)
   # One view, the clean one: nothing is tuned at test time.
   experiment.views.number = 1

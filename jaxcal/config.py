@@ -5,10 +5,13 @@ single fields. Library functions never see these objects. Only the standard
 library is imported.
 """
 
-from collections.abc import Iterator, Mapping
+import ast
+from collections.abc import Iterator, Mapping, Sequence
 import csv
 import dataclasses
 import math
+import os
+import re
 import types
 import typing
 from typing import Any, NamedTuple
@@ -21,6 +24,8 @@ FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
 # Numbers below config.method, of which all values of a sweep share a pass.
 NUMBERS = ("weight", "delta", "quantile", "learning_rate", "weight_decay",
            "num_steps", "selection_fraction")
+# Views per image where views.number is None.
+NUM_VIEWS = 64
 # How a flag or a file says that a field is None.
 NONE = ("", "none", "None")
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
@@ -90,6 +95,9 @@ class DataConfig:
   class_names: str | None = _path(
       None, "text file with one class name per line, in label order, for "
       "folders and CSV files whose own names are not to be used")
+  family: str | None = _field(
+      None, "family of the image sets, of which protocol=paper knows that of "
+      "benchmark sets alone: 'fine_grained' or 'shift'")
   template: str = _field(
       "a photo of a {}.", "prompt; the words before {} are the initial context")
   out_of_distribution: str | None = _path(
@@ -101,16 +109,16 @@ class DataConfig:
 class ViewsConfig:
   """Which views of an image the method sees; the first is the clean one."""
 
-  number: int = _field(64, "views per image, the clean one included")
+  number: int | None = _field(
+      None, "views per image, the clean one included; 64 if None")
   min_area: float = _field(
       0.08, "smallest part of the image that a random crop covers")
   max_area: float = _field(
       1.0, "largest part of the image that a random crop covers")
   flip_probability: float = _field(
       0.5, "probability that a random crop is flipped")
-  augmix: bool = _field(
-      False, "AugMix on the random views, as the released codes do for the ten "
-      "fine-grained sets")
+  augmix: bool | None = _field(
+      None, "AugMix on the random views; if None, what protocol says, or not")
   seed: int = _field(
       0, "seed of the random views, beside the image's id and their number")
 
@@ -311,8 +319,15 @@ class TuneConfig:
   """Few-shot tuning on the base classes, `jaxcal tune`."""
 
   name: tuple[str, ...] = _field(
-      ("coop", "kgcoop", "coop+dor", "kgcoop+dor"),
-      "methods, separated by commas; +dor regularises on outliers")
+      ("coop", "kgcoop"), "methods, separated by commas")
+  dor: tuple[str, ...] = _field(
+      ("without", "with"), "runs of each method 'without' regularisation on "
+      "outliers (DOR), 'with' it, or both, separated by commas; methods that "
+      "do not allow it run without")
+  logit_range: tuple[str, ...] = _field(
+      ("free",), "runs of each method with the range of its logits 'free', "
+      "kept to that of zero-shot at prediction ('zs_norm') or in training "
+      "('penalty'), separated by commas")
   classes: str = _field(
       "base", "classes to train on: 'base', the first half, so that base and "
       "new "
@@ -370,8 +385,8 @@ class TuneConfig:
       "shuffled", "how outliers are drawn in each step: 'shuffled', without "
       "replacement until all are used, 'iid', or 'fixed', the same ones")
   outlier_images: str | None = _path(
-      None, "image set of other things, on which clip_adapter+dor is "
-      "regularised")
+      None, "image set of other things, on which clip_adapter is "
+      "regularised with DOR")
   exclude_new: bool = _field(
       False, "whether the new classes' names are left out of the outliers; as "
       "published, they may be among them")
@@ -398,6 +413,10 @@ class ExperimentConfig:
   """One run of `jaxcal evaluate`, `sweep`, `features`, `posterior` or `tune`.
   """
 
+  protocol: str = _field(
+      "defaults", "source of what is left None: 'defaults', those of the "
+      "methods on all image sets, or 'paper', weights of the regularisers, "
+      "AugMix and views as published for the family of each image set")
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   views: ViewsConfig = dataclasses.field(default_factory=ViewsConfig)
@@ -528,6 +547,75 @@ def number_names() -> tuple[str, ...]:
   return tuple(dict.fromkeys((*NUMBERS, *own)))
 
 
+def check(config: ExperimentConfig) -> None:
+  """Reads names, paths and "none" as a flag or a file has them; checks all.
+
+  Raises:
+    ValueError: See `validate`; or a list of names that cannot be read.
+  """
+  for field in fields(config):
+    setattr(field.part, field.key, _read(field))
+  validate(config)
+
+
+def _read(field):
+  value = field.value
+  if field.kind == tuple[str, ...]:
+    try:
+      return tuple(name for name in names_of(value, are_paths=field.is_path)
+                   if name not in NONE)
+    except ValueError as error:
+      raise ValueError(f"--{field.name}: {error}") from error
+  if field.may_be_none and value in NONE:
+    return None
+  return with_home(value, field)
+
+
+def with_home(value: Any, field: Field) -> Any:
+  """A field's value with ~ expanded, where it is a path or several."""
+  if not field.is_path:
+    return value
+  if isinstance(value, tuple):
+    return tuple(map(os.path.expanduser, value))
+  return os.path.expanduser(value) if isinstance(value, str) else value
+
+
+def names_of(given: Sequence[str], *, are_paths: bool) -> list[str]:
+  """Names one by one; a flag hands over several in one text.
+
+  Args:
+    given: Texts, each with a name or several separated by commas, see `split`;
+      or a tuple as Python writes it, as in "('tpt', 'soc')".
+    are_paths: Whether names may be paths: a text that exists as one is taken
+      as a whole, and ~ is the home folder.
+
+  Raises:
+    ValueError: See `split`.
+  """
+  home = os.path.expanduser if are_paths else str
+  names = []
+  for text in [given] if isinstance(given, str) else given:
+    if not isinstance(text, str):
+      names.append(text)  # refused with other values of a wrong type
+    elif are_paths and os.path.exists(home(text)):
+      names.append(home(text))
+    else:
+      names += map(home, _written_in_python(text) or split(text))
+  return names
+
+
+def _written_in_python(text):
+  """The names of a tuple or list of Python; None where it is none."""
+  try:
+    value = ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    return None
+  if isinstance(value, (list, tuple)) and all(
+      isinstance(one, str) for one in value):
+    return list(value)
+  return None
+
+
 def validate(config: ExperimentConfig) -> None:
   """Refuses values of other types or out of range, before anything is loaded.
 
@@ -558,6 +646,23 @@ def validate(config: ExperimentConfig) -> None:
       if not holds:
         raise _wrong(
             f"config.{section}{name}", getattr(part, name), expected)
+  _check_own_methods(config.methods)
+
+
+def _check_own_methods(methods):
+  """Refuses what no flag, file or table could name, or nobody write down."""
+  if not isinstance(methods, Mapping):
+    raise ValueError("config.methods must be methods by name, as in "
+                     f"{{'mine': MyMethod()}}, got {methods!r}")
+  for name, method in methods.items():
+    if not re.fullmatch(r"\w[\w.-]*", str(name)):
+      raise ValueError(
+          f"config.methods has the name {name!r}; expected letters, digits, "
+          "'_', '-' and '.', for names of files and METHOD+temperature")
+    if isinstance(method, type) or not dataclasses.is_dataclass(method):
+      raise ValueError(
+          f"config.methods[{name!r}] is {method!r}, expected an instance of a "
+          "dataclass of numbers with a method(), such as jaxcal.Tda()")
 
 
 def _wrong(name, value, expected):
@@ -612,6 +717,7 @@ def _data_rows(data):
       ("template", data.template.count("{}") == 1, "exactly one {}"),
       _one_of(data, "source", "files", "tfds"),
       _one_of(data, "classes", "all", "base", "new"),
+      _one_of(data, "family", None, "fine_grained", "shift"),
       ("classes", data.classes == "all" or data.store is None,
        "'all' beside --config.data.store, which has features of whole sets"))
 
@@ -648,8 +754,8 @@ def _numbers_rows(part, views):
       ("selection_fraction", fraction is None or 0 < fraction <= 1,
        "in (0, 1]"),
       ("selection_fraction", fraction is None or
-       int(views.number * fraction) >= 1,
-       f"large enough to keep one of {views.number} views"),
+       int((views.number or NUM_VIEWS) * fraction) >= 1,
+       f"large enough to keep one of {views.number or NUM_VIEWS} views"),
       ("delta", delta is None or 0 < delta <= 1, "in (0, 1]"),
       ("quantile", quantile is None or 0 <= quantile <= 1, "in [0, 1]"))
 
@@ -669,6 +775,8 @@ def _posterior_rows(posterior):
 def _tune_rows(tune):
   return (
       ("name", bool(tune.name), "a name"),
+      _each_of(tune, "dor", "without", "with"),
+      _each_of(tune, "logit_range", "free", "zs_norm", "penalty"),
       _one_of(tune, "preset", "upstream", "dor"),
       _one_of(tune, "classes", "base", "all"),
       _one_of(tune, "class_position", "end", "middle", "front"),
@@ -691,6 +799,7 @@ def _metrics_rows(metrics):
 
 def _rows_of_no_section(config):
   return (
+      _one_of(config, "protocol", "defaults", "paper"),
       _positive(config, "memory_gb"),
       _one_of(config, "linearisation", "auto", "vjp", "jacobian"),
       *_at_least(1, config, "batch_size", "num_threads"))
@@ -712,6 +821,15 @@ def _one_of(part, name, *choices):
   *others, last = map(repr, choices)
   return (name, getattr(part, name) in choices,
           f"{', '.join(others)} or {last}")
+
+
+def _each_of(part, name, *choices):
+  """A row of a field with one or more of the choices, none of them twice."""
+  given = getattr(part, name)
+  *others, last = map(repr, choices)
+  return (name, bool(given) and len(set(given)) == len(given) and
+          set(given) <= set(choices),
+          f"one or more of {', '.join(others)} and {last}")
 
 
 def describe(config: Any, prefix: str = "config") -> list[tuple[str, Any, str]]:

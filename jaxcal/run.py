@@ -19,6 +19,7 @@ import numpy as np
 from jaxcal import parts as parts_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import sharding
+from jaxcal import stages
 from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.adapt import contract
@@ -160,14 +161,15 @@ def _checked_labels(labels, task, num_images):
 
 
 def output_names(
-    methods: Methods, *, with_posterior: bool = False) -> dict[str, str]:
-  """Names of the predictions that `iterate` gives, and the method of each."""
-  names: dict[str, str] = {}
+    methods: Methods, *, with_posterior: bool = False
+) -> dict[str, stages.Stages]:
+  """Names of the predictions that `iterate` gives, and the stages of each."""
+  names: dict[str, stages.Stages] = {}
   for name, method in methods.items():
     if isinstance(method, prompt_methods.PromptMethod):
       names |= families.names({name: method}, with_posterior=with_posterior)
     else:
-      names[name] = name
+      names[name] = stages.Stages(name)
   return names
 
 
@@ -236,13 +238,13 @@ def iterate(
   if batch_size < 1:
     raise ValueError(f"batch_size must be at least 1, got {batch_size}")
   mesh = sharding.data_mesh(devices)
-  names = tuple(output_names(methods, with_posterior=head is not None))
+  names = output_names(methods, with_posterior=head is not None)
   about = {name: {} for name in names} if about is None else about
   along = _streams(methods, shaped)
   order = _checked_order(order, len(source.ids))
   with tempfile.TemporaryDirectory() as scratch:
     folder = parts or pathlib.Path(scratch)
-    _open(folder, source, names, order if along else None, identity)
+    _open(folder, source, tuple(names), order if along else None, identity)
     missing = parts_lib.missing(folder, len(source.ids))
     sharding.barrier("missing")  # nobody writes before all have looked
     if len(missing):
@@ -257,7 +259,9 @@ def iterate(
     sharding.barrier("predicted")
     common = _common_evidence(folder, task, evidence)
     for name, settings in about.items():
-      yield name, _gathered(folder, name, source, settings, common)
+      yield name, _gathered(folder, name, source, {
+          "method": name, stages.SETTING: stages.fields(names[name]),
+          **settings}, common)
 
 
 def _open(folder, source, names, order, identity):

@@ -101,7 +101,7 @@ class ConfigTest(parameterized.TestCase):
       ("views", "max_area", "1", "a finite number"),
       ("method", "weight", float("inf"), "a finite number or none"),
       ("method", "num_steps", 2.5, "a whole number or none"),
-      ("views", "augmix", 1, "true or false"),
+      ("views", "augmix", 1, "true or false or none"),
       ("data", "split", None, "a text"),
       ("data", "root", 3, "a text or none"),
       ("method", "name", ["tpt"], "names"),

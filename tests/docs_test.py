@@ -60,7 +60,7 @@ _POSTERIOR = (
 _FEW_SHOT = (
     ("jaxcal tune --config=configs/dor_base_to_new.py",
      "jaxcal tune --config=configs/dor_base_to_new.py --config.data.limit=40 "
-     "--config.data.name=shapes --config.tune.name=coop,coop+dor "
+     "--config.data.name=shapes --config.tune.name=coop "
      "--config.tune.num_shots=1 --config.tune.num_seeds=1 "
      "--config.tune.num_epochs=2 --config.tune.num_outliers=20 "
      "--config.metrics.num_resamples=20"),

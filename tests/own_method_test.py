@@ -136,7 +136,7 @@ class OwnMethodTest(absltest.TestCase):
     settings.methods = {"mine": _Renamed()}
     settings.method.name = ("mine",)
     settings.method.num_steps = 7
-    experiment.check(settings)
+    config.check(settings)
     self.assertEqual(experiment.methods_of(settings), {
         "mine": _Renamed(num_steps=7)})
 
@@ -151,7 +151,7 @@ class OwnMethodTest(absltest.TestCase):
       settings = config.ExperimentConfig()
       settings.methods = methods
       with self.subTest(message), self.assertRaisesRegex(ValueError, message):
-        experiment.check(settings)
+        config.check(settings)
 
   def test_a_state_of_its_own(self):
     """How often each class was predicted before, by hand."""

@@ -85,7 +85,7 @@ _FEW_SHOTS = ("--config=configs/dor_base_to_new.py",
               "--config.tune.num_shots=2", "--config.tune.num_seeds=2",
               "--config.tune.num_epochs=2", "--config.tune.batch_size=9",
               "--config.tune.num_context=4",
-              "--config.tune.name=coop+dor,cocoop,maple,clip_adapter")
+              "--config.tune.name=coop,cocoop,maple,clip_adapter")
 
 
 def _shape(*sizes, dtype=jnp.float32):
@@ -395,12 +395,14 @@ class _World:
     optimiser = training.sgd(0.1)
     cache = tip_adapter.make_cache(
         np.eye(4, self.d, dtype=np.float32)[None], np.arange(4) % 3, self.k)
-    names = [*tuning_methods.METHODS, "coop+dor", "coop+zs_norm",
-             "coop+penalty", "clip_adapter+dor"]
-    for name in names:
-      recipe = presets.recipe(name.split("+")[0], "upstream")
-      spec = tuning_methods.Spec(name, recipe.num_context, recipe.from_words,
-                                 outlier_weight=2.0)
+    added = [("coop", one) for one in tuning_methods.ADDITIONS]
+    for name, *additions in (
+        *((name,) for name in tuning_methods.METHODS), *added,
+        ("clip_adapter", "dor")):
+      recipe = presets.recipe(name, "upstream")
+      spec = tuning_methods.Spec(
+          name, tuple(additions), recipe.num_context, recipe.from_words,
+          outlier_weight=2.0)
       method = tuning_methods.build(
           spec, self.model, cache if spec.kind.cached else None)
       prompts = tuning_methods.prompts_of(spec, self.model, _NAMES)

@@ -14,6 +14,7 @@ from PIL import Image
 from jaxcal import predictions
 from jaxcal import run
 from jaxcal import sharding
+from jaxcal import stages
 from jaxcal import tasks
 from jaxcal.adapt import cache
 from jaxcal.adapt import methods
@@ -373,11 +374,13 @@ class HeadTest(_Runs, absltest.TestCase):
 
   def test_without_variance_the_predictions_are_the_plain_ones(self):
     predicted = self.run_all(head=self.head(0))
-    for name, setting in run.output_names(
+    for name, of in run.output_names(
         _METHODS, with_posterior=True).items():
       np.testing.assert_allclose(
-          predicted[name].logits, self.one_device[setting].logits, atol=1e-4)
-      if name != setting:
+          predicted[name].logits, self.one_device[of.method].logits, atol=1e-4)
+      self.assertEqual(
+          stages.of_settings(predicted[name].settings, name), of)
+      if of.posterior is not None:
         np.testing.assert_allclose(
             predicted[name].info["epistemic"], 0, atol=1e-5)
 

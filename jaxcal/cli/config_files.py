@@ -261,8 +261,18 @@ class _Number(flags.ArgumentParser):
     return self._kind.__name__
 
 
+class _Truth(flags.BooleanParser):
+  """True, false, or none, which `config.validate` refuses elsewhere."""
+
+  def parse(self, argument: Any) -> Any:
+    """What a text says; what a config has already is left as it is."""
+    if argument is None or argument in config_lib.NONE:
+      return None
+    return super().parse(argument)
+
+
 class _Names(tuple_parser.TupleParser):
-  """A text with names, which `experiment.check` takes apart.
+  """A text with names, which `config.check` takes apart.
 
   As it is: to ml_collections it would be a literal of Python, in which no name
   could have a space.
@@ -275,6 +285,7 @@ class _Names(tuple_parser.TupleParser):
 
 config_flags.register_flag_parser_for_type(int, _Number(int))
 config_flags.register_flag_parser_for_type(float, _Number(float))
+config_flags.register_flag_parser_for_type(bool, _Truth())
 config_flags.register_flag_parser_for_type(tuple, _Names())
 # ml_collections looks for overridden fields in a command line of its own, not
 # in the one that is parsed: `sys.argv`, or this.

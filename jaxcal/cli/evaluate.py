@@ -1,61 +1,71 @@
 """`jaxcal evaluate`: images in; predictions, a table and a page out."""
 
 import collections
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import pathlib
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcal import config as config_lib
+from jaxcal import plan
 from jaxcal import predictions as predictions_lib
-from jaxcal import run
+from jaxcal import runs
 from jaxcal import sharding
+from jaxcal import stages
 from jaxcal.adapt import methods as methods_lib
+from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
 from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
-from jaxcal.cli import identities
 from jaxcal.cli import posteriors
 from jaxcal.cli import predicting
 from jaxcal.cli import progress
+from jaxcal.cli import protocol
 from jaxcal.cli import recalibrate
 from jaxcal.cli import reporting
 from jaxcal.cli import saved_runs
 from jaxcal.cli import tune
-from jaxcal.cli import tuned_predictions
+from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
+from jaxcal.posterior import head
 from jaxcal.recalibration import temperature
+from jaxcal.tuning import checkpoint as tuned_files
+from jaxcal.tuning import saved
 
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
            "--config.method.weight=30")
 
 FLAGS = (*experiment.SHARED_FLAGS, "dry_run")
 FIELDS = config_files.fields(
-    "model", "data", "views", "method", "stream", "fpp", "posterior",
-    "temperature", "tune.template", "metrics", "batch_size", "num_threads",
-    "memory_gb", "evidence", "linearisation")
+    "protocol", "model", "data", "views", "method", "stream", "fpp",
+    "posterior", "temperature", "tune.template", "metrics", "batch_size",
+    "num_threads", "memory_gb", "evidence", "linearisation")
 
-_TEMPERATURE = "+temperature"
+_Config = config_lib.ExperimentConfig
 
 
 class _Part(NamedTuple):
   """Images whose predictions have a folder of their own.
 
   Attributes:
-    data: Name of the image set.
     name: Name of the part beside the set itself; None for the set.
-    images: The images.
+    config: Settings for this image set.
     posterior: What predicts in its forms, too; None without.
+    asked: What test-time methods are to predict.
+    tuned: What tuned parameters are to predict.
+    template: Prompt of what was not tuned.
+    about: Settings to be written into all predictions.
   """
 
-  data: str
   name: str | None
-  images: image_sets.ImageSet
-  posterior: posteriors.Chosen | None
-
-  @property
-  def place(self) -> str:
-    """Below the folder of all predictions."""
-    return self.data if self.name is None else f"{self.data}/{self.name}"
+  config: _Config
+  posterior: head.Chosen | None
+  asked: runs.Asked
+  tuned: Sequence[saved.Asked]
+  template: str
+  about: Mapping[str, Any]
 
 
 def help_text() -> str:
@@ -75,64 +85,54 @@ def help_text() -> str:
 def main() -> None:
   """Runs the experiment that the flags describe."""
   config = experiment.checked_config()
-  methods = experiment.methods_of(config)
-  if config.method.tuned:
+  experiment.methods_of(config)
+  tuned = tuned_files.find(config.method.tuned)
+  if tuned:
     _check_tuned(config)
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
+  remarks = protocol.remarks(config, sets_by_name)
   validation = _validation_sets(config, sets_by_name)
   outside = _outside_set(config)
   model = experiment.load_model(config.model)
   posterior = posteriors.load(config.posterior, model)
-  tuned_predictions.start(config.method, model)  # errors come before the work
-  seeds = tuned_predictions.load(config.method, model)
-  tuned_predictions.check_classes(seeds, sets_by_name.values())
-  about = experiment.describe(config, model, posterior)
+  predicting.start(config, model)  # errors come before the work
+  seeds = saved.load(tuned, model)
+  saved.check_classes(seeds, sets_by_name.values())
+  about = experiment.describe(config, model, posterior) | {
+      f"protocol.{data}": remark for data, remark in remarks.items()}
   output = experiment.output_path(about)
   if not dry_run.ASKED.value:
     experiment.take(output)
-  parts = [_Part(data, part, images, with_posterior)
+  parts = [_part(protocol.for_set(config, data), model, data, output, seeds,
+                 *one)
            for data, target in sets_by_name.items()
-           for part, images, with_posterior in _parts_of(
+           for one in _parts_of(
                config, data, target, validation, outside, posterior)]
-  # What lies there is looked at before anything is computed.
-  asked = [(part, identities.of_set(
-      config, model, part.images, methods, part.posterior,
-      None if dry_run.ASKED.value else output, part.place))
-           for part in parts]
-  for part, identity in asked:
-    identities.missing(output / "predictions" / part.place, identity)
   if dry_run.ASKED.value:
-    dry_run.show([_planned(config, methods, seeds, output, *one)
-                  for one in asked], output)
+    dry_run.show([_planned(part) for part in parts], output)
     return
+  for part in parts:  # what lies there, before anything is computed
+    runs.missing(part.asked)
+    saved.missing(part.tuned)
   experiment.write_settings(output, about)
-  for part, identity in asked:
-    _predict(config, model, methods, seeds, about, output, part, identity)
-    if validation and part.name == config.temperature.split and (
-        experiment.is_first()):
-      _scale_temperatures(output / "predictions" / part.data,
-                          [*methods, *seeds], part.name)
+  for part in parts:
+    _predict(model, part, output)
   if experiment.is_first():
-    names = [*run.output_names(
-        methods, with_posterior=posterior is not None), *seeds]
-    if validation:
-      names += [name + _TEMPERATURE for name in [*methods, *seeds]]
-    _write_report(output, config, list(sets_by_name), names, about)
+    names = [*parts[0].asked.outputs, *(of.label for of in seeds)]
+    scaled = [] if not validation else _scale_temperatures(
+        output, sets_by_name, config.temperature.split,
+        [*experiment.methods_of(config), *(of.label for of in seeds)])
+    _write_report(output, config, list(sets_by_name), names + scaled, about,
+                  list(remarks.values()))
   sharding.barrier("done")
 
 
-def _planned(config, methods, seeds, output, part, identity):
-  """What is to be predicted of a part."""
-  folder = output / "predictions" / part.place
-  planned = predicting.planned(
-      config, part.place, part.images, methods, identity, folder,
-      posterior=part.posterior)
-  return planned.with_tuned(seeds, tuned_predictions.missing(
-      seeds, identity.common, folder, tune.template(config, part.data)))
-
-
-def _parts_of(config, data, images, validation, outside, posterior):
+def _parts_of(
+    config: _Config, data: str, images: image_sets.ImageSet,
+    validation: Mapping[str, image_sets.ImageSet],
+    outside: image_sets.ImageSet | None, posterior: head.Chosen | None
+) -> Iterator[tuple[str | None, image_sets.ImageSet, head.Chosen | None]]:
   """Name, images and posterior of a set and of what is predicted beside it."""
   yield None, images, posterior
   if validation:
@@ -142,24 +142,52 @@ def _parts_of(config, data, images, validation, outside, posterior):
            _asked_for(images.class_names, outside), posterior)
 
 
-def _predict(config, model, methods, seeds, about, output, part, identity):
+def _part(
+    config: _Config, model: checkpoint.Model, data: str, output: pathlib.Path,
+    seeds: Mapping[Any, tuned_files.Tuned], name: str | None,
+    images: image_sets.ImageSet, posterior: head.Chosen | None
+) -> _Part:
+  """All that is to be predicted for the images, and what it is of."""
+  place = data if name is None else f"{data}/{name}"
+  asked = predicting.asked(
+      config, model, images, experiment.methods_of(config), posterior, place,
+      output, keep_digests=not dry_run.ASKED.value)
+  template = tune.template(config, data)
+  about = experiment.describe(config, model, posterior) | {"data": place}
+  return _Part(name, config, posterior, asked, saved.asked(
+      seeds, asked.folder, asked.common, about, template=template), template,
+               about)
+
+
+def _planned(part: _Part) -> dict[str, Any]:
+  """What is to be predicted of a part, counted."""
+  return plan.row(
+      part.asked, experiment.num_views_computed(part.config),
+      tuned={one.stages.label: one.tuned.spec.kind.from_pixels
+             for one in part.tuned if one.tuned is not None},
+      tuned_missing=[one.stages.label for one in saved.missing(part.tuned)])
+
+
+def _predict(
+    model: checkpoint.Model, part: _Part, output: pathlib.Path) -> None:
   """Saves what every method predicts for a part."""
-  place, folder = part.place, output / "predictions" / part.place
-  with progress.bar(place, len(part.images.ids)) as bar:
+  config, asked = part.config, part.asked
+  with progress.bar(asked.place, len(asked.images.ids)) as bar:
     collections.deque(predicting.predict_set(
-        config, model, part.images, methods,
-        {name: about | {"data": place, "method": name,
-                        "numbers": experiment.numbers_of(method)}
-         for name, method in methods.items()},
-        identity, folder, posterior=part.posterior,
+        config, model, asked, part.posterior,
+        {name: {**part.about, "numbers": numbers.values_of(method)}
+         for name, method in asked.methods.items()},
         on_batch=lambda done, _: bar.update(done - bar.n)), maxlen=0)
-  tuned_predictions.predict_set(
-      config, model, part.images, seeds, about | {"data": place},
-      identity.common, folder, features=output / "features" / place,
-      template=tune.template(config, part.data))
+  with progress.reported(asked.place) as report:
+    saved.save(
+        model, asked.images, part.tuned, template=part.template,
+        features=output / "features" / asked.place,
+        max_bytes=experiment.max_bytes(config),
+        batch_size=experiment.clean_batch_size(config),
+        num_threads=config.num_threads, progress=report)
 
 
-def _check_tuned(config):
+def _check_tuned(config: _Config) -> None:
   """Refuses what goes with the other methods alone."""
   experiment.refuse_processes()
   if config.data.store is not None:
@@ -167,7 +195,9 @@ def _check_tuned(config):
                      "not have; leave out --config.data.store")
 
 
-def _validation_sets(config, sets_by_name):
+def _validation_sets(
+    config: _Config, sets_by_name: Mapping[str, image_sets.ImageSet]
+) -> dict[str, image_sets.ImageSet]:
   """Images whose labels choose a temperature, by the name of their set."""
   split, limit = config.temperature.split, config.temperature.limit
   if split is None:
@@ -183,7 +213,7 @@ def _validation_sets(config, sets_by_name):
   return validation
 
 
-def _outside_set(config):
+def _outside_set(config: _Config) -> image_sets.ImageSet | None:
   """Images of other things than those asked for, or None."""
   if config.data.out_of_distribution is None:
     return None
@@ -195,40 +225,56 @@ def _outside_set(config):
   return images
 
 
-def _asked_for(class_names, images):
+def _asked_for(
+    class_names: tuple[str, ...], images: image_sets.ImageSet
+) -> image_sets.ImageSet:
   """The images with the classes of another set; their labels mean nothing."""
   return images._replace(
       class_names=class_names, labels=np.zeros(len(images.ids), np.int32))
 
 
-def _scale_temperatures(folder, methods, split):
-  """METHOD+temperature: the logits divided by a validated temperature."""
-  for name in methods:
-    scaled = name + _TEMPERATURE
-    predictions_lib.save(recalibrate.recalibrated(
-        predictions_lib.load(folder / name),
-        predictions_lib.load(folder / split / name),
-        temperature.Temperature(), scaled), folder / scaled)
+def _scale_temperatures(
+    output: pathlib.Path, sets: Iterable[str], split: str | None,
+    methods: Sequence[str]
+) -> list[str]:
+  """Names of the predictions divided by a validated temperature, saved."""
+  names: dict[str, None] = {}
+  for data in sets:
+    folder = output / "predictions" / data
+    for name in methods:
+      plain, on = (predictions_lib.load(path) for path in (
+          folder / name, folder / str(split) / name))
+      of = stages.of_settings(plain.settings, name)._replace(
+          recalibrator="temperature")
+      predictions_lib.save(recalibrate.recalibrated(
+          plain, on, temperature.Temperature(), of.label), folder / of.label)
+      names[of.label] = None
+  return list(names)
 
 
-def _write_report(output, config, data_names, method_names, settings):
+def _write_report(
+    output: pathlib.Path, config: _Config, sets: Sequence[str],
+    names: Sequence[str], settings: Mapping[str, Any],
+    remarks: Sequence[str]
+) -> None:
   """Predictions on disk become results.jsonl, the page and a printed table."""
   conventions = experiment.conventions(config.metrics)
   measured = reporting.measure(
-      (_predicted(output / "predictions" / data, data, method_names)
-       for data in data_names), conventions)
+      (_predicted(output / "predictions" / data, data, names)
+       for data in sets), conventions)
   reporting.write(
       output, measured, title=saved_runs.title(settings),
-      conventions=conventions, settings=settings)
+      conventions=conventions, settings=settings, remarks=remarks)
 
 
-def _predicted(folder, data, method_names):
+def _predicted(
+    folder: pathlib.Path, data: str, names: Sequence[str]
+) -> reporting.Predicted:
   """All predictions of a set; compared with one of the methods."""
   outside = folder / saved_runs.OUT_OF_DISTRIBUTION
   return reporting.Predicted(
-      data, {name: predictions_lib.load(folder / name)
-             for name in method_names},
-      references=reporting.references(method_names),
+      data, {name: predictions_lib.load(folder / name) for name in names},
+      references=reporting.references(names),
       out_of_distribution={
-          name: predictions_lib.load(outside / name) for name in method_names
+          name: predictions_lib.load(outside / name) for name in names
           if predictions_lib.exists(outside / name)})

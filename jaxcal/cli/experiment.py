@@ -1,14 +1,10 @@
 """What the sub-commands share: flags, and config fields that become objects."""
 
-import ast
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
-import inspect
 import json
-import os
 import pathlib
-import re
 from typing import Any
 
 from absl import flags
@@ -20,6 +16,7 @@ from jaxcal import sharding
 from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
+from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
 from jaxcal.cli import posteriors
@@ -37,10 +34,8 @@ from jaxcal.storage import atomic
 from jaxcal.storage import identity
 from jaxcal.storage import paths
 from jaxcal.testbed import sets as testbed_sets
-from jaxcal.tuning import checkpoint as tuned_files_lib
+from jaxcal.tuning import checkpoint as tuned_files
 
-# What the path of tuned parameters ends with.
-_TUNED = ".safetensors"
 # Clean views that take the place of an image with all of its views.
 _CLEAN_VIEWS = 8
 _COORDINATOR = flags.DEFINE_string(
@@ -74,7 +69,7 @@ def help_lines(flag_names: Sequence[str], names: Sequence[str]) -> list[str]:
               "      a number of one method, before those that stand for all; "
               "None is its default:"]
     lines += [f"      {name}: " + ", ".join(
-        f"{key}={value}" for key, value in numbers_of(
+        f"{key}={value}" for key, value in numbers.values_of(
             methods_lib.method(name)).items())
               for name in config_lib.method_parts(config_lib.MethodConfig())]
   return lines
@@ -88,90 +83,8 @@ def checked_config() -> config_lib.ExperimentConfig:
   """
   config = config_files.CONFIG.value
   prefer(config, config_files.overrides())
-  check(config)
+  config_lib.check(config)
   return config
-
-
-def check(config: config_lib.ExperimentConfig) -> None:
-  """Reads names, paths and "none" as a flag or a file has them; checks all."""
-  for field in config_lib.fields(config):
-    setattr(field.part, field.key, _read(field))
-  config_lib.validate(config)
-  _check_own_methods(config.methods)
-
-
-def _read(field):
-  value = field.value
-  if field.kind == tuple[str, ...]:
-    try:
-      return tuple(name for name in names_of(value, are_paths=field.is_path)
-                   if name not in config_lib.NONE)
-    except ValueError as error:
-      raise ValueError(f"--{field.name}: {error}") from error
-  if field.may_be_none and value in config_lib.NONE:
-    return None
-  return with_home(value, field)
-
-
-def with_home(value: Any, field: config_lib.Field) -> Any:
-  """A field's value with ~ expanded, where it is a path or several."""
-  if not field.is_path:
-    return value
-  if isinstance(value, tuple):
-    return tuple(map(os.path.expanduser, value))
-  return os.path.expanduser(value) if isinstance(value, str) else value
-
-
-def names_of(given: Sequence[str], *, are_paths: bool) -> list[str]:
-  """Names one by one; a flag hands over several in one text.
-
-  Args:
-    given: Texts, each with a name or several separated by commas, see
-      `config.split`; or a tuple as Python writes it, as in "('tpt', 'soc')".
-    are_paths: Whether names may be paths: a text that exists as one is taken
-      as a whole, and ~ is the home folder.
-
-  Raises:
-    ValueError: See `config.split`.
-  """
-  home = os.path.expanduser if are_paths else str
-  names = []
-  for text in [given] if isinstance(given, str) else given:
-    if not isinstance(text, str):
-      names.append(text)  # refused with other values of a wrong type
-    elif are_paths and os.path.exists(home(text)):
-      names.append(home(text))
-    else:
-      names += map(home, _written_in_python(text) or config_lib.split(text))
-  return names
-
-
-def _written_in_python(text):
-  """The names of a tuple or list of Python; None where it is none."""
-  try:
-    value = ast.literal_eval(text)
-  except (SyntaxError, ValueError):
-    return None
-  if isinstance(value, (list, tuple)) and all(
-      isinstance(one, str) for one in value):
-    return list(value)
-  return None
-
-
-def _check_own_methods(methods):
-  """Refuses what no flag, file or table could name, or nobody write down."""
-  if not isinstance(methods, Mapping):
-    raise ValueError("config.methods must be methods by name, as in "
-                     f"{{'mine': MyMethod()}}, got {methods!r}")
-  for name, method in methods.items():
-    if not re.fullmatch(r"\w[\w.-]*", str(name)):
-      raise ValueError(
-          f"config.methods has the name {name!r}; expected letters, digits, "
-          "'_', '-' and '.', for names of files and METHOD+temperature")
-    if isinstance(method, type) or not dataclasses.is_dataclass(method):
-      raise ValueError(
-          f"config.methods[{name!r}] is {method!r}, expected an instance of a "
-          "dataclass of numbers with a method(), such as jaxcal.Tda()")
 
 
 def join_processes() -> None:
@@ -230,25 +143,7 @@ def with_data(config, **changes):
 
 def is_tuned(context: str) -> bool:
   """Whether config.method.context is the path of a tuned one."""
-  return context.endswith(_TUNED)
-
-
-def tuned_files(paths: Sequence[str]) -> list[pathlib.Path]:
-  """The files of tuned parameters that config.method.tuned names.
-
-  Raises:
-    FileNotFoundError: A folder has none, or a path is neither folder nor file.
-  """
-  found = []
-  for path in map(pathlib.Path, paths):
-    files = sorted(path.glob(f"seed-*{_TUNED}"),
-                   key=lambda file: (len(file.name), file.name))
-    if not files and not (path.suffix == _TUNED and path.exists()):
-      raise FileNotFoundError(
-          f"no tuned parameters in {path}; expected a folder tuned/SET/METHOD "
-          f"of `jaxcal tune`, or a seed-N{_TUNED} in it")
-    found += files or [path]
-  return found
+  return context.endswith(f".{tuned_files.ENDING}")
 
 
 def load_model(config) -> checkpoint.Model:
@@ -266,9 +161,19 @@ def recipe(
 ) -> views.Recipe:
   """How views are made for a model; config.number of them if None."""
   return dataclasses.replace(
-      extract.recipe_of(model, num_views=number or config.number),
+      extract.recipe_of(model, num_views=number or num_views(config)),
       area=(config.min_area, config.max_area),
-      flip_probability=config.flip_probability, augmix=config.augmix)
+      flip_probability=config.flip_probability, augmix=bool(config.augmix))
+
+
+def num_views(config: config_lib.ViewsConfig) -> int:
+  """Views per image, the clean one included."""
+  return config.number or config_lib.NUM_VIEWS
+
+
+def num_views_computed(config: config_lib.ExperimentConfig) -> int:
+  """Views of an image that go through the tower; 0 where a store has them."""
+  return 0 if config.data.store is not None else num_views(config.views)
 
 
 def manifest(config, model, images: image_sets.ImageSet, dtype: str,
@@ -290,19 +195,12 @@ def manifest(config, model, images: image_sets.ImageSet, dtype: str,
       views=json.loads(json.dumps(
           dataclasses.asdict(recipe(config.views, model)))),
       seed=config.views.seed, image_dtype=model.config.vision.precision,
-      num_images=len(images.ids), num_views=config.views.number,
+      num_images=len(images.ids), num_views=num_views(config.views),
       feature_size=model.config.projection,
       pooled_size=sum(model.config.pooled_sizes),
       dtype=dtype, chunk_size=chunk_size,
       versions={name: str(value)
                 for name, value in provenance.describe().items()})
-
-
-def numbers_of(method: base.Numbers) -> dict[str, Any]:
-  """A method's numbers by name, as JSON has them."""
-  return {name: value for name in _fields(method)
-          if isinstance(value := getattr(method, name),
-                        (bool, int, float, str))}
 
 
 def methods_of(config) -> dict[str, base.Numbers]:
@@ -317,7 +215,7 @@ def methods_of(config) -> dict[str, base.Numbers]:
       raise ValueError(f"--config.method.name has {name!r} twice")
     paths.check_name(name)  # of files
     methods[name] = method_of(config, name)
-  known = {key for one in methods.values() for key in _fields(one)}
+  known = {key for one in methods.values() for key in numbers.names_of(one)}
   for key in ("weight", "delta", "quantile"):
     if getattr(config.method, key) is not None and key not in known:
       raise ValueError(f"--config.method.{key} is set, but none of the methods "
@@ -342,17 +240,11 @@ def method_of(config, name: str) -> base.Numbers:
   own = config_lib.method_parts(config.method).get(name)
   given = {key: getattr(config.method, key) for key in config_lib.NUMBERS}
   if own is not None and name not in config.methods:
-    given |= {key: value for key in _fields(own)
-              if (value := getattr(own, key)) is not None}
-  return with_numbers(method, {
+    given |= {key: value for key, value in dataclasses.asdict(own).items()
+              if value is not None}
+  return dataclasses.replace(method, **{  # type: ignore[type-var]
       key: value for key, value in given.items()
-      if key in _fields(method) and value is not None})
-
-
-def with_numbers(
-    method: base.Numbers, numbers: Mapping[str, Any]) -> base.Numbers:
-  """A method with other values of some of its numbers."""
-  return dataclasses.replace(method, **numbers)  # type: ignore[type-var]
+      if key in numbers.names_of(method) and value is not None})
 
 
 def prefer(config, fields: Iterable[str]) -> None:
@@ -364,7 +256,7 @@ def prefer(config, fields: Iterable[str]) -> None:
   """
   given = set(fields)
   for name, part in config_lib.method_parts(config.method).items():
-    for key in _fields(part):
+    for key in dataclasses.asdict(part):
       if f"method.{key}" in given and f"method.{name}.{key}" not in given:
         setattr(part, key, None)
 
@@ -377,10 +269,6 @@ def default_of(config, name: str) -> base.Numbers:
   """
   return config.methods[name] if name in config.methods else (
       methods_lib.method(name))
-
-
-def _fields(part):
-  return [field.name for field in dataclasses.fields(part)]
 
 
 def conventions(config) -> summary.Conventions:
@@ -397,7 +285,8 @@ def describe(
               if name not in config_lib.FREE and not (
                   value is None and _is_own_number(name))}
   settings[config_files.OWN_METHODS] = {
-      name: definition_of(method) for name, method in config.methods.items()}
+      name: numbers.definition_of(method)
+      for name, method in config.methods.items()}
   settings |= _by_content(config.method)
   settings |= {
       "model.fingerprint": model.fingerprint,
@@ -418,23 +307,12 @@ def _is_own_number(name):
 
 def _by_content(config):
   """Fields that name files, by what these hold: they may move, not change."""
-  fields = {"config.method.tuned": [
-      content_of(path) for path in tuned_files(config.tuned)]}
+  fields: dict[str, Any] = {"config.method.tuned": [
+      tuned_files.content_of(path) for path in tuned_files.find(config.tuned)]}
   if is_tuned(config.context):
-    fields["config.method.context"] = content_of(pathlib.Path(config.context))
+    fields["config.method.context"] = tuned_files.content_of(
+        pathlib.Path(config.context))
   return fields
-
-
-def definition_of(method: base.Numbers) -> str:
-  """A method of one's own: its numbers, and what its source code is."""
-  source = inspect.getsource(inspect.getmodule(type(method)))
-  return f"{method} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
-
-
-def content_of(path: pathlib.Path) -> str:
-  """Name of tuned parameters, and a digest of what they predict with."""
-  digest = tuned_files_lib.digest(tuned_files_lib.read(path))
-  return f"{path.absolute().parent.name}/{path.stem} {digest}"
 
 
 def features_are(config) -> str:

@@ -1,11 +1,10 @@
 """`jaxcal sweep`: many settings in as few passes over the images as can be."""
 
+from collections.abc import Mapping, Sequence
 import copy
 import dataclasses
-import hashlib
 import json
 import pathlib
-import re
 import sys
 import typing
 
@@ -13,25 +12,26 @@ from absl import flags
 import tqdm
 
 from jaxcal import config as config_lib
+from jaxcal import plan as plan_lib
 from jaxcal import predictions as predictions_lib
-from jaxcal import run
+from jaxcal import runs
 from jaxcal import sharding
+from jaxcal import stages
 from jaxcal import sweep as sweep_lib
-from jaxcal.adapt import base
+from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
 from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
-from jaxcal.cli import identities
 from jaxcal.cli import posteriors
 from jaxcal.cli import predicting
 from jaxcal.cli import progress
-from jaxcal.cli import tuned_predictions
+from jaxcal.cli import protocol
+from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
-from jaxcal.report import figures
+from jaxcal.posterior import head
 from jaxcal.report import summary
-from jaxcal.report import tables
-from jaxcal.storage import atomic
-from jaxcal.storage import identity as identity_lib
+from jaxcal.report import sweeps as sweep_report
+from jaxcal.storage import identity
 
 EXAMPLE = ("jaxcal sweep --config=configs/quickstart.py "
            "--sweep=method.name=tpt,c_tpt,soc --sweep=method.weight=1,3,10,30")
@@ -42,8 +42,9 @@ _SWEEP = flags.DEFINE_multi_string(
 
 FLAGS = ("sweep", *experiment.SHARED_FLAGS, "dry_run")
 FIELDS = config_files.fields(
-    "model", "data", "views", "method", "stream", "fpp", "posterior",
-    "metrics", "batch_size", "num_threads", "memory_gb", "linearisation",
+    "protocol", "model", "data", "views", "method", "stream", "fpp",
+    "posterior", "metrics", "batch_size", "num_threads", "memory_gb",
+    "linearisation",
     without=("data.out_of_distribution", "method.tuned"))
 
 # Rows do not say these: they belong to the whole sweep, and lie in run.json.
@@ -58,16 +59,22 @@ _NUMBERS = (*(f"method.{name}" for name in config_lib.NUMBERS), *(
 _PER_IMAGE = ("method.name", *_NUMBERS)
 
 
-# Of a folder's name, before its hash: up to four bytes each, of 255 in all.
-_MOST_LETTERS = 60
+_Config = config_lib.ExperimentConfig
 
 
 class _Variant(typing.NamedTuple):
-  """Points that share a pass over the images of each set."""
+  """Points that share a pass over the images of each set.
 
-  config: typing.Any
-  fields: dict[str, typing.Any]  # swept, other than the points' own
-  points: dict[str, sweep_lib.Point]  # by their names
+  Attributes:
+    config: Settings that the points have in common.
+    fields: Swept fields other than the points' own.
+    points: The points' own swept fields, each with the name of its method.
+    folder: Name of the folder of the predictions of a set.
+  """
+
+  config: _Config
+  fields: Mapping[str, typing.Any]
+  points: Sequence[Mapping[str, typing.Any]]
   folder: str
 
 
@@ -75,10 +82,9 @@ class _Pass(typing.NamedTuple):
   """A set as the points of a variant see it."""
 
   variant: _Variant
-  images: image_sets.ImageSet
-  methods: dict[str, base.Numbers]
-  identity: identities.OfSet
-  folder: pathlib.Path
+  config: _Config  # for this set
+  points: Mapping[str, sweep_lib.Point]  # by their names
+  asked: runs.Asked
 
 
 def help_text() -> str:
@@ -108,12 +114,12 @@ def main() -> None:
   load_sets = _once(experiment.load_sets)
   load_posterior = _once(
       lambda config, model: posteriors.load(config, load_model(model)))
-  for one in (variant.config for variant in plan):
+  for of in (variant.config for variant in plan):
     # Errors come before the work.
-    if one.posterior.folder is not None:
-      load_posterior(one.posterior, one.model)
-    if experiment.is_tuned(one.method.context):
-      tuned_predictions.start(one.method, load_model(one.model))
+    if of.posterior.folder is not None:
+      load_posterior(of.posterior, of.model)
+    if experiment.is_tuned(of.method.context):
+      predicting.start(of, load_model(of.model))
   about = experiment.describe(
       config, load_model(config.model),
       # Of several posteriors, each is in its own predictions.
@@ -122,6 +128,8 @@ def main() -> None:
   about = {name: value for name, value in about.items()
            if name.removeprefix("config.") not in (
                *_PER_IMAGE, *(axis.name for axis in axes))}
+  remarks = protocol.remarks(plan[0].config, load_sets(plan[0].config.data))
+  about |= {f"protocol.{data}": remark for data, remark in remarks.items()}
   output = experiment.output_path(about)
   if not dry_run.ASKED.value:
     experiment.take(output)
@@ -130,20 +138,25 @@ def main() -> None:
             for variant in plan
             for images in load_sets(variant.config.data).values()]
   if dry_run.ASKED.value:
-    dry_run.show([_planned(one, load_posterior) for one in passes], output)
+    dry_run.show([plan_lib.row(
+        one.asked, experiment.num_views_computed(one.config))
+                  for one in passes], output)
     return
   experiment.write_settings(output, about)
-  rows = _Rows(output / "results.jsonl")
-  total = sum(len(one.methods) * len(one.images.ids) for one in passes)
+  rows = sweep_report.Rows(output / "results.jsonl")
+  total = sum(len(one.points) * len(one.asked.images.ids) for one in passes)
   _announce(passes)
   with progress.bar("sweep", total, "prediction") as bar:
     for one in passes:
-      config = one.variant.config
-      _run_pass(one, load_model(config.model),
-                load_posterior(config.posterior, config.model), rows, bar)
+      _run_pass(one, load_model(one.config.model),
+                load_posterior(one.config.posterior, one.config.model), rows,
+                bar)
   if experiment.is_first():
-    _draw(config, output, rows.all)
-    _print_table(config, output, rows.all)
+    text = sweep_report.write(
+        output, rows.all, lambda name: experiment.default_of(config, name),
+        list(remarks.values()))
+    print(f"{text}\n\nWritten to {output}: results.jsonl, results.md, "
+          "FIELD-SET.svg, predictions/")
   sharding.barrier("done")
 
 
@@ -167,7 +180,8 @@ def _fields_of(config):
           for field in config_lib.fields(config)}
 
 
-def _plan(config, axes) -> list[_Variant]:
+def _plan(
+    config: _Config, axes: Sequence[sweep_lib.Axis]) -> list[_Variant]:
   """The settings of every variant; refuses what cannot be run."""
   axes = list(axes)
   if not any(axis.name == "method.name" for axis in axes):
@@ -175,17 +189,12 @@ def _plan(config, axes) -> list[_Variant]:
         "method.name", tuple((name,) for name in config.method.name)))
   plan = []
   for fields, rest in sweep_lib.variants(sweep_lib.product(axes), _PER_IMAGE):
-    changed = _changed(config, fields)
-    points = {}
-    for one in rest:
-      setting = _changed(changed, one)
-      name, = setting.method.name
-      point = sweep_lib.point(
-          name, experiment.default_of(setting, name),
-          experiment.numbers_of(experiment.method_of(setting, name)))
-      points[point.name] = point
-    plan.append(_Variant(changed, fields, points, _folder_name(fields)))
-  every = [point for variant in plan for point in variant.points.values()]
+    plan.append(_Variant(
+        _changed(config, fields), fields, rest,
+        sweep_report.folder_name({name: experiment.plain(value)
+                                  for name, value in fields.items()})))
+  every = [point for variant in plan
+           for point in _points(variant.config, variant.points).values()]
   idle = sweep_lib.unused(every, [
       axis.name.removeprefix("method.") for axis in axes
       if axis.name in _NUMBERS])
@@ -195,14 +204,29 @@ def _plan(config, axes) -> list[_Variant]:
   return plan
 
 
-def _changed(config, fields):
+def _points(
+    config: _Config, changes: Sequence[Mapping[str, typing.Any]]
+) -> dict[str, sweep_lib.Point]:
+  """The points by their names: methods, each with all of its numbers."""
+  points = {}
+  for fields in changes:
+    setting = _changed(config, fields)
+    name, = setting.method.name
+    point = sweep_lib.point(
+        name, experiment.default_of(setting, name),
+        numbers.values_of(experiment.method_of(setting, name)))
+    points[point.name] = point
+  return points
+
+
+def _changed(config: _Config, fields: Mapping[str, typing.Any]) -> _Config:
   """A copy of the config with other values, checked."""
   config = copy.deepcopy(config)
   by_name = _fields_of(config)
   experiment.prefer(config, fields)
   for name, value in fields.items():
     field = by_name[name]
-    setattr(field.part, field.key, experiment.with_home(value, field))
+    setattr(field.part, field.key, config_lib.with_home(value, field))
   try:
     config_lib.validate(config)
   except ValueError as error:
@@ -216,165 +240,64 @@ def _changed(config, fields):
   return config
 
 
-def _folder_name(fields):
-  """Swept fields as a folder; with a hash where characters had to go."""
-  name = ",".join(f"{field}={experiment.plain(value)}"
-                  for field, value in fields.items())
-  safe = re.sub(r"[^\w=.,+-]+", "_", name)[:_MOST_LETTERS]
-  if safe != name:
-    safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
-  return safe
-
-
-def _pass(variant, load_model, load_posterior, images, output) -> _Pass:
+def _pass(
+    variant: _Variant, load_model: typing.Any, load_posterior: typing.Any,
+    images: image_sets.ImageSet, output: pathlib.Path
+) -> _Pass:
   """What is predicted for a set, and what it is of; nothing is computed."""
-  config = variant.config
-  model = load_model(config.model)
+  config = protocol.for_set(variant.config, images.name)
+  points = _points(config, variant.points)
   methods = {
-      name: experiment.with_numbers(
-          experiment.method_of(config, point.method), point.numbers)
-      for name, point in variant.points.items()}
-  place = f"{images.name}/{variant.folder}"
-  identity = identities.of_set(
-      config, model, images, methods,
+      name: dataclasses.replace(  # type: ignore[type-var]
+          experiment.method_of(config, point.method), **point.numbers)
+      for name, point in points.items()}
+  asked = predicting.asked(
+      config, load_model(config.model), images, methods,
       load_posterior(config.posterior, config.model),
-      None if dry_run.ASKED.value else output, place)
-  folder = output / "predictions" / images.name / variant.folder
-  identities.missing(folder, identity)
-  return _Pass(variant, images, methods, identity, folder)
+      f"{images.name}/{variant.folder}".rstrip("/"), output,
+      called={name: point.method for name, point in points.items()},
+      keep_digests=not dry_run.ASKED.value)
+  runs.missing(asked)
+  return _Pass(variant, config, points, asked)
 
 
-def _planned(one, load_posterior):
-  """What is to be predicted in a pass."""
-  config = one.variant.config
-  return predicting.planned(
-      config, f"{one.images.name}/{one.variant.folder}".rstrip("/"), one.images,
-      one.methods, one.identity, one.folder,
-      posterior=load_posterior(config.posterior, config.model))
-
-
-def _run_pass(one, model, posterior, rows, bar):
+def _run_pass(
+    one: _Pass, model: checkpoint.Model, posterior: head.Chosen | None,
+    rows: sweep_report.Rows, bar: tqdm.tqdm
+) -> None:
   """Predictions of one set, and a row for every setting."""
-  config, images, points = one.variant.config, one.images, one.variant.points
+  config, images, points = one.config, one.asked.images, one.points
   about = experiment.describe(config, model, posterior)
-  own = {name: {"config.method.name": [point.method],
-                "numbers": dict(point.numbers)}
-         for name, point in points.items()}
   count, before = len(points), bar.n
   saved = predicting.predict_set(
-      config, model, images, one.methods,
-      {name: about | own[name] | {"data": images.name, "method": name}
-       for name in points},
-      one.identity, one.folder, posterior=posterior,
+      config, model, one.asked, posterior,
+      {name: about | {"config.method.name": [point.method],
+                      "numbers": dict(point.numbers), "data": images.name}
+       for name, point in points.items()},
       on_batch=lambda done, total: bar.update(before + done * count - bar.n))
-  point_of = run.output_names(
-      one.methods, with_posterior=posterior is not None)
   conventions = experiment.conventions(config.metrics)
   for name, path in saved:
     key = {"data": images.name, "setting": name,
            **{field: experiment.plain(value)
               for field, value in one.variant.fields.items()}}
-    made = identity_lib.of_lines([json.dumps(
-        [one.identity.by_name[name], conventions], sort_keys=True)])
+    made = identity.of_lines([json.dumps(
+        [one.asked.by_name[name], conventions], sort_keys=True)])
     if not rows.has(key | {"identity": made}):
-      point, form = points[point_of[name]], name.removeprefix(point_of[name])
-      rows.put(key, {"method": point.method + form, **point.numbers} |
-               summary.summarise(predictions_lib.load(path), conventions) |
-               {"identity": made})
+      point = points[one.asked.outputs[name].method]
+      rows.put(key, {
+          **stages.fields(one.asked.stages_of(name)), **point.numbers,
+          **summary.summarise(predictions_lib.load(path), conventions),
+          "identity": made})
   bar.update(before + len(images.ids) * count - bar.n)
 
 
-class _Rows:
-  """The rows of a results file, written whole with every new one."""
-
-  def __init__(self, path):
-    self._path = path
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    self.all = [json.loads(line) for line in text.splitlines()]
-
-  def has(self, key):
-    return any(key.items() <= row.items() and self._same(key, row)
-               for row in self.all)
-
-  def _same(self, key, row):
-    # A row of a sweep with further fields is another one.
-    return {name for name in row if "." in name} == {
-        name for name in key if "." in name}
-
-  def put(self, key, row):
-    """In the place of a row with the same key, or at the end."""
-    row = json.loads(json.dumps(key | row))
-    same = [i for i, other in enumerate(self.all)
-            if key.items() <= other.items() and self._same(key, other)]
-    if same:
-      self.all[same[0]] = row
-    else:
-      self.all.append(row)
-    atomic.write_whole(self._path, "".join(
-        json.dumps(one) + "\n" for one in self.all).encode())
-
-
-def _announce(passes):
+def _announce(passes: Sequence[_Pass]) -> None:
   if experiment.is_first():
-    sets_of: dict[pathlib.Path, list[typing.Any]] = {}
+    sets_of: dict[str, list[_Pass]] = {}
     for one in passes:
       sets_of.setdefault(one.variant.folder, []).append(one)
     for folder, of_variant in sets_of.items():
+      names = ", ".join(one.asked.images.name for one in of_variant)
       tqdm.tqdm.write(
-          f"{folder or 'sweep'}: {len(of_variant[0].methods)} settings in one "
-          f"pass over each of {', '.join(o.images.name for o in of_variant)}",
-          file=sys.stderr)
-
-
-def _draw(config, output, rows):
-  """A figure per image set and number of which the rows have several."""
-  for data in dict.fromkeys(row["data"] for row in rows):
-    of_data = [row for row in rows if row["data"] == data]
-    for field in _numbers_of(of_data):
-      curves, lines = _curves(config, of_data, field)
-      if any(len(curve) > 1 for curve in curves.values()):
-        figure = figures.svg(figures.sweep_curves(curves, lines, field))
-        atomic.write_whole(
-            output / f"{field}-{data}.svg", figure.encode())
-
-
-def _numbers_of(rows):
-  """Numbers of methods, and fields with a pass of their own that are numbers.
-  """
-  found = {name for row in rows for name, value in row.items()
-           if isinstance(value, (int, float)) and not isinstance(value, bool)}
-  return [name for name in config_lib.number_names() if name in found] + sorted(
-      name for name in found if "." in name)
-
-
-def _curves(config, rows, field):
-  """Rows that differ in the field alone, by label; and those without it."""
-  curves: dict[str, typing.Any] = {}
-  lines: dict[str, typing.Any] = {}
-  for row in rows:
-    label = _label(config, row, field)
-    if row.get(field) is None:
-      lines[label] = row
-    else:
-      curves.setdefault(label, []).append(row)
-  return curves, lines
-
-
-def _label(config, row, field=None):
-  """A setting and the variant it was run in, by all but a field."""
-  others = {name: value for name, value in row.items() if name != field}
-  method, plus, form = row["method"].partition("+")
-  point = sweep_lib.point(
-      method, experiment.default_of(config, method), others)
-  variant = {name: value for name, value in others.items() if "." in name}
-  return "-".join(filter(None, (point.label + plus + form,
-                                _folder_name(variant))))
-
-
-def _print_table(config, output, rows):
-  text = tables.markdown(
-      [row | {"method": _label(config, row)} for row in rows],
-      tables.RESULTS)
-  atomic.write_whole(output / "results.md", f"{text}\n".encode())
-  print(f"{text}\n\nWritten to {output}: results.jsonl, results.md, "
-        "FIELD-SET.svg, predictions/")
+          f"{folder or 'sweep'}: {len(of_variant[0].points)} settings in one "
+          f"pass over each of {names}", file=sys.stderr)

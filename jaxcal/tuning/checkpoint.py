@@ -1,7 +1,9 @@
 """Files of tuned parameters: what a seed of a method has learned."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import itertools
 import json
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -97,13 +99,78 @@ def read(path: pathlib.Path) -> Tuned:
   content, made = pair.read(path, ENDING)
   try:
     params = traverse_util.unflatten_dict(safetensors.load(content), sep=".")
-    spec = methods.Spec(**made["spec"])
+    spec = _spec(made["spec"])
     names, labels = made["class_names"], made["labels"]
   except (SafetensorError, KeyError, TypeError) as error:
     raise ValueError(f"{path}.* is not what `jaxcal tune` writes: {error!r}; "
                      "run it again") from error
-  methods.check(spec.name)
+  methods.check(spec.base_method, spec.additions)
   return Tuned(spec, params, tuple(names), np.asarray(labels, np.int64), made)
+
+
+def find(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
+  """Files of tuned parameters, in the order of their seeds.
+
+  Args:
+    paths: Folders tuned/SET/METHOD, or single files in them.
+
+  Raises:
+    FileNotFoundError: A folder has none, or a path is neither folder nor file.
+  """
+  found = []
+  for path in map(pathlib.Path, paths):
+    files = sorted(path.glob(f"seed-*.{ENDING}"),
+                   key=lambda file: (len(file.name), file.name))
+    if not files and not (path.suffix == f".{ENDING}" and path.exists()):
+      raise FileNotFoundError(
+          f"no tuned parameters in {path}; expected a folder tuned/SET/METHOD "
+          f"of `jaxcal tune`, or a seed-N.{ENDING} in it")
+    found += files or [path]
+  return found
+
+
+def content_of(path: pathlib.Path) -> str:
+  """Name of tuned parameters, and a digest of what they predict with."""
+  return f"{path.absolute().parent.name}/{path.stem} {digest(read(path))}"
+
+
+def context(path: pathlib.Path, model: checkpoint.Model) -> Tuned:
+  """Tuned parameters that are one context, for all classes and images.
+
+  Raises:
+    FileNotFoundError: Nothing lies there.
+    ValueError: It is damaged, of another model, or has no such context.
+  """
+  one = load(path, model)
+  if one.params.keys() != {"context"} or one.params["context"].ndim != 2:
+    raise ValueError(
+        f"{path} is of {one.spec.name}: {_other_than(one.spec)}; images can "
+        "start from contexts of coop, kgcoop and prograd. To predict with it "
+        f"as it is: --config.method.tuned={path}")
+  return one
+
+
+def _other_than(spec):
+  """Why a method's parameters are not one context."""
+  if spec.kind.per_class:
+    return "its contexts belong to a class of the training each"
+  if spec.kind.from_pixels:
+    return "it has prompts in deeper layers and in the image tower, too"
+  if spec.base_method == "cocoop":
+    return "its context is another one for every image"
+  return "it has no context"
+
+
+def _spec(made):
+  """The method that a file tells; earlier versions joined it into a name."""
+  if "name" not in made:
+    return methods.Spec(**made | {"additions": tuple(made["additions"])})
+  count = range(len(methods.ADDITIONS) + 1)
+  plain, = (one for name in methods.METHODS for number in count
+            for added in itertools.combinations(methods.ADDITIONS, number)
+            if (one := methods.Spec(name, added)).name == made["name"])
+  return plain._replace(
+      **{name: value for name, value in made.items() if name != "name"})
 
 
 def digest(tuned: Tuned) -> str:

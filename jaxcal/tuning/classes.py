@@ -1,6 +1,7 @@
 """Class names become the prompts that methods tune and compare with."""
 
 from collections.abc import Sequence
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -101,5 +102,19 @@ def template_embeddings(
 
 
 @jax.jit
+def read_templates(path: pathlib.Path) -> tuple[str, ...]:
+  """The lines of a file, each a template.
+
+  Raises:
+    ValueError: There are none, or one has not exactly one {}.
+  """
+  lines = path.read_text(encoding="utf-8").splitlines()
+  broken = [line for line in lines if line.count("{}") != 1]
+  if broken or not lines:
+    raise ValueError(f"{path} must have one template per line, each with "
+                     f"exactly one {{}}, but has {broken[:1] or 'no lines'}")
+  return tuple(lines)
+
+
 def _pooled(encode, context):
   return encode.pooled(context)

@@ -1,6 +1,7 @@
 """The driver: a task and a setting become tuned parameters, seed by seed.
 
-  setting = fit.Setting(presets.spec("coop+dor"), presets.recipe("coop"))
+  spec = presets.spec("coop", additions=["dor"])
+  setting = fit.Setting(spec, presets.recipe("coop"))
   seeds = fit.fit(model, task, setting, folder, outliers=words)
 
 Seeds are trained together. What a folder has already is not trained again, and
@@ -124,7 +125,8 @@ def fit(
     setting: The method and how it is trained.
     folder: Folder of seed-N.safetensors and .json, and of the state until they
       are complete.
-    outliers: Words or images that a method ending in "+dor" draws from.
+    outliers: Words or images that a method with the addition "dor" draws
+      from.
     features: Folder that keeps features of training images and of outliers;
       none if None.
     about: Anything else to be written beside the parameters.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxcal import spelling
+from jaxcal import stages
 from jaxcal.clip import checkpoint
 from jaxcal.clip import preprocess
 from jaxcal.tuning import classes
@@ -149,26 +150,28 @@ METHODS = {
         _tip_adapter, outliers=None, own_classes=True, cached=True),
 }
 
-# What can be added to a name, in the order in which it is applied.
+# What can be added to a base method, in the order in which it is applied.
 ADDITIONS = ("zs_norm", "penalty", "dor")
 
 
 class Spec(NamedTuple):
-  """A method by name, with the numbers that decide what it is.
+  """A method, with the numbers that decide what it is.
 
   Attributes:
-    name: One of `METHODS`, with `ADDITIONS` after a plus each.
+    base_method: Name of what is trained, of `METHODS`.
+    additions: Names of what is added to it, of `ADDITIONS`.
     num_context: Context vectors; 0 where a method learns none.
     from_words: Whether they begin as "a photo of a": as the last of them, with
       zeros before; or as the words' last ones, where there are more words.
     class_position: Position of the name among them, see `prompts.prompt_bank`.
-    outlier_weight: Factor of the outlier term, where the name ends with "+dor".
+    outlier_weight: Factor of the outlier term, with the addition "dor".
     cache_weight: Weight of the few shots' logits, where they are looked up
       (alpha).
     cache_sharpness: Sharpness of the lookup (beta).
   """
 
-  name: str
+  base_method: str
+  additions: tuple[str, ...] = ()
   num_context: int = 0
   from_words: bool = False
   class_position: str = "end"
@@ -177,9 +180,14 @@ class Spec(NamedTuple):
   cache_sharpness: float = 1.0
 
   @property
-  def base_method(self) -> str:
-    """What is trained, without the additions."""
-    return self.name.split("+")[0]
+  def stages(self) -> stages.Stages:
+    """The same among the stages of predictions; their label is its name."""
+    return stages.Stages(self.base_method, self.additions)
+
+  @property
+  def name(self) -> str:
+    """Base method and additions in one, as in coop+dor; for printing."""
+    return self.stages.label
 
   @property
   def kind(self) -> Kind:
@@ -188,28 +196,31 @@ class Spec(NamedTuple):
   @property
   def outliers(self) -> str | None:
     """What it is regularised on: "names", "images", or None for nothing."""
-    return self.kind.outliers if "dor" in self.name.split("+") else None
+    return self.kind.outliers if "dor" in self.additions else None
 
 
-def check(name: str) -> None:
-  """Whether there is a method of this name.
+def check(base_method: str, additions: Sequence[str] = ()) -> None:
+  """Whether there is such a method.
+
+  Args:
+    base_method: Name of what is trained.
+    additions: Names of what is added to it.
 
   Raises:
     ValueError: There is none; lists the choices, or says what does not go
       together.
   """
-  base, *additions = name.split("+")
-  if base not in METHODS:
-    choices = spelling.choices(base, METHODS).removesuffix(".")
-    raise ValueError(f"unknown method {name!r}; {choices}, each also as METHOD+"
-                     f"{', METHOD+'.join(ADDITIONS)}.")
-  if additions != [one for one in ADDITIONS if one in additions]:
-    raise ValueError(f"unknown method {name!r}: what follows {base} must be of "
-                     f"+{', +'.join(ADDITIONS)}, each once, in this order.")
-  if "dor" in additions and METHODS[base].outliers is None:
-    raise ValueError(f"{name!r}: the parameters of {base} belong to the "
-                     "classes of its training, so that there is nothing that "
-                     "could be regularised on outliers.")
+  if base_method not in METHODS:
+    raise ValueError(f"unknown method {base_method!r}; "
+                     f"{spelling.choices(base_method, METHODS)}")
+  if list(additions) != [one for one in ADDITIONS if one in additions]:
+    raise ValueError(f"{base_method} with {', '.join(additions)}: additions "
+                     f"must be of {', '.join(ADDITIONS)}, each once, in this "
+                     "order")
+  if "dor" in additions and METHODS[base_method].outliers is None:
+    raise ValueError(f"the parameters of {base_method} belong to the classes "
+                     "of its training, so that there is nothing that could be "
+                     "regularised on outliers")
 
 
 def build(
@@ -217,29 +228,28 @@ def build(
     model: checkpoint.Model,
     cache: tip_adapter.Cache | None = None,
 ) -> method_lib.Method:
-  """The method of a name.
+  """The method that a specification describes.
 
   Images of methods that train from pixels have uint8 ones.
 
   Args:
-    spec: Method, as the command names it.
+    spec: Method with its numbers.
     model: The frozen one.
     cache: The few shots, for methods that look them up.
 
   Raises:
     ValueError: See `check`.
   """
-  check(spec.name)
-  additions = spec.name.split("+")[1:]
+  check(spec.base_method, spec.additions)
   scale = jnp.exp(model.params["logit_scale"])
   on_images = spec.outliers == "images"
   method = spec.kind.make(Given(
       model, scale, _context(spec, model), spec.num_context, cache,
       (spec.cache_weight, spec.cache_sharpness),
       spec.outlier_weight if on_images else None))
-  if "zs_norm" in additions:
+  if "zs_norm" in spec.additions:
     method = logit_range.zs_norm(method, logit_scale=scale)
-  if "penalty" in additions:
+  if "penalty" in spec.additions:
     method = logit_range.penalty(method, logit_scale=scale)
   if spec.outliers == "names":
     method = dor.with_outliers(method, spec.outlier_weight)

@@ -138,6 +138,25 @@ def from_tokenizer(tokenizer: Any) -> tuple[str, ...]:
   return words
 
 
+def of_source(source: str, tokenizer: Any = None) -> tuple[str, ...]:
+  """Words from wherever a text says.
+
+  Args:
+    source: "wordnet", "wordnet:FOLDER", "tokenizer", or the path of a file.
+    tokenizer: See `from_tokenizer`; needed for "tokenizer" alone.
+
+  Raises:
+    FileNotFoundError: There is nothing.
+    ValueError: It holds no words.
+  """
+  kind, _, folder = source.partition(":")
+  if kind == "wordnet":
+    return from_wordnet(os.path.expanduser(folder) or WORDNET)
+  if kind == "tokenizer":
+    return from_tokenizer(tokenizer)
+  return from_file(source)
+
+
 def exclude(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
   """The vocabulary without some names, such as those of the base classes.
 

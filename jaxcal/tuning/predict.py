@@ -4,10 +4,13 @@ from collections.abc import Iterable, Sequence
 import pathlib
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 import numpy as np
 
+from jaxcal import precision
 from jaxcal.clip import checkpoint as models
+from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
 from jaxcal.tuning import checkpoint
 from jaxcal.tuning import classes
@@ -24,7 +27,7 @@ from jaxcal.typing import PyTree
 def logits(
     model: models.Model,
     images: image_sets.ImageSet,
-    seeds: Sequence[checkpoint.Tuned],
+    seeds: Sequence[checkpoint.Tuned | None],
     *,
     template: str = classes.GENERIC,
     features: pathlib.Path | None = None,
@@ -38,7 +41,7 @@ def logits(
   Args:
     model: The model that they were tuned for.
     images: The images; labels are not looked at.
-    seeds: Parameters of one method.
+    seeds: Parameters of one method; or a single None, the zero-shot model.
     template: Prompt of what is not tuned.
     features: Folder that keeps features of the images, where a method needs no
       pixels; none if None.
@@ -51,10 +54,19 @@ def logits(
     ValueError: Classes that are not those of the training, for methods that
       predict these alone.
   """
-  spec = seeds[0].spec
+  first, *_ = seeds
+  if first is None:
+    known = images_lib.features(
+        model, images, folder=features, batch_size=batch_size,
+        num_threads=num_threads, progress=progress).features
+    text = _zero_shot(model, images.class_names, template, max_bytes)
+    return np.asarray(
+        _cosines(jnp.exp(model.params["logit_scale"]), known, text))[None]
+  spec = first.spec
   prompts = methods.prompts_of(
       spec, model, images.class_names, template=template, max_bytes=max_bytes)
-  prepared = [_for_classes(one, model, images.class_names) for one in seeds]
+  prepared = [_for_classes(one, model, images.class_names)
+              for one in seeds if one is not None]
   asked = [prompts] * len(seeds)
   if spec.kind.from_pixels:
     batches: Iterable[method_lib.Images] = images_lib.pixels(
@@ -76,7 +88,7 @@ def logits(
 def divergence(
     model: models.Model,
     class_names: Sequence[str],
-    one: checkpoint.Tuned,
+    one: checkpoint.Tuned | None,
     *,
     template: str = classes.GENERIC,
     max_bytes: int = 2**32,
@@ -86,10 +98,13 @@ def divergence(
   Args:
     model: The model that they were tuned for.
     class_names: Names of the classes in label order.
-    one: The parameters.
+    one: The parameters; None for the zero-shot model.
     template: Prompt of what is not tuned.
     max_bytes: Budget of the text tower's activations.
   """
+  if one is None:
+    return float(protocol.fd_score(
+        _zero_shot(model, class_names, template, max_bytes)))
   method, params = _for_classes(one, model, class_names)
   if method.text_features is None or one.spec.base_method == "cocoop":
     return None
@@ -97,6 +112,17 @@ def divergence(
       one.spec, model, class_names, template=template, max_bytes=max_bytes)
   return float(protocol.fd_score(
       _text_features(method, params, prompts)))
+
+
+def _zero_shot(model, class_names, template, max_bytes):
+  """Unit-norm text features of the classes in the template."""
+  return towers.normalise(classes.template_embeddings(
+      model, class_names, template, max_bytes=max_bytes))
+
+
+@precision.highest
+def _cosines(scale, features, text):
+  return scale * features @ text.T
 
 
 def _for_classes(one: checkpoint.Tuned, model, class_names) -> tuple[

@@ -7,6 +7,7 @@ code shows it. They differ enough to move the numbers, so a result should say
 which one it is of.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxcal.tuning import methods
@@ -87,9 +88,10 @@ def recipe(method: str, preset: str = "dor") -> Recipe:
 
 
 def spec(
-    name: str,
+    base_method: str,
     preset: str = "dor",
     *,
+    additions: Sequence[str] = (),
     num_context: int | None = None,
     class_position: str = "end",
     outlier_weight: float | None = None,
@@ -99,8 +101,9 @@ def spec(
   """A method with the numbers of a preset.
 
   Args:
-    name: Name of the method with its additions, see `methods.Spec`.
+    base_method: Name of what is trained, of `methods.METHODS`.
     preset: Name of the recipes.
+    additions: Names of what is added to it, of `methods.ADDITIONS`.
     num_context: Number of context vectors, for methods that learn some; the
       recipe's if None.
     class_position: Position of the class name among them.
@@ -112,9 +115,9 @@ def spec(
   Raises:
     ValueError: An unknown preset or method; lists the choices.
   """
-  methods.check(name)
-  plain = methods.Spec(name)
-  numbers = recipe(plain.base_method, preset)
+  methods.check(base_method, additions)
+  plain = methods.Spec(base_method, tuple(additions))
+  numbers = recipe(base_method, preset)
   count = numbers.num_context
   if count and num_context is not None:
     count = num_context
@@ -123,7 +126,7 @@ def spec(
       class_position=class_position)
   # What a method does not use is not a part of its identity.
   if plain.outliers is not None:
-    published = _DOR_WEIGHTS.get(plain.base_method, _DOR_WEIGHT)
+    published = _DOR_WEIGHTS.get(base_method, _DOR_WEIGHT)
     found = found._replace(outlier_weight=(
         published if outlier_weight is None else outlier_weight))
   if plain.kind.cached:

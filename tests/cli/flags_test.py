@@ -25,12 +25,16 @@ from jaxcal.cli import posterior_import
 from jaxcal.cli import shared_flags
 from jaxcal.cli import sweep
 from jaxcal.cli import tune
+from jaxcal.report import sweeps
 from tests.cli import command
 
 _FIELDS = [field for field in config_lib.fields(config_lib.ExperimentConfig())
            if field.name != "config.methods"]
 # A value of each kind other than None.
-_SOME = {float: "0.5", int: "3", str: "something"}
+_SOME = {float: "0.5", int: "3", str: "something", bool: "True"}
+# Of fields that not every text fits.
+_SOME_OF = {"config.data.family": "shift", "config.data.template": "a {}.",
+            "config.tune.template": "a {}."}
 
 
 @contextlib.contextmanager
@@ -109,10 +113,9 @@ class ValuesTest(_AtHome):
       (field.name, field) for field in _FIELDS if field.may_be_none)
   def test_none_for_every_field_that_may_be_none(self, field):
     kind, _ = typing.get_args(field.kind)
-    some = f"--{field.name}={_SOME[kind]}"
+    some = _SOME_OF.get(field.name, _SOME[kind])
     name = field.name.removeprefix("config.")
-    if field.name not in ("config.data.template", "config.tune.template"):
-      self.assertEqual(_value(name, some), kind(_SOME[kind]))
+    self.assertEqual(_value(name, f"--{field.name}={some}"), kind(some))
     for none in ("none", "None", ""):
       with self.subTest(none):
         self.assertIsNone(_value(name, f"--{field.name}={none}"))
@@ -234,7 +237,7 @@ class NamesTest(_AtHome):
       for name, value in (("store", "s"), ("pairs", "p/{0..9}.tar"),
                           ("on", "run")):
         self.assertEqual(flags.FLAGS[name].value, f"{self.home}/{value}")
-      self.assertEqual(experiment.names_of(
+      self.assertEqual(config_lib.names_of(
           flags.FLAGS["pool"].value, are_paths=True), [f"{self.home}/a", "b"])
 
   @parameterized.parameters("report", "recalibrate --share=0.5",
@@ -351,10 +354,10 @@ class SweepValuesTest(_AtHome):
          ("a {}.", f"{self.home}/x", ("a, b",))])
 
   def test_folders_of_long_values(self):
-    short = sweep._folder_name({"views.seed": 1, "data.split": "val"})
+    short = sweeps.folder_name({"views.seed": 1, "data.split": "val"})
     self.assertEqual(short, "views.seed=1,data.split=val")
     long = ["\u732b" * 170 + end for end in ("a {}", "b {}")]
-    names = [sweep._folder_name({"data.template": one}) for one in long]
+    names = [sweeps.folder_name({"data.template": one}) for one in long]
     self.assertLen(set(names), 2)
     for name in names:
       (self.home / name).mkdir()
@@ -456,7 +459,8 @@ def get_config():
     [variant] = sweep._plan(
         config, [sweep.sweep_lib.parse_axis(text, fields) for text in axes])
     return [(one.method, one.numbers.get("weight"), one.numbers.get("delta"))
-            for one in variant.points.values()]
+            for one in sweep._points(
+                variant.config, variant.points).values()]
 
   def test_a_sweep_touches_those_that_have_the_field(self):
     self.assertEqual(

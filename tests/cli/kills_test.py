@@ -16,7 +16,7 @@ _TUNE = ("tune", "--config=configs/dor_base_to_new.py",
          "--config.data.name=shapes", "--config.data.limit=40",
          "--config.tune.num_shots=2", "--config.tune.num_seeds=2",
          "--config.tune.num_epochs=25", "--config.tune.num_context=4",
-         "--config.tune.num_outliers=50", "--config.tune.name=kgcoop,coop+dor",
+         "--config.tune.num_outliers=50", "--config.tune.name=kgcoop",
          "--config.metrics.num_resamples=20")
 _FIT = ("posterior", "fit", "--config=configs/bayesvlm.py",
         "--num_pairs=60", "--candidates=24", "--config.batch_size=2")

@@ -13,6 +13,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 from jaxcal import predictions as predictions_lib
+from jaxcal import stages
 from tests.cli import command
 
 _SMALL = ("--config=configs/dor_base_to_new.py", "--config.data.name=shapes",
@@ -31,7 +32,7 @@ class TuneTest(parameterized.TestCase):
     cls.addClassCleanup(scratch.cleanup)
     cls.folder = pathlib.Path(scratch.name)
     cls.status, cls.printed, cls.error = command.here(
-        "tune", *_SMALL, "--config.tune.name=kgcoop,coop+dor,maple",
+        "tune", *_SMALL, "--config.tune.name=kgcoop,maple",
         f"--output={cls.folder}")
 
   def test_table_has_base_and_new_of_every_method(self):
@@ -40,8 +41,10 @@ class TuneTest(parameterized.TestCase):
     self.assertIn("of 9", self.printed)  # new names among the outliers
     rows = [json.loads(line) for line in
             (self.folder / "results.jsonl").read_text().splitlines()]
-    self.assertEqual([row["method"] for row in rows],
-                     ["zero_shot", "kgcoop", "coop+dor", "maple"])
+    self.assertEqual(
+        [stages.of(row).label for row in rows],
+        ["zero_shot", "kgcoop", "kgcoop+dor", "maple", "maple+dor"])
+    self.assertEqual(rows[2]["additions"], ["dor"])
     for row in rows:
       self.assertBetween(row["accuracy_base"], 0.3, 1)
       self.assertAlmostEqual(
@@ -54,17 +57,22 @@ class TuneTest(parameterized.TestCase):
     for name in ("diagram-shapes.svg", "losses-shapes.svg"):
       self.assertStartsWith((self.folder / name).read_text(), "<svg")
 
-  def test_differences_are_to_zero_shot(self):
+  def test_differences_are_to_zero_shot_and_to_the_plain_method(self):
     rows = [json.loads(line) for line in
             (self.folder / "differences.jsonl").read_text().splitlines()]
-    self.assertLen(rows, 6)
-    result = {row["method"]: row for row in map(json.loads, (
+    result = {stages.of(row): row for row in map(json.loads, (
         self.folder / "results.jsonl").read_text().splitlines())}
+    pairs = [(stages.of(row).label, stages.reference_of(row).label)
+             for row in rows[::2]]  # base and new
+    self.assertEqual(pairs, [
+        ("kgcoop", "zero_shot"), ("kgcoop+dor", "zero_shot"),
+        ("maple", "zero_shot"), ("maple+dor", "zero_shot"),
+        ("kgcoop+dor", "kgcoop"), ("maple+dor", "maple")])
     for row in rows:
-      half = row["classes"]
+      half, reference = row["classes"], result[stages.reference_of(row)]
       self.assertAlmostEqual(
-          row["ece_difference"], result[row["method"]][f"ece_{half}"] -
-          result["zero_shot"][f"ece_{half}"], places=9)
+          row["ece_difference"], result[stages.of(row)][f"ece_{half}"] -
+          reference[f"ece_{half}"], places=9)
 
   def test_predictions_are_of_the_halves(self):
     folder = self.folder / "predictions" / "shapes" / "kgcoop"
@@ -77,7 +85,7 @@ class TuneTest(parameterized.TestCase):
     self.assertLen(base.ids + new.ids, 40)
     row = next(row for row in map(json.loads, (
         self.folder / "results.jsonl").read_text().splitlines())
-               if row["method"] == "kgcoop")
+               if stages.of(row).label == "kgcoop")
     accuracy = lambda half: np.mean([
         np.mean(one.logits.argmax(-1) == one.labels) for one in (
             predictions_lib.load(folder / f"{half}-{seed}")
@@ -99,7 +107,7 @@ class TuneTest(parameterized.TestCase):
 
   def test_stopped_and_resumed_is_the_undisturbed_training(self):
     other = self.create_tempdir().full_path
-    given = ("tune", *_SMALL, "--config.tune.name=kgcoop,coop+dor,maple",
+    given = ("tune", *_SMALL, "--config.tune.name=kgcoop,maple",
              f"--output={other}")
     stops = 0
     # Amid features, saved epochs, tuned parameters and predictions.
@@ -128,17 +136,21 @@ class TuneTest(parameterized.TestCase):
       (("--config.data.classes=new",), "config.tune.classes"),
       (("--config.tune.name=kgcoop,kgcoop",), "a method twice"),
       (("--config.tune.name=taskres",), "predicts no new ones"),
-      (("--config.tune.name=clip_adapter+dor",),
-       "a set of other things with --config.tune.outlier_images"),
+      (("--config.tune.name=clip_adapter",),
+       "a set of other things with --config.tune.outlier_images=.*dor=without"),
+      (("--config.tune.dor=maybe",), "'without' and 'with'"),
+      (("--config.tune.logit_range=free,free",), "one or more of 'free', "),
+      (("--config.tune.name=taskres", "--config.tune.dor=with",
+        "--config.tune.classes=all"), "nothing that could be regularised"),
       (("--config.tune.templates=/nowhere.txt",), "/nowhere.txt"),
-      (("--config.tune.name=coop,clip_adapter+dor",
+      (("--config.tune.name=coop,clip_adapter",
         "--config.tune.outlier_images=nowhere"), "unknown image set 'nowhere'"),
       (("--config.tune.name=coop,maple", "--config.memory_gb=1e-6"),
        "memory_gb is 1e-06; raise it, or take fewer seeds, shots or views"))
   def test_errors_come_before_the_work(self, arguments, message):
     folder = pathlib.Path(self.create_tempdir().full_path)
     status, _, error = command.here(
-        "tune", *_SMALL, "--config.tune.name=coop+dor",
+        "tune", *_SMALL, "--config.tune.name=coop",
         f"--output={folder}", *arguments)
     self.assertEqual(status, 2)
     self.assertRegex(error, message)
@@ -150,7 +162,7 @@ class TuneTest(parameterized.TestCase):
         self.folder / "predictions" / "shapes" / "kgcoop" / "base-1")
     words.write_text("\n".join(base.class_names[:3]))
     status, _, error = command.here(
-        "tune", *_SMALL, "--config.tune.name=coop+dor",
+        "tune", *_SMALL, "--config.tune.name=coop",
         f"--output={self.create_tempdir().full_path}",
         f"--config.tune.outliers={words.full_path}")
     self.assertEqual(status, 2)
@@ -182,7 +194,7 @@ class AllClassesTest(absltest.TestCase):
   def test_every_method_of_features(self):
     folder = pathlib.Path(self.create_tempdir().full_path)
     names = ("coop_class_specific", "taskres", "tip_adapter", "tip_adapter_f",
-             "clip_adapter+dor", "kgcoop+penalty")
+             "clip_adapter")
     given = ("tune", *_SMALL, "--config.tune.classes=all",
              f"--config.tune.name={','.join(names)}", "--config.tune.num_epochs"
              "=2", "--config.tune.num_views=3", f"--output={folder}",
@@ -192,9 +204,11 @@ class AllClassesTest(absltest.TestCase):
     self.assertEqual(status, 0, error)
     rows = [json.loads(line) for line in
             (folder / "results.jsonl").read_text().splitlines()]
-    self.assertEqual([row["method"] for row in rows], ["zero_shot", *names])
+    # Without outliers where there is nothing that could be regularised.
+    self.assertEqual([stages.of(row).label for row in rows],
+                     ["zero_shot", *names, "clip_adapter+dor"])
     for row in rows:
-      self.assertIn(f"| {row['method']} ", printed)
+      self.assertIn(f"| {stages.of(row).label} ", printed)
       self.assertGreater(row["accuracy_all"], 0.3)
     one = safetensors.load_file(
         folder / "tuned" / "shapes" / "tip_adapter" / "seed-1.safetensors")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxcal import predictions
+from jaxcal import stages
 from jaxcal.adapt.prompt import methods as prompt_methods
 from jaxcal.clip import checkpoint
 from jaxcal.clip import prompts
@@ -33,6 +34,7 @@ _SMALL = (*(flag for flag in command.SMALL if "data.name" not in flag),
           f"--config.data.template={_TEMPLATE}")
 _BASE = ("--config.data.name=shapes", "--config.data.classes=base")
 _PLAIN = ("--config.method.name=zero_shot",)
+_ADDED = "kgcoop+zs_norm+dor"
 
 
 class _Saved(parameterized.TestCase):
@@ -49,11 +51,12 @@ class _Saved(parameterized.TestCase):
     cls.names = cls.images.class_names[:9]
 
   @classmethod
-  def _save(cls, name, seed=1, folder=None, **changes):
-    """The folder tuned/shapes/NAME, with this seed in it."""
-    recipe = presets.recipe(name.split("+")[0])
+  def _save(cls, name, *additions, seed=1, folder=None, **changes):
+    """The folder tuned/shapes/METHOD, with this seed in it."""
+    recipe = presets.recipe(name)
     spec = methods.Spec(
-        name, recipe.num_context, recipe.from_words)._replace(**changes)
+        name, additions, recipe.num_context, recipe.from_words)._replace(
+            **changes)
     cache, labels = None, np.zeros(0, np.int64)
     if spec.kind.cached:
       labels = np.arange(len(cls.names)).repeat(2)
@@ -66,7 +69,7 @@ class _Saved(parameterized.TestCase):
     leaves, structure = jax.tree.flatten(params)
     noisy = [leaf + 0.02 * jax.random.normal(jax.random.key(seed), leaf.shape)
              for leaf in leaves]
-    folder = folder or cls.root / "tuned" / "shapes" / name
+    folder = folder or cls.root / "tuned" / "shapes" / spec.name
     tuned.save(folder / f"seed-{seed}", tuned.Tuned(
         spec, jax.tree.unflatten(structure, noisy), cls.names, labels,
         {"model.fingerprint": cls.model.fingerprint, "data": "shapes",
@@ -119,8 +122,8 @@ class PredictionsTest(_Saved):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    names = [*methods.METHODS, "kgcoop+zs_norm+dor"]
-    cls.folders = {name: cls._save(name) for name in names}
+    cls.folders = {name: cls._save(name) for name in methods.METHODS}
+    cls.folders[_ADDED] = cls._save("kgcoop", "zs_norm", "dor")
     cls._save("coop", seed=2)
     cls.given = _tuned(*cls.folders.values())
     cls.output = cls.root / "run"
@@ -132,7 +135,7 @@ class PredictionsTest(_Saved):
   def _predicted(self, name, place="shapes"):
     return predictions.load(self.output / "predictions" / place / name)
 
-  @parameterized.parameters(*methods.METHODS, "kgcoop+zs_norm+dor")
+  @parameterized.parameters(*methods.METHODS, _ADDED)
   def test_every_method_predicts_as_the_library_does(self, name):
     predicted = self._predicted(f"{name}-1")
     self.assertEqual(predicted.class_names, self.names)
@@ -145,7 +148,10 @@ class PredictionsTest(_Saved):
     self.assertEqual(predicted.ids, plain.ids)
     self.assertGreater(np.abs(predicted.logits - plain.logits).max(), 0.01)
     self.assertEqual(predicted.settings["method"], f"{name}-1")
-    self.assertEqual(predicted.settings["tuned"]["spec"]["name"], name)
+    of = stages.of_settings(predicted.settings, "")
+    self.assertEqual((of.label, of.tuned_seed), (f"{name}-1", 1))
+    self.assertEqual(
+        of.additions, ("zs_norm", "dor") if name == _ADDED else ())
     self.assertIn(f"{name}/seed-1 ",
                   "\n".join(predicted.settings["config.method.tuned"]))
 
@@ -157,7 +163,7 @@ class PredictionsTest(_Saved):
       self.assertIn(f" {name} ", self.printed)
     self.assertIn("coop-2 - zero_shot", self.printed)
     page = (self.output / "report.html").read_text()
-    self.assertIn("kgcoop+zs_norm+dor-1", page)
+    self.assertIn(f"{_ADDED}-1", page)
     _, _, summary = self.printed.partition("Over seeds")
     both = np.array([[rows[f"coop-{seed}"][key] for seed in (1, 2)]
                      for key in ("accuracy", "ece", "nll")])
@@ -349,7 +355,7 @@ class StartTest(_Saved):
   @parameterized.parameters(
       ("cocoop", "its context is another one for every image"),
       ("maple", "it has prompts in deeper layers"),
-      ("promptsrc+dor", "it has prompts in deeper layers"),
+      ("promptsrc", "it has prompts in deeper layers"),
       ("coop_class_specific", "its contexts belong to a class"),
       ("taskres", "it has no context"),
       ("clip_adapter", "it has no context.*--config.method.tuned=.*seed-1"))

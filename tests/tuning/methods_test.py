@@ -42,9 +42,10 @@ def _images():
 
 
 def _spec(name, **changes):
-  recipe = presets.recipe(name.split("+")[0], "upstream")
-  return methods.Spec(name, recipe.num_context, recipe.from_words,
-                      outlier_weight=2.0)._replace(**changes)
+  recipe = presets.recipe(name, "upstream")
+  return methods.Spec(
+      name, num_context=recipe.num_context, from_words=recipe.from_words,
+      outlier_weight=2.0)._replace(**changes)
 
 
 def _made(spec):
@@ -74,7 +75,7 @@ class MethodsTest(parameterized.TestCase):
   def test_every_name_has_a_loss_of_its_predictions(self, name):
     spec = _spec(name)
     if spec.kind.outliers == "names":
-      spec = spec._replace(name=f"{name}+dor")
+      spec = spec._replace(additions=("dor",))
     method, prompts, params = _made(spec)
     outliers = methods.prompts_of(
         spec, _model(), ("cat", "green dog"), as_table=True)
@@ -152,7 +153,7 @@ class MethodsTest(parameterized.TestCase):
   @parameterized.parameters("zs_norm", "penalty")
   def test_logit_range_changes_the_training_alone(self, addition):
     plain, prompts, params = _made(_spec("clip_adapter"))
-    regularised, _, _ = _made(_spec(f"clip_adapter+{addition}"))
+    regularised, _, _ = _made(_spec("clip_adapter", additions=(addition,)))
     params = jax.tree.map(lambda x: 20 * x, params)  # out of the range
     batch = method_lib.Batch(_images(), _LABELS)
     self.assertNotAlmostEqual(
@@ -163,23 +164,24 @@ class MethodsTest(parameterized.TestCase):
         regularised.logits(params, prompts, _images()))
 
   def test_images_as_outliers_of_clip_adapter(self):
-    method, prompts, params = _made(_spec("clip_adapter+dor"))
+    method, prompts, params = _made(_spec("clip_adapter", additions=("dor",)))
     others = jax.tree.map(lambda x: x[::-1][:2], _images())
     _, parts = method.loss(params, prompts, method_lib.Batch(
         _images(), _LABELS, others))
     self.assertGreater(parts["outliers"], 0)
 
   @parameterized.parameters(
-      ("coup", "unknown method 'coup'; did you mean coop.* choose from: "),
-      ("coop+dor+zs_norm", "each once, in this order"),
-      ("coop+dor+dor", "each once"),
-      ("coop+door", "must be of .zs_norm, .penalty, .dor"),
-      ("taskres+dor", "parameters of taskres belong to the classes"),
-      ("prograd+penalty", "a direction of its own"))
-  def test_names_that_are_refused(self, name, message):
+      ("coup", (), "unknown method 'coup'; did you mean coop.* choose from: "),
+      ("coop+dor", (), "unknown method 'coop.dor'"),  # no name is taken apart
+      ("coop", ("dor", "zs_norm"), "each once, in this order"),
+      ("coop", ("dor", "dor"), "each once"),
+      ("coop", ("door",), "must be of zs_norm, penalty, dor"),
+      ("taskres", ("dor",), "parameters of taskres belong to the classes"),
+      ("prograd", ("penalty",), "a direction of its own"))
+  def test_what_is_refused(self, name, additions, message):
     with self.assertRaisesRegex(ValueError, message):
-      methods.check(name)
-      methods.build(methods.Spec(name), _model())
+      methods.check(name, additions)
+      methods.build(methods.Spec(name, additions), _model())
 
 
 if __name__ == "__main__":

@@ -38,14 +38,17 @@ class PresetsTest(parameterized.TestCase):
     self.assertEqual((ours.from_words, theirs.from_words), (True, False))
 
   def test_outlier_weights(self):
-    self.assertEqual(presets.spec("coop+dor").outlier_weight, 8.0)
+    self.assertEqual(
+        presets.spec("coop", additions=["dor"]).outlier_weight, 8.0)
     for name in ("kgcoop", "cocoop", "maple"):
-      self.assertEqual(presets.spec(f"{name}+dor").outlier_weight, 2.0)
+      self.assertEqual(
+          presets.spec(name, additions=["dor"]).outlier_weight, 2.0)
 
   def test_numbers_that_a_method_does_not_use_are_no_part_of_it(self):
     others = dict(outlier_weight=3.0, cache_weight=4.0, cache_sharpness=5.0)
     self.assertEqual(presets.spec("coop", **others), presets.spec("coop"))
-    self.assertEqual(presets.spec("coop+dor", **others).outlier_weight, 3.0)
+    self.assertEqual(presets.spec(
+        "coop", additions=["dor"], **others).outlier_weight, 3.0)
     cached = presets.spec("tip_adapter", **others)
     self.assertEqual((cached.outlier_weight, cached.cache_weight,
                       cached.cache_sharpness), (0.0, 4.0, 5.0))

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcal import stages
 from jaxcal.adapt import base
 from jaxcal.adapt import run
 from jaxcal.adapt.prompt import bayesian
@@ -79,10 +80,12 @@ def family(
 
 def names(
     methods: Iterable[str], *, with_posterior: bool = False
-) -> dict[str, str]:
-  """Names of the family's outputs, and the method of each."""
-  forms = [f"+{form}" for form in bayesian.FORMS] if with_posterior else []
-  return {name + form: name for name in methods for form in ["", *forms]}
+) -> dict[str, stages.Stages]:
+  """Names of the family's outputs, and the stages of each."""
+  forms = [None, *bayesian.FORMS] if with_posterior else [None]
+  every = [stages.Stages(name, posterior=form)
+           for name in methods for form in forms]
+  return {one.label: one for one in every}
 
 
 def penalties(
@@ -198,7 +201,7 @@ def _outputs_and_uncertainty(
     found |= {name: jax.tree.map(lambda x, i=i: x[i], by_form)
               for i, name in enumerate(tuned)}
   return outputs | {
-      f"{name}+{form}": base.from_logits(
+      stages.Stages(name, posterior=form).label: base.from_logits(
           logits, {**outputs[name].info, **uncertainty._asdict()})
       for name, by_form in found.items()
       for form, (logits, uncertainty) in by_form.items()}

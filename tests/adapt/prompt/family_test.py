@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 import numpy as np
 
+from jaxcal import stages
 from jaxcal.adapt import base
 from jaxcal.adapt import run
 from jaxcal.adapt.prompt import engine
@@ -224,11 +225,14 @@ class FamilyTest(absltest.TestCase):
                      {"view_logits", "zero_shot_view_logits"})
 
   def test_names_of_a_posterior_s_forms(self):
-    self.assertEqual(family.names({"tpt": None}), {"tpt": "tpt"})
+    self.assertEqual(family.names({"tpt": None}),
+                     {"tpt": stages.Stages("tpt")})
     self.assertEqual(
         family.names({"tpt": None}, with_posterior=True),
-        dict.fromkeys(["tpt", "tpt+diagonal", "tpt+full", "tpt+tangent"],
-                      "tpt"))
+        {"tpt": stages.Stages("tpt"),
+         "tpt+diagonal": stages.Stages("tpt", posterior="diagonal"),
+         "tpt+full": stages.Stages("tpt", posterior="full"),
+         "tpt+tangent": stages.Stages("tpt", posterior="tangent")})
 
 
 class PenaltiesTest(absltest.TestCase):

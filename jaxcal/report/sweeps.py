@@ -1,0 +1,128 @@
+"""Rows of a sweep: kept in a file as they come, drawn when all are there."""
+
+from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+import pathlib
+import re
+from typing import Any
+
+from jaxcal import config as config_lib
+from jaxcal import stages
+from jaxcal import sweep
+from jaxcal.adapt import base
+from jaxcal.report import figures
+from jaxcal.report import tables
+from jaxcal.storage import atomic
+
+# Of a folder's name, before its hash: up to four bytes each, of 255 in all.
+_MOST_LETTERS = 60
+
+# From the name of a method to the method with its defaults.
+DefaultOf = Callable[[str], base.Numbers]
+_Row = Mapping[str, Any]
+
+
+def folder_name(fields: Mapping[str, Any]) -> str:
+  """Swept fields as a folder; with a hash where characters had to go."""
+  name = ",".join(f"{field}={value}" for field, value in fields.items())
+  safe = re.sub(r"[^\w=.,+-]+", "_", name)[:_MOST_LETTERS]
+  if safe != name:
+    safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
+  return safe
+
+
+class Rows:
+  """The rows of a results file, written whole with every new one.
+
+  A row is known by what it is of: image set, setting, and the fields with a
+  pass of their own, the dotted ones.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    self.all = [json.loads(line) for line in text.splitlines()]
+
+  def has(self, key: _Row) -> bool:
+    """Whether a row has these values, and no further fields."""
+    return any(map(_matches(key), self.all))
+
+  def put(self, key: _Row, row: _Row) -> None:
+    """In the place of a row with the same key, or at the end."""
+    new = json.loads(json.dumps({**key, **row}))
+    same = [i for i, other in enumerate(self.all) if _matches(key)(other)]
+    if same:
+      self.all[same[0]] = new
+    else:
+      self.all.append(new)
+    atomic.write_whole(self._path, "".join(
+        json.dumps(one) + "\n" for one in self.all).encode())
+
+
+def _matches(key):
+  dotted = lambda row: {name for name in row if "." in name}
+  # A row of a sweep with further fields is another one.
+  return lambda row: key.items() <= row.items() and dotted(row) == dotted(key)
+
+
+def write(
+    output: pathlib.Path, rows: Sequence[_Row], default_of: DefaultOf,
+    remarks: Sequence[str] = (),
+) -> str:
+  """Writes a figure per image set and swept number, and results.md.
+
+  Args:
+    output: Folder of the sweep.
+    rows: All rows, from `Rows`.
+    default_of: Function from the name of a method to it with its defaults.
+    remarks: Sentences about all of the rows.
+
+  Returns:
+    The text of results.md.
+  """
+  for data in dict.fromkeys(row["data"] for row in rows):
+    of_data = [row for row in rows if row["data"] == data]
+    for field in _swept(of_data):
+      curves, lines = _curves(of_data, field, default_of)
+      if any(len(curve) > 1 for curve in curves.values()):
+        figure = figures.svg(figures.sweep_curves(curves, lines, field))
+        atomic.write_whole(output / f"{field}-{data}.svg", figure.encode())
+  table = tables.markdown(
+      [{"data": row["data"], **row, "method": _label(row, default_of),
+        "posterior": None} for row in rows], tables.RESULTS)
+  text = "\n\n".join([table, *remarks])
+  atomic.write_whole(output / "results.md", f"{text}\n".encode())
+  return text
+
+
+def _swept(rows):
+  """Numbers of methods, and fields with a pass of their own that are numbers.
+  """
+  found = {name for row in rows for name, value in row.items()
+           if isinstance(value, (int, float)) and not isinstance(value, bool)}
+  return [name for name in config_lib.number_names() if name in found] + sorted(
+      name for name in found if "." in name)
+
+
+def _curves(rows, field, default_of):
+  """Rows that differ in the field alone, by label; and those without it."""
+  curves: dict[str, Any] = {}
+  lines: dict[str, Any] = {}
+  for row in rows:
+    label = _label(row, default_of, field)
+    if row.get(field) is None:
+      lines[label] = row
+    else:
+      curves.setdefault(label, []).append(row)
+  return curves, lines
+
+
+def _label(row, default_of, field=None):
+  """A setting and the variant it was run in, by all but a field."""
+  others = {name: value for name, value in row.items() if name != field}
+  of = stages.of(row)
+  point = sweep.point(of.method, default_of(of.method), others)
+  variant = {name: value for name, value in others.items() if "." in name}
+  return "-".join(filter(None, (
+      of._replace(method=point.label).label, folder_name(variant))))

@@ -1,0 +1,206 @@
+"""What test-time methods predict for image sets, in the folder of a run.
+
+What is there already, and of the same, is not computed again: predictions and
+unfinished work alike lie beside their identity (`storage.identity`).
+"""
+
+import collections
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcal import parts as parts_lib
+from jaxcal import predictions as predictions_lib
+from jaxcal import run
+from jaxcal import sharding
+from jaxcal import stages
+from jaxcal.adapt import base
+from jaxcal.adapt import numbers
+from jaxcal.data import image_set as image_sets
+from jaxcal.storage import identity as identity_lib
+from jaxcal.storage import paths
+
+WAY_OUT = "give another --output, or --overwrite to remove what is there"
+_PARTS = "parts-"  # what folders of unfinished work begin with
+
+# From methods, settings by name and the folder of unfinished work to
+# (name, Predictions), as `run.iterate` gives them.
+Compute = Callable[
+    [run.Methods, Mapping[str, Mapping[str, Any]], pathlib.Path],
+    Iterator[tuple[str, predictions_lib.Predictions]]]
+
+
+class Asked(NamedTuple):
+  """Predictions of an image set that are to be in a folder; see `asked`.
+
+  Attributes:
+    place: Place of the set among the predictions of a run.
+    folder: Folder of the set's predictions.
+    images: The image set.
+    methods: Numbers of the methods by name.
+    outputs: Stages of the predictions by the name of their file.
+    common: Identity of all that methods share: images, model, views, prompts.
+    by_name: Identity of each one's predictions, `common` among it.
+    evidence: Names of the arrays that they are to carry.
+    called: Names of the methods in rows, where they are not those of `methods`.
+  """
+
+  place: str
+  folder: pathlib.Path
+  images: image_sets.ImageSet
+  methods: run.Methods
+  outputs: Mapping[str, stages.Stages]
+  common: Mapping[str, Any]
+  by_name: Mapping[str, Mapping[str, Any]]
+  evidence: tuple[str, ...] = ()
+  called: Mapping[str, str] = {}
+
+  @property
+  def digest(self) -> str:
+    """Of what is common, for names of folders."""
+    return identity_lib.of_lines([json.dumps(self.common, sort_keys=True)])
+
+  def stages_of(self, name: str) -> stages.Stages:
+    """The stages of predictions, as rows and settings have them."""
+    found = self.outputs[name]
+    return found._replace(method=self.called.get(found.method, found.method))
+
+
+def asked(
+    place: str,
+    folder: pathlib.Path,
+    images: image_sets.ImageSet,
+    methods: run.Methods,
+    *,
+    common: Mapping[str, Any],
+    order: Mapping[str, Any],
+    feature_size: int,
+    posterior: Mapping[str, Any] | None = None,
+    evidence: tuple[str, ...] = (),
+    called: Mapping[str, str] = {},
+) -> Asked:
+  """Everything that some methods are to predict for an image set.
+
+  Args:
+    place: Place of the set among the predictions of a run.
+    folder: Folder of the set's predictions.
+    images: The image set.
+    methods: Numbers of the methods by name.
+    common: Identity of images, model, views and prompts.
+    order: Identity of the order of the images, for methods with a state.
+    feature_size: Size of the joint space of images and texts.
+    posterior: Identity of what predicts in the posterior's forms, too; None
+      without a posterior.
+    evidence: Names of the arrays that predictions are to carry.
+    called: See `Asked`.
+  """
+  features: Any = jax.ShapeDtypeStruct(
+      (len(images.class_names), feature_size), np.float32)
+  outputs = run.output_names(methods, with_posterior=posterior is not None)
+  by_name = {}
+  for name, of in outputs.items():
+    method = methods[of.method]
+    by_name[name] = {**common, **numbers.identity_of(method)}
+    if base.has_state(method.method(), base.Task(features, 1.0)):
+      by_name[name] |= order
+    if of.posterior is not None:
+      by_name[name] |= {**(posterior or {}), "posterior.form": of.posterior}
+  # More evidence than asked for does no harm to what is there.
+  return Asked(place, folder, images, methods, outputs,
+               {**common, "evidence": list(evidence)}, by_name, evidence,
+               called)
+
+
+def missing(of: Asked) -> list[str]:
+  """Names of the predictions that are not there, with all the evidence.
+
+  Raises:
+    ValueError: Predictions of something else lie there.
+  """
+  return [name for name, one in of.by_name.items()
+          if not _is_there(of, paths.inside(of.folder, name), one)]
+
+
+def groups(
+    of: Asked, names: Sequence[str]) -> dict[pathlib.Path, Sequence[str]]:
+  """Names to be computed together, by the folder of their unfinished work.
+
+  Those that an interrupted run had begun together are finished together.
+
+  Args:
+    of: What is asked for.
+    names: Names of the predictions that are missing.
+  """
+  prefix = f"{_PARTS}{of.digest[:8]}-"
+  found: dict[pathlib.Path, Sequence[str]] = {}
+  left = list(names)
+  for parts in sorted(of.folder.glob(f"{prefix}*")):
+    begun = parts_lib.names(parts)
+    if begun and set(begun) <= set(left):
+      found[parts] = begun
+      left = [name for name in left if name not in begun]
+  if left:
+    digest = hashlib.sha256("\n".join(left).encode()).hexdigest()[:8]
+    found[of.folder / f"{prefix}{digest}"] = tuple(left)
+  return found
+
+
+def predict(
+    of: Asked, compute: Compute, about: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, pathlib.Path]]:
+  """Names of the predictions and their paths, as they are saved.
+
+  Several processes share the images; the first one saves, and only there is
+  anything yielded.
+
+  Args:
+    of: What is asked for.
+    compute: What computes the predictions that are missing.
+    about: Settings to write into each one's predictions, by method.
+
+  Raises:
+    ValueError: Predictions of something else lie there.
+  """
+  todo = missing(of)
+  sharding.barrier("looked for predictions")
+  found: dict[str, Any] = {}  # by name, the iterator over its group
+  for parts, names in groups(of, todo).items():
+    together = dict.fromkeys(of.outputs[name].method for name in names)
+    settings = {name: _settings(of, name, about) for name in todo
+                if name in names and _is_first()}
+    group = compute({name: of.methods[name] for name in together}, settings,
+                    parts)
+    found |= dict.fromkeys(names, group)
+  if not _is_first():
+    for group in dict.fromkeys(found.values()):
+      collections.deque(group, maxlen=0)  # runs, and yields nothing
+    return
+  for name in of.outputs:
+    path = paths.inside(of.folder, name)
+    if name in todo:
+      _, one = next(found[name])
+      predictions_lib.save(one, path)
+    yield name, path
+  for parts in of.folder.glob(f"{_PARTS}*"):
+    parts_lib.remove(parts)
+
+
+def _is_first():
+  return jax.process_index() == 0
+
+
+def _is_there(of, path, identity):
+  return predictions_lib.is_there(path, identity, way_out=WAY_OUT) and (
+      set(of.evidence) <= set(
+          predictions_lib.settings(path).get("evidence", ())))
+
+
+def _settings(of, name, about):
+  return {**about[of.outputs[name].method], "method": name,
+          stages.SETTING: stages.fields(of.stages_of(name)),
+          "identity": dict(of.by_name[name]), "evidence": list(of.evidence)}

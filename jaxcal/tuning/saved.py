@@ -1,0 +1,194 @@
+"""What tuned parameters predict, in files; what is there is not done again."""
+
+from collections.abc import Iterable, Mapping, Sequence
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcal import predictions as predictions_lib
+from jaxcal import stages
+from jaxcal.clip import checkpoint as models
+from jaxcal.data import image_set as image_sets
+from jaxcal.tuning import checkpoint
+from jaxcal.tuning import classes
+from jaxcal.tuning import images as images_lib
+from jaxcal.tuning import predict
+from jaxcal.tuning import protocol
+
+# Of what is in Tuned.about, what predictions need not repeat: it is long.
+_LONG = ("class_names", "labels", "losses", "identity")
+_WAY_OUT = "give another --output, or --overwrite to remove what is there"
+
+
+class Asked(NamedTuple):
+  """Predictions of one seed, or of the model before tuning.
+
+  Attributes:
+    path: Path of the predictions, without an ending.
+    stages: Stages of the predictions.
+    tuned: The parameters; None for the zero-shot model.
+    identity: What the predictions are of.
+    about: Anything else to be written beside them.
+  """
+
+  path: pathlib.Path
+  stages: stages.Stages
+  tuned: checkpoint.Tuned | None
+  identity: Mapping[str, Any]
+  about: Mapping[str, Any] = {}
+
+
+def load(
+    paths: Sequence[pathlib.Path], model: models.Model
+) -> dict[stages.Stages, checkpoint.Tuned]:
+  """Tuned parameters side by side, by their stages.
+
+  Args:
+    paths: Files, see `checkpoint.find`.
+    model: The model that they were tuned for.
+
+  Raises:
+    FileNotFoundError: Nothing lies there.
+    ValueError: It is damaged or of another model, or two are called alike.
+  """
+  loaded: dict[stages.Stages, checkpoint.Tuned] = {}
+  places: dict[stages.Stages, pathlib.Path] = {}
+  for path in paths:
+    one = checkpoint.load(path, model)
+    of = one.spec.stages._replace(tuned_seed=one.about.get("seed", 1))
+    if of in loaded:
+      raise ValueError(
+          f"two tuned parameters have the name {of.label}: {places[of]} and "
+          f"{path}; predict with them in runs of their own")
+    loaded[of], places[of] = one, path
+  return loaded
+
+
+def check_classes(
+    seeds: Mapping[stages.Stages, checkpoint.Tuned],
+    sets: Iterable[image_sets.ImageSet],
+) -> None:
+  """Refuses classes that parameters of single classes do not know.
+
+  Raises:
+    ValueError: Says which, see `protocol.class_positions`.
+  """
+  for images in sets:
+    for of, one in seeds.items():
+      if one.spec.kind.own_classes:
+        try:
+          protocol.class_positions(images.class_names, one.class_names)
+        except ValueError as error:
+          raise ValueError(f"{of.label} cannot predict {images.name}: {error}"
+                           ) from error
+
+
+def asked(
+    seeds: Mapping[stages.Stages, checkpoint.Tuned],
+    folder: pathlib.Path,
+    identity: Mapping[str, Any],
+    about: Mapping[str, Any],
+    *,
+    template: str,
+) -> list[Asked]:
+  """What several tuned parameters are to predict for an image set.
+
+  Args:
+    seeds: Tuned parameters from `load`.
+    folder: Folder of the set's predictions.
+    identity: Identity of images and model.
+    about: Anything else to be written beside the predictions.
+    template: Prompt of what is not tuned.
+  """
+  return [Asked(
+      folder / of.label, of, one,
+      {**identity, "prompt.template": template,
+       "tuned": checkpoint.digest(one)},
+      {**about, "tuned": {name: value for name, value in one.about.items()
+                          if name not in _LONG}})
+          for of, one in seeds.items()]
+
+
+def path_of(output: pathlib.Path, data: str, of: stages.Stages, half: str,
+            seed: int) -> pathlib.Path:
+  """Where the predictions of a seed for a half of the classes are.
+
+  Args:
+    output: Folder of the run.
+    data: Name of the image set.
+    of: Stages of the predictions.
+    half: Name of the half, of `task.HALVES`.
+    seed: Seed of the training.
+  """
+  return output / "predictions" / data / of.label / f"{half}-{seed}"
+
+
+def missing(asked: Iterable[Asked]) -> list[Asked]:
+  """Those that are not there.
+
+  Raises:
+    ValueError: Predictions of something else lie there.
+  """
+  return [one for one in asked if not predictions_lib.is_there(
+      one.path, one.identity, way_out=_WAY_OUT)]
+
+
+def save(
+    model: models.Model,
+    images: image_sets.ImageSet,
+    asked: Iterable[Asked],
+    *,
+    template: str = classes.GENERIC,
+    with_fd_score: bool = False,
+    features: pathlib.Path | None = None,
+    max_bytes: int = 2**32,
+    batch_size: int = images_lib.BATCH_SIZE,
+    num_threads: int = 4,
+    progress: images_lib.Progress = None,
+) -> None:
+  """Predicts for the images of a set, and saves what was `missing`.
+
+  Args:
+    model: The model that they were tuned for.
+    images: The image set.
+    asked: Everything that is to be there afterwards.
+    template: Prompt of what is not tuned.
+    with_fd_score: Whether settings tell `fd_score`, see `predict.divergence`.
+    features: See `predict.logits`.
+    max_bytes: Budget of the text tower's activations.
+    batch_size: Images per step of the image tower.
+    num_threads: Number of threads that read images.
+    progress: Function called with the numbers of images done and in all.
+
+  Raises:
+    ValueError: Predictions of something else lie there; or see
+      `predict.logits`.
+  """
+  groups: dict[Any, list[Asked]] = {}
+  for one in missing(asked):
+    groups.setdefault(one.tuned and one.tuned.spec, []).append(one)
+  for group in groups.values():
+    found = predict.logits(
+        model, images, [one.tuned for one in group], template=template,
+        features=features, max_bytes=max_bytes, batch_size=batch_size,
+        num_threads=num_threads, progress=progress)
+    for one, logits in zip(group, found, strict=True):
+      about = {**one.about, "method": one.stages.label,
+               stages.SETTING: stages.fields(one.stages),
+               "identity": one.identity}
+      if with_fd_score:
+        about["fd_score"] = predict.divergence(
+            model, images.class_names, one.tuned, template=template,
+            max_bytes=max_bytes)
+      predictions_lib.save(predictions_lib.Predictions(
+          np.asarray(logits, np.float32), np.asarray(images.labels),
+          images.ids, images.class_names, {}, about), one.path)
+
+
+def over_seeds(
+    output: pathlib.Path, data: str, of: stages.Stages, half: str, number: int
+) -> Sequence[predictions_lib.Predictions]:
+  """Predictions of the first seeds for a half of the classes, see `path_of`."""
+  return [predictions_lib.load(path_of(output, data, of, half, seed))
+          for seed in range(1, number + 1)]
