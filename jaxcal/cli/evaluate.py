@@ -16,14 +16,15 @@ from jaxcal.cli import held_out
 from jaxcal.cli import identities
 from jaxcal.cli import posteriors
 from jaxcal.cli import predicting
+from jaxcal.cli import printing
 from jaxcal.cli import progress
-from jaxcal.cli import recalibrate
-from jaxcal.cli import reporting
-from jaxcal.cli import saved_runs
 from jaxcal.cli import tune
 from jaxcal.cli import tuned_predictions
 from jaxcal.data import image_set as image_sets
+from jaxcal.recalibration import predicted
 from jaxcal.recalibration import temperature
+from jaxcal.report import measured
+from jaxcal.report import saved_runs
 
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
            "--config.method.weight=30")
@@ -204,31 +205,17 @@ def _asked_for(class_names, images):
 def _scale_temperatures(folder, methods, split):
   """METHOD+temperature: the logits divided by a validated temperature."""
   for name in methods:
-    scaled = name + _TEMPERATURE
-    predictions_lib.save(recalibrate.recalibrated(
-        predictions_lib.load(folder / name),
-        predictions_lib.load(folder / split / name),
-        temperature.Temperature(), scaled), folder / scaled)
+    scaled = predicted.recalibrate_quietly(
+        saved_runs.load(folder / name), saved_runs.load(folder / split / name),
+        temperature.Temperature())
+    predictions_lib.save(scaled, folder / scaled.settings["method"])
 
 
 def _write_report(output, config, data_names, method_names, settings):
   """Predictions on disk become results.jsonl, the page and a printed table."""
   conventions = experiment.conventions(config.metrics)
-  measured = reporting.measure(
-      (_predicted(output / "predictions" / data, data, method_names)
+  found = measured.measure(
+      (measured.read(output / "predictions" / data, method_names)
        for data in data_names), conventions)
-  reporting.write(
-      output, measured, title=saved_runs.title(settings),
-      conventions=conventions, settings=settings)
-
-
-def _predicted(folder, data, method_names):
-  """All predictions of a set; compared with one of the methods."""
-  outside = folder / saved_runs.OUT_OF_DISTRIBUTION
-  return reporting.Predicted(
-      data, {name: predictions_lib.load(folder / name)
-             for name in method_names},
-      references=reporting.references(method_names),
-      out_of_distribution={
-          name: predictions_lib.load(outside / name) for name in method_names
-          if predictions_lib.exists(outside / name)})
+  printing.show(*measured.write(
+      output, found, about=settings, conventions=conventions))

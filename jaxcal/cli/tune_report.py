@@ -9,8 +9,8 @@ import numpy as np
 from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal.cli import experiment
-from jaxcal.cli import reporting
 from jaxcal.report import figures
+from jaxcal.report import measured
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
@@ -46,8 +46,8 @@ def write(
     rows += _rows(task, predictions, shared[task.name], conventions)
     differences += _differences(task, predictions, conventions)
     _draw(config, output, task, predictions, conventions)
-  reporting.write_rows(output / "results.jsonl", rows)
-  reporting.write_rows(output / "differences.jsonl", differences)
+  measured.write_rows(output / "results.jsonl", rows)
+  measured.write_rows(output / "differences.jsonl", differences)
   columns = (tables.BASE_TO_NEW if config.tune.classes == "base"
              else tables.ALL_CLASSES)
   text = "\n\n".join([

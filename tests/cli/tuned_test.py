@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxcal import predictions
+from jaxcal import stages
 from jaxcal.adapt.prompt import methods as prompt_methods
 from jaxcal.clip import checkpoint
 from jaxcal.clip import prompts
@@ -150,7 +151,7 @@ class PredictionsTest(_Saved):
                   "\n".join(predicted.settings["config.method.tuned"]))
 
   def test_report_has_them_and_a_summary_over_seeds(self):
-    rows = {row["method"]: row for row in map(json.loads, (
+    rows = {stages.of(row).label: row for row in map(json.loads, (
         self.output / "results.jsonl").read_text().splitlines())}
     self.assertLen(rows, len(self.folders) + 2)
     for name in rows:
