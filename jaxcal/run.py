@@ -260,8 +260,7 @@ def iterate(
     common = _common_evidence(folder, task, evidence)
     for name, settings in about.items():
       yield name, _gathered(folder, name, source, {
-          "method": name, stages.SETTING: stages.fields(names[name]),
-          **settings}, common)
+          **stages.setting(names[name]), **settings}, common)
 
 
 def _open(folder, source, names, order, identity):

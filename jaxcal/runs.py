@@ -201,6 +201,6 @@ def _is_there(of, path, identity):
 
 
 def _settings(of, name, about):
-  return {**about[of.outputs[name].method], "method": name,
-          stages.SETTING: stages.fields(of.stages_of(name)),
+  return {**about[of.outputs[name].method],
+          **stages.setting(of.stages_of(name)), "method": name,
           "identity": dict(of.by_name[name]), "evidence": list(of.evidence)}

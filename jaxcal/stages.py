@@ -57,7 +57,11 @@ def of(row: Mapping[str, Any]) -> Stages:
   """The stages that a row, or a mapping from `fields`, tells."""
   found = {name: row[name] for name in Stages._fields
            if row.get(name) is not None}
-  return Stages(**found | {"additions": tuple(found.get("additions", ()))})
+  one = Stages(**found | {"additions": tuple(found.get("additions", ()))})
+  if one.recalibrator and one.method.endswith(f"+{one.recalibrator}"):
+    # A row of an earlier version: the joined name, and a calibrator beside it.
+    return one._replace(recalibrator=None)
+  return one
 
 
 def reference_of(row: Mapping[str, Any]) -> Stages:
@@ -75,3 +79,20 @@ def of_settings(settings: Mapping[str, Any], name: str) -> Stages:
     name: Name of their file, which is all that earlier versions tell.
   """
   return of(settings.get(SETTING) or {"method": name})
+
+
+def named(settings: Mapping[str, Any], name: str) -> Stages:
+  """The stages of predictions that go by a name, which their label then is.
+
+  Args:
+    settings: Settings of the predictions.
+    name: Name that they go by; where it is not that of their stages, as of a
+      copy under a name of one's own, it is all that is known of them.
+  """
+  found = of_settings(settings, name)
+  return found if found.label == name else Stages(name)
+
+
+def setting(stages: Stages) -> dict[str, Any]:
+  """What settings of predictions say of their stages: fields and the label."""
+  return {"method": stages.label, SETTING: fields(stages)}

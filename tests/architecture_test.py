@@ -36,7 +36,8 @@ _MAY_IMPORT = {
     "tuning": {"typing", "losses", "clip", "data", "stages"},
     "features": {"typing", "clip", "data", "sharding", "storage"},
     "testbed": {"typing", "clip", "data"},
-    "report": {"typing", "metrics", "predictions", "stages"},
+    "report": {"typing", "metrics", "predictions", "provenance",
+               "recalibration", "stages", "storage"},
     "tasks": {"typing", "adapt", "clip", "testbed"},
     "run": {"typing", "adapt", "clip", "data", "features", "parts",
             "predictions", "sharding", "stages", "storage", "tasks"},
@@ -48,9 +49,9 @@ _MAY_IMPORT = {
 _MAY_IMPORT["cli"] = set(_MAY_IMPORT) - {"__main__"}
 # Single modules that may import more than the rest of their room.
 _MAY_ALSO_IMPORT = {
-    "recalibration/predicted.py": {"predictions"},
-    "report/few_shot.py": {"storage", "tuning"},
-    "report/sweeps.py": {"adapt", "config", "storage", "sweep"},
+    "recalibration/predicted.py": {"predictions", "stages"},
+    "report/few_shot.py": {"tuning"},
+    "report/sweeps.py": {"adapt", "config", "sweep"},
     "adapt/prompt/pretraining.py": {"storage"},
     # Behind one name stands any kind of image set.
     "data/load.py": {"features", "testbed", "tuning"},

@@ -12,7 +12,6 @@ from jaxcal import plan
 from jaxcal import predictions as predictions_lib
 from jaxcal import runs
 from jaxcal import sharding
-from jaxcal import stages
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
@@ -21,16 +20,17 @@ from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import posteriors
 from jaxcal.cli import predicting
+from jaxcal.cli import printing
 from jaxcal.cli import progress
 from jaxcal.cli import protocol
-from jaxcal.cli import recalibrate
-from jaxcal.cli import reporting
-from jaxcal.cli import saved_runs
 from jaxcal.cli import tune
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
 from jaxcal.posterior import head
+from jaxcal.recalibration import predicted
 from jaxcal.recalibration import temperature
+from jaxcal.report import measured
+from jaxcal.report import saved_runs
 from jaxcal.tuning import checkpoint as tuned_files
 from jaxcal.tuning import saved
 
@@ -244,11 +244,10 @@ def _scale_temperatures(
     for name in methods:
       plain, on = (predictions_lib.load(path) for path in (
           folder / name, folder / str(split) / name))
-      of = stages.of_settings(plain.settings, name)._replace(
-          recalibrator="temperature")
-      predictions_lib.save(recalibrate.recalibrated(
-          plain, on, temperature.Temperature(), of.label), folder / of.label)
-      names[of.label] = None
+      scaled = predicted.recalibrate_quietly(
+          plain, on, temperature.Temperature())
+      predictions_lib.save(scaled, folder / scaled.settings["method"])
+      names[scaled.settings["method"]] = None
   return list(names)
 
 
@@ -259,22 +258,9 @@ def _write_report(
 ) -> None:
   """Predictions on disk become results.jsonl, the page and a printed table."""
   conventions = experiment.conventions(config.metrics)
-  measured = reporting.measure(
-      (_predicted(output / "predictions" / data, data, names)
+  found = measured.measure(
+      (measured.read(output / "predictions" / data, names)
        for data in sets), conventions)
-  reporting.write(
-      output, measured, title=saved_runs.title(settings),
-      conventions=conventions, settings=settings, remarks=remarks)
-
-
-def _predicted(
-    folder: pathlib.Path, data: str, names: Sequence[str]
-) -> reporting.Predicted:
-  """All predictions of a set; compared with one of the methods."""
-  outside = folder / saved_runs.OUT_OF_DISTRIBUTION
-  return reporting.Predicted(
-      data, {name: predictions_lib.load(folder / name) for name in names},
-      references=reporting.references(names),
-      out_of_distribution={
-          name: predictions_lib.load(outside / name) for name in names
-          if predictions_lib.exists(outside / name)})
+  printing.show(*measured.write(
+      output, found, about=settings, conventions=conventions,
+      remarks=remarks))

@@ -6,6 +6,7 @@ import pathlib
 
 from absl import flags
 
+from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import spelling
 from jaxcal.cli import config_files
@@ -13,12 +14,12 @@ from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import posteriors
 from jaxcal.cli import progress as bars
-from jaxcal.cli import reporting
 from jaxcal.posterior import finetuning
 from jaxcal.posterior import head
 from jaxcal.posterior import select
 from jaxcal.posterior import selection
 from jaxcal.report import figures
+from jaxcal.report import measured
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
@@ -132,7 +133,7 @@ def _checked_flags():
 
 def _pool():
   """The image sets of --pool, none if it is absent."""
-  return experiment.names_of(_POOL.value or [], are_paths=True)
+  return config_lib.names_of(_POOL.value or [], are_paths=True)
 
 
 def _images(config, name, target, budget):
@@ -208,7 +209,7 @@ def _write_selected(output, data, found, budgets):
 
 def _write_report(output: pathlib.Path, rows):
   """results.jsonl, a figure per set and a printed table."""
-  reporting.write_rows(output / "results.jsonl", rows)
+  measured.write_rows(output / "results.jsonl", rows)
   for data in dict.fromkeys(row["data"] for row in rows):
     of_data = [row for row in rows if row["data"] == data]
     curves = {name: [row for row in of_data

@@ -1,6 +1,6 @@
 """Printing that does not turn a finished run into a failure."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import io
 import os
@@ -20,6 +20,18 @@ def forgiving() -> Iterator[None]:
       yield
     finally:
       stream.flush()
+
+
+def notes(sentences: Iterable[str]) -> None:
+  """Prints what is to be known beside the results, to stderr."""
+  for sentence in sentences:
+    print(f"jaxcal: {sentence}", file=sys.stderr)
+
+
+def show(text: str, sentences: Iterable[str]) -> None:
+  """Prints results, after what is to be known about them."""
+  notes(sentences)
+  print(text)
 
 
 class _Forgiving(io.TextIOBase):

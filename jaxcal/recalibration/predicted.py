@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal import stages
 from jaxcal.predictions import Predictions
 from jaxcal.recalibration import base
 from jaxcal.recalibration import temperature
@@ -70,7 +71,8 @@ def recalibrate(
     Of `Predictions`: the same with other logits, and in their settings
     `recalibrator` (its name) and `recalibration` (`parameters`, `num_images`,
     `fitted_on`: the settings' name of that data, `notes`: what the fit rests
-    on). Of arrays: the logits alone, as an array of numpy or jax.
+    on); where the settings have the stages, these, too. Of arrays: the logits
+    alone, as an array of numpy or jax.
 
   Raises:
     ValueError: Classes that differ, an image in both, no labels, missing
@@ -97,8 +99,39 @@ def recalibrate(
   fitted_on = on if one.fit and isinstance(on, Predictions) else None
   return predictions._replace(
       logits=np.asarray(logits, np.float32),
-      settings={**predictions.settings, "recalibrator": one.name,
+      settings={**predictions.settings,
+                **_stages(predictions.settings, one.name),
+                "recalibrator": one.name,
                 "recalibration": _about(fit, fitted_on)})
+
+
+def recalibrate_quietly(
+    predictions: Predictions, on: Predictions, recalibrator: base.Calibrator
+) -> Predictions:
+  """`recalibrate` for a report, which prints the notes: nothing warns.
+
+  Args:
+    predictions: See `recalibrate`.
+    on: See `recalibrate`.
+    recalibrator: See `recalibrate`.
+
+  Returns:
+    The recalibrated predictions, the fitted numbers in their settings, too.
+
+  Raises:
+    ValueError: See `recalibrate`.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", base.FitWarning)
+    found = recalibrate(predictions, on, recalibrator)
+  return found._replace(settings={**found.settings, **numbers(found)})
+
+
+def numbers(predictions: Predictions) -> dict[str, float]:
+  """What was fitted to recalibrate predictions, apart from arrays."""
+  fitted = predictions.settings["recalibration"]["parameters"]
+  return {name: value for name, value in fitted.items()
+          if isinstance(value, (int, float))}
 
 
 def check(
@@ -242,6 +275,14 @@ def _check_logits(one, before, after):
         f"{one.name} says that it keeps every predicted class, but it changes "
         f"{int((~kept).sum())} of {len(kept)}, the first one in row "
         f"{int((~kept).argmax())}")
+
+
+def _stages(settings, name):
+  """What the settings say of the stages, where they do."""
+  if stages.SETTING not in settings:
+    return {}
+  return stages.setting(
+      stages.of(settings[stages.SETTING])._replace(recalibrator=name))
 
 
 def _about(fit: base.Fit, on: Predictions | None) -> Mapping[str, Any]:

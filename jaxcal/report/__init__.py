@@ -1,7 +1,8 @@
-"""Predictions become tables, figures and pages."""
+"""Predictions become tables, figures and pages; runs are measured anew."""
 
 from jaxcal import lazy
 
-__all__ = ["figures", "inputs", "page", "summary", "tables"]
+__all__ = ["figures", "inputs", "measured", "page", "recalibrated", "redrawn",
+           "saved_runs", "summary", "tables"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxcal import stages
 from jaxcal.metrics import binning
 from jaxcal.report import summary
 from jaxcal.report import tables
@@ -203,7 +204,7 @@ def learning_curves(
 
 def panel_title(row: summary.Row) -> str:
   """Method, calibration error and floor: the heading of its panel."""
-  return (f"{row['method']}\nECE {tables.percent(row['ece'])} %, floor "
+  return (f"{stages.of(row).label}\nECE {tables.percent(row['ece'])} %, floor "
           f"{tables.percent(row['ece_floor'])}")
 
 

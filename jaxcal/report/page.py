@@ -22,9 +22,9 @@ def render(
 
   Args:
     title: Heading of the page.
-    rows: Rows from `summary.summarise`, with `data` and `method`.
-    differences: Differences from `summary.compare`, with `data`, `method`,
-      `reference`.
+    rows: Rows from `summary.summarise`, with `data` and their stages.
+    differences: Differences from `summary.compare`, with `data` and the stages
+      of both sides.
     diagrams: Reliability diagrams of each image set, as `<svg>`.
     conventions: What ECE and intervals mean.
     settings: Settings to run it again with, by dotted name.

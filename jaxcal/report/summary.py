@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal import stages
 from jaxcal.metrics import binning
 from jaxcal.metrics import calibration
 from jaxcal.metrics import scoring
@@ -395,8 +396,9 @@ def by_data(
   groups: dict[str, list[Row]] = {}
   for row in rows:
     group = groups.setdefault(row["data"], [])
-    if any(other["method"] == row["method"] for other in group):
-      raise ValueError(f"two rows for method {row['method']!r} on image set "
+    one = stages.of(row)
+    if any(stages.of(other) == one for other in group):
+      raise ValueError(f"two rows for method {one.label!r} on image set "
                        f"{row['data']!r}")
     group.append(row)
   return groups

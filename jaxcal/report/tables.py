@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxcal import stages
+
 _Row = Mapping[str, Any]
 
 
@@ -49,7 +51,7 @@ def _few(values):
 
 
 _DATA = Column("images of", lambda row: row["data"])
-_METHOD = Column("method", lambda row: row["method"])
+_METHOD = Column("method", lambda row: stages.of(row).label)
 _AURC = Column("AURC %", _interval("aurc", percent))
 
 # By the name of the value that fills a column, as `present` takes them.
@@ -64,7 +66,8 @@ _MEASURES = {
 }
 MEASURED_DIFFERENCES = {
     "reference": Column(
-        "method", lambda row: f"{row['method']} - {row['reference']}"),
+        "method", lambda row: (f"{stages.of(row).label} - "
+                               f"{stages.reference_of(row).label}")),
     "accuracy_difference": Column(
         "accuracy points", _interval("accuracy_difference", signed_percent)),
     "ece_difference": Column(
@@ -191,7 +194,7 @@ ALL_CLASSES = (*_TUNED, *_of_half("all", ""))
 
 TUNED_DIFFERENCES = (
     *_TUNED,
-    Column("minus", lambda row: row["reference"]),
+    Column("minus", lambda row: stages.reference_of(row).label),
     Column("classes", lambda row: row["classes"]),
     Column("accuracy %", _interval("accuracy_difference", signed_percent)),
     Column("ECE %", _interval("ece_difference", signed_percent)),
@@ -232,14 +235,14 @@ def fit_notes(rows: Sequence[_Row]) -> list[str]:
   """What is to be known about the fits behind recalibrated rows.
 
   Args:
-    rows: Rows with `data` and `method`; those with `recalibration_notes` are
-      recalibrated.
+    rows: Rows with `data` and their stages; those with `recalibration_notes`
+      are recalibrated.
 
   Returns:
     A sentence for each note, which begins with image set and method.
   """
-  return [f"{row['data']}, {row['method']}: {note}" for row in rows
-          for note in row.get("recalibration_notes", ())]
+  return [f"{row['data']}, {stages.of(row).label}: {note}"
+          for row in rows for note in row.get("recalibration_notes", ())]
 
 
 def present(

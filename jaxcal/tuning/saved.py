@@ -174,8 +174,7 @@ def save(
         features=features, max_bytes=max_bytes, batch_size=batch_size,
         num_threads=num_threads, progress=progress)
     for one, logits in zip(group, found, strict=True):
-      about = {**one.about, "method": one.stages.label,
-               stages.SETTING: stages.fields(one.stages),
+      about = {**one.about, **stages.setting(one.stages),
                "identity": one.identity}
       if with_fd_score:
         about["fd_score"] = predict.divergence(

@@ -23,6 +23,7 @@ from sklearn import metrics
 from jaxcal import parts
 from jaxcal import predictions
 from jaxcal import run
+from jaxcal import stages
 from jaxcal import tasks
 from jaxcal.adapt import methods
 from jaxcal.adapt.prompt import bayesian
@@ -354,7 +355,7 @@ class UseTest(_Fitted):
     self.assertLen(names, 4 + 2 * len(bayesian.FORMS))
     folder = output / "predictions" / "digits"
     predicted = {name: predictions.load(folder / name) for name in names}
-    rows = {row["method"]: row for row in _rows(output)}
+    rows = {stages.of(row).label: row for row in _rows(output)}
     self.assertEqual(list(rows), names)
     for name, one in predicted.items():
       self.assertAlmostEqual(

@@ -14,6 +14,7 @@ from scipy import optimize
 from scipy import special
 
 from jaxcal import predictions
+from jaxcal import stages
 from jaxcal.clip import checkpoint
 from tests.cli import command
 
@@ -23,10 +24,16 @@ _ZERO_SHOT = (
     "--config.method.name=zero_shot", "--config.views.number=1",
     "--config.method.selection_fraction=1.0", "--config.batch_size=8")
 
+_SCALED = stages.Stages("zero_shot", recalibrator="temperature")
+
 
 def _rows(folder, name="results"):
   return [json.loads(line) for line in
           (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def _names(folder):
+  return [stages.of(row).label for row in _rows(folder)]
 
 
 def _contents(folder, without=()):
@@ -101,7 +108,7 @@ class RecalibrateTest(parameterized.TestCase):
     fitted = _temperature(seen)
     plain, scaled = rows = _rows(output)
     self.assertEqual(plain, _rows(self.digits)[0])
-    self.assertEqual(scaled["method"], "zero_shot+temperature")
+    self.assertEqual(stages.of(scaled), _SCALED)
     np.testing.assert_allclose(scaled["temperature"], fitted, rtol=1e-5)
     self.assertEqual(scaled["recalibrator"], "temperature")
     self.assertEqual(scaled["recalibration_images"], 40)
@@ -112,8 +119,8 @@ class RecalibrateTest(parameterized.TestCase):
     self.assertEqual(rows[1], _rows(self.digits)[1])  # as evaluate does it
     difference, = _rows(output, "differences")
     self.assertEqual(
-        (difference["method"], difference["reference"]),
-        ("zero_shot+temperature", "zero_shot"))
+        (stages.of(difference), stages.reference_of(difference)),
+        (_SCALED, stages.Stages("zero_shot")))
     np.testing.assert_allclose(
         difference["nll_difference"], scaled["nll"] - plain["nll"], atol=1e-9)
     after = predictions.load(
@@ -122,6 +129,7 @@ class RecalibrateTest(parameterized.TestCase):
         after.logits, predictions.load(folder / "zero_shot").logits / fitted,
         rtol=1e-4)
     self.assertEqual(after.settings["method"], "zero_shot+temperature")
+    self.assertEqual(after.settings["stages"], stages.fields(_SCALED))
     run = json.loads((output / "run.json").read_text())
     fit = run["fits"]["digits"]["zero_shot"]
     self.assertEqual(
@@ -211,9 +219,7 @@ class RecalibrateTest(parameterized.TestCase):
     self.assertLen(list(run.glob("recalibrated-temperature-*")), 2)
     self.assertEqual(_contents(written), first)
     again, *_ = self._recalibrate(written, "--share=0.5")
-    self.assertEqual(
-        [row["method"] for row in _rows(again)],
-        ["zero_shot", "zero_shot+temperature"])
+    self.assertEqual(_names(again), ["zero_shot", "zero_shot+temperature"])
 
   def test_methods_without_others_to_fit_to_are_left_out_with_a_word(self):
     run = pathlib.Path(self.create_tempdir().full_path, "run")
@@ -225,13 +231,11 @@ class RecalibrateTest(parameterized.TestCase):
     output, _, error = self._recalibrate(run, "--on=validation")
     self.assertIn("digits, mine: left out, validation has no predictions by it",
                   error)
-    self.assertEqual([row["method"] for row in _rows(output)],
-                     ["zero_shot", "zero_shot+temperature"])
+    self.assertEqual(_names(output), ["zero_shot", "zero_shot+temperature"])
     # By a share of the images, it is recalibrated like the others.
     output, *_ = self._recalibrate(run, "--share=0.5")
-    self.assertEqual(
-        [row["method"] for row in _rows(output)],
-        ["zero_shot", "zero_shot+temperature", "mine", "mine+temperature"])
+    self.assertEqual(_names(output), [
+        "zero_shot", "zero_shot+temperature", "mine", "mine+temperature"])
 
   def test_output_that_holds_something_else(self):
     output, *_ = self._recalibrate(self.own, "--share=0.5")

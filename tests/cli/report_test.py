@@ -14,6 +14,7 @@ import numpy as np
 from scipy import special
 
 from jaxcal import predictions
+from jaxcal import stages
 from jaxcal.clip import checkpoint
 from tests.cli import command
 
@@ -25,7 +26,8 @@ _DRAWN = ("results.md", "report.html", "diagram-shapes.svg",
 _TABLES = ("results.jsonl", "differences.jsonl")
 # What run.json and predictions of version 0.1.0 do not say.
 _NEW = ("config.stream.", "config.tune.", "config.methods", "config.evidence",
-        "config.data.classes", "config.method.tuned", "identity", "sha256")
+        "config.data.classes", "config.method.tuned", "identity", "sha256",
+        "stages")
 _LOADED = ("import sys; from jaxcal.cli import main; status = main.run(); "
            "print([name for name in ('flax', 'optax', 'transformers', "
            "'jaxcal.clip.towers') if name in sys.modules]); sys.exit(status)")
@@ -41,8 +43,20 @@ def _rows(folder, name="results"):
           (folder / f"{name}.jsonl").read_text().splitlines()]
 
 
+def _name(row):
+  return row["data"], stages.of(row).label
+
+
 def _names(rows):
-  return [(row["data"], row["method"]) for row in rows]
+  return list(map(_name, rows))
+
+
+def _joined(row):
+  """A row as version 0.1.0 has it: all stages in the name of the method."""
+  row = row | {"method": stages.of(row).label}
+  if "ece_difference" in row:
+    row.pop("recalibrator", None)
+  return row
 
 
 def _calibration_error(one, num_bins, side):
@@ -123,10 +137,9 @@ class ReportTest(parameterized.TestCase):
     for name in _TABLES:
       (self.run / name).unlink()
     self._report(self.run)
-    by_name = lambda row: (row["data"], row["method"])
-    self.assertEqual(_rows(self.run), sorted(rows, key=by_name))
+    self.assertEqual(_rows(self.run), sorted(rows, key=_name))
     self.assertEqual(
-        _rows(self.run, "differences"), sorted(differences, key=by_name))
+        _rows(self.run, "differences"), sorted(differences, key=_name))
     self.assertEqual({row["reference"] for row in differences}, {"tpt"})
 
   def test_differences_to_the_references_of_the_run(self):
@@ -161,7 +174,7 @@ class ReportTest(parameterized.TestCase):
     self.assertEqual(_names(rows), _names(old))
     for row, before in zip(rows, old):
       one = predictions.load(
-          self.run / "predictions" / row["data"] / row["method"])
+          self.run.joinpath("predictions", *_name(row)))
       self.assertAlmostEqual(
           row["ece"], _calibration_error(one, num_bins, edges), places=9)
       self.assertEqual(row["nll_low"], before["nll_low"])
@@ -212,25 +225,28 @@ class ReportTest(parameterized.TestCase):
     printed, _ = self._report(run, "--config.metrics.num_bins=4")
     self.assertIn("ECE: 4 right-closed bins", printed)
 
-  def test_several_seeds_of_a_method(self):
+  @parameterized.parameters(True, False)
+  def test_several_seeds_of_a_method(self, earlier):
     folder = self.run / "predictions" / "digits"
     plain = predictions.load(folder / "zero_shot")
     for seed, rows in ((1, slice(None)), (2, slice(None, None, -1))):
+      told = stages.setting(stages.Stages("coop", ("dor",), seed))
+      if earlier:
+        told = {"tuned": {"spec": {"name": "coop+dor"}}}
       predictions.save(plain._replace(
-          logits=plain.logits[rows],
-          settings={**plain.settings, "tuned": {"spec": {"name": "coop"}}}),
-          folder / f"coop-{seed}")
+          logits=plain.logits[rows], settings={**plain.settings, **told}),
+          folder / f"coop+dor-{seed}")
     printed, _ = self._report(self.run)
     values = [row["accuracy"] for row in _rows(self.run)
-              if row["method"].startswith("coop-")]
+              if stages.of(row).label.startswith("coop+dor-")]
     self.assertLen(set(values), 2)
     mean, std = 100 * np.mean(values), 100 * np.std(values, ddof=1)
     _, _, told = printed.partition("Over seeds")
-    line, = (line for line in told.splitlines() if "| coop " in line)
-    self.assertIn(f"| digits | coop | 2 | {mean:.1f} +- {std:.1f} |",
+    line, = (line for line in told.splitlines() if "| coop+dor " in line)
+    self.assertIn(f"| digits | coop+dor | 2 | {mean:.1f} +- {std:.1f} |",
                   " ".join(line.split()))
 
-  def test_a_run_of_the_first_version(self):
+  def _of_the_first_version(self):
     for path in (self.run / "run.json",
                  *(self.run / "predictions").rglob("*.json")):
       told = json.loads(path.read_text())
@@ -240,17 +256,38 @@ class ReportTest(parameterized.TestCase):
       path.write_text(json.dumps(told))
     for path in (self.run / "predictions").glob("*/out_of_distribution"):
       path.rename(path.with_name("unknown"))
+    for name in ("results", "differences"):
+      (self.run / f"{name}.jsonl").write_text("".join(
+          json.dumps(_joined(row)) + "\n" for row in _rows(self.run, name)))
+
+  def test_a_run_of_the_first_version(self):
+    self._of_the_first_version()
     output = self.root / "first_version"
-    _, error = self._report(self.run, f"--output={output}")
+    printed, error = self._report(self.run, f"--output={output}")
     self.assertIn("made by other code than this (jaxcal 0.1.0): it can be "
                   "reported, but `jaxcal evaluate` cannot continue it", error)
-    for name in _TABLES:
-      self.assertEqual((output / name).read_bytes(), self.before[name])
+    self.assertEqual(
+        printed, self.printed.replace(str(self.saved), str(output)))
+    methods = [row["method"] for row in _rows(output)]
+    self.assertIn("zero_shot+temperature", methods)
+    for name in ("results", "differences"):
+      self.assertEqual(_rows(output, name), _rows(self.run, name))
     # Of a run that says nothing of itself there are the predictions.
     (self.run / "run.json").unlink()
     printed, error = self._report(self.run, f"--output={output}")
     self.assertIn("other code than this (version unknown)", error)
     self.assertIn("ECE: 20 right-closed bins", printed)
+
+  def test_a_run_of_the_first_version_is_recalibrated(self):
+    self._of_the_first_version()
+    output = self.root / "first_version_recalibrated"
+    status, _, error = command.here(
+        "recalibrate", self.run, "--share=0.5", "--seed=3",
+        f"--output={output}")
+    self.assertEqual(status, 0, error)
+    for name in _TABLES:
+      self.assertEqual((output / name).read_bytes(),
+                       (self.recalibrated / name).read_bytes())
 
   @parameterized.parameters(
       ("npz", b"", "is damaged"), ("npz", b"no zip", "is damaged"),

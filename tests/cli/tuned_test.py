@@ -156,7 +156,7 @@ class PredictionsTest(_Saved):
                   "\n".join(predicted.settings["config.method.tuned"]))
 
   def test_report_has_them_and_a_summary_over_seeds(self):
-    rows = {row["method"]: row for row in map(json.loads, (
+    rows = {stages.of(row).label: row for row in map(json.loads, (
         self.output / "results.jsonl").read_text().splitlines())}
     self.assertLen(rows, len(self.folders) + 2)
     for name in rows:

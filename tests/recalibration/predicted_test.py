@@ -4,6 +4,7 @@ import collections
 import pathlib
 import typing
 import unittest
+import warnings
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -13,6 +14,7 @@ from scipy import optimize
 from scipy import special
 
 from jaxcal import predictions as predictions_lib
+from jaxcal import stages
 from jaxcal.recalibration import base
 from jaxcal.recalibration import predicted
 from jaxcal.recalibration import temperature
@@ -126,6 +128,21 @@ class RecalibrateTest(parameterized.TestCase):
     np.testing.assert_array_equal(found.logits, target.logits)
     with self.assertWarns(base.FitWarning):
       predicted.recalibrate(target.logits, (on.logits, on.labels))
+
+  def test_stages_and_numbers_are_in_the_settings_and_nothing_warns(self):
+    one = stages.Stages("tpt", posterior="full")
+    target, on = _predictions(0), _predictions(1, 1, "held_out")
+    target = target._replace(settings=target.settings | stages.setting(one))
+    on = on._replace(labels=on.logits.argmax(-1))
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      found = predicted.recalibrate_quietly(
+          target, on, temperature.Temperature())
+    self.assertEqual(found.settings["method"], "tpt+full+temperature")
+    self.assertEqual(stages.of_settings(found.settings, "x"),
+                     one._replace(recalibrator="temperature"))
+    self.assertEqual(found.settings["temperature"], 1)
+    self.assertNotEmpty(found.settings["recalibration"]["notes"])
 
   def test_arrays_among_the_parameters_survive_the_file(self):
     """A weight and a bias of each class, as vector scaling has them."""

@@ -87,6 +87,9 @@ class TablesTest(parameterized.TestCase):
   def test_differences_carry_their_sign(self):
     text = tables.markdown([_difference()], tables.DIFFERENCES)
     self.assertIn("soc - tpt", text)
+    staged = _difference() | {"posterior": "full", "reference_additions": ["a"]}
+    self.assertIn("soc+full - tpt+a", tables.markdown(
+        [staged], tables.DIFFERENCES))
     self.assertIn("-5.0 [-10.0, 0.0]", text)
     self.assertIn("-0.050 [-0.100, 0.000]", text)
 
@@ -144,7 +147,8 @@ class FiguresTest(absltest.TestCase):
 
   def test_title_tells_the_error_and_its_floor(self):
     self.assertEqual(
-        figures.panel_title(_row()), "soc\nECE 50.0 %, floor 6.3")
+        figures.panel_title(_row(posterior="full", recalibrator="temperature")),
+        "soc+full+temperature\nECE 50.0 %, floor 6.3")
 
   def test_nothing_to_draw(self):
     with self.assertRaisesRegex(ValueError, "no predictions to draw"):
@@ -232,7 +236,7 @@ class PageTest(absltest.TestCase):
 
   def test_uncertainty_and_detection_are_shown_where_rows_have_them(self):
     uncertain = _row(
-        method="soc+full", median_variance=2.5, median_aleatoric=0.7,
+        posterior="full", median_variance=2.5, median_aleatoric=0.7,
         median_epistemic=0.031, auroc_confidence=0.71, auroc_confidence_low=0.6,
         auroc_confidence_high=0.8, auroc_epistemic=0.83,
         auroc_epistemic_low=0.75, auroc_epistemic_high=0.9)

@@ -259,6 +259,7 @@ class SummaryTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "two rows for method 'tpt'"):
       summary.by_data([row, row])
     groups = summary.by_data([row, row | {"method": "soc"},
+                              row | {"posterior": "full"},
                               row | {"data": "shapes"}])
     self.assertEqual(list(groups), ["digits", "shapes"])
 

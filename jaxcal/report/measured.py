@@ -1,0 +1,283 @@
+"""Predictions of image sets become rows, and files for people."""
+
+from collections.abc import Iterable, Mapping, Sequence
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcal import stages
+from jaxcal.predictions import Predictions
+from jaxcal.recalibration import predicted
+from jaxcal.report import figures
+from jaxcal.report import page
+from jaxcal.report import saved_runs
+from jaxcal.report import summary
+from jaxcal.report import tables
+from jaxcal.storage import atomic
+
+# Paired differences are taken to the first of these that is there.
+_REFERENCES = ("tpt", "zero_shot")
+# What is told of several seeds of a method.
+_OVER_SEEDS = ("accuracy", "ece", "nll")
+# What else is in run.json of a recalibration beside what it was made from.
+_BESIDE = (saved_runs.SETTINGS, "fits", "provenance")
+
+
+class Predicted(NamedTuple):
+  """What is reported of an image set.
+
+  Attributes:
+    data: Name of the set.
+    predictions: Predictions by the label of their stages, in the order of the
+      tables.
+    references: Label of what each is compared with, where it is.
+    out_of_distribution: Predictions for images of none of the classes, by
+      label.
+  """
+
+  data: str
+  predictions: Mapping[str, Predictions]
+  references: Mapping[str, str]
+  out_of_distribution: Mapping[str, Predictions] = {}
+
+
+class Measured(NamedTuple):
+  """What is reported of all sets.
+
+  Attributes:
+    rows: Measures of each method on each set.
+    differences: Paired differences.
+    diagrams: Reliability diagrams by set.
+    over_seeds: Means and standard deviations of the methods of `jaxcal tune`
+      of which there are several seeds, rows for `tables.OVER_SEEDS`.
+  """
+
+  rows: list[summary.Row]
+  differences: list[summary.Row]
+  diagrams: dict[str, str]
+  over_seeds: list[summary.Row]
+
+
+class Written(NamedTuple):
+  """What is said of a report that was written.
+
+  Attributes:
+    text: Tables, as in results.md, and where everything is.
+    notes: Sentences on what to know about it, such as on what fits rest on.
+  """
+
+  text: str
+  notes: list[str]
+
+
+def references(labels: Sequence[str]) -> dict[str, str]:
+  """What each of the others is compared with, if it is there; all by label."""
+  reference = next((name for name in _REFERENCES if name in labels), None)
+  return {name: reference for name in labels
+          if reference not in (None, name)}
+
+
+def read(
+    folder: pathlib.Path,
+    names: Sequence[str],
+    pairs: Mapping[str, str] | None = None,
+) -> Predicted:
+  """What a run has saved of an image set.
+
+  Args:
+    folder: Folder of the set's predictions, RUN/predictions/SET.
+    names: Names of the files of predictions, in the order of the tables.
+    pairs: Names of what each is compared with; `references` if empty or None.
+
+  Raises:
+    ValueError: Images without labels, or damaged files; names set and method.
+  """
+  found, outside = {}, {}
+  for name in names:
+    with saved_runs.named(folder.name, name):
+      found[name] = saved_runs.load_labelled(folder / name)
+      other = saved_runs.out_of_distribution(folder / name)
+      if other is not None:
+        outside[name] = saved_runs.load(other)
+  return Predicted(
+      folder.name, found, pairs or references(names), outside)
+
+
+def measure(
+    sets: Iterable[Predicted], conventions: summary.Conventions) -> Measured:
+  """All numbers and diagrams; one image set is looked at after the other.
+
+  Rows have the stages of the predictions as fields, see `stages.fields`, and
+  the numbers of the method, by name. Those of recalibrated predictions say
+  `recalibration_images`, `recalibration_notes`, and the fitted numbers by their
+  names. Rows of differences have the stages of the other side, too, see
+  `stages.reference_fields`.
+  """
+  measured = Measured([], [], {}, [])
+  for data, predictions, pairs, outside in sets:
+    through = {name: stages.named(one.settings, name)
+               for name, one in predictions.items()}
+    rows = [
+        {"data": data} | stages.fields(through[name]) |
+        one.settings.get("numbers", {}) |
+        summary.summarise(one, conventions) |
+        (summary.detect(one, outside[name], conventions)
+         if name in outside else {}) | _fit(one)
+        for name, one in predictions.items()]
+    measured.rows.extend(rows)
+    measured.over_seeds.extend(_over_seeds(
+        rows, [_without_seed(through[name], one.settings)
+               for name, one in predictions.items()]))
+    measured.differences.extend(
+        {"data": data} | stages.fields(through[name]) | summary.compare(
+            predictions[name], predictions[reference], conventions) |
+        stages.reference_fields(through[reference])
+        for name, reference in pairs.items())
+    measured.diagrams[data] = figures.svg(figures.reliability_diagrams({
+        figures.panel_title(row): summary.bins_of(one, conventions)
+        for row, one in zip(rows, predictions.values())}))
+  return measured
+
+
+def write(
+    output: pathlib.Path,
+    measured: Measured,
+    *,
+    about: Mapping[str, Any],
+    conventions: summary.Conventions,
+    remarks: Sequence[str] = (),
+) -> Written:
+  """Writes the report: tables, diagrams and the page.
+
+  Args:
+    output: Folder of the run.
+    measured: Measures from `measure`.
+    about: Settings of the run, as run.json holds them.
+    conventions: What ECE and intervals mean.
+    remarks: Sentences about all of the report.
+  """
+  output.mkdir(parents=True, exist_ok=True)
+  rows, differences, diagrams, _ = measured
+  if saved_runs.is_recalibration(about):
+    remarks = [*_fitted_to(about), *remarks]
+  for data, diagram in diagrams.items():
+    atomic.write_whole(output / f"diagram-{data}.svg", diagram.encode())
+  write_rows(output / "results.jsonl", rows)
+  write_rows(output / "differences.jsonl", differences)
+  text = page.render(
+      title=_title(about), rows=rows, differences=differences,
+      diagrams=diagrams, conventions=conventions,
+      settings=_page_settings(about, conventions), remarks=remarks)
+  atomic.write_whole(output / "report.html", text.encode())
+  text = "\n\n".join(_blocks(measured, conventions, remarks))
+  atomic.write_whole(output / "results.md", f"{text}\n".encode())
+  return Written(
+      f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, results.md, "
+      "results.jsonl, differences.jsonl", tables.fit_notes(rows))
+
+
+def write_rows(path: pathlib.Path, rows: Sequence[summary.Row]) -> None:
+  """A line of JSON for each row."""
+  text = "".join(json.dumps(row) + "\n" for row in rows)
+  atomic.write_whole(path, text.encode())
+
+
+def _fit(one):
+  """What the row of recalibrated predictions says of the fit."""
+  if "recalibrator" not in one.settings:
+    return {}
+  about = one.settings["recalibration"]
+  return {"recalibrator": one.settings["recalibrator"],
+          "recalibration_images": about["num_images"],
+          "recalibration_notes": about["notes"], **predicted.numbers(one)}
+
+
+def _without_seed(one, settings):
+  """Stages of a seed without the seed; None where there are no seeds."""
+  if one.tuned_seed is None and "tuned" in settings:
+    # Predictions of an earlier version, which say their method only here.
+    return stages.Stages(settings["tuned"]["spec"]["name"],
+                         recalibrator=settings.get("recalibrator"))
+  return None if one.tuned_seed is None else one._replace(tuned_seed=None)
+
+
+def _over_seeds(rows, methods):
+  """Means over the seeds of a set's tuned methods, see `Measured`."""
+  groups: dict[stages.Stages, list[Any]] = {}
+  for row, method in zip(rows, methods):
+    if method is not None:
+      groups.setdefault(method, []).append(row)
+  for method, group in groups.items():
+    if len(group) > 1:
+      values = np.array([[row[name] for name in _OVER_SEEDS] for row in group])
+      yield {
+          "data": group[0]["data"], **stages.fields(method),
+          "seeds": len(group),
+          **dict(zip(_OVER_SEEDS, values.mean(axis=0).tolist())),
+          **{f"{name}_std": float(std) for name, std in zip(
+              _OVER_SEEDS, values.std(axis=0, ddof=1))}}
+
+
+def _title(about):
+  """Heading of the page."""
+  settings = saved_runs.settings_of(about)
+  model = settings.get("config.model.name", "saved predictions")
+  by = (f", by {about['recalibrator']}"
+        if saved_runs.is_recalibration(about) else "")
+  return f"Calibration of {model}{by}"
+
+
+def _fitted_to(about):
+  """Which images a recalibration was fitted to, and which are measured."""
+  share, seed = about["share"], about["seed"]
+  said = []
+  for data, by_method in about["fits"].items():
+    for fit in by_method.values():
+      chosen, rest = fit["fitted_to"], fit["measured_on"]
+      said.append(
+          f"{data}: {chosen} images of {fit['fitted_on']} were fitted to; "
+          f"everything is measured on {rest} others." if share is None else
+          f"{data}: {chosen} of its {chosen + rest} images, a share of "
+          f"{share:g} drawn at random (seed {seed}), were fitted to; "
+          f"everything here, the plain methods too, is measured on the other "
+          f"{rest} alone.")
+  return list(dict.fromkeys(said))
+
+
+def _page_settings(about, conventions):
+  """What the page says of the run."""
+  recalibration = {
+      f"recalibration.{name}": value for name, value in about.items()
+      if name not in _BESIDE} if saved_runs.is_recalibration(about) else {}
+  return recalibration | saved_runs.settings_of(about) | {
+      f"config.metrics.{name}": value
+      for name, value in conventions._asdict().items()}
+
+
+def _blocks(measured, conventions, remarks):
+  """Paragraphs and tables of results.md."""
+  rows, differences, _, over_seeds = measured
+  notes = tables.fit_notes(rows)
+  of = lambda key: [row for row in rows if key in row]
+  yield tables.markdown(rows, tables.RESULTS)
+  if notes:
+    yield "On the fits:"
+    yield "\n".join(f"- {note}." for note in notes)
+  yield from remarks
+  yield (f"ECE: {conventions.num_bins} {conventions.edges}-closed bins; floor: "
+         "that of a perfectly calibrated model with these confidences; "
+         f"brackets: {100 * conventions.level:g} % bootstrap.")
+  for heading, some, columns in (
+      ("Over seeds, mean and standard deviation:", over_seeds,
+       tables.OVER_SEEDS),
+      ("Fitted calibrators:", of("recalibrator"), tables.FITS),
+      ("Uncertainty, of the median image:", of("median_epistemic"),
+       tables.UNCERTAINTY),
+      ("In and out of distribution, AUROC %:", of("auroc_confidence"),
+       tables.DETECTION),
+      ("Paired differences:", differences, tables.DIFFERENCES)):
+    if some:
+      yield heading
+      yield tables.markdown(some, columns)

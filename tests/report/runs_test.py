@@ -1,0 +1,131 @@
+"""Finished runs from Python: recalibrated and measured anew, by stages."""
+
+import json
+import pathlib
+
+from absl.testing import absltest
+import numpy as np
+
+from jaxcal import predictions
+from jaxcal import stages
+from jaxcal.report import measured
+from jaxcal.report import recalibrated
+from jaxcal.report import redrawn
+from jaxcal.report import saved_runs
+from jaxcal.report import summary
+
+_CONVENTIONS = summary.Conventions(num_bins=5, num_resamples=20)
+_ZERO_SHOT = stages.Stages("zero_shot")
+_FULL = stages.Stages("zero_shot", posterior="full")
+
+
+def _predictions(one, seed=0, **settings):
+  """Over-confident ones, the classes drawn from a third of the logits."""
+  rng = np.random.default_rng(seed)
+  logits = 3 * rng.normal(size=(40, 3)).astype(np.float32)
+  labels = (logits / 3 + rng.gumbel(size=(40, 3))).argmax(-1)
+  return predictions.Predictions(
+      logits, labels.astype(np.int32), tuple(map(str, range(40))),
+      ("cat", "dog", "owl"), settings=stages.setting(one) | settings)
+
+
+def _rows(folder, name="results"):
+  return [json.loads(line) for line in
+          (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+class RunsTest(absltest.TestCase):
+
+  def setUp(self):
+    """A run without a table: two methods of which one has a posterior."""
+    super().setUp()
+    self.run = pathlib.Path(self.create_tempdir().full_path)
+    for one in (_ZERO_SHOT, _FULL):
+      predictions.save(_predictions(one, seed=len(one.label)),
+                       self.run / "predictions" / "pets" / one.label)
+
+  def test_recalibrated_in_a_few_lines(self):
+    plan = recalibrated.plan(self.run, recalibrated.Share(0.25, seed=3))
+    self.assertFalse(plan.folder.exists())
+    said = recalibrated.write(plan, plan.folder)
+    scaled = [one._replace(recalibrator="temperature")
+              for one in (_ZERO_SHOT, _FULL)]
+    rows = _rows(plan.folder)
+    self.assertEqual([stages.of(row) for row in rows],
+                     [_ZERO_SHOT, scaled[0], _FULL, scaled[1]])
+    self.assertEqual([row["num_images"] for row in rows], 4 * [30])
+    self.assertEqual(
+        [(stages.of(row), stages.reference_of(row))
+         for row in _rows(plan.folder, "differences")],
+        list(zip(scaled, (_ZERO_SHOT, _FULL))))
+    for one in scaled:
+      saved = predictions.load(
+          plan.folder / "predictions" / "pets" / one.label)
+      self.assertEqual(stages.of_settings(saved.settings, ""), one)
+      self.assertEqual(saved.settings["method"], one.label)
+      self.assertIn(f"| {one.label} ", said.text)
+    self.assertIn("zero_shot+full+temperature - zero_shot+full", said.text)
+    for row in (rows[1], rows[3]):
+      for note in row["recalibration_notes"]:
+        self.assertIn(f"pets, {stages.of(row).label}: {note}", said.notes)
+    # Another draw is another folder.
+    other = recalibrated.plan(self.run, recalibrated.Share(0.25))
+    self.assertNotEqual(other.folder, plan.folder)
+    with self.assertRaisesRegex(ValueError, "would mix with what is read"):
+      recalibrated.write(plan, self.run)
+    with self.assertRaisesRegex(ValueError, r"a share in \(0, 1\), got 1"):
+      recalibrated.plan(self.run, recalibrated.Share(1))
+
+  def test_redrawn_in_a_line(self):
+    output = self.run / "other"
+    said = redrawn.write(self.run, _CONVENTIONS, output)
+    self.assertEqual(
+        [stages.of(row) for row in _rows(output)], [_ZERO_SHOT, _FULL])
+    self.assertIn("ECE: 5 right-closed bins", said.text)
+    self.assertIn("num_bins is 5, was 20", said.text)
+    self.assertRegex(" ".join(said.notes), "made by other code than this")
+    self.assertFalse((self.run / "results.jsonl").exists())
+
+  def test_a_copy_goes_by_its_own_name(self):
+    folder = self.run / "predictions" / "pets"
+    predictions.save(predictions.load(folder / "zero_shot"), folder / "mine")
+    redrawn.write(self.run, _CONVENTIONS)
+    self.assertEqual([stages.of(row).label for row in _rows(self.run)],
+                     ["mine", "zero_shot", "zero_shot+full"])
+    self.assertEqual(
+        saved_runs.load(folder / "mine").settings["stages"], {"method": "mine"})
+
+  def test_stages_are_fields_of_rows_and_names_of_panels(self):
+    found = measured.measure([measured.Predicted(
+        "pets", {one.label: _predictions(one, numbers={"weight": 3})
+                 for one in (_ZERO_SHOT, _FULL)},
+        measured.references(["zero_shot", "zero_shot+full"]))], _CONVENTIONS)
+    plain, full = found.rows
+    self.assertEqual((full["method"], full["posterior"], full["weight"]),
+                     ("zero_shot", "full", 3))
+    self.assertNotIn("posterior", plain)
+    difference, = found.differences
+    self.assertEqual(
+        (difference["method"], difference["posterior"],
+         difference["reference"]), ("zero_shot", "full", "zero_shot"))
+    self.assertNotIn("reference_posterior", difference)
+    self.assertIn("zero_shot+full", found.diagrams["pets"])
+
+  def test_means_over_seeds_are_of_all_other_stages(self):
+    tuned = [stages.Stages("coop", ("dor",), seed, recalibrator=by)
+             for by in (None, "temperature") for seed in (1, 2)]
+    found = measured.measure([measured.Predicted("pets", {
+        one.label: _predictions(one, seed=one.tuned_seed)
+        for one in (*tuned, stages.Stages("coop", (), 1), _ZERO_SHOT)
+    }, {})], _CONVENTIONS)
+    self.assertEqual(
+        [stages.of(row) for row in found.over_seeds],
+        [one._replace(tuned_seed=None) for one in tuned[::2]])
+    values = [row["accuracy"] for row in found.rows[:2]]
+    row = found.over_seeds[0]
+    self.assertEqual((row["seeds"], row["accuracy"]), (2, np.mean(values)))
+    self.assertAlmostEqual(row["accuracy_std"], np.std(values, ddof=1))
+
+
+if __name__ == "__main__":
+  absltest.main()
