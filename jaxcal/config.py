@@ -325,9 +325,9 @@ class TuneConfig:
       "outliers (DOR), 'with' it, or both, separated by commas; methods that "
       "do not allow it run without")
   logit_range: tuple[str, ...] = _field(
-      ("free",), "runs of each method with the range of its logits 'free', "
-      "kept to that of zero-shot at prediction ('zs_norm') or in training "
-      "('penalty'), separated by commas")
+      ("free",), "runs of each method with the range of its logits in training "
+      "'free', moved to that of zero-shot ('zs_norm') or penalised where it "
+      "leaves that ('penalty'), separated by commas")
   classes: str = _field(
       "base", "classes to train on: 'base', the first half, so that base and "
       "new "

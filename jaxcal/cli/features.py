@@ -33,7 +33,7 @@ FLAGS = ("store", "dtype", "chunk_size", "shard", *(
     flag for flag in experiment.SHARED_FLAGS
     if flag not in ("output", "overwrite")))
 FIELDS = config_files.fields(
-    "model", "data", "views", "batch_size", "num_threads",
+    "protocol", "model", "data", "views", "batch_size", "num_threads",
     without=("data.template", "data.out_of_distribution"))
 
 

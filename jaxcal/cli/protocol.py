@@ -55,8 +55,12 @@ def _remark(config, data):
           if name in published.WEIGHTS[family] and name not in config.methods
           and (weight := config.method.weight if weights[name].weight is None
                else weights[name].weight) is not None]
+  before = config_lib.method_parts(config.method)
   given = [field for field, value in (
-      ("weights", config.method.weight), ("views.number", config.views.number),
+      ("method.weight", config.method.weight),
+      *((f"method.{name}.weight", before[name].weight)
+        for name in config.method.name if name in published.WEIGHTS[family]),
+      ("views.number", config.views.number),
       ("views.augmix", config.views.augmix)) if value is not None]
   return (
       f"{data}: protocol of the papers for the family {family}: "

@@ -1,0 +1,140 @@
+"""--config.protocol=paper: published values where nothing is given."""
+
+import json
+import pathlib
+
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from jaxcal import config as config_lib
+from jaxcal import predictions
+from jaxcal.cli import experiment
+from jaxcal.cli import protocol
+from tests.cli import command
+
+_METHODS = ("tpt", "c_tpt", "o_tpt", "a_tpt", "soc")
+# From the released scripts: weights of C-TPT, O-TPT, A-TPT and SoC.
+_FINE_GRAINED = {"c_tpt": 50, "o_tpt": 18, "a_tpt": 80, "soc": 30}
+_SHIFT = {"c_tpt": 20, "o_tpt": 2, "a_tpt": 10, "soc": 14}
+
+
+def _config(*data, **family):
+  config = config_lib.ExperimentConfig()
+  config.protocol = "paper"
+  config.method.name = _METHODS
+  config.data = config_lib.DataConfig(name=data, **family)
+  return config
+
+
+def _weights(config):
+  found = {name: getattr(experiment.method_of(config, name), "weight", None)
+           for name in config.method.name}
+  return {name: weight for name, weight in found.items() if weight is not None}
+
+
+class ProtocolTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ("oxford_pets", _FINE_GRAINED, True), ("dtd", _FINE_GRAINED, True),
+      ("imagenet", _FINE_GRAINED, False),  # by its weights, not by its views
+      ("imagenet_a", _SHIFT, True), ("imagenet_sketch", _SHIFT, True))
+  def test_benchmark_sets_have_the_values_of_their_family(
+      self, data, weights, augmix):
+    found = protocol.for_set(_config(data), data)
+    self.assertEqual(_weights(found), weights)
+    self.assertEqual((found.views.number, found.views.augmix), (64, augmix))
+
+  def test_two_families_in_one_run(self):
+    config = _config("oxford_pets", "imagenet_r")
+    self.assertEqual(_weights(protocol.for_set(config, "imagenet_r")), _SHIFT)
+    self.assertEqual(
+        _weights(protocol.for_set(config, "oxford_pets")), _FINE_GRAINED)
+    self.assertIsNone(config.method.soc.weight)  # nothing is left behind
+    self.assertEqual(protocol.remarks(config, ["imagenet_r"]), {
+        "imagenet_r": "imagenet_r: protocol of the papers for the family "
+        "shift: 64 views, AugMix on, weights c_tpt 20, o_tpt 2, a_tpt 10, "
+        "soc 14"})
+
+  def test_what_is_given_wins(self):
+    config = _config("imagenet_a")
+    config.method.soc.weight, config.views.augmix = 5.0, False
+    config.views.number = 8
+    found = protocol.for_set(config, "imagenet_a")
+    self.assertEqual(_weights(found), _SHIFT | {"soc": 5})
+    self.assertEqual((found.views.number, found.views.augmix), (8, False))
+    self.assertRegex(protocol.remarks(config, ["imagenet_a"])["imagenet_a"],
+                     "8 views, AugMix off.* soc 5; given: method.soc.weight, "
+                     "views.number, views.augmix$")
+    config.method.soc.weight, config.method.weight = None, 7.0
+    self.assertEqual(_weights(protocol.for_set(config, "imagenet_a")),
+                     dict.fromkeys(_SHIFT, 7))
+
+  def test_without_it_all_sets_have_the_defaults_of_the_methods(self):
+    config = _config("imagenet_a")
+    config.protocol = "defaults"
+    self.assertIs(protocol.for_set(config, "imagenet_a"), config)
+    self.assertEqual(protocol.remarks(config, ["imagenet_a"]), {})
+
+  def test_images_of_one_s_own_name_their_family(self):
+    with self.assertRaisesRegex(
+        ValueError, "that of photos with --config.data.family=fine_grained or "
+        "shift"):
+      protocol.for_set(_config("photos"), "photos")
+    found = protocol.for_set(_config("photos", family="shift"), "photos")
+    self.assertEqual(_weights(found), _SHIFT)
+    # A folder that is called like a benchmark set is none.
+    with self.assertRaisesRegex(ValueError, "that of dtd with"):
+      protocol.for_set(_config("./dtd"), "dtd")
+
+
+class CommandTest(absltest.TestCase):
+
+  def test_three_methods_at_their_own_weights(self):
+    output = pathlib.Path(self.create_tempdir().full_path, "run")
+    given = ("evaluate", *command.SMALL, "--config.protocol=paper",
+             "--config.method.name=c_tpt,o_tpt,soc",
+             "--config.data.family=fine_grained", f"--output={output}")
+    status, printed, error = command.here(*given)
+    self.assertEqual(status, 0, error)
+    rows = [json.loads(line) for line in
+            (output / "results.jsonl").read_text().splitlines()]
+    self.assertEqual({row["method"]: row["weight"] for row in rows},
+                     {"c_tpt": 50, "o_tpt": 18, "soc": 30})
+    remark = ("family fine_grained: 8 views, AugMix on, weights c_tpt 50, "
+              "o_tpt 18, soc 30; given: views.number")
+    for text in (printed, (output / "results.md").read_text(),
+                 (output / "report.html").read_text(),
+                 (output / "run.json").read_text()):
+      self.assertIn(remark, text)
+    saved = predictions.settings(output / "predictions" / "digits" / "soc")
+    self.assertTrue(saved["identity"]["views.augmix"])
+    self.assertEqual(saved["identity"]["method.weight"], 30)
+
+  def test_a_store_of_other_views_is_refused(self):
+    root = pathlib.Path(self.create_tempdir().full_path)
+    status, _, error = command.here(
+        "features", *command.small("features"), f"--store={root}")
+    self.assertEqual(status, 0, error)
+    status, _, error = command.here(
+        "evaluate", *command.SMALL, f"--config.data.store={root}",
+        "--config.protocol=paper", "--config.data.family=shift",
+        f"--output={root / 'run'}")
+    self.assertEqual(status, 2)
+    self.assertRegex(error, "views.augmix: stored False, asked True")
+    self.assertFalse((root / "run" / "predictions").exists())
+
+  def test_a_sweep_leaves_the_other_methods_as_published(self):
+    output = pathlib.Path(self.create_tempdir().full_path, "run")
+    status, _, error = command.here(
+        "sweep", *command.SMALL, "--config.protocol=paper",
+        "--config.data.family=shift", "--config.method.name=c_tpt,soc",
+        "--sweep=method.soc.weight=1,2", f"--output={output}")
+    self.assertEqual(status, 0, error)
+    rows = [json.loads(line) for line in
+            (output / "results.jsonl").read_text().splitlines()]
+    self.assertEqual([(row["method"], row["weight"]) for row in rows],
+                     [("c_tpt", 20), ("soc", 1), ("soc", 2)])
+
+
+if __name__ == "__main__":
+  absltest.main()
