@@ -85,7 +85,8 @@ _FEW_SHOTS = ("--config=configs/dor_base_to_new.py",
               "--config.tune.num_shots=2", "--config.tune.num_seeds=2",
               "--config.tune.num_epochs=2", "--config.tune.batch_size=9",
               "--config.tune.num_context=4",
-              "--config.tune.name=coop,cocoop,maple,clip_adapter")
+              "--config.tune.name=coop,cocoop,maple,clip_adapter",
+              "--config.tune.outlier_images=digits", "--config.tune.dor=with")
 
 
 def _shape(*sizes, dtype=jnp.float32):

@@ -84,6 +84,20 @@ def words_context(model: checkpoint.Model) -> Float[Array, "4 w"]:
       model, encoder.prompt_bank(model, ["x"], template=GENERIC))
 
 
+def read_templates(path: pathlib.Path) -> tuple[str, ...]:
+  """The lines of a file, each a template.
+
+  Raises:
+    ValueError: There are none, or one has not exactly one {}.
+  """
+  lines = path.read_text(encoding="utf-8").splitlines()
+  broken = [line for line in lines if line.count("{}") != 1]
+  if broken or not lines:
+    raise ValueError(f"{path} must have one template per line, each with "
+                     f"exactly one {{}}, but has {broken[:1] or 'no lines'}")
+  return tuple(lines)
+
+
 def template_embeddings(
     model: checkpoint.Model,
     class_names: Sequence[str],
@@ -102,19 +116,5 @@ def template_embeddings(
 
 
 @jax.jit
-def read_templates(path: pathlib.Path) -> tuple[str, ...]:
-  """The lines of a file, each a template.
-
-  Raises:
-    ValueError: There are none, or one has not exactly one {}.
-  """
-  lines = path.read_text(encoding="utf-8").splitlines()
-  broken = [line for line in lines if line.count("{}") != 1]
-  if broken or not lines:
-    raise ValueError(f"{path} must have one template per line, each with "
-                     f"exactly one {{}}, but has {broken[:1] or 'no lines'}")
-  return tuple(lines)
-
-
 def _pooled(encode, context):
   return encode.pooled(context)

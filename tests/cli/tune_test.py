@@ -134,7 +134,7 @@ class TuneTest(parameterized.TestCase):
       (("--config.tune.preset=mine",), "'upstream' or 'dor'"),
       (("--config.data.split=train",), "no split to train on"),
       (("--config.data.classes=new",), "config.tune.classes"),
-      (("--config.tune.name=kgcoop,kgcoop",), "a method twice"),
+      (("--config.tune.name=coop,coop",), "a method twice"),
       (("--config.tune.name=taskres",), "predicts no new ones"),
       (("--config.tune.name=clip_adapter",),
        "a set of other things with --config.tune.outlier_images=.*dor=without"),
@@ -150,7 +150,7 @@ class TuneTest(parameterized.TestCase):
   def test_errors_come_before_the_work(self, arguments, message):
     folder = pathlib.Path(self.create_tempdir().full_path)
     status, _, error = command.here(
-        "tune", *_SMALL, "--config.tune.name=coop",
+        "tune", *_SMALL, "--config.tune.name=kgcoop",
         f"--output={folder}", *arguments)
     self.assertEqual(status, 2)
     self.assertRegex(error, message)

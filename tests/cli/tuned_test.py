@@ -231,7 +231,7 @@ class PredictionsTest(_Saved):
     fails("no tuned parameters in", *_tuned(self.create_tempdir().full_path))
     fails("no tuned parameters in .*seed-9",
           *_tuned(coop / "seed-9.safetensors"))
-    fails("two of the name coop-1: .*seed-1.safetensors",
+    fails("two tuned parameters have the name coop-1: .*seed-1.safetensors",
           *_tuned(coop, coop / "seed-1.safetensors"))
     fails("done by one process", *_tuned(coop), "--num_processes=2")
     fails("classes is 'old', expected 'all', 'base' or 'new'",
