@@ -150,7 +150,7 @@ class DocsTest(parameterized.TestCase):
          if _blocks(page, "python")},
         # Those of own_method.md run in own_method_test.py.
         {"README.md": 4, "docs/bayesvlm.md": 2, "docs/few_shot.md": 1,
-         "docs/library.md": 6,
+         "docs/library.md": 7,
          "docs/own_method.md": 4})
     for page, text in _PAGES.items():
       fences = re.findall(r"^ *```(.*)$", text, re.MULTILINE)
@@ -231,8 +231,12 @@ class DocsTest(parameterized.TestCase):
   @pytest.mark.slow
   def test_code_of_the_library(self):
     names = {}
-    for block in _blocks("docs/library.md", "python"):
-      names |= self._executed(block)[0]  # each runs on its own
+    with contextlib.chdir(self.folder):
+      for block in _blocks("docs/library.md", "python"):
+        found, printed = self._executed(block)  # each runs on its own
+        names |= found
+    self.assertIn("my_model+temperature - my_model", names["said"].text)
+    self.assertIn("num_bins is 15, was 20", printed)
     self.assertEqual(names["pull"].shape, (47, 512))
     self.assertEqual(names["predicted"].shape, (180, 18))
     self.assertEqual(names["probs"].shape, (2000, 10))

@@ -100,7 +100,7 @@ def main() -> None:
   seeds = saved.load(tuned, model)
   saved.check_classes(seeds, sets_by_name.values())
   about = experiment.describe(config, model, posterior) | {
-      f"protocol.{data}": remark for data, remark in remarks.items()}
+      f"{saved_runs.PROTOCOL}{data}": remark for data, remark in remarks.items()}
   output = experiment.output_path(about)
   if not dry_run.ASKED.value:
     experiment.take(output)
@@ -123,8 +123,7 @@ def main() -> None:
     scaled = [] if not validation else _scale_temperatures(
         output, sets_by_name, config.temperature.split,
         [*experiment.methods_of(config), *(of.label for of in seeds)])
-    _write_report(output, config, list(sets_by_name), names + scaled, about,
-                  list(remarks.values()))
+    _write_report(output, config, list(sets_by_name), names + scaled, about)
   sharding.barrier("done")
 
 
@@ -242,10 +241,10 @@ def _scale_temperatures(
   for data in sets:
     folder = output / "predictions" / data
     for name in methods:
-      plain, on = (predictions_lib.load(path) for path in (
-          folder / name, folder / str(split) / name))
       scaled = predicted.recalibrate_quietly(
-          plain, on, temperature.Temperature())
+          saved_runs.load(folder / name),
+          saved_runs.load(folder / str(split) / name),
+          temperature.Temperature())
       predictions_lib.save(scaled, folder / scaled.settings["method"])
       names[scaled.settings["method"]] = None
   return list(names)
@@ -253,14 +252,12 @@ def _scale_temperatures(
 
 def _write_report(
     output: pathlib.Path, config: _Config, sets: Sequence[str],
-    names: Sequence[str], settings: Mapping[str, Any],
-    remarks: Sequence[str]
+    names: Sequence[str], settings: Mapping[str, Any]
 ) -> None:
   """Predictions on disk become results.jsonl, the page and a printed table."""
   conventions = experiment.conventions(config.metrics)
   found = measured.measure(
-      (measured.read(output / "predictions" / data, names)
-       for data in sets), conventions)
+      (measured.read(output / "predictions" / data, names) for data in sets),
+      conventions)
   printing.show(*measured.write(
-      output, found, about=settings, conventions=conventions,
-      remarks=remarks))
+      output, found, about=settings, conventions=conventions))

@@ -19,7 +19,7 @@ from jaxcal.posterior import head
 from jaxcal.posterior import select
 from jaxcal.posterior import selection
 from jaxcal.report import figures
-from jaxcal.report import measured
+from jaxcal.report import saved_runs
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
@@ -209,7 +209,7 @@ def _write_selected(output, data, found, budgets):
 
 def _write_report(output: pathlib.Path, rows):
   """results.jsonl, a figure per set and a printed table."""
-  measured.write_rows(output / "results.jsonl", rows)
+  saved_runs.write_rows(output / "results.jsonl", rows)
   for data in dict.fromkeys(row["data"] for row in rows):
     of_data = [row for row in rows if row["data"] == data]
     curves = {name: [row for row in of_data

@@ -1,7 +1,6 @@
 """What `jaxcal tune` predicted becomes rows, tables and figures."""
 
 from collections.abc import Mapping, Sequence
-import json
 import pathlib
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 from jaxcal import stages
 from jaxcal.predictions import Predictions
 from jaxcal.report import figures
+from jaxcal.report import saved_runs
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
@@ -54,8 +54,7 @@ def write(
     differences += _differences(task, found, conventions)
     _draw(output, task, specs, found, conventions)
   for name, some in (("results", rows), ("differences", differences)):
-    _write(output / f"{name}.jsonl",
-           "".join(json.dumps(row) + "\n" for row in some))
+    saved_runs.write_rows(output / f"{name}.jsonl", some)
   task = tasks[0]
   columns = tables.BASE_TO_NEW if "new" in task.tests else tables.ALL_CLASSES
   text = "\n\n".join([

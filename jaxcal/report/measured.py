@@ -1,7 +1,6 @@
 """Predictions of image sets become rows, and files for people."""
 
 from collections.abc import Iterable, Mapping, Sequence
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -160,12 +159,11 @@ def write(
   """
   output.mkdir(parents=True, exist_ok=True)
   rows, differences, diagrams, _ = measured
-  if saved_runs.is_recalibration(about):
-    remarks = [*_fitted_to(about), *remarks]
+  remarks = [*_by_set(about), *_fitted_to(about), *remarks]
   for data, diagram in diagrams.items():
     atomic.write_whole(output / f"diagram-{data}.svg", diagram.encode())
-  write_rows(output / "results.jsonl", rows)
-  write_rows(output / "differences.jsonl", differences)
+  saved_runs.write_rows(output / "results.jsonl", rows)
+  saved_runs.write_rows(output / "differences.jsonl", differences)
   text = page.render(
       title=_title(about), rows=rows, differences=differences,
       diagrams=diagrams, conventions=conventions,
@@ -176,12 +174,6 @@ def write(
   return Written(
       f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, results.md, "
       "results.jsonl, differences.jsonl", tables.fit_notes(rows))
-
-
-def write_rows(path: pathlib.Path, rows: Sequence[summary.Row]) -> None:
-  """A line of JSON for each row."""
-  text = "".join(json.dumps(row) + "\n" for row in rows)
-  atomic.write_whole(path, text.encode())
 
 
 def _fit(one):
@@ -229,8 +221,16 @@ def _title(about):
   return f"Calibration of {model}{by}"
 
 
+def _by_set(about):
+  """What the run says of its sets."""
+  return [text for name, text in saved_runs.settings_of(about).items()
+          if name.startswith(saved_runs.PROTOCOL)]
+
+
 def _fitted_to(about):
   """Which images a recalibration was fitted to, and which are measured."""
+  if not saved_runs.is_recalibration(about):
+    return []
   share, seed = about["share"], about["seed"]
   said = []
   for data, by_method in about["fits"].items():

@@ -15,12 +15,15 @@ from jaxcal import predictions as predictions_lib
 from jaxcal import stages
 from jaxcal.predictions import Predictions
 from jaxcal.report import summary
+from jaxcal.storage import atomic
 
 # Where a set's predictions for images of none of its classes lie, and where
 # earlier versions put them.
 OUT_OF_DISTRIBUTION = "out_of_distribution"
 OUTSIDE = (OUT_OF_DISTRIBUTION, "unknown")
 
+# In run.json, what the settings of a set's remark begin with.
+PROTOCOL = "protocol."
 # In run.json of a recalibration, the settings of the run that it is of.
 SETTINGS = "settings"
 
@@ -89,6 +92,12 @@ def rows(run: pathlib.Path, name: str) -> list[dict[str, Any]]:
   path = run / f"{name}.jsonl"
   lines = path.read_text("utf-8").splitlines() if path.exists() else []
   return [_parsed(line, path) for line in lines]
+
+
+def write_rows(path: pathlib.Path, some: Sequence[summary.Row]) -> None:
+  """Writes a table, a line of JSON for each row."""
+  text = "".join(json.dumps(row) + "\n" for row in some)
+  atomic.write_whole(path, text.encode())
 
 
 def predictions_of(

@@ -12,6 +12,7 @@ from jaxcal import stages
 from jaxcal import sweep
 from jaxcal.adapt import base
 from jaxcal.report import figures
+from jaxcal.report import saved_runs
 from jaxcal.report import tables
 from jaxcal.storage import atomic
 
@@ -56,8 +57,7 @@ class Rows:
       self.all[same[0]] = new
     else:
       self.all.append(new)
-    atomic.write_whole(self._path, "".join(
-        json.dumps(one) + "\n" for one in self.all).encode())
+    saved_runs.write_rows(self._path, self.all)
 
 
 def _matches(key):

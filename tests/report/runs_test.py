@@ -86,6 +86,14 @@ class RunsTest(absltest.TestCase):
     self.assertRegex(" ".join(said.notes), "made by other code than this")
     self.assertFalse((self.run / "results.jsonl").exists())
 
+  def test_what_a_run_says_of_its_sets_is_said_again(self):
+    remark = "pets: protocol of the papers for the family fine_grained"
+    (self.run / "run.json").write_text(json.dumps({"protocol.pets": remark}))
+    self.assertIn(f"\n\n{remark}\n\n", redrawn.write(self.run).text)
+    plan = recalibrated.plan(self.run, recalibrated.Share(0.25))
+    self.assertIn(
+        f"\n\n{remark}\n\n", recalibrated.write(plan, plan.folder).text)
+
   def test_a_copy_goes_by_its_own_name(self):
     folder = self.run / "predictions" / "pets"
     predictions.save(predictions.load(folder / "zero_shot"), folder / "mine")
