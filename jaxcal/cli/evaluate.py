@@ -100,7 +100,8 @@ def main() -> None:
   seeds = saved.load(tuned, model)
   saved.check_classes(seeds, sets_by_name.values())
   about = experiment.describe(config, model, posterior) | {
-      f"{saved_runs.PROTOCOL}{data}": remark for data, remark in remarks.items()}
+      f"{saved_runs.PROTOCOL}{data}": remark
+      for data, remark in remarks.items()}
   output = experiment.output_path(about)
   if not dry_run.ASKED.value:
     experiment.take(output)
