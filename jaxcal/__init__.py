@@ -47,8 +47,8 @@ __version__ = "0.1.0"
 _EXPORTS = {
     **{name: (f"jaxcal.{name}", None) for name in (
         "adapt", "clip", "config", "data", "features", "losses", "metrics",
-        "posterior", "predictions", "recalibration", "report", "storage",
-        "testbed", "tuning")},
+        "posterior", "predictions", "progress", "recalibration", "report",
+        "storage", "testbed", "tuning")},
     "Conventions": ("jaxcal.report.summary", "Conventions"),
     "evaluate": ("jaxcal.report.summary", "evaluate"),
     "Predictions": ("jaxcal.predictions", "Predictions"),

@@ -21,6 +21,7 @@ _MAY_IMPORT = {
     "stages": set(),
     "typing": set(),
     "config": set(),
+    "progress": set(),
     "provenance": set(),
     "storage": {"typing"},
     "losses": {"typing"},

@@ -11,6 +11,7 @@ from absl import flags
 import jax
 
 from jaxcal import config as config_lib
+from jaxcal import progress
 from jaxcal import provenance
 from jaxcal import sharding
 from jaxcal import tasks
@@ -20,7 +21,6 @@ from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
 from jaxcal.cli import posteriors
-from jaxcal.cli import progress
 from jaxcal.cli import shared_flags
 from jaxcal.clip import checkpoint
 from jaxcal.data import catalogue

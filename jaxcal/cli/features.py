@@ -6,10 +6,10 @@ from absl import flags
 import jax
 import numpy as np
 
+from jaxcal import progress
 from jaxcal import sharding
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
-from jaxcal.cli import progress
 from jaxcal.cli import shared_flags
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets

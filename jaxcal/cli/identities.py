@@ -6,8 +6,8 @@ import pathlib
 from typing import Any
 
 from jaxcal import config as config_lib
+from jaxcal import progress
 from jaxcal.cli import experiment
-from jaxcal.cli import progress
 from jaxcal.clip import checkpoint
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets

@@ -3,12 +3,12 @@
 from absl import flags
 import tqdm
 
+from jaxcal import progress as bars
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import pair_sources
 from jaxcal.cli import posterior_folder
-from jaxcal.cli import progress as bars
 from jaxcal.posterior import files
 from jaxcal.posterior import fit
 from jaxcal.posterior import inputs

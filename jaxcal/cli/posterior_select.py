@@ -8,12 +8,12 @@ from absl import flags
 
 from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
+from jaxcal import progress as bars
 from jaxcal import spelling
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import posteriors
-from jaxcal.cli import progress as bars
 from jaxcal.posterior import finetuning
 from jaxcal.posterior import head
 from jaxcal.posterior import select

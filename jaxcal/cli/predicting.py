@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import config as config_lib
+from jaxcal import progress
 from jaxcal import run
 from jaxcal import runs
 from jaxcal import tasks
@@ -17,7 +18,6 @@ from jaxcal.adapt.prompt import flatness
 from jaxcal.adapt.prompt import pretraining
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
-from jaxcal.cli import progress
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
