@@ -57,6 +57,8 @@ _MAY_ALSO_IMPORT = {
     # Behind one name stands any kind of image set.
     "data/load.py": {"features", "testbed", "tuning"},
     "features/pooled.py": {"parts"},
+    # Figures of a run are called after fields of its config.
+    "storage/output_folder.py": {"config"},
     "tuning/checkpoint.py": {"storage"},
     "tuning/fit.py": {"features", "storage"},
     "tuning/images.py": {"features", "parts", "storage"},

@@ -1,7 +1,6 @@
 """The folder that `jaxcal posterior fit` and `import` fill, and its report."""
 
 import pathlib
-import re
 
 from jaxcal.cli import output_files
 from jaxcal.cli import shared_flags
@@ -10,10 +9,6 @@ from jaxcal.posterior import fit
 from jaxcal.report import figures
 from jaxcal.report import tables
 from jaxcal.storage import atomic
-
-_WRITTEN = re.compile(
-    r"factors\.npz|spectra\.(npz|svg)|manifest\.json|posterior\.(npz|json)"
-    r"|priors\.md|" + re.escape(fit.MEMORY))
 
 
 def folder_of(config) -> pathlib.Path:
@@ -36,7 +31,7 @@ def take(folder: pathlib.Path) -> None:
   """
   output_files.take(folder)
   if shared_flags.OVERWRITE.value:
-    output_files.clear(folder, _WRITTEN, (fit.WORK,))
+    output_files.clear(folder, fit.clear)
 
 
 def report(folder, found: files.Fitted, evidence: files.Evidence) -> None:

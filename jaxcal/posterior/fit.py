@@ -33,6 +33,7 @@ from jaxcal.posterior import marginal
 from jaxcal.posterior import predictive
 from jaxcal.storage import atomic
 from jaxcal.storage import identity
+from jaxcal.storage import output_folder
 from jaxcal.storage import pytree
 from jaxcal.typing import Float
 from jaxcal.typing import Pooled
@@ -44,8 +45,12 @@ PSEUDO_COUNTS = (1.0, 4.0, 10.0, 40.0, 100.0, 400.0, 1000.0)
 # Of the prior precisions with the largest evidence, likewise.
 PRIOR_FACTORS = (0.1, 1.0, 10.0, 100.0)
 # In the folder: unfinished work, and digests of the images' files.
-WORK = "work"
-MEMORY = "digests.npz"
+_WORK = "work"
+_MEMORY = "digests.npz"
+# All that a fit, an import and their reports write there.
+_WRITTEN = (
+    r"factors\.npz|spectra\.(npz|svg)|manifest\.json|posterior\.(npz|json)"
+    r"|priors\.md|digests\.npz")
 _SUMS = "sums.npz"
 
 _MOST_UNUSABLE = 0.5
@@ -123,15 +128,27 @@ def fit(
   found = _finished(folder, asked)
   if found is None:
     features = _features(
-        model, pairs, folder / WORK / "features", asked, report, on_unusable,
+        model, pairs, folder / _WORK / "features", asked, report, on_unusable,
         batch_size=batch_size, num_threads=num_threads)
-    factors = _factors(model, features, candidates, folder / WORK, asked,
+    factors = _factors(model, features, candidates, folder / _WORK, asked,
                        report)
     found = files.fitted(factors, _describe(model, pairs, factors, asked))
   evidence = choose(found)
   files.write(folder, found, evidence)
-  _remove_work(folder / WORK)
+  _remove_work(folder / _WORK)
   return Fit(found, evidence)
+
+
+def clear(folder: str | os.PathLike) -> list[str]:
+  """Removes a posterior from its folder, for another one; all else stays.
+
+  Args:
+    folder: Folder of `fit` or of `jaxcal posterior`; it may be missing.
+
+  Returns:
+    What was kept, by its path in the folder.
+  """
+  return output_folder.remove_written(folder, _WRITTEN, (_WORK,))
 
 
 def identity_of(
@@ -156,7 +173,7 @@ def identity_of(
   return {
       **pooled.identity_of_towers(model),
       **contents.identity_of_pairs(
-          pairs, memory=folder / MEMORY, num_threads=num_threads,
+          pairs, memory=folder / _MEMORY, num_threads=num_threads,
           progress=inputs.counting(progress, "files", len(pairs.ids))),
       "candidates": candidates}
 
