@@ -15,6 +15,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 # __init__.py imports its modules, and `spelling`, for errors on names.
 _MAY_IMPORT = {
     "__main__": {"cli"},
+    "compilation_cache": set(),
     "lazy": set(),
     "spelling": set(),
     "precision": set(),

@@ -10,11 +10,12 @@ from typing import NamedTuple
 from absl import flags
 
 import jaxcal
+from jaxcal import compilation_cache
 from jaxcal import spelling
-from jaxcal.cli import compilation_cache
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
 from jaxcal.cli import printing
+from jaxcal.cli import shared_flags
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 _HELP = ("help", "--help", "-h", "--helpfull", "--helpshort")
@@ -146,7 +147,11 @@ def _run_with_flags(name, wanted, module, rest):
   if len(left_over) != bool(wanted):
     return _fail(f"expected one {wanted}, as in: jaxcal {name} {wanted} "
                  f"--name=value; got {len(left_over)}")
-  compilation_cache.use()
+  if shared_flags.COMPILATION_CACHE.value:
+    try:
+      compilation_cache.use()
+    except compilation_cache.NotPrivate as error:
+      print(f"jaxcal: {error}", file=sys.stderr)
   return _guarded(module.main, left_over, debug=_DEBUG.value)
 
 
