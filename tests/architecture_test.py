@@ -22,6 +22,7 @@ _MAY_IMPORT = {
     "stages": set(),
     "typing": set(),
     "config": set(),
+    "config_file": {"config"},
     "progress": set(),
     "provenance": set(),
     "storage": {"typing"},

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import inspect
 from typing import Any
 
+from jaxcal import config_file
 from jaxcal.adapt import methods
-from jaxcal.cli import config_files
 from jaxcal.data import catalogue
 from jaxcal.recalibration import calibrators
 from jaxcal.testbed import sets as testbed_sets
@@ -84,8 +84,8 @@ def _recalibrators() -> Iterator[str]:
 
 def _configs() -> Iterator[str]:
   """Experiments that ship with jaxcal, for --config."""
-  yield _line(config_files.DEFAULTS, "Every field as it is without --config.")
-  for name, path in config_files.shipped().items():
+  yield _line(config_file.DEFAULTS, "Every field as it is without --config.")
+  for name, path in config_file.shipped().items():
     yield _line(name, _about_config(path))
 
 

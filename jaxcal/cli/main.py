@@ -11,6 +11,7 @@ from absl import flags
 
 import jaxcal
 from jaxcal import compilation_cache
+from jaxcal import config_file
 from jaxcal import spelling
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
@@ -134,7 +135,7 @@ def _run_with_flags(name, wanted, module, rest):
   try:
     left_over = config_files.parse(rest)
     config_files.refuse_foreign(name, module.FLAGS, module.FIELDS)
-  except (config_files.ConfigError, OSError) as error:
+  except (config_file.ConfigError, OSError) as error:
     if "--debug" in rest:
       traceback.print_exc()
     return _fail(str(error))
