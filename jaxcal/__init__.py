@@ -57,6 +57,7 @@ _EXPORTS = {
     "recalibrate": ("jaxcal.recalibration.predicted", "recalibrate"),
     "load": ("jaxcal.tasks", "load"),
     "load_images": ("jaxcal.data.load", "images"),
+    "load_pairs": ("jaxcal.data.load", "pairs"),
     "predict": ("jaxcal.run", "predict"),
     "task_of": ("jaxcal.tasks", "task_of"),
     "METHODS": ("jaxcal.adapt.methods", "METHODS"),

@@ -1,13 +1,13 @@
 """The pairs that the flags of `jaxcal posterior fit` name."""
 
 from absl import flags
-import tqdm
 
+from jaxcal import config as config_lib
+from jaxcal import progress
 from jaxcal.cli import experiment
 from jaxcal.cli import shared_flags
+from jaxcal.data import load as load_lib
 from jaxcal.data import pairs as pairs_lib
-from jaxcal.data import tfds
-from jaxcal.testbed import pairs as testbed_pairs
 
 _PAIRS = shared_flags.define_path(
     "pairs", "testbed", "'testbed' (fresh draws from the shipped model's "
@@ -26,45 +26,27 @@ _NUM_PAIRS = flags.DEFINE_integer(
     "327,680 (as published) of others if absent")
 FLAGS = ("pairs", "pairs_split", "caption", "num_pairs")
 
-# Of the testbed, and as published.
-_TESTBED_PAIRS = 8192
-_PUBLISHED_PAIRS = 327_680
 
-
-def load(config) -> pairs_lib.PairSet:
+def load(config: config_lib.ExperimentConfig) -> pairs_lib.PairSet:
   """The pairs of --pairs, the first --num_pairs of them.
 
   Raises:
     FileNotFoundError: Nothing lies there.
     ValueError: --num_pairs is not positive, or there are no usable pairs.
   """
-  source, number = _PAIRS.value, _NUM_PAIRS.value
+  number = _NUM_PAIRS.value
   if number is not None and number < 2:
     raise ValueError(f"--num_pairs is {number}, expected at least 2")
-  if source == "testbed":
-    return testbed_pairs.load(number or _TESTBED_PAIRS)
-  number = number or _PUBLISHED_PAIRS
-  if source == "labels":
-    return pairs_lib.limit(_labelled(config), number)
-  if source.startswith("tfds:"):
-    if config.data.root is None:
-      raise ValueError(f"--pairs={source} needs the folder that holds prepared "
-                       "sets: --config.data.root=...")
-    return pairs_lib.limit(tfds.read_pairs(
-        config.data.root, source.removeprefix("tfds:"),
-        split=_PAIRS_SPLIT.value), number)
-  if source.endswith(".csv"):
-    return pairs_lib.limit(pairs_lib.csv_file(source), number)
-  with tqdm.tqdm(desc="tars", unit="tar") as bar:
-
-    def progress(done, total):
-      bar.total = total
-      bar.update(done - bar.n)
-
-    return pairs_lib.webdataset(source, max_pairs=number, progress=progress)
+  if _PAIRS.value == "labels":
+    return pairs_lib.limit(
+        _labelled(config), number or load_lib.PUBLISHED_PAIRS)
+  with progress.reported("tars", "tar") as report:
+    return load_lib.pairs(
+        _PAIRS.value, num_pairs=number, root=config.data.root,
+        split=_PAIRS_SPLIT.value, progress=report)
 
 
-def _labelled(config):
+def _labelled(config: config_lib.ExperimentConfig) -> pairs_lib.PairSet:
   """All image sets of the config as one set of pairs."""
   if config.data.store is not None:
     raise ValueError("--pairs=labels needs images, which a store does not "
