@@ -38,12 +38,14 @@ def bar(
 
 @contextlib.contextmanager
 def reported(
-    name: str, unit: str = "image") -> Iterator[Callable[..., None]]:
+    name: str, unit: str = "image", *, delay: float = 0
+) -> Iterator[Callable[..., None]]:
   """One bar, drawn from the first call on: of quick work there is nothing.
 
   Args:
     name: Text in front of the bar.
     unit: Name of a unit.
+    delay: Seconds before the bar is shown, for work that is quick as a rule.
 
   Yields:
     What a library function calls with the numbers of units done and in all, and
@@ -55,7 +57,7 @@ def reported(
     def report(done: int, total: int, loss: float = math.nan) -> None:
       nonlocal drawn
       if drawn is None:
-        drawn = stack.enter_context(bar(name, total, unit))
+        drawn = stack.enter_context(bar(name, total, unit, delay=delay))
       if not math.isnan(loss):
         drawn.set_postfix_str(f"loss={loss:.3f}", refresh=False)
       drawn.update(done - drawn.n)

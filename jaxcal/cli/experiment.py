@@ -28,10 +28,8 @@ from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
 from jaxcal.data import views
 from jaxcal.features import extract
-from jaxcal.features import store as stores
 from jaxcal.report import summary
 from jaxcal.storage import atomic
-from jaxcal.storage import identity
 from jaxcal.storage import paths
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import checkpoint as tuned_files
@@ -174,33 +172,6 @@ def num_views(config: config_lib.ViewsConfig) -> int:
 def num_views_computed(config: config_lib.ExperimentConfig) -> int:
   """Views of an image that go through the tower; 0 where a store has them."""
   return 0 if config.data.store is not None else num_views(config.views)
-
-
-def manifest(config, model, images: image_sets.ImageSet, dtype: str,
-             chunk_size: int, contents: str | None) -> stores.Manifest:
-  """What a store of these images' features must be of.
-
-  Args:
-    config: Fields of the experiment.
-    model: Model from `load_model`.
-    images: The images.
-    dtype: Type of the stored values.
-    chunk_size: Images of a chunk.
-    contents: Digest of the images' files, see `data.contents`.
-  """
-  return stores.Manifest(
-      model=config.model.name, model_fingerprint=model.fingerprint,
-      data=images.name, data_fingerprint=stores.data_fingerprint(images),
-      contents_fingerprint=contents, computation=identity.COMPUTATION,
-      views=json.loads(json.dumps(
-          dataclasses.asdict(recipe(config.views, model)))),
-      seed=config.views.seed, image_dtype=model.config.vision.precision,
-      num_images=len(images.ids), num_views=num_views(config.views),
-      feature_size=model.config.projection,
-      pooled_size=sum(model.config.pooled_sizes),
-      dtype=dtype, chunk_size=chunk_size,
-      versions={name: str(value)
-                for name, value in provenance.describe().items()})
 
 
 def methods_of(config) -> dict[str, base.Numbers]:

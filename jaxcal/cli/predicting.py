@@ -179,8 +179,10 @@ def _checked_store(
 ) -> stores.Store:
   """The store of these images, if it holds what the config asks for."""
   store = load.open_store(config.data.store or "", images.name)
-  wanted = experiment.manifest(
-      config, model, stores.image_set(store), store.manifest.dtype,
-      store.manifest.chunk_size, store.manifest.contents_fingerprint)
+  wanted = stores.manifest_of(
+      model, stores.image_set(store),
+      recipe=experiment.recipe(config.views, model), seed=config.views.seed,
+      dtype=store.manifest.dtype, chunk_size=store.manifest.chunk_size,
+      contents=store.manifest.contents_fingerprint)
   stores.check(store.manifest, wanted, name=str(store.folder))
   return store

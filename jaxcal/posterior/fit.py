@@ -7,6 +7,7 @@ where it is of the same pairs, model and precisions.
 
 from collections.abc import Callable, Sequence
 import contextlib
+import functools
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -124,7 +125,7 @@ def fit(
   report = progress or (lambda stage, done, total: None)
   asked = identity_of(
       model, pairs, candidates=candidates, folder=folder,
-      num_threads=num_threads, progress=report)
+      num_threads=num_threads, progress=functools.partial(report, "files"))
   found = _finished(folder, asked)
   if found is None:
     features = _features(
@@ -158,7 +159,7 @@ def identity_of(
     candidates: int,
     folder: pathlib.Path,
     num_threads: int = 4,
-    progress: inputs.Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
   """The identity of Kronecker factors: all that enters them.
 
@@ -168,13 +169,13 @@ def identity_of(
     candidates: Number of candidates, see `fit`.
     folder: Folder that remembers what the images' files hold.
     num_threads: Threads that read files.
-    progress: Function called as by `fit`.
+    progress: Function called with (files looked at, files in all).
   """
   return {
       **pooled.identity_of_towers(model),
       **contents.identity_of_pairs(
           pairs, memory=folder / _MEMORY, num_threads=num_threads,
-          progress=inputs.counting(progress, "files", len(pairs.ids))),
+          progress=progress),
       "candidates": candidates}
 
 

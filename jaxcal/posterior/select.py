@@ -192,7 +192,9 @@ def look(
   """
   wanted = list(wanted)
   _check_pool(study, max(cell.budget for cell in wanted))
-  asked = _identities(study, folder, wanted, num_threads, progress)
+  asked = _identities(
+      study, folder, wanted, num_threads,
+      progress or (lambda stage, done, total: None))
   return asked, {name for name, one in asked.items()
                  if predictions_lib.is_there(
                      folder / name, one, way_out=_WAY_OUT)}
@@ -217,7 +219,7 @@ def _check_pool(study, budget):
                        f"{study.target.name}; both must have the same")
 
 
-def _identities(study, folder, wanted, num_threads, progress):
+def _identities(study, folder, wanted, num_threads, report):
   """The identity of each prediction, by name."""
   places = _places(study)
   of_sets = {
@@ -225,8 +227,7 @@ def _identities(study, folder, wanted, num_threads, progress):
       for place, images in places.items()
       for key, value in pooled.identity_of_images(
           images, folder / _FEATURES / place, num_threads=num_threads,
-          progress=inputs.counting(
-              progress, f"{place}: files", len(images.ids))).items()}
+          progress=functools.partial(report, f"{place}: files")).items()}
   common = {
       **pooled.identity_of_towers(study.model),
       "prompt.template": study.template, **of_sets,
