@@ -60,6 +60,7 @@ _MAY_ALSO_IMPORT = {
     # Behind one name stands any kind of image set.
     "data/load.py": {"features", "testbed", "tuning"},
     "features/pooled.py": {"parts"},
+    "report/posterior.py": {"posterior"},
     # Figures of a run are called after fields of its config.
     "storage/output_folder.py": {"config"},
     "tuning/checkpoint.py": {"storage"},

@@ -1,17 +1,24 @@
 """`jaxcal posterior fit`: image-text pairs in; factors and a posterior out."""
 
+from collections.abc import Sequence
+import functools
+
 from absl import flags
 import tqdm
 
+from jaxcal import config as config_lib
 from jaxcal import progress as bars
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
 from jaxcal.cli import pair_sources
 from jaxcal.cli import posterior_folder
+from jaxcal.clip import checkpoint
+from jaxcal.data import image_set as image_sets
 from jaxcal.posterior import files
 from jaxcal.posterior import fit
 from jaxcal.posterior import inputs
+from jaxcal.report import posterior as report
 from jaxcal.report import tables
 
 EXAMPLE = "jaxcal posterior fit --config=bayesvlm"
@@ -67,10 +74,10 @@ def main() -> None:
         num_threads=config.num_threads, progress=progress,
         on_unusable=lambda image_id, reason: tqdm.tqdm.write(
             f"left out: {image_id}: {reason}"))
-  posterior_folder.report(folder, found, evidence)
+  print(report.write_fit(folder, found, evidence))
 
 
-def _pseudo_counts():
+def _pseudo_counts() -> list[float]:
   try:
     counts = [float(text) for text in _PSEUDO_COUNTS.value]
   except ValueError as error:
@@ -80,12 +87,13 @@ def _pseudo_counts():
   return counts
 
 
-def _validation_sets(config):
+def _validation_sets(
+    config: config_lib.ExperimentConfig) -> list[image_sets.ImageSet]:
   """Images by whose labels to choose, if --choose says so."""
   if _CHOOSE.value == "evidence":
     return []
   split, limit = config.temperature.split, config.temperature.limit
-  if split in (None, config.data.split):
+  if split is None or split == config.data.split:
     raise ValueError("--choose=validation needs labels to choose by: name a "
                      "split other than --config.data.split with "
                      "--config.temperature.split=...")
@@ -95,7 +103,13 @@ def _validation_sets(config):
               config, target, [name], split=split, limit=limit)]
 
 
-def _choose(config, model, found, grid, validation):
+def _choose(
+    config: config_lib.ExperimentConfig,
+    model: checkpoint.Model,
+    found: files.Fitted,
+    grid: Sequence[float],
+    validation: Sequence[image_sets.ImageSet],
+) -> files.Evidence:
   """The pseudo-data count and prior precisions that --choose asks for."""
   if not validation:
     return files.maximise_evidence(
@@ -105,8 +119,8 @@ def _choose(config, model, found, grid, validation):
         model, images, template=config.data.template,
         batch_size=experiment.clean_batch_size(config),
         num_threads=config.num_threads,
-        progress=lambda done, total, name=images.name: progress(
-            name, done, total)) for images in validation]
+        progress=functools.partial(progress, images.name))
+             for images in validation]
   best = fit.validated(found, model, tasks, pseudo_counts=grid)
   print(tables.markdown(best.rows, tables.VALIDATION), end="\n\n")
   return best.evidence

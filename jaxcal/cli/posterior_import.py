@@ -2,7 +2,6 @@
 
 import math
 import os
-import pathlib
 
 from absl import flags
 
@@ -11,11 +10,9 @@ from jaxcal.cli import experiment
 from jaxcal.cli import posterior_folder
 from jaxcal.cli import shared_flags
 from jaxcal.posterior import files
-from jaxcal.posterior import head
-from jaxcal.posterior import inputs
+from jaxcal.posterior import fit
 from jaxcal.posterior import released
-from jaxcal.report import tables
-from jaxcal.storage import atomic
+from jaxcal.report import posterior as report
 
 EXAMPLE = (
     "jaxcal posterior import hessians/hessian_CLIP-ViT-B-32-laion2B-s34B-b79K "
@@ -50,31 +47,18 @@ def main(source: str) -> None:
                      "--config.posterior.folder, or --overwrite to remove it")
   source = os.path.expanduser(source)
   found = released.read_folder(source)
-  model = None
   norms = _norms()
-  if norms is None:
-    model = experiment.load_model(config.model)
-    norms = {side: inputs.weight_norm2(one)
-             for side, one in inputs.projections(model).items()}
-  fitted = released.fitted(
-      found, name=pathlib.Path(source).name, weight_norm2=norms,
-      model=config.model.name if model else None,
-      model_fingerprint=model.fingerprint if model else None)
-  evidence = files.maximise_evidence(
-      fitted, config.posterior.pseudo_count or files.PSEUDO_COUNT)
-  if model is not None:
-    head.check(files.posterior(fitted, evidence),
-               {"model_fingerprint": model.fingerprint}, model, source)
+  model = experiment.load_model(config.model) if norms is None else None
+  fitted = fit.of_released(
+      found, source, model=model, weight_norm2=norms,
+      pseudo_count=config.posterior.pseudo_count or files.PSEUDO_COUNT)
   posterior_folder.take(folder)
-  files.write(folder, fitted, evidence)
-  posterior_folder.report(folder, fitted, evidence)
-  text = tables.markdown(
-      released.compare_priors(found, fitted, evidence), tables.PRIORS)
-  atomic.write_whole(folder / "priors.md", f"{text}\n".encode())
-  print(f"\n{text}")
+  files.write(folder, *fitted)
+  print(report.write_fit(folder, *fitted), end="\n\n")
+  print(report.write_priors(folder, found, *fitted))
 
 
-def _norms():
+def _norms() -> dict[str, float] | None:
   if _WEIGHT_NORM2.value is None:
     return None
   try:

@@ -5,7 +5,7 @@ Kronecker factors block by block. What lies in the folder is used again only
 where it is of the same pairs, model and precisions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import functools
 import os
@@ -29,9 +29,11 @@ from jaxcal.features import pooled
 from jaxcal.metrics import scoring
 from jaxcal.posterior import curvature
 from jaxcal.posterior import files
+from jaxcal.posterior import head
 from jaxcal.posterior import inputs
 from jaxcal.posterior import marginal
 from jaxcal.posterior import predictive
+from jaxcal.posterior import released
 from jaxcal.storage import atomic
 from jaxcal.storage import identity
 from jaxcal.storage import output_folder
@@ -140,6 +142,43 @@ def fit(
   return Fit(found, evidence)
 
 
+def of_released(
+    found: released.Released,
+    source: str | os.PathLike,
+    *,
+    model: checkpoint.Model | None = None,
+    weight_norm2: Mapping[str, float] | None = None,
+    pseudo_count: float = files.PSEUDO_COUNT,
+) -> Fit:
+  """Released factors with prior precisions that are fitted anew.
+
+  Args:
+    found: Factors from `released.read_folder`.
+    source: Folder of these, for the record.
+    model: Model that they are of; not needed where `weight_norm2` is given.
+    weight_norm2: Sum of squares of the projection's weights, by side; those of
+      the model if None.
+    pseudo_count: How often each pair's curvature counts, > 0.
+
+  Raises:
+    ValueError: They are of another model, or neither model nor weights are
+      given.
+  """
+  if weight_norm2 is None:
+    if model is None:
+      raise ValueError("expected a model, or weight_norm2 of its projections")
+    weight_norm2 = _weight_norm2(model)
+  fitted = released.fitted(
+      found, name=pathlib.Path(source).name, weight_norm2=weight_norm2,
+      model=model.name if model else None,
+      model_fingerprint=model.fingerprint if model else None)
+  evidence = files.maximise_evidence(fitted, pseudo_count)
+  if model is not None:
+    head.check(files.posterior(fitted, evidence),
+               {"model_fingerprint": model.fingerprint}, model, source)
+  return Fit(fitted, evidence)
+
+
 def clear(folder: str | os.PathLike) -> list[str]:
   """Removes a posterior from its folder, for another one; all else stays.
 
@@ -235,7 +274,6 @@ def _finished(folder, asked):
 
 def _describe(model, pairs, factors, asked):
   """What the manifest says of factors."""
-  sides = inputs.projections(model).items()
   return {
       "model": model.name,
       "model_fingerprint": model.fingerprint,
@@ -244,10 +282,15 @@ def _describe(model, pairs, factors, asked):
       "num_pairs": len(pairs.ids),
       "left_out": dict(pairs.skipped),
       "num_unusable": len(pairs.ids) - factors["image"].num_pairs,
-      "weight_norm2": {side: inputs.weight_norm2(one) for side, one in sides},
+      "weight_norm2": _weight_norm2(model),
       "identity": asked,
       "provenance": provenance.describe(),
   }
+
+
+def _weight_norm2(model):
+  return {side: inputs.weight_norm2(one)
+          for side, one in inputs.projections(model).items()}
 
 
 def _features(

@@ -164,6 +164,27 @@ def select(
   return found
 
 
+def selected(
+    found: Mapping[str, str | os.PathLike],
+    *,
+    strategies: Sequence[str],
+    budget: int,
+    seeds: Sequence[int],
+) -> dict[str, list[list[str]]]:
+  """Ids of the images to label, in the order of choosing, by strategy and seed.
+
+  Args:
+    found: Paths of the predictions by name, from `select`.
+    strategies: Strategies, as given there.
+    budget: Number of labels; smaller ones are the beginnings.
+    seeds: Seeds of choosing.
+  """
+  return {
+      strategy: [predictions_lib.settings(found[name_of(
+          finetuning.Cell(strategy, seed, budget))])["selected"]
+                 for seed in seeds] for strategy in strategies}
+
+
 def look(
     study: Study,
     folder: pathlib.Path,

@@ -2,7 +2,7 @@
 
 from jaxcal import lazy
 
-__all__ = ["figures", "inputs", "measured", "page", "recalibrated", "redrawn",
-           "saved_runs", "summary", "tables"]
+__all__ = ["figures", "inputs", "measured", "page", "posterior", "recalibrated",
+           "redrawn", "saved_runs", "summary", "tables"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)
