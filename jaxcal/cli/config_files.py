@@ -97,7 +97,7 @@ def refuse_foreign(
       raise ValueError(f"--config.{name} has no effect on `jaxcal {command}`")
 
 
-def _check_fields(arguments):
+def _check_fields(arguments: Sequence[str]) -> None:
   """Refuses fields that do not exist, with those that may be meant."""
   known = [field.name for field in config_lib.fields(
       config_lib.ExperimentConfig()) if field.name != OWN_METHODS]
@@ -107,7 +107,7 @@ def _check_fields(arguments):
       raise ValueError(_unknown_field(given[1], known))
 
 
-def _unknown_field(name, known):
+def _unknown_field(name: str, known: Sequence[str]) -> str:
   if name == OWN_METHODS:
     return f"--{name} holds methods of your own, which only a config file sets"
   inside = [f"--{one}" for one in known if one.startswith(f"{name}.")]
@@ -119,11 +119,11 @@ def _unknown_field(name, known):
       [f"--{one}" for one in meant or spelling.near(name, known)])
 
 
-def _or_else(meant):
+def _or_else(meant: Sequence[str]) -> str:
   return f"; did you mean {' or '.join(meant)}?" if meant else ""
 
 
-def _config_first(arguments):
+def _config_first(arguments: Sequence[str]) -> list[str]:
   """--config=NAME in front, since ml_collections reads fields as it goes."""
   config, others = f"--config={config_file.DEFAULTS}", []
   rest = iter(arguments)

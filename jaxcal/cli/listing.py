@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 import inspect
+import pathlib
 from typing import Any
 
 from jaxcal import config_file
@@ -56,24 +57,22 @@ def _methods() -> Iterator[str]:
 
 def _datasets() -> Iterator[str]:
   """Image sets of the testbed and of the benchmarks, with their sizes."""
+  line = lambda name, num_classes, num_images, kind: _line(
+      name, f"{num_classes:5,d} classes {num_images:7,d} test images, {kind}")
   yield "Testbed sets, for --config.data.name; they ship with jaxcal:"
   for name in testbed_sets.NAMES:
     images = testbed_sets.load(name)
     base, _, shift = name.partition("-")
-    yield _data_line(name, len(images.class_names), len(images.ids),
-                     f"distribution shift of {base}" if shift else
-                     "scanned" if base == "digits" else "drawn")
+    yield line(name, len(images.class_names), len(images.ids),
+               f"distribution shift of {base}" if shift else
+               "scanned" if base == "digits" else "drawn")
   yield ""
   yield "Benchmark sets, in the folder --config.data.root:"
   for row in catalogue.CATALOGUE.values():
-    yield _data_line(row.name, row.num_classes, row.counts["test"],
-                     f"{_benchmark_kind(row)}: {row.title}")
-
-
-def _benchmark_kind(row):
-  if row.shift:
-    return "distribution shift of ImageNet"
-  return "fine-grained" if row.augmix else "general"
+    kind = ("distribution shift of ImageNet" if row.shift else
+            "fine-grained" if row.augmix else "general")
+    yield line(row.name, row.num_classes, row.counts["test"],
+               f"{kind}: {row.title}")
 
 
 def _recalibrators() -> Iterator[str]:
@@ -89,7 +88,7 @@ def _configs() -> Iterator[str]:
     yield _line(name, _about_config(path))
 
 
-def _about_config(path):
+def _about_config(path: pathlib.Path) -> str:
   """The first line of a file's docstring, without running it."""
   try:
     about = ast.get_docstring(ast.parse(path.read_bytes()))
@@ -98,13 +97,8 @@ def _about_config(path):
   return (about or "").partition("\n")[0]
 
 
-def _line(name, about):
+def _line(name: str, about: str) -> str:
   return f"  {name:{_WIDTH}s} {about}".rstrip()
-
-
-def _data_line(name, num_classes, num_images, kind):
-  return _line(name, f"{num_classes:5,d} classes {num_images:7,d} test images, "
-               f"{kind}")
 
 
 def _first_line(thing: Any) -> str:

@@ -1,5 +1,6 @@
 """The `jaxcal` command: picks the sub-command and words its errors."""
 
+from collections.abc import Callable, Sequence
 import importlib
 import os
 import sys
@@ -131,7 +132,9 @@ def _help_text(name: str, command: Command, module: types.ModuleType) -> str:
   return f"{usage}: {command.about}.\n\n{module.help_text()}"
 
 
-def _run_with_flags(name, wanted, module, rest):
+def _run_with_flags(
+    name: str, wanted: str, module: types.ModuleType, rest: Sequence[str]
+) -> int:
   try:
     left_over = config_files.parse(rest)
     config_files.refuse_foreign(name, module.FLAGS, module.FIELDS)
@@ -156,7 +159,8 @@ def _run_with_flags(name, wanted, module, rest):
   return _guarded(module.main, left_over, debug=_DEBUG.value)
 
 
-def _guarded(main, arguments, *, debug):
+def _guarded(
+    main: Callable[..., None], arguments: Sequence[str], *, debug: bool) -> int:
   """Runs a command's code; what goes wrong is said without a traceback."""
   try:
     with output_files.giving_back():
@@ -172,11 +176,11 @@ def _guarded(main, arguments, *, debug):
   return 0
 
 
-def _message(error):
+def _message(error: Exception) -> str:
   # The str() of a KeyError is the repr of its message.
   return str(error.args[0]) if isinstance(error, KeyError) else str(error)
 
 
-def _fail(message):
+def _fail(message: str) -> int:
   print(f"jaxcal: {message}", file=sys.stderr)
   return 2

@@ -8,7 +8,6 @@ from absl import flags
 
 from jaxcal import config as config_lib
 from jaxcal import progress as bars
-from jaxcal import spelling
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
@@ -118,10 +117,6 @@ def _checked_flags() -> list[int]:
   if not budgets or budgets[0] < 1:
     raise ValueError(f"--budgets are {budgets}, expected numbers of at least 1")
   strategies = _STRATEGIES.value
-  for name in strategies:
-    if name not in selection.STRATEGIES:
-      raise ValueError(f"unknown strategy {name!r}; "
-                       f"{spelling.choices(name, selection.STRATEGIES)}")
   if not strategies or len(set(strategies)) < len(strategies):
     raise ValueError(f"--strategies are {strategies}, expected one at least "
                      "and none twice")
@@ -136,6 +131,7 @@ def _checked_flags() -> list[int]:
     if flag.value < least:
       raise ValueError(
           f"--{flag.name} is {flag.value}, expected at least {least}")
+  select.cells(strategies, budgets, range(_SEEDS.value))  # all are known
   return budgets
 
 

@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import sys
+from typing import TextIO
 
 
 @contextlib.contextmanager
@@ -37,20 +38,20 @@ def show(text: str, sentences: Iterable[str]) -> None:
 class _Forgiving(io.TextIOBase):
   """A stream in front of another, whose errors end here."""
 
-  def __init__(self, stream):
+  def __init__(self, stream: TextIO):
     self._stream = stream
 
   @property
-  def encoding(self):  # type: ignore[override]
+  def encoding(self) -> str | None:  # type: ignore[override]
     return getattr(self._stream, "encoding", None)
 
-  def isatty(self):
+  def isatty(self) -> bool:
     return self._stream.isatty()
 
-  def fileno(self):
+  def fileno(self) -> int:
     return self._stream.fileno()
 
-  def writable(self):
+  def writable(self) -> bool:
     return True
 
   def write(self, text: str) -> int:
@@ -70,7 +71,7 @@ class _Forgiving(io.TextIOBase):
         print(f"jaxcal: cannot print: {error}", file=sys.stderr)
       self._let_go()
 
-  def _let_go(self):
+  def _let_go(self) -> None:
     """From here on, and for what the interpreter flushes at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with contextlib.suppress(OSError):

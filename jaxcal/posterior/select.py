@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import predictions as predictions_lib
+from jaxcal import spelling
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
@@ -75,8 +76,8 @@ def cells(
   """
   for name in strategies:
     if name not in selection.STRATEGIES:
-      raise ValueError(f"unknown strategy {name!r}; choose from: "
-                       f"{', '.join(selection.STRATEGIES)}.")
+      raise ValueError(f"unknown strategy {name!r}; "
+                       f"{spelling.choices(name, selection.STRATEGIES)}")
   for what, values in (("strategies", strategies), ("budgets", budgets),
                        ("seeds", seeds)):
     if not len(values) or len(set(values)) < len(values):
