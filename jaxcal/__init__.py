@@ -46,9 +46,9 @@ __version__ = "0.1.0"
 # Name: module, and attribute there; None where the name stands for the module.
 _EXPORTS = {
     **{name: (f"jaxcal.{name}", None) for name in (
-        "adapt", "clip", "config", "config_file", "data", "features", "losses",
-        "metrics", "posterior", "predictions", "progress", "recalibration",
-        "report", "storage", "testbed", "tuning")},
+        "adapt", "clip", "compilation_cache", "config", "config_file", "data",
+        "features", "losses", "metrics", "posterior", "predictions", "progress",
+        "recalibration", "report", "storage", "testbed", "tuning")},
     "Conventions": ("jaxcal.report.summary", "Conventions"),
     "evaluate": ("jaxcal.report.summary", "evaluate"),
     "Predictions": ("jaxcal.predictions", "Predictions"),
