@@ -47,8 +47,9 @@ __version__ = "0.1.0"
 _EXPORTS = {
     **{name: (f"jaxcal.{name}", None) for name in (
         "adapt", "clip", "compilation_cache", "config", "config_file", "data",
-        "features", "losses", "metrics", "posterior", "predictions", "progress",
-        "recalibration", "report", "storage", "testbed", "tuning")},
+        "features", "listing", "losses", "metrics", "posterior", "predictions",
+        "printing", "progress", "recalibration", "report", "storage", "testbed",
+        "tuning")},
     "Conventions": ("jaxcal.report.summary", "Conventions"),
     "evaluate": ("jaxcal.report.summary", "evaluate"),
     "Predictions": ("jaxcal.predictions", "Predictions"),

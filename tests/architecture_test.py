@@ -23,6 +23,7 @@ _MAY_IMPORT = {
     "typing": set(),
     "config": set(),
     "config_file": {"config"},
+    "printing": set(),
     "progress": set(),
     "provenance": set(),
     "storage": {"typing"},
@@ -49,6 +50,8 @@ _MAY_IMPORT = {
              "stages", "storage"},
     "plan": {"adapt", "parts", "runs"},
     "sweep": {"adapt", "config"},
+    "listing": {"adapt", "config_file", "data", "recalibration", "testbed",
+                "tuning"},
 }
 _MAY_IMPORT["cli"] = set(_MAY_IMPORT) - {"__main__"}
 # Single modules that may import more than the rest of their room.

@@ -13,10 +13,10 @@ from absl import flags
 import jaxcal
 from jaxcal import compilation_cache
 from jaxcal import config_file
+from jaxcal import printing
 from jaxcal import spelling
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
-from jaxcal.cli import printing
 from jaxcal.cli import shared_flags
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
