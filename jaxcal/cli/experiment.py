@@ -20,7 +20,6 @@ from jaxcal.adapt import methods as methods_lib
 from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
-from jaxcal.cli import posteriors
 from jaxcal.cli import shared_flags
 from jaxcal.clip import checkpoint
 from jaxcal.data import catalogue
@@ -28,6 +27,7 @@ from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
 from jaxcal.data import views
 from jaxcal.features import extract
+from jaxcal.posterior import head
 from jaxcal.report import summary
 from jaxcal.storage import atomic
 from jaxcal.storage import paths
@@ -249,7 +249,7 @@ def conventions(config) -> summary.Conventions:
 
 
 def describe(
-    config, model, posterior: posteriors.Chosen | None = None
+    config, model, posterior: head.Chosen | None = None
 ) -> dict[str, Any]:
   """Everything that decides the numbers, by dotted name, as JSON has it."""
   settings = {name: value for name, value, _ in config_lib.describe(config)

@@ -5,8 +5,11 @@ import contextlib
 import pathlib
 import sys
 
+from jaxcal.cli import shared_flags
 from jaxcal.storage import lock
 from jaxcal.storage import output_folder
+
+_Remove = Callable[[pathlib.Path], list[str]]
 
 _TAKEN = contextlib.ExitStack()  # folders kept from others, see `take`
 
@@ -18,17 +21,23 @@ def giving_back() -> Iterator[None]:
     yield
 
 
-def take(folder: pathlib.Path) -> None:
-  """`output_folder.taken` until the command ends, saying from whom."""
+def take(folder: pathlib.Path, remove: _Remove | None = None) -> None:
+  """`output_folder.taken` until the command ends, saying from whom.
+
+  Args:
+    folder: The folder.
+    remove: What makes room in it, given --overwrite; returns what it keeps.
+  """
   before = _TAKEN.enter_context(output_folder.taken(folder))
   if before is not None:
     print(f"jaxcal: {folder} is taken over from a run that ended without "
           f"giving it back: {lock.describe(before)}", file=sys.stderr)
+  if remove is not None and shared_flags.OVERWRITE.value:
+    clear(folder, remove)
 
 
 def clear(
-    folder: pathlib.Path,
-    remove: Callable[[pathlib.Path], list[str]] = output_folder.remove_written,
+    folder: pathlib.Path, remove: _Remove = output_folder.remove_written
 ) -> None:
   """Removes what runs wrote to a folder, and says what was kept."""
   kept = remove(folder)

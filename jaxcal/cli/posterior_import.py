@@ -7,7 +7,8 @@ from absl import flags
 
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
-from jaxcal.cli import posterior_folder
+from jaxcal.cli import output_files
+from jaxcal.cli import posteriors
 from jaxcal.cli import shared_flags
 from jaxcal.posterior import files
 from jaxcal.posterior import fit
@@ -41,7 +42,7 @@ def help_text() -> str:
 def main(source: str) -> None:
   """Imports the factors that lie in a folder."""
   config = experiment.checked_config()
-  folder = posterior_folder.folder_of(config)
+  folder = posteriors.to_fill(config.posterior)
   if files.has_factors(folder) and not shared_flags.OVERWRITE.value:
     raise ValueError(f"{folder} holds a posterior already; give another "
                      "--config.posterior.folder, or --overwrite to remove it")
@@ -52,7 +53,7 @@ def main(source: str) -> None:
   fitted = fit.of_released(
       found, source, model=model, weight_norm2=norms,
       pseudo_count=config.posterior.pseudo_count or files.PSEUDO_COUNT)
-  posterior_folder.take(folder)
+  output_files.take(folder, fit.clear)
   files.write(folder, *fitted)
   print(report.write_fit(folder, *fitted), end="\n\n")
   print(report.write_priors(folder, found, *fitted))
