@@ -14,9 +14,12 @@ import types
 
 import jaxcal
 from jaxcal import config as config_lib
+from jaxcal import spelling
 
 # What --config is where it is not given; no file.
 DEFAULTS = "defaults"
+# The field that holds objects.
+OWN_METHODS = "config.methods"
 # What a config file is called among the modules while it runs.
 _MODULE = "jaxcal_config"
 
@@ -68,6 +71,33 @@ def load(name: str | os.PathLike) -> config_lib.ExperimentConfig:
         "jaxcal.config.ExperimentConfig: start from ExperimentConfig(), set "
         "its fields, and return it")
   return config
+
+
+def check_field(name: str) -> None:
+  """Refuses the name of a field that no config has.
+
+  Args:
+    name: Dotted name, as in "config.data.limit".
+
+  Raises:
+    ValueError: There is none that a text could set; says which may be meant.
+  """
+  known = [field.name for field in config_lib.fields(
+      config_lib.ExperimentConfig()) if field.name != OWN_METHODS]
+  if name in known:
+    return
+  if name == OWN_METHODS:
+    raise ValueError(
+        f"--{name} holds methods of your own, which only a config file sets")
+  inside = [f"--{one}" for one in known if one.startswith(f"{name}.")]
+  if inside:
+    raise ValueError(
+        f"no field --{name}, but a section, of {', '.join(inside)}")
+  last = name.rpartition(".")[2]
+  meant = [one for one in known if one.endswith(f".{last}")]
+  question = spelling.question(
+      [f"--{one}" for one in meant or spelling.near(name, known)])
+  raise ValueError("; ".join(filter(None, (f"no field --{name}", question))))
 
 
 def _find(name: str | os.PathLike) -> pathlib.Path:

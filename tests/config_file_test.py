@@ -66,6 +66,16 @@ class ConfigFileTest(absltest.TestCase):
     with self.assertRaisesRegex(FileNotFoundError, "is a folder and none of"):
       config_file.load(self.folder)
 
+  def test_fields_that_do_not_exist(self):
+    config_file.check_field("config.data.limit")
+    for name, message in (
+        ("config.limit", "no field --config.limit; did you mean --config.dat"),
+        ("config.data", "no field --config.data, but a section, of --config.d"),
+        ("config.methods", "--config.methods holds methods of your own"),
+        ("config.xyzzy", "^no field --config.xyzzy$")):
+      with self.assertRaisesRegex(ValueError, message):
+        config_file.check_field(name)
+
 
 if __name__ == "__main__":
   absltest.main()

@@ -14,9 +14,6 @@ from jaxcal import config as config_lib
 from jaxcal import config_file
 from jaxcal import spelling
 
-# The field that holds objects.
-OWN_METHODS = "config.methods"
-
 
 def parse(arguments: Sequence[str]) -> list[str]:
   """Parses the flags; returns the arguments that are none.
@@ -32,15 +29,18 @@ def parse(arguments: Sequence[str]) -> list[str]:
   """
   expanded = flags.FLAGS.read_flags_from_files(
       list(arguments), force_gnu=False)
-  _check_fields(expanded)
+  for argument in expanded:
+    field = re.match(r"--?(?:no)?(config\.[^=]*)", argument)
+    if field is not None:
+      config_file.check_field(field[1])
   _argv[:] = [sys.argv[0], *_config_first(expanded)]
   try:
     return flags.FLAGS(_argv)[1:]
   except flags.UnrecognizedFlagError as error:
-    meant = [f"--{name}" for name in spelling.near(
-        error.flagname, flags.FLAGS)]
-    raise ValueError(f"no flag --{error.flagname}" + _or_else(meant)) from (
-        error)
+    question = spelling.question(
+        [f"--{name}" for name in spelling.near(error.flagname, flags.FLAGS)])
+    raise ValueError("; ".join(filter(
+        None, (f"no flag --{error.flagname}", question)))) from error
 
 
 def chosen() -> str:
@@ -63,7 +63,7 @@ def fields(*sections: str, without: Sequence[str] = ()) -> tuple[str, ...]:
   """
   return tuple(
       name for name, _, _ in config_lib.describe(config_lib.ExperimentConfig())
-      if name != OWN_METHODS and any(
+      if name != config_file.OWN_METHODS and any(
           f"{name}.".startswith(f"config.{one}.") for one in sections) and
       name.removeprefix("config.") not in without)
 
@@ -95,32 +95,6 @@ def refuse_foreign(
   for name in overrides():
     if f"config.{name}" not in field_names:
       raise ValueError(f"--config.{name} has no effect on `jaxcal {command}`")
-
-
-def _check_fields(arguments: Sequence[str]) -> None:
-  """Refuses fields that do not exist, with those that may be meant."""
-  known = [field.name for field in config_lib.fields(
-      config_lib.ExperimentConfig()) if field.name != OWN_METHODS]
-  for argument in arguments:
-    given = re.match(r"--?(?:no)?(config\.[^=]*)", argument)
-    if given is not None and given[1] not in known:
-      raise ValueError(_unknown_field(given[1], known))
-
-
-def _unknown_field(name: str, known: Sequence[str]) -> str:
-  if name == OWN_METHODS:
-    return f"--{name} holds methods of your own, which only a config file sets"
-  inside = [f"--{one}" for one in known if one.startswith(f"{name}.")]
-  if inside:
-    return f"no field --{name}, but a section, of {', '.join(inside)}"
-  last = name.rpartition(".")[2]
-  meant = [one for one in known if one.endswith(f".{last}")]
-  return f"no field --{name}" + _or_else(
-      [f"--{one}" for one in meant or spelling.near(name, known)])
-
-
-def _or_else(meant: Sequence[str]) -> str:
-  return f"; did you mean {' or '.join(meant)}?" if meant else ""
 
 
 def _config_first(arguments: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from absl import flags
 import jax
 
 from jaxcal import config as config_lib
+from jaxcal import config_file
 from jaxcal import progress
 from jaxcal import provenance
 from jaxcal import sharding
@@ -255,7 +256,7 @@ def describe(
   settings = {name: value for name, value, _ in config_lib.describe(config)
               if name not in config_lib.FREE and not (
                   value is None and _is_own_number(name))}
-  settings[config_files.OWN_METHODS] = {
+  settings[config_file.OWN_METHODS] = {
       name: numbers.definition_of(method)
       for name, method in config.methods.items()}
   settings |= _by_content(config.method)
