@@ -1,6 +1,6 @@
 """Images go through the tower, and what it sees into a store; resumable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 import functools
 import os
 import pathlib
@@ -72,29 +72,37 @@ def fill(
       store, *(share or (jax.process_index(), jax.process_count())))
   # Every process works on chunks of its own, so on its own devices.
   mesh = sharding.data_mesh(jax.local_devices())
-  rows = batch_size * mesh.devices.size
   # Batches end with their chunk, so that values do not depend on which chunks
   # were there already.
-  batches = extract.from_images(
-      model, images,
-      [batch for chunk in todo for batch in extract.batches_of(
-          stores.chunk_positions(store, chunk), rows)],
-      recipe=recipe, seed=seed, mesh=mesh, batch_size=batch_size,
-      num_threads=num_threads)
-  total = len(images.ids)
-  done = total - sum(
-      len(stores.chunk_positions(store, chunk)) for chunk in todo)
-  report(images.name, done, total)
-  for chunk in todo:
+  positions = [batch for chunk in todo for batch in extract.batches_of(
+      stores.chunk_positions(store, chunk), batch_size * mesh.devices.size)]
+  _write(store, todo, extract.from_images(
+      model, images, positions, recipe=recipe, seed=seed, mesh=mesh,
+      batch_size=batch_size, num_threads=num_threads),
+         functools.partial(report, images.name))
+  return store
+
+
+def _write(
+    store: stores.Store,
+    todo: Sequence[int],
+    batches: Iterator[extract.Batch],
+    report: Callable[[int, int], None],
+) -> None:
+  """Writes chunks from the batches of their images, one after the other."""
+  sizes = [len(stores.chunk_positions(store, chunk)) for chunk in todo]
+  total = store.manifest.num_images
+  done = total - sum(sizes)
+  report(done, total)
+  for chunk, size in zip(todo, sizes):
     arrays: list[tuple[np.ndarray, np.ndarray]] = []
-    end = done + len(stores.chunk_positions(store, chunk))
+    end = done + size
     while done < end:
       arrays.append(_rows(next(batches)))
       done += len(arrays[-1][0])
-      report(images.name, done, total)
+      report(done, total)
     view_features, pooled = map(np.concatenate, zip(*arrays))
     stores.write_chunk(store, chunk, view_features, pooled)
-  return store
 
 
 def _rows(batch: extract.Batch) -> tuple[np.ndarray, np.ndarray]:
