@@ -119,17 +119,12 @@ def run() -> int:
   command = COMMANDS[name]
   module = importlib.import_module(f"jaxcal.cli.{command.module}")
   if set(_HELP[1:]) & set(rest):
-    print(_help_text(name, command, module))
+    usage = " ".join(filter(None, ("jaxcal", name, command.argument)))
+    print(f"{usage}: {command.about}.\n\n{module.help_text()}")
     return 0
   if not command.has_flags:
     return _guarded(module.main, rest, debug=False)
   return _run_with_flags(name, command.argument, module, rest)
-
-
-def _help_text(name: str, command: Command, module: types.ModuleType) -> str:
-  """What `jaxcal NAME --help` prints."""
-  usage = " ".join(filter(None, ("jaxcal", name, command.argument)))
-  return f"{usage}: {command.about}.\n\n{module.help_text()}"
 
 
 def _run_with_flags(
