@@ -23,6 +23,7 @@ __all__ = [
     "prograd",
     "promptsrc",
     "protocol",
+    "saved",
     "task",
     "taskres",
     "tip_adapter",
