@@ -46,9 +46,10 @@ __version__ = "0.1.0"
 # Name: module, and attribute there; None where the name stands for the module.
 _EXPORTS = {
     **{name: (f"jaxcal.{name}", None) for name in (
-        "adapt", "clip", "config", "data", "features", "losses", "metrics",
-        "posterior", "predictions", "recalibration", "report", "storage",
-        "testbed", "tuning")},
+        "adapt", "clip", "compilation_cache", "config", "config_file", "data",
+        "features", "listing", "losses", "metrics", "posterior", "predictions",
+        "printing", "progress", "recalibration", "report", "storage", "testbed",
+        "tuning")},
     "Conventions": ("jaxcal.report.summary", "Conventions"),
     "evaluate": ("jaxcal.report.summary", "evaluate"),
     "Predictions": ("jaxcal.predictions", "Predictions"),
@@ -57,6 +58,7 @@ _EXPORTS = {
     "recalibrate": ("jaxcal.recalibration.predicted", "recalibrate"),
     "load": ("jaxcal.tasks", "load"),
     "load_images": ("jaxcal.data.load", "images"),
+    "load_pairs": ("jaxcal.data.load", "pairs"),
     "predict": ("jaxcal.run", "predict"),
     "task_of": ("jaxcal.tasks", "task_of"),
     "METHODS": ("jaxcal.adapt.methods", "METHODS"),

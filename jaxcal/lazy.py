@@ -46,7 +46,5 @@ def modules(package: str, names: Sequence[str]) -> Hooks:
 
 
 def _near(name, names):
-  meant = spelling.near(name, names)
-  if meant:
-    return f"did you mean {' or '.join(meant)}?"
-  return f"it has: {', '.join(sorted(names))}."
+  return spelling.question(spelling.near(name, names)) or (
+      f"it has: {', '.join(sorted(names))}.")

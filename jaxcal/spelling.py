@@ -1,6 +1,6 @@
 """Names that are not known: what was perhaps meant."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import difflib
 
 
@@ -18,6 +18,11 @@ def near(name: str, names: Iterable[str]) -> list[str]:
           for one in by_lower[lower]]
 
 
+def question(meant: Sequence[str]) -> str:
+  """"did you mean A or B?"; nothing where nothing may be meant."""
+  return f"did you mean {' or '.join(meant)}?" if meant else ""
+
+
 def choices(name: str, names: Iterable[str]) -> str:
   """How an error on an unknown name ends.
 
@@ -29,6 +34,5 @@ def choices(name: str, names: Iterable[str]) -> str:
     "did you mean B? choose from: A, B, C." or its second half.
   """
   names = list(names)
-  meant = near(name, names)
-  question = f"did you mean {' or '.join(meant)}? " if meant else ""
-  return f"{question}choose from: {', '.join(names)}."
+  listed = f"choose from: {', '.join(names)}."
+  return f"{question(near(name, names))} {listed}".lstrip()

@@ -1,78 +1,18 @@
-"""--config: a shipped name or a path becomes a config, flags its fields."""
+"""--config, and its fields as flags: parsed, or refused in words."""
 
-from collections.abc import Iterator, Sequence
-import contextlib
-import os
+from collections.abc import Sequence
 import pathlib
 import re
 import sys
-import traceback
-import types
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
-import jaxcal
 from jaxcal import config as config_lib
+from jaxcal import config_file
 from jaxcal import spelling
-
-# What --config is where it is not given; no file.
-DEFAULTS = "defaults"
-# The field that holds objects.
-OWN_METHODS = "config.methods"
-# What a config file is called among the modules while it runs.
-_MODULE = "jaxcal_config"
-
-
-class ConfigError(Exception):
-  """A config file that cannot be used.
-
-  No ValueError, which absl would take for one of a flag and word anew.
-  """
-
-
-def shipped() -> dict[str, pathlib.Path]:
-  """The config files that come with jaxcal, by name.
-
-  An installed package has them inside (see setup.cfg), a checkout beside it.
-  """
-  package = pathlib.Path(jaxcal.__file__).parent
-  places = (package / "configs", package.parent / "configs")
-  folder = next(filter(pathlib.Path.is_dir, places), places[0])
-  return {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
-
-
-def load(name: str) -> config_lib.ExperimentConfig:
-  """What get_config() of a config file returns.
-
-  Args:
-    name: `DEFAULTS`, a path, or the name of a shipped config. A path that
-      exists comes first.
-
-  Raises:
-    FileNotFoundError: There is no such file; lists the shipped ones.
-    ConfigError: The file cannot be run, or it gives something else.
-  """
-  if name == DEFAULTS:
-    return config_lib.ExperimentConfig()
-  path = _find(name)
-  content = path.read_bytes()
-  with _errors_of(path):
-    get_config = _run(path, content).get("get_config")
-  if get_config is None:
-    raise ConfigError(
-        f"{path} has no get_config(); expected a function of that name that "
-        "returns a jaxcal.config.ExperimentConfig")
-  with _errors_of(path):
-    config = get_config()
-  if not isinstance(config, config_lib.ExperimentConfig):
-    raise ConfigError(
-        f"get_config() of {path} returned {_kind(config)}, expected a "
-        "jaxcal.config.ExperimentConfig: start from ExperimentConfig(), set "
-        "its fields, and return it")
-  return config
 
 
 def parse(arguments: Sequence[str]) -> list[str]:
@@ -85,23 +25,26 @@ def parse(arguments: Sequence[str]) -> list[str]:
   Raises:
     flags.Error: A value that a flag cannot have.
     ValueError: A field or a flag that does not exist; says what may be meant.
-    FileNotFoundError, ConfigError: See `load`.
+    FileNotFoundError, ConfigError: See `config_file.load`.
   """
   expanded = flags.FLAGS.read_flags_from_files(
       list(arguments), force_gnu=False)
-  _check_fields(expanded)
+  for argument in expanded:
+    field = re.match(r"--?(?:no)?(config\.[^=]*)", argument)
+    if field is not None:
+      config_file.check_field(field[1])
   _argv[:] = [sys.argv[0], *_config_first(expanded)]
   try:
     return flags.FLAGS(_argv)[1:]
   except flags.UnrecognizedFlagError as error:
-    meant = [f"--{name}" for name in spelling.near(
-        error.flagname, flags.FLAGS)]
-    raise ValueError(f"no flag --{error.flagname}" + _or_else(meant)) from (
-        error)
+    question = spelling.question(
+        [f"--{name}" for name in spelling.near(error.flagname, flags.FLAGS)])
+    raise ValueError("; ".join(filter(
+        None, (f"no flag --{error.flagname}", question)))) from error
 
 
 def chosen() -> str:
-  """The stem of the config file that was parsed, or `DEFAULTS`."""
+  """The stem of the config file that was parsed, or `config_file.DEFAULTS`."""
   return pathlib.Path(
       config_flags.get_config_filename(flags.FLAGS["config"])).stem
 
@@ -120,7 +63,7 @@ def fields(*sections: str, without: Sequence[str] = ()) -> tuple[str, ...]:
   """
   return tuple(
       name for name, _, _ in config_lib.describe(config_lib.ExperimentConfig())
-      if name != OWN_METHODS and any(
+      if name != config_file.OWN_METHODS and any(
           f"{name}.".startswith(f"config.{one}.") for one in sections) and
       name.removeprefix("config.") not in without)
 
@@ -146,90 +89,17 @@ def refuse_foreign(
   for name in sorted(own - set(flag_names)):
     # `parse` adds a config where none is given.
     if flags.FLAGS[name].present and (
-        name != "config" or
-        config_flags.get_config_filename(flags.FLAGS[name]) != DEFAULTS):
+        (name, config_flags.get_config_filename(flags.FLAGS["config"])) !=
+        ("config", config_file.DEFAULTS)):
       raise ValueError(f"--{name} has no effect on `jaxcal {command}`")
   for name in overrides():
     if f"config.{name}" not in field_names:
       raise ValueError(f"--config.{name} has no effect on `jaxcal {command}`")
 
 
-def _check_fields(arguments):
-  """Refuses fields that do not exist, with those that may be meant."""
-  known = [field.name for field in config_lib.fields(
-      config_lib.ExperimentConfig()) if field.name != OWN_METHODS]
-  for argument in arguments:
-    given = re.match(r"--?(?:no)?(config\.[^=]*)", argument)
-    if given is not None and given[1] not in known:
-      raise ValueError(_unknown_field(given[1], known))
-
-
-def _unknown_field(name, known):
-  if name == OWN_METHODS:
-    return f"--{name} holds methods of your own, which only a config file sets"
-  inside = [f"--{one}" for one in known if one.startswith(f"{name}.")]
-  if inside:
-    return f"no field --{name}, but a section, of {', '.join(inside)}"
-  last = name.rpartition(".")[2]
-  meant = [one for one in known if one.endswith(f".{last}")]
-  return f"no field --{name}" + _or_else(
-      [f"--{one}" for one in meant or spelling.near(name, known)])
-
-
-def _or_else(meant):
-  return f"; did you mean {' or '.join(meant)}?" if meant else ""
-
-
-def _find(name):
-  path = pathlib.Path(os.path.expanduser(name))
-  if path.exists() and not path.is_dir():
-    return path
-  known = shipped()
-  if name in known:
-    return known[name]
-  what = "a folder" if name and path.is_dir() else "no file"
-  raise FileNotFoundError(
-      f"--config={name} is {what} and none of the shipped configs; expected "
-      f"{', '.join((DEFAULTS, *known))}, or the path of a Python file with "
-      "get_config()")
-
-
-def _run(path, content):
-  """The names that a file defines; never from stale bytecode."""
-  module = types.ModuleType(_MODULE)
-  module.__file__ = str(path)
-  # Where the classes that it defines are looked for.
-  sys.modules[_MODULE] = module
-  exec(compile(content, str(path), "exec"), vars(module))
-  return vars(module)
-
-
-@contextlib.contextmanager
-def _errors_of(path) -> Iterator[None]:
-  """Whatever goes wrong in a config file is told by file and line."""
-  try:
-    yield
-  except SyntaxError as error:  # its own, or one of a file that it imports
-    raise ConfigError(f"{_place(error.filename or path, error.lineno)}: "
-                      f"{type(error).__name__}: {error.msg}") from error
-  except Exception as error:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-             if frame.filename == str(path)]
-    raise ConfigError(f"{_place(path, lines[-1] if lines else None)}: "
-                      f"{type(error).__name__}: {error}") from error
-
-
-def _place(path, line):
-  return f"{path}, line {line}" if line else str(path)
-
-
-def _kind(value):
-  return "None" if value is None else f"a {type(value).__name__}"
-
-
-def _config_first(arguments):
+def _config_first(arguments: Sequence[str]) -> list[str]:
   """--config=NAME in front, since ml_collections reads fields as it goes."""
-  config, others = f"--config={DEFAULTS}", []
+  config, others = f"--config={config_file.DEFAULTS}", []
   rest = iter(arguments)
   for argument in rest:
     name, equals, value = argument.lstrip("-").partition("=")
@@ -294,4 +164,4 @@ CONFIG = config_flags.DEFINE_config_dataclass(
     "config", config_lib.ExperimentConfig(),
     "a shipped config by name, see `jaxcal list configs`, or a Python file "
     "with get_config(); the defaults of all fields if absent",
-    sys_argv=_argv, parse_fn=load)
+    sys_argv=_argv, parse_fn=config_file.load)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxcal import config as config_lib
 from jaxcal import plan
 from jaxcal import predictions as predictions_lib
+from jaxcal import progress
 from jaxcal import runs
 from jaxcal import sharding
 from jaxcal.adapt import methods as methods_lib
@@ -21,7 +22,6 @@ from jaxcal.cli import held_out
 from jaxcal.cli import posteriors
 from jaxcal.cli import predicting
 from jaxcal.cli import printing
-from jaxcal.cli import progress
 from jaxcal.cli import protocol
 from jaxcal.cli import tune
 from jaxcal.clip import checkpoint

@@ -11,6 +11,8 @@ from absl import flags
 import jax
 
 from jaxcal import config as config_lib
+from jaxcal import config_file
+from jaxcal import progress
 from jaxcal import provenance
 from jaxcal import sharding
 from jaxcal import tasks
@@ -19,8 +21,6 @@ from jaxcal.adapt import methods as methods_lib
 from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
-from jaxcal.cli import posteriors
-from jaxcal.cli import progress
 from jaxcal.cli import shared_flags
 from jaxcal.clip import checkpoint
 from jaxcal.data import catalogue
@@ -28,10 +28,9 @@ from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
 from jaxcal.data import views
 from jaxcal.features import extract
-from jaxcal.features import store as stores
+from jaxcal.posterior import head
 from jaxcal.report import summary
 from jaxcal.storage import atomic
-from jaxcal.storage import identity
 from jaxcal.storage import paths
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import checkpoint as tuned_files
@@ -176,33 +175,6 @@ def num_views_computed(config: config_lib.ExperimentConfig) -> int:
   return 0 if config.data.store is not None else num_views(config.views)
 
 
-def manifest(config, model, images: image_sets.ImageSet, dtype: str,
-             chunk_size: int, contents: str | None) -> stores.Manifest:
-  """What a store of these images' features must be of.
-
-  Args:
-    config: Fields of the experiment.
-    model: Model from `load_model`.
-    images: The images.
-    dtype: Type of the stored values.
-    chunk_size: Images of a chunk.
-    contents: Digest of the images' files, see `data.contents`.
-  """
-  return stores.Manifest(
-      model=config.model.name, model_fingerprint=model.fingerprint,
-      data=images.name, data_fingerprint=stores.data_fingerprint(images),
-      contents_fingerprint=contents, computation=identity.COMPUTATION,
-      views=json.loads(json.dumps(
-          dataclasses.asdict(recipe(config.views, model)))),
-      seed=config.views.seed, image_dtype=model.config.vision.precision,
-      num_images=len(images.ids), num_views=num_views(config.views),
-      feature_size=model.config.projection,
-      pooled_size=sum(model.config.pooled_sizes),
-      dtype=dtype, chunk_size=chunk_size,
-      versions={name: str(value)
-                for name, value in provenance.describe().items()})
-
-
 def methods_of(config) -> dict[str, base.Numbers]:
   """The methods that a config names, each with the numbers that it has.
 
@@ -278,13 +250,13 @@ def conventions(config) -> summary.Conventions:
 
 
 def describe(
-    config, model, posterior: posteriors.Chosen | None = None
+    config, model, posterior: head.Chosen | None = None
 ) -> dict[str, Any]:
   """Everything that decides the numbers, by dotted name, as JSON has it."""
   settings = {name: value for name, value, _ in config_lib.describe(config)
               if name not in config_lib.FREE and not (
                   value is None and _is_own_number(name))}
-  settings[config_files.OWN_METHODS] = {
+  settings[config_file.OWN_METHODS] = {
       name: numbers.definition_of(method)
       for name, method in config.methods.items()}
   settings |= _by_content(config.method)

@@ -3,17 +3,13 @@
 import pathlib
 
 from absl import flags
-import jax
-import numpy as np
 
+from jaxcal import progress
 from jaxcal import sharding
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
-from jaxcal.cli import progress
 from jaxcal.cli import shared_flags
-from jaxcal.data import contents
-from jaxcal.data import image_set as image_sets
-from jaxcal.features import extract
+from jaxcal.features import fill
 from jaxcal.features import store as stores
 
 EXAMPLE = ("jaxcal features --config=quickstart "
@@ -64,11 +60,18 @@ def main() -> None:
   sets_by_name = experiment.load_sets(config.data)
   model = experiment.load_model(config.model)
   for name, images in sets_by_name.items():
-    _fill(config, model, images, pathlib.Path(_STORE.value, name), share)
+    with progress.of_stages() as report:
+      fill.fill(
+          model, images, pathlib.Path(_STORE.value, name),
+          recipe=experiment.recipe(config.views, model),
+          seed=config.views.seed, dtype=_DTYPE.value,
+          chunk_size=_CHUNK_SIZE.value, share=share,
+          batch_size=config.batch_size, num_threads=config.num_threads,
+          progress=report)
   sharding.barrier("done")
 
 
-def _share():
+def _share() -> tuple[int, int] | None:
   """(number, of how many) of this process."""
   if _SHARD.value is None:
     return None
@@ -80,48 +83,3 @@ def _share():
     raise ValueError(f"--shard is {_SHARD.value!r}, expected I/N with "
                      "0 <= I < N, such as 0/4")
   return number, total
-
-
-def _fill(config, model, images: image_sets.ImageSet, folder, share):
-  """Computes and writes the chunks that the store lacks."""
-  with progress.bar(
-      f"{images.name}: files", len(images.ids), delay=3) as bar:
-    found = contents.identity_of(
-        images, memory=folder.parent / ".digests" / f"{images.name}.npz",
-        num_threads=config.num_threads, progress=bar.update)
-  manifest = experiment.manifest(
-      config, model, images, _DTYPE.value, _CHUNK_SIZE.value,
-      found["data.contents"])
-  store = stores.create(folder, manifest, images)
-  share = share or (jax.process_index(), jax.process_count())
-  # Every process works on chunks of its own, so on its own devices.
-  mesh = sharding.data_mesh(jax.local_devices())
-  todo = stores.missing(store, *share)
-  rows = config.batch_size * mesh.devices.size
-  # Batches end with their chunk, so that values do not depend on which chunks
-  # were there already.
-  batches = extract.from_images(
-      model, images,
-      [batch for chunk in todo for batch in extract.batches_of(
-          stores.chunk_positions(store, chunk), rows)],
-      recipe=experiment.recipe(config.views, model), seed=config.views.seed,
-      mesh=mesh, batch_size=config.batch_size, num_threads=config.num_threads)
-  with progress.bar(images.name, len(images.ids)) as bar:
-    bar.update(len(images.ids) - sum(
-        len(stores.chunk_positions(store, chunk)) for chunk in todo))
-    for chunk in todo:
-      _write_chunk(store, chunk, batches, bar)
-
-
-def _write_chunk(store, chunk, batches, bar):
-  """Takes the batches of one chunk and writes it."""
-  wanted, arrays, num_rows = len(stores.chunk_positions(store, chunk)), [], 0
-  while num_rows < wanted:
-    batch = next(batches)
-    view_features, pooled = sharding.gather_local(
-        (batch.view_features, batch.pooled))
-    arrays.append([array[batch.mask] for array in (
-        view_features, extract.join_pooled(pooled))])
-    num_rows += int(batch.mask.sum())
-    bar.update(int(batch.mask.sum()))
-  stores.write_chunk(store, chunk, *map(np.concatenate, zip(*arrays)))

@@ -6,8 +6,8 @@ import pathlib
 from typing import Any
 
 from jaxcal import config as config_lib
+from jaxcal import progress
 from jaxcal.cli import experiment
-from jaxcal.cli import progress
 from jaxcal.clip import checkpoint
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
@@ -43,11 +43,10 @@ def of_images(
         images.ids, images.labels, images.class_names) | {
             "data.contents": manifest.contents_fingerprint}
   name = f"{place.replace('/', ' ')}.digests.npz"
-  with progress.bar(
-      f"{place}: files", len(images.ids), delay=3) as bar:
+  with progress.reported(f"{place}: files", delay=3) as report:
     return contents.identity_of(
         images, memory=None if output is None else output / _MEMORY / name,
-        num_threads=config.num_threads, progress=bar.update)
+        num_threads=config.num_threads, progress=report)
 
 
 def of_features(config: _Config, model: checkpoint.Model) -> dict[str, Any]:

@@ -1,25 +1,12 @@
 """`jaxcal list`: the names that configs and flags take, a sentence each."""
 
-import ast
-from collections.abc import Iterator
-import inspect
-from typing import Any
-
-from jaxcal.adapt import methods
-from jaxcal.cli import config_files
-from jaxcal.data import catalogue
-from jaxcal.recalibration import calibrators
-from jaxcal.testbed import sets as testbed_sets
-from jaxcal.tuning import methods as tuning_methods
-
-_WIDTH = 22  # of the names
+from jaxcal import listing
 
 
 def help_text() -> str:
   """What `jaxcal list --help` prints."""
-  return "\n".join([
-      "Kinds, as in `jaxcal list methods`:",
-      *(_line(kind, _first_line(lines)) for kind, lines in KINDS.items())])
+  return "\n".join(
+      ["Kinds, as in `jaxcal list methods`:", *listing.kinds()])
 
 
 def main(*arguments: str) -> None:
@@ -35,82 +22,7 @@ def main(*arguments: str) -> None:
     print(help_text())
     return
   kind, *more = arguments
-  if kind not in KINDS or more:
+  if kind not in listing.KINDS or more:
     raise ValueError(f"cannot list {' '.join(arguments)!r}; choose one of: "
-                     f"{', '.join(KINDS)}.")
-  print("\n".join(KINDS[kind]()))
-
-
-def _methods() -> Iterator[str]:
-  """Test-time and few-shot methods."""
-  yield "Test-time methods, for --config.method.name:"
-  for name, method in methods.METHODS.items():
-    yield _line(name, _first_line(method))
-  yield ""
-  yield "Few-shot methods, for --config.tune.name:"
-  for name, kind in tuning_methods.METHODS.items():
-    yield _line(name, kind.about)
-  yield (f"and NAME+{', NAME+'.join(tuning_methods.ADDITIONS)}, for the "
-         "methods that allow it")
-
-
-def _datasets() -> Iterator[str]:
-  """Image sets of the testbed and of the benchmarks, with their sizes."""
-  yield "Testbed sets, for --config.data.name; they ship with jaxcal:"
-  for name in testbed_sets.NAMES:
-    images = testbed_sets.load(name)
-    base, _, shift = name.partition("-")
-    yield _data_line(name, len(images.class_names), len(images.ids),
-                     f"distribution shift of {base}" if shift else
-                     "scanned" if base == "digits" else "drawn")
-  yield ""
-  yield "Benchmark sets, in the folder --config.data.root:"
-  for row in catalogue.CATALOGUE.values():
-    yield _data_line(row.name, row.num_classes, row.counts["test"],
-                     f"{_benchmark_kind(row)}: {row.title}")
-
-
-def _benchmark_kind(row):
-  if row.shift:
-    return "distribution shift of ImageNet"
-  return "fine-grained" if row.augmix else "general"
-
-
-def _recalibrators() -> Iterator[str]:
-  """What is fitted to labels after training."""
-  for name, recalibrator in calibrators.RECALIBRATORS.items():
-    yield _line(name, _first_line(recalibrator))
-
-
-def _configs() -> Iterator[str]:
-  """Experiments that ship with jaxcal, for --config."""
-  yield _line(config_files.DEFAULTS, "Every field as it is without --config.")
-  for name, path in config_files.shipped().items():
-    yield _line(name, _about_config(path))
-
-
-def _about_config(path):
-  """The first line of a file's docstring, without running it."""
-  try:
-    about = ast.get_docstring(ast.parse(path.read_bytes()))
-  except SyntaxError as error:  # of a checkout's file that is being edited
-    return f"Cannot be read, line {error.lineno}: {error.msg}."
-  return (about or "").partition("\n")[0]
-
-
-def _line(name, about):
-  return f"  {name:{_WIDTH}s} {about}".rstrip()
-
-
-def _data_line(name, num_classes, num_images, kind):
-  return _line(name, f"{num_classes:5,d} classes {num_images:7,d} test images, "
-               f"{kind}")
-
-
-def _first_line(thing: Any) -> str:
-  """Of the docstring of a function, class, object or module."""
-  return (inspect.getdoc(thing) or "").partition("\n")[0]
-
-
-KINDS = {"methods": _methods, "datasets": _datasets,
-         "recalibrators": _recalibrators, "configs": _configs}
+                     f"{', '.join(listing.KINDS)}.")
+  print("\n".join(listing.KINDS[kind]()))

@@ -1,5 +1,6 @@
 """The `jaxcal` command: picks the sub-command and words its errors."""
 
+from collections.abc import Callable, Sequence
 import importlib
 import os
 import sys
@@ -10,11 +11,13 @@ from typing import NamedTuple
 from absl import flags
 
 import jaxcal
+from jaxcal import compilation_cache
+from jaxcal import config_file
+from jaxcal import printing
 from jaxcal import spelling
-from jaxcal.cli import compilation_cache
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
-from jaxcal.cli import printing
+from jaxcal.cli import shared_flags
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 _HELP = ("help", "--help", "-h", "--helpfull", "--helpshort")
@@ -116,24 +119,21 @@ def run() -> int:
   command = COMMANDS[name]
   module = importlib.import_module(f"jaxcal.cli.{command.module}")
   if set(_HELP[1:]) & set(rest):
-    print(_help_text(name, command, module))
+    usage = " ".join(filter(None, ("jaxcal", name, command.argument)))
+    print(f"{usage}: {command.about}.\n\n{module.help_text()}")
     return 0
   if not command.has_flags:
     return _guarded(module.main, rest, debug=False)
   return _run_with_flags(name, command.argument, module, rest)
 
 
-def _help_text(name: str, command: Command, module: types.ModuleType) -> str:
-  """What `jaxcal NAME --help` prints."""
-  usage = " ".join(filter(None, ("jaxcal", name, command.argument)))
-  return f"{usage}: {command.about}.\n\n{module.help_text()}"
-
-
-def _run_with_flags(name, wanted, module, rest):
+def _run_with_flags(
+    name: str, wanted: str, module: types.ModuleType, rest: Sequence[str]
+) -> int:
   try:
     left_over = config_files.parse(rest)
     config_files.refuse_foreign(name, module.FLAGS, module.FIELDS)
-  except (config_files.ConfigError, OSError) as error:
+  except (config_file.ConfigError, OSError) as error:
     if "--debug" in rest:
       traceback.print_exc()
     return _fail(str(error))
@@ -146,11 +146,16 @@ def _run_with_flags(name, wanted, module, rest):
   if len(left_over) != bool(wanted):
     return _fail(f"expected one {wanted}, as in: jaxcal {name} {wanted} "
                  f"--name=value; got {len(left_over)}")
-  compilation_cache.use()
+  if shared_flags.COMPILATION_CACHE.value:
+    try:
+      compilation_cache.use()
+    except compilation_cache.NotPrivate as error:
+      print(f"jaxcal: {error}", file=sys.stderr)
   return _guarded(module.main, left_over, debug=_DEBUG.value)
 
 
-def _guarded(main, arguments, *, debug):
+def _guarded(
+    main: Callable[..., None], arguments: Sequence[str], *, debug: bool) -> int:
   """Runs a command's code; what goes wrong is said without a traceback."""
   try:
     with output_files.giving_back():
@@ -166,11 +171,11 @@ def _guarded(main, arguments, *, debug):
   return 0
 
 
-def _message(error):
+def _message(error: Exception) -> str:
   # The str() of a KeyError is the repr of its message.
   return str(error.args[0]) if isinstance(error, KeyError) else str(error)
 
 
-def _fail(message):
+def _fail(message: str) -> int:
   print(f"jaxcal: {message}", file=sys.stderr)
   return 2

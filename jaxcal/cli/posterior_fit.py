@@ -1,21 +1,46 @@
 """`jaxcal posterior fit`: image-text pairs in; factors and a posterior out."""
 
+from collections.abc import Sequence
+import functools
+
 from absl import flags
 import tqdm
 
+from jaxcal import config as config_lib
+from jaxcal import progress as bars
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
-from jaxcal.cli import pair_sources
-from jaxcal.cli import posterior_folder
-from jaxcal.cli import progress as bars
+from jaxcal.cli import output_files
+from jaxcal.cli import posteriors
+from jaxcal.cli import shared_flags
+from jaxcal.clip import checkpoint
+from jaxcal.data import image_set as image_sets
+from jaxcal.data import load as load_lib
+from jaxcal.data import pairs as pairs_lib
 from jaxcal.posterior import files
 from jaxcal.posterior import fit
 from jaxcal.posterior import inputs
+from jaxcal.report import posterior as report
 from jaxcal.report import tables
 
 EXAMPLE = "jaxcal posterior fit --config=bayesvlm"
 
+_PAIRS = shared_flags.define_path(
+    "pairs", "testbed", "'testbed' (fresh draws from the shipped model's "
+    "training scenes), tars as img2dataset writes them (a folder or a pattern "
+    "such as 'laion/{00000..00059}.tar'), a CSV file (path,caption), "
+    "'tfds:NAME' for captions that tensorflow-datasets prepared, or 'labels': "
+    "the images of --config.data.name with their class names in the template")
+_PAIRS_SPLIT = flags.DEFINE_string(
+    "pairs_split", "train", "with --pairs=tfds:NAME and --pairs=labels; not "
+    "that of the images to evaluate, or their labels enter the posterior")
+_CAPTION = flags.DEFINE_multi_string(
+    "caption", [], "template for --pairs=labels, with {} for the class name; "
+    "given several times they go round; --config.data.template if absent")
+_NUM_PAIRS = flags.DEFINE_integer(
+    "num_pairs", None, "the first so many pairs; 8,192 of the testbed's and "
+    "327,680 (as published) of others if absent")
 _CANDIDATES = flags.DEFINE_integer(
     "candidates", fit.CANDIDATES, "captions that each image is compared with, "
     "and the other way round; the number of pairs at most")
@@ -26,8 +51,8 @@ _CHOOSE = flags.DEFINE_enum(
 _PSEUDO_COUNTS = flags.DEFINE_list(
     "pseudo_counts", [f"{count:g}" for count in fit.PSEUDO_COUNTS],
     "to choose from, with --choose=validation")
-FLAGS = (*pair_sources.FLAGS, "candidates", "choose", "pseudo_counts", "config",
-         "overwrite", "compilation_cache", "debug")
+FLAGS = ("pairs", "pairs_split", "caption", "num_pairs", "candidates", "choose",
+         "pseudo_counts", "config", "overwrite", "compilation_cache", "debug")
 FIELDS = config_files.fields(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "batch_size", "num_threads",
@@ -49,16 +74,16 @@ def help_text() -> str:
 def main() -> None:
   """Fits the posterior that the flags describe."""
   config = experiment.checked_config()
-  folder = posterior_folder.folder_of(config)
+  folder = posteriors.to_fill(config.posterior)
   grid = _pseudo_counts()
   if _CANDIDATES.value < 2:
     raise ValueError(f"--candidates is {_CANDIDATES.value}, expected at least "
                      "2: there must be something to tell apart")
   validation = _validation_sets(config)
   model = experiment.load_model(config.model)
-  pairs = pair_sources.load(config)
+  pairs = _pairs(config)
   # Late: a mistake in the flags costs no posterior.
-  posterior_folder.take(folder)
+  output_files.take(folder, fit.clear)
   with bars.of_stages(_UNITS) as progress:
     found, evidence = fit.fit(
         model, pairs, folder, candidates=_CANDIDATES.value,
@@ -67,10 +92,10 @@ def main() -> None:
         num_threads=config.num_threads, progress=progress,
         on_unusable=lambda image_id, reason: tqdm.tqdm.write(
             f"left out: {image_id}: {reason}"))
-  posterior_folder.report(folder, found, evidence)
+  print(report.write_fit(folder, found, evidence))
 
 
-def _pseudo_counts():
+def _pseudo_counts() -> list[float]:
   try:
     counts = [float(text) for text in _PSEUDO_COUNTS.value]
   except ValueError as error:
@@ -80,12 +105,44 @@ def _pseudo_counts():
   return counts
 
 
-def _validation_sets(config):
+def _pairs(config: config_lib.ExperimentConfig) -> pairs_lib.PairSet:
+  """The pairs of --pairs, the first --num_pairs of them.
+
+  Raises:
+    FileNotFoundError: Nothing lies there.
+    ValueError: --num_pairs is not positive, or there are no usable pairs.
+  """
+  number = _NUM_PAIRS.value
+  if number is not None and number < 2:
+    raise ValueError(f"--num_pairs is {number}, expected at least 2")
+  if _PAIRS.value == "labels":
+    return pairs_lib.limit(
+        _labelled(config), number or load_lib.PUBLISHED_PAIRS)
+  with bars.reported("tars", "tar") as report:
+    return load_lib.pairs(
+        _PAIRS.value, num_pairs=number, root=config.data.root,
+        split=_PAIRS_SPLIT.value, progress=report)
+
+
+def _labelled(config: config_lib.ExperimentConfig) -> pairs_lib.PairSet:
+  """All image sets of the config as one set of pairs."""
+  if config.data.store is not None:
+    raise ValueError("--pairs=labels needs images, which a store does not "
+                     "have; leave out --config.data.store")
+  templates = _CAPTION.value or [config.data.template]
+  return pairs_lib.join([
+      pairs_lib.labelled(images, templates)
+      for images in experiment.load_sets(experiment.with_data(
+          config, split=_PAIRS_SPLIT.value, limit=0)).values()])
+
+
+def _validation_sets(
+    config: config_lib.ExperimentConfig) -> list[image_sets.ImageSet]:
   """Images by whose labels to choose, if --choose says so."""
   if _CHOOSE.value == "evidence":
     return []
   split, limit = config.temperature.split, config.temperature.limit
-  if split in (None, config.data.split):
+  if split is None or split == config.data.split:
     raise ValueError("--choose=validation needs labels to choose by: name a "
                      "split other than --config.data.split with "
                      "--config.temperature.split=...")
@@ -95,7 +152,13 @@ def _validation_sets(config):
               config, target, [name], split=split, limit=limit)]
 
 
-def _choose(config, model, found, grid, validation):
+def _choose(
+    config: config_lib.ExperimentConfig,
+    model: checkpoint.Model,
+    found: files.Fitted,
+    grid: Sequence[float],
+    validation: Sequence[image_sets.ImageSet],
+) -> files.Evidence:
   """The pseudo-data count and prior precisions that --choose asks for."""
   if not validation:
     return files.maximise_evidence(
@@ -105,8 +168,8 @@ def _choose(config, model, found, grid, validation):
         model, images, template=config.data.template,
         batch_size=experiment.clean_batch_size(config),
         num_threads=config.num_threads,
-        progress=lambda done, total, name=images.name: progress(
-            name, done, total)) for images in validation]
+        progress=functools.partial(progress, images.name))
+             for images in validation]
   best = fit.validated(found, model, tasks, pseudo_counts=grid)
   print(tables.markdown(best.rows, tables.VALIDATION), end="\n\n")
   return best.evidence

@@ -2,20 +2,18 @@
 
 import math
 import os
-import pathlib
 
 from absl import flags
 
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
-from jaxcal.cli import posterior_folder
+from jaxcal.cli import output_files
+from jaxcal.cli import posteriors
 from jaxcal.cli import shared_flags
 from jaxcal.posterior import files
-from jaxcal.posterior import head
-from jaxcal.posterior import inputs
+from jaxcal.posterior import fit
 from jaxcal.posterior import released
-from jaxcal.report import tables
-from jaxcal.storage import atomic
+from jaxcal.report import posterior as report
 
 EXAMPLE = (
     "jaxcal posterior import hessians/hessian_CLIP-ViT-B-32-laion2B-s34B-b79K "
@@ -44,37 +42,24 @@ def help_text() -> str:
 def main(source: str) -> None:
   """Imports the factors that lie in a folder."""
   config = experiment.checked_config()
-  folder = posterior_folder.folder_of(config)
+  folder = posteriors.to_fill(config.posterior)
   if files.has_factors(folder) and not shared_flags.OVERWRITE.value:
     raise ValueError(f"{folder} holds a posterior already; give another "
                      "--config.posterior.folder, or --overwrite to remove it")
   source = os.path.expanduser(source)
   found = released.read_folder(source)
-  model = None
   norms = _norms()
-  if norms is None:
-    model = experiment.load_model(config.model)
-    norms = {side: inputs.weight_norm2(one)
-             for side, one in inputs.projections(model).items()}
-  fitted = released.fitted(
-      found, name=pathlib.Path(source).name, weight_norm2=norms,
-      model=config.model.name if model else None,
-      model_fingerprint=model.fingerprint if model else None)
-  evidence = files.maximise_evidence(
-      fitted, config.posterior.pseudo_count or files.PSEUDO_COUNT)
-  if model is not None:
-    head.check(files.posterior(fitted, evidence),
-               {"model_fingerprint": model.fingerprint}, model, source)
-  posterior_folder.take(folder)
-  files.write(folder, fitted, evidence)
-  posterior_folder.report(folder, fitted, evidence)
-  text = tables.markdown(
-      released.compare_priors(found, fitted, evidence), tables.PRIORS)
-  atomic.write_whole(folder / "priors.md", f"{text}\n".encode())
-  print(f"\n{text}")
+  model = experiment.load_model(config.model) if norms is None else None
+  fitted = fit.of_released(
+      found, source, model=model, weight_norm2=norms,
+      pseudo_count=config.posterior.pseudo_count or files.PSEUDO_COUNT)
+  output_files.take(folder, fit.clear)
+  files.write(folder, *fitted)
+  print(report.write_fit(folder, *fitted), end="\n\n")
+  print(report.write_priors(folder, found, *fitted))
 
 
-def _norms():
+def _norms() -> dict[str, float] | None:
   if _WEIGHT_NORM2.value is None:
     return None
   try:

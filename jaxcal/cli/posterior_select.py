@@ -1,28 +1,24 @@
 """`jaxcal posterior select`: which images to label, and what that brings."""
 
-import json
 import math
 import pathlib
+from typing import Any
 
 from absl import flags
 
 from jaxcal import config as config_lib
-from jaxcal import predictions as predictions_lib
-from jaxcal import spelling
+from jaxcal import progress as bars
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import held_out
-from jaxcal.cli import posteriors
-from jaxcal.cli import progress as bars
+from jaxcal.clip import checkpoint
+from jaxcal.data import image_set as image_sets
+from jaxcal.posterior import files
 from jaxcal.posterior import finetuning
 from jaxcal.posterior import head
 from jaxcal.posterior import select
 from jaxcal.posterior import selection
-from jaxcal.report import figures
-from jaxcal.report import saved_runs
-from jaxcal.report import summary
-from jaxcal.report import tables
-from jaxcal.storage import atomic
+from jaxcal.report import posterior as report
 
 EXAMPLE = ("jaxcal posterior select --config=bayesvlm "
            "--config.data.name=shades --config.data.limit=500")
@@ -47,12 +43,15 @@ _LEARNING_RATE = flags.DEFINE_float(
 _EPOCHS = flags.DEFINE_integer("epochs", 100, "of AdamW, as published")
 _FLAGS = ("strategies", "budgets", "seeds", "pool", "pool_split", "pool_limit",
           "metric", "samples", "learning_rate", "epochs")
-_SCORES = {"accuracy": "accuracy %", "ece": "ECE %", "nll": "NLL"}
 FLAGS = (*_FLAGS, *experiment.FLAGS_OF_ONE_PROCESS)
 FIELDS = config_files.fields(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "metrics", "batch_size", "num_threads",
     without=("data.out_of_distribution", "data.classes"))
+
+# A target, its pools and its validation images.
+_Images = tuple[image_sets.ImageSet, list[image_sets.ImageSet],
+                image_sets.ImageSet | None]
 
 
 def help_text() -> str:
@@ -71,37 +70,45 @@ def help_text() -> str:
 def main() -> None:
   """Runs the selection that the flags describe."""
   config = experiment.checked_config()
-  budgets = _checked_flags()
-  if config.posterior.folder is None:
+  budgets, folder = _checked_flags(), config.posterior.folder
+  if folder is None:
     raise ValueError("--config.posterior.folder is None: name a posterior of "
                      "`jaxcal posterior fit`")
   every = [_images(config, name, target, budgets[-1])
            for name, target in zip(
                config.data.name, experiment.load_sets(config.data).values())]
   model = experiment.load_model(config.model)
-  studies = _studies(config, model, every)
-  about = experiment.describe(config, model, studies[0].chosen) | {
+  chosen = head.load(folder, model, pseudo_count=config.posterior.pseudo_count)
+  factors = head.factors(folder, chosen.about)
+  studies = [_study(config, model, chosen, factors, images)
+             for images in every]
+  about = experiment.describe(config, model, chosen) | {
       f"flags.{name}": flags.FLAGS[name].value for name in _FLAGS
       if name not in ("strategies", "budgets", "seeds", "pool")} | {
           "flags.pool": _pool() or None}
   output = experiment.output_folder(about)
-  cells = select.cells(_STRATEGIES.value, budgets, range(_SEEDS.value))
+  asked: dict[str, Any] = dict(
+      strategies=_STRATEGIES.value, budgets=budgets, seeds=range(_SEEDS.value))
   # What lies there is looked at before anything is computed.
   for study in studies:
     with bars.of_stages(name=f"{study.target.name}: ") as progress:
-      select.look(study, _folder(output, study), cells,
+      select.look(study, _folder(output, study), select.cells(**asked),
                   num_threads=config.num_threads, progress=progress)
   experiment.write_settings(output, about)
-  rows = []
+  found = {}
   for study in studies:
-    found = _select(config, study, _folder(output, study), budgets, about)
-    rows += _rows(study.target.name, found, budgets,
-                  experiment.conventions(config.metrics))
-    _write_selected(output, study.target.name, found, budgets)
-  _write_report(output, rows)
+    name = study.target.name
+    with bars.of_stages({"choices": "choice"}, name=f"{name}: ") as progress:
+      found[name] = select.select(
+          study, _folder(output, study), **asked, about=about,
+          batch_size=experiment.clean_batch_size(config),
+          num_threads=config.num_threads, progress=progress)
+  print(report.write_selection(
+      output, found, **asked,
+      conventions=experiment.conventions(config.metrics)))
 
 
-def _checked_flags():
+def _checked_flags() -> list[int]:
   """The budgets; refuses flags that are out of range."""
   try:
     budgets = sorted({int(text) for text in _BUDGETS.value})
@@ -110,10 +117,6 @@ def _checked_flags():
   if not budgets or budgets[0] < 1:
     raise ValueError(f"--budgets are {budgets}, expected numbers of at least 1")
   strategies = _STRATEGIES.value
-  for name in strategies:
-    if name not in selection.STRATEGIES:
-      raise ValueError(f"unknown strategy {name!r}; "
-                       f"{spelling.choices(name, selection.STRATEGIES)}")
   if not strategies or len(set(strategies)) < len(strategies):
     raise ValueError(f"--strategies are {strategies}, expected one at least "
                      "and none twice")
@@ -123,20 +126,26 @@ def _checked_flags():
   if not 0 <= _LEARNING_RATE.value < math.inf:
     raise ValueError(f"--learning_rate is {_LEARNING_RATE.value}, expected a "
                      "finite number of at least 0")
-  for name, least in (("seeds", 1), ("samples", 2), ("epochs", 1),
-                      ("pool_limit", 0)):
-    if flags.FLAGS[name].value < least:
-      raise ValueError(f"--{name} is {flags.FLAGS[name].value}, expected at "
-                       f"least {least}")
+  for flag, least in (
+      (_SEEDS, 1), (_SAMPLES, 2), (_EPOCHS, 1), (_POOL_LIMIT, 0)):
+    if flag.value < least:
+      raise ValueError(
+          f"--{flag.name} is {flag.value}, expected at least {least}")
+  select.cells(strategies, budgets, range(_SEEDS.value))  # all are known
   return budgets
 
 
-def _pool():
+def _pool() -> list[str]:
   """The image sets of --pool, none if it is absent."""
   return config_lib.names_of(_POOL.value or [], are_paths=True)
 
 
-def _images(config, name, target, budget):
+def _images(
+    config: config_lib.ExperimentConfig,
+    name: str,
+    target: image_sets.ImageSet,
+    budget: int,
+) -> _Images:
   """A target with what shares none of its images; refuses too small a pool."""
   pools = held_out.load(
       config, target, _pool() or [name], split=_POOL_SPLIT.value,
@@ -153,73 +162,21 @@ def _images(config, name, target, budget):
   return target, pools, validation
 
 
-def _studies(config, model, every):
-  """One per target, with the posterior and all numbers."""
-  chosen = posteriors.load(config.posterior, model)
-  factors = head.factors(config.posterior.folder, chosen.about)
-  schedule = finetuning.Schedule(
-      learning_rate=_LEARNING_RATE.value, num_epochs=_EPOCHS.value)
-  return [select.Study(
-      model, chosen, factors, *images, template=config.data.template,
-      metric=_METRIC.value, num_samples=_SAMPLES.value, schedule=schedule)
-          for images in every]
+def _study(
+    config: config_lib.ExperimentConfig,
+    model: checkpoint.Model,
+    chosen: head.Chosen,
+    factors: files.Fitted,
+    images: _Images,
+) -> select.Study:
+  """What is to be done for a target, with all numbers."""
+  target, pools, validation = images
+  return select.Study(
+      model, chosen, factors, target, pools, validation,
+      template=config.data.template, metric=_METRIC.value,
+      num_samples=_SAMPLES.value, schedule=finetuning.Schedule(
+          learning_rate=_LEARNING_RATE.value, num_epochs=_EPOCHS.value))
 
 
-def _folder(output, study):
+def _folder(output: pathlib.Path, study: select.Study) -> pathlib.Path:
   return output / "predictions" / study.target.name
-
-
-def _select(config, study, folder, budgets, about):
-  """Where the predictions of every choice are, by name."""
-  units = {"choices": "choice"}
-  with bars.of_stages(units, name=f"{study.target.name}: ") as progress:
-    return select.select(
-        study, folder, strategies=_STRATEGIES.value, budgets=budgets,
-        seeds=range(_SEEDS.value), about=about,
-        batch_size=experiment.clean_batch_size(config),
-        num_threads=config.num_threads, progress=progress)
-
-
-def _rows(data, found, budgets, conventions):
-  """Mean, lowest and highest score over seeds, by strategy and budget."""
-  load = lambda *cell: predictions_lib.load(
-      found[select.name_of(finetuning.Cell(*cell))])
-  rows = [{"data": data, "strategy": select.BEFORE, "budget": 0, "seeds": 1,
-           **summary.spread(
-               [predictions_lib.load(found[select.BEFORE])], conventions)}]
-  for strategy in _STRATEGIES.value:
-    rows += [{"data": data, "strategy": strategy, "budget": budget,
-              "seeds": _SEEDS.value, **summary.spread(
-                  [load(strategy, seed, budget)
-                   for seed in range(_SEEDS.value)], conventions)}
-             for budget in budgets]
-  return rows
-
-
-def _write_selected(output, data, found, budgets):
-  """Ids of the images to label, in the order of choosing."""
-  chosen = {
-      strategy: [predictions_lib.settings(found[select.name_of(
-          finetuning.Cell(strategy, seed, budgets[-1]))])["selected"]
-                 for seed in range(_SEEDS.value)]
-      for strategy in _STRATEGIES.value}
-  atomic.write_whole(output / f"selected-{data}.json",
-                     json.dumps(chosen, indent=1).encode())
-
-
-def _write_report(output: pathlib.Path, rows):
-  """results.jsonl, a figure per set and a printed table."""
-  saved_runs.write_rows(output / "results.jsonl", rows)
-  for data in dict.fromkeys(row["data"] for row in rows):
-    of_data = [row for row in rows if row["data"] == data]
-    curves = {name: [row for row in of_data
-                     if row["strategy"] in (name, "before")]
-              for name in _STRATEGIES.value}
-    figure = figures.svg(figures.learning_curves(curves, _SCORES))
-    atomic.write_whole(
-        output / f"learning-{data}.svg", figure.encode())
-  text = tables.markdown(rows, tables.LEARNING)
-  atomic.write_whole(output / "results.md", f"{text}\n".encode())
-  print(f"{text}\n\nMean over seeds, [lowest, highest].\n\nWritten to "
-        f"{output}: results.jsonl, results.md, learning-*.svg, "
-        "selected-*.json, predictions/")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import config as config_lib
+from jaxcal import progress
 from jaxcal import run
 from jaxcal import runs
 from jaxcal import tasks
@@ -17,7 +18,6 @@ from jaxcal.adapt.prompt import flatness
 from jaxcal.adapt.prompt import pretraining
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
-from jaxcal.cli import progress
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
@@ -179,8 +179,10 @@ def _checked_store(
 ) -> stores.Store:
   """The store of these images, if it holds what the config asks for."""
   store = load.open_store(config.data.store or "", images.name)
-  wanted = experiment.manifest(
-      config, model, stores.image_set(store), store.manifest.dtype,
-      store.manifest.chunk_size, store.manifest.contents_fingerprint)
+  wanted = stores.manifest_of(
+      model, stores.image_set(store),
+      recipe=experiment.recipe(config.views, model), seed=config.views.seed,
+      dtype=store.manifest.dtype, chunk_size=store.manifest.chunk_size,
+      contents=store.manifest.contents_fingerprint)
   stores.check(store.manifest, wanted, name=str(store.folder))
   return store

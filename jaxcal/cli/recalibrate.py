@@ -11,6 +11,7 @@ from jaxcal.cli import printing
 from jaxcal.cli import shared_flags
 from jaxcal.recalibration import calibrators
 from jaxcal.report import recalibrated
+from jaxcal.storage import output_folder
 
 EXAMPLE = "jaxcal recalibrate runs/mine --share=0.2"
 
@@ -86,7 +87,7 @@ def _take(output: pathlib.Path, inputs: Mapping[str, Any]) -> None:
   """
   output_files.take(output)
   path = output / "run.json"
-  before = output_files.read_settings(path) if path.exists() else inputs
+  before = output_folder.read_settings(path) if path.exists() else inputs
   if any(before.get(name) != value for name, value in inputs.items()):
     if not shared_flags.OVERWRITE.value or "recalibrator" not in before:
       raise ValueError(

@@ -23,6 +23,9 @@ def define_path(
 OUTPUT = define_path(
     "output", None, "folder to write to; runs/NAME-HASH if absent, with the "
     "name of the config and a hash of its fields")
+COMPILATION_CACHE = flags.DEFINE_bool(
+    "compilation_cache", True, "keep compiled programs in $XDG_CACHE_HOME or "
+    "~/.cache, below jaxcal/programs, so that the next start is faster")
 OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "remove what the output folder holds first")
 

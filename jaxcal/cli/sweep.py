@@ -14,6 +14,7 @@ import tqdm
 from jaxcal import config as config_lib
 from jaxcal import plan as plan_lib
 from jaxcal import predictions as predictions_lib
+from jaxcal import progress
 from jaxcal import runs
 from jaxcal import sharding
 from jaxcal import stages
@@ -24,7 +25,6 @@ from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
 from jaxcal.cli import posteriors
 from jaxcal.cli import predicting
-from jaxcal.cli import progress
 from jaxcal.cli import protocol
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import itertools
-import math
 import pathlib
 from typing import Any, NamedTuple
 
 from jaxcal import config as config_lib
+from jaxcal import progress
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import identities
-from jaxcal.cli import progress
 from jaxcal.clip import checkpoint as models
 from jaxcal.data import catalogue
 from jaxcal.data import image_set as image_sets
@@ -251,11 +250,7 @@ def _tuned(
   """The seeds of a method: what an earlier run saved, or trained now."""
   label = f"{task.name}: {setting.spec.name}"
   with (progress.reported(f"{task.name}: training images") as on_image,
-        progress.reported(label, "epoch") as report):
-
-    def on_epoch(done: int, total: int, loss: float) -> None:
-      report(done, total, "" if math.isnan(loss) else f"loss={loss:.3f}")
-
+        progress.reported(label, "epoch") as on_epoch):
     return fit.fit(
         model, task, setting, _folder(output, task, setting.spec),
         outliers=outliers.of(setting.spec), about=about,

@@ -14,7 +14,7 @@ def identity_of(
     *,
     memory: pathlib.Path | None = None,
     num_threads: int = 4,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
   """The identity of a set: ids, labels, class names, and what its files hold.
 
@@ -23,8 +23,7 @@ def identity_of(
     memory: File that keeps the digests of all files with size and time, so
       that the next call reads only what has changed; none is kept if None.
     num_threads: Threads that read files.
-    progress: Function called with the number of files that were looked at
-      since.
+    progress: Function called with (files looked at, files in all).
 
   Raises:
     OSError: A file cannot be read; names it.
@@ -43,7 +42,7 @@ def identity_of_pairs(
     *,
     memory: pathlib.Path | None = None,
     num_threads: int = 4,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
   """The identity of pairs: ids, captions, and what the images' files hold.
 
@@ -51,8 +50,7 @@ def identity_of_pairs(
     pair_set: The pairs; no image is decoded.
     memory: See `identity_of`, as the others.
     num_threads: Number of threads that read files.
-    progress: Function called with the number of files that were looked at
-      since.
+    progress: Function called with (files looked at, files in all).
 
   Raises:
     OSError: A file cannot be read; names it.

@@ -10,6 +10,9 @@ from jaxcal.typing import Int
 from jaxcal.typing import Positions
 from jaxcal.typing import UInt8
 
+# Of the images whose ids are in both sets.
+_COMPARED = 8
+
 
 class ImageSet(NamedTuple):
   """Labelled images that are decoded only when they are read.
@@ -86,6 +89,29 @@ def check(image_set: ImageSet) -> None:
     seen.add(example_id)
 
 
+def check_apart(target: ImageSet, other: ImageSet, *, split: str) -> None:
+  """Refuses images to choose or to fit by that are judged, too.
+
+  Args:
+    target: Image set that is judged.
+    other: Image set of other images of the same classes.
+    split: Name of the split that the others are of, for the message.
+
+  Raises:
+    ValueError: The other set has other classes, or images of the target.
+  """
+  if other.class_names != target.class_names:
+    raise ValueError(f"{other.name} has other classes than {target.name}; both "
+                     "must have the same")
+  shared = _shared_ids(target, other)
+  if shared:
+    raise ValueError(
+        f"{len(shared)} images of {target.name} are in the split {split!r} of "
+        f"{other.name}, too, the first one {shared[0]!r}; choose another split "
+        "or set (folders and CSV files have no splits), or none with "
+        "--config.temperature.split=none")
+
+
 def take(image_set: ImageSet, indices: Positions) -> ImageSet:
   """The images at the given positions, in the given order.
 
@@ -151,6 +177,16 @@ def limit(image_set: ImageSet, num_images: int) -> ImageSet:
   rank[by_class] = np.arange(len(labels)) - starts
   order = np.lexsort((labels, rank))
   return take(image_set, order[:num_images])
+
+
+def _shared_ids(target, other):
+  """Ids of images in both; two folders may call different images alike."""
+  position = {image_id: i for i, image_id in enumerate(other.ids)}
+  both = [i for i, image_id in enumerate(target.ids) if image_id in position]
+  same = any(
+      np.array_equal(target.read(i), other.read(position[target.ids[i]]))
+      for i in both[:_COMPARED])
+  return [target.ids[i] for i in both] if same else []
 
 
 def _is_text(name):

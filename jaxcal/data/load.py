@@ -1,10 +1,11 @@
-"""A name or a path becomes an image set: shipped, benchmark, stored, own.
+"""A name or a path becomes an image set, or pairs of image and caption.
 
   from jaxcal.data import load
   load.images("digits")                       # ships with jaxcal
   load.images("dtd", root="~/data")           # a benchmark set below a folder
   load.images("photos")                       # a folder of a folder per class
   load.images("photos", store="features")     # what was seen of it
+  load.pairs("laion/{00000..00059}.tar")      # as img2dataset writes them
 """
 
 from collections.abc import Callable
@@ -18,12 +19,17 @@ from jaxcal import spelling
 from jaxcal.data import catalogue
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import pairs as pairs_lib
 from jaxcal.data import sources
+from jaxcal.data import tfds
 from jaxcal.features import store as stores
 from jaxcal.storage import paths
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import protocol
 
+# Numbers of pairs where none is given: of the testbed, and as published.
+TESTBED_PAIRS = 8192
+PUBLISHED_PAIRS = 327_680
 _CLASSES = ("all", "base", "new")
 
 
@@ -86,6 +92,49 @@ def images(
   found = _of_classes(found, classes)
   paths.check_name(found.name)  # of folders and files
   return image_sets.limit(found, limit) if limit else found
+
+
+def pairs(
+    source: str | os.PathLike = "testbed",
+    *,
+    num_pairs: int | None = None,
+    root: str | os.PathLike | None = None,
+    split: str = "train",
+    progress: Callable[[int, int], None] | None = None,
+) -> pairs_lib.PairSet:
+  """Images with captions by their source, the first ones of it.
+
+  Pairs of labelled images and templates are made by `pairs.labelled`.
+
+  Args:
+    source: "testbed" (fresh draws from the shipped model's training scenes), a
+      CSV file, see `pairs.csv_file`, tars, see `pairs.webdataset`, or
+      "tfds:NAME" for captions that tensorflow-datasets prepared.
+    num_pairs: Number of pairs at most; `TESTBED_PAIRS` or `PUBLISHED_PAIRS`
+      if None.
+    root: Folder that holds prepared sets, for "tfds:NAME".
+    split: Split of a prepared set.
+    progress: Function called with (tars looked at, tars in all).
+
+  Raises:
+    FileNotFoundError: Nothing lies there.
+    ValueError: There are no usable pairs, or no root is given.
+  """
+  if source == "testbed":
+    # Late: behind it is the training program, whose imports take a while.
+    from jaxcal.testbed import pairs as testbed_pairs
+    return testbed_pairs.load(num_pairs or TESTBED_PAIRS)
+  number, path = num_pairs or PUBLISHED_PAIRS, os.path.expanduser(source)
+  if isinstance(source, str) and source.startswith("tfds:"):
+    if root is None:
+      raise ValueError(f"--pairs={source} needs the folder that holds prepared "
+                       "sets: --config.data.root=...")
+    return pairs_lib.limit(tfds.read_pairs(
+        os.path.expanduser(root), source.removeprefix("tfds:"), split=split),
+                           number)
+  if path.endswith(".csv"):
+    return pairs_lib.limit(pairs_lib.csv_file(path), number)
+  return pairs_lib.webdataset(path, max_pairs=number, progress=progress)
 
 
 def is_known(name: str) -> bool:

@@ -91,7 +91,7 @@ def identity_of_images(
     folder: pathlib.Path,
     *,
     num_threads: int = 4,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
   """The identity of images whose features a folder keeps.
 
@@ -100,8 +100,7 @@ def identity_of_images(
     folder: Folder of `from_images`, which remembers what the files hold, so
       that only those that have changed are read again.
     num_threads: Threads that read files.
-    progress: Function called with the number of files that were looked at
-      since.
+    progress: Function called with (files looked at, files in all).
   """
   return contents.identity_of(images, memory=folder / _MEMORY,
                               num_threads=num_threads, progress=progress)

@@ -16,6 +16,7 @@ processes it was written.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import dataclasses
 import functools
 import hashlib
 import json
@@ -26,7 +27,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcal import precision
+from jaxcal import provenance
+from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import views
 from jaxcal.storage import atomic
 from jaxcal.storage import identity
 from jaxcal.storage import paths
@@ -126,6 +130,41 @@ class Batch(NamedTuple):
   pooled: Float[np.ndarray, "b w"]
   positions: Int[np.ndarray, "b"]
   mask: Bool[np.ndarray, "b"]
+
+
+def manifest_of(
+    model: checkpoint.Model,
+    image_set: image_sets.ImageSet,
+    *,
+    recipe: views.Recipe,
+    seed: int,
+    dtype: str = "float16",
+    chunk_size: int = 256,
+    contents: str | None = None,
+) -> Manifest:
+  """What a store of the features of these images must be of.
+
+  Args:
+    model: Model from `tasks.load`.
+    image_set: The images; none is read.
+    recipe: Recipe of the views.
+    seed: Seed of the views.
+    dtype: Type of the stored values, one of `DTYPES`.
+    chunk_size: Images per chunk.
+    contents: Digest of the images' files, see `data.contents`.
+  """
+  return Manifest(
+      model=model.name, model_fingerprint=model.fingerprint,
+      data=image_set.name, data_fingerprint=data_fingerprint(image_set),
+      contents_fingerprint=contents,
+      views=json.loads(json.dumps(dataclasses.asdict(recipe))), seed=seed,
+      image_dtype=model.config.vision.precision,
+      num_images=len(image_set.ids), num_views=recipe.num_views,
+      feature_size=model.config.projection,
+      pooled_size=sum(model.config.pooled_sizes),
+      dtype=dtype, chunk_size=chunk_size,
+      versions={name: str(value)
+                for name, value in provenance.describe().items()})
 
 
 def data_fingerprint(image_set: image_sets.ImageSet) -> str:

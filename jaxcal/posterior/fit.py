@@ -5,8 +5,9 @@ Kronecker factors block by block. What lies in the folder is used again only
 where it is of the same pairs, model and precisions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import functools
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -28,11 +29,14 @@ from jaxcal.features import pooled
 from jaxcal.metrics import scoring
 from jaxcal.posterior import curvature
 from jaxcal.posterior import files
+from jaxcal.posterior import head
 from jaxcal.posterior import inputs
 from jaxcal.posterior import marginal
 from jaxcal.posterior import predictive
+from jaxcal.posterior import released
 from jaxcal.storage import atomic
 from jaxcal.storage import identity
+from jaxcal.storage import output_folder
 from jaxcal.storage import pytree
 from jaxcal.typing import Float
 from jaxcal.typing import Pooled
@@ -44,8 +48,12 @@ PSEUDO_COUNTS = (1.0, 4.0, 10.0, 40.0, 100.0, 400.0, 1000.0)
 # Of the prior precisions with the largest evidence, likewise.
 PRIOR_FACTORS = (0.1, 1.0, 10.0, 100.0)
 # In the folder: unfinished work, and digests of the images' files.
-WORK = "work"
-MEMORY = "digests.npz"
+_WORK = "work"
+_MEMORY = "digests.npz"
+# All that a fit, an import and their reports write there.
+_WRITTEN = (
+    r"factors\.npz|spectra\.(npz|svg)|manifest\.json|posterior\.(npz|json)"
+    r"|priors\.md|digests\.npz")
 _SUMS = "sums.npz"
 
 _MOST_UNUSABLE = 0.5
@@ -119,19 +127,68 @@ def fit(
   report = progress or (lambda stage, done, total: None)
   asked = identity_of(
       model, pairs, candidates=candidates, folder=folder,
-      num_threads=num_threads, progress=report)
+      num_threads=num_threads, progress=functools.partial(report, "files"))
   found = _finished(folder, asked)
   if found is None:
     features = _features(
-        model, pairs, folder / WORK / "features", asked, report, on_unusable,
+        model, pairs, folder / _WORK / "features", asked, report, on_unusable,
         batch_size=batch_size, num_threads=num_threads)
-    factors = _factors(model, features, candidates, folder / WORK, asked,
+    factors = _factors(model, features, candidates, folder / _WORK, asked,
                        report)
     found = files.fitted(factors, _describe(model, pairs, factors, asked))
   evidence = choose(found)
   files.write(folder, found, evidence)
-  _remove_work(folder / WORK)
+  _remove_work(folder / _WORK)
   return Fit(found, evidence)
+
+
+def of_released(
+    found: released.Released,
+    source: str | os.PathLike,
+    *,
+    model: checkpoint.Model | None = None,
+    weight_norm2: Mapping[str, float] | None = None,
+    pseudo_count: float = files.PSEUDO_COUNT,
+) -> Fit:
+  """Released factors with prior precisions that are fitted anew.
+
+  Args:
+    found: Factors from `released.read_folder`.
+    source: Folder of these, for the record.
+    model: Model that they are of; not needed where `weight_norm2` is given.
+    weight_norm2: Sum of squares of the projection's weights, by side; those of
+      the model if None.
+    pseudo_count: How often each pair's curvature counts, > 0.
+
+  Raises:
+    ValueError: They are of another model, or neither model nor weights are
+      given.
+  """
+  if weight_norm2 is None:
+    if model is None:
+      raise ValueError("expected a model, or weight_norm2 of its projections")
+    weight_norm2 = _weight_norm2(model)
+  fitted = released.fitted(
+      found, name=pathlib.Path(source).name, weight_norm2=weight_norm2,
+      model=model.name if model else None,
+      model_fingerprint=model.fingerprint if model else None)
+  evidence = files.maximise_evidence(fitted, pseudo_count)
+  if model is not None:
+    head.check(files.posterior(fitted, evidence),
+               {"model_fingerprint": model.fingerprint}, model, source)
+  return Fit(fitted, evidence)
+
+
+def clear(folder: str | os.PathLike) -> list[str]:
+  """Removes a posterior from its folder, for another one; all else stays.
+
+  Args:
+    folder: Folder of `fit` or of `jaxcal posterior`; it may be missing.
+
+  Returns:
+    What was kept, by its path in the folder.
+  """
+  return output_folder.remove_written(folder, _WRITTEN, (_WORK,))
 
 
 def identity_of(
@@ -141,7 +198,7 @@ def identity_of(
     candidates: int,
     folder: pathlib.Path,
     num_threads: int = 4,
-    progress: inputs.Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
   """The identity of Kronecker factors: all that enters them.
 
@@ -151,13 +208,13 @@ def identity_of(
     candidates: Number of candidates, see `fit`.
     folder: Folder that remembers what the images' files hold.
     num_threads: Threads that read files.
-    progress: Function called as by `fit`.
+    progress: Function called with (files looked at, files in all).
   """
   return {
       **pooled.identity_of_towers(model),
       **contents.identity_of_pairs(
-          pairs, memory=folder / MEMORY, num_threads=num_threads,
-          progress=inputs.counting(progress, "files", len(pairs.ids))),
+          pairs, memory=folder / _MEMORY, num_threads=num_threads,
+          progress=progress),
       "candidates": candidates}
 
 
@@ -217,7 +274,6 @@ def _finished(folder, asked):
 
 def _describe(model, pairs, factors, asked):
   """What the manifest says of factors."""
-  sides = inputs.projections(model).items()
   return {
       "model": model.name,
       "model_fingerprint": model.fingerprint,
@@ -226,10 +282,15 @@ def _describe(model, pairs, factors, asked):
       "num_pairs": len(pairs.ids),
       "left_out": dict(pairs.skipped),
       "num_unusable": len(pairs.ids) - factors["image"].num_pairs,
-      "weight_norm2": {side: inputs.weight_norm2(one) for side, one in sides},
+      "weight_norm2": _weight_norm2(model),
       "identity": asked,
       "provenance": provenance.describe(),
   }
+
+
+def _weight_norm2(model):
+  return {side: inputs.weight_norm2(one)
+          for side, one in inputs.projections(model).items()}
 
 
 def _features(

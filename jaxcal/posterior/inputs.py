@@ -79,28 +79,3 @@ def task(
           num_threads=num_threads, progress=progress),
       np.asarray(images.labels),
       np.asarray(text.encode.pooled(text.context), np.float32))
-
-
-def counting(
-    progress: Progress | None, stage: str, total: int
-) -> Callable[[int], None]:
-  """From what was done since to what is done in all.
-
-  Args:
-    progress: Function called with the stage and the numbers done and in all, if
-      at all.
-    stage: Name of the stage.
-    total: Number of its units.
-
-  Returns:
-    What takes the number of units that were done since its last call.
-  """
-  done = 0
-
-  def count(number):
-    nonlocal done
-    done += number
-    if progress is not None:
-      progress(stage, done, total)
-
-  return count

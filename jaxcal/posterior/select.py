@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import predictions as predictions_lib
+from jaxcal import spelling
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
@@ -75,8 +76,8 @@ def cells(
   """
   for name in strategies:
     if name not in selection.STRATEGIES:
-      raise ValueError(f"unknown strategy {name!r}; choose from: "
-                       f"{', '.join(selection.STRATEGIES)}.")
+      raise ValueError(f"unknown strategy {name!r}; "
+                       f"{spelling.choices(name, selection.STRATEGIES)}")
   for what, values in (("strategies", strategies), ("budgets", budgets),
                        ("seeds", seeds)):
     if not len(values) or len(set(values)) < len(values):
@@ -164,6 +165,27 @@ def select(
   return found
 
 
+def selected(
+    found: Mapping[str, str | os.PathLike],
+    *,
+    strategies: Sequence[str],
+    budget: int,
+    seeds: Sequence[int],
+) -> dict[str, list[list[str]]]:
+  """Ids of the images to label, in the order of choosing, by strategy and seed.
+
+  Args:
+    found: Paths of the predictions by name, from `select`.
+    strategies: Strategies, as given there.
+    budget: Number of labels; smaller ones are the beginnings.
+    seeds: Seeds of choosing.
+  """
+  return {
+      strategy: [predictions_lib.settings(found[name_of(
+          finetuning.Cell(strategy, seed, budget))])["selected"]
+                 for seed in seeds] for strategy in strategies}
+
+
 def look(
     study: Study,
     folder: pathlib.Path,
@@ -192,7 +214,9 @@ def look(
   """
   wanted = list(wanted)
   _check_pool(study, max(cell.budget for cell in wanted))
-  asked = _identities(study, folder, wanted, num_threads, progress)
+  asked = _identities(
+      study, folder, wanted, num_threads,
+      progress or (lambda stage, done, total: None))
   return asked, {name for name, one in asked.items()
                  if predictions_lib.is_there(
                      folder / name, one, way_out=_WAY_OUT)}
@@ -217,7 +241,7 @@ def _check_pool(study, budget):
                        f"{study.target.name}; both must have the same")
 
 
-def _identities(study, folder, wanted, num_threads, progress):
+def _identities(study, folder, wanted, num_threads, report):
   """The identity of each prediction, by name."""
   places = _places(study)
   of_sets = {
@@ -225,8 +249,7 @@ def _identities(study, folder, wanted, num_threads, progress):
       for place, images in places.items()
       for key, value in pooled.identity_of_images(
           images, folder / _FEATURES / place, num_threads=num_threads,
-          progress=inputs.counting(
-              progress, f"{place}: files", len(images.ids))).items()}
+          progress=functools.partial(report, f"{place}: files")).items()}
   common = {
       **pooled.identity_of_towers(study.model),
       "prompt.template": study.template, **of_sets,

@@ -128,7 +128,7 @@ def file_digests(
     *,
     spans: Sequence[tuple[int, int | None]] | None = None,
     num_threads: int = 4,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Digests:
   """What files hold; those of known size and time are not read again.
 
@@ -138,8 +138,7 @@ def file_digests(
     spans: First byte and length (None: to the end) of the part of each file
       that counts, such as a member of a tar; whole files if None.
     num_threads: Threads that read.
-    progress: Function called with the number of files that were looked at
-      since.
+    progress: Function called with (files looked at, files in all).
 
   Raises:
     OSError: A file cannot be read; names it.
@@ -162,10 +161,12 @@ def file_digests(
     return len(rows)
 
   with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-    for done in pool.map(look, np.array_split(
-        np.arange(len(paths)), max(1, len(paths) // 64))):
+    done = 0
+    for number in pool.map(look, np.array_split(
+        np.arange(n), max(1, n // 64))):
+      done += number
       if progress is not None:
-        progress(done)
+        progress(done, n)
   return found
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcal import config as config_lib
+from jaxcal import config_file
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
@@ -261,7 +262,7 @@ class NamesTest(_AtHome):
     (self.home / "mine.py").write_text(
         "from jaxcal import config\nget_config = config.ExperimentConfig\n")
     self.assertEqual(
-        config_files.load("~/mine.py"), config_lib.ExperimentConfig())
+        config_file.load("~/mine.py"), config_lib.ExperimentConfig())
 
 
 class MeantTest(_AtHome):

@@ -1,6 +1,5 @@
 """How the command starts: -m, --version, --help, configs, and its errors."""
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -14,8 +13,8 @@ from absl.testing import parameterized
 
 import jaxcal
 from jaxcal import config as config_lib
+from jaxcal import config_file
 from jaxcal.adapt import methods
-from jaxcal.cli import config_files
 from jaxcal.cli import main
 from jaxcal.data import catalogue
 from jaxcal.testbed import sets
@@ -30,7 +29,7 @@ _TINY = ("--config.data.name=digits", "--config.data.limit=2",
 # Comes to the fields, and no further.
 _STOP = "--config.data.split=nowhere"
 _STOPPED = "unknown split 'nowhere'"
-_SHIPPED = ["bayesvlm", "dor_base_to_new", "quickstart", "testbed"]
+_SHIPPED = list(config_file.shipped())
 _GOOD = ("from jaxcal import config\n\n\ndef get_config():\n"
          "  experiment = config.ExperimentConfig()\n"
          "  experiment.data.split = 'mine'\n  return experiment\n")
@@ -107,47 +106,11 @@ class ConfigTest(_InAFolder):
     self.assertEqual(about["config.metrics.num_bins"],
                      config_lib.MetricsConfig().num_bins)
 
-  def test_the_defaults_are_those_of_the_dataclass(self):
-    self.assertEqual(
-        config_files.load("defaults"), config_lib.ExperimentConfig())
-
-  def test_shipped_ones_are_the_files_that_people_edit(self):
-    self.assertEqual(list(config_files.shipped()), _SHIPPED)
-    for name, path in config_files.shipped().items():
-      self.assertEqual(path, command.ROOT / "configs" / f"{name}.py")
-      spec = importlib.util.spec_from_file_location(name, path)
-      module = importlib.util.module_from_spec(spec)
-      spec.loader.exec_module(module)
-      config = config_files.load(name)
-      self.assertEqual(config, module.get_config())
-      self.assertNotEqual(config, config_lib.ExperimentConfig())
-    self.assertEqual(config_files.load("quickstart").data.limit, 250)
-
-  def test_an_installed_package_has_them_inside(self):
-    inside = self.folder / "jaxcal" / "configs"
-    inside.mkdir(parents=True)
-    (inside / "theirs.py").write_text(_GOOD)
-    (inside / "__init__.py").write_text("")
-    (self.folder / "configs").mkdir()
-    (self.folder / "configs" / "other.py").write_text(_GOOD)
-    with mock.patch.object(
-        jaxcal, "__file__", str(self.folder / "jaxcal" / "__init__.py")):
-      self.assertEqual(
-          config_files.shipped(), {"theirs": inside / "theirs.py"})
-      self.assertEqual(config_files.load("theirs").data.split, "mine")
-
   def test_a_file_comes_before_a_shipped_name_and_a_folder_does_not(self):
     (self.folder / "quickstart").mkdir()
     self._refused(_STOPPED, "evaluate", "--config=quickstart", _STOP)
     self._write("testbed", _GOOD)
     self._refused("unknown split 'mine'", "evaluate", "--config=testbed")
-
-  def test_a_file_is_read_anew(self):
-    path = self.folder / "mine.py"
-    for split in ("here", "gone"):  # of one size, and within a second
-      path.write_text(_GOOD.replace("mine", split))
-      self.assertEqual(config_files.load(str(path)).data.split, split)
-    self.assertEqual(list(self.folder.iterdir()), [path])
 
   def test_a_dataclass_of_its_own(self):
     name = self._write(
@@ -283,7 +246,7 @@ class ListTest(_InAFolder):
   def test_a_config_that_is_being_edited(self):
     path = self.folder / "mine.py"
     with mock.patch.object(
-        config_files, "shipped", lambda: {"mine": path, "other": path}):
+        config_file, "shipped", lambda: {"mine": path, "other": path}):
       path.write_text('"""Mine, at last.\n\nMore."""\nraise ValueError\n')
       self.assertEqual(self._list("configs")["mine"], "Mine, at last.")
       path.write_text("\ndef get_config(:\n")

@@ -6,36 +6,14 @@ import subprocess
 import sys
 
 from absl.testing import absltest
-from absl.testing import parameterized
 import numpy as np
 
 from jaxcal import predictions
-from jaxcal.cli import output_files
 from jaxcal.features import store as stores
 from jaxcal.storage import atomic
 from jaxcal.storage import lock
 from jaxcal.storage import process
 from tests.cli import command
-
-_OWN = (
-    "digests/pets base.digests.npz",
-    "run.json", "results.jsonl", "results.md", "differences.jsonl",
-    "report.html", "diagram-my set.svg", "losses-shapes.svg",
-    "learning-digits.svg", "selected-digits.json", "weight-digits.svg",
-    "views.number-digits.svg", "predictions/digits/soc.npz",
-    "predictions/digits/soc.json", "predictions/digits/validation/soc.json",
-    "predictions/digits/validation/soc.npz",
-    "predictions/digits/parts-0a1b/about.json",
-    "predictions/digits/parts-0a1b/00000008.npz",
-    "predictions/digits/parts-0a1b/streams.npz", "predictions/digits/fpp.npz",
-    "features/train/about.json", "features/train/00000000.npz",
-    "tuned/shapes/coop/seed-1.safetensors", "tuned/shapes/coop/seed-1.json",
-    "tuned/shapes/coop/state-1.npz")
-_FOREIGN = (
-    "notes.txt", "run.json.bak", "figure.svg", "my-figure.svg", "a/b/run.json",
-    "predictions/digits/notes.json", "predictions/digits/lists.npz",
-    "predictions/digits/00000008.npz.damaged", "tuned/model.safetensors",
-    "recalibrated-temperature-0a1b/run.json", ".hidden")
 
 
 def _files(folder):
@@ -43,47 +21,7 @@ def _files(folder):
                 for path in folder.rglob("*") if path.is_file())
 
 
-class ClearTest(absltest.TestCase):
-
-  def setUp(self):
-    super().setUp()
-    self.folder = pathlib.Path(self.create_tempdir().full_path)
-
-  def _make(self, names):
-    for name in names:
-      (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-      (self.folder / name).touch()
-
-  def test_nothing_stays_of_a_run(self):
-    half = atomic.leftover_name(process.current())
-    self._make((*_OWN, half, f"predictions/digits/{half}"))
-    self.assertEmpty(output_files.remove_written(self.folder))
-    self.assertEmpty(list(self.folder.iterdir()))
-    self.assertEmpty(output_files.remove_written(self.folder / "nowhere"))
-
-  def test_all_else_stays(self):
-    self._make((*_OWN, *_FOREIGN, lock.NAME))
-    kept = output_files.remove_written(self.folder)
-    self.assertCountEqual(kept, [
-        name for name in _FOREIGN if name.count("/") != 2 or "pred" in name
-        if not name.startswith(("a/", "recalibrated"))] + [
-            "a", "recalibrated-temperature-0a1b"])
-    self.assertEqual(_files(self.folder), sorted((*_FOREIGN, lock.NAME)))
-
-  def test_links_are_not_followed(self):
-    elsewhere = pathlib.Path(self.create_tempdir().full_path)
-    (elsewhere / "soc.npz").touch()
-    (elsewhere / "soc.json").touch()
-    (self.folder / "predictions").mkdir()
-    (self.folder / "predictions" / "digits").symlink_to(elsewhere)
-    (self.folder / "answers").symlink_to(elsewhere)
-    self.assertEqual(
-        output_files.remove_written(self.folder), ["predictions/digits"])
-    self.assertLen(list(elsewhere.iterdir()), 2)
-    self.assertFalse((self.folder / "answers").exists())
-
-
-class CommandTest(parameterized.TestCase):
+class CommandTest(absltest.TestCase):
 
   def setUp(self):
     super().setUp()
@@ -142,15 +80,6 @@ class CommandTest(parameterized.TestCase):
     self.assertRegex(error, f"jaxcal: {self.output} is taken over from a run "
                      "that ended without giving it back: process .*, since")
     self.assertFalse({left.name, lock.NAME} & set(_files(self.output)))
-
-  @parameterized.parameters("", "{", "[1]")
-  def test_a_damaged_run_json_is_named(self, text):
-    self.output.mkdir()
-    path = self.output / "run.json"
-    path.write_text(text)
-    with self.assertRaisesRegex(
-        ValueError, "run.json is damaged .*give another --output"):
-      output_files.read_settings(path)
 
   def test_damaged_parts_and_predictions(self):
     status, _, error = self._evaluate()

@@ -111,5 +111,30 @@ class LimitTest(parameterized.TestCase):
       image_sets.limit(_image_set(), 0)
 
 
+class ApartTest(absltest.TestCase):
+
+  def test_other_images_of_the_same_classes(self):
+    image_sets.check_apart(
+        _image_set(), _image_set(ids=tuple("abcdef")), split="train")
+    # Another folder may give the same names to other images.
+    image_sets.check_apart(
+        _image_set(), _image_set(read=lambda position: np.zeros(
+            (2, 3, 3), np.uint8) + 99), split="train")
+
+  def test_the_same_images(self):
+    other = image_sets.take(_image_set(), np.array([5, 1]))._replace(
+        name="more")
+    with self.assertRaisesRegex(
+        ValueError, "^2 images of birds are in the split 'train' of more, too, "
+        "the first one 'w2'; choose another split"):
+      image_sets.check_apart(_image_set(), other, split="train")
+
+  def test_other_classes(self):
+    other = _image_set(class_names=("wren", "rook", "cat"), name="more")
+    with self.assertRaisesRegex(
+        ValueError, "more has other classes than birds; both must have"):
+      image_sets.check_apart(_image_set(), other, split="train")
+
+
 if __name__ == "__main__":
   absltest.main()

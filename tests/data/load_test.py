@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import tarfile
 from unittest import mock
 
 from absl import logging
@@ -14,7 +15,9 @@ from PIL import Image
 from jaxcal.data import catalogue
 from jaxcal.data import contents
 from jaxcal.data import load
+from jaxcal.data import tfds
 from jaxcal.features import store as stores
+from jaxcal.testbed import pairs as testbed_pairs
 from jaxcal.testbed import sets as testbed_sets
 
 
@@ -166,6 +169,45 @@ class NamesOfOthersTest(_InAFolder):
                   "('T shirt', 'T shirt', 't shirt')", said)
     _folder(self.here / "others", ("shirt", "sock"))
     self.assertEqual(self._words("others")[1], "")
+
+
+class PairsTest(_InAFolder):
+
+  def test_of_the_testbed(self):
+    found = load.pairs(num_pairs=3)
+    self.assertEqual(found.ids, testbed_pairs.load(3).ids)
+    self.assertLen(load.pairs().ids, load.TESTBED_PAIRS)
+
+  def test_tars_and_a_list(self):
+    picture = _folder(self.here / "data", ("cat",)) / "cat" / "0.png"
+    with tarfile.open(self.here / "0.tar", "w") as tar:
+      for number in range(3):
+        (self.here / f"{number}.txt").write_text("a cat")
+        tar.add(picture, f"{number}.png")
+        tar.add(self.here / f"{number}.txt", f"{number}.txt")
+    told = []
+    found = load.pairs("~/0.tar", num_pairs=2,
+                       progress=lambda *numbers: told.append(numbers))
+    self.assertEqual(found.ids, ("0.tar/0", "0.tar/1"))
+    self.assertEqual(told[-1], (1, 1))
+    (self.here / "some.csv").write_text(
+        "path,caption\ndata/cat/0.png,a cat\ndata/cat/1.png,a dog\n")
+    for path in ("some.csv", self.here / "some.csv"):
+      self.assertEqual(load.pairs(path).captions, ("a cat", "a dog"))
+      self.assertEqual(load.pairs(path, num_pairs=1).captions, ("a cat",))
+
+  def test_prepared(self):
+    with mock.patch.object(tfds, "read_pairs", autospec=True) as read:
+      read.return_value = testbed_pairs.load(3)
+      found = load.pairs("tfds:coco", root="~/data", split="test", num_pairs=2)
+    read.assert_called_once_with(f"{self.here}/data", "coco", split="test")
+    self.assertLen(found.ids, 2)
+    with self.assertRaisesRegex(ValueError, "needs the folder that holds"):
+      load.pairs("tfds:coco")
+
+  def test_what_is_not_there(self):
+    with self.assertRaisesRegex(FileNotFoundError, "no tar matches nowhere"):
+      load.pairs("nowhere")
 
 
 class StoreTest(_InAFolder):

@@ -16,6 +16,7 @@ from jaxcal.posterior import fit
 from jaxcal.posterior import head
 from jaxcal.posterior import inputs
 from jaxcal.posterior import laplace
+from jaxcal.posterior import released
 from jaxcal.testbed import pairs as testbed_pairs
 from jaxcal.testbed import sets
 
@@ -50,6 +51,35 @@ class FitTest(absltest.TestCase):
 
   def _new_folder(self):
     return pathlib.Path(self.create_tempdir().full_path, "new")
+
+  def test_clear_leaves_what_is_not_of_a_posterior(self):
+    folder = self._new_folder()
+    self._fit(folder)
+    (folder / "notes.txt").write_text("mine")
+    self.assertEqual(fit.clear(folder), ["notes.txt"])
+    self.assertEqual([path.name for path in folder.iterdir()], ["notes.txt"])
+    self._fit(folder, candidates=4)  # nothing of the first is in the way
+
+  def test_of_released_factors(self):
+    found = released.Released(
+        **self.fitted.found.factors, prior={}, asymmetry={})
+    fitted = fit.of_released(
+        found, "some/where", model=self.model, pseudo_count=10)
+    self.assertEqual(fitted.evidence, files.maximise_evidence(
+        self.fitted.found, 10))
+    self.assertEqual(fitted.found.manifest["released"]["folder"], "where")
+    self.assertEqual(fitted.found.manifest["model"], "testbed")
+    norms = {"image": 3.0, "text": 4.0}
+    fitted = fit.of_released(found, "some/where", weight_norm2=norms)
+    self.assertEqual(fitted.found.manifest["weight_norm2"], norms)
+    self.assertIsNone(fitted.found.manifest["model_fingerprint"])
+    with self.assertRaisesRegex(ValueError, "expected a model, or"):
+      fit.of_released(found, "some/where")
+    small = curvature.Factors(np.eye(6), np.eye(4), 7)
+    with self.assertRaisesRegex(
+        ValueError, "some/where does not belong to testbed"):
+      fit.of_released(released.Released(small, small, {}, {}), "some/where",
+                      model=self.model)
 
   def test_progress_of_every_stage(self):
     for stage, total in (("pairs", _NUM_PAIRS), ("curvature", 3)):

@@ -2,6 +2,7 @@
 
 from jaxcal import lazy
 
-__all__ = ["bayesian", "engine", "family", "flatness", "methods"]
+__all__ = ["bayesian", "engine", "family", "flatness", "methods", "pretraining",
+           "published"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

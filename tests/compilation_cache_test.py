@@ -1,7 +1,5 @@
-"""Where the command keeps compiled programs, and when it does not."""
+"""Where compiled programs are kept, and when they are not."""
 
-import contextlib
-import io
 import os
 import pathlib
 import subprocess
@@ -9,12 +7,11 @@ import sys
 from unittest import mock
 
 from absl.testing import absltest
-from absl.testing import flagsaver
 from absl.testing import parameterized
 import jax
 import jaxlib
 
-from jaxcal.cli import compilation_cache
+from jaxcal import compilation_cache
 from tests.cli import command
 
 _DIR = "JAX_COMPILATION_CACHE_DIR"
@@ -61,12 +58,14 @@ class CompilationCacheTest(parameterized.TestCase):
     jax.config.update("jax_enable_compilation_cache", enabled)
 
   def _use(self):
-    """The folder that JAX keeps programs in, and what is said."""
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    """The folder that JAX keeps programs in, and why there is none."""
+    said = ""
+    try:
       compilation_cache.use()
+    except compilation_cache.NotPrivate as error:
+      said = str(error)
     found = jax.config.jax_compilation_cache_dir
-    return found and pathlib.Path(found), said.getvalue()
+    return found and pathlib.Path(found), said
 
   def test_in_a_folder_of_the_users_own(self):
     found, said = self._use()
@@ -121,10 +120,18 @@ class CompilationCacheTest(parameterized.TestCase):
       self.assertEqual(self._use(), (None, ""))
     access.assert_called_once_with(self.folder, os.W_OK)
 
-  def test_off_by_its_flag(self):
-    with flagsaver.flagsaver(compilation_cache=False):
-      self.assertEqual(self._use(), (None, ""))
+  def test_the_commands_flag_and_what_it_says(self):
+    start = lambda *flags: command.here(
+        "evaluate", "--config.data.name=x", *flags)[2]
+    self.assertStartsWith(start("--nocompilation_cache"), "jaxcal: unknown ima")
     self.assertFalse(self.folder.exists())
+    with mock.patch.object(os, "getuid", return_value=os.getuid() + 1):
+      said = start()
+    self.assertStartsWith(said, "jaxcal: compiled programs are not kept, since")
+    self.assertIn("give --nocompilation_cache\njaxcal: unknown image", said)
+    self.assertIsNone(jax.config.jax_compilation_cache_dir)
+    start()
+    self.assertIsNotNone(jax.config.jax_compilation_cache_dir)
 
   def test_a_folder_of_somebody_else_is_not_used(self):
     user = os.getuid()
@@ -132,7 +139,7 @@ class CompilationCacheTest(parameterized.TestCase):
       found, said = self._use()
     self.assertIsNone(found)
     self.assertStartsWith(
-        said, f"jaxcal: compiled programs are not kept, since {self.folder} "
+        said, f"compiled programs are not kept, since {self.folder} "
         f"must belong to you (user {user + 1})")
     self.assertLen(said.splitlines(), 1)
 

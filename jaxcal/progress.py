@@ -1,7 +1,16 @@
-"""Progress bars, drawn by the first process alone."""
+"""Progress bars for what takes long, drawn by the first process alone.
+
+Library functions draw none, but take a function that says how far they are:
+
+  with progress.reported("training", "epoch") as report:
+    fit.fit(method, ..., on_epoch=report)
+  with progress.of_stages() as report:
+    posterior.fit.fit(model, pairs, folder, progress=report)
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import math
 import sys
 from typing import Any
 
@@ -29,24 +38,28 @@ def bar(
 
 @contextlib.contextmanager
 def reported(
-    name: str, unit: str = "image") -> Iterator[Callable[..., None]]:
-  """A function of (done, total) that draws a bar from its first call on.
-
-  It takes a note to stand behind the bar as a third argument.
+    name: str, unit: str = "image", *, delay: float = 0
+) -> Iterator[Callable[..., None]]:
+  """One bar, drawn from the first call on: of quick work there is nothing.
 
   Args:
     name: Text in front of the bar.
     unit: Name of a unit.
+    delay: Seconds before the bar is shown, for work that is quick as a rule.
+
+  Yields:
+    What a library function calls with the numbers of units done and in all, and
+    perhaps with a loss, which stands behind the bar unless it is NaN.
   """
   with contextlib.ExitStack() as stack:
     drawn: Any = None
 
-    def report(done, total, note=""):
+    def report(done: int, total: int, loss: float = math.nan) -> None:
       nonlocal drawn
       if drawn is None:
-        drawn = stack.enter_context(bar(name, total, unit))
-      if note:
-        drawn.set_postfix_str(note, refresh=False)
+        drawn = stack.enter_context(bar(name, total, unit, delay=delay))
+      if not math.isnan(loss):
+        drawn.set_postfix_str(f"loss={loss:.3f}", refresh=False)
       drawn.update(done - drawn.n)
 
     yield report
@@ -70,7 +83,7 @@ def of_stages(
     current: str | None = None
     drawn: Any = None
 
-    def report(stage, done, total):
+    def report(stage: str, done: int, total: int) -> None:
       nonlocal current, drawn
       if stage != current:
         stack.close()

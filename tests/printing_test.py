@@ -8,12 +8,12 @@ import sys
 
 from absl.testing import absltest
 
-from jaxcal.cli import printing
+from jaxcal import printing
 from tests.cli import command
 
 _CODE = """
 import sys
-from jaxcal.cli import printing
+from jaxcal import printing
 with printing.forgiving():
   for number in range(int(sys.argv[1])):
     print("a line of a table")

@@ -1,4 +1,4 @@
-"""Compiled programs, kept from one start of the command to the next.
+"""Compiled programs, kept from one start of Python to the next.
 
 They lie in the user's cache folder, apart by processor and version of JAX. Who
 can write to them can run code as their reader, so that they are read from
@@ -13,20 +13,13 @@ import os
 import pathlib
 import platform
 import stat
-import sys
 import warnings
-
-from absl import flags
 
 # What all programs may take together, in bytes.
 MAX_BYTES = 2**28
 # Seconds that compiling must take. JAX alone would keep what takes one, but the
 # first run's time goes into several hundred programs of less.
 MIN_SECONDS = 0.0
-
-_COMPILATION_CACHE = flags.DEFINE_bool(
-    "compilation_cache", True, "keep compiled programs in $XDG_CACHE_HOME or "
-    "~/.cache, below jaxcal/programs, so that the next start is faster")
 
 _CPU_INFO = pathlib.Path("/proc/cpuinfo")
 # Of its lines, those that tell what a processor can do.
@@ -35,15 +28,21 @@ _PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "stepping",
               "CPU part", "CPU revision", "Features")
 
 
+class NotPrivate(ValueError):
+  """The folder for programs is somebody else's, or open to others."""
+
+
 def use() -> None:
   """Has JAX keep its programs, where a folder for them can be had.
 
   Nothing is changed where JAX has been told of a folder already, or not to keep
   programs, by its own variables or by a config file.
+
+  Raises:
+    NotPrivate: Others could put programs into the folder; none are kept.
   """
   import jax  # not before a command is known to need it
-  if (not _COMPILATION_CACHE.value or
-      jax.config.values["jax_compilation_cache_dir"] is not None or
+  if (jax.config.values["jax_compilation_cache_dir"] is not None or
       not jax.config.values["jax_enable_compilation_cache"]):
     return
   folder = folder_of(os.environ)
@@ -111,11 +110,11 @@ def _is_usable(folder):
     return False
   mode = stat.S_IMODE(about.st_mode)
   if about.st_uid != os.getuid() or mode & 0o077:
-    print(f"jaxcal: compiled programs are not kept, since {folder} must belong "
-          f"to you (user {os.getuid()}) and be open to nobody else (mode "
-          f"0o700), but belongs to user {about.st_uid} with mode {mode:#o}; "
-          "remove it, or give --nocompilation_cache", file=sys.stderr)
-    return False
+    raise NotPrivate(
+        f"compiled programs are not kept, since {folder} must belong to you "
+        f"(user {os.getuid()}) and be open to nobody else (mode 0o700), but "
+        f"belongs to user {about.st_uid} with mode {mode:#o}; remove it, or "
+        "give --nocompilation_cache")
   return os.access(folder, os.W_OK)
 
 

@@ -1,0 +1,94 @@
+"""The names that configs and flags take, as lines with a sentence each.
+
+  from jaxcal import listing
+  print(*listing.methods(), sep="\n")
+"""
+
+import ast
+from collections.abc import Iterator
+import inspect
+import pathlib
+from typing import Any
+
+from jaxcal import config_file
+from jaxcal.adapt import methods as methods_lib
+from jaxcal.data import catalogue
+from jaxcal.recalibration import calibrators
+from jaxcal.testbed import sets as testbed_sets
+from jaxcal.tuning import methods as tuning_methods
+
+_WIDTH = 22  # of the names
+
+
+def methods() -> Iterator[str]:
+  """Test-time and few-shot methods."""
+  yield "Test-time methods, for --config.method.name:"
+  for name, method in methods_lib.METHODS.items():
+    yield _line(name, _first_line(method))
+  yield ""
+  yield "Few-shot methods, for --config.tune.name:"
+  for name, kind in tuning_methods.METHODS.items():
+    yield _line(name, kind.about)
+  yield (f"and NAME+{', NAME+'.join(tuning_methods.ADDITIONS)}, for the "
+         "methods that allow it")
+
+
+def datasets() -> Iterator[str]:
+  """Image sets of the testbed and of the benchmarks, with their sizes."""
+  line = lambda name, num_classes, num_images, kind: _line(
+      name, f"{num_classes:5,d} classes {num_images:7,d} test images, {kind}")
+  yield "Testbed sets, for --config.data.name; they ship with jaxcal:"
+  for name in testbed_sets.NAMES:
+    images = testbed_sets.load(name)
+    base, _, shift = name.partition("-")
+    yield line(name, len(images.class_names), len(images.ids),
+               f"distribution shift of {base}" if shift else
+               "scanned" if base == "digits" else "drawn")
+  yield ""
+  yield "Benchmark sets, in the folder --config.data.root:"
+  for row in catalogue.CATALOGUE.values():
+    kind = ("distribution shift of ImageNet" if row.shift else
+            "fine-grained" if row.augmix else "general")
+    yield line(row.name, row.num_classes, row.counts["test"],
+               f"{kind}: {row.title}")
+
+
+def recalibrators() -> Iterator[str]:
+  """What is fitted to labels after training."""
+  for name, recalibrator in calibrators.RECALIBRATORS.items():
+    yield _line(name, _first_line(recalibrator))
+
+
+def configs() -> Iterator[str]:
+  """Experiments that ship with jaxcal, for --config."""
+  yield _line(config_file.DEFAULTS, "Every field as it is without --config.")
+  for name, path in config_file.shipped().items():
+    yield _line(name, _about_config(path))
+
+
+def _about_config(path: pathlib.Path) -> str:
+  """The first line of a file's docstring, without running it."""
+  try:
+    about = ast.get_docstring(ast.parse(path.read_bytes()))
+  except SyntaxError as error:  # of a checkout's file that is being edited
+    return f"Cannot be read, line {error.lineno}: {error.msg}."
+  return (about or "").partition("\n")[0]
+
+
+def _line(name: str, about: str) -> str:
+  return f"  {name:{_WIDTH}s} {about}".rstrip()
+
+
+def _first_line(thing: Any) -> str:
+  """Of the docstring of a function, class, object or module."""
+  return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def kinds() -> Iterator[str]:
+  """What there is to be listed."""
+  for kind, lines in KINDS.items():
+    yield _line(kind, _first_line(lines))
+
+
+KINDS = {"methods": methods, "datasets": datasets,
+         "recalibrators": recalibrators, "configs": configs}

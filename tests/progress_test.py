@@ -1,0 +1,48 @@
+"""Bars that are drawn from what library functions report."""
+
+import contextlib
+import io
+from unittest import mock
+
+from absl.testing import absltest
+import jax
+
+from jaxcal import progress
+
+
+class ProgressTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.drawn = self.enter_context(contextlib.redirect_stderr(io.StringIO()))
+
+  def test_one_bar_from_the_first_call_on(self):
+    with progress.reported("training", "epoch") as report:
+      self.assertEmpty(self.drawn.getvalue())
+      report(0, 4, float("nan"))
+      report(1, 4, 0.12345)
+      report(4, 4)
+    lines = self.drawn.getvalue().split("\r")
+    self.assertRegex(lines[1], "training: .* 0/4 ")
+    self.assertNotIn("loss", lines[1])
+    self.assertRegex(lines[-1], "training: 100%.* 4/4 .*epoch.*, loss=0.123")
+
+  def test_a_bar_for_each_stage(self):
+    with progress.of_stages({"curvature": "block"}, name="shades: ") as report:
+      report("pairs", 3, 3)
+      report("curvature", 1, 2)
+      report("curvature", 2, 2)
+      report("pairs: files", 9, 9)  # quick work shows nothing
+    pairs, curvature = self.drawn.getvalue().strip().split("\n")
+    self.assertRegex(pairs, "shades: pairs: 100%.* 3/3 .*image")
+    self.assertRegex(curvature, "shades: curvature: 100%.* 2/2 .*block")
+
+  def test_only_the_first_process_draws(self):
+    with mock.patch.object(jax, "process_index", return_value=1):
+      with progress.bar("sweep", 3) as bar:
+        bar.update(3)
+    self.assertEmpty(self.drawn.getvalue())
+
+
+if __name__ == "__main__":
+  absltest.main()
