@@ -26,6 +26,8 @@ NUMBERS = ("weight", "delta", "quantile", "learning_rate", "weight_decay",
            "num_steps", "selection_fraction")
 # Views per image where views.number is None.
 NUM_VIEWS = 64
+# Clean views that take the place of an image with all of its views.
+_CLEAN_VIEWS = 8
 # How a flag or a file says that a field is None.
 NONE = ("", "none", "None")
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
@@ -121,6 +123,11 @@ class ViewsConfig:
       None, "AugMix on the random views; if None, what protocol says, or not")
   seed: int = _field(
       0, "seed of the random views, beside the image's id and their number")
+
+  @property
+  def count(self) -> int:
+    """Views per image, the clean one included."""
+    return NUM_VIEWS if self.number is None else self.number
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -448,6 +455,16 @@ class ExperimentConfig:
       "'jacobian', or "
       "'auto': the faster one for the number of images")
 
+  @property
+  def max_bytes(self) -> int:
+    """`memory_gb` in bytes."""
+    return int(self.memory_gb * 2**30)
+
+  @property
+  def clean_batch_size(self) -> int:
+    """Images per device and step where only their clean views are seen."""
+    return self.batch_size * _CLEAN_VIEWS
+
 
 def parse(text: str, annotation: Any) -> Any:
   """The value that a text from the command line has as a field's.
@@ -754,8 +771,8 @@ def _numbers_rows(part, views):
       ("selection_fraction", fraction is None or 0 < fraction <= 1,
        "in (0, 1]"),
       ("selection_fraction", fraction is None or
-       int((views.number or NUM_VIEWS) * fraction) >= 1,
-       f"large enough to keep one of {views.number or NUM_VIEWS} views"),
+       int(views.count * fraction) >= 1,
+       f"large enough to keep one of {views.count} views"),
       ("delta", delta is None or 0 < delta <= 1, "in (0, 1]"),
       ("quantile", quantile is None or 0 <= quantile <= 1, "in [0, 1]"))
 
@@ -836,3 +853,8 @@ def describe(config: Any, prefix: str = "config") -> list[tuple[str, Any, str]]:
   """Every field below `config` as (dotted name, value, what it is)."""
   return [(field.name, field.value, field.about)
           for field in fields(config, prefix)]
+
+
+def plain(value: Any) -> Any:
+  """A field's value as the command line has it."""
+  return ",".join(value) if isinstance(value, tuple) else value

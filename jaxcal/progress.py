@@ -8,7 +8,7 @@ Library functions draw none, but take a function that says how far they are:
     posterior.fit.fit(model, pairs, folder, progress=report)
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import math
 import sys
@@ -63,6 +63,31 @@ def reported(
       drawn.update(done - drawn.n)
 
     yield report
+
+
+@contextlib.contextmanager
+def of_parts(
+    name: str, sizes: Sequence[int], unit: str = "image"
+) -> Iterator[list[Callable[[int, int], None]]]:
+  """One bar over parts that each tell how much of themselves is done.
+
+  Args:
+    name: Text in front of the bar.
+    sizes: Number of units of each part.
+    unit: Name of a unit.
+
+  Yields:
+    For each part, a function of its progress: (done, total), in units of its
+    own.
+  """
+  with bar(name, sum(sizes), unit) as drawn:
+
+    def of_part(number):
+      before = sum(sizes[:number])
+      return lambda done, total: drawn.update(
+          before + sizes[number] * done // total - drawn.n)
+
+    yield [of_part(number) for number in range(len(sizes))]
 
 
 @contextlib.contextmanager

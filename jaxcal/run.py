@@ -160,6 +160,11 @@ def _checked_labels(labels, task, num_images):
   return labels.astype(np.int32)
 
 
+def shuffled(num_images: int, seed: int) -> Positions:
+  """Positions of images at random, as methods with a state may see them."""
+  return np.random.default_rng(seed).permutation(num_images)
+
+
 def output_names(
     methods: Methods, *, with_posterior: bool = False
 ) -> dict[str, stages.Stages]:

@@ -61,6 +61,11 @@ class Asked(NamedTuple):
   called: Mapping[str, str] = {}
 
   @property
+  def size(self) -> int:
+    """Number of images, as often as there are methods."""
+    return len(self.images.ids) * len(self.methods)
+
+  @property
   def digest(self) -> str:
     """Of what is common, for names of folders."""
     return identity_lib.of_lines([json.dumps(self.common, sort_keys=True)])

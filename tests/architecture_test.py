@@ -8,6 +8,8 @@ import sys
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from jaxcal import config
+
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Each room, and the rooms that it may import; itself is always allowed, and so
@@ -23,6 +25,8 @@ _MAY_IMPORT = {
     "typing": set(),
     "config": set(),
     "config_file": {"config"},
+    "config_methods": {"adapt", "config", "data", "storage"},
+    "config_sweep": {"adapt", "config", "config_methods", "sweep"},
     "printing": set(),
     "progress": set(),
     "provenance": set(),
@@ -108,6 +112,10 @@ _HOMES = {
     "torch": {"posterior"},
 }
 _NEVER = {"tensorflow", "clu", "wandb", "pickle", "pandas"}
+# What the command has no use for.
+_ARRAYS = {"numpy", "scipy", "optax", "flax", "chex"}
+# Classes of `jaxcal.config`; configs of towers are others.
+_CONFIGS = {name for name in vars(config) if name.endswith("Config")}
 # What importing any library module must not load.
 _HEAVY = ("transformers", "matplotlib", "jinja2", "sklearn", "torch",
           "tensorflow", "tensorflow_datasets", "tensorstore",
@@ -139,6 +147,36 @@ def _rooms_used(path):
 
 
 class ArchitectureTest(parameterized.TestCase):
+
+  def test_the_command_holds_no_arithmetic(self):
+    """`/` joins paths, `+` texts and lists; nothing is counted."""
+    counting = (ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult)
+    for path in sorted((_ROOT / "jaxcal" / "cli").glob("*.py")):
+      tree = ast.parse(path.read_text(encoding="utf-8"))
+      for node in ast.walk(tree):
+        if isinstance(node, (ast.BinOp, ast.AugAssign)):
+          self.assertNotIsInstance(
+              node.op, counting, f"{path}:{node.lineno}")
+      self.assertFalse(
+          _ARRAYS & {name.split(".")[0] for name in _imports(path)} or
+          "jax.numpy" in set(_imports(path)), str(path))
+
+  def test_a_config_stays_in_the_command(self):
+    """What is of the config's room takes it; everything else plain values."""
+    for path, room in _files():
+      if room == "cli" or room.startswith("config"):
+        continue
+      imports = set(_imports(path))
+      self.assertFalse({"jaxcal.config_methods", "jaxcal.config_sweep"} &
+                       imports, str(path))
+      for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.arg) and node.annotation is not None:
+          kind = ast.unparse(node.annotation)
+          self.assertFalse(
+              any(name in kind for name in _CONFIGS),
+              f"{path}:{node.lineno}: {node.arg}: {kind}")
+        if "jaxcal.config" in imports and isinstance(node, ast.arg):
+          self.assertNotEqual(node.arg, "config", f"{path}:{node.lineno}")
 
   def test_every_room_has_a_rule(self):
     self.assertEqual({room for _, room in _files()}, set(_MAY_IMPORT))

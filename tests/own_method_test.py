@@ -11,9 +11,9 @@ import numpy as np
 
 import jaxcal
 from jaxcal import config
+from jaxcal import config_methods
 from jaxcal import predictions
 from jaxcal import sharding
-from jaxcal.cli import experiment
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import extract
 from jaxcal.features import store as stores
@@ -137,7 +137,7 @@ class OwnMethodTest(absltest.TestCase):
     settings.method.name = ("mine",)
     settings.method.num_steps = 7
     config.check(settings)
-    self.assertEqual(experiment.methods_of(settings), {
+    self.assertEqual(config_methods.methods_of(settings), {
         "mine": _Renamed(num_steps=7)})
 
   def test_what_a_config_file_cannot_carry(self):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 from unittest import mock
 
 from absl.testing import absltest
@@ -36,6 +37,18 @@ class ProgressTest(absltest.TestCase):
     pairs, curvature = self.drawn.getvalue().strip().split("\n")
     self.assertRegex(pairs, "shades: pairs: 100%.* 3/3 .*image")
     self.assertRegex(curvature, "shades: curvature: 100%.* 2/2 .*block")
+
+  def test_parts_of_one_bar(self):
+    with progress.of_parts("sweep", [10, 4], "prediction") as reports:
+      first, second = reports
+      first(1, 2)
+      second(1, 4)  # the first one has come to its end without a word
+      second(4, 4)
+    lines = self.drawn.getvalue().split("\r")
+    self.assertRegex(lines[-1], "sweep: 100%.* 14/14 .*prediction")
+    seen = [int(found[1]) for found in (
+        re.search(r"(\d+)/14", line) for line in lines) if found]
+    self.assertEqual(seen, sorted(seen))
 
   def test_only_the_first_process_draws(self):
     with mock.patch.object(jax, "process_index", return_value=1):

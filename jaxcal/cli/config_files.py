@@ -86,7 +86,7 @@ def refuse_foreign(
   own = {flag.name for module, defined in (
       flags.FLAGS.flags_by_module_dict().items())
          if module.startswith("jaxcal.") for flag in defined}
-  for name in sorted(own - set(flag_names)):
+  for name in sorted(own.difference(flag_names)):
     # `parse` adds a config where none is given.
     if flags.FLAGS[name].present and (
         (name, config_flags.get_config_filename(flags.FLAGS["config"])) !=

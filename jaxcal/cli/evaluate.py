@@ -1,13 +1,11 @@
 """`jaxcal evaluate`: images in; predictions, a table and a page out."""
 
-import collections
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pathlib
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jaxcal import config as config_lib
+from jaxcal import config_methods
 from jaxcal import plan
 from jaxcal import predictions as predictions_lib
 from jaxcal import progress
@@ -22,7 +20,6 @@ from jaxcal.cli import held_out
 from jaxcal.cli import posteriors
 from jaxcal.cli import predicting
 from jaxcal.cli import printing
-from jaxcal.cli import protocol
 from jaxcal.cli import tune
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
@@ -85,13 +82,13 @@ def help_text() -> str:
 def main() -> None:
   """Runs the experiment that the flags describe."""
   config = experiment.checked_config()
-  experiment.methods_of(config)
+  config_methods.methods_of(config, config_files.overrides())
   tuned = tuned_files.find(config.method.tuned)
   if tuned:
     _check_tuned(config)
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
-  remarks = protocol.remarks(config, sets_by_name)
+  remarks = config_methods.remarks(config, sets_by_name)
   validation = _validation_sets(config, sets_by_name)
   outside = _outside_set(config)
   model = experiment.load_model(config.model)
@@ -105,8 +102,8 @@ def main() -> None:
   output = experiment.output_path(about)
   if not dry_run.ASKED.value:
     experiment.take(output)
-  parts = [_part(protocol.for_set(config, data), model, data, output, seeds,
-                 *one)
+  parts = [_part(config_methods.for_set(config, data), model, data, output,
+                 seeds, *one)
            for data, target in sets_by_name.items()
            for one in _parts_of(
                config, data, target, validation, outside, posterior)]
@@ -123,7 +120,7 @@ def main() -> None:
     names = [*parts[0].asked.outputs, *(of.label for of in seeds)]
     scaled = [] if not validation else _scale_temperatures(
         output, sets_by_name, config.temperature.split,
-        [*experiment.methods_of(config), *(of.label for of in seeds)])
+        [*config_methods.methods_of(config), *(of.label for of in seeds)])
     _write_report(output, config, list(sets_by_name), names + scaled, about)
   sharding.barrier("done")
 
@@ -139,7 +136,7 @@ def _parts_of(
     yield config.temperature.split, validation[data], None
   if outside is not None and outside.name != data:
     yield (saved_runs.OUT_OF_DISTRIBUTION,
-           _asked_for(images.class_names, outside), posterior)
+           image_sets.unlabelled(outside, images.class_names), posterior)
 
 
 def _part(
@@ -150,8 +147,8 @@ def _part(
   """All that is to be predicted for the images, and what it is of."""
   place = data if name is None else f"{data}/{name}"
   asked = predicting.asked(
-      config, model, images, experiment.methods_of(config), posterior, place,
-      output, keep_digests=not dry_run.ASKED.value)
+      config, model, images, config_methods.methods_of(config), posterior,
+      place, output, keep_digests=not dry_run.ASKED.value)
   template = tune.template(config, data)
   about = experiment.describe(config, model, posterior) | {"data": place}
   return _Part(name, config, posterior, asked, saved.asked(
@@ -172,18 +169,17 @@ def _predict(
     model: checkpoint.Model, part: _Part, output: pathlib.Path) -> None:
   """Saves what every method predicts for a part."""
   config, asked = part.config, part.asked
-  with progress.bar(asked.place, len(asked.images.ids)) as bar:
-    collections.deque(predicting.predict_set(
-        config, model, asked, part.posterior,
-        {name: {**part.about, "numbers": numbers.values_of(method)}
-         for name, method in asked.methods.items()},
-        on_batch=lambda done, _: bar.update(done - bar.n)), maxlen=0)
+  about = {name: {**part.about, "numbers": numbers.values_of(method)}
+           for name, method in asked.methods.items()}
   with progress.reported(asked.place) as report:
+    report(0, len(asked.images.ids))
+    list(predicting.predict_set(
+        config, model, asked, part.posterior, about, on_batch=report))
     saved.save(
         model, asked.images, part.tuned, template=part.template,
         features=output / "features" / asked.place,
-        max_bytes=experiment.max_bytes(config),
-        batch_size=experiment.clean_batch_size(config),
+        max_bytes=config.max_bytes,
+        batch_size=config.clean_batch_size,
         num_threads=config.num_threads, progress=report)
 
 
@@ -223,14 +219,6 @@ def _outside_set(config: _Config) -> image_sets.ImageSet | None:
   images, = experiment.load_sets(experiment.with_data(
       config, name=(config.data.out_of_distribution,), classes="all")).values()
   return images
-
-
-def _asked_for(
-    class_names: tuple[str, ...], images: image_sets.ImageSet
-) -> image_sets.ImageSet:
-  """The images with the classes of another set; their labels mean nothing."""
-  return images._replace(
-      class_names=class_names, labels=np.zeros(len(images.ids), np.int32))
 
 
 def _scale_temperatures(

@@ -1,6 +1,6 @@
 """What the sub-commands share: flags, and config fields that become objects."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import json
@@ -12,11 +12,11 @@ import jax
 
 from jaxcal import config as config_lib
 from jaxcal import config_file
+from jaxcal import config_methods
 from jaxcal import progress
 from jaxcal import provenance
 from jaxcal import sharding
 from jaxcal import tasks
-from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
@@ -31,12 +31,9 @@ from jaxcal.features import extract
 from jaxcal.posterior import head
 from jaxcal.report import summary
 from jaxcal.storage import atomic
-from jaxcal.storage import paths
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import checkpoint as tuned_files
 
-# Clean views that take the place of an image with all of its views.
-_CLEAN_VIEWS = 8
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0 where several processes share "
     "the work, or 'auto' on a cluster that JAX knows; all see the same output")
@@ -55,14 +52,18 @@ DATA_HELP = (
     ",\n  a folder with one sub-folder per class, or a CSV file (path,label)")
 
 
+_Config = config_lib.ExperimentConfig
+
+
 def help_lines(flag_names: Sequence[str], names: Sequence[str]) -> list[str]:
   """Lines on the flags and the config fields of a command, with defaults."""
   rows = {name: (value, about) for name, value, about in config_lib.describe(
       config_lib.ExperimentConfig())}
   lines = ["Flags:", *shared_flags.flag_help(*flag_names), "",
            "Fields of the config, with their defaults:"]
-  lines += [f"  --{name}={plain(rows[name][0])}\n      {rows[name][1]}"
-            for name in names if not _is_own_number(name)]
+  lines += [f"  --{name}={config_lib.plain(value)}\n      {about}"
+            for name in names if not _is_own_number(name)
+            for value, about in [rows[name]]]
   if any(map(_is_own_number, names)):
     lines += ["  --config.method.METHOD.NUMBER=None",
               "      a number of one method, before those that stand for all; "
@@ -81,7 +82,7 @@ def checked_config() -> config_lib.ExperimentConfig:
     ValueError: A field is out of range.
   """
   config = config_files.CONFIG.value
-  prefer(config, config_files.overrides())
+  config_methods.prefer(config, config_files.overrides())
   config_lib.check(config)
   return config
 
@@ -92,18 +93,18 @@ def join_processes() -> None:
   Raises:
     ValueError: Flags that do not go together.
   """
-  numbers = (_NUM_PROCESSES.value, _PROCESS_ID.value)
+  count, number = _NUM_PROCESSES.value, _PROCESS_ID.value
   if _COORDINATOR.value is None:
-    if numbers != (None, None):
+    if count is not None or number is not None:
       raise ValueError("--num_processes and --process_id need --coordinator")
     return
   if _COORDINATOR.value == "auto":
     jax.distributed.initialize()
     return
-  if None in numbers or not 0 <= numbers[1] < numbers[0]:
+  if count is None or number is None or not 0 <= number < count:
     raise ValueError("--coordinator=HOST:PORT needs --num_processes and "
-                     f"--process_id from 0 to one less, got {numbers}")
-  jax.distributed.initialize(_COORDINATOR.value, *numbers)
+                     f"--process_id from 0 to one less, got {(count, number)}")
+  jax.distributed.initialize(_COORDINATOR.value, count, number)
 
 
 def refuse_processes() -> None:
@@ -119,7 +120,7 @@ def refuse_processes() -> None:
                      "--process_id")
 
 
-def load_sets(config) -> dict[str, image_sets.ImageSet]:
+def load_sets(config: config_lib.DataConfig) -> dict[str, image_sets.ImageSet]:
   """The image sets by name, checked; of some classes, shortened."""
   loaded = {}
   for name in config.name:
@@ -135,7 +136,7 @@ def load_sets(config) -> dict[str, image_sets.ImageSet]:
   return loaded
 
 
-def with_data(config, **changes):
+def with_data(config: _Config, **changes: Any) -> config_lib.DataConfig:
   """The data part of a config with other names, split or limit."""
   return dataclasses.replace(config.data, **changes)
 
@@ -145,7 +146,7 @@ def is_tuned(context: str) -> bool:
   return context.endswith(f".{tuned_files.ENDING}")
 
 
-def load_model(config) -> checkpoint.Model:
+def load_model(config: config_lib.ModelConfig) -> checkpoint.Model:
   """The model, each tower in its precision."""
   model = tasks.load(config.name)
   image = config.image_precision
@@ -156,101 +157,30 @@ def load_model(config) -> checkpoint.Model:
 
 
 def recipe(
-    config, model: checkpoint.Model, number: int | None = None
+    config: config_lib.ViewsConfig, model: checkpoint.Model,
+    number: int | None = None
 ) -> views.Recipe:
   """How views are made for a model; config.number of them if None."""
   return dataclasses.replace(
-      extract.recipe_of(model, num_views=number or num_views(config)),
+      extract.recipe_of(model, num_views=number or config.count),
       area=(config.min_area, config.max_area),
       flip_probability=config.flip_probability, augmix=bool(config.augmix))
 
 
-def num_views(config: config_lib.ViewsConfig) -> int:
-  """Views per image, the clean one included."""
-  return config.number or config_lib.NUM_VIEWS
-
-
-def num_views_computed(config: config_lib.ExperimentConfig) -> int:
+def num_views_computed(config: _Config) -> int:
   """Views of an image that go through the tower; 0 where a store has them."""
-  return 0 if config.data.store is not None else num_views(config.views)
+  return 0 if config.data.store is not None else config.views.count
 
 
-def methods_of(config) -> dict[str, base.Numbers]:
-  """The methods that a config names, each with the numbers that it has.
-
-  Raises:
-    ValueError: An unknown name, one twice, or a number that no method has.
-  """
-  methods = {}
-  for name in config.method.name:
-    if name in methods:
-      raise ValueError(f"--config.method.name has {name!r} twice")
-    paths.check_name(name)  # of files
-    methods[name] = method_of(config, name)
-  known = {key for one in methods.values() for key in numbers.names_of(one)}
-  for key in ("weight", "delta", "quantile"):
-    if getattr(config.method, key) is not None and key not in known:
-      raise ValueError(f"--config.method.{key} is set, but none of the methods "
-                       f"{', '.join(methods)} has a {key}")
-  for field in config_files.overrides():
-    name, dot, _ = field.removeprefix("method.").partition(".")
-    if field.startswith("method.") and dot and name not in methods:
-      raise ValueError(f"--config.{field} is set, but {name} is none of the "
-                       f"methods {', '.join(methods)}")
-  return methods
-
-
-def method_of(config, name: str) -> base.Numbers:
-  """A method with the numbers that a config has for it.
-
-  Its own field comes first, then what stands for all methods.
-
-  Raises:
-    ValueError: An unknown name; lists the choices.
-  """
-  method = default_of(config, name)
-  own = config_lib.method_parts(config.method).get(name)
-  given = {key: getattr(config.method, key) for key in config_lib.NUMBERS}
-  if own is not None and name not in config.methods:
-    given |= {key: value for key, value in dataclasses.asdict(own).items()
-              if value is not None}
-  return dataclasses.replace(method, **{  # type: ignore[type-var]
-      key: value for key, value in given.items()
-      if key in numbers.names_of(method) and value is not None})
-
-
-def prefer(config, fields: Iterable[str]) -> None:
-  """Numbers of all methods that are given expressly come before older own ones.
-
-  Args:
-    config: The experiment; own numbers of methods become None in it.
-    fields: Dotted names of what was given, on the command line or by a sweep.
-  """
-  given = set(fields)
-  for name, part in config_lib.method_parts(config.method).items():
-    for key in dataclasses.asdict(part):
-      if f"method.{key}" in given and f"method.{name}.{key}" not in given:
-        setattr(part, key, None)
-
-
-def default_of(config, name: str) -> base.Numbers:
-  """A method with its own defaults; one of the config's, or one by name.
-
-  Raises:
-    ValueError: An unknown name; lists the choices.
-  """
-  return config.methods[name] if name in config.methods else (
-      methods_lib.method(name))
-
-
-def conventions(config) -> summary.Conventions:
+def conventions(config: config_lib.MetricsConfig) -> summary.Conventions:
   """How predictions become numbers."""
   return summary.Conventions(config.num_bins, config.edges, config.level,
                              config.num_resamples, config.seed)
 
 
 def describe(
-    config, model, posterior: head.Chosen | None = None
+    config: _Config, model: checkpoint.Model,
+    posterior: head.Chosen | None = None
 ) -> dict[str, Any]:
   """Everything that decides the numbers, by dotted name, as JSON has it."""
   settings = {name: value for name, value, _ in config_lib.describe(config)
@@ -272,12 +202,12 @@ def describe(
   return json.loads(json.dumps(settings))
 
 
-def _is_own_number(name):
+def _is_own_number(name: str) -> bool:
   """Whether a field is of one method alone."""
   return name.startswith("config.method.") and name.count(".") == 3
 
 
-def _by_content(config):
+def _by_content(config: config_lib.MethodConfig) -> dict[str, Any]:
   """Fields that name files, by what these hold: they may move, not change."""
   fields: dict[str, Any] = {"config.method.tuned": [
       tuned_files.content_of(path) for path in tuned_files.find(config.tuned)]}
@@ -287,7 +217,7 @@ def _by_content(config):
   return fields
 
 
-def features_are(config) -> str:
+def features_are(config: config_lib.DataConfig) -> str:
   """Whether features are computed or come from a store, and as what."""
   if config.store is None:
     return "computed"
@@ -345,18 +275,3 @@ def write_settings(output: pathlib.Path, settings: Mapping[str, Any]) -> None:
 def is_first() -> bool:
   """Whether this process writes what is written once."""
   return jax.process_index() == 0
-
-
-def max_bytes(config) -> int:
-  """Budget of the text tower's activations."""
-  return int(config.memory_gb * 2**30)
-
-
-def clean_batch_size(config) -> int:
-  """Images per device where one is a clean view: of an evaluated image's 64."""
-  return config.batch_size * _CLEAN_VIEWS
-
-
-def plain(value: Any) -> Any:
-  """A field's value as the command line has it."""
-  return ",".join(value) if isinstance(value, tuple) else value

@@ -4,6 +4,7 @@ import pathlib
 
 from absl import flags
 
+from jaxcal import config_methods
 from jaxcal import progress
 from jaxcal import sharding
 from jaxcal.cli import config_files
@@ -60,11 +61,12 @@ def main() -> None:
   sets_by_name = experiment.load_sets(config.data)
   model = experiment.load_model(config.model)
   for name, images in sets_by_name.items():
+    of_set = config_methods.for_set(config, name).views
     with progress.of_stages() as report:
       fill.fill(
           model, images, pathlib.Path(_STORE.value, name),
-          recipe=experiment.recipe(config.views, model),
-          seed=config.views.seed, dtype=_DTYPE.value,
+          recipe=experiment.recipe(of_set, model), seed=of_set.seed,
+          dtype=_DTYPE.value,
           chunk_size=_CHUNK_SIZE.value, share=share,
           batch_size=config.batch_size, num_threads=config.num_threads,
           progress=report)

@@ -88,7 +88,7 @@ def main() -> None:
     found, evidence = fit.fit(
         model, pairs, folder, candidates=_CANDIDATES.value,
         choose=lambda found: _choose(config, model, found, grid, validation),
-        batch_size=experiment.clean_batch_size(config),
+        batch_size=config.clean_batch_size,
         num_threads=config.num_threads, progress=progress,
         on_unusable=lambda image_id, reason: tqdm.tqdm.write(
             f"left out: {image_id}: {reason}"))
@@ -166,7 +166,7 @@ def _choose(
   with bars.of_stages() as progress:
     tasks = [inputs.task(
         model, images, template=config.data.template,
-        batch_size=experiment.clean_batch_size(config),
+        batch_size=config.clean_batch_size,
         num_threads=config.num_threads,
         progress=functools.partial(progress, images.name))
              for images in validation]

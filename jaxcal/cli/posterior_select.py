@@ -101,7 +101,7 @@ def main() -> None:
     with bars.of_stages({"choices": "choice"}, name=f"{name}: ") as progress:
       found[name] = select.select(
           study, _folder(output, study), **asked, about=about,
-          batch_size=experiment.clean_batch_size(config),
+          batch_size=config.clean_batch_size,
           num_threads=config.num_threads, progress=progress)
   print(report.write_selection(
       output, found, **asked,

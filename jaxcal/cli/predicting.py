@@ -5,9 +5,6 @@ import functools
 import pathlib
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
 from jaxcal import config as config_lib
 from jaxcal import progress
 from jaxcal import run
@@ -87,7 +84,7 @@ def predict_set(
   Raises:
     ValueError: Predictions of something else lie there.
   """
-  budget = experiment.max_bytes(config)
+  budget = config.max_bytes
 
   def compute(
       methods: run.Methods, settings: Mapping[str, Mapping[str, Any]],
@@ -100,7 +97,8 @@ def predict_set(
     return run.iterate(
         methods, _task(config, model, of, budget),
         _source(config, model, of.images, budget),
-        order=_order(config.stream, len(of.images.ids)), head=head,
+        order=None if config.stream.order == "given" else run.shuffled(
+            len(of.images.ids), config.stream.seed), head=head,
         evidence=config.evidence, linearisation=config.linearisation,
         max_bytes=budget, batch_size=config.batch_size, parts=parts,
         identity=of.common, about=settings, on_batch=on_batch)
@@ -138,14 +136,6 @@ def _source(
       seed=config.views.seed, num_threads=config.num_threads)
 
 
-def _order(
-    config: config_lib.StreamConfig, num_images: int) -> np.ndarray | None:
-  """Positions of the images as methods with a state see them."""
-  if config.order == "given":
-    return None
-  return np.random.default_rng(config.seed).permutation(num_images)
-
-
 def _task(
     config: _Config, model: checkpoint.Model, of: runs.Asked, budget: int
 ) -> base.Task:
@@ -156,7 +146,7 @@ def _task(
   tuned = start(config, model)
   if tuned is not None:
     # As in its training, no words but the name and a full stop.
-    context = jnp.asarray(tuned.params["context"])
+    context = tuned.params["context"]
     return task_of(template="{}.", num_context_tokens=len(context),
                    class_position=tuned.spec.class_position)._replace(
                        context=context)

@@ -1,7 +1,6 @@
 """`jaxcal sweep`: many settings in as few passes over the images as can be."""
 
-from collections.abc import Mapping, Sequence
-import copy
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -12,6 +11,8 @@ from absl import flags
 import tqdm
 
 from jaxcal import config as config_lib
+from jaxcal import config_methods
+from jaxcal import config_sweep
 from jaxcal import plan as plan_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import progress
@@ -19,13 +20,11 @@ from jaxcal import runs
 from jaxcal import sharding
 from jaxcal import stages
 from jaxcal import sweep as sweep_lib
-from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
 from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
 from jaxcal.cli import posteriors
 from jaxcal.cli import predicting
-from jaxcal.cli import protocol
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
 from jaxcal.posterior import head
@@ -50,38 +49,13 @@ FIELDS = config_files.fields(
 # Rows do not say these: they belong to the whole sweep, and lie in run.json.
 _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
               "linearisation", "data.root", "data.store", "data.limit")
-# What a point of the sweep may have of its own: numbers of all methods, and of
-# single ones.
-_NUMBERS = (*(f"method.{name}" for name in config_lib.NUMBERS), *(
-    f"method.{name}.{field.name}" for name, part in config_lib.method_parts(
-        config_lib.MethodConfig()).items()
-    for field in dataclasses.fields(part)))
-_PER_IMAGE = ("method.name", *_NUMBERS)
-
-
 _Config = config_lib.ExperimentConfig
-
-
-class _Variant(typing.NamedTuple):
-  """Points that share a pass over the images of each set.
-
-  Attributes:
-    config: Settings that the points have in common.
-    fields: Swept fields other than the points' own.
-    points: The points' own swept fields, each with the name of its method.
-    folder: Name of the folder of the predictions of a set.
-  """
-
-  config: _Config
-  fields: Mapping[str, typing.Any]
-  points: Sequence[Mapping[str, typing.Any]]
-  folder: str
 
 
 class _Pass(typing.NamedTuple):
   """A set as the points of a variant see it."""
 
-  variant: _Variant
+  variant: config_sweep.Variant
   config: _Config  # for this set
   points: Mapping[str, sweep_lib.Point]  # by their names
   asked: runs.Asked
@@ -103,12 +77,12 @@ def help_text() -> str:
 def main() -> None:
   """Runs the sweep that the flags describe."""
   config = experiment.checked_config()
-  kinds = {name: field.kind for name, field in _fields_of(config).items()
+  kinds = {name: kind for name, kind in config_sweep.kinds(config).items()
            if f"config.{name}" in FIELDS and not name.startswith(_NOT_SWEPT)}
   axes = [sweep_lib.parse_axis(text, kinds) for text in _SWEEP.value]
   if not axes:
     raise ValueError(f"--sweep is missing; for example: {EXAMPLE}")
-  plan = _plan(config, axes)
+  plan = config_sweep.variants(config, axes)
   experiment.join_processes()
   load_model = _once(experiment.load_model)
   load_sets = _once(experiment.load_sets)
@@ -127,8 +101,9 @@ def main() -> None:
       load_posterior(config.posterior, config.model))
   about = {name: value for name, value in about.items()
            if name.removeprefix("config.") not in (
-               *_PER_IMAGE, *(axis.name for axis in axes))}
-  remarks = protocol.remarks(plan[0].config, load_sets(plan[0].config.data))
+               *config_sweep.PER_IMAGE, *(axis.name for axis in axes))}
+  remarks = config_methods.remarks(
+      plan[0].config, load_sets(plan[0].config.data))
   about |= {f"protocol.{data}": remark for data, remark in remarks.items()}
   output = experiment.output_path(about)
   if not dry_run.ASKED.value:
@@ -144,16 +119,17 @@ def main() -> None:
     return
   experiment.write_settings(output, about)
   rows = sweep_report.Rows(output / "results.jsonl")
-  total = sum(len(one.points) * len(one.asked.images.ids) for one in passes)
   _announce(passes)
-  with progress.bar("sweep", total, "prediction") as bar:
-    for one in passes:
+  with progress.of_parts(
+      "sweep", [one.asked.size for one in passes], "prediction") as reports:
+    for one, report in zip(passes, reports):
       _run_pass(one, load_model(one.config.model),
                 load_posterior(one.config.posterior, one.config.model), rows,
-                bar)
+                report)
   if experiment.is_first():
     text = sweep_report.write(
-        output, rows.all, lambda name: experiment.default_of(config, name),
+        output, rows.all,
+        lambda name: config_methods.default_of(config, name),
         list(remarks.values()))
     print(f"{text}\n\nWritten to {output}: results.jsonl, results.md, "
           "FIELD-SET.svg, predictions/")
@@ -174,111 +150,51 @@ def _once(load):
   return loaded
 
 
-def _fields_of(config):
-  """The fields of a config by dotted name, as --sweep has them."""
-  return {field.name.removeprefix("config."): field
-          for field in config_lib.fields(config)}
-
-
-def _plan(
-    config: _Config, axes: Sequence[sweep_lib.Axis]) -> list[_Variant]:
-  """The settings of every variant; refuses what cannot be run."""
-  axes = list(axes)
-  if not any(axis.name == "method.name" for axis in axes):
-    axes.insert(0, sweep_lib.Axis(
-        "method.name", tuple((name,) for name in config.method.name)))
-  plan = []
-  for fields, rest in sweep_lib.variants(sweep_lib.product(axes), _PER_IMAGE):
-    plan.append(_Variant(
-        _changed(config, fields), fields, rest,
-        sweep_report.folder_name({name: experiment.plain(value)
-                                  for name, value in fields.items()})))
-  every = [point for variant in plan
-           for point in _points(variant.config, variant.points).values()]
-  idle = sweep_lib.unused(every, [
-      axis.name.removeprefix("method.") for axis in axes
-      if axis.name in _NUMBERS])
-  if idle:
-    raise ValueError(f"none of the methods has a {' or a '.join(idle)}, so "
-                     "there is nothing to sweep")
-  return plan
-
-
-def _points(
-    config: _Config, changes: Sequence[Mapping[str, typing.Any]]
-) -> dict[str, sweep_lib.Point]:
-  """The points by their names: methods, each with all of its numbers."""
-  points = {}
-  for fields in changes:
-    setting = _changed(config, fields)
-    name, = setting.method.name
-    point = sweep_lib.point(
-        name, experiment.default_of(setting, name),
-        numbers.values_of(experiment.method_of(setting, name)))
-    points[point.name] = point
-  return points
-
-
-def _changed(config: _Config, fields: Mapping[str, typing.Any]) -> _Config:
-  """A copy of the config with other values, checked."""
-  config = copy.deepcopy(config)
-  by_name = _fields_of(config)
-  experiment.prefer(config, fields)
-  for name, value in fields.items():
-    field = by_name[name]
-    setattr(field.part, field.key, config_lib.with_home(value, field))
-  try:
-    config_lib.validate(config)
-  except ValueError as error:
-    if any(isinstance(value, str) and f"config.{name} " in str(error)
-           for name, value in fields.items()):
-      raise ValueError(
-          f"{error}\n--sweep=FIELD=VALUE,VALUE separates values by commas; one "
-          "with a comma in it stands in double quotes, as in "
-          """--sweep='data.template="a {}, a pet.",a {}.'""") from error
-    raise
-  return config
-
-
 def _pass(
-    variant: _Variant, load_model: typing.Any, load_posterior: typing.Any,
-    images: image_sets.ImageSet, output: pathlib.Path
+    variant: config_sweep.Variant, load_model: typing.Any,
+    load_posterior: typing.Any, images: image_sets.ImageSet,
+    output: pathlib.Path
 ) -> _Pass:
   """What is predicted for a set, and what it is of; nothing is computed."""
-  config = protocol.for_set(variant.config, images.name)
-  points = _points(config, variant.points)
+  config = config_methods.for_set(variant.config, images.name)
+  points = config_sweep.points(config, variant.changes)
   methods = {
       name: dataclasses.replace(  # type: ignore[type-var]
-          experiment.method_of(config, point.method), **point.numbers)
+          config_methods.method_of(config, point.method), **point.numbers)
       for name, point in points.items()}
   asked = predicting.asked(
       config, load_model(config.model), images, methods,
       load_posterior(config.posterior, config.model),
-      f"{images.name}/{variant.folder}".rstrip("/"), output,
+      "/".join(filter(None, (images.name, _folder_name(variant)))), output,
       called={name: point.method for name, point in points.items()},
       keep_digests=not dry_run.ASKED.value)
   runs.missing(asked)
   return _Pass(variant, config, points, asked)
 
 
+def _folder_name(variant: config_sweep.Variant) -> str:
+  """Name of the folder of a variant's predictions for a set."""
+  return sweep_report.folder_name({
+      name: config_lib.plain(value) for name, value in variant.fields.items()})
+
+
 def _run_pass(
     one: _Pass, model: checkpoint.Model, posterior: head.Chosen | None,
-    rows: sweep_report.Rows, bar: tqdm.tqdm
+    rows: sweep_report.Rows, report: Callable[[int, int], None]
 ) -> None:
   """Predictions of one set, and a row for every setting."""
   config, images, points = one.config, one.asked.images, one.points
   about = experiment.describe(config, model, posterior)
-  count, before = len(points), bar.n
   saved = predicting.predict_set(
       config, model, one.asked, posterior,
       {name: about | {"config.method.name": [point.method],
                       "numbers": dict(point.numbers), "data": images.name}
        for name, point in points.items()},
-      on_batch=lambda done, total: bar.update(before + done * count - bar.n))
+      on_batch=report)
   conventions = experiment.conventions(config.metrics)
   for name, path in saved:
     key = {"data": images.name, "setting": name,
-           **{field: experiment.plain(value)
+           **{field: config_lib.plain(value)
               for field, value in one.variant.fields.items()}}
     made = identity.of_lines([json.dumps(
         [one.asked.by_name[name], conventions], sort_keys=True)])
@@ -288,14 +204,14 @@ def _run_pass(
           **stages.fields(one.asked.stages_of(name)), **point.numbers,
           **summary.summarise(predictions_lib.load(path), conventions),
           "identity": made})
-  bar.update(before + len(images.ids) * count - bar.n)
+  report(1, 1)
 
 
 def _announce(passes: Sequence[_Pass]) -> None:
   if experiment.is_first():
     sets_of: dict[str, list[_Pass]] = {}
     for one in passes:
-      sets_of.setdefault(one.variant.folder, []).append(one)
+      sets_of.setdefault(_folder_name(one.variant), []).append(one)
     for folder, of_variant in sets_of.items():
       names = ", ".join(one.asked.images.name for one in of_variant)
       tqdm.tqdm.write(

@@ -79,7 +79,7 @@ def main() -> None:
   model = experiment.load_model(config.model)
   settings = [_setting(config, model, spec) for spec in specs]
   for task, setting in itertools.product(tasks, settings):
-    fit.check_memory(model, task, setting, experiment.max_bytes(config))
+    fit.check_memory(model, task, setting, config.max_bytes)
   about = experiment.describe(config, model)
   output = experiment.output_folder(about)
   outliers = _outliers(config, model, tasks, specs, output)
@@ -256,8 +256,8 @@ def _tuned(
         outliers=outliers.of(setting.spec), about=about,
         features=output / "features" / task.name,
         seeds_at_once=config.tune.seeds_at_once,
-        max_bytes=experiment.max_bytes(config),
-        batch_size=experiment.clean_batch_size(config),
+        max_bytes=config.max_bytes,
+        batch_size=config.clean_batch_size,
         num_threads=config.num_threads, on_image=on_image, on_epoch=on_epoch)
 
 
@@ -284,8 +284,8 @@ def _predict(
       saved.save(
           model, images, asked, template=task.template, with_fd_score=True,
           features=output / "features" / task.name / half,
-          max_bytes=experiment.max_bytes(config),
-          batch_size=experiment.clean_batch_size(config),
+          max_bytes=config.max_bytes,
+          batch_size=config.clean_batch_size,
           num_threads=config.num_threads, progress=report)
 
 

@@ -150,6 +150,14 @@ def take(image_set: ImageSet, indices: Positions) -> ImageSet:
   )
 
 
+def unlabelled(
+    image_set: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
+  """The images as of none of some classes; their labels, 0, mean nothing."""
+  return image_set._replace(
+      class_names=class_names,
+      labels=np.zeros(len(image_set.ids), np.int32))
+
+
 def limit(image_set: ImageSet, num_images: int) -> ImageSet:
   """At most `num_images` images, spread over the classes; for short runs.
 

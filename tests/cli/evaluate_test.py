@@ -11,8 +11,8 @@ from PIL import Image
 import pytest
 
 from jaxcal import config
+from jaxcal import config_methods
 from jaxcal import predictions
-from jaxcal.cli import experiment
 from jaxcal.data import catalogue
 from tests.cli import command
 from tests.data import miniatures
@@ -241,7 +241,7 @@ class MethodTest(parameterized.TestCase):
   def test_number_of_steps(self, name, given, expected):
     asked = config.ExperimentConfig()
     asked.method.num_steps = given
-    method = experiment.method_of(asked, name)
+    method = config_methods.method_of(asked, name)
     self.assertEqual(method.objective().num_steps, expected)
 
 

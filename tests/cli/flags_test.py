@@ -18,13 +18,15 @@ from PIL import Image
 
 from jaxcal import config as config_lib
 from jaxcal import config_file
+from jaxcal import config_methods
+from jaxcal import config_sweep
+from jaxcal import sweep
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import main
 from jaxcal.cli import posterior_import
 from jaxcal.cli import shared_flags
-from jaxcal.cli import sweep
 from jaxcal.cli import tune
 from jaxcal.report import sweeps
 from tests.cli import command
@@ -342,10 +344,8 @@ class SweepValuesTest(_AtHome):
 
   def test_plan(self):
     config = config_lib.ExperimentConfig()
-    plan = sweep._plan(config, [
-        sweep.sweep_lib.parse_axis(text, {
-            name: field.kind for name, field in sweep._fields_of(config).items()
-        }) for text in (
+    plan = config_sweep.variants(config, [
+        sweep.parse_axis(text, config_sweep.kinds(config)) for text in (
             'data.template="a {}, a pet.",a {}.', "data.root=~/x",
             'data.name="a, b"', "method.name=zero_shot")])
     self.assertEqual(
@@ -402,7 +402,7 @@ class NumbersOfMethodsTest(parameterized.TestCase):
 
   def _methods(self, *arguments):
     with _parsed(*arguments) as config:
-      return experiment.methods_of(config)
+      return config_methods.methods_of(config, config_files.overrides())
 
   def test_each_method_has_its_own(self):
     found = self._methods(
@@ -455,13 +455,12 @@ def get_config():
     config = config_lib.ExperimentConfig()
     config.method.name = ("tpt", "c_tpt", "soc")
     config.method.soc.weight = own.get("weight")
-    fields = {name: field.kind
-              for name, field in sweep._fields_of(config).items()}
-    [variant] = sweep._plan(
-        config, [sweep.sweep_lib.parse_axis(text, fields) for text in axes])
+    kinds = config_sweep.kinds(config)
+    [variant] = config_sweep.variants(
+        config, [sweep.parse_axis(text, kinds) for text in axes])
     return [(one.method, one.numbers.get("weight"), one.numbers.get("delta"))
-            for one in sweep._points(
-                variant.config, variant.points).values()]
+            for one in config_sweep.points(
+                variant.config, variant.changes).values()]
 
   def test_a_sweep_touches_those_that_have_the_field(self):
     self.assertEqual(

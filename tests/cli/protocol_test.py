@@ -7,9 +7,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from jaxcal import config as config_lib
+from jaxcal import config_methods
 from jaxcal import predictions
-from jaxcal.cli import experiment
-from jaxcal.cli import protocol
 from tests.cli import command
 
 _METHODS = ("tpt", "c_tpt", "o_tpt", "a_tpt", "soc")
@@ -27,7 +26,7 @@ def _config(*data, **family):
 
 
 def _weights(config):
-  found = {name: getattr(experiment.method_of(config, name), "weight", None)
+  found = {name: getattr(config_methods.method_of(config, name), "weight", None)
            for name in config.method.name}
   return {name: weight for name, weight in found.items() if weight is not None}
 
@@ -40,17 +39,18 @@ class ProtocolTest(parameterized.TestCase):
       ("imagenet_a", _SHIFT, True), ("imagenet_sketch", _SHIFT, True))
   def test_benchmark_sets_have_the_values_of_their_family(
       self, data, weights, augmix):
-    found = protocol.for_set(_config(data), data)
+    found = config_methods.for_set(_config(data), data)
     self.assertEqual(_weights(found), weights)
     self.assertEqual((found.views.number, found.views.augmix), (64, augmix))
 
   def test_two_families_in_one_run(self):
     config = _config("oxford_pets", "imagenet_r")
-    self.assertEqual(_weights(protocol.for_set(config, "imagenet_r")), _SHIFT)
     self.assertEqual(
-        _weights(protocol.for_set(config, "oxford_pets")), _FINE_GRAINED)
+        _weights(config_methods.for_set(config, "imagenet_r")), _SHIFT)
+    self.assertEqual(
+        _weights(config_methods.for_set(config, "oxford_pets")), _FINE_GRAINED)
     self.assertIsNone(config.method.soc.weight)  # nothing is left behind
-    self.assertEqual(protocol.remarks(config, ["imagenet_r"]), {
+    self.assertEqual(config_methods.remarks(config, ["imagenet_r"]), {
         "imagenet_r": "imagenet_r: protocol of the papers for the family "
         "shift: 64 views, AugMix on, weights c_tpt 20, o_tpt 2, a_tpt 10, "
         "soc 14"})
@@ -59,32 +59,33 @@ class ProtocolTest(parameterized.TestCase):
     config = _config("imagenet_a")
     config.method.soc.weight, config.views.augmix = 5.0, False
     config.views.number = 8
-    found = protocol.for_set(config, "imagenet_a")
+    found = config_methods.for_set(config, "imagenet_a")
     self.assertEqual(_weights(found), _SHIFT | {"soc": 5})
     self.assertEqual((found.views.number, found.views.augmix), (8, False))
-    self.assertRegex(protocol.remarks(config, ["imagenet_a"])["imagenet_a"],
-                     "8 views, AugMix off.* soc 5; given: method.soc.weight, "
-                     "views.number, views.augmix$")
+    told = config_methods.remarks(config, ["imagenet_a"])["imagenet_a"]
+    self.assertRegex(
+        told, "8 views, AugMix off.* soc 5; given: method.soc.weight, "
+        "views.number, views.augmix$")
     config.method.soc.weight, config.method.weight = None, 7.0
-    self.assertEqual(_weights(protocol.for_set(config, "imagenet_a")),
+    self.assertEqual(_weights(config_methods.for_set(config, "imagenet_a")),
                      dict.fromkeys(_SHIFT, 7))
 
   def test_without_it_all_sets_have_the_defaults_of_the_methods(self):
     config = _config("imagenet_a")
     config.protocol = "defaults"
-    self.assertIs(protocol.for_set(config, "imagenet_a"), config)
-    self.assertEqual(protocol.remarks(config, ["imagenet_a"]), {})
+    self.assertIs(config_methods.for_set(config, "imagenet_a"), config)
+    self.assertEqual(config_methods.remarks(config, ["imagenet_a"]), {})
 
   def test_images_of_one_s_own_name_their_family(self):
     with self.assertRaisesRegex(
         ValueError, "that of photos with --config.data.family=fine_grained or "
         "shift"):
-      protocol.for_set(_config("photos"), "photos")
-    found = protocol.for_set(_config("photos", family="shift"), "photos")
+      config_methods.for_set(_config("photos"), "photos")
+    found = config_methods.for_set(_config("photos", family="shift"), "photos")
     self.assertEqual(_weights(found), _SHIFT)
     # A folder that is called like a benchmark set is none.
     with self.assertRaisesRegex(ValueError, "that of dtd with"):
-      protocol.for_set(_config("./dtd"), "dtd")
+      config_methods.for_set(_config("./dtd"), "dtd")
 
 
 class CommandTest(absltest.TestCase):

@@ -1,0 +1,171 @@
+"""What a config says of test-time methods: which, and with which numbers.
+
+  config = config_file.load("quickstart")
+  methods = config_methods.methods_of(config)    # as jaxcal.predict takes them
+"""
+
+from collections.abc import Iterable
+import copy
+import dataclasses
+
+from jaxcal import config as config_lib
+from jaxcal.adapt import base
+from jaxcal.adapt import methods as methods_lib
+from jaxcal.adapt import numbers
+from jaxcal.adapt.prompt import published
+from jaxcal.data import catalogue
+from jaxcal.storage import paths
+
+_Config = config_lib.ExperimentConfig
+
+
+def methods_of(
+    config: _Config, given: Iterable[str] = ()) -> dict[str, base.Numbers]:
+  """The methods that a config names, each with the numbers that it has.
+
+  Args:
+    config: Settings of the experiment.
+    given: Dotted names of the fields that were given one by one; those of a
+      method that is not named are refused.
+
+  Raises:
+    ValueError: An unknown name, one twice, or a number that no method has.
+  """
+  methods = {}
+  for name in config.method.name:
+    if name in methods:
+      raise ValueError(f"--config.method.name has {name!r} twice")
+    paths.check_name(name)  # of files
+    methods[name] = method_of(config, name)
+  known = {key for one in methods.values() for key in numbers.names_of(one)}
+  for key in ("weight", "delta", "quantile"):
+    if getattr(config.method, key) is not None and key not in known:
+      raise ValueError(f"--config.method.{key} is set, but none of the methods "
+                       f"{', '.join(methods)} has a {key}")
+  for name, part in config_lib.method_parts(config.method).items():
+    for key in dataclasses.asdict(part):
+      if f"method.{name}.{key}" in given and name not in methods:
+        raise ValueError(f"--config.method.{name}.{key} is set, but {name} is "
+                         f"none of the methods {', '.join(methods)}")
+  return methods
+
+
+def method_of(config: _Config, name: str) -> base.Numbers:
+  """A method with the numbers that a config has for it.
+
+  Its own field comes first, then what stands for all methods.
+
+  Raises:
+    ValueError: An unknown name; lists the choices.
+  """
+  method = default_of(config, name)
+  own = config_lib.method_parts(config.method).get(name)
+  given = {key: getattr(config.method, key) for key in config_lib.NUMBERS}
+  if own is not None and name not in config.methods:
+    given |= {key: value for key, value in dataclasses.asdict(own).items()
+              if value is not None}
+  return dataclasses.replace(method, **{  # type: ignore[type-var]
+      key: value for key, value in given.items()
+      if key in numbers.names_of(method) and value is not None})
+
+
+def default_of(config: _Config, name: str) -> base.Numbers:
+  """A method with its own defaults; one of the config's, or one by name.
+
+  Raises:
+    ValueError: An unknown name; lists the choices.
+  """
+  return config.methods[name] if name in config.methods else (
+      methods_lib.method(name))
+
+
+def prefer(config: _Config, fields: Iterable[str]) -> None:
+  """Numbers of all methods that are given expressly come before older own ones.
+
+  Args:
+    config: The experiment; own numbers of methods become None in it.
+    fields: Dotted names of what was given, on the command line or by a sweep.
+  """
+  given = set(fields)
+  for name, part in config_lib.method_parts(config.method).items():
+    for key in dataclasses.asdict(part):
+      if f"method.{key}" in given and f"method.{name}.{key}" not in given:
+        setattr(part, key, None)
+
+
+def for_set(config: _Config, data: str) -> _Config:
+  """The config with the published values for an image set, where it has None.
+
+  Only with config.protocol "paper", see `adapt.prompt.published`.
+
+  Args:
+    config: Settings of the experiment.
+    data: Name of the image set.
+
+  Raises:
+    ValueError: The family of the set is not known.
+  """
+  if config.protocol != "paper":
+    return config
+  family, augmix = _family(config, data)
+  config = copy.deepcopy(config)
+  if config.views.number is None:
+    config.views.number = published.NUM_VIEWS
+  if config.views.augmix is None:
+    config.views.augmix = augmix
+  parts = config_lib.method_parts(config.method)
+  for name, weight in published.WEIGHTS[family].items():
+    if config.method.weight is None and parts[name].weight is None:
+      parts[name].weight = weight
+  return config
+
+
+def remarks(config: _Config, sets: Iterable[str]) -> dict[str, str]:
+  """Of each image set, which values were used and whence; {} without any.
+
+  Args:
+    config: Settings of the experiment.
+    sets: Names of the image sets.
+  """
+  if config.protocol != "paper":
+    return {}
+  return {data: _remark(config, data) for data in sets}
+
+
+def _remark(config, data):
+  family, _ = _family(config, data)
+  used = for_set(config, data)
+  weights = config_lib.method_parts(used.method)
+  told = [f"{name} {weight:g}" for name in config.method.name
+          if name in published.WEIGHTS[family] and name not in config.methods
+          and (weight := config.method.weight if weights[name].weight is None
+               else weights[name].weight) is not None]
+  before = config_lib.method_parts(config.method)
+  given = [field for field, value in (
+      ("method.weight", config.method.weight),
+      *((f"method.{name}.weight", before[name].weight)
+        for name in config.method.name if name in published.WEIGHTS[family]),
+      ("views.number", config.views.number),
+      ("views.augmix", config.views.augmix)) if value is not None]
+  return (
+      f"{data}: protocol of the papers for the family {family}: "
+      f"{used.views.number} views, AugMix "
+      f"{'on' if used.views.augmix else 'off'}, weights "
+      f"{', '.join(told) or 'none'}" +
+      (f"; given: {', '.join(given)}" if given else ""))
+
+
+def _family(config, data):
+  """The family of a set, and whether the papers' scripts mix its views."""
+  given = config.data.family
+  # Not of a folder that is called like one.
+  row = catalogue.CATALOGUE.get(data) if data in config.data.name else None
+  if given is None and row is None:
+    raise ValueError(
+        f"--config.protocol=paper knows the families of the benchmark sets "
+        f"only; say that of {data} with --config.data.family="
+        f"{' or '.join(published.FAMILIES)}")
+  if row is None:
+    return given, True
+  return given or ("shift" if row.shift else "fine_grained"), (
+      row.augmix or row.shift)
