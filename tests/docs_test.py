@@ -150,7 +150,7 @@ class DocsTest(parameterized.TestCase):
          if _blocks(page, "python")},
         # Those of own_method.md run in own_method_test.py.
         {"README.md": 4, "docs/bayesvlm.md": 2, "docs/few_shot.md": 1,
-         "docs/library.md": 7,
+         "docs/library.md": 8,
          "docs/own_method.md": 4})
     for page, text in _PAGES.items():
       fences = re.findall(r"^ *```(.*)$", text, re.MULTILINE)
