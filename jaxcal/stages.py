@@ -57,11 +57,7 @@ def of(row: Mapping[str, Any]) -> Stages:
   """The stages that a row, or a mapping from `fields`, tells."""
   found = {name: row[name] for name in Stages._fields
            if row.get(name) is not None}
-  one = Stages(**found | {"additions": tuple(found.get("additions", ()))})
-  if one.recalibrator and one.method.endswith(f"+{one.recalibrator}"):
-    # A row of an earlier version: the joined name, and a calibrator beside it.
-    return one._replace(recalibrator=None)
-  return one
+  return Stages(**found | {"additions": tuple(found.get("additions", ()))})
 
 
 def reference_of(row: Mapping[str, Any]) -> Stages:

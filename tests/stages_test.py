@@ -41,20 +41,6 @@ class StagesTest(parameterized.TestCase):
     self.assertEqual(stages.of_settings(
         {stages.SETTING: stages.fields(one)}, "soc+full"), one)
 
-  def test_rows_of_earlier_versions_have_the_label_that_they_had(self):
-    row = {"method": "soc+temperature", "recalibrator": "temperature"}
-    self.assertEqual(stages.of(row).label, "soc+temperature")
-    row = {"method": "soc+full", "reference": "soc+diagonal"}
-    self.assertEqual(stages.of(row).label, "soc+full")
-    self.assertEqual(stages.reference_of(row).label, "soc+diagonal")
-
-  def test_a_name_that_is_not_theirs_is_all_that_is_known(self):
-    one = stages.Stages("soc", posterior="full")
-    settings = stages.setting(one)
-    self.assertEqual(settings["method"], "soc+full")
-    self.assertEqual(stages.named(settings, "soc+full"), one)
-    self.assertEqual(stages.named(settings, "mine"), stages.Stages("mine"))
-
 
 if __name__ == "__main__":
   absltest.main()

@@ -181,8 +181,7 @@ def _fit(one):
   if "recalibrator" not in one.settings:
     return {}
   about = one.settings["recalibration"]
-  return {"recalibrator": one.settings["recalibrator"],
-          "recalibration_images": about["num_images"],
+  return {"recalibration_images": about["num_images"],
           "recalibration_notes": about["notes"], **predicted.numbers(one)}
 
 
@@ -272,7 +271,7 @@ def _blocks(measured, conventions, remarks):
   for heading, some, columns in (
       ("Over seeds, mean and standard deviation:", over_seeds,
        tables.OVER_SEEDS),
-      ("Fitted calibrators:", of("recalibrator"), tables.FITS),
+      ("Fitted calibrators:", of("recalibration_images"), tables.FITS),
       ("Uncertainty, of the median image:", of("median_epistemic"),
        tables.UNCERTAINTY),
       ("In and out of distribution, AUROC %:", of("auroc_confidence"),

@@ -42,7 +42,7 @@ def render(
   tuned = [row for row in rows if row.get("median_context_shift", 0) > 0]
   uncertain = [row for row in rows if "median_epistemic" in row]
   detecting = [row for row in rows if "auroc_confidence" in row]
-  fitted = [row for row in rows if "recalibrator" in row]
+  fitted = [row for row in rows if "recalibration_images" in row]
   by_data = summary.by_data(rows)
   return environment.from_string(template).render(
       title=title, conventions=conventions, settings=settings, remarks=remarks,

@@ -91,7 +91,19 @@ def rows(run: pathlib.Path, name: str) -> list[dict[str, Any]]:
   """
   path = run / f"{name}.jsonl"
   lines = path.read_text("utf-8").splitlines() if path.exists() else []
-  return [_parsed(line, path) for line in lines]
+  return [_as_today(run, _parsed(line, path)) for line in lines]
+
+
+def _as_today(run, row):
+  """A row of an earlier version had all stages in its method, and more beside.
+  """
+  there = lambda name: predictions_lib.exists(
+      run / "predictions" / row.get("data", "") / name)
+  if "recalibrator" in row and there(row["method"]) and (
+      not there(stages.of(row).label)):
+    return {name: value for name, value in row.items()
+            if name != "recalibrator"}
+  return row
 
 
 def write_rows(path: pathlib.Path, some: Sequence[summary.Row]) -> None:
