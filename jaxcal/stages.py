@@ -22,7 +22,8 @@ class Stages(NamedTuple):
     additions: What was added to the base method, of `tuning.methods.ADDITIONS`.
     tuned_seed: Seed of few-shot tuning, where there are several side by side.
     posterior: Form of the posterior, of `adapt.prompt.bayesian.FORMS`.
-    recalibrator: Name of the calibrator.
+    recalibrator: Name of the calibrator; of several, one after the other,
+      joined by "+".
   """
 
   method: str

@@ -61,7 +61,8 @@ class Fit(NamedTuple):
 
   Attributes:
     parameters: Numbers and arrays by name; JSON holds them once arrays are
-      lists.
+      lists. None where nothing could be learnt: logits are then left as they
+      are.
     notes: Plain sentences about what the fit rests on; none where there is
       nothing to be said.
   """

@@ -4,7 +4,7 @@ The one module of the room that knows `predictions`: class names and ids are
 looked at here, so that calibrators are functions of arrays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 import warnings
 
@@ -26,8 +26,11 @@ from jaxcal.typing import Scores
 # Of the images to be recalibrated, and of those to fit to.
 _Given = Predictions | base.Evidence | Scores
 _Arrays = tuple[
-    Float[Any, "m k"] | Sequence[Any], Integer[Any, "m"] | Sequence[Any]]
+    Float[Any, "m j"] | Sequence[Any], Integer[Any, "m"] | Sequence[Any]]
 _Fitted = Predictions | base.Evidence | _Arrays
+
+# Numbers of an array of which settings, read by people, tell the shape alone.
+_LONG = 10_000
 
 _TARGET = "the images to be recalibrated"
 _FITTED = "the images to fit to"
@@ -69,10 +72,14 @@ def recalibrate(
 
   Returns:
     Of `Predictions`: the same with other logits, and in their settings
-    `recalibrator` (its name) and `recalibration` (`parameters`, `num_images`,
-    `fitted_on`: the settings' name of that data, `notes`: what the fit rests
-    on); where the settings have the stages, these, too. Of arrays: the logits
-    alone, as an array of numpy or jax.
+    `recalibrator` (its name) and `recalibration` (`parameters`, of long arrays
+    the shape; `num_images`, `fitted_on`: the settings' name of that data,
+    `notes`: what the fit rests on); where the settings have the stages, these,
+    too. Of arrays: the logits alone, as an array of numpy or jax.
+
+    Predictions that were recalibrated before can be again: the names are then
+    joined by "+", and `recalibration` tells of the last one, and under `before`
+    of those before it.
 
   Raises:
     ValueError: Classes that differ, an image in both, no labels, missing
@@ -94,19 +101,26 @@ def recalibrate(
   _check_logits(one, np.asarray(evidence.logits), np.asarray(logits))
   for note in fit.notes:
     warnings.warn(f"{one.name}: {note}", base.FitWarning, stacklevel=2)
+  if isinstance(predictions, Predictions):
+    logits = np.asarray(logits, np.float32)
+  if one.keeps_prediction:
+    logits = _told_apart(np.asarray(evidence.logits), logits)
   if not isinstance(predictions, Predictions):
     return logits
-  fitted_on = on if one.fit and isinstance(on, Predictions) else None
+  before = predictions.settings
+  name = "+".join(filter(None, (before.get("recalibrator"), one.name)))
+  about = _about(fit, on if one.fit and isinstance(on, Predictions) else None)
+  if "recalibration" in before:
+    about["before"] = before["recalibration"]
   return predictions._replace(
-      logits=np.asarray(logits, np.float32),
-      settings={**predictions.settings,
-                **_stages(predictions.settings, one.name),
-                "recalibrator": one.name,
-                "recalibration": _about(fit, fitted_on)})
+      logits=np.asarray(logits),
+      settings={**before, **_stages(before, name), "recalibrator": name,
+                "recalibration": about})
 
 
 def recalibrate_quietly(
-    predictions: Predictions, on: Predictions, recalibrator: base.Calibrator
+    predictions: Predictions, on: Predictions | None,
+    recalibrator: base.Calibrator
 ) -> Predictions:
   """`recalibrate` for a report, which prints the notes: nothing warns.
 
@@ -277,6 +291,24 @@ def _check_logits(one, before, after):
         f"{int((~kept).argmax())}")
 
 
+def _told_apart(before, logits):
+  """Logits in which rounding has made no other class as high as the predicted.
+
+  Of equal logits, the first class would be the predicted one.
+  """
+  rows = np.arange(len(before))
+  predicted = before.argmax(axis=1)
+  found = np.asarray(logits)
+  changed = found.argmax(axis=1) != predicted
+  if not changed.any():
+    return logits
+  rows, predicted = rows[changed], predicted[changed]
+  found = np.array(found)
+  found[rows, predicted] = np.nextafter(
+      found[rows].max(axis=1), np.asarray(np.inf, found.dtype))
+  return jnp.asarray(found) if isinstance(logits, jax.Array) else found
+
+
 def _stages(settings, name):
   """What the settings say of the stages, where they do."""
   if stages.SETTING not in settings:
@@ -285,11 +317,13 @@ def _stages(settings, name):
       stages.of(settings[stages.SETTING])._replace(recalibrator=name))
 
 
-def _about(fit: base.Fit, on: Predictions | None) -> Mapping[str, Any]:
+def _about(fit: base.Fit, on: Predictions | None) -> dict[str, Any]:
   """What the settings keep of a fit."""
+  arrays = {name: np.asarray(value) for name, value in fit.parameters.items()}
   return {
-      "parameters": {name: np.asarray(value).tolist()
-                     for name, value in fit.parameters.items()},
+      "parameters": {
+          name: value.tolist() if value.size <= _LONG else
+          {"shape": list(value.shape)} for name, value in arrays.items()},
       "num_images": 0 if on is None else len(on.ids),
       "fitted_on": None if on is None else on.settings.get("data"),
       "notes": list(fit.notes)}

@@ -6,6 +6,7 @@ import statistics
 import numpy as np
 
 from jaxcal.recalibration import base
+from jaxcal.recalibration import examples
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Float
 from jaxcal.typing import Integer
@@ -23,12 +24,20 @@ _LEVEL = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Temperature:
-  """One temperature for all images and classes: the default calibrator."""
+  """One temperature for all images and classes: the default calibrator.
+
+  Attributes:
+    same_classes: Whether it must be fitted to the classes that it is applied
+      to; the few-shot papers fit it to base classes and apply it to new ones.
+  """
+
+  same_classes: bool = True
 
   def recalibrator(self) -> base.Recalibrator:
     """`fit` and `apply` of this module."""
     return base.Recalibrator(
-        "temperature", fit=fit, apply=lambda parameters, evidence: apply(
+        "temperature", fit=fit, same_classes=self.same_classes,
+        apply=lambda parameters, evidence: apply(
             parameters["temperature"], evidence.logits))
 
 
@@ -51,9 +60,9 @@ def fit(evidence: base.Evidence) -> base.Fit:
     ValueError: See `fit_temperature`.
     TypeError: Labels that are not integers.
   """
-  logits, labels, _ = _checked(evidence.logits, evidence.labels, None)
+  logits, labels, _ = examples.checked(evidence.logits, evidence.labels)
   fitted = fit_temperature(logits, labels)
-  reason = _no_optimum(fitted, logits, labels)
+  reason = without_optimum(fitted, logits, labels)
   if reason:
     return base.Fit({"temperature": 1.0}, (reason,))
   return base.Fit({"temperature": fitted}, tuple(
@@ -100,7 +109,7 @@ def fit_temperature(
   weight decay from 100 / T = 100, in float16, of which the spacing at that
   value is 0.4 % of T.
   """
-  logits, labels, weights = _checked(logits, labels, weights)
+  logits, labels, weights = examples.checked(logits, labels, weights)
 
   def slope(log_scale):
     return _slope(logits, labels, weights, np.exp(log_scale))
@@ -166,7 +175,7 @@ def confidence_interval(
     ValueError: See `fit_temperature`.
     TypeError: `labels` are not integers.
   """
-  logits, labels, _ = _checked(logits, labels, None)
+  logits, labels, _ = examples.checked(logits, labels)
   least = _loss(logits, labels, 1 / temperature)
 
   def excess(log_scale):
@@ -183,8 +192,18 @@ def confidence_interval(
   return ends[0], ends[1]
 
 
-def _no_optimum(fitted, logits, labels):
-  """Why the likelihood has no maximum in the range; empty if it has one."""
+def without_optimum(
+    fitted: float,
+    logits: Float[AnyArray, "n k"],
+    labels: Integer[AnyArray, "n"],
+) -> str:
+  """Why the likelihood has no maximum in the range; empty if it has one.
+
+  Args:
+    fitted: Temperature from `fit_temperature`.
+    logits: Logits that it was fitted to.
+    labels: Labels that it was fitted to.
+  """
   n, right = len(labels), int((logits.argmax(axis=1) == labels).sum())
   sharpest, flattest = (_loss(logits, labels, 1 / bound) for bound in BOUNDS)
   if fitted == 1 and sharpest == flattest:
@@ -212,7 +231,7 @@ def _notes(fitted, logits, labels):
   """What is to be known about a temperature that is applied."""
   n, k = logits.shape
   if n < k:
-    absent = k - len(np.unique(labels))
+    absent = len(examples.without_images(labels, k))
     yield (f"it was fitted to {n} images, fewer than the {k} classes, of which "
            f"{absent} have no image; more labelled images would make it more "
            "reliable")
@@ -266,32 +285,3 @@ def _slope(logits, labels, weights, scale):
     probs /= probs.sum(axis=1, keepdims=True)
     total += weights[part] @ (probs * rest).sum(axis=1)
   return total / weights.sum()
-
-
-def _checked(logits, labels, weights):
-  """Arrays on the host, once they are seen to belong together."""
-  logits, labels = np.asarray(logits), np.asarray(labels)
-  if logits.ndim != 2 or not logits.size or labels.shape != logits.shape[:1]:
-    raise ValueError("expected logits [examples, classes] and one label per "
-                     f"example, but {logits.shape=} and {labels.shape=}.")
-  if not np.issubdtype(labels.dtype, np.integer):
-    raise TypeError(f"labels must be integers, but {labels.dtype=}.")
-  weights = (np.ones(len(labels)) if weights is None
-             else np.asarray(weights, np.float64))
-  if weights.shape != labels.shape:
-    raise ValueError("weights must be one per example, but "
-                     f"{weights.shape=} and {labels.shape=}.")
-  if not (np.isfinite(weights).all() and (weights >= 0).all()
-          and weights.any()):
-    raise ValueError(
-        "weights must be finite, not negative and not all zero.")
-  used = weights > 0
-  logits, labels, weights = logits[used], labels[used], weights[used]
-  if not np.isfinite(logits).all():
-    raise ValueError("logits must be finite; NaN or infinity in "
-                     f"{int((~np.isfinite(logits)).any(axis=1).sum())} of "
-                     f"{len(logits)} rows.")
-  if not 0 <= labels.min() <= labels.max() < logits.shape[1]:
-    raise ValueError(f"labels must lie in [0, {logits.shape[1]}), but they "
-                     f"span [{labels.min()}, {labels.max()}].")
-  return logits, labels, weights

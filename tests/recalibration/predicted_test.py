@@ -164,6 +164,34 @@ class RecalibrateTest(parameterized.TestCase):
         loaded.settings["recalibration"]["parameters"]["bias"],
         on.logits.mean(0), rtol=1e-6)
 
+  def test_one_after_the_other(self):
+    doubled = base.Recalibrator("doubled", apply=lambda _, evidence: (
+        2 * evidence.logits))
+    one = stages.Stages("tpt", posterior="full")
+    target = _predictions(0)
+    target = target._replace(settings=target.settings | stages.setting(one))
+    first = predicted.recalibrate(target, _predictions(1, prefix="held_out"))
+    found = predicted.recalibrate(first, recalibrator=_Of(doubled))
+    np.testing.assert_array_equal(found.logits, 2 * first.logits)
+    self.assertEqual(found.settings["recalibrator"], "temperature+doubled")
+    self.assertEqual(found.settings["method"], "tpt+full+temperature+doubled")
+    self.assertEqual(
+        found.settings["recalibration"],
+        {"parameters": {}, "num_images": 0, "fitted_on": None, "notes": [],
+         "before": first.settings["recalibration"]})
+    self.assertEqual(stages.of_settings(found.settings, "x"),
+                     one._replace(recalibrator="temperature+doubled"))
+
+  def test_settings_tell_the_shape_of_long_arrays(self):
+    one = base.Recalibrator(
+        "long", fit=lambda evidence: base.Fit(
+            {"features": np.zeros((200, 51)), "short": np.zeros(3)}),
+        apply=lambda parameters, evidence: evidence.logits)
+    found = predicted.recalibrate(
+        _predictions(0), _predictions(1, prefix="held_out"), _Of(one))
+    self.assertEqual(found.settings["recalibration"]["parameters"], {
+        "features": {"shape": [200, 51]}, "short": [0., 0., 0.]})
+
   def test_image_by_image_without_labels(self):
     one = _Of(base.Recalibrator(
         "range", apply=_range_matched, needs=("zero_shot_logits",)))
@@ -234,13 +262,34 @@ class RefusesTest(parameterized.TestCase):
         target, recalibrator=_Of(one._replace(keeps_prediction=False)))
     np.testing.assert_array_equal(found.logits[5], -target.logits[5])
 
-  def test_equal_logits_are_no_change(self):
-    # The last class leads by less than float16 tells apart.
-    logits = np.array([[1., 1.0001, 0.], [2., 2., 3.]], np.float32)
+  @parameterized.parameters(np.asarray, jnp.asarray)
+  def test_rounding_changes_no_prediction(self, kind):
+    # The second class leads by less than float16 tells apart.
+    logits = kind(np.array([[1., 1.0001, 0.], [2., 2., 3.]], np.float32))
     one = base.Recalibrator("coarse", apply=lambda parameters, evidence: (
         evidence.logits.astype(np.float16)))
     found = predicted.recalibrate(logits, recalibrator=_Of(one))
-    self.assertEqual(found[0].argmax(), 0)
+    self.assertIsInstance(found, type(logits))
+    self.assertEqual(found.dtype, np.float16)
+    np.testing.assert_array_equal(found.argmax(1), [1, 2])
+    np.testing.assert_allclose(found, logits, rtol=1e-3)
+    # Calibrators that may change predictions are left alone.
+    found = predicted.recalibrate(
+        logits, recalibrator=_Of(one._replace(keeps_prediction=False)))
+    np.testing.assert_array_equal(found.argmax(1), [0, 2])
+
+  def test_a_temperature_in_float32_changes_no_prediction(self):
+    near = np.float32(2.1), np.nextafter(np.float32(2.1), np.float32(3))
+    logits = np.tile(np.array([[*near, 0]], np.float32), (2000, 1))
+    logits *= np.linspace(0.5, 40, 2000, dtype=np.float32)[:, None]
+    target = _predictions(0, 2000)._replace(logits=logits)
+    found = predicted.recalibrate(target, _predictions(1, 3000, "held_out"))
+    divided = logits / np.float32(
+        found.settings["recalibration"]["parameters"]["temperature"])
+    rounded = divided.argmax(1) != logits.argmax(1)
+    self.assertGreater(rounded.sum(), 10)  # or the test says nothing
+    np.testing.assert_array_equal(found.logits.argmax(1), logits.argmax(1))
+    np.testing.assert_allclose(found.logits, divided, rtol=1e-6)
 
   @parameterized.parameters(
       (lambda logits: logits[:, :2], r"shape \(200, 3\), but .*\(200, 2\)"),

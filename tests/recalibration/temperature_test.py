@@ -10,6 +10,7 @@ from scipy import special
 
 from jaxcal.metrics import calibration
 from jaxcal.recalibration import base
+from jaxcal.recalibration import predicted
 from jaxcal.recalibration import temperature
 from tests import shared
 
@@ -279,6 +280,19 @@ class CalibratorTest(parameterized.TestCase):
   def test_a_flat_likelihood_excludes_nothing(self):
     self.assertEqual(temperature.confidence_interval(
         1., np.ones((3, 2)), np.zeros(3, int)), temperature.BOUNDS)
+
+
+class ClassesTest(absltest.TestCase):
+
+  def test_base_classes_and_new_ones_as_in_the_few_shot_papers(self):
+    on = _data(0, 300, 4)
+    logits = np.random.default_rng(1).normal(size=(20, 3))
+    with self.assertRaisesRegex(ValueError, "fitted to 4 and applied to 3"):
+      predicted.recalibrate(logits, on)
+    found = predicted.recalibrate(
+        logits, on, temperature.Temperature(same_classes=False))
+    np.testing.assert_allclose(
+        found, logits / temperature.fit_temperature(*on), rtol=1e-12)
 
 
 class RefusesTest(parameterized.TestCase):
