@@ -1,7 +1,9 @@
-"""Recalibration: fitted to logits and labels after training, then applied."""
+"""Recalibration: after training, predictions become better calibrated ones."""
 
 from jaxcal import lazy
 
-__all__ = ["base", "calibrators", "predicted", "temperature"]
+__all__ = ["base", "binned", "calibrators", "cots", "dac", "examples",
+           "isotonic", "matrix", "predicted", "probabilities", "procal",
+           "proximity", "sals", "temperature", "top_label", "vector"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)
