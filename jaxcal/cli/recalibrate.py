@@ -16,8 +16,8 @@ from jaxcal.storage import output_folder
 EXAMPLE = "jaxcal recalibrate runs/mine --share=0.2"
 
 _RECALIBRATOR = flags.DEFINE_string(
-    "recalibrator", "temperature",
-    f"which calibrator: {', '.join(calibrators.RECALIBRATORS)}")
+    "recalibrator", "temperature", "which calibrator; `jaxcal list "
+    "recalibrators` lists them")
 _ON = shared_flags.define_path(
     "on", None, "labelled images to fit to: the name of a split that RUN holds "
     "predictions of (--config.temperature.split), the output folder of another "
@@ -38,12 +38,14 @@ def help_text() -> str:
       "RUN is the output folder of `jaxcal evaluate`. Each METHOD of each "
       "image set is", "fitted to labelled images and becomes METHOD+NAME, "
       "which is measured beside it on", "the same images, none of them fitted "
-      "to. Writes predictions/, results.jsonl,", "results.md, "
+      "to. What needs no labels (dac, sals, cots,", "e_cots) takes neither "
+      "--on nor --share. Writes predictions/, results.jsonl,", "results.md, "
       "differences.jsonl, report.html, diagram-*.svg and run.json, and prints "
       "a", "table.", "",
       "Examples:", f"  {EXAMPLE}",
       "  jaxcal recalibrate runs/mine --on=validation",
-      "  jaxcal recalibrate runs/mine --on=runs/of_other_images", "",
+      "  jaxcal recalibrate runs/mine --on=runs/of_other_images",
+      "  jaxcal recalibrate runs/mine --recalibrator=sals", "",
       "Flags:", *shared_flags.flag_help(*_FLAGS),
       "  --output\n      folder to write to; RUN/recalibrated-NAME-HASH if "
       "absent, with a hash of all\n      that it was made from",
@@ -62,13 +64,13 @@ def main(run: str) -> None:
   printing.show(*recalibrated.write(plan, output))
 
 
-def _on() -> str | recalibrated.Share:
-  """The images to fit to.
+def _on() -> str | recalibrated.Share | None:
+  """The images to fit to; None where no flag says so.
 
   Raises:
     ValueError: Flags that do not go together or are out of range.
   """
-  if (_ON.value is None) == (_SHARE.value is None):
+  if _ON.value is not None and _SHARE.value is not None:
     raise ValueError(
         "give one of --on=SPLIT|RUN|FILE, labelled images to fit to, and "
         "--share=0.2, a share of the images themselves")

@@ -235,6 +235,13 @@ def _fitted_to(about):
   for data, by_method in about["fits"].items():
     for fit in by_method.values():
       chosen, rest = fit["fitted_to"], fit["measured_on"]
+      if fit["fitted_on"] is None:
+        if share is not None:
+          said.append(
+              f"{data}: a share of {share:g} of its images, drawn at random "
+              f"(seed {seed}), is left out; everything here, the plain methods "
+              f"too, is measured on the other {rest} alone.")
+        continue
       said.append(
           f"{data}: {chosen} images of {fit['fitted_on']} were fitted to; "
           f"everything is measured on {rest} others." if share is None else

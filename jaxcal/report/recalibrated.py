@@ -47,7 +47,8 @@ class Source(NamedTuple):
     data: Name of the set.
     name: Name of the method's file.
     path: Path of the predictions.
-    on: Path of those to fit to; the same where a share of them is drawn.
+    on: Path of those to fit to; the same where a share of them is drawn, or
+      nothing is fitted.
   """
 
   data: str
@@ -61,7 +62,7 @@ class Plan(NamedTuple):
 
   Attributes:
     run: Folder of the run.
-    on: Images to fit to, as given to `plan`.
+    on: Images to fit to, as given to `plan`; None where nothing is fitted.
     calibrator: The calibrator.
     sources: Predictions to recalibrate, in the order of the run's tables.
     left_out: Sentences on methods without predictions to fit to.
@@ -70,7 +71,7 @@ class Plan(NamedTuple):
   """
 
   run: pathlib.Path
-  on: str | Share
+  on: str | Share | None
   calibrator: base.Calibrator
   sources: list[Source]
   left_out: list[str]
@@ -85,7 +86,7 @@ class Plan(NamedTuple):
 
 def plan(
     run: str | os.PathLike,
-    on: str | os.PathLike | Share,
+    on: str | os.PathLike | Share | None = None,
     calibrator: base.Calibrator = temperature.Temperature(),
 ) -> Plan:
   """Looks at all that is to be recalibrated; nothing is written.
@@ -94,15 +95,20 @@ def plan(
     run: Output folder of `jaxcal evaluate`.
     on: Labelled images to fit to: a share of the run's own; or the name of a
       split that it holds predictions of, the output folder of another run with
-      the same sets and methods, or a file of predictions.
+      the same sets and methods, or a file of predictions. Where nothing is
+      fitted, None for all images, or a share that is left out.
     calibrator: The calibrator, `Temperature()` if not given.
 
   Raises:
     FileNotFoundError: No run, or nothing to fit to.
-    ValueError: Predictions that cannot be fitted to or recalibrated, see
+    ValueError: No images to fit to, or some where nothing is fitted;
+      predictions that cannot be fitted to or recalibrated, see
       `predicted.check`; names set and method.
   """
-  run, on = pathlib.Path(run), on if isinstance(on, Share) else os.fspath(on)
+  run = pathlib.Path(run)
+  if on is not None and not isinstance(on, Share):
+    on = os.fspath(on)
+  _check_on(on, calibrator.recalibrator())
   if on in saved_runs.OUTSIDE:
     raise ValueError(
         f"{on!r} are images of none of the classes, so that their labels mean "
@@ -167,6 +173,19 @@ def write(planned: Plan, output: str | os.PathLike) -> measured.Written:
       conventions=conventions)
 
 
+def _check_on(on: str | Share | None, one: base.Recalibrator) -> None:
+  """Refuses images to fit to where nothing is fitted, and the reverse."""
+  if one.fit is None and isinstance(on, str):
+    raise ValueError(
+        f"{one.name} is fitted to no images, so that {on} would have no "
+        "effect; leave it out")
+  if one.fit is not None and on is None:
+    raise ValueError(
+        f"{one.name} is fitted to labelled images: give one of "
+        "--on=SPLIT|RUN|FILE, and --share=0.2, a share of the images "
+        "themselves")
+
+
 def _sources(run, on):
   """All that is to be recalibrated, and sentences on what is left out."""
   plain = [one for one in saved_runs.predictions_of(
@@ -192,7 +211,7 @@ def _sources(run, on):
 
 
 def _place_to_fit(
-    run: pathlib.Path, on: str | Share, by_set: Mapping[str, list[str]]
+    run: pathlib.Path, on: str | Share | None, by_set: Mapping[str, list[str]]
 ) -> Callable[[str, str], pathlib.Path | None]:
   """Where predictions may lie that others are fitted to.
 
@@ -205,7 +224,7 @@ def _place_to_fit(
     A function of set and method.
   """
   folder = run / "predictions"
-  if isinstance(on, Share):
+  if on is None or isinstance(on, Share):
     return lambda data, name: folder / data / name
   other = pathlib.Path(on)
   if other.name == on and any((folder / data / on).is_dir() for data in by_set):
@@ -239,9 +258,11 @@ def _method_of_file(file, by_set):
   return method
 
 
-def _divided(source, on) -> tuple[Predictions, Predictions]:
+def _divided(source, on) -> tuple[Predictions, Predictions | None]:
   """Predictions to recalibrate and measure, and those to fit to."""
   plain = saved_runs.load_labelled(source.path)
+  if on is None:
+    return plain, None
   if not isinstance(on, Share):
     return plain, _called(saved_runs.load(source.on), source, on)
   chosen = predicted.draw(np.asarray(plain.labels), on.share, seed=on.seed)
@@ -270,7 +291,7 @@ def _inputs(run, on, recalibrator, sources):
     contents.setdefault(source.data, {})[source.name] = [
         _digest(path) for path in dict.fromkeys((source.path, source.on))]
   return {"recalibrator": recalibrator, "run": run.absolute().name,
-          "on": None if drawn else pathlib.Path(on).name,
+          "on": None if drawn or on is None else pathlib.Path(on).name,
           "share": on.share if drawn else None,
           "seed": on.seed if drawn else None, "predictions": contents}
 
