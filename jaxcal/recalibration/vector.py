@@ -7,6 +7,7 @@ import numpy as np
 from jaxcal.recalibration import base
 from jaxcal.recalibration import examples
 from jaxcal.recalibration import probabilities
+from jaxcal.recalibration import temperature
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Float
 from jaxcal.typing import Integer
@@ -97,8 +98,10 @@ def fit_vector(
     return None  # a scale and a shift would do the same
   inputs = (logits - mean) / spread
   targets = np.eye(k)[labels]
-  # Of the standardised logits; at first the logits are as they were.
-  numbers = np.concatenate([spread, mean - mean.mean()])
+  # Of the standardised logits; at first all have one temperature.
+  numbers = np.concatenate(
+      [spread, mean - mean.mean()]) / temperature.fit_temperature(
+          logits, labels)
   for _ in range(_MAX_STEPS):
     step = _newton_step(numbers, inputs, targets)
     if step is None:

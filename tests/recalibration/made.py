@@ -43,6 +43,7 @@ def evidence(seed, n=300, k=4, factor=2., width=16, num_views=3):
       text_features=tuned, zero_shot_text_features=zero_shot,
       base_text_features=base_tuned,
       base_zero_shot_text_features=base_zero_shot,
-      zero_shot_logits=6 * images @ zero_shot.T, view_logits=8 * views @ tuned.T,
+      zero_shot_logits=6 * images @ zero_shot.T,
+      view_logits=8 * views @ tuned.T,
       zero_shot_view_logits=6 * views @ zero_shot.T,
       mean_cosine=np.asarray(0.7))
