@@ -449,7 +449,8 @@ class ExperimentConfig:
       (), "arrays that predictions carry for recalibrators, separated by "
       "commas: "
       "image_features, zero_shot_text_features, zero_shot_logits, mean_cosine, "
-      "view_logits, zero_shot_view_logits")
+      "view_logits, zero_shot_view_logits; and of tuned parameters "
+      "text_features, base_text_features, base_zero_shot_text_features")
   linearisation: str = _field(
       "auto", "linearisation of the text tower at the initial context: 'vjp', "
       "'jacobian', or "

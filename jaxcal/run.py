@@ -43,6 +43,7 @@ Methods = Mapping[str, base.Numbers]
 COMMON_EVIDENCE = ("image_features", "zero_shot_text_features",
                    "zero_shot_logits", "mean_cosine")
 VIEW_EVIDENCE = ("view_logits", "zero_shot_view_logits")
+EVIDENCE = COMMON_EVIDENCE + VIEW_EVIDENCE
 
 _GIGABYTE = 2**30
 _STREAMS = "streams.npz"
@@ -548,13 +549,12 @@ def _check_fields(evidence):
 
 
 def _check_evidence(evidence, methods, task):
-  known = COMMON_EVIDENCE + VIEW_EVIDENCE
   if isinstance(evidence, str):
     raise TypeError(f"evidence must be a list of names, got {evidence!r}")
-  unknown = [name for name in evidence if name not in known]
+  unknown = [name for name in evidence if name not in EVIDENCE]
   if unknown:
     raise ValueError(f"evidence {unknown[0]!r} cannot be computed here; choose "
-                     f"from: {', '.join(known)}.")
+                     f"from: {', '.join(EVIDENCE)}.")
   of_views = [name for name in evidence if name in VIEW_EVIDENCE]
   if of_views and not _prompt_family(methods, task):
     raise ValueError(

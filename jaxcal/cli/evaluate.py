@@ -29,6 +29,7 @@ from jaxcal.recalibration import temperature
 from jaxcal.report import measured
 from jaxcal.report import saved_runs
 from jaxcal.tuning import checkpoint as tuned_files
+from jaxcal.tuning import evidence
 from jaxcal.tuning import saved
 
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
@@ -86,6 +87,7 @@ def main() -> None:
   tuned = tuned_files.find(config.method.tuned)
   if tuned:
     _check_tuned(config)
+  predicting.check_evidence(config)
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
   remarks = config_methods.remarks(config, sets_by_name)
@@ -151,9 +153,12 @@ def _part(
       place, output, keep_digests=not dry_run.ASKED.value)
   template = tune.template(config, data)
   about = experiment.describe(config, model, posterior) | {"data": place}
+  # More evidence than asked for does no harm to what is there.
+  common = {key: value for key, value in asked.common.items()
+            if key != "evidence"}
   return _Part(name, config, posterior, asked, saved.asked(
-      seeds, asked.folder, asked.common, about, template=template), template,
-               about)
+      seeds, asked.folder, common, about, template=template,
+      evidence=predicting.evidence_of(config, evidence.NAMES)), template, about)
 
 
 def _planned(part: _Part) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a config says of the predictions for one image set."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
 import pathlib
 from typing import Any
@@ -22,6 +22,7 @@ from jaxcal.features import sources
 from jaxcal.features import store as stores
 from jaxcal.posterior import head as heads
 from jaxcal.tuning import checkpoint as tuned_files
+from jaxcal.tuning import evidence
 
 _Config = config_lib.ExperimentConfig
 
@@ -60,7 +61,28 @@ def asked(
       order=identities.of_order(config),
       feature_size=model.config.projection,
       posterior=identities.of_posterior(config, posterior),
-      evidence=config.evidence, called=called)
+      evidence=evidence_of(config, run.EVIDENCE), called=called)
+
+
+def evidence_of(
+    config: _Config, known: Sequence[str]) -> tuple[str, ...]:
+  """What of the evidence that is asked for can be computed."""
+  return tuple(name for name in config.evidence if name in known)
+
+
+def check_evidence(config: _Config) -> None:
+  """Refuses evidence that nobody computes.
+
+  Raises:
+    ValueError: Names the first of it.
+  """
+  known = {*run.EVIDENCE, *(evidence.NAMES if config.method.tuned else ())}
+  for name in config.evidence:
+    if name not in known:
+      why = ("is of tuned parameters: give them with --config.method.tuned"
+             if name in evidence.NAMES else "cannot be computed here; choose "
+             f"from: {', '.join(sorted(known))}.")
+      raise ValueError(f"--config.evidence={name} {why}")
 
 
 def predict_set(
@@ -99,7 +121,8 @@ def predict_set(
         _source(config, model, of.images, budget),
         order=None if config.stream.order == "given" else run.shuffled(
             len(of.images.ids), config.stream.seed), head=head,
-        evidence=config.evidence, linearisation=config.linearisation,
+        evidence=evidence_of(config, run.EVIDENCE),
+        linearisation=config.linearisation,
         max_bytes=budget, batch_size=config.batch_size, parts=parts,
         identity=of.common, about=settings, on_batch=on_batch)
 

@@ -65,7 +65,8 @@ class Plan(NamedTuple):
     on: Images to fit to, as given to `plan`; None where nothing is fitted.
     calibrator: The calibrator.
     sources: Predictions to recalibrate, in the order of the run's tables.
-    left_out: Sentences on methods without predictions to fit to.
+    left_out: Sentences on methods without predictions to fit to, or without
+      what the calibrator looks at.
     inputs: All that decides the numbers, files by what they hold; anything that
       JSON holds.
   """
@@ -108,18 +109,25 @@ def plan(
   run = pathlib.Path(run)
   if on is not None and not isinstance(on, Share):
     on = os.fspath(on)
-  _check_on(on, calibrator.recalibrator())
+  one = calibrator.recalibrator()
+  _check_on(on, one)
   if on in saved_runs.OUTSIDE:
     raise ValueError(
         f"{on!r} are images of none of the classes, so that their labels mean "
         "nothing; fit to others")
   sources, left_out = _sources(run, on)
+  lacking = {source: _lacking(source, one) for source in sources}
+  if not all(lacking.values()):  # or the first of them is refused below
+    sources = [source for source in sources if not lacking[source]]
+    left_out += [
+        f"{source.data}, {source.name}: left out, {one.name} needs "
+        f"{', '.join(names)} of it, which are not there"
+        for source, names in lacking.items() if names]
   for source in sources:
     with saved_runs.named(source.data, source.name):
       predicted.check(*_divided(source, on), calibrator)
-  name = calibrator.recalibrator().name
   return Plan(run, on, calibrator, sources, left_out,
-              _inputs(run, on, name, sources))
+              _inputs(run, on, one.name, sources))
 
 
 def check_output(planned: Plan, output: pathlib.Path) -> None:
@@ -208,6 +216,12 @@ def _sources(run, on):
         f"no predictions of {data} to fit to: {on} has none by any of "
         f"{', '.join(by_set[data])}")
   return found, left_out
+
+
+def _lacking(source: Source, one: base.Recalibrator) -> list[str]:
+  """Names of what the calibrator looks at and predictions do not carry."""
+  there = saved_runs.load(source.path).evidence if one.needs else ()
+  return [name for name in one.needs if name not in there]
 
 
 def _place_to_fit(

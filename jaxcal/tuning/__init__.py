@@ -9,6 +9,7 @@ __all__ = [
     "cocoop",
     "coop",
     "dor",
+    "evidence",
     "fit",
     "images",
     "initial",

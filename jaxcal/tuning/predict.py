@@ -20,6 +20,7 @@ from jaxcal.tuning import methods
 from jaxcal.tuning import protocol
 from jaxcal.tuning import taskres
 from jaxcal.tuning import tip_adapter
+from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import PyTree
 
@@ -102,16 +103,39 @@ def divergence(
     template: Prompt of what is not tuned.
     max_bytes: Budget of the text tower's activations.
   """
+  found = text_features(
+      model, class_names, one, template=template, max_bytes=max_bytes)
+  return None if found is None else float(protocol.fd_score(found))
+
+
+def text_features(
+    model: models.Model,
+    class_names: Sequence[str],
+    one: checkpoint.Tuned | None,
+    *,
+    template: str = classes.GENERIC,
+    max_bytes: int = 2**32,
+) -> Float[Array, "k d"] | None:
+  """Tuned text features, unit norm; None where there are not one for a class.
+
+  That is where images have their own, or the text side is not tuned, or not for
+  any names but those of the training.
+
+  Args:
+    model: The model that they were tuned for.
+    class_names: Names of the classes in label order.
+    one: The parameters; None for the zero-shot model.
+    template: Prompt of what is not tuned.
+    max_bytes: Budget of the text tower's activations.
+  """
   if one is None:
-    return float(protocol.fd_score(
-        _zero_shot(model, class_names, template, max_bytes)))
+    return _zero_shot(model, class_names, template, max_bytes)
   method, params = _for_classes(one, model, class_names)
   if method.text_features is None or one.spec.base_method == "cocoop":
     return None
   prompts = methods.prompts_of(
       one.spec, model, class_names, template=template, max_bytes=max_bytes)
-  return float(protocol.fd_score(
-      _text_features(method, params, prompts)))
+  return _text_features(method, params, prompts)
 
 
 def _zero_shot(model, class_names, template, max_bytes):

@@ -12,6 +12,7 @@ from jaxcal.clip import checkpoint as models
 from jaxcal.data import image_set as image_sets
 from jaxcal.tuning import checkpoint
 from jaxcal.tuning import classes
+from jaxcal.tuning import evidence as evidence_lib
 from jaxcal.tuning import images as images_lib
 from jaxcal.tuning import predict
 from jaxcal.tuning import protocol
@@ -30,6 +31,8 @@ class Asked(NamedTuple):
     tuned: The parameters; None for the zero-shot model.
     identity: What the predictions are of.
     about: Anything else to be written beside them.
+    evidence: Names of the arrays that they are to carry, of `evidence.NAMES`,
+      as far as the method has them.
   """
 
   path: pathlib.Path
@@ -37,6 +40,7 @@ class Asked(NamedTuple):
   tuned: checkpoint.Tuned | None
   identity: Mapping[str, Any]
   about: Mapping[str, Any] = {}
+  evidence: tuple[str, ...] = ()
 
 
 def load(
@@ -91,6 +95,7 @@ def asked(
     about: Mapping[str, Any],
     *,
     template: str,
+    evidence: tuple[str, ...] = (),
 ) -> list[Asked]:
   """What several tuned parameters are to predict for an image set.
 
@@ -100,13 +105,15 @@ def asked(
     identity: Identity of images and model.
     about: Anything else to be written beside the predictions.
     template: Prompt of what is not tuned.
+    evidence: Names of the arrays that predictions are to carry.
   """
   return [Asked(
       folder / of.label, of, one,
       {**identity, "prompt.template": template,
        "tuned": checkpoint.digest(one)},
       {**about, "tuned": {name: value for name, value in one.about.items()
-                          if name not in _LONG}})
+                          if name not in _LONG}},
+      evidence)
           for of, one in seeds.items()]
 
 
@@ -125,13 +132,15 @@ def path_of(output: pathlib.Path, data: str, of: stages.Stages, half: str,
 
 
 def missing(asked: Iterable[Asked]) -> list[Asked]:
-  """Those that are not there.
+  """Those that are not there with all that they are to carry.
 
   Raises:
     ValueError: Predictions of something else lie there.
   """
-  return [one for one in asked if not predictions_lib.is_there(
-      one.path, one.identity, way_out=_WAY_OUT)]
+  is_there = lambda one: predictions_lib.is_there(
+      one.path, one.identity, way_out=_WAY_OUT) and set(one.evidence) <= set(
+          predictions_lib.settings(one.path).get("evidence", ()))
+  return [one for one in asked if not is_there(one)]
 
 
 def save(
@@ -175,14 +184,18 @@ def save(
         num_threads=num_threads, progress=progress)
     for one, logits in zip(group, found, strict=True):
       about = {**one.about, **stages.setting(one.stages),
-               "identity": one.identity}
+               "identity": one.identity, "evidence": list(one.evidence)}
       if with_fd_score:
         about["fd_score"] = predict.divergence(
             model, images.class_names, one.tuned, template=template,
             max_bytes=max_bytes)
       predictions_lib.save(predictions_lib.Predictions(
           np.asarray(logits, np.float32), np.asarray(images.labels),
-          images.ids, images.class_names, {}, about), one.path)
+          images.ids, images.class_names, {}, about,
+          {} if one.tuned is None else evidence_lib.arrays(
+              model, images, one.tuned, one.evidence, template=template,
+              features=features, max_bytes=max_bytes, batch_size=batch_size,
+              num_threads=num_threads)), one.path)
 
 
 def over_seeds(

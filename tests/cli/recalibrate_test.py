@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import tempfile
 from unittest import mock
+import warnings
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -16,6 +17,9 @@ from scipy import special
 from jaxcal import predictions
 from jaxcal import stages
 from jaxcal.clip import checkpoint
+from jaxcal.recalibration import base
+from jaxcal.recalibration import calibrators
+from jaxcal.recalibration import predicted
 from tests.cli import command
 
 # A name given twice is two image sets.
@@ -74,7 +78,8 @@ class RecalibrateTest(parameterized.TestCase):
          "--config.data.limit=0"),
         (cls.digits, "--config.data.name=digits",
          "--config.temperature.split=validation",
-         "--config.temperature.limit=40", "--config.data.limit=24"),
+         "--config.temperature.limit=40", "--config.data.limit=24",
+         "--config.evidence=image_features,zero_shot_logits"),
         (cls.other, "--config.data.name=digits",
          "--config.data.split=validation",
          "--config.data.limit=40")):
@@ -237,6 +242,68 @@ class RecalibrateTest(parameterized.TestCase):
     self.assertEqual(_names(output), [
         "zero_shot", "zero_shot+temperature", "mine", "mine+temperature"])
 
+  def test_what_needs_no_labels_takes_all_images(self):
+    before = _contents(self.digits)
+    output, printed, error = self._recalibrate(
+        self.digits, "--recalibrator=sals")
+    self.assertEqual(_contents(self.digits), before)
+    self.assertEqual(_names(output), ["zero_shot", "zero_shot+sals"])
+    self.assertNotIn("fitted to;", printed)
+    self.assertEqual(error, "")
+    plain, found = (predictions.load(
+        output / "predictions" / "digits" / name) for name in (
+            "zero_shot", "zero_shot+sals"))
+    self.assertLen(plain.ids, 24)
+    np.testing.assert_allclose(found.logits, plain.logits, rtol=1e-5)
+    run = json.loads((output / "run.json").read_text())
+    self.assertEqual(
+        run["fits"]["digits"]["zero_shot"],
+        {"fitted_on": None, "fitted_to": 0, "measured_on": 24, "notes": []})
+    # A share is left out, so that all can be measured on the same images.
+    output, printed, _ = self._recalibrate(
+        self.digits, "--recalibrator=sals", "--share=0.25")
+    self.assertIn("digits: a share of 0.25 of its images, drawn at random "
+                  "(seed 0), is left out; everything here, the plain methods "
+                  "too, is measured on the other 18 alone.", printed)
+    self.assertEqual({row["num_images"] for row in _rows(output)}, {18})
+    self._fails("sals is fitted to no images, so that validation would have no",
+                self.digits, "--recalibrator=sals", "--on=validation")
+
+  @parameterized.parameters(
+      "procal_density_ratio", "multi_isotonic", "top_label_histogram_per_class")
+  def test_other_calibrators(self, name):
+    output, _, error = self._recalibrate(
+        self.digits, f"--recalibrator={name}", "--on=validation")
+    folder = self.digits / "predictions" / "digits"
+    seen, whole = (predictions.load(folder / one) for one in (
+        "validation/zero_shot", "zero_shot"))
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", base.FitWarning)
+      expected = predicted.recalibrate(
+          whole, seen, calibrators.calibrator(name))
+    found = predictions.load(
+        output / "predictions" / "digits" / f"zero_shot+{name}")
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    self.assertGreater(np.abs(found.logits - whole.logits).max(), 0.01)
+    for note in expected.settings["recalibration"]["notes"]:
+      self.assertIn(note, error)
+
+  def test_evidence_that_is_not_there(self):
+    self._fails("zero_shot: cots needs view_logits, zero_shot_view_logits of .*"
+                "--config.evidence=view_logits,zero_shot_view_logits",
+                self.digits, "--recalibrator=cots")
+    run = pathlib.Path(self.create_tempdir().full_path, "run")
+    shutil.copytree(self.digits, run)
+    folder = run / "predictions" / "digits"
+    one = predictions.load(folder / "zero_shot")
+    predictions.save(one._replace(
+        settings=one.settings | {"method": "mine"}, evidence={}),
+                     folder / "mine")
+    output, _, error = self._recalibrate(run, "--recalibrator=sals")
+    self.assertIn("digits, mine: left out, sals needs zero_shot_logits of it",
+                  error)
+    self.assertEqual(_names(output), ["zero_shot", "zero_shot+sals"])
+
   def test_output_that_holds_something_else(self):
     output, *_ = self._recalibrate(self.own, "--share=0.5")
     self._fails("holds another run.*--overwrite", self.own, "--share=0.5",
@@ -291,7 +358,7 @@ class RecalibrateTest(parameterized.TestCase):
   @parameterized.parameters(
       (("--share=0.5", "--recalibrator=platt"),
        "unknown recalibrator 'platt'; choose from: temperature"),
-      ((), "give one of --on=SPLIT"),
+      ((), "temperature is fitted to labelled images: give one of --on=SPLIT"),
       (("--share=0.5", "--on=validation"), "give one of --on=SPLIT"),
       (("--share=0",), r"--share is 0, expected in \(0, 1\)"),
       (("--share=1.5",), r"--share is 1.5, expected in \(0, 1\)"),

@@ -19,6 +19,7 @@ from jaxcal.clip import checkpoint
 from jaxcal.clip import prompts
 from jaxcal.data import image_set as image_sets
 from jaxcal.posterior import laplace
+from jaxcal.recalibration import dac
 from jaxcal.testbed import sets
 from jaxcal.testbed import shipped
 from jaxcal.tuning import checkpoint as tuned
@@ -201,6 +202,33 @@ class PredictionsTest(_Saved):
     _, _, detection = printed.partition("In and out of distribution")
     self.assertIn("| coop-1 ", detection)
     self.assertIn("| coop+temperature ", printed)
+
+  def test_evidence_for_recalibrators_of_new_classes(self):
+    asked = ("text_features", "zero_shot_text_features", "base_text_features",
+             "base_zero_shot_text_features", "zero_shot_logits")
+    arguments = ("--config.data.name=shapes", "--config.data.classes=new",
+                 *_PLAIN, *_tuned(self.folders["coop"]))
+    output, _ = self._runs(*arguments)
+    path = output / "predictions" / "shapes" / "coop-1"
+    without = predictions.load(path)
+    self.assertEqual(without.evidence, {})
+    # What is there without it is done again, and is the same.
+    self._runs(*arguments, f"--config.evidence={','.join(asked)}",
+               output=output)
+    one = predictions.load(path)
+    np.testing.assert_allclose(one.logits, without.logits, atol=1e-4)
+    self.assertEqual(set(one.evidence), set(asked))
+    self.assertLen(one.evidence["base_text_features"], 9)
+    status, _, error = command.here(
+        "recalibrate", output, "--recalibrator=dac",
+        f"--output={output / 'dac'}")
+    self.assertEqual(status, 0, error)
+    self.assertIn("shapes, zero_shot: left out, dac needs text_features", error)
+    factors = dac.factors(*(one.evidence[name] for name in asked[:4]))
+    np.testing.assert_allclose(
+        predictions.load(
+            output / "dac" / "predictions" / "shapes" / "coop-1+dac").logits,
+        one.logits * factors[one.logits.argmax(1)][:, None], rtol=1e-5)
 
   def test_classes_of_the_training_are_found_in_another_set(self):
     """By name: a domain of the same classes, and some of them alone."""

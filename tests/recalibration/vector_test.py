@@ -93,15 +93,14 @@ class FitTest(absltest.TestCase):
     self._left_alone("determine no scale", logits, on.labels)
 
   def test_few_images(self):
-    on = made.evidence(0, 12, factor=8.)
-    labels = np.arange(12) % 4  # of which no class can be told apart
-    fit = vector.fit(base.Evidence(
-        np.random.default_rng(0).normal(size=(12, 7)),
-        np.arange(12) % 7))
-    if fit.parameters:
-      self.assertIn("14 numbers, but was fitted to 12 images", fit.notes[0])
-    fit = vector.fit(base.Evidence(on.logits[:, :2], labels % 2))
-    self.assertEqual(fit.notes, ())
+    logits = np.array([[1., 3, 1], [2, 1, 2], [1, 0, 1], [2, 2, 3], [0, 1, 3]])
+    for repeats, notes in ((1, 1), (2, 0)):
+      fit = vector.fit(base.Evidence(
+          np.tile(logits, (repeats, 1)), np.tile([0, 1, 2, 0, 2], repeats)))
+      self.assertSetEqual(set(fit.parameters), {"scale", "shift"})
+      self.assertLen(fit.notes, notes)
+      if notes:
+        self.assertIn("6 numbers, but was fitted to 5 images", fit.notes[0])
 
 
 if __name__ == "__main__":
