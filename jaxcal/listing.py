@@ -54,9 +54,14 @@ def datasets() -> Iterator[str]:
 
 
 def recalibrators() -> Iterator[str]:
-  """What is fitted to labels after training."""
-  for name, recalibrator in calibrators.RECALIBRATORS.items():
-    yield _line(name, _first_line(recalibrator))
+  """What makes predictions better calibrated, by labels or without."""
+  for heading, with_fit in (
+      ("Fitted to labelled images, with --on or --share:", True),
+      ("Without labels, by what predictions carry:", False)):
+    yield heading
+    for name, recalibrator in calibrators.RECALIBRATORS.items():
+      if (recalibrator().recalibrator().fit is not None) == with_fit:
+        yield _line(name, _first_line(recalibrator))
 
 
 def configs() -> Iterator[str]:

@@ -30,6 +30,7 @@ _NUM_SCRIPTS = {
     "docs/devices.md": 1,
     "docs/few_shot.md": 3,
     "docs/images.md": 2,
+    "docs/recalibration.md": 1,
     "docs/results.md": 4,
     "docs/sweeps.md": 1,
     "docs/testbed.md": 1,
@@ -148,10 +149,11 @@ class DocsTest(parameterized.TestCase):
     self.assertEqual(
         {page: len(_blocks(page, "python")) for page in _PAGES
          if _blocks(page, "python")},
-        # Those of own_method.md run in own_method_test.py.
+        # Those of own_method.md run in own_method_test.py, those of
+        # recalibration.md in recalibration/page_test.py.
         {"README.md": 4, "docs/bayesvlm.md": 2, "docs/few_shot.md": 1,
          "docs/library.md": 8,
-         "docs/own_method.md": 4})
+         "docs/own_method.md": 4, "docs/recalibration.md": 2})
     for page, text in _PAGES.items():
       fences = re.findall(r"^ *```(.*)$", text, re.MULTILINE)
       self.assertContainsSubset(fences[::2], ["bash", "python"], page)

@@ -19,7 +19,7 @@ _VIEWS = ("view_logits", "zero_shot_view_logits")
 
 @dataclasses.dataclass(frozen=True)
 class Cots:
-  """A temperature for each image, from its random views; no labels.
+  """A temperature for each image, from its random views.
 
   Attributes:
     num_steps: Number of steps of Adam.

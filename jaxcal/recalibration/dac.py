@@ -22,7 +22,7 @@ _NEEDS = ("text_features", "zero_shot_text_features", "base_text_features",
 
 @dataclasses.dataclass(frozen=True)
 class Dac:
-  """Logits scaled by how far tuning moved the predicted class; no labels.
+  """Logits scaled by how far tuning moved the predicted class.
 
   Attributes:
     num_neighbours: Number of base classes whose distances are averaged.

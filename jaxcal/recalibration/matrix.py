@@ -47,7 +47,7 @@ class Matrix:
 
 @dataclasses.dataclass(frozen=True)
 class Dirichlet:
-  """Weighted sums of all log-probabilities, with a penalty.
+  """Weighted sums of log-probabilities, with a penalty; may change predictions.
 
   Attributes:
     penalty: Factor of the mean square of the weights between classes.

@@ -68,7 +68,7 @@ class ProcalBinMeanShift:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProcalIsotonicPerBin:
+class ProcalIsotonic:
   """A monotone map for each bin of proximity: bin-mean-shift as released.
 
   Attributes:
@@ -93,7 +93,7 @@ class ProcalIsotonicPerBin:
       return probabilities.to_logits(mapped(evidence, near, **rest))
 
     return base.Recalibrator(
-        "procal_isotonic_per_bin", fit=fit, apply=apply, needs=_NEEDS,
+        "procal_isotonic", fit=fit, apply=apply, needs=_NEEDS,
         same_classes=False)
 
 

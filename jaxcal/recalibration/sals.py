@@ -14,7 +14,7 @@ from jaxcal.typing import Float
 
 @dataclasses.dataclass(frozen=True)
 class Sals:
-  """Each image's logits moved to the range of its zero-shot ones; no labels."""
+  """Each image's logits moved to the range of its zero-shot ones."""
 
   def recalibrator(self) -> base.Recalibrator:
     """`apply`; nothing is fitted."""

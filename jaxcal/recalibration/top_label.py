@@ -41,7 +41,7 @@ class TopLabelHistogram:
 
 
 @dataclasses.dataclass(frozen=True)
-class TopLabelHistogramPerClass:
+class TopLabelPerClass:
   """Histogram binning of the confidence, apart for each predicted class.
 
   Attributes:
@@ -54,7 +54,7 @@ class TopLabelHistogramPerClass:
   def recalibrator(self) -> base.Recalibrator:
     """`fit_histograms` and the map of its bins."""
     return base.Recalibrator(
-        "top_label_histogram_per_class",
+        "top_label_per_class",
         fit=lambda evidence: fit_histograms(evidence, self.num_bins),
         apply=lambda parameters, evidence: _mapped(
             evidence.logits, lambda predicted, confidence: by_predicted_class(

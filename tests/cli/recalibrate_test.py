@@ -270,7 +270,7 @@ class RecalibrateTest(parameterized.TestCase):
                 self.digits, "--recalibrator=sals", "--on=validation")
 
   @parameterized.parameters(
-      "procal_density_ratio", "multi_isotonic", "top_label_histogram_per_class")
+      "procal_density_ratio", "multi_isotonic", "top_label_per_class")
   def test_other_calibrators(self, name):
     output, _, error = self._recalibrate(
         self.digits, f"--recalibrator={name}", "--on=validation")

@@ -81,7 +81,7 @@ class OracleTest(absltest.TestCase):
         self.stored["density/test_probs"], rtol=1e-9, atol=1e-12)
 
   def test_isotonic_per_bin(self):
-    one = procal.ProcalIsotonicPerBin().recalibrator()
+    one = procal.ProcalIsotonic().recalibrator()
     parameters = one.fit(self.on).parameters
     np.testing.assert_allclose(
         parameters["edges"], self.stored["bms_multi_iso/proximity_edges"][1:-1],

@@ -69,7 +69,7 @@ class TopLabelTest(parameterized.TestCase):
   @parameterized.parameters(1, 4)
   def test_histogram_per_class(self, number):
     found, fit = _apply(
-        top_label.TopLabelHistogramPerClass(number), self.on, self.target)
+        top_label.TopLabelPerClass(number), self.on, self.target)
     self.assertEqual(fit.notes, ())
     own_predicted = self.on.logits.argmax(1)
     for row in range(len(found)):
@@ -85,7 +85,7 @@ class TopLabelTest(parameterized.TestCase):
     logits = np.array(self.on.logits)
     logits[:, 2] = -50
     found, fit = _apply(
-        top_label.TopLabelHistogramPerClass(3),
+        top_label.TopLabelPerClass(3),
         base.Evidence(logits, np.minimum(self.on.labels, 1)), self.target)
     self.assertStartsWith(fit.notes[0], "1 of 4 classes are predicted for none")
     theirs = self.predicted == 2
