@@ -14,6 +14,9 @@ from jaxcal.recalibration import probabilities
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Float
 
+# Logits that are worked on at a time.
+_BLOCK = 2 ** 20
+
 _VIEWS = ("view_logits", "zero_shot_view_logits")
 
 
@@ -92,25 +95,18 @@ def temperatures(
   Source: Bridging the Confidence Gap (yuweiliang911/CoTS @104997f).
   Differs from the released code in: float64 throughout.
   """
-  views, reference = (np.asarray(x, np.float64)
-                      for x in (view_logits, zero_shot_view_logits))
+  views, reference = np.asarray(view_logits), np.asarray(zero_shot_view_logits)
   if views.shape != reference.shape or not views.shape[1]:
     raise ValueError(
         "expected logits of one random view or more, tuned and zero-shot, but "
         f"they have shapes {views.shape} and {reference.shape}; there is a "
         "random view where --config.method.selection_fraction times the number "
         "of views is at least one")
-  target = probabilities.of_logits(reference).max(axis=-1)
-  log_temperature = np.zeros(len(views))
-  first, second = np.zeros(len(views)), np.zeros(len(views))
-  for step in range(1, num_steps + 1):
-    slope = _slope(log_temperature, views, target)
-    first = 0.9 * first + 0.1 * slope
-    second = 0.999 * second + 0.001 * slope ** 2
-    log_temperature = log_temperature - (
-        learning_rate * (first / (1 - 0.9 ** step)) /
-        (np.sqrt(second / (1 - 0.999 ** step)) + 1e-8))
-  return np.exp(log_temperature)
+  rows = max(1, _BLOCK // views[0].size)
+  return np.concatenate([
+      _adam(views[start:start + rows].astype(np.float64),
+            reference[start:start + rows], num_steps, learning_rate)
+      for start in range(0, len(views), rows)])
 
 
 def mixture(
@@ -137,6 +133,21 @@ def mixture(
   views = probabilities.of_logits(
       np.asarray(view_logits, np.float64) / temperatures[:, None, None])
   return share * clean + (1 - share) * views.mean(axis=1)
+
+
+def _adam(views, reference, num_steps, learning_rate):
+  """`temperatures` of as many images as memory takes at a time."""
+  target = probabilities.of_logits(reference).max(axis=-1)
+  log_temperature = np.zeros(len(views))
+  first, second = np.zeros(len(views)), np.zeros(len(views))
+  for step in range(1, num_steps + 1):
+    slope = _slope(log_temperature, views, target)
+    first = 0.9 * first + 0.1 * slope
+    second = 0.999 * second + 0.001 * slope ** 2
+    log_temperature = log_temperature - (
+        learning_rate * (first / (1 - 0.9 ** step)) /
+        (np.sqrt(second / (1 - 0.999 ** step)) + 1e-8))
+  return np.exp(log_temperature)
 
 
 def _of(numbers, evidence):

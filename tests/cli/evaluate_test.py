@@ -191,6 +191,11 @@ class EvaluateTest(parameterized.TestCase):
       (("--config.method.name=otpt",),
        "unknown method 'otpt'; did you mean o_tpt"),
       (("--config.data.name=nowhere",), "unknown image set 'nowhere'"),
+      (("--config.evidence=base_text_features",),
+       "evidence=base_text_features is of tuned parameters: give them with "
+       "--config.method.tuned"),
+      (("--config.evidence=scores",),
+       "evidence=scores cannot be computed here; choose from: image_features,"),
       (("--config.method.wight=3",), "wight"),
       (("--config.batch_size=abc",), "'abc' is not a whole number"),
       (("--config.method.selection_fraction=0.1",), "keep one of 8 views"),

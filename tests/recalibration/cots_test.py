@@ -46,6 +46,14 @@ class TemperaturesTest(parameterized.TestCase):
               one.view_logits, one.zero_shot_view_logits)]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
+  def test_blocks_of_images(self):
+    one = made.evidence(0, 5)
+    found = cots.temperatures(one.view_logits, one.zero_shot_view_logits)
+    self.enter_context(absltest.mock.patch.object(cots, "_BLOCK", 30))
+    np.testing.assert_allclose(
+        cots.temperatures(one.view_logits, one.zero_shot_view_logits), found,
+        rtol=1e-12)
+
   def test_a_known_temperature_is_found(self):
     """All views of an image at one: there it stops."""
     zero_shot = made.evidence(0, 50).zero_shot_view_logits

@@ -45,6 +45,23 @@ class OracleTest(absltest.TestCase):
         expected / expected.sum(axis=1, keepdims=True), rtol=1e-9, atol=1e-12)
 
 
+class NetcalTest(absltest.TestCase):
+
+  def test_per_class(self):
+    try:
+      from netcal import binning as netcal
+    except ImportError:
+      self.skipTest("netcal is absent; the stored numbers are of it")
+    on, target = made.evidence(0), made.evidence(1)
+    fit = isotonic.fit_per_class(on)
+    theirs = netcal.IsotonicRegression()
+    theirs.fit(probabilities.of_logits(on.logits), on.labels)
+    probs = probabilities.of_logits(target.logits)
+    np.testing.assert_allclose(
+        isotonic.apply_per_class(probs, **fit.parameters),
+        theirs.transform(probs), rtol=1e-6, atol=1e-9)
+
+
 class MapTest(parameterized.TestCase):
 
   @parameterized.parameters(range(5))
