@@ -7,6 +7,7 @@ from absl import flags
 from jaxcal.cli import output_files
 from jaxcal.cli import printing
 from jaxcal.cli import shared_flags
+from jaxcal.conformal import predicted
 from jaxcal.conformal import scores
 from jaxcal.report import prediction_sets
 
@@ -18,6 +19,9 @@ _SPLITS = flags.DEFINE_integer("splits", 50, "number of random splits")
 _SCORE = flags.DEFINE_list(
     "score", list(scores.SCORES),
     f"which scores: {', '.join(scores.SCORES)}")
+_FULL = flags.DEFINE_list(
+    "full", [], f"which full conformal methods: {', '.join(predicted.FULL)}; "
+    "for predictions with --config.evidence=image_features,text_features")
 _BY_CLASS = flags.DEFINE_bool(
     "by_class", False, "cover every class by itself, with a threshold of its "
     "own")
@@ -28,7 +32,8 @@ _TRANSPORT = flags.DEFINE_bool(
 # What calibrates where --share is not given.
 _SHARE = 0.5
 
-_FLAGS = ("alpha", "splits", "score", "by_class", "transport", "share", "seed")
+_FLAGS = ("alpha", "splits", "score", "full", "by_class", "transport", "share",
+          "seed")
 FLAGS = (*_FLAGS, "output", "compilation_cache", "debug")
 FIELDS: tuple[str, ...] = ()  # the files of RUN say all that a config would
 
@@ -53,9 +58,10 @@ def main(run: str) -> None:
   """Measures prediction sets of what a folder holds, as the flags say."""
   folder, share = pathlib.Path(run).expanduser(), shared_flags.share()
   plan = prediction_sets.plan(
-      folder, _SCORE.value, alpha=_ALPHA.value, num_splits=_SPLITS.value,
-      share=_SHARE if share is None else share, seed=shared_flags.SEED.value,
-      by_class=_BY_CLASS.value, transported=_TRANSPORT.value)
+      folder, _SCORE.value, full=_FULL.value, alpha=_ALPHA.value,
+      num_splits=_SPLITS.value, share=_SHARE if share is None else share,
+      seed=shared_flags.SEED.value, by_class=_BY_CLASS.value,
+      transported=_TRANSPORT.value)
   output = output_files.of_run(folder)
   output_files.take(output)
   printing.show(*prediction_sets.write(plan, output))

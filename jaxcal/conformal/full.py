@@ -27,6 +27,7 @@ from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Integer
+from jaxcal.typing import Number
 
 # From probabilities [... k] to scores, both of all classes.
 Score = Callable[[Float[Array, "*n k"]], Float[Array, "*n k"]]
@@ -73,8 +74,8 @@ def ss_text(
     score: Score = scores_lib.least_ambiguous,
     *,
     candidates: Bool[AnyArray, "m k"] | None = None,
-    logit_scale: float = 100.0,
-    temperature: float = 0.01,
+    logit_scale: Number = 100.0,
+    temperature: Number = 0.01,
 ) -> Float[Array, "m k"]:
   """P-values of SS-Text, a linear probe in closed form around the text.
 
@@ -104,7 +105,7 @@ def so_lda(
     score: Score = scores_lib.least_ambiguous,
     *,
     candidates: Bool[AnyArray, "m k"] | None = None,
-    logit_scale: float = 100.0,
+    logit_scale: Number = 100.0,
     load: float = 10.0,
     text_weight: float = 1.0,
 ) -> Float[Array, "m k"]:
@@ -187,7 +188,7 @@ def in_set(
 
 
 def ss_text_fit(
-    data: Data, score: Score, *, logit_scale: float, temperature: float
+    data: Data, score: Score, *, logit_scale: Number, temperature: Number
 ) -> _Fit:
   """How SS-Text is fitted to one pair more; for arguments see `ss_text`.
 
@@ -217,7 +218,7 @@ def ss_text_fit(
 
 
 def so_lda_fit(
-    data: Data, score: Score, *, logit_scale: float, load: float,
+    data: Data, score: Score, *, logit_scale: Number, load: float,
     text_weight: float,
 ) -> _Fit:
   """How SO-LDA is fitted to one pair more; for arguments see `so_lda`.

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxcal import spelling
 from jaxcal.conformal import coverage
+from jaxcal.conformal import full
 from jaxcal.conformal import scores as scores_lib
 from jaxcal.conformal import split
 from jaxcal.conformal import transductive
@@ -24,6 +25,17 @@ from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Integer
 from jaxcal.typing import Shaped
+
+# Full conformal methods by the names that commands and files give them; from
+# data and logit scale to p-values.
+FULL = {
+    "ss_text": lambda data, scale: full.ss_text(
+        data, logit_scale=scale, temperature=1 / scale),
+    "so_lda": lambda data, scale: full.so_lda(data, logit_scale=scale),
+}
+
+# Of logits from cosines times a scale; towers in half precision have some.
+_LARGEST_ERROR = 0.05
 
 # Numbers that are held in memory at a time, about.
 _BLOCK = 2 ** 24
@@ -111,15 +123,17 @@ def measure(
   Returns:
     The arguments; `num_calibration`, `num_tested` and `num_classes`; every
     field of `coverage.Measures`, means over splits, and the standard deviations
-    of the shares and sizes as `_std`; `infinite`, the mean number of infinite
-    thresholds; `class_gap_floor`; and, unless by class, the share of splits
-    that are valid and every field of `coverage.Promise` as `promised_...`.
+    of coverage, mean_size and class_gap as `_std`; `infinite`, the mean number
+    of infinite thresholds; `class_gap_floor`; and, unless by class, the share
+    of splits that are valid and every field of `coverage.Promise` as
+    `promised_...`.
 
   Raises:
     ValueError: No labels, too few images, or a number out of range.
   """
-  count = check(predictions, alpha=alpha, score=score, num_splits=num_splits,
-                share=share)
+  check_score(score)
+  count = check(
+      predictions, alpha=alpha, num_splits=num_splits, share=share)
   assert predictions.labels is not None
   with jax.enable_x64(True):
     logits = jnp.asarray(predictions.logits, jnp.float64)
@@ -129,31 +143,81 @@ def measure(
     found, infinite, images_of_class = jax.tree.map(np.asarray, _over_splits(
         logs, labels, jax.random.split(jax.random.key(seed), num_splits),
         score=score, alpha=alpha, count=count, by_class=by_class))
-  num_tested = len(predictions.labels) - count
-  row = {
+    row = _row(found, images_of_class, alpha)
+  return {
       "score": score, "alpha": alpha, "num_splits": num_splits, "share": share,
       "seed": seed, "by_class": by_class, "transported": transported,
-      "num_calibration": count, "num_tested": num_tested,
-      "num_classes": logs.shape[1], **_summary(found),
-      "infinite": float(infinite.mean()),
-      "class_gap_floor": coverage.class_gap_floor(images_of_class, alpha)}
-  if by_class:
-    return row
-  promised = coverage.promise(count, num_tested, alpha)._asdict()
-  valid = found.coverage >= 1 - alpha - coverage.SLACK - 1e-12
-  return row | {"valid": float(valid.mean())} | {
-      f"promised_{name}": value for name, value in promised.items()}
+      "num_calibration": count, "infinite": float(infinite.mean()), **row,
+      **({} if by_class else _promised(
+          found, count, row["num_tested"], alpha))}
+
+
+def measure_full(
+    predictions: Predictions,
+    *,
+    alpha: float = 0.1,
+    method: str = "so_lda",
+    num_splits: int = 50,
+    share: float = 0.5,
+    seed: int = 0,
+) -> dict[str, Any]:
+  """The same for full conformal prediction, with LAC as the score.
+
+  Splits are those of `measure`. The logit scale is found by comparing logits
+  with cosines of the features.
+
+  Args:
+    predictions: Predictions with labels and the evidence `image_features` and
+      `text_features`; their logits must be cosines of these times a scale.
+    alpha: Share of images whose class may be missed, in (0, 1).
+    method: Name of the method, of `FULL`.
+    num_splits: Number of splits.
+    share: Share of the images that calibrate; the others get sets. Each costs
+      as many fits as there are classes.
+    seed: Seed of the splits.
+
+  Returns:
+    As `measure`, with the name of the method as "score". Of what is due, there
+    is the mean of the coverage alone: no more is known of it.
+
+  Raises:
+    ValueError: No labels, too few images, a number out of range, no features,
+      or logits that are not made of them.
+  """
+  check_full(method)
+  count = check(
+      predictions, alpha=alpha, num_splits=num_splits, share=share)
+  reason = why_not_full(predictions)
+  if reason:
+    raise ValueError(reason)
+  images, text, scale = _features(predictions)
+  with jax.enable_x64(True):
+    found, images_of_class = jax.tree.map(np.asarray, _full_over_splits(
+        full.Data(images, jnp.asarray(predictions.labels), images, text), scale,
+        jax.random.split(jax.random.key(seed), num_splits),
+        method=method, alpha=alpha, count=count))
+    row = _row(found, images_of_class, alpha)
+  rank = split.threshold_rank(count, alpha)
+  return {
+      "score": method, "alpha": alpha, "num_splits": num_splits, "share": share,
+      "seed": seed, "num_calibration": count, **row,
+      "promised_mean": rank / (count + 1)}
 
 
 def check(
     predictions: Predictions,
     *,
     alpha: float,
-    score: str,
     num_splits: int,
     share: float,
 ) -> int:
-  """Refuses what `measure` refuses, without its work; for Args see there.
+  """Refuses what cannot be split, without further work.
+
+  Args:
+    predictions: See `measure`.
+    alpha: See `measure`.
+    num_splits: See `measure`.
+    share: See `measure`.
 
   Returns:
     The number of calibration images.
@@ -161,7 +225,6 @@ def check(
   Raises:
     ValueError: See `measure`.
   """
-  check_score(score)
   if predictions.labels is None:
     raise ValueError("the images have no labels, so that no set can be "
                      "calibrated; give images whose classes are known")
@@ -184,14 +247,90 @@ def check_score(name: str) -> None:
                      f"{spelling.choices(name, scores_lib.SCORES)}")
 
 
-def _summary(found: coverage.Measures) -> dict[str, float]:
-  """Means over splits, and deviations of what is no count."""
-  row: dict[str, float] = {}
+def check_full(name: str) -> None:
+  """Raises ValueError unless it is one of `FULL`."""
+  if name not in FULL:
+    raise ValueError(f"unknown full conformal method {name!r}; "
+                     f"{spelling.choices(name, FULL)}")
+
+
+def why_not_full(predictions: Predictions) -> str:
+  """Why there can be no full conformal sets; empty if there can."""
+  missing = [name for name in ("image_features", "text_features")
+             if name not in predictions.evidence]
+  if missing:
+    return ("full conformal sets need "
+            f"{' and '.join(missing)}, which are not there; `jaxcal evaluate` "
+            "keeps them with --config.evidence=image_features,text_features")
+  images, text, scale = _features(predictions)
+  error = np.abs(_centred(predictions.logits) -
+                 scale * _centred(images @ text.T)).max()
+  if error > _LARGEST_ERROR or scale <= 0:
+    return ("full conformal sets need logits that are cosines of the features "
+            f"times a scale, but these are off by up to {error:.2g}, as those "
+            "of methods that adapt to each image are; give zero-shot or "
+            "few-shot predictions")
+  return ""
+
+
+def _row(found, images_of_class, alpha) -> dict[str, Any]:
+  """Means over splits, some deviations, sizes, and the floor of the gap."""
+  row: dict[str, Any] = {
+      "num_tested": int(images_of_class[0].sum()),
+      "num_classes": images_of_class.shape[1]}
   for name, values in found._asdict().items():
     row[name] = float(np.mean(values))
     if name in ("coverage", "mean_size", "class_gap"):
       row[f"{name}_std"] = float(np.std(values))
-  return row
+  return row | {
+      "class_gap_floor": coverage.class_gap_floor(images_of_class, alpha)}
+
+
+def _promised(found, count, num_tested, alpha):
+  promised = coverage.promise(count, num_tested, alpha)._asdict()
+  # The share of the images that must be covered may be a whole number of them.
+  valid = found.coverage >= 1 - alpha - coverage.SLACK - 1e-12
+  return {"valid": float(valid.mean())} | {
+      f"promised_{name}": value for name, value in promised.items()}
+
+
+def _features(predictions):
+  """Features of images and classes, and the scale of the logits."""
+  images, text = (np.asarray(predictions.evidence[name], np.float64)
+                  for name in ("image_features", "text_features"))
+  cosines = _centred(images @ text.T)
+  scale = (_centred(predictions.logits) * cosines).sum() / (cosines ** 2).sum()
+  return images, text, float(scale)
+
+
+def _centred(logits):
+  """Without the constant of each image, which no softmax sees."""
+  logits = np.asarray(logits, np.float64)
+  return logits - logits.mean(axis=1, keepdims=True)
+
+
+def _drawn(key, num_images, count):
+  """Positions of the calibration images, and of the others."""
+  order = jax.random.permutation(key, num_images)
+  return order[:count], order[count:]
+
+
+@functools.partial(jax.jit, static_argnames=("method", "alpha", "count"))
+def _full_over_splits(data, scale, keys, *, method, alpha, count):
+  """Measures, and numbers of images of each class."""
+
+  def one(key):
+    # As in `_over_splits`, which draws uniform numbers, too.
+    chosen, rest = _drawn(jax.random.split(key)[0], len(data.images), count)
+    p_values = FULL[method](data._replace(
+        images=data.images[chosen], labels=data.labels[chosen],
+        others=data.images[rest]), scale)
+    labels = data.labels[rest]
+    sets = full.in_set(p_values, count, alpha)
+    return (coverage.measure(sets, labels, alpha),
+            jnp.bincount(labels, length=len(data.text)))
+
+  return jax.lax.map(one, keys)
 
 
 @functools.partial(
@@ -202,8 +341,7 @@ def _over_splits(logs, labels, keys, *, score, alpha, count, by_class):
 
   def one(key):
     for_order, for_uniforms = jax.random.split(key)
-    order = jax.random.permutation(for_order, num_images)
-    chosen, rest = order[:count], order[count:]
+    chosen, rest = _drawn(for_order, num_images, count)
     uniforms = jax.random.uniform(for_uniforms, (num_images,))
     found = scores_lib.SCORES[score](logs, uniforms)
     sets, thresholds = _sets(

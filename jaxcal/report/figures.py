@@ -239,8 +239,9 @@ def set_sizes(rows: Sequence[summary.Row]) -> "Figure":
         [100 * row["coverage"] for row in some],
         [place + (number + 0.5) / len(by_score) - 0.5 for place in places],
         xerr=[200 * row["coverage_std"] for row in some], **_points(number))
-  if "promised_low" in rows[0]:
-    right.axvspan(100 * rows[0]["promised_low"], 100 * rows[0]["promised_high"],
+  band = next((row for row in rows if "promised_low" in row), None)
+  if band:
+    right.axvspan(100 * band["promised_low"], 100 * band["promised_high"],
                   color=_QUIET, alpha=0.25, linewidth=0)
   right.axvline(100 - 100 * rows[0]["alpha"], color=_INK, linewidth=1,
                 linestyle="--")

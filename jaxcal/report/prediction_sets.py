@@ -37,12 +37,16 @@ class Plan(NamedTuple):
     run: Folder of the run.
     sources: Predictions, in the order of the run's tables.
     scores: Names of the scores.
+    full: Names of the full conformal methods.
+    left_out: Sentences on predictions without full conformal sets.
     arguments: Arguments of `predicted.measure` but for the score.
   """
 
   run: pathlib.Path
   sources: list[saved_runs.Saved]
   scores: tuple[str, ...]
+  full: tuple[str, ...]
+  left_out: list[str]
   arguments: Mapping[str, Any]
 
 
@@ -50,6 +54,7 @@ def plan(
     run: str | os.PathLike,
     scores: Sequence[str] = ("lac", "aps", "raps", "saps"),
     *,
+    full: Sequence[str] = (),
     alpha: float = 0.1,
     num_splits: int = 50,
     share: float = 0.5,
@@ -62,6 +67,8 @@ def plan(
   Args:
     run: Output folder of `jaxcal evaluate` or `jaxcal recalibrate`.
     scores: Names of the scores, of `conformal.scores.SCORES`.
+    full: Names of full conformal methods, of `predicted.FULL`, for predictions
+      with the evidence that they need.
     alpha: Share of images whose class may be missed, in (0, 1).
     num_splits: Number of splits.
     share: Share of the images that calibrate.
@@ -75,17 +82,24 @@ def plan(
     ValueError: Images without labels, numbers out of range or damaged files.
   """
   run = pathlib.Path(run)
-  if not scores:
-    raise ValueError("expected the name of a score or more, but there is none")
   for name in scores:
     predicted.check_score(name)
+  for name in full:
+    predicted.check_full(name)
+  if not scores and not full:
+    raise ValueError("expected the name of a score or more, but there is none")
   sources = saved_runs.predictions_of(run, saved_runs.rows(run, "results"))
+  left_out = []
   for source in sources:
     with saved_runs.named(source.data, source.name):
-      predicted.check(
-          saved_runs.load_labelled(source.path), alpha=alpha, score=scores[0],
-          num_splits=num_splits, share=share)
-  return Plan(run, sources, tuple(dict.fromkeys(scores)), {
+      one = saved_runs.load_labelled(source.path)
+      predicted.check(one, alpha=alpha, num_splits=num_splits, share=share)
+    reason = predicted.why_not_full(one) if full else ""
+    if reason:
+      left_out.append(f"{source.data}, {source.name}: no {', '.join(full)}, "
+                      f"{reason}")
+  return Plan(run, sources, tuple(dict.fromkeys(scores)),
+              tuple(dict.fromkeys(full)), left_out, {
       "alpha": alpha, "num_splits": num_splits, "share": share, "seed": seed,
       "by_class": by_class, "transported": transported})
 
@@ -113,7 +127,7 @@ def write(planned: Plan, output: str | os.PathLike) -> measured.Written:
   atomic.write_whole(output / "sets.md", f"{text}\n".encode())
   return measured.Written(
       f"{text}\n\nWritten to {output}: sets.md, sets-*.svg, sets.jsonl, "
-      "sets.json", [])
+      "sets.json", planned.left_out)
 
 
 def correlations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -146,10 +160,19 @@ def _rows(source, planned, conventions) -> Iterator[dict[str, Any]]:
     one = saved_runs.load_labelled(source.path)
   through = stages.named(one.settings, source.name)
   plain = summary.estimate(one, conventions)
-  for score in planned.scores:
-    yield {"data": source.data, **stages.fields(through),
-           **predicted.measure(one, score=score, **planned.arguments),
+  for found in _measures(one, planned):
+    yield {"data": source.data, **stages.fields(through), **found,
            **{name: plain[name] for name in ("accuracy", "ece", "aurc")}}
+
+
+def _measures(one, planned) -> Iterator[dict[str, Any]]:
+  for score in planned.scores:
+    yield predicted.measure(one, score=score, **planned.arguments)
+  if planned.full and not predicted.why_not_full(one):
+    arguments = {name: value for name, value in planned.arguments.items()
+                 if name not in ("by_class", "transported")}
+    for method in planned.full:
+      yield predicted.measure_full(one, method=method, **arguments)
 
 
 def _about(planned):
@@ -159,8 +182,8 @@ def _about(planned):
     contents.setdefault(source.data, {})[source.name] = saved_runs.digest(
         source.path)
   return {"run": planned.run.absolute().name, "scores": list(planned.scores),
-          **planned.arguments, "predictions": contents,
-          "provenance": provenance.describe()}
+          "full": list(planned.full), **planned.arguments,
+          "predictions": contents, "provenance": provenance.describe()}
 
 
 def _by_set(rows) -> Iterator[tuple[str, list[Any]]]:

@@ -239,6 +239,15 @@ def _two_deviations(name, form):
   return cell
 
 
+def _due(row):
+  """The coverage of a correct method: nothing where each class has its own."""
+  if "promised_mean" not in row:
+    return ""
+  spread = (f" +- {percent(2 * row['promised_std'])}"
+            if "promised_std" in row else "")
+  return percent(row["promised_mean"]) + spread
+
+
 def _two(value):
   return f"{value:z.2f}"
 
@@ -251,9 +260,7 @@ SETS = (
     Column("ECE %", lambda row: percent(row["ece"])),
     Column("AURC %", lambda row: percent(row["aurc"])),
     Column("coverage %", _two_deviations("coverage", percent)),
-    Column("due", lambda row: "" if "promised_mean" not in row else
-           f"{percent(row['promised_mean'])} +- "
-           f"{percent(2 * row['promised_std'])}"),
+    Column("due", _due),
     Column("mean size", _two_deviations("mean_size", _two)),
     Column("median", lambda row: f"{row['median_size']:.3g}"),
     Column("one class %", lambda row: percent(row["singletons"])),

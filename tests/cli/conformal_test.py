@@ -35,15 +35,17 @@ class ConformalTest(parameterized.TestCase):
     output = self.run_folder.parent / "out"
     status, printed, error = self._run(
         "--score=lac", "--alpha=0.2", "--splits=2", "--share=0.25", "--seed=7",
-        "--by_class", "--transport", f"--output={output}")
+        "--by_class", "--transport", "--full=ss_text", f"--output={output}")
     self.assertEqual(status, 0, error)
+    self.assertIn("jaxcal: cats, zero_shot: no ss_text, full conf", error)
     self.assertIn(f"Written to {output}", printed)
     about = self._about(output)
     self.assertEqual(
         {name: about[name] for name in about
          if name not in ("provenance", "predictions")},
-        {"run": "run", "scores": ["lac"], "alpha": 0.2, "num_splits": 2,
-         "share": 0.25, "seed": 7, "by_class": True, "transported": True})
+        {"run": "run", "scores": ["lac"], "full": ["ss_text"], "alpha": 0.2,
+         "num_splits": 2, "share": 0.25, "seed": 7, "by_class": True,
+         "transported": True})
     self.assertEqual((self.run_folder / "sets.md").read_text(), before)
     self.assertEqual(self._about(self.run_folder)["alpha"], 0.1)
 
@@ -67,8 +69,8 @@ class ConformalTest(parameterized.TestCase):
   def test_help(self):
     status, printed, _ = command.here("conformal", "--help")
     self.assertEqual(status, 0)
-    for flag in ("alpha", "splits", "score", "by_class", "share", "seed",
-                 "output"):
+    for flag in ("alpha", "splits", "score", "full", "by_class", "transport",
+                 "share", "seed", "output"):
       self.assertIn(f"--{flag}\n", printed)
 
 

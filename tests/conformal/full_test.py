@@ -16,6 +16,8 @@ from tests.conformal import oracle
 _ALPHAS = (0.1, 0.05)
 _SS_TEXT = dict(logit_scale=100.0, temperature=0.01)
 _SO_LDA = dict(logit_scale=100.0, load=10.0, text_weight=1.0)
+# Draws on real features, and how many images get sets in each.
+_DRAWS, _IMAGES = 40, 40
 _unit = lambda rows: rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
@@ -199,29 +201,31 @@ class PValuesTest(parameterized.TestCase):
 class CoverageTest(parameterized.TestCase):
   """On WHU-RS19, some images at a time."""
 
-  def _mean(self, draw):
+  def _mean(self, p_values, draw):
     given = oracle.features()
     rng = np.random.default_rng(0)
-    method = jax.jit(lambda data: full.in_set(full.ss_text(data), 38, 0.1))
+    method = jax.jit(lambda data: full.in_set(p_values(data), 38, 0.1))
     hits = []
-    for _ in range(60):
+    for _ in range(_DRAWS):
       cal = draw(rng, given.labels)
-      test = rng.permutation(np.setdiff1d(np.arange(1005), cal))[:60]
+      test = rng.permutation(np.setdiff1d(np.arange(1005), cal))[:_IMAGES]
       sets = np.asarray(method(_data(cal, test)))
-      hits.append(sets[np.arange(60), given.labels[test]].mean())
+      hits.append(sets[np.arange(_IMAGES), given.labels[test]].mean())
     return np.mean(hits)
 
-  def test_an_independent_draw_keeps_the_promise(self):
-    found = self._mean(lambda rng, labels: rng.permutation(1005)[:38])
-    law = coverage.promise(38, 60, 0.1)
-    self.assertAlmostEqual(found, law.mean, delta=3 * law.std / 60 ** 0.5)
+  @parameterized.parameters(full.ss_text, full.so_lda)
+  def test_an_independent_draw_keeps_the_promise(self, p_values):
+    found = self._mean(
+        p_values, lambda rng, labels: rng.permutation(1005)[:38])
+    law = coverage.promise(38, _IMAGES, 0.1)
+    self.assertAlmostEqual(found, law.mean, delta=3 * law.std / _DRAWS ** 0.5)
 
   def test_two_images_of_every_class_do_not(self):
     """As the docstring of the module says."""
-    found = self._mean(lambda rng, labels: np.concatenate([
+    found = self._mean(full.ss_text, lambda rng, labels: np.concatenate([
         rng.permutation(np.flatnonzero(labels == y))[:2] for y in range(19)]))
-    law = coverage.promise(38, 60, 0.1)
-    self.assertLess(found, law.mean - 3 * law.std / 60 ** 0.5)
+    law = coverage.promise(38, _IMAGES, 0.1)
+    self.assertLess(found, law.mean - 3 * law.std / _DRAWS ** 0.5)
 
 
 if __name__ == "__main__":

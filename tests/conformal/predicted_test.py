@@ -9,6 +9,7 @@ from scipy import special
 
 import jaxcal
 from jaxcal.conformal import coverage
+from jaxcal.conformal import full
 from jaxcal.conformal import predicted
 from jaxcal.conformal import scores
 from jaxcal.predictions import Predictions
@@ -149,6 +150,64 @@ class MeasureTest(parameterized.TestCase):
         predicted.measure(one, **given)
     with self.assertRaisesRegex(ValueError, "have no labels"):
       predicted.measure(one._replace(labels=None))
+
+
+class MeasureFullTest(parameterized.TestCase):
+
+  def _predictions(self, n=60, k=4):
+    rng = np.random.default_rng(0)
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+    text, labels = unit(rng.normal(size=(k, 8))), rng.integers(0, k, n)
+    images = unit(text[labels] + 0.4 * rng.normal(size=(n, 8)))
+    return Predictions(
+        (20 * images @ text.T + rng.normal(size=(n, 1))).astype(np.float32),
+        labels.astype(np.int32), tuple(map(str, range(n))), tuple("abcd"),
+        evidence={"image_features": images.astype(np.float32),
+                  "text_features": text.astype(np.float32)})
+
+  @parameterized.parameters(*predicted.FULL)
+  def test_equals_a_loop_over_splits(self, method):
+    one = self._predictions()
+    row = predicted.measure_full(one, method=method, num_splits=3, seed=1)
+    images, text = (one.evidence[name].astype(np.float64)
+                    for name in ("image_features", "text_features"))
+    call = {"ss_text": lambda data: full.ss_text(
+        data, logit_scale=20.0, temperature=0.05),
+            "so_lda": lambda data: full.so_lda(data, logit_scale=20.0)}[method]
+    found = []
+    with jax.enable_x64(True):
+      for key in jax.random.split(jax.random.key(1), 3):
+        order = np.asarray(jax.random.permutation(jax.random.split(key)[0], 60))
+        cal, test = order[:30], order[30:]
+        p = call(full.Data(images[cal], one.labels[cal], images[test], text))
+        found.append(coverage.measure(
+            np.asarray(p) > 0.1 + 1e-9, one.labels[test], 0.1))
+      found = jax.tree.map(np.asarray, found)
+    for name in ("coverage", "mean_size", "singletons", "class_gap"):
+      self.assertAlmostEqual(row[name], np.mean(
+          [getattr(split, name) for split in found]), 12, name)
+    self.assertAlmostEqual(row["promised_mean"], 28 / 31)
+    self.assertEqual((row["score"], row["num_tested"]), (method, 30))
+
+  def test_splits_are_those_of_measure(self):
+    one = self._predictions()
+    plain = predicted.measure(one, num_splits=2)
+    adapted = predicted.measure_full(one, num_splits=2)
+    self.assertEqual(plain["class_gap_floor"], adapted["class_gap_floor"])
+
+  def test_refusals(self):
+    one = self._predictions()
+    few = {"image_features": one.evidence["image_features"]}
+    other = one.logits + np.float32(3) * (np.arange(4) == 2)
+    for changed, message in (
+        (one._replace(evidence=few), "need text_features, which are not there"),
+        (one._replace(logits=other.astype(np.float32)), "off by up to 2"),
+        (one._replace(logits=-one.logits), "times a scale"),
+        (one._replace(labels=None), "have no labels")):
+      with self.assertRaisesRegex(ValueError, message):
+        predicted.measure_full(changed)
+    with self.assertRaisesRegex(ValueError, "unknown full conf.*mean so_lda"):
+      predicted.measure_full(one, method="so_lad")
 
 
 if __name__ == "__main__":

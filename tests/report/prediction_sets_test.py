@@ -96,11 +96,30 @@ class PredictionSetsTest(absltest.TestCase):
     self.assertIn("Conf-OT", written.text)
     self.assertNotIn("(due ", written.text)
 
+  def test_full_conformal_sets_where_there_are_features(self):
+    path = self.run_folder / "predictions/cats/plain"
+    one, rng = predictions.load(path), np.random.default_rng(0)
+    images, text = rng.normal(size=(60, 6)), rng.normal(size=(4, 6))
+    predictions.save(one._replace(
+        logits=(images @ text.T).astype(np.float32), evidence={
+            "image_features": images.astype(np.float32),
+            "text_features": text.astype(np.float32)}), path)
+    written, rows = self._write(("lac",), full=("so_lda",), by_class=True)
+    self.assertEqual(
+        [(row["data"], row["method"]) for row in rows
+         if row["score"] == "so_lda"], [("cats", "plain")])
+    self.assertLen(written.notes, 9)
+    self.assertRegex(written.notes[0], "^cats, best: no so_lda, full conformal "
+                     "sets need image_features and text_features, .*evidence=")
+    self.assertRegex(written.text, r"plain +\| so_lda +\|.*\| 90.3 +\|")
+
   def test_refusals_come_first(self):
     with self.assertRaisesRegex(ValueError, "cats, best: a share of 0.001"):
       self._write(share=0.001)
     with self.assertRaisesRegex(ValueError, "unknown score 'lcc'.*mean lac"):
       self._write(("lac", "lcc"))
+    with self.assertRaisesRegex(ValueError, "unknown full conformal method"):
+      self._write(full=("lda",))
     with self.assertRaisesRegex(ValueError, "a score or more"):
       self._write(())
     path = self.run_folder / "predictions/dogs/worst"
