@@ -21,7 +21,8 @@ _SCORE = flags.DEFINE_list(
     f"which scores: {', '.join(scores.SCORES)}")
 _FULL = flags.DEFINE_list(
     "full", [], f"which full conformal methods: {', '.join(predicted.FULL)}; "
-    "for predictions with --config.evidence=image_features,text_features")
+    "for zero-shot predictions with "
+    "--config.evidence=image_features,zero_shot_text_features")
 _BY_CLASS = flags.DEFINE_bool(
     "by_class", False, "cover every class by itself, with a threshold of its "
     "own")

@@ -34,6 +34,9 @@ FULL = {
     "so_lda": lambda data, scale: full.so_lda(data, logit_scale=scale),
 }
 
+# Evidence that has the features of the classes, tuned ones before others.
+_TEXT = ("text_features", "zero_shot_text_features")
+
 # Of logits from cosines times a scale; towers in half precision have some.
 _LARGEST_ERROR = 0.05
 
@@ -168,7 +171,8 @@ def measure_full(
 
   Args:
     predictions: Predictions with labels and the evidence `image_features` and
-      `text_features`; their logits must be cosines of these times a scale.
+      `text_features` or `zero_shot_text_features`; their logits must be cosines
+      of these times a scale.
     alpha: Share of images whose class may be missed, in (0, 1).
     method: Name of the method, of `FULL`.
     num_splits: Number of splits.
@@ -256,12 +260,11 @@ def check_full(name: str) -> None:
 
 def why_not_full(predictions: Predictions) -> str:
   """Why there can be no full conformal sets; empty if there can."""
-  missing = [name for name in ("image_features", "text_features")
-             if name not in predictions.evidence]
-  if missing:
-    return ("full conformal sets need "
-            f"{' and '.join(missing)}, which are not there; `jaxcal evaluate` "
-            "keeps them with --config.evidence=image_features,text_features")
+  there = predictions.evidence
+  if "image_features" not in there or not any(name in there for name in _TEXT):
+    return ("full conformal sets need features of images and classes, which "
+            "are not there; `jaxcal evaluate` keeps them with "
+            f"--config.evidence=image_features,{_TEXT[-1]}")
   images, text, scale = _features(predictions)
   error = np.abs(_centred(predictions.logits) -
                  scale * _centred(images @ text.T)).max()
@@ -296,8 +299,9 @@ def _promised(found, count, num_tested, alpha):
 
 def _features(predictions):
   """Features of images and classes, and the scale of the logits."""
+  text_name = next(name for name in _TEXT if name in predictions.evidence)
   images, text = (np.asarray(predictions.evidence[name], np.float64)
-                  for name in ("image_features", "text_features"))
+                  for name in ("image_features", text_name))
   cosines = _centred(images @ text.T)
   scale = (_centred(predictions.logits) * cosines).sum() / (cosines ** 2).sum()
   return images, text, float(scale)

@@ -214,8 +214,8 @@ def _blocks(rows, planned) -> Iterator[str]:
     yield ("A threshold for each class, infinite where it has too few "
            "calibration images: it is then in every set.")
   if arguments["transported"]:
-    yield ("Probabilities were transported to equal shares of the classes "
-           "(Conf-OT), all images together.")
+    yield ("For the scores, probabilities were transported to equal shares "
+           "of the classes (Conf-OT), all images together.")
   yield "How evenly they cover:"
   yield tables.markdown(rows, tables.present(rows, tables.SETS_BALANCE))
   found = correlations(rows)

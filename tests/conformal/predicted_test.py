@@ -189,8 +189,13 @@ class MeasureFullTest(parameterized.TestCase):
     self.assertAlmostEqual(row["promised_mean"], 28 / 31)
     self.assertEqual((row["score"], row["num_tested"]), (method, 30))
 
-  def test_splits_are_those_of_measure(self):
+  def test_splits_are_those_of_measure_and_text_features_tuned_or_not(self):
     one = self._predictions()
+    there = dict(one.evidence)
+    there["zero_shot_text_features"] = there.pop("text_features")
+    self.assertEqual(
+        predicted.measure_full(one._replace(evidence=there), num_splits=2),
+        predicted.measure_full(one, num_splits=2))
     plain = predicted.measure(one, num_splits=2)
     adapted = predicted.measure_full(one, num_splits=2)
     self.assertEqual(plain["class_gap_floor"], adapted["class_gap_floor"])
@@ -200,7 +205,7 @@ class MeasureFullTest(parameterized.TestCase):
     few = {"image_features": one.evidence["image_features"]}
     other = one.logits + np.float32(3) * (np.arange(4) == 2)
     for changed, message in (
-        (one._replace(evidence=few), "need text_features, which are not there"),
+        (one._replace(evidence=few), "not there.*=image_features,zero_shot_t"),
         (one._replace(logits=other.astype(np.float32)), "off by up to 2"),
         (one._replace(logits=-one.logits), "times a scale"),
         (one._replace(labels=None), "have no labels")):

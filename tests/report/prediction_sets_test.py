@@ -110,7 +110,7 @@ class PredictionSetsTest(absltest.TestCase):
          if row["score"] == "so_lda"], [("cats", "plain")])
     self.assertLen(written.notes, 9)
     self.assertRegex(written.notes[0], "^cats, best: no so_lda, full conformal "
-                     "sets need image_features and text_features, .*evidence=")
+                     "sets need features of images and classes.*evidence=")
     self.assertRegex(written.text, r"plain +\| so_lda +\|.*\| 90.3 +\|")
 
   def test_refusals_come_first(self):
