@@ -11,6 +11,7 @@ from scipy import stats
 from jaxcal import predictions
 from jaxcal import stages
 from jaxcal.conformal import predicted
+from jaxcal.report import figures
 from jaxcal.report import prediction_sets
 from jaxcal.report import summary
 
@@ -127,6 +128,28 @@ class PredictionSetsTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "dogs, worst: the images have no"):
       self._write()
     self.assertFalse(self.output.exists())
+
+
+class FigureTest(absltest.TestCase):
+
+  def test_points_numbers_and_band(self):
+    rows = [{"method": name, "score": score, "ece": ece, "alpha": 0.1,
+             "mean_size": size, "mean_size_std": 0.1, "coverage": 0.9,
+             "coverage_std": 0.01, "promised_low": 0.86, "promised_high": 0.94}
+            for name, ece in (("soc", 0.02), ("tpt", 0.05))
+            for score, size in (("lac", 1.5), ("aps", 2.5))]
+    left, right = figures.set_sizes(rows).axes
+    found = {container.get_label(): container[0].get_xydata().tolist()
+             for container in left.containers}
+    self.assertEqual(found, {"lac": [[2, 1.5], [5, 1.5]],
+                             "aps": [[2, 2.5], [5, 2.5]]})
+    self.assertEqual([text.get_text() for text in left.texts], ["1", "2"])
+    self.assertEqual([text.get_text() for text in right.get_yticklabels()],
+                     ["1 soc", "2 tpt"])
+    band, = right.patches
+    self.assertEqual((band.get_x(), band.get_width()), (86, 8))
+    with self.assertRaisesRegex(ValueError, "no prediction sets to draw"):
+      figures.set_sizes([])
 
 
 class CorrelationsTest(absltest.TestCase):
