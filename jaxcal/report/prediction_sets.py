@@ -79,7 +79,8 @@ def plan(
 
   Raises:
     FileNotFoundError: No run.
-    ValueError: Images without labels, numbers out of range or damaged files.
+    ValueError: Images without labels, numbers out of range, damaged files, or
+      nothing that sets can be made of.
   """
   run = pathlib.Path(run)
   for name in scores:
@@ -98,6 +99,8 @@ def plan(
     if reason:
       left_out.append(f"{source.data}, {source.name}: no {', '.join(full)}, "
                       f"{reason}")
+  if not scores and len(left_out) == len(sources):
+    raise ValueError(f"there is nothing to make sets of: {left_out[0]}")
   return Plan(run, sources, tuple(dict.fromkeys(scores)),
               tuple(dict.fromkeys(full)), left_out, {
       "alpha": alpha, "num_splits": num_splits, "share": share, "seed": seed,

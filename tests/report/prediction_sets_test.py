@@ -121,6 +121,8 @@ class PredictionSetsTest(absltest.TestCase):
       self._write(("lac", "lcc"))
     with self.assertRaisesRegex(ValueError, "unknown full conformal method"):
       self._write(full=("lda",))
+    with self.assertRaisesRegex(ValueError, "nothing to make.*cats, best: no"):
+      self._write((), full=("so_lda",))
     with self.assertRaisesRegex(ValueError, "a score or more"):
       self._write(())
     path = self.run_folder / "predictions/dogs/worst"
