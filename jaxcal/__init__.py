@@ -30,6 +30,7 @@ The rooms, in the order in which data passes through them:
   posterior      Laplace posteriors over the last projections
   predictions    logits, labels and what was run, in memory and on disk
   recalibration  what is fitted to logits and labels after training
+  conformal      sets of classes with a promised coverage
   metrics        calibration errors, scores and their intervals
   report         tables, figures and pages
   storage        files that appear whole or not at all
@@ -46,16 +47,17 @@ __version__ = "0.1.0"
 # Name: module, and attribute there; None where the name stands for the module.
 _EXPORTS = {
     **{name: (f"jaxcal.{name}", None) for name in (
-        "adapt", "clip", "compilation_cache", "config", "config_file", "data",
-        "features", "listing", "losses", "metrics", "posterior", "predictions",
-        "printing", "progress", "recalibration", "report", "storage", "testbed",
-        "tuning")},
+        "adapt", "clip", "compilation_cache", "config", "config_file",
+        "conformal", "data", "features", "listing", "losses", "metrics",
+        "posterior", "predictions", "printing", "progress", "recalibration",
+        "report", "storage", "testbed", "tuning")},
     "Conventions": ("jaxcal.report.summary", "Conventions"),
     "evaluate": ("jaxcal.report.summary", "evaluate"),
     "Predictions": ("jaxcal.predictions", "Predictions"),
     "RECALIBRATORS": ("jaxcal.recalibration.calibrators", "RECALIBRATORS"),
     "Temperature": ("jaxcal.recalibration.temperature", "Temperature"),
     "recalibrate": ("jaxcal.recalibration.predicted", "recalibrate"),
+    "conformal_sets": ("jaxcal.conformal.predicted", "conformal_sets"),
     "load": ("jaxcal.tasks", "load"),
     "load_images": ("jaxcal.data.load", "images"),
     "load_pairs": ("jaxcal.data.load", "pairs"),

@@ -26,6 +26,7 @@ _PAGES = {path.relative_to(_ROOT).as_posix(): path.read_text(encoding="utf-8")
 # How many scripts a page has, but for the README.
 _NUM_SCRIPTS = {
     "docs/bayesvlm.md": 3,
+    "docs/conformal.md": 1,
     "docs/costs.md": 1,
     "docs/devices.md": 1,
     "docs/few_shot.md": 3,
@@ -69,6 +70,12 @@ _FEW_SHOT = (
      "jaxcal evaluate --config=configs/dor_base_to_new.py "
      "--config.data.limit=5 --config.metrics.num_resamples=20"),
 )
+# And of the run that gets prediction sets.
+_SET_SIZES = (
+    ("--config=configs/set_sizes.py",
+     f"--config=configs/set_sizes.py {_SMALL} --config.temperature.limit=20"),
+    ("--config.data.limit=3", "--config.data.limit=12"),
+)
 # What the commands that need weights and files from elsewhere must say.
 _NEEDS_FILES = (r"no tar matches laion/00000\.tar",
                 r"no hessians/hessian_CLIP-ViT-B-32.*/A_img_analytic\.pt")
@@ -89,7 +96,8 @@ def _scripts(page):
 
 def _shortened(script):
   """The script with few images, and with paths that exist here."""
-  for told, changes in (("bayesvlm", _POSTERIOR), ("dor_", _FEW_SHOT)):
+  for told, changes in (("bayesvlm", _POSTERIOR), ("dor_", _FEW_SHOT),
+                        ("set_sizes", _SET_SIZES)):
     for printed, run in changes if told in script else ():
       script = script.replace(printed, run)
   # No download: the shipped weights stand in for those of the hub.
@@ -151,7 +159,8 @@ class DocsTest(parameterized.TestCase):
          if _blocks(page, "python")},
         # Those of own_method.md run in own_method_test.py, those of
         # recalibration.md in recalibration/page_test.py.
-        {"README.md": 4, "docs/bayesvlm.md": 2, "docs/few_shot.md": 1,
+        {"README.md": 4, "docs/bayesvlm.md": 2, "docs/conformal.md": 2,
+         "docs/few_shot.md": 1,
          "docs/library.md": 8,
          "docs/own_method.md": 4, "docs/recalibration.md": 2})
     for page, text in _PAGES.items():
@@ -245,6 +254,18 @@ class DocsTest(parameterized.TestCase):
     self.assertGreater(names["soc"], 0)
     self.assertBetween(names["ece"], 0.05, 0.15)
     self.assertLess(names["floor"], 0.05)
+
+  @pytest.mark.slow
+  def test_code_of_prediction_sets(self):
+    by_score, few = _blocks("docs/conformal.md", "python")
+    names, printed = self._executed(by_score)
+    self.assertEqual(names["sets"].shape, (1000, 10))
+    self.assertRegex(printed, r"^(8[89]|9[012])\.\d% covered, \d\.\d\d classes")
+    names, _ = self._executed(few)
+    for name in ("by_probe", "by_transport"):
+      self.assertEqual(names[name].shape, (20, 5))
+      hits = np.asarray(names[name])[range(20), names["labels"][40:]]
+      self.assertGreater(hits.mean(), 0.7)
 
   @pytest.mark.slow
   def test_code_of_few_shot_tuning(self):

@@ -45,6 +45,10 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "conformal": Command(
+        "conformal",
+        "make prediction sets of saved predictions and measure them; no model "
+        "is needed", "RUN"),
     "evaluate": Command(
         "evaluate",
         "adapt a model to each image of some sets and measure its calibration"),

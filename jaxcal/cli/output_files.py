@@ -21,6 +21,20 @@ def giving_back() -> Iterator[None]:
     yield
 
 
+def of_run(run: pathlib.Path) -> pathlib.Path:
+  """Where to write what is made of a run: --output, or the run itself.
+
+  Raises:
+    ValueError: It is the folder of another run.
+  """
+  if shared_flags.OUTPUT.value is None:
+    return run
+  output = pathlib.Path(shared_flags.OUTPUT.value)
+  if (output / "run.json").exists() and output.resolve() != run.resolve():
+    raise ValueError(f"{output} holds another run; give another --output")
+  return output
+
+
 def take(folder: pathlib.Path, remove: _Remove | None = None) -> None:
   """`output_folder.taken` until the command ends, saying from whom.
 

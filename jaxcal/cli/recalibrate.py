@@ -22,10 +22,6 @@ _ON = shared_flags.define_path(
     "on", None, "labelled images to fit to: the name of a split that RUN holds "
     "predictions of (--config.temperature.split), the output folder of another "
     "run with the same sets and methods, or a file of predictions")
-_SHARE = flags.DEFINE_float(
-    "share", None, "instead of --on: fit to this share of RUN's own images, in "
-    "(0, 1), drawn at random from each class, and measure on the others")
-_SEED = flags.DEFINE_integer("seed", 0, "seed of that draw")
 
 _FLAGS = ("recalibrator", "on", "share", "seed")
 FLAGS = (*_FLAGS, "output", "overwrite", "compilation_cache", "debug")
@@ -70,15 +66,14 @@ def _on() -> str | recalibrated.Share | None:
   Raises:
     ValueError: Flags that do not go together or are out of range.
   """
-  if _ON.value is not None and _SHARE.value is not None:
+  share = shared_flags.share()
+  if _ON.value is not None and share is not None:
     raise ValueError(
         "give one of --on=SPLIT|RUN|FILE, labelled images to fit to, and "
         "--share=0.2, a share of the images themselves")
-  if _SHARE.value is None:
+  if share is None:
     return _ON.value
-  if not 0 < _SHARE.value < 1:
-    raise ValueError(f"--share is {_SHARE.value:g}, expected in (0, 1)")
-  return recalibrated.Share(_SHARE.value, _SEED.value)
+  return recalibrated.Share(share, shared_flags.SEED.value)
 
 
 def _take(output: pathlib.Path, inputs: Mapping[str, Any]) -> None:

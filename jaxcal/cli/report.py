@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxcal import config as config_lib
 from jaxcal.cli import config_files
+from jaxcal.cli import output_files
 from jaxcal.cli import printing
 from jaxcal.cli import shared_flags
 from jaxcal.report import redrawn
@@ -41,7 +42,8 @@ def main(run: str) -> None:
   folder = pathlib.Path(run).expanduser()
   conventions = saved_runs.conventions(saved_runs.about(folder), _given())
   _check(conventions)
-  printing.show(*redrawn.write(folder, conventions, _output(folder)))
+  output = output_files.of_run(folder)
+  printing.show(*redrawn.write(folder, conventions, output))
 
 
 def _given() -> dict[str, Any]:
@@ -55,17 +57,3 @@ def _check(conventions: summary.Conventions) -> None:
   config = config_lib.ExperimentConfig()
   config.metrics = config_lib.MetricsConfig(**conventions._asdict())
   config_lib.validate(config)
-
-
-def _output(run: pathlib.Path) -> pathlib.Path:
-  """The folder to write to.
-
-  Raises:
-    ValueError: It is that of another run.
-  """
-  if shared_flags.OUTPUT.value is None:
-    return run
-  output = pathlib.Path(shared_flags.OUTPUT.value)
-  if (output / "run.json").exists() and output.resolve() != run.resolve():
-    raise ValueError(f"{output} holds another run; give another --output")
-  return output

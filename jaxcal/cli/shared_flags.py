@@ -29,6 +29,22 @@ COMPILATION_CACHE = flags.DEFINE_bool(
 OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "remove what the output folder holds first")
 
+_SHARE = flags.DEFINE_float(
+    "share", None, "share of RUN's own images, in (0, 1), drawn at random, "
+    "that are fitted or calibrated to; only the others are measured")
+SEED = flags.DEFINE_integer("seed", 0, "seed of that draw")
+
+
+def share() -> float | None:
+  """What --share says; None where it is not given.
+
+  Raises:
+    ValueError: It is out of range.
+  """
+  if _SHARE.value is not None and not 0 < _SHARE.value < 1:
+    raise ValueError(f"--share is {_SHARE.value:g}, expected in (0, 1)")
+  return _SHARE.value
+
 
 def flag_help(*names: str) -> list[str]:
   """Lines that name flags and say what they are for."""

@@ -202,6 +202,58 @@ def learning_curves(
   return figure
 
 
+def set_sizes(rows: Sequence[summary.Row]) -> "Figure":
+  """Size of prediction sets against the calibration error, and their coverage.
+
+  Points are methods, numbered as on the right; bars are two standard deviations
+  of one split. The grey band has 95 % of the splits of a correct method.
+
+  Args:
+    rows: Rows of an image set, of `report.prediction_sets`.
+
+  Raises:
+    ValueError: Nothing to draw.
+  """
+  if not rows:
+    raise ValueError("no prediction sets to draw")
+  from matplotlib.figure import Figure
+  labels = list(dict.fromkeys(stages.of(row).label for row in rows))
+  figure = Figure(figsize=(8.6, 2.2 + 0.22 * len(labels)),
+                  layout="constrained")
+  left, right = panels = figure.subplots(1, 2)
+  by_score = {score: [row for row in rows if row["score"] == score]
+              for score in dict.fromkeys(row["score"] for row in rows)}
+  for number, (score, some) in enumerate(by_score.items()):
+    places = [labels.index(stages.of(row).label) for row in some]
+    left.errorbar(
+        [100 * row["ece"] for row in some],
+        [row["mean_size"] for row in some],
+        yerr=[2 * row["mean_size_std"] for row in some],
+        **_points(number), label=score)
+    # Methods lie one above the other: their calibration error is the same.
+    for place, row in zip(places, some if not number else ()):
+      left.annotate(str(place + 1), (100 * row["ece"], row["mean_size"]),
+                    xytext=(2, 2), textcoords="offset points", fontsize=6,
+                    color=_INK)
+    right.errorbar(
+        [100 * row["coverage"] for row in some],
+        [place + (number + 0.5) / len(by_score) - 0.5 for place in places],
+        xerr=[200 * row["coverage_std"] for row in some], **_points(number))
+  band = next((row for row in rows if "promised_low" in row), None)
+  if band:
+    right.axvspan(100 * band["promised_low"], 100 * band["promised_high"],
+                  color=_QUIET, alpha=0.25, linewidth=0)
+  right.axvline(100 - 100 * rows[0]["alpha"], color=_INK, linewidth=1,
+                linestyle="--")
+  right.set_yticks(range(len(labels)), [
+      f"{place + 1} {label}" for place, label in enumerate(labels)])
+  right.invert_yaxis()
+  _plain_axes(left, "ECE %", "mean size of a set")
+  _plain_axes(right, "coverage %", "")
+  _legend_beside(figure, panels)
+  return figure
+
+
 def panel_title(row: summary.Row) -> str:
   """Method, calibration error and floor: the heading of its panel."""
   return (f"{stages.of(row).label}\nECE {tables.percent(row['ece'])} %, floor "
@@ -242,6 +294,12 @@ def _draw_curve(panel, rows, field, score, label, number, factor=100):
   panel.plot(column(field), factor * column(score), color=_colour(number),
              marker="o", markersize=3, linewidth=1.5, linestyle=_style(number),
              label=label)
+
+
+def _points(number):
+  """How points with bars look."""
+  return {"fmt": "o^sDvPX"[number % 7], "markersize": 3.5, "linewidth": 0,
+          "elinewidth": 0.8, "color": _colour(number)}
 
 
 def _colour(number):

@@ -303,18 +303,12 @@ def _inputs(run, on, recalibrator, sources):
   contents: dict[str, dict[str, list[str]]] = {}
   for source in sources:
     contents.setdefault(source.data, {})[source.name] = [
-        _digest(path) for path in dict.fromkeys((source.path, source.on))]
+        saved_runs.digest(path)
+        for path in dict.fromkeys((source.path, source.on))]
   return {"recalibrator": recalibrator, "run": run.absolute().name,
           "on": None if drawn or on is None else pathlib.Path(on).name,
           "share": on.share if drawn else None,
           "seed": on.seed if drawn else None, "predictions": contents}
-
-
-def _digest(path):
-  digest = hashlib.sha256()
-  for ending in ("npz", "json"):
-    digest.update(atomic.with_ending(path, ending).read_bytes())
-  return digest.hexdigest()[:16]
 
 
 def _fit(found):

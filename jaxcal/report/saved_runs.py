@@ -5,6 +5,7 @@ Of `jaxcal evaluate` or `jaxcal recalibrate`; the model is not needed.
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import hashlib
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -160,6 +161,14 @@ def is_recalibrated(path: pathlib.Path) -> bool:
   path = path.with_name(f"{path.name}.json")
   told = _parsed(path.read_text(encoding="utf-8"), path)
   return "recalibrator" in told.get("settings", {})
+
+
+def digest(path: pathlib.Path) -> str:
+  """Hash of what the two files of predictions hold."""
+  found = hashlib.sha256()
+  for ending in ("npz", "json"):
+    found.update(atomic.with_ending(path, ending).read_bytes())
+  return found.hexdigest()[:16]
 
 
 def load(path: pathlib.Path) -> Predictions:

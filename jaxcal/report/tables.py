@@ -1,6 +1,7 @@
 """Rows of numbers as tables for people: percent, and few digits."""
 
 from collections.abc import Callable, Mapping, Sequence
+import math
 from typing import Any, NamedTuple
 
 from jaxcal import stages
@@ -228,6 +229,72 @@ VALIDATION = (
     Column("prior, of that with the most evidence",
            lambda row: f"x {row['factor']:g}"),
     Column("validation NLL", lambda row: f"{row['nll']:.4f}"),
+)
+
+
+def _two_deviations(name, form):
+  """The mean over splits, and two standard deviations of one of them."""
+  def cell(row):
+    return f"{form(row[name])} +- {form(2 * row[f'{name}_std'])}"
+  return cell
+
+
+def _due(row):
+  """The coverage of a correct method: nothing where each class has its own."""
+  if "promised_mean" not in row:
+    return ""
+  spread = (f" +- {percent(2 * row['promised_std'])}"
+            if "promised_std" in row else "")
+  return percent(row["promised_mean"]) + spread
+
+
+def _two(value):
+  return f"{value:z.2f}"
+
+
+_SCORED = (_DATA, _METHOD, Column("score", lambda row: row["score"]))
+
+SETS = (
+    *_SCORED,
+    Column("accuracy %", lambda row: percent(row["accuracy"])),
+    Column("ECE %", lambda row: percent(row["ece"])),
+    Column("AURC %", lambda row: percent(row["aurc"])),
+    Column("coverage %", _two_deviations("coverage", percent)),
+    Column("due", _due),
+    Column("mean size", _two_deviations("mean_size", _two)),
+    Column("median", lambda row: f"{row['median_size']:.3g}"),
+    Column("one class %", lambda row: percent(row["singletons"])),
+    Column("empty %", lambda row: percent(row["empty"])),
+)
+
+SETS_BALANCE = {
+    "data": _DATA,
+    "method": _METHOD,
+    "score": _SCORED[-1],
+    "valid": Column("valid splits %", lambda row: (
+        f"{percent(row['valid'])} (due {percent(row['promised_valid'])})")),
+    "class_gap": Column("gap of a class, points", lambda row: (
+        f"{percent(row['class_gap'])} (floor "
+        f"{percent(row['class_gap_floor'])})")),
+    "stratum_gap": Column("worst gap by size, points", lambda row: (
+        f"{percent(row['stratum_gap'])} ({row['stratum_images']:.0f} images)")),
+    "infinite": Column("infinite thresholds", lambda row: (
+        f"{row['infinite']:.3g}")),
+}
+
+
+def _correlation(name):
+  return lambda row: "" if math.isnan(row[name]) else f"{row[name]:+.2f}"
+
+
+SETS_CORRELATIONS = (
+    _DATA,
+    _SCORED[-1],
+    Column("methods", lambda row: str(row["num_methods"])),
+    Column("size, ECE", _correlation("size_ece")),
+    Column("size, AURC", _correlation("size_aurc")),
+    Column("size, accuracy", _correlation("size_accuracy")),
+    Column("ECE, AURC", _correlation("ece_aurc")),
 )
 
 

@@ -243,7 +243,7 @@ class NamesTest(_AtHome):
       self.assertEqual(config_lib.names_of(
           flags.FLAGS["pool"].value, are_paths=True), [f"{self.home}/a", "b"])
 
-  @parameterized.parameters("report", "recalibrate --share=0.5",
+  @parameterized.parameters("report", "conformal", "recalibrate --share=0.5",
                             "posterior import --config.posterior.folder=p")
   def test_the_path_beside_the_flags(self, text):
     name, *rest = text.split(" --")
@@ -310,6 +310,7 @@ class NumbersOfFlagsTest(parameterized.TestCase):
       ("posterior select --learning_rate=nan", "--learning_rate is nan"),
       ("posterior select --learning_rate=inf", "--learning_rate is inf"),
       ("recalibrate run --share=nan", "--share is nan, expected in (0, 1)"),
+      ("conformal run --share=nan", "--share is nan, expected in (0, 1)"),
       ("posterior fit --pseudo_counts=1,inf --config.posterior.folder=x",
        "--pseudo_counts are [1.0, inf]"))
   def test_are_finite(self, text, message):

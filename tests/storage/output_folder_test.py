@@ -13,7 +13,8 @@ from jaxcal.storage import process
 _OWN = (
     "digests/pets base.digests.npz",
     "run.json", "results.jsonl", "results.md", "differences.jsonl",
-    "report.html", "diagram-my set.svg", "losses-shapes.svg",
+    "report.html", "diagram-my set.svg", "sets.json", "sets.md",
+    "sets-my set.svg", "losses-shapes.svg",
     "learning-digits.svg", "selected-digits.json", "weight-digits.svg",
     "views.number-digits.svg", "predictions/digits/soc.npz",
     "predictions/digits/soc.json", "predictions/digits/validation/soc.json",

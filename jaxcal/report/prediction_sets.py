@@ -1,0 +1,229 @@
+"""A finished run's predictions become prediction sets on random splits.
+
+  plan = prediction_sets.plan("runs/mine", alpha=0.1)
+  print(prediction_sets.write(plan, "runs/mine").text)
+
+Every method of each image set gets a row for each score, beside its calibration
+error: does a lower one make smaller sets? Temperature and other calibrators
+have been fitted to other images, so that the promise holds for them, too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcal import provenance
+from jaxcal import stages
+from jaxcal.conformal import predicted
+from jaxcal.report import figures
+from jaxcal.report import measured
+from jaxcal.report import saved_runs
+from jaxcal.report import summary
+from jaxcal.report import tables
+from jaxcal.storage import atomic
+
+# With fewer methods, ranks say nothing.
+_LEAST_METHODS = 4
+
+
+class Plan(NamedTuple):
+  """What is to be done; seen to be possible.
+
+  Attributes:
+    run: Folder of the run.
+    sources: Predictions, in the order of the run's tables.
+    scores: Names of the scores.
+    full: Names of the full conformal methods.
+    left_out: Sentences on predictions without full conformal sets.
+    arguments: Arguments of `predicted.measure` but for the score.
+  """
+
+  run: pathlib.Path
+  sources: list[saved_runs.Saved]
+  scores: tuple[str, ...]
+  full: tuple[str, ...]
+  left_out: list[str]
+  arguments: Mapping[str, Any]
+
+
+def plan(
+    run: str | os.PathLike,
+    scores: Sequence[str] = ("lac", "aps", "raps", "saps"),
+    *,
+    full: Sequence[str] = (),
+    alpha: float = 0.1,
+    num_splits: int = 50,
+    share: float = 0.5,
+    seed: int = 0,
+    by_class: bool = False,
+    transported: bool = False,
+) -> Plan:
+  """Looks at all predictions that get sets; nothing is written.
+
+  Args:
+    run: Output folder of `jaxcal evaluate` or `jaxcal recalibrate`.
+    scores: Names of the scores, of `conformal.scores.SCORES`.
+    full: Names of full conformal methods, of `predicted.FULL`, for predictions
+      with the evidence that they need.
+    alpha: Share of images whose class may be missed, in (0, 1).
+    num_splits: Number of splits.
+    share: Share of the images that calibrate.
+    seed: Seed of the splits.
+    by_class: Whether every class is to be covered by itself.
+    transported: Whether probabilities are first transported to equal shares of
+      the classes (Conf-OT).
+
+  Raises:
+    FileNotFoundError: No run.
+    ValueError: Images without labels, numbers out of range, damaged files, or
+      nothing that sets can be made of.
+  """
+  run = pathlib.Path(run)
+  for name in scores:
+    predicted.check_score(name)
+  for name in full:
+    predicted.check_full(name)
+  if not scores and not full:
+    raise ValueError("expected the name of a score or more, but there is none")
+  sources = saved_runs.predictions_of(run, saved_runs.rows(run, "results"))
+  left_out = []
+  for source in sources:
+    with saved_runs.named(source.data, source.name):
+      one = saved_runs.load_labelled(source.path)
+      predicted.check(one, alpha=alpha, num_splits=num_splits, share=share)
+    reason = predicted.why_not_full(one) if full else ""
+    if reason:
+      left_out.append(f"{source.data}, {source.name}: no {', '.join(full)}, "
+                      f"{reason}")
+  if not scores and len(left_out) == len(sources):
+    raise ValueError(f"there is nothing to make sets of: {left_out[0]}")
+  return Plan(run, sources, tuple(dict.fromkeys(scores)),
+              tuple(dict.fromkeys(full)), left_out, {
+      "alpha": alpha, "num_splits": num_splits, "share": share, "seed": seed,
+      "by_class": by_class, "transported": transported})
+
+
+def write(planned: Plan, output: str | os.PathLike) -> measured.Written:
+  """Measures, and writes tables, diagrams and what they are of.
+
+  Args:
+    planned: Plan from `plan`.
+    output: Folder that receives sets.jsonl, sets.md, sets.json and
+      sets-SET.svg; other files in it stay.
+  """
+  output = pathlib.Path(output)
+  atomic.make_folder(output)
+  conventions = saved_runs.conventions(saved_runs.about(planned.run))
+  rows = [row for source in planned.sources
+          for row in _rows(source, planned, conventions)]
+  saved_runs.write_rows(output / "sets.jsonl", rows)
+  atomic.write_whole(output / "sets.json", json.dumps(
+      _about(planned), indent=2).encode())
+  for data, of_set in _by_set(rows):
+    atomic.write_whole(output / f"sets-{data}.svg", figures.svg(
+        figures.set_sizes(of_set)).encode())
+  text = "\n\n".join(_blocks(rows, planned))
+  atomic.write_whole(output / "sets.md", f"{text}\n".encode())
+  return measured.Written(
+      f"{text}\n\nWritten to {output}: sets.md, sets-*.svg, sets.jsonl, "
+      "sets.json", planned.left_out)
+
+
+def correlations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Rank correlations over the methods of a set, for each score.
+
+  Args:
+    rows: Rows of sets.jsonl.
+
+  Returns:
+    A row for each image set and score with at least four methods: `size_ece`,
+    `size_aurc`, `size_accuracy` and `ece_aurc`, Spearman's; NaN where one of
+    both is the same for all methods.
+  """
+  found = []
+  for data, of_set in _by_set(rows):
+    for score in dict.fromkeys(row["score"] for row in of_set):
+      some = [row for row in of_set if row["score"] == score]
+      if len(some) >= _LEAST_METHODS:
+        found.append({
+            "data": data, "score": score, "num_methods": len(some),
+            "size_ece": _spearman(some, "mean_size", "ece"),
+            "size_aurc": _spearman(some, "mean_size", "aurc"),
+            "size_accuracy": _spearman(some, "mean_size", "accuracy"),
+            "ece_aurc": _spearman(some, "ece", "aurc")})
+  return found
+
+
+def _rows(source, planned, conventions) -> Iterator[dict[str, Any]]:
+  with saved_runs.named(source.data, source.name):
+    one = saved_runs.load_labelled(source.path)
+  through = stages.named(one.settings, source.name)
+  plain = summary.estimate(one, conventions)
+  for found in _measures(one, planned):
+    yield {"data": source.data, **stages.fields(through), **found,
+           **{name: plain[name] for name in ("accuracy", "ece", "aurc")}}
+
+
+def _measures(one, planned) -> Iterator[dict[str, Any]]:
+  for score in planned.scores:
+    yield predicted.measure(one, score=score, **planned.arguments)
+  if planned.full and not predicted.why_not_full(one):
+    arguments = {name: value for name, value in planned.arguments.items()
+                 if name not in ("by_class", "transported")}
+    for method in planned.full:
+      yield predicted.measure_full(one, method=method, **arguments)
+
+
+def _about(planned):
+  """Of which predictions the sets are, by what the files hold."""
+  contents: dict[str, dict[str, str]] = {}
+  for source in planned.sources:
+    contents.setdefault(source.data, {})[source.name] = saved_runs.digest(
+        source.path)
+  return {"run": planned.run.absolute().name, "scores": list(planned.scores),
+          "full": list(planned.full), **planned.arguments,
+          "predictions": contents, "provenance": provenance.describe()}
+
+
+def _by_set(rows) -> Iterator[tuple[str, list[Any]]]:
+  for data in dict.fromkeys(row["data"] for row in rows):
+    yield data, [row for row in rows if row["data"] == data]
+
+
+def _spearman(rows, one, other):
+  from scipy import stats
+  ranks = [stats.rankdata([row[name] for row in rows]) for name in (one, other)]
+  if min(np.ptp(values) for values in ranks) == 0:
+    return float("nan")
+  return float(np.corrcoef(ranks)[0, 1])
+
+
+def _blocks(rows, planned) -> Iterator[str]:
+  """Paragraphs and tables of sets.md."""
+  arguments = planned.arguments
+  yield tables.markdown(rows, tables.SETS)
+  yield (f"Means over {arguments['num_splits']} random splits (seed "
+         f"{arguments['seed']}); a share of {arguments['share']:g} of the "
+         "images calibrates, the others get sets that are to cover "
+         f"{tables.percent(1 - arguments['alpha'])} % of them. After +-: two "
+         "standard deviations of one split" +
+         ("." if arguments["by_class"] else "; due: both of a correct method, "
+          "exactly.") + " Accuracy, ECE and AURC are of all images.")
+  if arguments["by_class"]:
+    yield ("A threshold for each class, infinite where it has too few "
+           "calibration images: it is then in every set.")
+  if arguments["transported"]:
+    yield ("For the scores, probabilities were transported to equal shares "
+           "of the classes (Conf-OT), all images together.")
+  yield "How evenly they cover:"
+  yield tables.markdown(rows, tables.present(rows, tables.SETS_BALANCE))
+  found = correlations(rows)
+  if found:
+    yield ("Do methods with a lower calibration error have smaller sets? Rank "
+           "correlations over methods, which see the same images and are often "
+           "much alike:")
+    yield tables.markdown(found, tables.SETS_CORRELATIONS)
