@@ -6,7 +6,7 @@ repeated that many times. A mask is a weight of zero or one, a bootstrap
 resample a vector of counts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -77,6 +77,7 @@ def bootstrap_samples(
     key: Key[Array, ""],
     num_samples: int = 1000,
     batch_size: int = 50,
+    groups: Sequence[int] = (),
 ) -> Float[Array, "samples *shape"]:
   """The statistic on bootstrap resamples of the examples.
 
@@ -90,19 +91,33 @@ def bootstrap_samples(
     key: Typed key.
     num_samples: Number of resamples.
     batch_size: How many are held in memory at a time; no influence on values.
+    groups: Numbers of examples of groups that come one after the other and keep
+      their sizes, each resampled by itself; all are one group if empty.
 
   Returns:
     One value per resample.
 
   Raises:
-    ValueError: `num_examples` or `num_samples` is less than one.
+    ValueError: `num_examples` or `num_samples` is less than one, or groups
+      that do not make up the examples.
   """
   if num_examples < 1 or num_samples < 1:
     raise ValueError(
         "the bootstrap needs examples and resamples, but "
         f"{num_examples=} and {num_samples=}.")
+  if groups and (min(groups) < 1 or sum(groups) != num_examples):
+    raise ValueError(f"{groups=} must sum to {num_examples=}, and none of them "
+                     "may be empty.")
+
+  def weights(one):
+    if not groups:
+      return resample_weights(one, num_examples)
+    return jnp.concatenate([
+        resample_weights(key, size)
+        for key, size in zip(jax.random.split(one, len(groups)), groups)])
+
   return jax.lax.map(
-      lambda one: statistic(resample_weights(one, num_examples)),
+      lambda one: statistic(weights(one)),
       jax.random.split(key, num_samples),
       batch_size=min(batch_size, num_samples))
 

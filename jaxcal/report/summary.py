@@ -228,7 +228,7 @@ def over_seeds(
   Raises:
     ValueError: They are of different images.
   """
-  _check_same_images(predictions)
+  check_same_images(predictions)
   with jax.enable_x64(True):
     scored = _stacked_scores(predictions)
     interval = _seeds_interval(scored, None, conventions)
@@ -255,7 +255,7 @@ def compare_seeds(
   Raises:
     ValueError: They are of different images.
   """
-  _check_same_images([*predictions, *reference])
+  check_same_images([*predictions, *reference])
   with jax.enable_x64(True):
     interval = _seeds_interval(
         _stacked_scores(predictions), _stacked_scores(reference), conventions)
@@ -277,7 +277,7 @@ def compare(
   Raises:
     ValueError: The two are of different images.
   """
-  _check_same_images([predictions, reference])
+  check_same_images([predictions, reference])
   with jax.enable_x64(True):
     return _differences(_score(predictions), _score(reference), conventions)
 
@@ -307,11 +307,7 @@ def detect(
       finite.
   """
   both = in_distribution, out_of_distribution
-  if in_distribution.class_names != out_of_distribution.class_names:
-    raise ValueError(
-        "images in and out of distribution must be predicted among the same "
-        f"classes, but got {len(in_distribution.class_names)} and "
-        f"{len(out_of_distribution.class_names)} names that differ")
+  check_same_classes(*both)
   with jax.enable_x64(True):
     found = {"confidence": [1 - _confidence(_probabilities(one.logits))
                             for one in both]} | {
@@ -404,12 +400,23 @@ def by_data(
   return groups
 
 
-def _check_same_images(predictions):
+def check_same_images(predictions: Sequence[Predictions]) -> None:
+  """Raises ValueError unless all are of the same images in the same order."""
   for other in predictions[1:]:
     if other.ids != predictions[0].ids:
       raise ValueError(
           "the same images in the same order are needed, but the ids of "
           f"{len(predictions[0].ids)} and {len(other.ids)} images differ")
+
+
+def check_same_classes(
+    in_distribution: Predictions, out_of_distribution: Predictions) -> None:
+  """Raises ValueError unless both are among the same classes."""
+  if in_distribution.class_names != out_of_distribution.class_names:
+    raise ValueError(
+        "images in and out of distribution must be predicted among the same "
+        f"classes, but got {len(in_distribution.class_names)} and "
+        f"{len(out_of_distribution.class_names)} names that differ")
 
 
 def _stacked_scores(predictions):

@@ -119,6 +119,62 @@ DETECTION = (
     Column("epistemic", _if_there("auroc_epistemic")),
 )
 
+_SCORE = Column("score", lambda row: row["score"])
+
+
+def _of_measures(names, form=percent):
+  return tuple(Column(heading, _interval(name, form))
+               for heading, name in names.items())
+
+
+def _differing(names):
+  """Columns of a paired difference of methods or of scores, and its test."""
+  blank = lambda name, cell: (
+      lambda row: cell(row) if f"{name}_difference" in row else "")
+  p_value = lambda name: lambda row: f"{row[f'{name}_difference_p']:.2g}"
+  return (
+      Column("method", lambda row: f"{row['method']}, {row['score']}"),
+      Column("minus", lambda row: f"{row['reference']}, "
+                                  f"{row['reference_score']}"),
+      *(Column(text, blank(name, cell)) for heading, name in names.items()
+        for text, cell in (
+            (f"{heading} points",
+             _interval(f"{name}_difference", signed_percent)),
+            ("p", p_value(name)))))
+
+
+def _over_draws(name):
+  return lambda row: f"{percent(row[name])} +- {percent(row[f'{name}_sd'])}"
+
+
+# By what is ranked: columns of the rows, and of their differences.
+RANKINGS = {
+    "failures": (
+        (_METHOD, _SCORE, Column("n", lambda row: str(row["num_images"])),
+         *_of_measures({
+             "accuracy %": "accuracy", "AUROC %": "auroc",
+             "AUPR right %": "aupr_success", "AUPR wrong %": "aupr_error",
+             "FPR95 right %": "fpr95_success", "AURC %": "aurc",
+             "AUGRC %": "augrc"})),
+        _differing({"accuracy": "accuracy", "AUROC": "auroc", "AURC": "aurc",
+                    "AUGRC": "augrc"})),
+    "outliers": (
+        (_METHOD, _SCORE, Column("in, out", lambda row: (
+            f"{row['num_images']}, {row['num_outliers']}")),
+         *_of_measures({
+             "AUROC %": "auroc", "AUPR in %": "aupr_in",
+             "AUPR out %": "aupr_out", "FPR95 in %": "fpr95_in",
+             "FPR95 out %": "fpr95_out"})),
+        _differing({"AUROC": "auroc", "FPR95 in": "fpr95_in"})),
+    "held-out classes": (
+        (_METHOD, _SCORE,
+         Column("classes out, draws", lambda row: (
+             f"{row['held_out']}, {row['draws']}")),
+         Column("AUROC % +- sd", _over_draws("auroc")),
+         Column("FPR95 in % +- sd", _over_draws("fpr95_in")),
+         Column("draws won %", lambda row: percent(row["won"]))), ()),
+}
+
 DIFFERENCES = (_DATA, *MEASURED_DIFFERENCES.values())
 
 TUNING = (

@@ -153,6 +153,22 @@ class IntervalTest(parameterized.TestCase):
           _mean_of(np.ones(3)), 0, key=jax.random.key(0))
 
 
+class GroupsTest(absltest.TestCase):
+
+  def test_each_group_keeps_its_size(self):
+    run = lambda **options: statistics.bootstrap_samples(
+        lambda weights: weights, 10, key=jax.random.key(3), num_samples=200,
+        **options)
+    counts = np.asarray(run(groups=(3, 7)))
+    np.testing.assert_array_equal(counts[:, :3].sum(1), np.full(200, 3))
+    np.testing.assert_array_equal(counts[:, 3:].sum(1), np.full(200, 7))
+    self.assertGreater(counts.std(0).min(), 0.5)
+    self.assertGreater(np.asarray(run())[:, :3].sum(1).std(), 1)
+    for wrong in ((3, 6), (0, 10)):
+      with self.assertRaisesRegex(ValueError, "must sum to num_examples=10"):
+        run(groups=wrong)
+
+
 class ProportionTest(parameterized.TestCase):
 
   @parameterized.product(
