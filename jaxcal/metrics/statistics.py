@@ -162,10 +162,7 @@ def bootstrap_interval(
     ValueError: `level` is outside (0, 1), or there are too few examples or
       samples.
   """
-  if not 0 < level < 1:
-    raise ValueError(f"level must lie in (0, 1), but {level=}.")
-  if num_samples < 2:
-    raise ValueError(f"an interval needs two resamples, but {num_samples=}.")
+  _check_interval(level, num_samples)
   samples = bootstrap_samples(
       statistic, num_examples, key=key, num_samples=num_samples,
       batch_size=batch_size)
@@ -185,13 +182,24 @@ def recentred_interval(
     estimate: Statistic of the full data.
     samples: Statistic of each resample.
     level: Share of the resamples inside, in (0, 1).
+
+  Raises:
+    ValueError: `level` is outside (0, 1), or there are too few samples.
   """
+  _check_interval(level, len(samples))
   shift = estimate - jnp.mean(samples, axis=0)
   tail = (1 - level) / 2
   return Interval(
       estimate,
       low=jnp.quantile(samples, tail, axis=0) + shift,
       high=jnp.quantile(samples, 1 - tail, axis=0) + shift)
+
+
+def _check_interval(level, num_samples):
+  if not 0 < level < 1:
+    raise ValueError(f"level must lie in (0, 1), but {level=}.")
+  if num_samples < 2:
+    raise ValueError(f"an interval needs two resamples, but {num_samples=}.")
 
 
 def difference_p_value(
@@ -211,7 +219,7 @@ def difference_p_value(
   Returns:
     P-values in (0, 1]; one where both are zero throughout.
   """
-  centred = samples + (estimate - jnp.mean(samples, axis=0))
+  centred = samples + (estimate - jnp.mean(samples, axis=0))[None]
   below, above = (jnp.sum(side.astype(centred.dtype), axis=0)
                   for side in (centred <= 0, centred >= 0))
   share = (jnp.minimum(below, above) + 1) / (len(samples) + 1)

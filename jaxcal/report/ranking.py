@@ -6,7 +6,7 @@ Failures, and another data set: other images like these, `rank_failures` and
 images, `rank_held_out_classes`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import functools
 from typing import Any, NamedTuple
 
@@ -125,7 +125,8 @@ def rank_failures(
         name: {"num_images": len(one.ids)}
         for name, one in predictions.items()})
     for row in rows:
-      row |= _exact_where_all_are_alike(row, conventions)
+      row |= summary.exact_where_alike(
+          row, row["num_images"], conventions.level)
     differences = _differences(ranked, reference, conventions, "failures")
   return Ranking(rows, differences, notes, "failures")
 
@@ -330,16 +331,6 @@ def _rows(ranked, conventions, about):
   return rows
 
 
-def _exact_where_all_are_alike(row, conventions):
-  """What resamples that are all alike do not say of the accuracy."""
-  if 0 < row["accuracy"] < 1:
-    return {}
-  number = row["num_images"]
-  _, low, high = statistics.proportion_interval(
-      round(row["accuracy"] * number), number, level=conventions.level)
-  return {"accuracy_low": float(low), "accuracy_high": float(high)}
-
-
 def _differences(ranked, reference, conventions, kind):
   pairs = [
       (method, score, reference, score)
@@ -347,8 +338,8 @@ def _differences(ranked, reference, conventions, kind):
       for score in one.names if score in ranked[reference].names]
   pairs += [(method, score, method, one.names[0])
             for method, one in ranked.items() for score in one.names[1:]]
-  rows = [_difference(ranked, pair, conventions, kind) for pair in pairs]
-  return _adjusted(rows)
+  return summary.adjusted(
+      [_difference(ranked, pair, conventions, kind) for pair in pairs])
 
 
 def _difference(ranked, pair, conventions, kind):
@@ -369,17 +360,6 @@ def _difference(ranked, pair, conventions, kind):
     row[f"{measure}_difference_p"] = float(
         statistics.difference_p_value(estimate, samples))
   return row
-
-
-def _adjusted(rows: Sequence[summary.Row]) -> list[summary.Row]:
-  """The rows with p-values by Holm's method over all that are numbers."""
-  found = [(row, key) for row in rows for key, value in row.items()
-           if key.endswith("_p") and np.isfinite(value)]
-  if found:
-    values = np.asarray(statistics.holm([row[key] for row, key in found]))
-    for (row, key), value in zip(found, values):
-      row[key] = float(value)
-  return list(rows)
 
 
 def _with_ends(name, interval, at, *, lowest):

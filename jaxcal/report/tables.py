@@ -46,6 +46,10 @@ def _signed_three(value):
   return "0.000" if text == "+0.000" else text
 
 
+def _p_value(name):
+  return lambda row: f"{row[name]:.2g}"
+
+
 def _few(values):
   return ", ".join(f"{value:.3g}" for value in values)
 
@@ -78,6 +82,18 @@ MEASURED_DIFFERENCES = {
         "Brier", _interval("brier_difference", _signed_three)),
 }
 
+
+def _with_p_values(columns):
+  """The columns of differences, each followed by that of its p-value."""
+  found = {}
+  for name, column in columns.items():
+    found[name] = column
+    if name.endswith("_difference"):
+      found[f"{name}_p"] = Column("p", _p_value(f"{name}_p"))
+  return found
+
+
+TESTED_DIFFERENCES = _with_p_values(MEASURED_DIFFERENCES)
 MEASURED = {"method": _METHOD, **_MEASURES, "aurc": _AURC}
 
 RESULTS = (
@@ -131,7 +147,6 @@ def _differing(names):
   """Columns of a paired difference of methods or of scores, and its test."""
   blank = lambda name, cell: (
       lambda row: cell(row) if f"{name}_difference" in row else "")
-  p_value = lambda name: lambda row: f"{row[f'{name}_difference_p']:.2g}"
   return (
       Column("method", lambda row: f"{row['method']}, {row['score']}"),
       Column("minus", lambda row: f"{row['reference']}, "
@@ -140,7 +155,7 @@ def _differing(names):
         for text, cell in (
             (f"{heading} points",
              _interval(f"{name}_difference", signed_percent)),
-            ("p", p_value(name)))))
+            ("p", _p_value(f"{name}_difference_p")))))
 
 
 def _over_draws(name):
@@ -299,6 +314,24 @@ def fit_notes(rows: Sequence[_Row]) -> list[str]:
   """
   return [f"{row['data']}, {stages.of(row).label}: {note}"
           for row in rows for note in row.get("recalibration_notes", ())]
+
+
+def floor_notes(rows: Sequence[_Row]) -> list[str]:
+  """What is to be known about errors that are not above their floor.
+
+  Args:
+    rows: Rows with `num_images`, `ece` and `ece_floor`; methods perhaps named.
+
+  Returns:
+    One sentence about all of them, or none.
+  """
+  found = [row for row in rows if row["ece"] <= row["ece_floor"]]
+  if not found:
+    return []
+  names = ", ".join(row["method"] for row in found if "method" in row)
+  return [f"The ECE{' of ' * bool(names)}{names} is not above its floor: "
+          f"{found[0]['num_images']} images are too few to tell it from that "
+          "of a calibrated model. Fewer bins have a lower floor."]
 
 
 def present(
