@@ -5,7 +5,6 @@ numbers of one row of this table may be compared.
 """
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxcal.metrics import calibration
@@ -37,7 +36,7 @@ class Preset(NamedTuple):
 
 
 def _preset(function, source, note="", /, **options):
-  return Preset(function, MappingProxyType(options), source, note)
+  return Preset(function, options, source, note)
 
 
 _ECE = calibration.expected_calibration_error
@@ -50,7 +49,7 @@ _CLIPCALIB = "Bala93/CLIPCalib"
 _BAYESVLM = "AaltoML/BayesVLM @855be8b, torchmetrics"
 
 # By paper, and by the name of the measure there.
-PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType({
+PRESETS: Mapping[str, Mapping[str, Preset]] = {
     "C-TPT, O-TPT, A-TPT": {
         "ECE": _preset(_ECE, _TPT, "confidences of half precision", **_RIGHT)},
     "FPP": {
@@ -100,4 +99,4 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = MappingProxyType({
     "Guo et al. 2017": {
         "ECE": _preset(_ECE, "On Calibration of Modern Neural Networks",
                        num_bins=15, edges="right", norm="l1")},
-})
+}
