@@ -8,11 +8,20 @@ from jaxcal import lazy
 
 __all__ = [
     "binning",
+    "brier",
     "calibration",
+    "debiased",
+    "densities",
     "examples",
+    "failure",
+    "presets",
+    "proximity",
+    "ranks",
     "scoring",
     "selective",
+    "smooth",
     "statistics",
+    "streaming",
 ]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

@@ -7,6 +7,8 @@ computed over a whole test set; errors of parts do not average to it, but their
 `binning.BinStatistics` add up.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -19,6 +21,33 @@ from jaxcal.typing import Key
 from jaxcal.typing import Labels
 from jaxcal.typing import Scores
 from jaxcal.typing import Values
+
+
+class Errors(NamedTuple):
+  """What one binning says, each a fraction; see the functions named after it.
+
+  Attributes:
+    expected: ECE, norm "l1".
+    root_mean_square: RMSCE, norm "l2".
+    maximum: MCE, norm "max".
+    largest_contribution: Largest term of the ECE, `max_bin_contribution`.
+    average: Mean gap of the bins with examples, `average_calibration_error`.
+    over: Part of the ECE from over-confident bins, `overconfidence_error`.
+    under: Part of the ECE from the others, `underconfidence_error`.
+    confidence_weighted_over: The first of the two weighted by confidence,
+      `confidence_weighted_overconfidence_error`.
+    gap: Mean confidence minus accuracy, `confidence_gap`.
+  """
+
+  expected: Float[Array, ""]
+  root_mean_square: Float[Array, ""]
+  maximum: Float[Array, ""]
+  largest_contribution: Float[Array, ""]
+  average: Float[Array, ""]
+  over: Float[Array, ""]
+  under: Float[Array, ""]
+  confidence_weighted_over: Float[Array, ""]
+  gap: Float[Array, ""]
 
 
 def expected_calibration_error(
@@ -98,9 +127,9 @@ def max_bin_contribution(
   Source: ml-stat-Sustech/CLIP_Calibration @5b68fb1, where it is called MCE.
   Differs from the released code in: a confidence of one is counted.
   """
-  bins = binning.bin_statistics(
-      confidence, correct, num_bins=num_bins, edges=edges, weights=weights)
-  return jnp.max(jnp.abs(_contributions(bins)))
+  return errors_of(binning.bin_statistics(
+      confidence, correct, num_bins=num_bins, edges=edges,
+      weights=weights)).largest_contribution
 
 
 def average_calibration_error(
@@ -118,10 +147,9 @@ def average_calibration_error(
 
   Source: Neumann et al., Relaxed Softmax, NeurIPS workshop 2018 (netcal: ACE).
   """
-  bins = binning.bin_statistics(
-      confidence, correct, num_bins=num_bins, edges=edges, weights=weights)
-  filled = (bins.count > 0).astype(bins.count.dtype)
-  return jnp.sum(jnp.abs(_gaps(bins))) / jnp.sum(filled)
+  return errors_of(binning.bin_statistics(
+      confidence, correct, num_bins=num_bins, edges=edges,
+      weights=weights)).average
 
 
 def overconfidence_error(
@@ -137,9 +165,9 @@ def overconfidence_error(
   Args and errors as for `expected_calibration_error`; together with
   `underconfidence_error` it makes the ECE.
   """
-  bins = binning.bin_statistics(
-      confidence, correct, num_bins=num_bins, edges=edges, weights=weights)
-  return jnp.sum(jnp.maximum(_contributions(bins), 0))
+  return errors_of(binning.bin_statistics(
+      confidence, correct, num_bins=num_bins, edges=edges,
+      weights=weights)).over
 
 
 def underconfidence_error(
@@ -155,9 +183,32 @@ def underconfidence_error(
   Args and errors as for `expected_calibration_error`; together with
   `overconfidence_error` it makes the ECE.
   """
-  bins = binning.bin_statistics(
-      confidence, correct, num_bins=num_bins, edges=edges, weights=weights)
-  return jnp.sum(jnp.maximum(-_contributions(bins), 0))
+  return errors_of(binning.bin_statistics(
+      confidence, correct, num_bins=num_bins, edges=edges,
+      weights=weights)).under
+
+
+def confidence_weighted_overconfidence_error(
+    confidence: Values,
+    correct: Values,
+    *,
+    num_bins: int = 20,
+    edges: str = "right",
+    weights: Values | None = None,
+) -> Float[Array, ""]:
+  r"""Over-confidence of each bin, times its mean confidence, a fraction.
+
+  .. math:: \sum_b \frac{n_b}{N} \mathrm{conf}_b
+            \max(\mathrm{conf}_b - \mathrm{acc}_b, 0)
+
+  Args and errors as for `expected_calibration_error`. At most
+  `overconfidence_error`, which does not punish confidence by itself.
+
+  Source: Thulasidasan et al., On Mixup Training, NeurIPS 2019 (OE).
+  """
+  return errors_of(binning.bin_statistics(
+      confidence, correct, num_bins=num_bins, edges=edges,
+      weights=weights)).confidence_weighted_over
 
 
 def adaptive_calibration_error(
@@ -165,18 +216,19 @@ def adaptive_calibration_error(
     correct: Values,
     *,
     num_bins: int = 20,
+    rule: str = "quantile",
     norm: str = "l1",
     weights: Values | None = None,
 ) -> Float[Array, ""]:
   """Calibration error with bins of equal mass, a fraction in [0, 1].
 
-  Args and errors as for `expected_calibration_error`. The edges are linearly
-  interpolated quantiles and bins are left-closed: see
-  `binning.equal_mass_bin_statistics`, also for the source.
+  Args and errors as for `expected_calibration_error`, and `rule`, which says
+  how the bins are cut: see `binning.equal_mass_bin_statistics`, also for the
+  sources. Which one was used belongs to the number as the number of bins does.
   """
   return calibration_error(
       binning.equal_mass_bin_statistics(
-          confidence, correct, num_bins=num_bins, weights=weights),
+          confidence, correct, num_bins=num_bins, rule=rule, weights=weights),
       norm=norm)
 
 
@@ -191,9 +243,30 @@ def classwise_calibration_error(
 ) -> Float[Array, ""]:
   """Mean over classes of the calibration error of each class's probability.
 
+  Args, errors and source as for `classwise_calibration_errors`.
+
+  Returns:
+    Error in [0, 1], a fraction. Where the classes are many, most probabilities
+    are near zero and so are most of the errors that it averages.
+  """
+  return jnp.mean(classwise_calibration_errors(
+      probs, labels, num_bins=num_bins, edges=edges, norm=norm,
+      weights=weights))
+
+
+def classwise_calibration_errors(
+    probs: Scores,
+    labels: Labels,
+    *,
+    num_bins: int = 20,
+    edges: str = "right",
+    norm: str = "l1",
+    weights: Values | None = None,
+) -> Float[Array, "k"]:
+  """Calibration error of each class's probability, one for each class.
+
   For class k the probabilities p_k of all examples are binned and compared with
-  how often k is the label. Classes are taken one after the other, so that
-  memory does not grow with their number.
+  how often k is the label.
 
   Args:
     probs: Probabilities, one row per example.
@@ -204,7 +277,7 @@ def classwise_calibration_error(
     weights: Multiplicity of each example; one if None.
 
   Returns:
-    Error in [0, 1], a fraction.
+    Errors in [0, 1], fractions.
 
   Raises:
     ValueError: As `expected_calibration_error`, and for labels out of range.
@@ -214,23 +287,9 @@ def classwise_calibration_error(
   the one of Bala93/CLIPCalib. Called static calibration error (SCE) elsewhere.
   Differs from the released code in: nothing.
   """
-  probs, labels = examples.as_array(probs), examples.readable(labels)
-  if probs.ndim != 2 or labels.shape != probs.shape[:1]:
-    raise ValueError(
-        "expected probs [examples, classes] and one label per example, but "
-        f"{probs.shape=} and {labels.shape=}.")
-  examples.check_labels(labels, probs.shape[1])
-  examples.check_probabilities(probs, name="probs")
-  labels = jnp.asarray(labels)
-
-  def of_class(column_and_class):
-    column, index = column_and_class
-    return expected_calibration_error(
-        column, labels == index, num_bins=num_bins, edges=edges, norm=norm,
-        weights=weights)
-
-  classes = jnp.arange(probs.shape[1], dtype=labels.dtype)
-  return jnp.mean(jax.lax.map(of_class, (probs.T, classes)))
+  bins = binning.classwise_bin_statistics(
+      probs, labels, num_bins=num_bins, edges=edges, weights=weights)
+  return jax.vmap(lambda one: calibration_error(one, norm=norm))(bins)
 
 
 def confidence_gap(
@@ -246,9 +305,8 @@ def confidence_gap(
   Raises:
     ValueError: As `expected_calibration_error`.
   """
-  one_bin = binning.bin_statistics(
-      confidence, correct, num_bins=1, weights=weights)
-  return jnp.sum(_contributions(one_bin))
+  return errors_of(binning.bin_statistics(
+      confidence, correct, num_bins=1, weights=weights)).gap
 
 
 def calibration_floor(
@@ -322,6 +380,28 @@ def calibration_error(
   if norm == "max":
     return jnp.max(jnp.abs(_gaps(bins)))
   raise ValueError(f"unknown {norm=}; choose from: l1, l2, max.")
+
+
+def errors_of(bins: binning.BinStatistics) -> Errors:
+  """All errors of one binning, such as a sum of statistics of parts.
+
+  Args:
+    bins: Bins from `binning`, or a sum of such.
+  """
+  terms, filled = _contributions(bins), (bins.count > 0)
+  over = jnp.maximum(terms, 0)
+  mean = bins.confidence_sum / jnp.where(filled, bins.count, 1)
+  return Errors(
+      expected=calibration_error(bins, norm="l1"),
+      root_mean_square=calibration_error(bins, norm="l2"),
+      maximum=calibration_error(bins, norm="max"),
+      largest_contribution=jnp.max(jnp.abs(terms)),
+      average=(jnp.sum(jnp.abs(_gaps(bins))) /
+               jnp.sum(filled.astype(bins.count.dtype))),
+      over=jnp.sum(over),
+      under=jnp.sum(jnp.maximum(-terms, 0)),
+      confidence_weighted_over=jnp.sum(mean * over),
+      gap=jnp.sum(terms))
 
 
 def _gaps(bins):

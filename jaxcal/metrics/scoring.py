@@ -67,6 +67,59 @@ def accuracy(
   return statistics.weighted_mean(correct(logits, labels, k=k), weights)
 
 
+def balanced_accuracy(
+    logits: Scores,
+    labels: Labels,
+    *,
+    weights: Values | None = None,
+) -> Float[Array, ""]:
+  """Mean over classes of the share of their examples that is `correct`.
+
+  Args and errors as for `accuracy`. Every class that occurs counts alike,
+  however few examples it has.
+
+  Source: as scikit-learn's balanced_accuracy_score.
+  """
+  hits = correct(logits, labels)
+  mass = examples.example_weights(weights, at_least_float32(hits))
+  num_classes = jnp.shape(examples.as_array(logits))[-1]
+  members = jax.nn.one_hot(
+      examples.as_array(labels), num_classes, dtype=mass.dtype)
+  count, right = jnp.matmul(
+      jnp.stack([mass, mass * hits]), members,
+      precision=jax.lax.Precision.HIGHEST)
+  recall = jnp.where(count > 0, right / jnp.where(count > 0, count, 1), 0)
+  return jnp.sum(recall) / jnp.sum(count > 0)
+
+
+def top_probability(
+    probs: Scores, *, k: int = 1
+) -> Float[Array, "*n"]:
+  """Probability that the label is among the k most probable classes.
+
+  The confidence whose hits are `correct(probs, labels, k=k)`: with them, every
+  calibration error of a confidence measures the k named classes.
+
+  Args:
+    probs: Probabilities.
+    k: How many classes are named, at most all.
+
+  Returns:
+    Sums of the k largest probabilities, at most one.
+
+  Raises:
+    ValueError: `k` is below one or above the number of classes, or (where not
+      traced) a probability outside [0, 1] or NaN.
+  """
+  probs = examples.as_array(probs)
+  if not 1 <= k <= probs.shape[-1]:
+    raise ValueError(f"k must lie in [1, {probs.shape[-1]}], but {k=}.")
+  examples.check_probabilities(probs, name="probs")
+  highest, _ = jax.lax.top_k(at_least_float32(probs), k)
+  # Rounding may leave a sum of probabilities just above one.
+  return jnp.minimum(jnp.sum(highest, axis=-1), 1)
+
+
 def negative_log_likelihood(
     logits: Scores,
     labels: Labels,

@@ -7,24 +7,16 @@ mean over all their orders. So metrics of repeated data, and bootstrap
 resamples, are exact.
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 
 from jaxcal.metrics import examples
+from jaxcal.metrics import ranks
 from jaxcal.metrics import statistics
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 from jaxcal.typing import Number
 from jaxcal.typing import Values
-
-
-class _Ranks(NamedTuple):
-  """How much mass has a greater, and how much the same score, per example."""
-
-  above: Float[Array, "n"]
-  tied: Float[Array, "n"]
 
 
 def risk_coverage_area(
@@ -60,12 +52,75 @@ def risk_coverage_area(
   """
   losses, scores, mass = _prepared(losses, scores, weights, name="losses")
   total = jnp.sum(mass)
-  above, tied = _ranks(scores, mass)
+  above, tied = ranks.ranks(scores, mass)
   # The loss at rank r is part of the means at all later ranks: it counts the
   # sum of 1 / k from r to N. Within a tie this is averaged over its ranks.
   own = 1 - above / tied * _harmonic(above, tied)
   later = _harmonic(above + tied, total - above - tied)
   return statistics.weighted_mean(losses * (own + later), mass)
+
+
+def risk_coverage_trapezoid(
+    losses: Values,
+    scores: Values,
+    *,
+    weights: Values | None = None,
+) -> Float[Array, ""]:
+  """Area under the risk-coverage curve by trapezoids, over its width.
+
+  The other convention of AURC: the curve of the same means at the coverages
+  1/N ... 1, joined by straight lines; its area divided by 1 - 1/N. The two tell
+  the same as N grows, and are never equal to the last digit that is printed.
+
+  Args and errors as for `risk_coverage_area`.
+
+  Returns:
+    Between the smallest and the largest loss; NaN for one example.
+
+  Source: as torch-uncertainty's AURC.
+  Differs from the released code in: equal scores, whose orders are averaged.
+  """
+  losses, scores, mass = _prepared(losses, scores, weights, name="losses")
+  total = jnp.sum(mass)
+  highest = jnp.max(jnp.where(mass > 0, scores, -jnp.inf))
+  first = statistics.weighted_mean(
+      losses, jnp.where(scores == highest, mass, 0))
+  last = statistics.weighted_mean(losses, mass)
+  area = risk_coverage_area(losses, scores, weights=mass)
+  return (total * area - (first + last) / 2) / (total - 1)
+
+
+def generalised_risk_coverage_area(
+    losses: Values,
+    scores: Values,
+    *,
+    weights: Values | None = None,
+) -> Float[Array, ""]:
+  r"""Area under the generalised risk-coverage curve (AUGRC).
+
+  .. math:: \frac{1}{N} \sum_{k=1}^N \frac{G_{k-1} + G_k}{2}, \quad
+            G_k = \frac{1}{N} \sum_{i \le k} \ell_{(i)}
+
+  G is what is lost in the examples that are kept, over all N: the risk of an
+  undetected failure. Other than `risk_coverage_area` it does not give the
+  examples of highest score more weight than others.
+
+  Args and errors as for `risk_coverage_area`.
+
+  Returns:
+    For losses of 0 and 1 in [0, 1/2]: a (1 - a) (1 - AUROC) + (1 - a)**2 / 2
+    for the accuracy a and the AUROC of right against wrong.
+
+  Source: Traub et al., Overcoming Common Flaws in the Evaluation of Selective
+  Classification Systems, NeurIPS 2024.
+  Differs from the code of torch-uncertainty in: the curve begins at a
+  coverage of 1/N there, and its area is divided by 1 - 1/N.
+  """
+  losses, scores, mass = _prepared(losses, scores, weights, name="losses")
+  above, tied = ranks.ranks(scores, mass)
+  total = jnp.sum(mass)
+  kept = (total - above - tied / 2) / total
+  return statistics.weighted_mean(losses * kept, mass)
 
 
 def excess_risk_coverage_area(
@@ -115,9 +170,43 @@ def risk_at_coverage(
   coverage = examples.as_array(coverage).astype(scores.dtype)
   if not examples.is_traced(coverage) and not 0 < coverage <= 1:
     raise ValueError(f"coverage must lie in (0, 1], but {coverage=}.")
-  above, tied = _ranks(scores, mass)
+  above, tied = ranks.ranks(scores, mass)
   kept = jnp.clip((coverage * jnp.sum(mass) - above) / tied, 0, 1)
   return statistics.weighted_mean(losses, jnp.where(mass > 0, mass * kept, 0))
+
+
+def coverage_at_risk(
+    losses: Values,
+    scores: Values,
+    risk: Number,
+    *,
+    weights: Values | None = None,
+) -> Float[Array, ""]:
+  """Largest share of the examples that is kept at no more than a given risk.
+
+  What is kept are the examples from some score on: equal scores are kept
+  together. Coverages at which the risk is lower may lie between others.
+
+  Args:
+    losses: Losses of each example; 1 - correct for an error rate.
+    scores: High where the prediction is to be kept.
+    risk: Largest mean loss of what is kept; `jax.vmap` over it for a curve.
+    weights: Multiplicity of each example; one if None.
+
+  Returns:
+    Share in [0, 1]; zero where every choice has a higher risk.
+
+  Raises:
+    ValueError: As `risk_coverage_area`.
+  """
+  losses, scores, mass = _prepared(losses, scores, weights, name="losses")
+  kept = ranks.at_least(scores, mass)
+  lost = ranks.at_least(scores, mass * losses)
+  # A whole number of losses must not miss its share by a rounding.
+  slack = 1 + 4 * jnp.finfo(lost.dtype).eps
+  within = (mass > 0) & (lost <= examples.as_array(risk).astype(
+      lost.dtype) * kept * slack)
+  return jnp.max(jnp.where(within, kept, 0)) / jnp.sum(mass)
 
 
 def roc_area(
@@ -148,7 +237,7 @@ def roc_area(
       anything but hits as `positive`, such as class labels.
   """
   positive, scores, mass = _of_groups(positive, scores, weights)
-  negatives = _ranks(scores, mass * (1 - positive))
+  negatives = ranks.ranks(scores, mass * (1 - positive))
   num_negatives = jnp.sum(mass * (1 - positive))
   beaten = num_negatives - negatives.above - negatives.tied / 2
   return statistics.weighted_mean(beaten, mass * positive) / num_negatives
@@ -174,7 +263,7 @@ def average_precision(
   Source: as scikit-learn's average_precision_score.
   """
   positive, scores, mass = _of_groups(positive, scores, weights)
-  hits, named = _at_least(scores, mass * positive), _at_least(scores, mass)
+  hits, named = (ranks.at_least(scores, of) for of in (mass * positive, mass))
   return statistics.weighted_mean(hits / named, mass * positive)
 
 
@@ -207,10 +296,10 @@ def false_positive_rate(
     raise ValueError(f"recall must lie in (0, 1], but {recall=}.")
   positive, scores, mass = _of_groups(positive, scores, weights)
   present, absent = mass * positive, mass * (1 - positive)
-  found, total = _at_least(scores, present), jnp.sum(present)
+  found, total = ranks.at_least(scores, present), jnp.sum(present)
   # A whole number of positives must not miss its share by a rounding.
   enough = found >= recall * total * (1 - 4 * jnp.finfo(found.dtype).eps)
-  called = _at_least(scores, absent)
+  called = ranks.at_least(scores, absent)
   least = jnp.min(jnp.where((mass > 0) & enough, called, jnp.inf))
   return jnp.where(total > 0, least / jnp.sum(absent), jnp.nan)
 
@@ -239,22 +328,6 @@ def _prepared(values, scores, weights, *, name):
                        "no place in an order.")
   values = jnp.where(mass > 0, values, 0).astype(scores.dtype)
   return values, scores, mass
-
-
-def _ranks(scores, mass):
-  """Where the score of each example stands among examples of the given mass."""
-  order = jnp.argsort(scores)
-  ordered = scores[order]
-  below = jnp.concatenate([jnp.zeros(1, mass.dtype), jnp.cumsum(mass[order])])
-  first = jnp.searchsorted(ordered, scores, side="left")
-  last = jnp.searchsorted(ordered, scores, side="right")
-  return _Ranks(below[-1] - below[last], below[last] - below[first])
-
-
-def _at_least(scores, mass):
-  """How much of the mass has at least the score of each example."""
-  above, tied = _ranks(scores, mass)
-  return above + tied
 
 
 def _harmonic(start, count):

@@ -6,7 +6,7 @@ repeated that many times. A mask is a weight of zero or one, a bootstrap
 resample a vector of counts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 from jaxcal.typing import Key
+from jaxcal.typing import Number
 from jaxcal.typing import Values
 
 
@@ -76,6 +77,7 @@ def bootstrap_samples(
     key: Key[Array, ""],
     num_samples: int = 1000,
     batch_size: int = 50,
+    groups: Sequence[int] = (),
 ) -> Float[Array, "samples *shape"]:
   """The statistic on bootstrap resamples of the examples.
 
@@ -89,19 +91,33 @@ def bootstrap_samples(
     key: Typed key.
     num_samples: Number of resamples.
     batch_size: How many are held in memory at a time; no influence on values.
+    groups: Numbers of examples of groups that come one after the other and keep
+      their sizes, each resampled by itself; all are one group if empty.
 
   Returns:
     One value per resample.
 
   Raises:
-    ValueError: `num_examples` or `num_samples` is less than one.
+    ValueError: `num_examples` or `num_samples` is less than one, or groups
+      that do not make up the examples.
   """
   if num_examples < 1 or num_samples < 1:
     raise ValueError(
         "the bootstrap needs examples and resamples, but "
         f"{num_examples=} and {num_samples=}.")
+  if groups and (min(groups) < 1 or sum(groups) != num_examples):
+    raise ValueError(f"{groups=} must sum to {num_examples=}, and none of them "
+                     "may be empty.")
+
+  def weights(one):
+    if not groups:
+      return resample_weights(one, num_examples)
+    return jnp.concatenate([
+        resample_weights(key, size)
+        for key, size in zip(jax.random.split(one, len(groups)), groups)])
+
   return jax.lax.map(
-      lambda one: statistic(resample_weights(one, num_examples)),
+      lambda one: statistic(weights(one)),
       jax.random.split(key, num_samples),
       batch_size=min(batch_size, num_samples))
 
@@ -146,17 +162,171 @@ def bootstrap_interval(
     ValueError: `level` is outside (0, 1), or there are too few examples or
       samples.
   """
-  if not 0 < level < 1:
-    raise ValueError(f"level must lie in (0, 1), but {level=}.")
-  if num_samples < 2:
-    raise ValueError(f"an interval needs two resamples, but {num_samples=}.")
+  _check_interval(level, num_samples)
   samples = bootstrap_samples(
       statistic, num_examples, key=key, num_samples=num_samples,
       batch_size=batch_size)
-  estimate = statistic(jnp.ones(num_examples))
+  return recentred_interval(
+      statistic(jnp.ones(num_examples)), samples, level=level)
+
+
+def recentred_interval(
+    estimate: Float[Array, "*shape"],
+    samples: Float[Array, "samples *shape"],
+    *,
+    level: float = 0.95,
+) -> Interval:
+  """The interval of `bootstrap_interval` from resampled values at hand.
+
+  Args:
+    estimate: Statistic of the full data.
+    samples: Statistic of each resample.
+    level: Share of the resamples inside, in (0, 1).
+
+  Raises:
+    ValueError: `level` is outside (0, 1), or there are too few samples.
+  """
+  _check_interval(level, len(samples))
   shift = estimate - jnp.mean(samples, axis=0)
   tail = (1 - level) / 2
   return Interval(
       estimate,
       low=jnp.quantile(samples, tail, axis=0) + shift,
       high=jnp.quantile(samples, 1 - tail, axis=0) + shift)
+
+
+def _check_interval(level, num_samples):
+  if not 0 < level < 1:
+    raise ValueError(f"level must lie in (0, 1), but {level=}.")
+  if num_samples < 2:
+    raise ValueError(f"an interval needs two resamples, but {num_samples=}.")
+
+
+def difference_p_value(
+    estimate: Float[Array, "*shape"],
+    samples: Float[Array, "samples *shape"],
+) -> Float[Array, "*shape"]:
+  """Two-sided p-value of a difference from zero, of bootstrap resamples.
+
+  The least share of resamples outside a recentred interval that has zero inside
+  it: 0.05 where zero is an end of the one of level 95 %. The estimate itself
+  counts as one more resample, so that no finite number of them gives zero.
+
+  Args:
+    estimate: Difference on the full data.
+    samples: Difference on each resample.
+
+  Returns:
+    P-values in (0, 1]; one where both are zero throughout.
+  """
+  centred = samples + (estimate - jnp.mean(samples, axis=0))[None]
+  below, above = (jnp.sum(side.astype(centred.dtype), axis=0)
+                  for side in (centred <= 0, centred >= 0))
+  share = (jnp.minimum(below, above) + 1) / (len(samples) + 1)
+  return jnp.minimum(2 * share, 1)
+
+
+def holm(p_values: Values) -> Float[Array, "n"]:
+  """P-values of a table of tests, adjusted for their number (Holm).
+
+  Where those that are at most 0.05 are called differences, the chance that a
+  single one of them is none is at most 5 %, however the tests depend on each
+  other.
+
+  Args:
+    p_values: P-values of all tests that the table shows, not of those alone
+      that one likes.
+
+  Returns:
+    Adjusted p-values in the same order, at least the given ones, at most one.
+
+  Raises:
+    ValueError: No p-value, or one outside [0, 1].
+
+  Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+  """
+  values = at_least_float32(examples.as_array(p_values))
+  examples.example_weights(None, values)
+  examples.check_probabilities(values, name="p_values")
+  order = jnp.argsort(values)
+  left = len(values) - jnp.arange(len(values), dtype=values.dtype)
+  adjusted = jax.lax.cummax(values[order] * left)
+  return jnp.zeros_like(values).at[order].set(jnp.minimum(adjusted, 1))
+
+
+def proportion_interval(
+    successes: Number | int,
+    total: Number | int,
+    *,
+    level: float = 0.95,
+    method: str = "exact",
+) -> Interval:
+  """Interval of a proportion, from the binomial distribution alone.
+
+  For accuracies at which a bootstrap says nothing: resamples of nine wrong
+  predictions are all wrong, but 0 of 9 may be a third of the next ones.
+
+  Args:
+    successes: Number of hits.
+    total: Number of examples, at least one.
+    level: Probability in (0, 1) with which the interval covers, at least
+      ("exact") or about ("wilson").
+    method: Method, "exact" for Clopper and Pearson's, "wilson" for the
+      narrower score interval.
+
+  Returns:
+    Share of the hits and the interval, in [0, 1]. "exact" is sharp to 40
+    halvings; in float32, to its digits.
+
+  Raises:
+    ValueError: An unknown `method`, a level outside (0, 1), or (where not
+      traced) more hits than examples or less than none.
+
+  Source: Clopper and Pearson 1934; Wilson 1927.
+  """
+  if not 0 < level < 1:
+    raise ValueError(f"level must lie in (0, 1), but {level=}.")
+  hits, number = (jnp.asarray(x, float) for x in (successes, total))
+  if not examples.is_traced(hits) and not examples.is_traced(number):
+    if not (0 <= hits <= number and number > 0):
+      raise ValueError(
+          f"{successes=} must lie between 0 and {total=}, which is positive.")
+  if method == "exact":
+    return _exact_interval(hits, number, (1 - level) / 2)
+  if method == "wilson":
+    return _score_interval(hits, number, (1 - level) / 2)
+  raise ValueError(f"unknown {method=}; choose from: exact, wilson.")
+
+
+def _exact_interval(hits, total, tail):
+  """Shares at which so many hits, or so few, have the probability `tail`."""
+
+  def share(a, b, probability):
+
+    def halve(_, ends):
+      low, high = ends
+      middle = (low + high) / 2
+      under = jax.scipy.special.betainc(a, b, middle) < probability
+      return jnp.where(under, middle, low), jnp.where(under, high, middle)
+
+    ends = jnp.zeros_like(hits), jnp.ones_like(hits)
+    return sum(jax.lax.fori_loop(0, 40, halve, ends)) / 2
+
+  misses = total - hits
+  # The distribution at an end has no second parameter; its share is the end.
+  least_one = lambda count: jnp.maximum(count, 1)
+  return Interval(
+      hits / total,
+      low=jnp.where(hits > 0, share(least_one(hits), misses + 1, tail), 0),
+      high=jnp.where(
+          misses > 0, share(hits + 1, least_one(misses), 1 - tail), 1))
+
+
+def _score_interval(hits, total, tail):
+  z = -jax.scipy.stats.norm.ppf(jnp.asarray(tail, hits.dtype))
+  share, more = hits / total, jnp.square(z) / total
+  middle = (share + more / 2) / (1 + more)
+  half = z * jnp.sqrt(share * (1 - share) / total + more / total / 4)
+  half = half / (1 + more)
+  return Interval(share, jnp.maximum(middle - half, 0),
+                  jnp.minimum(middle + half, 1))

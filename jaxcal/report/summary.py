@@ -66,6 +66,8 @@ class Evaluation(NamedTuple):
       it has a name.
     differences: Paired differences of the other methods to the reference, as
       `compare` has them, after "method" and "reference"; none for one method.
+      `..._difference_p` are their p-values, adjusted by Holm's method for the
+      number of differences in all of these rows.
     conventions: What an ECE and an interval mean here.
     kinds: What the predictions of each row were taken for: "logits",
       "probabilities" or "confidences".
@@ -82,7 +84,9 @@ class Evaluation(NamedTuple):
     if self.differences:
       blocks += ["Paired differences:", tables.markdown(
           self.differences, tables.present(
-              self.differences, tables.MEASURED_DIFFERENCES))]
+              self.differences, tables.TESTED_DIFFERENCES)),
+          "p: two-sided, of the bootstrap, by Holm's method over this table."]
+    blocks += tables.floor_notes(self.rows)
     return "\n\n".join(blocks)
 
 
@@ -149,10 +153,10 @@ def evaluate(
                  None if one.kind == "confidences" else one.values.shape[1])
             for name, one in given.items()]
     reference = next(iter(given)) if reference is None else reference
-    differences = [
+    differences = adjusted([
         {"method": name, "reference": reference,
-         **_differences(scored[name], scored[reference], conventions)}
-        for name in given if name != reference]
+         **_tested(scored[name], scored[reference], conventions)}
+        for name in given if name != reference])
   if several:
     rows = [{"method": name, **row} for name, row in zip(given, rows)]
   return Evaluation(rows, differences, conventions,
@@ -169,11 +173,12 @@ def summarise(predictions: Predictions, conventions: Conventions) -> Row:
   Returns:
     `num_images`, `num_classes`; accuracy, ece, nll, brier and aurc (errors and
     confidence, see `selective.risk_coverage_area`) with `_low` and `_high`, cut
-    at the range of the metric; `ece_floor` (what a perfectly calibrated model
-    with the same confidences would show at this sample size), adaptive_ece,
-    mce, confidence, confidence_gap (mean confidence minus accuracy),
-    nll_clamped (at most 15.942 nats an image, as released codes have it); and
-    the median of every per-image diagnostic as `median_...`.
+    at the range of the metric (where all predictions are right, or wrong, the
+    accuracy's is exact: `exact_where_alike`); `ece_floor` (what a perfectly
+    calibrated model with the same confidences would show at this sample size),
+    adaptive_ece, mce, confidence, confidence_gap (mean confidence minus
+    accuracy), nll_clamped (at most 15.942 nats an image, as released codes have
+    it); and the median of every per-image diagnostic as `median_...`.
 
   Raises:
     ValueError: The predictions have no labels.
@@ -228,7 +233,7 @@ def over_seeds(
   Raises:
     ValueError: They are of different images.
   """
-  _check_same_images(predictions)
+  check_same_images(predictions)
   with jax.enable_x64(True):
     scored = _stacked_scores(predictions)
     interval = _seeds_interval(scored, None, conventions)
@@ -255,7 +260,7 @@ def compare_seeds(
   Raises:
     ValueError: They are of different images.
   """
-  _check_same_images([*predictions, *reference])
+  check_same_images([*predictions, *reference])
   with jax.enable_x64(True):
     interval = _seeds_interval(
         _stacked_scores(predictions), _stacked_scores(reference), conventions)
@@ -277,7 +282,7 @@ def compare(
   Raises:
     ValueError: The two are of different images.
   """
-  _check_same_images([predictions, reference])
+  check_same_images([predictions, reference])
   with jax.enable_x64(True):
     return _differences(_score(predictions), _score(reference), conventions)
 
@@ -307,11 +312,7 @@ def detect(
       finite.
   """
   both = in_distribution, out_of_distribution
-  if in_distribution.class_names != out_of_distribution.class_names:
-    raise ValueError(
-        "images in and out of distribution must be predicted among the same "
-        f"classes, but got {len(in_distribution.class_names)} and "
-        f"{len(out_of_distribution.class_names)} names that differ")
+  check_same_classes(*both)
   with jax.enable_x64(True):
     found = {"confidence": [1 - _confidence(_probabilities(one.logits))
                             for one in both]} | {
@@ -342,10 +343,20 @@ def _score_interval(scored, conventions):
 
 @functools.partial(jax.jit, static_argnames="conventions")
 def _difference_interval(ours, theirs, conventions):
-  return _interval(
-      lambda weights: (_weighted_scores(ours, weights, conventions) -
-                       _weighted_scores(theirs, weights, conventions)),
-      len(ours.confidence), conventions)
+  """The interval, and the p-values of the same resamples."""
+
+  def difference(weights):
+    return (_weighted_scores(ours, weights, conventions) -
+            _weighted_scores(theirs, weights, conventions))
+
+  number = len(ours.confidence)
+  samples = statistics.bootstrap_samples(
+      difference, number, key=jax.random.key(conventions.seed),
+      num_samples=conventions.num_resamples)
+  estimate = difference(jnp.ones(number))
+  return (statistics.recentred_interval(
+      estimate, samples, level=conventions.level),
+          statistics.difference_p_value(estimate, samples))
 
 
 @functools.partial(jax.jit, static_argnames="conventions")
@@ -404,12 +415,57 @@ def by_data(
   return groups
 
 
-def _check_same_images(predictions):
+def exact_where_alike(row: Row, number: int, level: float) -> Row:
+  """The interval of an accuracy at which all resamples are alike.
+
+  Where all predictions are right, or wrong, those of a resample are, too; that
+  is no interval of a single point, but what so many of them leave open.
+
+  Args:
+    row: Row with an accuracy.
+    number: Number of images.
+    level: Level of the interval.
+
+  Returns:
+    Ends of Clopper and Pearson's interval; nothing for other accuracies.
+  """
+  if 0 < row["accuracy"] < 1:
+    return {}
+  _, low, high = statistics.proportion_interval(
+      round(row["accuracy"] * number), number, level=level)
+  return {"accuracy_low": float(low), "accuracy_high": float(high)}
+
+
+def adjusted(rows: Sequence[Row]) -> list[Row]:
+  """Rows with their p-values, `..._p`, by Holm's method over all of them."""
+  found = {(index, key): value for index, row in enumerate(rows)
+           for key, value in row.items()
+           if key.endswith("_p") and math.isfinite(value)}
+  rows = [dict(row) for row in rows]
+  if found:
+    values = statistics.holm(list(found.values()))
+    for (index, key), value in zip(found, values.tolist()):
+      rows[index][key] = value
+  return rows
+
+
+def check_same_images(predictions: Sequence[Predictions]) -> None:
+  """Raises ValueError unless all are of the same images in the same order."""
   for other in predictions[1:]:
     if other.ids != predictions[0].ids:
       raise ValueError(
           "the same images in the same order are needed, but the ids of "
           f"{len(predictions[0].ids)} and {len(other.ids)} images differ")
+
+
+def check_same_classes(
+    in_distribution: Predictions, out_of_distribution: Predictions) -> None:
+  """Raises ValueError unless both are among the same classes."""
+  if in_distribution.class_names != out_of_distribution.class_names:
+    raise ValueError(
+        "images in and out of distribution must be predicted among the same "
+        f"classes, but got {len(in_distribution.class_names)} and "
+        f"{len(out_of_distribution.class_names)} names that differ")
 
 
 def _stacked_scores(predictions):
@@ -477,10 +533,12 @@ def _row(scored, info, conventions, num_classes):
   """All that `summarise` tells; of confidences, what there is to tell."""
   names, seen = _names(scored), (scored.confidence, scored.correct)
   bins = {"num_bins": conventions.num_bins}
+  scores = _flat_within_range(_score_interval(scored, conventions), names)
   sizes = {"num_images": len(scored.confidence), "num_classes": num_classes}
   row = {
       **{name: size for name, size in sizes.items() if size is not None},
-      **_flat_within_range(_score_interval(scored, conventions), names),
+      **scores, **exact_where_alike(
+          scores, len(scored.confidence), conventions.level),
       "ece_floor": _floor(scored.confidence, conventions),
       "adaptive_ece": calibration.adaptive_calibration_error(*seen, **bins),
       "mce": calibration.maximum_calibration_error(
@@ -497,11 +555,20 @@ def _row(scored, info, conventions, num_classes):
 
 
 def _differences(ours, theirs, conventions):
-  """Of all scores that both have."""
+  return {name: value
+          for name, value in _tested(ours, theirs, conventions).items()
+          if not name.endswith("_p")}
+
+
+def _tested(ours, theirs, conventions):
+  """Differences of all scores that both have, and their p-values."""
   if ours.nll is None or theirs.nll is None:
     ours, theirs = (_Scored(*one[:2]) for one in (ours, theirs))
-  interval = _difference_interval(ours, theirs, conventions)
-  return _flat(interval, suffix="_difference", names=_names(ours))
+  interval, p_values = _difference_interval(ours, theirs, conventions)
+  names = _names(ours)
+  return _flat(interval, suffix="_difference", names=names) | {
+      f"{name}_difference_p": float(value)
+      for name, value in zip(names, p_values)}
 
 
 def _names(scored):

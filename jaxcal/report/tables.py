@@ -47,6 +47,10 @@ def _signed_three(value):
   return "0.000" if text == "+0.000" else text
 
 
+def _p_value(name):
+  return lambda row: f"{row[name]:.2g}"
+
+
 def _few(values):
   return ", ".join(f"{value:.3g}" for value in values)
 
@@ -79,6 +83,18 @@ MEASURED_DIFFERENCES = {
         "Brier", _interval("brier_difference", _signed_three)),
 }
 
+
+def _with_p_values(columns):
+  """The columns of differences, each followed by that of its p-value."""
+  found = {}
+  for name, column in columns.items():
+    found[name] = column
+    if name.endswith("_difference"):
+      found[f"{name}_p"] = Column("p", _p_value(f"{name}_p"))
+  return found
+
+
+TESTED_DIFFERENCES = _with_p_values(MEASURED_DIFFERENCES)
 MEASURED = {"method": _METHOD, **_MEASURES, "aurc": _AURC}
 
 RESULTS = (
@@ -119,6 +135,61 @@ DETECTION = (
     Column("variance of the image", _if_there("auroc_image_variance")),
     Column("epistemic", _if_there("auroc_epistemic")),
 )
+
+_SCORE = Column("score", lambda row: row["score"])
+
+
+def _of_measures(names, form=percent):
+  return tuple(Column(heading, _interval(name, form))
+               for heading, name in names.items())
+
+
+def _differing(names):
+  """Columns of a paired difference of methods or of scores, and its test."""
+  blank = lambda name, cell: (
+      lambda row: cell(row) if f"{name}_difference" in row else "")
+  return (
+      Column("method", lambda row: f"{row['method']}, {row['score']}"),
+      Column("minus", lambda row: f"{row['reference']}, "
+                                  f"{row['reference_score']}"),
+      *(Column(text, blank(name, cell)) for heading, name in names.items()
+        for text, cell in (
+            (f"{heading} points",
+             _interval(f"{name}_difference", signed_percent)),
+            ("p", _p_value(f"{name}_difference_p")))))
+
+
+def _over_draws(name):
+  return lambda row: f"{percent(row[name])} +- {percent(row[f'{name}_sd'])}"
+
+
+# By what is ranked: columns of the rows, and of their differences.
+RANKINGS = {
+    "failures": (
+        (_METHOD, _SCORE, Column("n", lambda row: str(row["num_images"])),
+         *_of_measures({
+             "accuracy %": "accuracy", "AUROC %": "auroc",
+             "AUPR right %": "aupr_success", "AUPR wrong %": "aupr_error",
+             "FPR95 right %": "fpr95_success", "AURC %": "aurc",
+             "AUGRC %": "augrc"})),
+        _differing({"accuracy": "accuracy", "AUROC": "auroc", "AURC": "aurc",
+                    "AUGRC": "augrc"})),
+    "outliers": (
+        (_METHOD, _SCORE, Column("in, out", lambda row: (
+            f"{row['num_images']}, {row['num_outliers']}")),
+         *_of_measures({
+             "AUROC %": "auroc", "AUPR in %": "aupr_in",
+             "AUPR out %": "aupr_out", "FPR95 in %": "fpr95_in",
+             "FPR95 out %": "fpr95_out"})),
+        _differing({"AUROC": "auroc", "FPR95 in": "fpr95_in"})),
+    "held-out classes": (
+        (_METHOD, _SCORE,
+         Column("classes out, draws", lambda row: (
+             f"{row['held_out']}, {row['draws']}")),
+         Column("AUROC % +- sd", _over_draws("auroc")),
+         Column("FPR95 in % +- sd", _over_draws("fpr95_in")),
+         Column("draws won %", lambda row: percent(row["won"]))), ()),
+}
 
 DIFFERENCES = (_DATA, *MEASURED_DIFFERENCES.values())
 
@@ -310,6 +381,24 @@ def fit_notes(rows: Sequence[_Row]) -> list[str]:
   """
   return [f"{row['data']}, {stages.of(row).label}: {note}"
           for row in rows for note in row.get("recalibration_notes", ())]
+
+
+def floor_notes(rows: Sequence[_Row]) -> list[str]:
+  """What is to be known about errors that are not above their floor.
+
+  Args:
+    rows: Rows with `num_images`, `ece` and `ece_floor`; methods perhaps named.
+
+  Returns:
+    One sentence about all of them, or none.
+  """
+  found = [row for row in rows if row["ece"] <= row["ece_floor"]]
+  if not found:
+    return []
+  names = ", ".join(row["method"] for row in found if "method" in row)
+  return [f"The ECE{' of ' * bool(names)}{names} is not above its floor: "
+          f"{found[0]['num_images']} images are too few to tell it from that "
+          "of a calibrated model. Fewer bins have a lower floor."]
 
 
 def present(

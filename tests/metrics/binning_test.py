@@ -130,6 +130,66 @@ class BinStatisticsTest(parameterized.TestCase):
     for ours, theirs in zip(batched, zip(*loop), strict=True):
       np.testing.assert_allclose(ours, np.stack(theirs), rtol=1e-6, atol=1e-6)
 
+  def test_parts_of_one_size(self):
+    confidence = np.arange(11) / 20
+    bins = binning.equal_mass_bin_statistics(
+        confidence, np.ones(11, bool), num_bins=4, rule="equal_count")
+    np.testing.assert_allclose(bins.count, [3, 3, 3, 2])
+    np.testing.assert_allclose(
+        bins.confidence_sum, [x.sum() for x in np.array_split(confidence, 4)],
+        rtol=1e-6)
+
+  def test_equal_confidences_are_shared_between_parts(self):
+    # Three of one confidence, two hits; one and a half go to each part.
+    bins = binning.equal_mass_bin_statistics(
+        np.full(3, 0.5), np.array([1, 0, 1]), num_bins=3, rule="equal_count")
+    np.testing.assert_allclose(bins.count, np.ones(3))
+    np.testing.assert_allclose(bins.correct_sum, np.full(3, 2 / 3), rtol=1e-6)
+
+  @parameterized.product(num_bins=(3, 7), ties=(False, True))
+  def test_nearest_ranks_as_published(self, num_bins, ties):
+    confidence, correct = _data(6, 40)
+    if ties:
+      confidence = np.round(confidence * 8) / 8
+    ranks = np.round(np.linspace(0, 1, num_bins + 1) * 39).astype(int)
+    edges = np.unique(np.sort(confidence)[ranks])
+    expected = []
+    for low, high in zip(edges[:-1], edges[1:]):
+      inside = (confidence > low) & (confidence <= high)
+      inside |= (low == edges[0]) & (confidence == low)
+      expected.append([inside.sum(), confidence[inside].sum(),
+                       correct[inside].sum()])
+    with jax.enable_x64(True):
+      bins = binning.equal_mass_bin_statistics(
+          confidence, correct, num_bins=num_bins, rule="nearest_rank")
+    found = np.stack(bins, -1)
+    np.testing.assert_allclose(found[found[:, 0] > 0], expected, rtol=1e-12)
+
+  def test_smallest_confidences_fall_out_of_interpolated_bins(self):
+    confidence = np.array([0.1, 0.1, 0.3, 0.6])
+    bins = binning.equal_mass_bin_statistics(
+        confidence, np.ones(4, bool), num_bins=2, rule="interpolated")
+    np.testing.assert_allclose(bins.count, [2, 1, 1])
+    np.testing.assert_allclose(bins.confidence_sum, [0, 0.3, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(bins.correct_sum, [0, 1, 1])
+
+  @parameterized.parameters(*binning.RULES)
+  def test_copies_and_order_for_every_rule(self, rule):
+    confidence, correct = _data(7, 30)
+    confidence[10:16] = confidence[10]
+    copies = np.random.default_rng(3).permutation([0, 0, 1, 1, 1, 3] * 5)
+    order = np.random.default_rng(4).permutation(30)
+    of = lambda *x, **k: np.stack(
+        binning.equal_mass_bin_statistics(*x, num_bins=7, rule=rule, **k))
+    with jax.enable_x64(True):
+      np.testing.assert_allclose(
+          of(confidence, correct, weights=copies),
+          of(np.repeat(confidence, copies), np.repeat(correct, copies)),
+          rtol=1e-12, atol=1e-14)
+      np.testing.assert_allclose(
+          of(confidence[order], correct[order]), of(confidence, correct),
+          rtol=1e-12, atol=1e-14)
+
   def test_errors(self):
     good, hit = np.array([0.2, 0.9]), np.array([True, False])
     with self.assertRaisesRegex(ValueError, "edges='both'.*left, right"):

@@ -23,9 +23,13 @@ _OF_CONFIDENCE = {
         calibration.expected_calibration_error, norm="l2"),
     "ece_over": calibration.overconfidence_error,
     "ece_under": calibration.underconfidence_error,
+    "oe_conf_weighted": calibration.confidence_weighted_overconfidence_error,
 }
 _ALL = _OF_CONFIDENCE | {
     "adaptive": calibration.adaptive_calibration_error,
+    **{rule: functools.partial(
+        calibration.adaptive_calibration_error, rule=rule)
+       for rule in binning.RULES[1:]},
     "gap": calibration.confidence_gap,
 }
 
@@ -67,7 +71,12 @@ class HandCaseTest(absltest.TestCase):
     expected = {
         "ece": 0.5 * 0.2 + 0.5 * 0.8, "mce": 0.8, "max_bin_contribution": 0.4,
         "avg_ce": 0.5, "rmsce": (0.5 * 0.04 + 0.5 * 0.64)**0.5,
-        "ece_over": 0.4, "ece_under": 0.1, "adaptive": 0.5}
+        "ece_over": 0.4, "ece_under": 0.1, "oe_conf_weighted": 0.8 * 0.4,
+        "adaptive": 0.5, "equal_count": 0.5,
+        # The first one falls out, and the second bin begins at the third.
+        "interpolated": abs(0.4 + 0.7) / 4 + 0.9 / 4,
+        # The edge is the third confidence, which is in the first bin.
+        "nearest_rank": abs(0.2 - 1 + 0.4 + 0.7) / 4 + 0.9 / 4}
     for name, value in expected.items():
       with self.subTest(name):
         np.testing.assert_allclose(
@@ -191,11 +200,13 @@ class ReferenceNumbersTest(parameterized.TestCase):
     probs, labels = self._probs(numbers, split)
     confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == labels
     with jax.enable_x64(True):
-      np.testing.assert_allclose(
-          calibration.adaptive_calibration_error(
-              confidence, correct, num_bins=num_bins),
-          numbers[f"metrics/{split}/ace_quantile_{num_bins}"],
-          rtol=0, atol=1e-9)
+      for rule, name in (("quantile", "ace_quantile"),
+                         ("equal_count", "ace_equalcount"),
+                         ("interpolated", "ace_interp")):
+        np.testing.assert_allclose(
+            calibration.adaptive_calibration_error(
+                confidence, correct, num_bins=num_bins, rule=rule),
+            numbers[f"metrics/{split}/{name}_{num_bins}"], rtol=0, atol=1e-9)
       np.testing.assert_allclose(
           calibration.confidence_gap(confidence, correct),
           numbers[f"metrics/{split}/signed_gap"], rtol=0, atol=1e-9)
@@ -212,6 +223,16 @@ class ReferenceNumbersTest(parameterized.TestCase):
       np.testing.assert_allclose(
           errors[name], numbers[f"edge/{name}_{num_bins}_{edges}"], rtol=0,
           atol=1e-12)
+
+  def test_errors_of_each_class(self):
+    numbers = np.load(
+        shared.folder("oracles/few_shot") / "calibration_oracle.npz")
+    with jax.enable_x64(True):
+      errors = calibration.classwise_calibration_errors(
+          *self._probs(numbers, "test"), num_bins=15)
+    np.testing.assert_allclose(
+        errors, numbers["metrics/test/classwise_ece_15_right_per_class"],
+        rtol=0, atol=1e-9)
 
   def _probs(self, numbers, split):
     logits = numbers[f"data/{split}_logits"]
@@ -240,6 +261,7 @@ class PropertyTest(parameterized.TestCase):
       gap = float(calibration.confidence_gap(confidence, correct))
     self.assertLessEqual(abs(gap), error["ece"] + 1e-12)
     self.assertLess(error["max_bin_contribution"], error["ece"])
+    self.assertLessEqual(error["oe_conf_weighted"], error["ece_over"])
     self.assertLessEqual(error["ece"], error["rmsce"])
     self.assertLessEqual(error["rmsce"], error["mce"])
     self.assertAlmostEqual(
@@ -303,6 +325,21 @@ class PropertyTest(parameterized.TestCase):
         calibration.calibration_error(parts[0] + parts[1]),
         calibration.expected_calibration_error(confidence, correct), rtol=1e-6)
 
+  def test_all_errors_of_one_binning(self):
+    confidence, correct = _data(9, 60, 2.0)
+    with jax.enable_x64(True):
+      found = calibration.errors_of(
+          binning.bin_statistics(confidence, correct))
+      expected = {
+          "expected": "ece", "root_mean_square": "rmsce", "maximum": "mce",
+          "largest_contribution": "max_bin_contribution", "average": "avg_ce",
+          "over": "ece_over", "under": "ece_under",
+          "confidence_weighted_over": "oe_conf_weighted", "gap": "gap"}
+      self.assertEqual(found._fields, tuple(expected))
+      for field, name in expected.items():
+        np.testing.assert_allclose(
+            getattr(found, field), _ALL[name](confidence, correct), rtol=1e-12)
+
   def test_classwise_is_the_mean_of_binary_errors(self):
     generator = np.random.default_rng(8)
     probs = generator.dirichlet(np.ones(4), size=120)
@@ -327,6 +364,8 @@ class PropertyTest(parameterized.TestCase):
       calibration.expected_calibration_error(confidence, correct, norm="l3")
     with self.assertRaisesRegex(ValueError, "edges='up'.*left, right"):
       calibration.maximum_calibration_error(confidence, correct, edges="up")
+    with self.assertRaisesRegex(ValueError, "rule='mass'.*equal_count"):
+      calibration.adaptive_calibration_error(confidence, correct, rule="mass")
     with self.assertRaisesRegex(ValueError, r"probs must lie in \[0, 1\]"):
       calibration.classwise_calibration_error(
           np.array([[1.5, -0.5]]), np.array([0]))

@@ -13,9 +13,13 @@ import numpy as np
 from sklearn import metrics as sklearn_metrics
 
 from jaxcal.metrics import binning
+from jaxcal.metrics import brier
 from jaxcal.metrics import calibration
+from jaxcal.metrics import debiased
+from jaxcal.metrics import proximity
 from jaxcal.metrics import scoring
 from jaxcal.metrics import selective
+from jaxcal.metrics import smooth
 from jaxcal.metrics import statistics
 
 _OF_CORRECT = {
@@ -29,7 +33,20 @@ _OF_CORRECT = {
     "over": calibration.overconfidence_error,
     "under": calibration.underconfidence_error,
     "adaptive": calibration.adaptive_calibration_error,
+    **{rule: functools.partial(
+        calibration.adaptive_calibration_error, rule=rule)
+       for rule in binning.RULES[1:]},
+    "weighted_over": calibration.confidence_weighted_overconfidence_error,
     "gap": calibration.confidence_gap,
+    "debiased": debiased.debiased_calibration_error,
+    "smooth": smooth.smooth_calibration_error,
+    "ks": smooth.kolmogorov_smirnov_error,
+    "mmce": smooth.maximum_mean_calibration_error,
+    "piece": lambda confidence, correct, **options: (
+        proximity.proximity_calibration_error(
+            confidence, correct, np.arange(len(_HITS))[:len(correct)],
+            **options)),
+    "brier": lambda *x, **k: brier.brier_decomposition(*x, **k).reliability,
 }
 _OF_POSITIVE = {
     "roc_area": selective.roc_area,

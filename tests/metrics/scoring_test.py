@@ -54,6 +54,29 @@ class CorrectTest(parameterized.TestCase):
         scoring.accuracy(logits, labels, k=k),
         sklearn_metrics.top_k_accuracy_score(labels, logits, k=k), rtol=1e-6)
 
+  def test_balanced_accuracy(self):
+    logits, labels = _data(1, 200, 5)
+    labels = np.where(labels == 3, 0, labels)  # one class does not occur
+    copies = np.random.default_rng(2).poisson(1.0, size=200)
+    for weights in (None, copies):
+      np.testing.assert_allclose(
+          scoring.balanced_accuracy(logits, labels, weights=weights),
+          sklearn_metrics.recall_score(
+              labels, logits.argmax(1), labels=[0, 1, 2, 4], average="macro",
+              sample_weight=weights), rtol=1e-6)
+
+  def test_probability_of_the_highest_classes(self):
+    probs = _softmax(_data(3, 40, 5)[0])
+    for k in (1, 2, 5):
+      np.testing.assert_allclose(
+          scoring.top_probability(probs, k=k),
+          np.sort(probs, axis=1)[:, -k:].sum(1), rtol=1e-6)
+    self.assertLessEqual(scoring.top_probability(probs, k=5).max(), 1)
+    with self.assertRaisesRegex(ValueError, r"k must lie in \[1, 5\], but k=6"):
+      scoring.top_probability(probs, k=6)
+    with self.assertRaisesRegex(ValueError, r"probs must lie in \[0, 1\]"):
+      scoring.top_probability(100 * probs)
+
   def test_nan_is_never_correct(self):
     logits = jnp.array([[jnp.nan, 1.0], [jnp.nan, jnp.nan], [2.0, jnp.nan]])
     np.testing.assert_array_equal(

@@ -20,6 +20,10 @@ _OF_LOSSES = {
     "excess_risk_coverage_area": selective.excess_risk_coverage_area,
     "risk_at_coverage": functools.partial(
         selective.risk_at_coverage, coverage=0.37),
+    "trapezoid": selective.risk_coverage_trapezoid,
+    "generalised": selective.generalised_risk_coverage_area,
+    "coverage_at_risk": functools.partial(
+        selective.coverage_at_risk, risk=0.25),
 }
 _OF_GROUPS = {
     "roc_area": selective.roc_area,
@@ -49,6 +53,16 @@ def _data(seed, n, levels=None):
 
 def _loop_area(losses):
   return np.mean([np.mean(losses[:k + 1]) for k in range(len(losses))])
+
+
+def _loop_trapezoid(losses):
+  risks = [np.mean(losses[:k + 1]) for k in range(len(losses))]
+  return np.trapezoid(risks) / (len(losses) - 1)
+
+
+def _loop_generalised(losses):
+  lost = np.concatenate([[0.], np.cumsum(losses)]) / len(losses)
+  return np.trapezoid(lost) / len(losses)
 
 
 def _loop_risk(losses, coverage):
@@ -82,6 +96,17 @@ class HandCaseTest(absltest.TestCase):
       np.testing.assert_allclose(
           selective.risk_at_coverage(losses, scores, coverage), risk,
           rtol=1e-6)
+    np.testing.assert_allclose(
+        selective.risk_coverage_trapezoid(losses, scores),
+        (0 + 1 / 2) / 6 + (1 / 2 + 1 / 3) / 6 + (1 / 3 + 1 / 2) / 6, rtol=1e-6)
+    # Lost among those kept: 0, 0, 1/4, 1/4, 1/2.
+    np.testing.assert_allclose(
+        selective.generalised_risk_coverage_area(losses, scores),
+        (0 + 1 / 8 + 1 / 4 + 3 / 8) / 4, rtol=1e-6)
+    for risk, coverage in ((0, 0.25), (0.3, 0.25), (0.4, 0.75), (0.5, 1)):
+      np.testing.assert_allclose(
+          selective.coverage_at_risk(losses, scores, risk), coverage)
+    self.assertEqual(selective.coverage_at_risk(losses, -scores, 0.1), 0)
     # Of the four pairs of wrong and right, three have the wrong one lower.
     wrong = losses == 1
     np.testing.assert_allclose(
@@ -120,6 +145,12 @@ class OracleTest(parameterized.TestCase):
       np.testing.assert_allclose(
           selective.risk_coverage_area(losses, scores),
           _over_orders(losses, scores, _loop_area), rtol=1e-9)
+      np.testing.assert_allclose(
+          selective.risk_coverage_trapezoid(losses, scores),
+          _over_orders(losses, scores, _loop_trapezoid), rtol=1e-9)
+      np.testing.assert_allclose(
+          selective.generalised_risk_coverage_area(losses, scores),
+          _over_orders(losses, scores, _loop_generalised), rtol=1e-9)
       for coverage in (0.1, 0.5, 0.83, 1):
         np.testing.assert_allclose(
             selective.risk_at_coverage(losses, scores, coverage),
@@ -177,10 +208,33 @@ class OracleTest(parameterized.TestCase):
       wrong = logits.argmax(-1) != stored[f"data/{part}_labels"]
       confidence = jax.nn.softmax(logits).max(-1)
       for metric, name in ((selective.risk_coverage_area, "aurc"),
+                           (selective.risk_coverage_trapezoid,
+                            "aurc_trapezoid"),
                            (selective.excess_risk_coverage_area, "eaurc")):
         np.testing.assert_allclose(
             metric(wrong, confidence), stored[f"metrics/{part}/{name}"],
             rtol=1e-9)
+
+  @parameterized.parameters(None, 3)
+  def test_generalised_area_and_the_roc_area(self, levels):
+    wrong, scores = _data(8, 200, levels)
+    with jax.enable_x64(True):
+      found = selective.generalised_risk_coverage_area(wrong, scores)
+      area = float(selective.roc_area(scores, ~wrong))
+    right = 1 - wrong.mean()
+    np.testing.assert_allclose(
+        found, right * (1 - right) * (1 - area) + (1 - right)**2 / 2,
+        rtol=1e-12)
+
+  @parameterized.parameters(None, 3)
+  def test_coverage_at_the_risk_of_a_threshold(self, levels):
+    wrong, scores = _data(9, 100, levels)
+    for risk in (0.05, 0.3, wrong.mean()):
+      kept = [np.mean(scores >= threshold) for threshold in scores
+              if wrong[scores >= threshold].mean() <= risk + 1e-12]
+      np.testing.assert_allclose(
+          selective.coverage_at_risk(wrong, scores, risk),
+          max(kept, default=0), rtol=1e-6)
 
   def test_a_whole_share_of_the_positives_is_enough(self):
     # 19 of 20 is 95 %, whatever 0.95 * 20 rounds to.

@@ -153,5 +153,107 @@ class IntervalTest(parameterized.TestCase):
           _mean_of(np.ones(3)), 0, key=jax.random.key(0))
 
 
+class GroupsTest(absltest.TestCase):
+
+  def test_each_group_keeps_its_size(self):
+    run = lambda **options: statistics.bootstrap_samples(
+        lambda weights: weights, 10, key=jax.random.key(3), num_samples=200,
+        **options)
+    counts = np.asarray(run(groups=(3, 7)))
+    np.testing.assert_array_equal(counts[:, :3].sum(1), np.full(200, 3))
+    np.testing.assert_array_equal(counts[:, 3:].sum(1), np.full(200, 7))
+    self.assertGreater(counts.std(0).min(), 0.5)
+    self.assertGreater(np.asarray(run())[:, :3].sum(1).std(), 1)
+    for wrong in ((3, 6), (0, 10)):
+      with self.assertRaisesRegex(ValueError, "must sum to num_examples=10"):
+        run(groups=wrong)
+
+
+class ProportionTest(parameterized.TestCase):
+
+  @parameterized.product(
+      counts=((0, 9), (9, 9), (3, 9), (1, 1), (765, 1000)),
+      method=("exact", "wilson"), level=(0.9, 0.95))
+  def test_equal_to_scipy(self, counts, method, level):
+    expected = stats.binomtest(*counts).proportion_ci(level, method)
+    with jax.enable_x64(True):
+      found = statistics.proportion_interval(
+          *counts, level=level, method=method)
+    np.testing.assert_allclose(
+        found, (counts[0] / counts[1], expected.low, expected.high),
+        rtol=1e-9, atol=1e-11)
+
+  def test_none_of_nine_may_be_a_third(self):
+    found = statistics.proportion_interval(0, 9)
+    self.assertEqual(found.low, 0)
+    np.testing.assert_allclose(found.high, 1 - 0.025**(1 / 9), rtol=1e-5)
+
+  def test_traced(self):
+    found = jax.jit(jax.vmap(
+        lambda hits: statistics.proportion_interval(hits, 9)))(
+            jnp.array([0., 3., 9.]))
+    for index, hits in enumerate((0, 3, 9)):
+      np.testing.assert_allclose(
+          [part[index] for part in found],
+          statistics.proportion_interval(hits, 9), rtol=1e-5, atol=1e-7)
+
+  def test_refuses(self):
+    for hits, total in ((-1, 9), (10, 9), (0, 0)):
+      with self.assertRaisesRegex(ValueError, "must lie between 0 and"):
+        statistics.proportion_interval(hits, total)
+    with self.assertRaisesRegex(ValueError, "'wald'.*exact, wilson"):
+      statistics.proportion_interval(1, 9, method="wald")
+    with self.assertRaisesRegex(ValueError, "level must lie in"):
+      statistics.proportion_interval(1, 9, level=95)
+
+
+class TestsOfDifferencesTest(parameterized.TestCase):
+
+  def test_holm_by_hand(self):
+    # 4 x 0.005, then 3 x 0.01, then 2 x 0.03, then at least that.
+    np.testing.assert_allclose(
+        statistics.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02],
+        rtol=1e-6)
+    np.testing.assert_allclose(statistics.holm([0.7, 0.6]), [1, 1])
+    for wrong in ([], [1.5]):
+      with self.assertRaises(ValueError):
+        statistics.holm(wrong)
+
+  def test_zero_at_the_end_of_the_interval(self):
+    samples = jnp.asarray(np.random.default_rng(11).normal(size=3999))
+    for level in (0.8, 0.95):
+      around = statistics.recentred_interval(
+          jnp.zeros(()), samples, level=level)
+      for end in (around.low, around.high):
+        for shift in (0, 5):
+          np.testing.assert_allclose(
+              statistics.difference_p_value(-end, samples + shift), 1 - level,
+              atol=1e-3)
+
+  def test_never_zero_and_one_without_a_difference(self):
+    samples = jnp.asarray(np.random.default_rng(12).normal(size=99))
+    np.testing.assert_allclose(
+        statistics.difference_p_value(jnp.asarray(50.), samples), 0.02,
+        rtol=1e-6)
+    self.assertEqual(
+        statistics.difference_p_value(jnp.zeros(()), jnp.zeros(99)), 1)
+
+  def test_uniform_where_there_is_no_difference(self):
+    generator = np.random.default_rng(13)
+    values = jnp.asarray(generator.normal(size=(400, 40)), jnp.float32)
+
+    def p_value(values, key):
+      samples = statistics.bootstrap_samples(
+          _mean_of(values), 40, key=key, num_samples=400)
+      return statistics.difference_p_value(jnp.mean(values), samples)
+
+    found = np.asarray(jax.jit(jax.vmap(p_value))(
+        values, jax.random.split(jax.random.key(14), 400)))
+    # A standard error of a share of 400 is 0.011 at 0.05 and 0.02 at 0.2; the
+    # bootstrap's spread is 1 / n too small.
+    self.assertBetween(np.mean(found <= 0.05), 0.02, 0.1)
+    self.assertBetween(np.mean(found <= 0.2), 0.13, 0.28)
+
+
 if __name__ == "__main__":
   absltest.main()

@@ -167,9 +167,16 @@ class EvaluateTest(parameterized.TestCase):
         found = summary.evaluate(
             {name: given[name] for name in order}, labels, conventions=_QUICK,
             **one)
-        self.assertEqual(found.differences, [
-            {"method": "a", "reference": "b",
-             **summary.compare(ours, theirs, _QUICK)}])
+        difference, = found.differences
+        p_values = {name: difference.pop(name) for name in list(difference)
+                    if name.endswith("_p")}
+        self.assertEqual(
+            difference, {"method": "a", "reference": "b",
+                         **summary.compare(ours, theirs, _QUICK)})
+        self.assertEqual(
+            set(p_values), {f"{name}_difference_p" for name in summary.SCORES})
+        # The same logits but for their scale have the same accuracy.
+        self.assertEqual(p_values["accuracy_difference_p"], 1)
         self.assertEqual([row["method"] for row in found.rows], list(order))
     expected = {
         name: _expected(_softmax(ours.logits.astype(float)), labels)[name] -
@@ -177,6 +184,24 @@ class EvaluateTest(parameterized.TestCase):
         for name in ("ece", "nll", "brier", "aurc")}
     self._check(found.differences[0], {
         f"{name}_difference": value for name, value in expected.items()})
+
+  def test_p_values_are_of_the_whole_table(self):
+    logits, labels = _data(n=200)
+    worse = {f"noise {i}": np.random.default_rng(i + 1).normal(
+        size=logits.shape)
+             for i in range(3)}
+    quick = _QUICK._replace(num_resamples=400)
+    alone, = summary.evaluate(
+        {"a": logits, "noise 0": worse["noise 0"]}, labels,
+        conventions=quick).differences
+    found = summary.evaluate(
+        {"a": logits, **worse}, labels, conventions=quick)
+    # Of no resample: twice the least share, for 5 and for 15 of them.
+    self.assertAlmostEqual(alone["accuracy_difference_p"], 5 * 2 / 401, 9)
+    self.assertAlmostEqual(
+        found.differences[0]["accuracy_difference_p"], 15 * 2 / 401, 9)
+    self.assertIn("p: two-sided, of the bootstrap, by Holm's method over this "
+                  "table.", str(found))
 
   def test_confidences_are_compared_by_what_they_have(self):
     logits, labels = _data()
@@ -398,7 +423,8 @@ class TextTest(parameterized.TestCase):
         {"tpt": logits, "halves": probs, "top": probs.max(-1)},
         {"tpt": labels, "halves": labels, "top": probs.argmax(-1) == labels},
         conventions=_QUICK._replace(num_bins=15, edges="left", level=0.9))
-    rows, legend, heading, differences = str(found).split("\n\n")
+    rows, legend, heading, differences, tests = str(found).split("\n\n")
+    self.assertStartsWith(tests, "p: two-sided")
     lines = rows.splitlines()
     self.assertTrue(lines[0].startswith("| method | accuracy % "))
     self.assertTrue(lines[2].startswith("| tpt    | "))
@@ -409,8 +435,20 @@ class TextTest(parameterized.TestCase):
     self.assertIn("15 left-closed bins", legend)
     self.assertIn("90 % bootstrap", legend)
     self.assertEqual(heading, "Paired differences:")
-    self.assertIn("| halves - tpt | 0.0 [0.0, 0.0]  | ", differences)
+    self.assertIn("| halves - tpt | 0.0 [0.0, 0.0]  | 1 | ", differences)
     self.assertIn("| top - tpt ", differences)
+
+  def test_errors_below_their_floor(self):
+    # Confidences that are right as often as they say, in every bin.
+    confidence = np.repeat([0.25, 0.75], 8)
+    hits = np.array([1, 0, 0, 0] * 2 + [1, 1, 1, 0] * 2, bool)
+    one = str(summary.evaluate(confidence, hits, conventions=_QUICK))
+    self.assertEndsWith(
+        one, "The ECE is not above its floor: 16 images are too few to tell it "
+        "from that of a calibrated model. Fewer bins have a lower floor.")
+    two = summary.evaluate(
+        {"a": confidence, "b": 1 - confidence}, hits, conventions=_QUICK)
+    self.assertIn("\n\nThe ECE of a is not above its floor", str(two))
 
   def test_no_minus_zero(self):
     # The likelihood of one class alone is -0.0 before it is written.

@@ -94,7 +94,13 @@ class SummaryTest(parameterized.TestCase):
   def test_intervals_stay_within_the_range_of_the_metric(self):
     sure = _predictions(np.eye(4)[[0, 1, 2, 3]] * 50, [0, 1, 2, 3])
     row = summary.summarise(sure, _QUICK)
-    self.assertEqual((row["accuracy_low"], row["accuracy_high"]), (1, 1))
+    # All resamples are right, too; of the binomial distribution more is left.
+    self.assertAlmostEqual(row["accuracy_low"], 0.025**(1 / 4), 9)
+    self.assertEqual(row["accuracy_high"], 1)
+    none = summary.summarise(
+        _predictions(np.eye(9) * 50, (np.arange(9) + 1) % 9), _QUICK)
+    self.assertEqual((none["accuracy"], none["accuracy_low"]), (0, 0))
+    self.assertAlmostEqual(none["accuracy_high"], 1 - 0.025**(1 / 9), 9)
     few = _predictions(np.random.default_rng(0).normal(size=(4, 3)),
                        [0, 1, 2, 0])
     row = summary.summarise(few, summary.Conventions(num_resamples=200))
