@@ -23,9 +23,11 @@ from jaxcal.typing import Integer
 _PENALTY = 100.0
 _SHIFT_PENALTY = 1.0
 
-# Of the derivative of the mean loss by any number.
+# Of the derivative of the penalised loss by any number, in units of `_units`:
+# where it ends, and what is taken for an end after so many steps.
 _TOLERANCE = 1e-8
-_MAX_STEPS = 5000
+_SMALL = 1e-4
+_MAX_STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +160,7 @@ def fit_matrix(
   factors = np.full((k, k), penalty / max(k * (k - 1), 1))
   np.fill_diagonal(factors, 0)
   factors = np.concatenate([factors.ravel(), np.full(k, shift_penalty / k)])
-  # In units in which the loss is about equally curved in all directions.
-  units = 1 / np.sqrt(np.concatenate([
-      np.broadcast_to((inputs ** 2).mean(axis=0) / k, (k, k)).ravel(),
-      np.full(k, 1 / k)]) + 2 * factors + 1e-12)
+  units = _units(inputs, factors)
 
   def loss(scaled):
     numbers = scaled * units
@@ -180,10 +179,10 @@ def fit_matrix(
       options={"maxiter": _MAX_STEPS, "maxfun": 2 * _MAX_STEPS, "maxcor": 30,
                "gtol": _TOLERANCE, "ftol": 0})
   weight, shift = _shaped(best.x * units, k)
-  fitted = apply(inputs, weight, shift)
-  # Without an optimum, the likelihood grows with the size of the weights.
-  if not best.success or temperature.without_optimum(
-      temperature.fit_temperature(fitted, labels), fitted, labels):
+  # Without a minimum, the likelihood grows with what is not penalised.
+  free = inputs * np.diag(weight)
+  if np.abs(best.jac).max() > _SMALL or temperature.without_optimum(
+      temperature.fit_temperature(free, labels), free, labels):
     return None
   return weight, shift
 
@@ -201,6 +200,14 @@ def apply(
     shift: Shift of each class.
   """
   return inputs @ weight.T + shift
+
+
+def _units(inputs, factors):
+  """Units in which the loss is about equally curved in all directions."""
+  k = inputs.shape[1]
+  curvature = np.broadcast_to((inputs ** 2).mean(axis=0) / k, (k, k)).ravel()
+  return 1 / np.sqrt(np.concatenate(
+      [curvature, np.full(k, 1 / k)]) + 2 * factors + 1e-12)
 
 
 def _shaped(numbers, k):

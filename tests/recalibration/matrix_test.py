@@ -70,6 +70,16 @@ class MatrixTest(parameterized.TestCase):
         1 / temperature.fit_temperature(on.logits, on.labels),
         *np.sort(np.diag(weight))[[0, -1]])
 
+  def test_few_images_that_sums_of_logits_can_tell_apart(self):
+    """There is a minimum all the same, since such sums are penalised."""
+    rng = np.random.default_rng(0)
+    inputs, labels = matrix.centred(rng.normal(size=(12, 6))), np.arange(12) % 6
+    weight, shift = matrix.fit_matrix(
+        inputs, labels, penalty=1e-3, shift_penalty=1e-3)
+    np.testing.assert_array_equal(
+        matrix.apply(inputs, weight, shift).argmax(1), labels)
+    self.assertLess(np.abs(weight).max(), 100)
+
   def test_inputs(self):
     logits = np.random.default_rng(0).normal(size=(5, 3))
     np.testing.assert_allclose(
