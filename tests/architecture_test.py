@@ -64,6 +64,7 @@ _MAY_ALSO_IMPORT = {
     "recalibration/predicted.py": {"predictions", "stages"},
     # What is a loss in training is a calibrator after it.
     "recalibration/sals.py": {"losses"},
+    "recalibration/procal.py": {"metrics"},
     "conformal/predicted.py": {"predictions"},
     "report/few_shot.py": {"tuning"},
     "report/sweeps.py": {"adapt", "config", "sweep"},

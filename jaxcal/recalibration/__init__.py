@@ -4,6 +4,6 @@ from jaxcal import lazy
 
 __all__ = ["base", "binned", "calibrators", "cots", "dac", "examples",
            "isotonic", "matrix", "predicted", "probabilities", "procal",
-           "proximity", "sals", "temperature", "top_label", "vector"]
+           "sals", "temperature", "top_label", "vector"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

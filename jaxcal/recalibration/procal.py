@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from jaxcal.metrics import proximity as metrics
 from jaxcal.recalibration import base
 from jaxcal.recalibration import binned
 from jaxcal.recalibration import examples
 from jaxcal.recalibration import isotonic
 from jaxcal.recalibration import probabilities
-from jaxcal.recalibration import proximity
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 
@@ -83,7 +85,7 @@ class ProcalIsotonic:
     """`fit_maps` and `mapped`, rows divided by their sum."""
 
     def fit(evidence):
-      near = proximity.proximities(
+      near = proximities(
           evidence.image_features, num_neighbours=self.num_neighbours)
       found = fit_maps(evidence, near, self.num_proximity_bins)
       return _with_features(found, evidence)
@@ -121,7 +123,7 @@ def _recalibrator(
   def fit(evidence):
     logits, labels, _ = examples.checked(evidence.logits, evidence.labels)
     predicted, confidence = probabilities.confidence(logits)
-    near = proximity.proximities(
+    near = proximities(
         evidence.image_features, num_neighbours=num_neighbours)
     return _with_features(
         fit_seen(Seen(confidence, near, predicted == labels)), evidence)
@@ -154,9 +156,33 @@ def _near(
 ) -> tuple[Float[np.ndarray, "n"], dict[str, Any]]:
   """Proximities to the images fitted to, and the other parameters."""
   rest = dict(parameters)
-  return proximity.proximities(
+  return proximities(
       evidence.image_features, rest.pop("image_features"),
       num_neighbours=num_neighbours), rest
+
+
+def proximities(
+    features: Float[AnyArray, "n d"] | None,
+    others: Float[AnyArray, "m d"] | None = None,
+    *,
+    num_neighbours: int,
+) -> Float[np.ndarray, "n"]:
+  """`metrics.proximity.proximity` in float64, on the host.
+
+  Args:
+    features: Image features, unit norm; not None.
+    others: Features of the images among which neighbours are sought; if None,
+      `features` themselves, each without itself.
+    num_neighbours: Number of neighbours.
+
+  Raises:
+    ValueError: Fewer others than neighbours, or no neighbour.
+  """
+  among = None if others is None else np.asarray(others, np.float64)
+  with jax.enable_x64(True):
+    return np.asarray(metrics.proximity(
+        np.asarray(features, np.float64), among,
+        num_neighbours=num_neighbours))
 
 
 def fit_densities(seen: Seen) -> base.Fit:

@@ -1,4 +1,4 @@
-"""Proximity and ProCal against stored numbers and loops."""
+"""ProCal against stored numbers and loops."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -9,43 +9,7 @@ from scipy import stats
 from jaxcal.recalibration import base
 from jaxcal.recalibration import probabilities
 from jaxcal.recalibration import procal
-from jaxcal.recalibration import proximity
 from tests.recalibration import made
-
-
-class ProximityTest(absltest.TestCase):
-
-  def test_stored_oracle(self):
-    stored = made.oracle()
-    known = stored["data/val_features"]
-    np.testing.assert_allclose(
-        proximity.proximities(known), stored["proximity/val"], rtol=1e-12)
-    for group in ("test", "new"):
-      np.testing.assert_allclose(
-          proximity.proximities(stored[f"data/{group}_features"], known),
-          stored[f"proximity/{group}"], rtol=1e-12)
-
-  def test_a_loop_in_blocks_and_copies_count(self):
-    features = made.evidence(0, 23).image_features
-    features[5] = features[6]
-    self.enter_context(
-        absltest.mock.patch.object(proximity, "_BLOCK", 100))
-    found = proximity.proximities(features, num_neighbours=3)
-    for i, value in enumerate(found):
-      distances = np.sort(np.linalg.norm(
-          np.delete(features, i, 0) - features[i], axis=1))
-      np.testing.assert_allclose(value, np.exp(-distances[:3].mean()))
-    self.assertEqual(
-        proximity.proximities(features, num_neighbours=1)[5], 1)
-
-  def test_refuses(self):
-    features = made.evidence(0, 5).image_features
-    with self.assertRaisesRegex(ValueError, "1 to 4 neighbours, .* got 5"):
-      proximity.proximities(features)
-    proximity.proximities(features, features, num_neighbours=5)
-    for number in (0, 6):
-      with self.assertRaisesRegex(ValueError, f"1 to 5 .* got {number}"):
-        proximity.proximities(features, features, num_neighbours=number)
 
 
 class OracleTest(absltest.TestCase):
@@ -59,6 +23,16 @@ class OracleTest(absltest.TestCase):
     self.target = base.Evidence(
         self.stored["data/test_logits"],
         image_features=self.stored["data/test_features"])
+
+  def test_proximity(self):
+    known = self.on.image_features
+    np.testing.assert_allclose(
+        procal.proximities(known, num_neighbours=5),
+        self.stored["proximity/val"], rtol=1e-12)
+    np.testing.assert_allclose(
+        procal.proximities(
+            self.target.image_features, known, num_neighbours=5),
+        self.stored["proximity/test"], rtol=1e-12)
 
   def test_density_ratio(self):
     one = procal.ProcalDensityRatio().recalibrator()
@@ -138,15 +112,15 @@ class MeanShiftTest(parameterized.TestCase):
         strength=strength).recalibrator()
     fit = one.fit(on)
     found = probabilities.of_logits(one.apply(fit.parameters, target))
-    near = proximity.proximities(on.image_features)
+    near = procal.proximities(on.image_features, num_neighbours=5)
     edges = np.quantile(near, [1 / 3, 2 / 3])
     cell = lambda near, confidence: (
         (near[:, None] >= edges).sum(1) * 10 + np.ceil(4 * confidence))
     own = probabilities.of_logits(on.logits).max(1)
     right = on.logits.argmax(1) == on.labels
     confidence = probabilities.of_logits(target.logits).max(1)
-    asked = cell(proximity.proximities(
-        target.image_features, on.image_features), confidence)
+    asked = cell(procal.proximities(
+        target.image_features, on.image_features, num_neighbours=5), confidence)
     seen = cell(near, own)
     for row in range(60):
       same = seen == asked[row]
