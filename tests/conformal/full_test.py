@@ -152,6 +152,25 @@ class RefitTest(parameterized.TestCase):
       np.testing.assert_allclose(ours.score[i, c], expected[-1], atol=1e-12)
 
 
+class LargeTest(absltest.TestCase):
+
+  def test_ss_text_of_more_images_than_its_least_regulariser(self):
+    """From 1,000 images on, the weight of an image falls with their number."""
+    data = _random(n=1500, m=1, k=3)
+    with jax.enable_x64(True):
+      ours = _all_fits(full.ss_text_fit(
+          data, scores.least_ambiguous, **_SS_TEXT), data)
+    for c in range(3):
+      images = np.append(data.images, data.others, axis=0)
+      labels, weights = np.append(data.labels, c), data.text.copy()
+      np.add.at(weights, labels, images / (1501 * 1e-3 * 0.01))
+      expected = 1 - oracle.softmax(
+          100 * images @ _unit(weights).T)[np.arange(1501), labels]
+      np.testing.assert_allclose(
+          ours.calibration[0, c], expected[:-1], atol=1e-12)
+      np.testing.assert_allclose(ours.score[0, c], expected[-1], atol=1e-12)
+
+
 class PValuesTest(parameterized.TestCase):
 
   @parameterized.parameters(full.ss_text, full.so_lda)
@@ -176,6 +195,17 @@ class PValuesTest(parameterized.TestCase):
           method(data, candidates=np.zeros((3, 4), bool)), np.zeros((3, 4)))
       np.testing.assert_array_equal(
           jax.jit(functools.partial(method))(data), found)
+
+  @parameterized.parameters(full.ss_text, full.so_lda)
+  def test_equal_scores_count_as_strange(self, method):
+    """Every image is its class' text, so that all scores are exactly zero."""
+    text = np.eye(3, 4)
+    labels = np.arange(12) % 3
+    noise = 1e-3 * np.random.default_rng(0).normal(size=(12, 4))
+    with jax.enable_x64(True):
+      found = method(full.Data(
+          _unit(text[labels] + noise), labels, text, text))
+    np.testing.assert_array_equal(np.diag(found), np.ones(3))
 
   def test_in_set_is_exact(self):
     for n, alpha in ((9, 0.1), (19, 0.1), (19, 0.05), (99, 0.1), (99, 0.3)):
