@@ -52,6 +52,10 @@ COMMANDS = {
     "evaluate": Command(
         "evaluate",
         "adapt a model to each image of some sets and measure its calibration"),
+    "failure": Command(
+        "failure",
+        "tell how well confidences know failures and images of no class; no "
+        "model is needed", "RUN"),
     "features": Command(
         "features",
         "run the image tower over all views of some sets and store the result"),

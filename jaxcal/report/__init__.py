@@ -3,7 +3,7 @@
 from jaxcal import lazy
 
 __all__ = ["few_shot", "figures", "inputs", "measured", "page", "posterior",
-           "prediction_sets", "ranking", "recalibrated", "redrawn",
+           "prediction_sets", "ranked", "ranking", "recalibrated", "redrawn",
            "saved_runs", "summary", "sweeps", "tables"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

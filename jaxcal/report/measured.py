@@ -159,7 +159,8 @@ def write(
   """
   output.mkdir(parents=True, exist_ok=True)
   rows, differences, diagrams, _ = measured
-  remarks = [*_by_set(about), *_fitted_to(about), *remarks]
+  remarks = [*_by_set(about), *_fitted_to(about), *remarks,
+             *tables.floor_notes(rows)]
   for data, diagram in diagrams.items():
     atomic.write_whole(output / f"diagram-{data}.svg", diagram.encode())
   saved_runs.write_rows(output / "results.jsonl", rows)

@@ -387,7 +387,8 @@ def floor_notes(rows: Sequence[_Row]) -> list[str]:
   """What is to be known about errors that are not above their floor.
 
   Args:
-    rows: Rows with `num_images`, `ece` and `ece_floor`; methods perhaps named.
+    rows: Rows with `num_images`, `ece` and `ece_floor`; image set and method
+      perhaps named.
 
   Returns:
     One sentence about all of them, or none.
@@ -395,10 +396,18 @@ def floor_notes(rows: Sequence[_Row]) -> list[str]:
   found = [row for row in rows if row["ece"] <= row["ece_floor"]]
   if not found:
     return []
-  names = ", ".join(row["method"] for row in found if "method" in row)
+  names = "; ".join(filter(None, map(_of_what, found)))
+  sizes = {row["num_images"] for row in found}
+  number = f"{sizes.pop()} images" if len(sizes) == 1 else "the images"
   return [f"The ECE{' of ' * bool(names)}{names} is not above its floor: "
-          f"{found[0]['num_images']} images are too few to tell it from that "
-          "of a calibrated model. Fewer bins have a lower floor."]
+          f"{number} are too few to tell it from that of a calibrated model. "
+          "Fewer bins have a lower floor."]
+
+
+def _of_what(row):
+  """Image set and method of a row, as far as it has them."""
+  return ", ".join([*([row["data"]] if "data" in row else []),
+                    *([stages.of(row).label] if "method" in row else [])])
 
 
 def present(

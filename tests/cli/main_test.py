@@ -88,7 +88,8 @@ class StartTest(_InAFolder):
     self.assertStartsWith(printed, f"jaxcal {name}")
     self.assertEqual(
         "--config\n" in printed,
-        name not in ("conformal", "list", "recalibrate", "report"))
+        name not in (
+            "conformal", "failure", "list", "recalibrate", "report"))
 
 
 class ConfigTest(_InAFolder):

@@ -54,6 +54,18 @@ class CorrectTest(parameterized.TestCase):
         scoring.accuracy(logits, labels, k=k),
         sklearn_metrics.top_k_accuracy_score(labels, logits, k=k), rtol=1e-6)
 
+  def test_logits_that_are_computed_where_they_are_compared(self):
+    # Some compilations round them twice, and not alike.
+    labels = np.arange(5000) % 10
+
+    def run(key):
+      return scoring.correct(2.5 * jax.random.normal(key, (5000, 10)), labels)
+
+    logits = 2.5 * jax.random.normal(jax.random.key(0), (5000, 10))
+    found = jax.jit(run)(jax.random.key(0))
+    wrong = np.sum(np.asarray(found) != (logits.argmax(-1) == labels))
+    self.assertLessEqual(wrong, 1)
+
   def test_balanced_accuracy(self):
     logits, labels = _data(1, 200, 5)
     labels = np.where(labels == 3, 0, labels)  # one class does not occur

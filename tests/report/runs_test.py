@@ -86,6 +86,20 @@ class RunsTest(absltest.TestCase):
     self.assertRegex(" ".join(said.notes), "made by other code than this")
     self.assertFalse((self.run / "results.jsonl").exists())
 
+  def test_an_error_below_its_floor_is_said(self):
+    # As confident as right: half of them.
+    logits = np.log(np.array([[0.5, 0.3, 0.2]] * 40, np.float32))
+    labels = np.repeat([0, 1], 20).astype(np.int32)
+    saved = _predictions(_ZERO_SHOT)._replace(logits=logits, labels=labels)
+    predictions.save(saved, self.run / "predictions" / "pets" / "zero_shot")
+    output = self.run / "other"
+    said = redrawn.write(self.run, _CONVENTIONS, output)
+    note = ("The ECE of pets, zero_shot is not above its floor: 40 images are "
+            "too few to tell it from that of a calibrated model.")
+    for text in (said.text, (output / "results.md").read_text(),
+                 (output / "report.html").read_text()):
+      self.assertIn(note, " ".join(text.split()))
+
   def test_what_a_run_says_of_its_sets_is_said_again(self):
     remark = "pets: protocol of the papers for the family fine_grained"
     (self.run / "run.json").write_text(json.dumps({"protocol.pets": remark}))

@@ -1,0 +1,50 @@
+"""`jaxcal failure`: do the confidences of a run know what is wrong?"""
+
+import pathlib
+
+from absl import flags
+
+from jaxcal.cli import shared_flags
+from jaxcal.report import ranked
+from jaxcal.report import saved_runs
+
+EXAMPLE = "jaxcal failure runs/mine"
+
+_HELD_OUT = flags.DEFINE_integer(
+    "held_out", 0, "also hold out so many classes, drawn at random again and "
+    "again, and detect their images among the others")
+_DRAWS = flags.DEFINE_integer("draws", 100, "number of such draws")
+_LOGIT_SCALE = flags.DEFINE_float(
+    "logit_scale", None, "factor from cosines to logits (100 for OpenAI's "
+    "CLIP), with which MCM is among the scores")
+
+_FLAGS = ("held_out", "draws", "logit_scale")
+FLAGS = (*_FLAGS, "output", "compilation_cache", "debug")
+FIELDS: tuple[str, ...] = ()  # the files of RUN say all that a config would
+
+
+def help_text() -> str:
+  """What `jaxcal failure --help` prints."""
+  return "\n".join([
+      "RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. "
+      "For each image", "set and method: how well each score tells right "
+      "predictions from wrong ones and,", "where the run has images of none of "
+      "the classes, those from the others. Writes", "failure.md and "
+      "failure.jsonl into RUN or into --output, and prints the tables.", "",
+      "Examples:", f"  {EXAMPLE}",
+      "  jaxcal failure runs/mine --held_out=3", "",
+      "Flags:", *shared_flags.flag_help(*_FLAGS),
+      "  --output\n      folder to write to; RUN itself if absent",
+      *shared_flags.flag_help("compilation_cache", "debug")])
+
+
+def main(run: str) -> None:
+  """Ranks what a folder holds, as the flags say."""
+  folder = pathlib.Path(run).expanduser()
+  conventions = saved_runs.conventions(saved_runs.about(folder))
+  found = ranked.rank(
+      folder, conventions, held_out=_HELD_OUT.value, num_draws=_DRAWS.value,
+      logit_scale=_LOGIT_SCALE.value)
+  output = pathlib.Path(shared_flags.OUTPUT.value or folder)
+  print(ranked.write(output, found, conventions))
+  print(f"\nWritten to {output}: failure.md, failure.jsonl")

@@ -1,0 +1,89 @@
+"""`jaxcal failure`: tables of a finished run, without the model."""
+
+import json
+import pathlib
+
+from absl.testing import absltest
+import numpy as np
+
+from jaxcal import predictions as predictions_lib
+from jaxcal.metrics import failure
+from tests.cli import command
+
+
+def _predictions(seed, n=60, k=5, labels=None):
+  labels = np.random.default_rng(0).integers(k, size=n)
+  logits = np.random.default_rng(seed).normal(size=(n, k))
+  return predictions_lib.Predictions(
+      np.asarray(logits + 2 * np.eye(k)[labels], np.float32),
+      labels.astype(np.int32), tuple(map(str, range(n))),
+      tuple(map(str, range(k))))
+
+
+class FailureTest(absltest.TestCase):
+
+  def setUp(self):
+    super().setUp()
+    self.run_folder = pathlib.Path(self.create_tempdir().full_path) / "run"
+    self.saved = {"zero_shot": _predictions(1), "tpt": _predictions(2)}
+    folder = self.run_folder / "predictions" / "pets"
+    for name, one in self.saved.items():
+      predictions_lib.save(one, folder / name)
+    predictions_lib.save(
+        _predictions(3, n=30)._replace(labels=None),
+        folder / "out_of_distribution" / "tpt")
+    (self.run_folder / "run.json").write_text(json.dumps(
+        {"config.metrics.num_resamples": 30, "config.metrics.level": 0.9}))
+
+  def _rows(self, folder):
+    return [json.loads(line) for line in
+            (folder / "failure.jsonl").read_text().splitlines()]
+
+  def test_all_tables(self):
+    status, printed, error = command.here(
+        "failure", str(self.run_folder), "--held_out=2", "--draws=20",
+        "--logit_scale=100")
+    self.assertEqual(status, 0, error)
+    for text in ("pets, failures:", "pets, outliers:", "60, 30",
+                 "pets, held-out classes:", "2, 20", "90 % bootstrap"):
+      self.assertIn(text, printed)
+    self.assertIn(
+        (self.run_folder / "failure.md").read_text().strip(), printed)
+    rows = {(row["kind"], row["method"], row["score"]): row
+            for row in self._rows(self.run_folder) if "reference" not in row}
+    self.assertLen(rows, 2 * 8 + 8 + 2 * 8)
+    one = self.saved["tpt"]
+    expected = failure.failure_prediction(
+        failure.max_softmax(one.logits), one.logits.argmax(-1) == one.labels)
+    row = rows["failures", "tpt", "msp"]
+    self.assertEqual(row["data"], "pets")
+    self.assertAlmostEqual(row["auroc"], float(expected.auroc), 5)
+    self.assertIn(("outliers", "tpt", "mcm"), rows)
+
+  def test_a_folder_of_its_own_and_nothing_asked(self):
+    output = self.run_folder / "other"
+    status, printed, error = command.here(
+        "failure", str(self.run_folder), f"--output={output}")
+    self.assertEqual(status, 0, error)
+    self.assertNotIn("held-out", printed)
+    self.assertNotIn("mcm", printed)
+    self.assertFalse((self.run_folder / "failure.md").exists())
+    self.assertNotEmpty(self._rows(output))
+
+  def test_refuses(self):
+    for flag, message in (
+        ("--held_out=4", "num_classes=4 must leave two of the 5 classes"),
+        ("--held_out=2 --draws=3", "at least 20 draws"),
+        ("--logit_scale=0.1", "divide logits by the logit scale"),
+        ("--config.metrics.level=0.5", "config.metrics.level")):
+      status, _, error = command.here(
+          "failure", str(self.run_folder), *flag.split())
+      self.assertEqual(status, 2)
+      self.assertIn(message, error)
+    status, _, error = command.here("failure", str(self.run_folder / "none"))
+    self.assertEqual(status, 2)
+    self.assertIn("no run", error)
+
+
+if __name__ == "__main__":
+  absltest.main()
