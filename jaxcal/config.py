@@ -466,6 +466,11 @@ class ExperimentConfig:
     """Images per device and step where only their clean views are seen."""
     return self.batch_size * _CLEAN_VIEWS
 
+  @property
+  def num_views_computed(self) -> int:
+    """Views of an image that go through the tower; 0 where a store has them."""
+    return 0 if self.data.store is not None else self.views.count
+
 
 def parse(text: str, annotation: Any) -> Any:
   """The value that a text from the command line has as a field's.
@@ -538,6 +543,11 @@ class Field(NamedTuple):
   def may_be_none(self) -> bool:
     """Whether None is a value of it."""
     return _kind_of(self.kind)[1]
+
+  @property
+  def is_of_one_method(self) -> bool:
+    """Whether it is a number of one method, as config.method.soc.delta is."""
+    return self.name.startswith("config.method.") and self.name.count(".") == 3
 
 
 def fields(config: Any, prefix: str = "config") -> Iterator[Field]:

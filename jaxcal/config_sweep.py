@@ -1,6 +1,6 @@
 """A config and the fields that a sweep goes over become the settings to run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import copy
 import dataclasses
 from typing import Any, NamedTuple
@@ -87,6 +87,30 @@ def points(
         numbers.values_of(config_methods.method_of(setting, name)))
     found[point.name] = point
   return found
+
+
+def remembered(load: Callable[..., Any]) -> Callable[..., Any]:
+  """Remembers what was loaded last, for variants that follow each other.
+
+  Args:
+    load: Function of parts of a config.
+  """
+  last: dict[Any, Any] = {}
+
+  def loaded(*parts):
+    key = tuple(dataclasses.astuple(part) for part in parts)
+    if key not in last:
+      last.clear()
+      last[key] = load(*parts)
+    return last[key]
+
+  return loaded
+
+
+def folder_fields(variant: Variant) -> dict[str, Any]:
+  """Swept fields with a pass of their own, as the command line has them."""
+  return {name: config_lib.plain(value)
+          for name, value in variant.fields.items()}
 
 
 def _fields_of(config):

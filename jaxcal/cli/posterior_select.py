@@ -7,10 +7,12 @@ from typing import Any
 from absl import flags
 
 from jaxcal import config as config_lib
+from jaxcal import config_inputs
+from jaxcal import config_record
 from jaxcal import progress as bars
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
-from jaxcal.cli import held_out
+from jaxcal.cli import shared_flags
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
 from jaxcal.posterior import files
@@ -22,6 +24,13 @@ from jaxcal.report import posterior as report
 
 EXAMPLE = ("jaxcal posterior select --config=bayesvlm "
            "--config.data.name=shades --config.data.limit=500")
+_ABOUT = """\
+Targets are the images of --config.data.name, whose labels are used to judge
+only; --config.temperature.split of the same set picks the epoch of tuning. \
+Writes
+results.jsonl, results.md, learning-SET.svg, selected-SET.json (ids in the order
+of choosing) and the predictions after tuning. An interrupted run goes on where
+it stopped; strategies, budgets, seeds and image sets may be added to it."""
 
 _STRATEGIES = flags.DEFINE_list(
     "strategies", ["random", "entropy", "bald", "epig", "epig_online"],
@@ -49,6 +58,7 @@ FIELDS = config_files.fields(
     "temperature", "metrics", "batch_size", "num_threads",
     without=("data.out_of_distribution", "data.classes"))
 
+_Config = config_lib.ExperimentConfig
 # A target, its pools and its validation images.
 _Images = tuple[image_sets.ImageSet, list[image_sets.ImageSet],
                 image_sets.ImageSet | None]
@@ -56,15 +66,7 @@ _Images = tuple[image_sets.ImageSet, list[image_sets.ImageSet],
 
 def help_text() -> str:
   """What `jaxcal posterior select --help` prints."""
-  return "\n".join([
-      "Targets are the images of --config.data.name, whose labels are used to "
-      "judge", "only; --config.temperature.split of the same set picks the "
-      "epoch of tuning. Writes", "results.jsonl, results.md, learning-SET.svg, "
-      "selected-SET.json (ids in the order", "of choosing) and the predictions "
-      "after tuning. An interrupted run goes on where", "it stopped; "
-      "strategies, budgets, seeds and image sets may be added to it.", "",
-      "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      *experiment.help_lines(FLAGS, FIELDS)])
+  return experiment.help_text(_ABOUT, EXAMPLE, FLAGS, FIELDS)
 
 
 def main() -> None:
@@ -77,16 +79,17 @@ def main() -> None:
   every = [_images(config, name, target, budgets[-1])
            for name, target in zip(
                config.data.name, experiment.load_sets(config.data).values())]
-  model = experiment.load_model(config.model)
+  model = config_inputs.load_model(config.model)
   chosen = head.load(folder, model, pseudo_count=config.posterior.pseudo_count)
   factors = head.factors(folder, chosen.about)
   studies = [_study(config, model, chosen, factors, images)
              for images in every]
-  about = experiment.describe(config, model, chosen) | {
+  about = config_record.describe(config, model, chosen) | {
       f"flags.{name}": flags.FLAGS[name].value for name in _FLAGS
       if name not in ("strategies", "budgets", "seeds", "pool")} | {
           "flags.pool": _pool() or None}
-  output = experiment.output_folder(about)
+  output = experiment.output_path(about)
+  experiment.take(output)
   asked: dict[str, Any] = dict(
       strategies=_STRATEGIES.value, budgets=budgets, seeds=range(_SEEDS.value))
   # What lies there is looked at before anything is computed.
@@ -110,10 +113,7 @@ def main() -> None:
 
 def _checked_flags() -> list[int]:
   """The budgets; refuses flags that are out of range."""
-  try:
-    budgets = sorted({int(text) for text in _BUDGETS.value})
-  except ValueError as error:
-    raise ValueError(f"--budgets: {error}") from error
+  budgets = sorted(set(shared_flags.numbers(_BUDGETS, int)))
   if not budgets or budgets[0] < 1:
     raise ValueError(f"--budgets are {budgets}, expected numbers of at least 1")
   strategies = _STRATEGIES.value
@@ -126,11 +126,9 @@ def _checked_flags() -> list[int]:
   if not 0 <= _LEARNING_RATE.value < math.inf:
     raise ValueError(f"--learning_rate is {_LEARNING_RATE.value}, expected a "
                      "finite number of at least 0")
-  for flag, least in (
-      (_SEEDS, 1), (_SAMPLES, 2), (_EPOCHS, 1), (_POOL_LIMIT, 0)):
-    if flag.value < least:
-      raise ValueError(
-          f"--{flag.name} is {flag.value}, expected at least {least}")
+  shared_flags.check_at_least(1, _SEEDS, _EPOCHS)
+  shared_flags.check_at_least(2, _SAMPLES)
+  shared_flags.check_at_least(0, _POOL_LIMIT)
   select.cells(strategies, budgets, range(_SEEDS.value))  # all are known
   return budgets
 
@@ -141,14 +139,11 @@ def _pool() -> list[str]:
 
 
 def _images(
-    config: config_lib.ExperimentConfig,
-    name: str,
-    target: image_sets.ImageSet,
-    budget: int,
+    config: _Config, name: str, target: image_sets.ImageSet, budget: int
 ) -> _Images:
   """A target with what shares none of its images; refuses too small a pool."""
-  pools = held_out.load(
-      config, target, _pool() or [name], split=_POOL_SPLIT.value,
+  pools = experiment.load_apart(
+      config.data, target, _pool() or [name], split=_POOL_SPLIT.value,
       limit=_POOL_LIMIT.value)
   available = sum(len(pool.ids) for pool in pools)
   if budget > available:
@@ -156,18 +151,15 @@ def _images(
                      f"has {available} images")
   validation = None
   if config.temperature.split is not None:
-    validation, = held_out.load(
-        config, target, [name], split=config.temperature.split,
+    validation, = experiment.load_apart(
+        config.data, target, [name], split=config.temperature.split,
         limit=config.temperature.limit)
   return target, pools, validation
 
 
 def _study(
-    config: config_lib.ExperimentConfig,
-    model: checkpoint.Model,
-    chosen: head.Chosen,
-    factors: files.Fitted,
-    images: _Images,
+    config: _Config, model: checkpoint.Model, chosen: head.Chosen,
+    factors: files.Fitted, images: _Images
 ) -> select.Study:
   """What is to be done for a target, with all numbers."""
   target, pools, validation = images

@@ -18,8 +18,10 @@ from PIL import Image
 
 from jaxcal import config as config_lib
 from jaxcal import config_file
+from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import config_sweep
+from jaxcal import config_tuning
 from jaxcal import sweep
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
@@ -258,7 +260,7 @@ class NamesTest(_AtHome):
                             ("./dtd", "a photo of a {}.")):
       with _parsed(f"--config.data.name={given}") as config:
         for name in (given, "dtd"):
-          self.assertEqual(tune.template(config, name), template)
+          self.assertEqual(config_tuning.template(config, name), template)
 
   def test_a_config(self):
     (self.home / "mine.py").write_text(
@@ -329,7 +331,7 @@ class SweepValuesTest(_AtHome):
 
   def test_a_comma_within_a_value_is_said_before_the_model_is_loaded(self):
     with mock.patch.object(
-        experiment, "load_model", side_effect=AssertionError):
+        config_inputs, "load_model", side_effect=AssertionError):
       for template in ("a photo of a {}, a type of pet.", "a {}, a, b"):
         status, printed, error = command.here(
             "sweep", f"--sweep=data.template={template}", folder=self.home)
