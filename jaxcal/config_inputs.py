@@ -14,7 +14,6 @@ from typing import Any
 from jaxcal import config as config_lib
 from jaxcal import tasks
 from jaxcal.adapt import base
-from jaxcal.adapt.prompt import flatness
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
@@ -119,13 +118,6 @@ def tuned_context(
 def is_tuned(context: str) -> bool:
   """Whether config.method.context is the path of a tuned one."""
   return context.endswith(f".{tuned_files.ENDING}")
-
-
-def flatness_recipe(config: config_lib.FppConfig) -> flatness.Recipe:
-  """The numbers of flatness-aware pre-training."""
-  return flatness.Recipe(
-      learning_rate=config.learning_rate, num_steps=config.num_steps,
-      flatness_weight=config.flatness_weight)
 
 
 def identity_of_features(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jaxcal import config as config_lib
 from jaxcal import config_methods
 from jaxcal import sweep
+from jaxcal.adapt import base
 from jaxcal.adapt import numbers
 
 _Config = config_lib.ExperimentConfig
@@ -87,6 +88,16 @@ def points(
         numbers.values_of(config_methods.method_of(setting, name)))
     found[point.name] = point
   return found
+
+
+def methods_of(
+    config: _Config, points: Mapping[str, sweep.Point]
+) -> dict[str, base.Numbers]:
+  """The methods of `points`, from the same config, with their numbers."""
+  return {
+      name: dataclasses.replace(  # type: ignore[type-var]
+          config_methods.method_of(config, point.method), **point.numbers)
+      for name, point in points.items()}
 
 
 def remembered(load: Callable[..., Any]) -> Callable[..., Any]:

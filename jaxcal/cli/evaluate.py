@@ -1,7 +1,8 @@
 """`jaxcal evaluate`: images in; predictions, a table and a page out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from jaxcal import config as config_lib
 from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import config_record
+from jaxcal import config_runs
 from jaxcal import config_tuning
 from jaxcal import plan
 from jaxcal import progress
@@ -19,7 +21,6 @@ from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
 from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
-from jaxcal.cli import predicting
 from jaxcal.cli import printing
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
@@ -44,6 +45,11 @@ FIELDS = config_files.fields(
     "protocol", "model", "data", "views", "method", "stream", "fpp",
     "posterior", "temperature", "tune.template", "metrics", "batch_size",
     "num_threads", "memory_gb", "evidence", "linearisation")
+help_text = functools.partial(
+    experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS,
+    "Methods: " + ", ".join(methods_lib.METHODS) + ";\n  with "
+    "--config.method.tuned=FOLDER what `jaxcal tune` saved, too, as "
+    "METHOD-SEED")
 
 _Config = config_lib.ExperimentConfig
 _Sets = Mapping[str, image_sets.ImageSet]
@@ -69,15 +75,6 @@ class _Part(NamedTuple):
   about: Mapping[str, Any]
 
 
-def help_text() -> str:
-  """What `jaxcal evaluate --help` prints."""
-  return experiment.help_text(
-      _ABOUT, EXAMPLE, FLAGS, FIELDS,
-      "Methods: " + ", ".join(methods_lib.METHODS) + ";\n  with "
-      "--config.method.tuned=FOLDER what `jaxcal tune` saved, too, as "
-      "METHOD-SEED")
-
-
 def main() -> None:
   """Runs the experiment that the flags describe."""
   config = experiment.checked_config()
@@ -86,7 +83,7 @@ def main() -> None:
   if tuned:
     experiment.refuse_processes()
     experiment.refuse_store(config.data, "--config.method.tuned")
-  predicting.check_evidence(config)
+  config_runs.check_evidence(config)
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
   remarks = config_methods.remarks(config, sets_by_name)
@@ -110,7 +107,9 @@ def main() -> None:
            for one in _parts_of(
                config, data, target, validation, outside, posterior)]
   if dry_run.ASKED.value:
-    dry_run.show([_planned(part) for part in parts], output)
+    dry_run.show([
+        plan.row(part.asked, part.config.num_views_computed, part.tuned)
+        for part in parts], output)
     return
   for part in parts:  # what lies there, before anything is computed
     runs.missing(part.asked)
@@ -120,35 +119,22 @@ def main() -> None:
     _predict(model, part, output)
   if sharding.is_first():
     labels = [of.label for of in seeds]
-    names = [*parts[0].asked.outputs, *labels]
-    if validation:
-      names += recalibrated.by_split(
-          output / "predictions", sets_by_name, str(config.temperature.split),
-          [*config_methods.methods_of(config), *labels])
-    conventions = experiment.conventions(config.metrics)
-    found = measured.measure(
-        (measured.read(output / "predictions" / data, names)
-         for data in sets_by_name), conventions)
-    printing.show(*measured.write(
-        output, found, about=about, conventions=conventions))
+    scaled = [] if not validation else recalibrated.by_split(
+        output / "predictions", sets_by_name, str(config.temperature.split),
+        [*config_methods.methods_of(config), *labels])
+    _write_report(config, output, sets_by_name,
+                  [*parts[0].asked.outputs, *labels, *scaled], about)
   sharding.barrier("done")
 
 
-def _validation_sets(
-    config: _Config, sets_by_name: _Sets) -> dict[str, image_sets.ImageSet]:
+def _validation_sets(config: _Config, sets_by_name: _Sets) -> _Sets:
   """Images whose labels choose a temperature, by the name of their set."""
   split = config.temperature.split
-  if split is None:
-    return {}
-  if split == config.data.split:
+  if split is not None and split == config.data.split:
     raise ValueError("--config.temperature.split and --config.data.split are "
                      f"both {split!r}: a temperature must not be chosen on the "
                      "images that it is judged by")
-  return {data: images
-          for name, data in zip(config.data.name, sets_by_name)
-          for images in experiment.load_apart(
-              config.data, sets_by_name[data], [name], split=split,
-              limit=config.temperature.limit)}
+  return experiment.load_validation(config, sets_by_name)
 
 
 def _outside_set(config: _Config) -> image_sets.ImageSet | None:
@@ -182,9 +168,11 @@ def _part(
     images: image_sets.ImageSet, posterior: head.Chosen | None
 ) -> _Part:
   """All that is to be predicted for the images, and what it is of."""
-  asked = predicting.asked(
-      config, model, images, config_methods.methods_of(config), posterior,
-      place, output, keep_digests=not dry_run.ASKED.value)
+  asked = config_runs.asked(
+      config, model, images, config_methods.methods_of(config), output,
+      identity=experiment.identity_of_images(
+          config, images, None if dry_run.ASKED.value else output, place),
+      place=place, posterior=posterior)
   template = config_tuning.template(config, data)
   about = config_record.describe(config, model, posterior) | {"data": place}
   # More evidence than asked for does no harm to what is there.
@@ -192,16 +180,8 @@ def _part(
             if key != "evidence"}
   return _Part(config, posterior, asked, saved.asked(
       seeds, asked.folder, common, about, template=template,
-      evidence=predicting.evidence_of(config, evidence.NAMES)), template, about)
-
-
-def _planned(part: _Part) -> dict[str, Any]:
-  """What is to be predicted of a part, counted."""
-  return plan.row(
-      part.asked, part.config.num_views_computed,
-      tuned={one.stages.label: one.tuned.spec.kind.from_pixels
-             for one in part.tuned if one.tuned is not None},
-      tuned_missing=[one.stages.label for one in saved.missing(part.tuned)])
+      evidence=config_runs.evidence_of(config, evidence.NAMES)), template,
+               about)
 
 
 def _predict(
@@ -210,13 +190,27 @@ def _predict(
   config, asked = part.config, part.asked
   about = {name: {**part.about, "numbers": numbers.values_of(method)}
            for name, method in asked.methods.items()}
-  with progress.reported(asked.place) as report:
+  with (progress.reported(f"{asked.images.name}: flat context", "step") as step,
+        progress.reported(asked.place) as report):
     report(0, len(asked.images.ids))
-    list(predicting.predict_set(
-        config, model, asked, part.posterior, about, on_batch=report))
+    list(config_runs.predict(
+        config, model, asked, about, posterior=part.posterior, on_batch=report,
+        on_step=step))
     saved.save(
         model, asked.images, part.tuned, template=part.template,
-        features=output / "features" / asked.place,
-        max_bytes=config.max_bytes,
-        batch_size=config.clean_batch_size,
-        num_threads=config.num_threads, progress=report)
+        features=output / "features" / asked.place, max_bytes=config.max_bytes,
+        batch_size=config.clean_batch_size, num_threads=config.num_threads,
+        progress=report)
+
+
+def _write_report(
+    config: _Config, output: pathlib.Path, sets: Iterable[str],
+    names: Sequence[str], about: Mapping[str, Any]
+) -> None:
+  """Predictions on disk become results.jsonl, the page and a printed table."""
+  conventions = experiment.conventions(config.metrics)
+  found = measured.measure(
+      (measured.read(output / "predictions" / data, names) for data in sets),
+      conventions)
+  printing.show(*measured.write(
+      output, found, about=about, conventions=conventions))

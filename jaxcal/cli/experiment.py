@@ -10,10 +10,9 @@ import jax
 
 from jaxcal import config as config_lib
 from jaxcal import config_methods
+from jaxcal import listing
 from jaxcal import progress
 from jaxcal import sharding
-from jaxcal.adapt import methods as methods_lib
-from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
 from jaxcal.cli import shared_flags
@@ -67,22 +66,8 @@ def help_text(
 
 def help_lines(flag_names: Sequence[str], names: Sequence[str]) -> list[str]:
   """Lines on the flags and the config fields of a command, with defaults."""
-  fields = [field for field in config_lib.fields(config_lib.ExperimentConfig())
-            if field.name in names]
-  lines = ["Flags:", *shared_flags.flag_help(*flag_names), "",
-           "Fields of the config, with their defaults:"]
-  lines += [f"  --{field.name}={config_lib.plain(field.value)}\n"
-            f"      {field.about}"
-            for field in fields if not field.is_of_one_method]
-  if any(field.is_of_one_method for field in fields):
-    lines += ["  --config.method.METHOD.NUMBER=None",
-              "      a number of one method, before those that stand for all; "
-              "None is its default:"]
-    lines += [f"      {name}: " + ", ".join(
-        f"{key}={value}" for key, value in numbers.values_of(
-            methods_lib.method(name)).items())
-              for name in config_lib.method_parts(config_lib.MethodConfig())]
-  return lines
+  return ["Flags:", *shared_flags.flag_help(*flag_names), "",
+          "Fields of the config, with their defaults:", *listing.fields(names)]
 
 
 def checked_config() -> _Config:
@@ -168,6 +153,41 @@ def load_apart(
   for one in loaded:
     image_sets.check_apart(target, one, split=split)
   return loaded
+
+
+def load_validation(
+    config: _Config, sets_by_name: Mapping[str, image_sets.ImageSet]
+) -> dict[str, image_sets.ImageSet]:
+  """Images of config.temperature.split beside each set; none without a split.
+  """
+  split, limit = config.temperature.split, config.temperature.limit
+  if split is None:
+    return {}
+  return {data: images
+          for name, data in zip(config.data.name, sets_by_name)
+          for images in load_apart(
+              config.data, sets_by_name[data], [name], split=split,
+              limit=limit)}
+
+
+def identity_of_images(
+    config: _Config, images: image_sets.ImageSet, output: pathlib.Path | None,
+    place: str
+) -> dict[str, Any]:
+  """The identity of a set; files that did not change are not read again.
+
+  Args:
+    config: Settings of the experiment.
+    images: The image set.
+    output: Folder of the run, which keeps digests; none are kept if None.
+    place: Place of the set among the predictions.
+  """
+  name = f"{place.replace('/', ' ')}.digests.npz"
+  with progress.reported(f"{place}: files", delay=3) as report:
+    return load.identity_of(
+        images, store=config.data.store,
+        memory=None if output is None else output / "digests" / name,
+        num_threads=config.num_threads, progress=report)
 
 
 def refuse_store(config: config_lib.DataConfig, what: str) -> None:

@@ -1,5 +1,6 @@
 """`jaxcal features`: what the image tower sees, stored for many runs."""
 
+import functools
 import pathlib
 
 from absl import flags
@@ -37,11 +38,8 @@ FLAGS = ("store", "dtype", "chunk_size", "shard", *(
 FIELDS = config_files.fields(
     "protocol", "model", "data", "views", "batch_size", "num_threads",
     without=("data.template", "data.out_of_distribution"))
-
-
-def help_text() -> str:
-  """What `jaxcal features --help` prints."""
-  return experiment.help_text(_ABOUT, EXAMPLE, FLAGS, FIELDS)
+help_text = functools.partial(
+    experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
 
 
 def main() -> None:

@@ -62,13 +62,10 @@ FIELDS = config_files.fields(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "batch_size", "num_threads",
     without=("data.out_of_distribution", "data.classes"))
+help_text = functools.partial(
+    experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
 _Config = config_lib.ExperimentConfig
 _UNITS = {"files": "file", "pairs": "pair", "curvature": "block"}
-
-
-def help_text() -> str:
-  """What `jaxcal posterior fit --help` prints."""
-  return experiment.help_text(_ABOUT, EXAMPLE, FLAGS, FIELDS)
 
 
 def main() -> None:
@@ -128,15 +125,12 @@ def _validation_sets(config: _Config) -> list[image_sets.ImageSet]:
   """Images by whose labels to choose, if --choose says so."""
   if _CHOOSE.value == "evidence":
     return []
-  split, limit = config.temperature.split, config.temperature.limit
-  if split is None or split == config.data.split:
+  if config.temperature.split in (None, config.data.split):
     raise ValueError("--choose=validation needs labels to choose by: name a "
                      "split other than --config.data.split with "
                      "--config.temperature.split=...")
-  return [images for name, target in zip(
-      config.data.name, experiment.load_sets(config.data).values())
-          for images in experiment.load_apart(
-              config.data, target, [name], split=split, limit=limit)]
+  return list(experiment.load_validation(
+      config, experiment.load_sets(config.data)).values())
 
 
 def _choose(

@@ -1,5 +1,6 @@
 """`jaxcal posterior import`: released Kronecker factors become a posterior."""
 
+import functools
 import math
 import os
 
@@ -32,11 +33,8 @@ _WEIGHT_NORM2 = flags.DEFINE_list(
 FLAGS = ("weight_norm2", "config", "overwrite", "compilation_cache", "debug")
 FIELDS = config_files.fields(
     "model", "posterior.folder", "posterior.pseudo_count")
-
-
-def help_text() -> str:
-  """What `jaxcal posterior import --help` prints."""
-  return experiment.help_text(_ABOUT, EXAMPLE, FLAGS, FIELDS)
+help_text = functools.partial(
+    experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
 
 
 def main(source: str) -> None:

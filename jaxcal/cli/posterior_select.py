@@ -1,5 +1,6 @@
 """`jaxcal posterior select`: which images to label, and what that brings."""
 
+import functools
 import math
 import pathlib
 from typing import Any
@@ -13,9 +14,7 @@ from jaxcal import progress as bars
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import shared_flags
-from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
-from jaxcal.posterior import files
 from jaxcal.posterior import finetuning
 from jaxcal.posterior import head
 from jaxcal.posterior import select
@@ -57,16 +56,10 @@ FIELDS = config_files.fields(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "metrics", "batch_size", "num_threads",
     without=("data.out_of_distribution", "data.classes"))
+help_text = functools.partial(
+    experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
 
 _Config = config_lib.ExperimentConfig
-# A target, its pools and its validation images.
-_Images = tuple[image_sets.ImageSet, list[image_sets.ImageSet],
-                image_sets.ImageSet | None]
-
-
-def help_text() -> str:
-  """What `jaxcal posterior select --help` prints."""
-  return experiment.help_text(_ABOUT, EXAMPLE, FLAGS, FIELDS)
 
 
 def main() -> None:
@@ -76,14 +69,20 @@ def main() -> None:
   if folder is None:
     raise ValueError("--config.posterior.folder is None: name a posterior of "
                      "`jaxcal posterior fit`")
-  every = [_images(config, name, target, budgets[-1])
-           for name, target in zip(
-               config.data.name, experiment.load_sets(config.data).values())]
+  targets = experiment.load_sets(config.data)
+  pools = {data: _pools(config, name, targets[data], budgets[-1])
+           for name, data in zip(config.data.name, targets)}
+  validation = experiment.load_validation(config, targets)
   model = config_inputs.load_model(config.model)
   chosen = head.load(folder, model, pseudo_count=config.posterior.pseudo_count)
   factors = head.factors(folder, chosen.about)
-  studies = [_study(config, model, chosen, factors, images)
-             for images in every]
+  schedule = finetuning.Schedule(
+      learning_rate=_LEARNING_RATE.value, num_epochs=_EPOCHS.value)
+  studies = [select.Study(
+      model, chosen, factors, target, pools[data], validation.get(data),
+      template=config.data.template, metric=_METRIC.value,
+      num_samples=_SAMPLES.value, schedule=schedule)
+             for data, target in targets.items()]
   about = config_record.describe(config, model, chosen) | {
       f"flags.{name}": flags.FLAGS[name].value for name in _FLAGS
       if name not in ("strategies", "budgets", "seeds", "pool")} | {
@@ -104,8 +103,8 @@ def main() -> None:
     with bars.of_stages({"choices": "choice"}, name=f"{name}: ") as progress:
       found[name] = select.select(
           study, _folder(output, study), **asked, about=about,
-          batch_size=config.clean_batch_size,
-          num_threads=config.num_threads, progress=progress)
+          batch_size=config.clean_batch_size, num_threads=config.num_threads,
+          progress=progress)
   print(report.write_selection(
       output, found, **asked,
       conventions=experiment.conventions(config.metrics)))
@@ -138,10 +137,10 @@ def _pool() -> list[str]:
   return config_lib.names_of(_POOL.value or [], are_paths=True)
 
 
-def _images(
+def _pools(
     config: _Config, name: str, target: image_sets.ImageSet, budget: int
-) -> _Images:
-  """A target with what shares none of its images; refuses too small a pool."""
+) -> list[image_sets.ImageSet]:
+  """What may be labelled for a target; refuses too few images."""
   pools = experiment.load_apart(
       config.data, target, _pool() or [name], split=_POOL_SPLIT.value,
       limit=_POOL_LIMIT.value)
@@ -149,25 +148,7 @@ def _images(
   if budget > available:
     raise ValueError(f"--budgets reach {budget}, but the pool of {target.name} "
                      f"has {available} images")
-  validation = None
-  if config.temperature.split is not None:
-    validation, = experiment.load_apart(
-        config.data, target, [name], split=config.temperature.split,
-        limit=config.temperature.limit)
-  return target, pools, validation
-
-
-def _study(
-    config: _Config, model: checkpoint.Model, chosen: head.Chosen,
-    factors: files.Fitted, images: _Images
-) -> select.Study:
-  """What is to be done for a target, with all numbers."""
-  target, pools, validation = images
-  return select.Study(
-      model, chosen, factors, target, pools, validation,
-      template=config.data.template, metric=_METRIC.value,
-      num_samples=_SAMPLES.value, schedule=finetuning.Schedule(
-          learning_rate=_LEARNING_RATE.value, num_epochs=_EPOCHS.value))
+  return pools
 
 
 def _folder(output: pathlib.Path, study: select.Study) -> pathlib.Path:

@@ -13,6 +13,19 @@ from jaxcal.report import saved_runs
 from jaxcal.report import summary
 
 EXAMPLE = "jaxcal report runs/mine --config.metrics.num_bins=15"
+_ABOUT = f"""\
+RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. Writes
+results.jsonl, results.md, differences.jsonl, report.html and diagram-*.svg \
+anew,
+into RUN or into --output, and prints a table. What the predictions are and
+how the run measured them stays in run.json; the page says how it is done now.
+
+Example:
+  {EXAMPLE}
+
+Flags:
+  --output
+      folder to write to; RUN itself if absent"""
 
 FLAGS = ("output", "compilation_cache", "debug")
 FIELDS = config_files.fields("metrics")
@@ -25,14 +38,7 @@ def help_text() -> str:
   """What `jaxcal report --help` prints."""
   fields = config_lib.describe(config_lib.MetricsConfig(), "config.metrics")
   return "\n".join([
-      "RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. "
-      "Writes", "results.jsonl, results.md, differences.jsonl, report.html and "
-      "diagram-*.svg anew,", "into RUN or into --output, and prints a table. "
-      "What the predictions are and", "how the run measured them stays in "
-      "run.json; the page says how it is done now.", "",
-      "Example:", f"  {EXAMPLE}", "", "Flags:",
-      "  --output\n      folder to write to; RUN itself if absent",
-      *shared_flags.flag_help("compilation_cache", "debug"), "",
+      _ABOUT, *shared_flags.flag_help("compilation_cache", "debug"), "",
       "Fields of the config; what is not given is as in the run:",
       *(f"  --{name}\n      {about}" for name, _, about in fields)])
 

@@ -1,7 +1,7 @@
 """`jaxcal sweep`: many settings in as few passes over the images as can be."""
 
 from collections.abc import Callable, Mapping, Sequence
-import dataclasses
+import functools
 import itertools
 import pathlib
 import sys
@@ -14,6 +14,7 @@ from jaxcal import config as config_lib
 from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import config_record
+from jaxcal import config_runs
 from jaxcal import config_sweep
 from jaxcal import plan as plan_lib
 from jaxcal import progress
@@ -24,7 +25,6 @@ from jaxcal import sweep as sweep_lib
 from jaxcal.cli import config_files
 from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
-from jaxcal.cli import predicting
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
 from jaxcal.posterior import head
@@ -51,6 +51,8 @@ FIELDS = config_files.fields(
     "posterior", "metrics", "batch_size", "num_threads", "memory_gb",
     "linearisation",
     without=("data.out_of_distribution", "method.tuned"))
+help_text = functools.partial(
+    experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
 
 # Rows do not say these: they belong to the whole sweep, and lie in run.json.
 _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
@@ -73,11 +75,6 @@ class _Pass(NamedTuple):
   config: _Config  # for this set
   points: Mapping[str, sweep_lib.Point]  # by their names
   asked: runs.Asked
-
-
-def help_text() -> str:
-  """What `jaxcal sweep --help` prints."""
-  return experiment.help_text(_ABOUT, EXAMPLE, FLAGS, FIELDS)
 
 
 def main() -> None:
@@ -156,16 +153,14 @@ def _pass(
   """What is predicted for a set, and what it is of; nothing is computed."""
   config = config_methods.for_set(variant.config, images.name)
   points = config_sweep.points(config, variant.changes)
-  methods = {
-      name: dataclasses.replace(  # type: ignore[type-var]
-          config_methods.method_of(config, point.method), **point.numbers)
-      for name, point in points.items()}
-  asked = predicting.asked(
-      config, load.model(config.model), images, methods,
-      load.posterior(config.posterior, config.model),
-      "/".join(filter(None, (images.name, _folder_name(variant)))), output,
-      called={name: point.method for name, point in points.items()},
-      keep_digests=not dry_run.ASKED.value)
+  place = "/".join(filter(None, (images.name, _folder_name(variant))))
+  asked = config_runs.asked(
+      config, load.model(config.model), images,
+      config_sweep.methods_of(config, points), output,
+      identity=experiment.identity_of_images(
+          config, images, None if dry_run.ASKED.value else output, place),
+      place=place, posterior=load.posterior(config.posterior, config.model),
+      called={name: point.method for name, point in points.items()})
   runs.missing(asked)
   return _Pass(variant, config, points, asked)
 
@@ -184,19 +179,20 @@ def _run_pass(
   model = load.model(config.model)
   posterior = load.posterior(config.posterior, config.model)
   about = config_record.describe(config, model, posterior)
-  saved = predicting.predict_set(
-      config, model, one.asked, posterior,
-      {name: about | {"config.method.name": [point.method],
-                      "numbers": dict(point.numbers), "data": data}
-       for name, point in one.points.items()},
-      on_batch=report)
+  of_point = {
+      name: about | {"config.method.name": [point.method],
+                     "numbers": dict(point.numbers), "data": data}
+      for name, point in one.points.items()}
   fields = config_sweep.folder_fields(one.variant)
-  for name, path in saved:
-    point = one.points[one.asked.outputs[name].method]
-    rows.measure(
-        {"data": data, "setting": name, **fields}, path,
-        {**stages.fields(one.asked.stages_of(name)), **point.numbers},
-        experiment.conventions(config.metrics), one.asked.by_name[name])
+  with progress.reported(f"{data}: flat context", "step") as step:
+    for name, path in config_runs.predict(
+        config, model, one.asked, of_point, posterior=posterior,
+        on_batch=report, on_step=step):
+      point = one.points[one.asked.outputs[name].method]
+      rows.measure(
+          {"data": data, "setting": name, **fields}, path,
+          {**stages.fields(one.asked.stages_of(name)), **point.numbers},
+          experiment.conventions(config.metrics), one.asked.by_name[name])
   report(1, 1)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import itertools
 import pathlib
 from typing import Any
@@ -13,7 +14,6 @@ from jaxcal import config_tuning
 from jaxcal import progress
 from jaxcal.cli import config_files
 from jaxcal.cli import experiment
-from jaxcal.cli import predicting
 from jaxcal.clip import checkpoint as models
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import pooled
@@ -39,15 +39,11 @@ FLAGS = experiment.FLAGS_OF_ONE_PROCESS
 FIELDS = config_files.fields(
     "model", "data", "views", "tune", "metrics", "batch_size", "num_threads",
     "memory_gb", without=("data.out_of_distribution", "views.number"))
+help_text = functools.partial(
+    experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS,
+    f"Methods: {', '.join(methods.METHODS)}\n(zero_shot is always there)\n")
 
 _Config = config_lib.ExperimentConfig
-
-
-def help_text() -> str:
-  """What `jaxcal tune --help` prints."""
-  return experiment.help_text(
-      _ABOUT, EXAMPLE, FLAGS, FIELDS, "Methods: " +
-      ", ".join(methods.METHODS) + "\n(zero_shot is always there)\n")
 
 
 def main() -> None:
@@ -162,7 +158,7 @@ def _predict(
   for half, images in task.tests.items():
     place = f"{task.name}/{half}"
     asked = saved.asked_of_half(output, task, half, seeds, {
-        **predicting.identity_of_images(config, images, output, place),
+        **experiment.identity_of_images(config, images, output, place),
         **pooled.identity_of_towers(model)}, about)
     with progress.reported(f"{task.name}: {half}") as report:
       saved.save(

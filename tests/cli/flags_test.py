@@ -22,6 +22,7 @@ from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import config_sweep
 from jaxcal import config_tuning
+from jaxcal import listing
 from jaxcal import sweep
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
@@ -108,8 +109,7 @@ class ValuesTest(_AtHome):
   @parameterized.named_parameters(
       (field.name, field) for field in _FIELDS if field.name.count(".") < 3)
   def test_as_help_prints_it(self, field):
-    lines = experiment.help_lines((), [field.name])
-    shown, = (line for line in "\n".join(lines).splitlines()
+    shown, = (line for line in listing.fields([field.name])
               if line.startswith(f"  --{field.name}="))
     self.assertEqual(
         _value(field.name.removeprefix("config."), shown.strip()), field.value)

@@ -1,4 +1,12 @@
-"""What a config says of the predictions for one image set."""
+"""What a config says of the predictions for one image set, in a run's folder.
+
+  asked = config_runs.asked(
+      config, model, images, config_methods.methods_of(config), output,
+      identity=load.identity_of(images))
+  about = dict.fromkeys(asked.methods, {})
+  for name, path in config_runs.predict(config, model, asked, about):
+    ...
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import pathlib
@@ -6,14 +14,12 @@ from typing import Any
 
 from jaxcal import config as config_lib
 from jaxcal import config_inputs
-from jaxcal import progress
 from jaxcal import run
 from jaxcal import runs
-from jaxcal.adapt import base
+from jaxcal.adapt.prompt import flatness
 from jaxcal.adapt.prompt import pretraining
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
-from jaxcal.data import load
 from jaxcal.posterior import head as heads
 from jaxcal.tuning import evidence
 
@@ -25,12 +31,12 @@ def asked(
     model: checkpoint.Model,
     images: image_sets.ImageSet,
     methods: run.Methods,
-    posterior: heads.Chosen | None,
-    place: str,
     output: pathlib.Path,
     *,
+    identity: Mapping[str, Any],
+    place: str | None = None,
+    posterior: heads.Chosen | None = None,
     called: Mapping[str, str] = {},
-    keep_digests: bool = True,
 ) -> runs.Asked:
   """What some methods are to predict for an image set.
 
@@ -39,17 +45,15 @@ def asked(
     model: Model from `config_inputs.load_model`.
     images: The image set, its name that of a store if the config has one.
     methods: Numbers of the methods, by file name.
-    posterior: Posterior that predicts in its forms, too; None without.
-    place: Place of the set among the predictions.
     output: Folder of the run.
+    identity: Identity of the images, see `load.identity_of`.
+    place: Place of the set among the predictions; its name if None.
+    posterior: Posterior that predicts in its forms, too; None without.
     called: See `runs.Asked`.
-    keep_digests: Whether the output folder is to keep digests of files.
   """
-  common = {
-      **identity_of_images(
-          config, images, output if keep_digests else None, place),
-      **config_inputs.identity_of_features(config, model),
-      **config_inputs.identity_of_prompts(config)}
+  place = images.name if place is None else place
+  common = {**identity, **config_inputs.identity_of_features(config, model),
+            **config_inputs.identity_of_prompts(config)}
   of_posterior = None if posterior is None else heads.identity_of_head(
       posterior, num_samples=config.posterior.num_samples,
       seed=config.posterior.seed)
@@ -82,33 +86,15 @@ def check_evidence(config: _Config) -> None:
       raise ValueError(f"--config.evidence={name} {why}")
 
 
-def identity_of_images(
-    config: _Config, images: image_sets.ImageSet, output: pathlib.Path | None,
-    place: str
-) -> dict[str, Any]:
-  """The identity of a set; files that did not change are not read again.
-
-  Args:
-    config: Settings of the experiment.
-    images: The image set.
-    output: Folder of the run, which keeps digests; none are kept if None.
-    place: Place of the set among the predictions.
-  """
-  name = f"{place.replace('/', ' ')}.digests.npz"
-  with progress.reported(f"{place}: files", delay=3) as report:
-    return load.identity_of(
-        images, store=config.data.store,
-        memory=None if output is None else output / "digests" / name,
-        num_threads=config.num_threads, progress=report)
-
-
-def predict_set(
+def predict(
     config: _Config,
     model: checkpoint.Model,
     of: runs.Asked,
-    posterior: heads.Chosen | None,
     about: Mapping[str, Mapping[str, Any]],
-    on_batch: Callable[[int, int], None],
+    *,
+    posterior: heads.Chosen | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[str, pathlib.Path]]:
   """Names of the predictions and their paths, as they are saved.
 
@@ -116,27 +102,33 @@ def predict_set(
     config: Settings of the experiment.
     model: Model from `config_inputs.load_model`.
     of: Predictions from `asked`.
-    posterior: Posterior that predicts in its forms, too; None without.
     about: Settings to write into each one's predictions, by method.
+    posterior: Posterior that predicts in its forms, too; None without.
     on_batch: See `run.iterate`.
+    on_step: Function called with the steps of flatness-aware pre-training done
+      and in all.
 
   Raises:
     ValueError: Predictions of something else lie there.
   """
+  num_images, num_classes = len(of.images.ids), len(of.images.class_names)
 
   def compute(
       methods: run.Methods, settings: Mapping[str, Mapping[str, Any]],
       parts: pathlib.Path) -> Iterator[tuple[str, run.Predictions]]:
-    head = None
-    if posterior is not None:
-      head = heads.head(
-          posterior, model, len(of.images.class_names),
-          num_samples=config.posterior.num_samples, seed=config.posterior.seed)
+    head = None if posterior is None else heads.head(
+        posterior, model, num_classes,
+        num_samples=config.posterior.num_samples, seed=config.posterior.seed)
+    task = config_inputs.task(config, model, of.images.class_names)
+    if config.method.context == "fpp":
+      task = task._replace(context=pretraining.flat_context(
+          task, _flatness(config.fpp), of.folder / "fpp.npz",
+          seed=config.fpp.seed, from_words=config.fpp.from_template,
+          identity=of.common, progress=on_step))
     return run.iterate(
-        methods, _task(config, model, of),
-        config_inputs.source(config, model, of.images),
+        methods, task, config_inputs.source(config, model, of.images),
         order=None if config.stream.order == "given" else run.shuffled(
-            len(of.images.ids), config.stream.seed), head=head,
+            num_images, config.stream.seed), head=head,
         evidence=evidence_of(config, run.EVIDENCE),
         linearisation=config.linearisation, max_bytes=config.max_bytes,
         batch_size=config.batch_size, parts=parts,
@@ -145,15 +137,7 @@ def predict_set(
   return runs.predict(of, compute, about)
 
 
-def _task(
-    config: _Config, model: checkpoint.Model, of: runs.Asked) -> base.Task:
-  """The task, its context trained to be flat if the config says so."""
-  task = config_inputs.task(config, model, of.images.class_names)
-  if config.method.context != "fpp":
-    return task
-  with progress.reported(
-      f"{of.images.name}: flat context", "step") as report:
-    return task._replace(context=pretraining.flat_context(
-        task, config_inputs.flatness_recipe(config.fpp), of.folder / "fpp.npz",
-        seed=config.fpp.seed, from_words=config.fpp.from_template,
-        identity=of.common, progress=report))
+def _flatness(config: config_lib.FppConfig) -> flatness.Recipe:
+  return flatness.Recipe(
+      learning_rate=config.learning_rate, num_steps=config.num_steps,
+      flatness_weight=config.flatness_weight)
