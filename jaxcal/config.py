@@ -562,6 +562,20 @@ def fields(config: Any, prefix: str = "config") -> Iterator[Field]:
                   field.metadata.get("path", False), field.metadata["help"])
 
 
+def field_names(
+    *sections: str, without: Sequence[str] = ()) -> tuple[str, ...]:
+  """Dotted names of the fields in some sections.
+
+  Args:
+    sections: Names of sections, as in "data", or of single fields.
+    without: Names of fields in these to leave out.
+  """
+  return tuple(
+      field.name for field in fields(ExperimentConfig())
+      if any(f"{field.name}.".startswith(f"config.{one}.") for one in sections)
+      and field.name.removeprefix("config.") not in without)
+
+
 def method_parts(config: MethodConfig) -> dict[str, Any]:
   """The numbers of each method that has a field for its own, by its name."""
   return {field.name: part for field in dataclasses.fields(config)

@@ -41,7 +41,7 @@ diagram-*.svg, and prints a table.
 An interrupted run goes on where it stopped."""
 
 FLAGS = (*experiment.SHARED_FLAGS, "dry_run")
-FIELDS = config_files.fields(
+FIELDS = config_lib.field_names(
     "protocol", "model", "data", "views", "method", "stream", "fpp",
     "posterior", "temperature", "tune.template", "metrics", "batch_size",
     "num_threads", "memory_gb", "evidence", "linearisation")

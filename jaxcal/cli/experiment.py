@@ -49,25 +49,12 @@ def help_text(
     about: str, example: str, flag_names: Sequence[str],
     names: Sequence[str], methods: str = ""
 ) -> str:
-  """What --help prints of a command.
-
-  Args:
-    about: Text on what the command does.
-    example: Command line.
-    flag_names: Names of its flags.
-    names: Names of the config fields that have an effect on it.
-    methods: Text on the methods that it knows.
-  """
+  """What --help prints of a command that has these flags and config fields."""
   data = [_DATA_HELP, ""] if "config.data.name" in names else []
-  return "\n".join([about, "", "Example:", f"  {example}", "",
-                    *filter(None, [methods]), *data,
-                    *help_lines(flag_names, names)])
-
-
-def help_lines(flag_names: Sequence[str], names: Sequence[str]) -> list[str]:
-  """Lines on the flags and the config fields of a command, with defaults."""
-  return ["Flags:", *shared_flags.flag_help(*flag_names), "",
-          "Fields of the config, with their defaults:", *listing.fields(names)]
+  return "\n".join([
+      about, "", "Example:", f"  {example}", "", *filter(None, [methods]),
+      *data, "Flags:", *shared_flags.flag_help(*flag_names), "",
+      "Fields of the config, with their defaults:", *listing.fields(names)])
 
 
 def checked_config() -> _Config:
@@ -174,14 +161,7 @@ def identity_of_images(
     config: _Config, images: image_sets.ImageSet, output: pathlib.Path | None,
     place: str
 ) -> dict[str, Any]:
-  """The identity of a set; files that did not change are not read again.
-
-  Args:
-    config: Settings of the experiment.
-    images: The image set.
-    output: Folder of the run, which keeps digests; none are kept if None.
-    place: Place of the set among the predictions.
-  """
+  """The identity of a set, whose digests the folder of the run keeps."""
   name = f"{place.replace('/', ' ')}.digests.npz"
   with progress.reported(f"{place}: files", delay=3) as report:
     return load.identity_of(

@@ -5,11 +5,11 @@ import pathlib
 
 from absl import flags
 
+from jaxcal import config as config_lib
 from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import progress
 from jaxcal import sharding
-from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import shared_flags
 from jaxcal.features import fill
@@ -35,7 +35,7 @@ _SHARD = flags.DEFINE_string(
 FLAGS = ("store", "dtype", "chunk_size", "shard", *(
     flag for flag in experiment.SHARED_FLAGS
     if flag not in ("output", "overwrite")))
-FIELDS = config_files.fields(
+FIELDS = config_lib.field_names(
     "protocol", "model", "data", "views", "batch_size", "num_threads",
     without=("data.template", "data.out_of_distribution"))
 help_text = functools.partial(

@@ -10,7 +10,6 @@ import tqdm
 from jaxcal import config as config_lib
 from jaxcal import config_inputs
 from jaxcal import progress as bars
-from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import output_files
 from jaxcal.cli import shared_flags
@@ -58,7 +57,7 @@ _PSEUDO_COUNTS = flags.DEFINE_list(
     "to choose from, with --choose=validation")
 FLAGS = ("pairs", "pairs_split", "caption", "num_pairs", "candidates", "choose",
          "pseudo_counts", "config", "overwrite", "compilation_cache", "debug")
-FIELDS = config_files.fields(
+FIELDS = config_lib.field_names(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "batch_size", "num_threads",
     without=("data.out_of_distribution", "data.classes"))

@@ -6,8 +6,8 @@ import os
 
 from absl import flags
 
+from jaxcal import config as config_lib
 from jaxcal import config_inputs
-from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import output_files
 from jaxcal.cli import shared_flags
@@ -31,7 +31,7 @@ _WEIGHT_NORM2 = flags.DEFINE_list(
     "weights, instead of reading --config.model for them")
 
 FLAGS = ("weight_norm2", "config", "overwrite", "compilation_cache", "debug")
-FIELDS = config_files.fields(
+FIELDS = config_lib.field_names(
     "model", "posterior.folder", "posterior.pseudo_count")
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)

@@ -11,7 +11,6 @@ from jaxcal import config as config_lib
 from jaxcal import config_inputs
 from jaxcal import config_record
 from jaxcal import progress as bars
-from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import shared_flags
 from jaxcal.data import image_set as image_sets
@@ -52,7 +51,7 @@ _EPOCHS = flags.DEFINE_integer("epochs", 100, "of AdamW, as published")
 _FLAGS = ("strategies", "budgets", "seeds", "pool", "pool_split", "pool_limit",
           "metric", "samples", "learning_rate", "epochs")
 FLAGS = (*_FLAGS, *experiment.FLAGS_OF_ONE_PROCESS)
-FIELDS = config_files.fields(
+FIELDS = config_lib.field_names(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "metrics", "batch_size", "num_threads",
     without=("data.out_of_distribution", "data.classes"))

@@ -28,7 +28,7 @@ Flags:
       folder to write to; RUN itself if absent"""
 
 FLAGS = ("output", "compilation_cache", "debug")
-FIELDS = config_files.fields("metrics")
+FIELDS = config_lib.field_names("metrics")
 
 # What the fields begin with that may be given.
 _METRICS = "metrics."

@@ -22,7 +22,6 @@ from jaxcal import runs
 from jaxcal import sharding
 from jaxcal import stages
 from jaxcal import sweep as sweep_lib
-from jaxcal.cli import config_files
 from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
 from jaxcal.clip import checkpoint
@@ -46,7 +45,7 @@ _SWEEP = flags.DEFINE_multi_string(
     "it in double quotes; given several times, all combinations are run")
 
 FLAGS = ("sweep", *experiment.SHARED_FLAGS, "dry_run")
-FIELDS = config_files.fields(
+FIELDS = config_lib.field_names(
     "protocol", "model", "data", "views", "method", "stream", "fpp",
     "posterior", "metrics", "batch_size", "num_threads", "memory_gb",
     "linearisation",

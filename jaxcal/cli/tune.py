@@ -12,7 +12,6 @@ from jaxcal import config_inputs
 from jaxcal import config_record
 from jaxcal import config_tuning
 from jaxcal import progress
-from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.clip import checkpoint as models
 from jaxcal.data import image_set as image_sets
@@ -36,7 +35,7 @@ losses-SET.svg. An interrupted run goes on where it stopped, and a finished one
 grows by methods, image sets and seeds."""
 
 FLAGS = experiment.FLAGS_OF_ONE_PROCESS
-FIELDS = config_files.fields(
+FIELDS = config_lib.field_names(
     "model", "data", "views", "tune", "metrics", "batch_size", "num_threads",
     "memory_gb", without=("data.out_of_distribution", "views.number"))
 help_text = functools.partial(
