@@ -22,6 +22,7 @@ from jaxcal.features import extract
 from jaxcal.features import pooled
 from jaxcal.features import sources
 from jaxcal.features import store as stores
+from jaxcal.posterior import head
 from jaxcal.tuning import checkpoint as tuned_files
 
 _Config = config_lib.ExperimentConfig
@@ -96,6 +97,27 @@ def task(
       model, class_names, template="{}.", num_context_tokens=len(context),
       class_position=tuned.spec.class_position, **budget)._replace(
           context=context)
+
+
+def refuse_store(config: config_lib.DataConfig, what: str) -> None:
+  """Refuses stored features for what needs images, and says so."""
+  if config.store is not None:
+    raise ValueError(f"{what} needs images, which a store does not have; leave "
+                     "out --config.data.store")
+
+
+def load_posterior(
+    config: config_lib.PosteriorConfig, model: checkpoint.Model
+) -> head.Chosen | None:
+  """The posterior that a config names; None where there is no folder.
+
+  Raises:
+    FileNotFoundError: Nothing lies there.
+    ValueError: It is damaged, or of another model.
+  """
+  if config.folder is None:
+    return None
+  return head.load(config.folder, model, pseudo_count=config.pseudo_count)
 
 
 def tuned_context(

@@ -16,12 +16,15 @@ from jaxcal import config as config_lib
 from jaxcal import config_inputs
 from jaxcal import run
 from jaxcal import runs
+from jaxcal import stages
 from jaxcal.adapt.prompt import flatness
 from jaxcal.adapt.prompt import pretraining
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
 from jaxcal.posterior import head as heads
+from jaxcal.tuning import checkpoint as tuned_files
 from jaxcal.tuning import evidence
+from jaxcal.tuning import saved
 
 _Config = config_lib.ExperimentConfig
 
@@ -62,13 +65,32 @@ def asked(
       order={"stream.order": config.stream.order,
              "stream.seed": config.stream.seed},
       feature_size=model.config.projection, posterior=of_posterior,
-      evidence=evidence_of(config, run.EVIDENCE), called=called)
+      evidence=_evidence(config, run.EVIDENCE), called=called)
 
 
-def evidence_of(
-    config: _Config, known: Sequence[str]) -> tuple[str, ...]:
-  """What of the evidence that is asked for can be computed."""
-  return tuple(name for name in config.evidence if name in known)
+def asked_of_tuned(
+    config: _Config,
+    of: runs.Asked,
+    seeds: Mapping[stages.Stages, tuned_files.Tuned],
+    about: Mapping[str, Any],
+    *,
+    template: str,
+) -> list[saved.Asked]:
+  """What tuned parameters are to predict for the same images.
+
+  Args:
+    config: Settings of the experiment.
+    of: Predictions from `asked`.
+    seeds: Tuned parameters from `tuning.saved.load`.
+    about: Settings to write into the predictions.
+    template: Prompt of what is not tuned.
+  """
+  # More evidence than asked for does no harm to what is there.
+  common = {key: value for key, value in of.common.items()
+            if key != "evidence"}
+  return saved.asked(
+      seeds, of.folder, common, about, template=template,
+      evidence=_evidence(config, evidence.NAMES))
 
 
 def check_evidence(config: _Config) -> None:
@@ -129,7 +151,7 @@ def predict(
         methods, task, config_inputs.source(config, model, of.images),
         order=None if config.stream.order == "given" else run.shuffled(
             num_images, config.stream.seed), head=head,
-        evidence=evidence_of(config, run.EVIDENCE),
+        evidence=_evidence(config, run.EVIDENCE),
         linearisation=config.linearisation, max_bytes=config.max_bytes,
         batch_size=config.batch_size, parts=parts,
         identity=of.common, about=settings, on_batch=on_batch)
@@ -141,3 +163,8 @@ def _flatness(config: config_lib.FppConfig) -> flatness.Recipe:
   return flatness.Recipe(
       learning_rate=config.learning_rate, num_steps=config.num_steps,
       flatness_weight=config.flatness_weight)
+
+
+def _evidence(config: _Config, known: Sequence[str]) -> tuple[str, ...]:
+  """What of the evidence that is asked for can be computed."""
+  return tuple(name for name in config.evidence if name in known)

@@ -6,10 +6,13 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from jaxcal import config as config_lib
+from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import sweep
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers
+from jaxcal.clip import checkpoint
+from jaxcal.posterior import head
 
 _Config = config_lib.ExperimentConfig
 
@@ -116,6 +119,24 @@ def remembered(load: Callable[..., Any]) -> Callable[..., Any]:
     return last[key]
 
   return loaded
+
+
+class Loaded:
+  """Models and posteriors of variants, each kept until another one is asked."""
+
+  def __init__(self):
+    self._model = remembered(config_inputs.load_model)
+    self._posterior = remembered(
+        lambda posterior, model: config_inputs.load_posterior(
+            posterior, self._model(model)))
+
+  def model(self, config: _Config) -> checkpoint.Model:
+    """The model of a config."""
+    return self._model(config.model)
+
+  def posterior(self, config: _Config) -> head.Chosen | None:
+    """The posterior of a config; None without one."""
+    return self._posterior(config.posterior, config.model)
 
 
 def folder_fields(variant: Variant) -> dict[str, Any]:

@@ -55,6 +55,15 @@ def datasets() -> Iterator[str]:
                f"{kind}: {row.title}")
 
 
+def data() -> str:
+  """Names of the image sets, and what else may stand for one."""
+  return (f"Image sets: {', '.join(testbed_sets.NAMES)},\n"
+          "  with --config.data.root=FOLDER: "
+          f"{', '.join(catalogue.CATALOGUE)},\n"
+          "  a folder with one sub-folder per class, or a CSV file "
+          "(path,label)")
+
+
 def recalibrators() -> Iterator[str]:
   """What makes predictions better calibrated, by labels or without."""
   for heading, with_fit in (

@@ -29,7 +29,6 @@ from jaxcal.report import measured
 from jaxcal.report import recalibrated
 from jaxcal.report import saved_runs
 from jaxcal.tuning import checkpoint as tuned_files
-from jaxcal.tuning import evidence
 from jaxcal.tuning import saved
 
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
@@ -82,7 +81,7 @@ def main() -> None:
   tuned = tuned_files.find(config.method.tuned)
   if tuned:
     experiment.refuse_processes()
-    experiment.refuse_store(config.data, "--config.method.tuned")
+    config_inputs.refuse_store(config.data, "--config.method.tuned")
   config_runs.check_evidence(config)
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
@@ -90,7 +89,7 @@ def main() -> None:
   validation = _validation_sets(config, sets_by_name)
   outside = _outside_set(config)
   model = config_inputs.load_model(config.model)
-  posterior = experiment.load_posterior(config.posterior, model)
+  posterior = config_inputs.load_posterior(config.posterior, model)
   # Errors come before the work.
   config_inputs.tuned_context(config.method, model)
   seeds = saved.load(tuned, model)
@@ -142,7 +141,7 @@ def _outside_set(config: _Config) -> image_sets.ImageSet | None:
   name = config.data.out_of_distribution
   if name is None:
     return None
-  experiment.refuse_store(config.data, "--config.data.out_of_distribution")
+  config_inputs.refuse_store(config.data, "--config.data.out_of_distribution")
   images, = experiment.load_sets(dataclasses.replace(
       config.data, name=(name,), classes="all")).values()
   return images
@@ -175,13 +174,8 @@ def _part(
       place=place, posterior=posterior)
   template = config_tuning.template(config, data)
   about = config_record.describe(config, model, posterior) | {"data": place}
-  # More evidence than asked for does no harm to what is there.
-  common = {key: value for key, value in asked.common.items()
-            if key != "evidence"}
-  return _Part(config, posterior, asked, saved.asked(
-      seeds, asked.folder, common, about, template=template,
-      evidence=config_runs.evidence_of(config, evidence.NAMES)), template,
-               about)
+  return _Part(config, posterior, asked, config_runs.asked_of_tuned(
+      config, asked, seeds, about, template=template), template, about)
 
 
 def _predict(

@@ -9,6 +9,7 @@ from absl import flags
 import jax
 
 from jaxcal import config as config_lib
+from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import listing
 from jaxcal import progress
@@ -16,14 +17,10 @@ from jaxcal import sharding
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
 from jaxcal.cli import shared_flags
-from jaxcal.clip import checkpoint
-from jaxcal.data import catalogue
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
-from jaxcal.posterior import head
 from jaxcal.report import summary
 from jaxcal.storage import output_folder as folders
-from jaxcal.testbed import sets as testbed_sets
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0 where several processes share "
@@ -37,11 +34,6 @@ FLAGS_OF_ONE_PROCESS = (
 SHARED_FLAGS = (*FLAGS_OF_ONE_PROCESS, "coordinator", "num_processes",
                 "process_id")
 
-_DATA_HELP = (
-    "Image sets: " + ", ".join(testbed_sets.NAMES) + ",\n"
-    "  with --config.data.root=FOLDER: " + ", ".join(catalogue.CATALOGUE) +
-    ",\n  a folder with one sub-folder per class, or a CSV file (path,label)")
-
 _Config = config_lib.ExperimentConfig
 
 
@@ -50,7 +42,7 @@ def help_text(
     names: Sequence[str], methods: str = ""
 ) -> str:
   """What --help prints of a command that has these flags and config fields."""
-  data = [_DATA_HELP, ""] if "config.data.name" in names else []
+  data = [listing.data(), ""] if "config.data.name" in names else []
   return "\n".join([
       about, "", "Example:", f"  {example}", "", *filter(None, [methods]),
       *data, "Flags:", *shared_flags.flag_help(*flag_names), "",
@@ -134,7 +126,8 @@ def load_apart(
   Raises:
     ValueError: A set has other classes, or images of the target.
   """
-  refuse_store(config, f"the split {split!r} of {', '.join(names)}")
+  config_inputs.refuse_store(
+      config, f"the split {split!r} of {', '.join(names)}")
   loaded = list(load_sets(dataclasses.replace(
       config, name=tuple(names), split=split, limit=limit)).values())
   for one in loaded:
@@ -145,8 +138,7 @@ def load_apart(
 def load_validation(
     config: _Config, sets_by_name: Mapping[str, image_sets.ImageSet]
 ) -> dict[str, image_sets.ImageSet]:
-  """Images of config.temperature.split beside each set; none without a split.
-  """
+  """Images of config.temperature.split beside each set, if it names one."""
   split, limit = config.temperature.split, config.temperature.limit
   if split is None:
     return {}
@@ -168,22 +160,6 @@ def identity_of_images(
         images, store=config.data.store,
         memory=None if output is None else output / "digests" / name,
         num_threads=config.num_threads, progress=report)
-
-
-def refuse_store(config: config_lib.DataConfig, what: str) -> None:
-  """Refuses stored features for what needs images, and says so."""
-  if config.store is not None:
-    raise ValueError(f"{what} needs images, which a store does not have; leave "
-                     "out --config.data.store")
-
-
-def load_posterior(
-    config: config_lib.PosteriorConfig, model: checkpoint.Model
-) -> head.Chosen | None:
-  """The posterior that a config names; None where there is no folder."""
-  if config.folder is None:
-    return None
-  return head.load(config.folder, model, pseudo_count=config.pseudo_count)
 
 
 def posterior_to_fill(config: config_lib.PosteriorConfig) -> pathlib.Path:

@@ -112,7 +112,7 @@ def _pairs(config: _Config) -> pairs_lib.PairSet:
 
 def _labelled(config: _Config) -> pairs_lib.PairSet:
   """All image sets of the config as one set of pairs."""
-  experiment.refuse_store(config.data, "--pairs=labels")
+  config_inputs.refuse_store(config.data, "--pairs=labels")
   templates = _CAPTION.value or [config.data.template]
   return pairs_lib.join([
       pairs_lib.labelled(images, templates)

@@ -30,9 +30,6 @@ Flags:
 FLAGS = ("output", "compilation_cache", "debug")
 FIELDS = config_lib.field_names("metrics")
 
-# What the fields begin with that may be given.
-_METRICS = "metrics."
-
 
 def help_text() -> str:
   """What `jaxcal report --help` prints."""
@@ -54,7 +51,7 @@ def main(run: str) -> None:
 
 def _given() -> dict[str, Any]:
   """Conventions on the command line, those that are the defaults, too."""
-  return {name.removeprefix(_METRICS): value
+  return {name.removeprefix("metrics."): value
           for name, value in config_files.overrides().items()}
 
 

@@ -24,9 +24,7 @@ from jaxcal import stages
 from jaxcal import sweep as sweep_lib
 from jaxcal.cli import dry_run
 from jaxcal.cli import experiment
-from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
-from jaxcal.posterior import head
 from jaxcal.report import saved_runs
 from jaxcal.report import sweeps as sweep_report
 
@@ -59,14 +57,6 @@ _NOT_SWEPT = ("metrics.", "batch_size", "num_threads", "memory_gb",
 _Config = config_lib.ExperimentConfig
 
 
-class _Loaders(NamedTuple):
-  """What loads the parts of a config, and remembers what it loaded last."""
-
-  model: Callable[..., checkpoint.Model]
-  sets: Callable[..., Mapping[str, image_sets.ImageSet]]
-  posterior: Callable[..., head.Chosen | None]
-
-
 class _Pass(NamedTuple):
   """A set as the points of a variant see it."""
 
@@ -86,15 +76,16 @@ def main() -> None:
     raise ValueError(f"--sweep is missing; for example: {EXAMPLE}")
   variants = config_sweep.variants(config, axes)
   experiment.join_processes()
-  load = _loaders()
+  load = config_sweep.Loaded()
+  load_sets = config_sweep.remembered(experiment.load_sets)
   for of in (variant.config for variant in variants):
     # Errors come before the work.
     if of.posterior.folder is not None:
-      load.posterior(of.posterior, of.model)
+      load.posterior(of)
     if config_inputs.is_tuned(of.method.context):
-      config_inputs.tuned_context(of.method, load.model(of.model))
+      config_inputs.tuned_context(of.method, load.model(of))
   first = variants[0].config
-  remarks = config_methods.remarks(first, load.sets(first.data))
+  remarks = config_methods.remarks(first, load_sets(first.data))
   about = _about(config, load, [axis.name for axis in axes]) | {
       f"{saved_runs.PROTOCOL}{data}": remark
       for data, remark in remarks.items()}
@@ -103,7 +94,7 @@ def main() -> None:
     experiment.take(output)
   # What lies there is looked at before anything is computed.
   passes = [_pass(variant, load, images, output) for variant in variants
-            for images in load.sets(variant.config.data).values()]
+            for images in load_sets(variant.config.data).values()]
   if dry_run.ASKED.value:
     dry_run.show([plan_lib.row(one.asked, one.config.num_views_computed)
                   for one in passes], output)
@@ -125,40 +116,32 @@ def main() -> None:
   sharding.barrier("done")
 
 
-def _loaders() -> _Loaders:
-  model = config_sweep.remembered(config_inputs.load_model)
-  return _Loaders(
-      model, config_sweep.remembered(experiment.load_sets),
-      config_sweep.remembered(lambda posterior, of: experiment.load_posterior(
-          posterior, model(of))))
-
-
 def _about(
-    config: _Config, load: _Loaders, swept: Sequence[str]) -> dict[str, Any]:
+    config: _Config, load: config_sweep.Loaded, swept: Sequence[str]
+) -> dict[str, Any]:
   """What run.json says: all that the settings have in common."""
   # Of several posteriors, each is in its own predictions.
-  posterior = None if "posterior.folder" in swept else load.posterior(
-      config.posterior, config.model)
-  about = config_record.describe(config, load.model(config.model), posterior)
+  posterior = None if "posterior.folder" in swept else load.posterior(config)
+  about = config_record.describe(config, load.model(config), posterior)
   return {name: value for name, value in about.items()
           if name.removeprefix("config.") not in (
               *config_sweep.PER_IMAGE, *swept)}
 
 
 def _pass(
-    variant: config_sweep.Variant, load: _Loaders, images: image_sets.ImageSet,
-    output: pathlib.Path
+    variant: config_sweep.Variant, load: config_sweep.Loaded,
+    images: image_sets.ImageSet, output: pathlib.Path
 ) -> _Pass:
   """What is predicted for a set, and what it is of; nothing is computed."""
   config = config_methods.for_set(variant.config, images.name)
   points = config_sweep.points(config, variant.changes)
   place = "/".join(filter(None, (images.name, _folder_name(variant))))
   asked = config_runs.asked(
-      config, load.model(config.model), images,
+      config, load.model(config), images,
       config_sweep.methods_of(config, points), output,
       identity=experiment.identity_of_images(
           config, images, None if dry_run.ASKED.value else output, place),
-      place=place, posterior=load.posterior(config.posterior, config.model),
+      place=place, posterior=load.posterior(config),
       called={name: point.method for name, point in points.items()})
   runs.missing(asked)
   return _Pass(variant, config, points, asked)
@@ -170,13 +153,13 @@ def _folder_name(variant: config_sweep.Variant) -> str:
 
 
 def _run_pass(
-    one: _Pass, load: _Loaders, rows: sweep_report.Rows,
+    one: _Pass, load: config_sweep.Loaded, rows: sweep_report.Rows,
     report: Callable[[int, int], None]
 ) -> None:
   """Predictions of one set, and a row for every setting."""
   config, data = one.config, one.asked.images.name
-  model = load.model(config.model)
-  posterior = load.posterior(config.posterior, config.model)
+  model = load.model(config)
+  posterior = load.posterior(config)
   about = config_record.describe(config, model, posterior)
   of_point = {
       name: about | {"config.method.name": [point.method],

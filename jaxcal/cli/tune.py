@@ -49,7 +49,7 @@ def main() -> None:
   """Runs the tuning that the flags describe."""
   config = experiment.checked_config()
   specs = config_tuning.specs(config)
-  experiment.refuse_store(config.data, "tuning")
+  config_inputs.refuse_store(config.data, "tuning")
   images = _outlier_images(config, specs)
   tasks = [_task(config, name) for name in config.data.name]
   model = config_inputs.load_model(config.model)

@@ -8,7 +8,6 @@ METHOD+NAME, measured beside it on the same images, none of them fitted to.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-import hashlib
 import os
 import pathlib
 import re
