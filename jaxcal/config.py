@@ -466,6 +466,11 @@ class ExperimentConfig:
     """Images per device and step where only their clean views are seen."""
     return self.batch_size * _CLEAN_VIEWS
 
+  @property
+  def num_views_computed(self) -> int:
+    """Views of an image that go through the tower; 0 where a store has them."""
+    return 0 if self.data.store is not None else self.views.count
+
 
 def parse(text: str, annotation: Any) -> Any:
   """The value that a text from the command line has as a field's.
@@ -539,6 +544,11 @@ class Field(NamedTuple):
     """Whether None is a value of it."""
     return _kind_of(self.kind)[1]
 
+  @property
+  def is_of_one_method(self) -> bool:
+    """Whether it is a number of one method, as config.method.soc.delta is."""
+    return self.name.startswith("config.method.") and self.name.count(".") == 3
+
 
 def fields(config: Any, prefix: str = "config") -> Iterator[Field]:
   """Every field below `config`; `prefix` is what their names begin with."""
@@ -550,6 +560,20 @@ def fields(config: Any, prefix: str = "config") -> Iterator[Field]:
     else:
       yield Field(name, config, field.name, kinds[field.name],
                   field.metadata.get("path", False), field.metadata["help"])
+
+
+def field_names(
+    *sections: str, without: Sequence[str] = ()) -> tuple[str, ...]:
+  """Dotted names of the fields in some sections.
+
+  Args:
+    sections: Names of sections, as in "data", or of single fields.
+    without: Names of fields in these to leave out.
+  """
+  return tuple(
+      field.name for field in fields(ExperimentConfig())
+      if any(f"{field.name}.".startswith(f"config.{one}.") for one in sections)
+      and field.name.removeprefix("config.") not in without)
 
 
 def method_parts(config: MethodConfig) -> dict[str, Any]:

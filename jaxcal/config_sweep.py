@@ -1,14 +1,18 @@
 """A config and the fields that a sweep goes over become the settings to run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import copy
 import dataclasses
 from typing import Any, NamedTuple
 
 from jaxcal import config as config_lib
+from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import sweep
+from jaxcal.adapt import base
 from jaxcal.adapt import numbers
+from jaxcal.clip import checkpoint
+from jaxcal.posterior import head
 
 _Config = config_lib.ExperimentConfig
 
@@ -87,6 +91,58 @@ def points(
         numbers.values_of(config_methods.method_of(setting, name)))
     found[point.name] = point
   return found
+
+
+def methods_of(
+    config: _Config, points: Mapping[str, sweep.Point]
+) -> dict[str, base.Numbers]:
+  """The methods of `points`, from the same config, with their numbers."""
+  return {
+      name: dataclasses.replace(  # type: ignore[type-var]
+          config_methods.method_of(config, point.method), **point.numbers)
+      for name, point in points.items()}
+
+
+def remembered(load: Callable[..., Any]) -> Callable[..., Any]:
+  """Remembers what was loaded last, for variants that follow each other.
+
+  Args:
+    load: Function of parts of a config.
+  """
+  last: dict[Any, Any] = {}
+
+  def loaded(*parts):
+    key = tuple(dataclasses.astuple(part) for part in parts)
+    if key not in last:
+      last.clear()
+      last[key] = load(*parts)
+    return last[key]
+
+  return loaded
+
+
+class Loaded:
+  """Models and posteriors of variants, each kept until another one is asked."""
+
+  def __init__(self):
+    self._model = remembered(config_inputs.load_model)
+    self._posterior = remembered(
+        lambda posterior, model: config_inputs.load_posterior(
+            posterior, self._model(model)))
+
+  def model(self, config: _Config) -> checkpoint.Model:
+    """The model of a config."""
+    return self._model(config.model)
+
+  def posterior(self, config: _Config) -> head.Chosen | None:
+    """The posterior of a config; None without one."""
+    return self._posterior(config.posterior, config.model)
+
+
+def folder_fields(variant: Variant) -> dict[str, Any]:
+  """Swept fields with a pass of their own, as the command line has them."""
+  return {name: config_lib.plain(value)
+          for name, value in variant.fields.items()}
 
 
 def _fields_of(config):

@@ -5,13 +5,15 @@
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 import inspect
 import pathlib
 from typing import Any
 
+from jaxcal import config as config_lib
 from jaxcal import config_file
 from jaxcal.adapt import methods as methods_lib
+from jaxcal.adapt import numbers
 from jaxcal.data import catalogue
 from jaxcal.recalibration import calibrators
 from jaxcal.testbed import sets as testbed_sets
@@ -53,6 +55,15 @@ def datasets() -> Iterator[str]:
                f"{kind}: {row.title}")
 
 
+def data() -> str:
+  """Names of the image sets, and what else may stand for one."""
+  return (f"Image sets: {', '.join(testbed_sets.NAMES)},\n"
+          "  with --config.data.root=FOLDER: "
+          f"{', '.join(catalogue.CATALOGUE)},\n"
+          "  a folder with one sub-folder per class, or a CSV file "
+          "(path,label)")
+
+
 def recalibrators() -> Iterator[str]:
   """What makes predictions better calibrated, by labels or without."""
   for heading, with_fit in (
@@ -69,6 +80,29 @@ def configs() -> Iterator[str]:
   yield _line(config_file.DEFAULTS, "Every field as it is without --config.")
   for name, path in config_file.shipped().items():
     yield _line(name, _about_config(path))
+
+
+def fields(names: Container[str]) -> Iterator[str]:
+  """Some fields of a config with their defaults, and what they are for.
+
+  Args:
+    names: Dotted names, as in "config.data.limit"; those of numbers of single
+      methods give lines on all of them.
+  """
+  some = [field for field in config_lib.fields(config_lib.ExperimentConfig())
+          if field.name in names]
+  for field in some:
+    if not field.is_of_one_method:
+      yield f"  --{field.name}={config_lib.plain(field.value)}"
+      yield f"      {field.about}"
+  if any(field.is_of_one_method for field in some):
+    yield "  --config.method.METHOD.NUMBER=None"
+    yield ("      a number of one method, before those that stand for all; "
+           "None is its default:")
+    for name in config_lib.method_parts(config_lib.MethodConfig()):
+      given = numbers.values_of(methods_lib.method(name))
+      yield f"      {name}: " + ", ".join(
+          f"{key}={value}" for key, value in given.items())
 
 
 def _about_config(path: pathlib.Path) -> str:

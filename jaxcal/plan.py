@@ -1,4 +1,4 @@
-"""What a run would compute for an image set, counted before it begins."""
+"""What a run would compute for image sets, counted before it begins."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,16 +7,20 @@ from jaxcal import parts
 from jaxcal import runs
 from jaxcal.adapt import base
 from jaxcal.adapt.prompt import methods as prompt_methods
+from jaxcal.report import tables
+from jaxcal.tuning import saved
 
 _MOST_NAMES = 6  # in a cell of the table
+_COLUMNS = {
+    "data": "images of", "num_images": "n", "there": "predictions there",
+    "missing": "to be computed", "images_left": "for images",
+    "views": "views, image tower", "prompts": "prompts, text tower"}
 
 
 def row(
     of: runs.Asked,
     num_views: int,
-    *,
-    tuned: Mapping[str, bool] = {},
-    tuned_missing: Sequence[str] = (),
+    tuned: Sequence[saved.Asked] = (),
 ) -> dict[str, Any]:
   """What is there and what is to be computed, counted; nothing is written.
 
@@ -24,9 +28,7 @@ def row(
     of: Predictions of test-time methods.
     num_views: Views of an image that go through the image tower; 0 where their
       features are stored.
-    tuned: Whether tuned parameters predict from pixels, by the names of their
-      predictions.
-    tuned_missing: Names of those that are not there.
+    tuned: Predictions of tuned parameters.
 
   Returns:
     A row with the names of the set and of what is missing, numbers of images,
@@ -43,20 +45,35 @@ def row(
       left |= dict.fromkeys(names, len(parts.missing(
           folder, len(of.images.ids), set_aside=False)))
   # All that predict from features share one pass over the clean views.
-  from_pixels = [tuned[name] for name in tuned_missing]
+  lacking = saved.missing(tuned)
+  from_pixels = [one.tuned is not None and one.tuned.spec.kind.from_pixels
+                 for one in lacking]
   passes = sum(from_pixels) + (not all(from_pixels))
   steps = sum(count * _num_steps(of.methods[of.outputs[name].method])
               for name, count in left.items())
-  missing += tuned_missing
+  missing += [one.stages.label for one in lacking]
   return {
       "data": of.place, "num_images": len(of.images.ids),
       "there": len(of.outputs) + len(tuned) - len(missing),
       "missing": _listed(missing),
       "images_left": max([*left.values(), *(
-          len(of.images.ids) for _ in tuned_missing)], default=0),
+          len(of.images.ids) for _ in lacking)], default=0),
       "views": max(left.values(), default=0) * num_views +
                passes * len(of.images.ids),
       "prompts": len(of.images.class_names) * steps}
+
+
+def text(rows: Sequence[Mapping[str, Any]]) -> str:
+  """The rows of `row` as a table, and their sums."""
+  cell = lambda name: lambda row: (
+      f"{row[name]:,}" if isinstance(row[name], int) else row[name])
+  table = tables.markdown(rows, [
+      tables.Column(heading, cell(name))
+      for name, heading in _COLUMNS.items()])
+  return (f"{table}\n\nViews through the image tower: "
+          f"{sum(row['views'] for row in rows):,}; prompts through the text "
+          f"tower, for tuned contexts: {sum(row['prompts'] for row in rows):,}."
+          )
 
 
 def _listed(names):

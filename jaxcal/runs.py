@@ -177,11 +177,11 @@ def predict(
   for parts, names in groups(of, todo).items():
     together = dict.fromkeys(of.outputs[name].method for name in names)
     settings = {name: _settings(of, name, about) for name in todo
-                if name in names and _is_first()}
+                if name in names and sharding.is_first()}
     group = compute({name: of.methods[name] for name in together}, settings,
                     parts)
     found |= dict.fromkeys(names, group)
-  if not _is_first():
+  if not sharding.is_first():
     for group in dict.fromkeys(found.values()):
       collections.deque(group, maxlen=0)  # runs, and yields nothing
     return
@@ -193,10 +193,6 @@ def predict(
     yield name, path
   for parts in of.folder.glob(f"{_PARTS}*"):
     parts_lib.remove(parts)
-
-
-def _is_first():
-  return jax.process_index() == 0
 
 
 def _is_there(of, path, identity):

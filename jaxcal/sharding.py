@@ -131,6 +131,32 @@ def _in_order(x: Array) -> list[Array]:
   return [shard.data for shard in shards]
 
 
+def is_first() -> bool:
+  """Whether this process writes what is written once."""
+  return jax.process_index() == 0
+
+
+def first_does(what: str, work: Callable[[], Any]) -> None:
+  """Calls a function in the first process; where it fails, all of them do.
+
+  Args:
+    what: Phrase that says what the function does, for the other processes.
+    work: Function without arguments.
+
+  Raises:
+    ValueError, OSError: The function raised it; the other processes raise a
+      ValueError.
+  """
+  failed = None
+  if is_first():
+    try:
+      work()
+    except (OSError, ValueError) as error:
+      failed = error
+  if any_process(failed is not None):
+    raise failed or ValueError(f"process 0 could not {what}; it says why")
+
+
 def barrier(name: str) -> None:
   """Waits until all processes have come here; nothing for a single one."""
   if jax.process_count() > 1:

@@ -25,12 +25,34 @@ _NORM_TOLERANCE = 1e-2  # what half precision leaves of a unit norm, and more
 _BLOCK = 2**25  # values that are looked at in float64 at a time
 
 
-def load(name_or_path: str | pathlib.Path) -> checkpoint.Model:
-  """`checkpoint.load`, which also knows the shipped model as "testbed"."""
+def load(
+    name_or_path: str | pathlib.Path,
+    *,
+    image_precision: str = "highest",
+    text_precision: str = "highest",
+) -> checkpoint.Model:
+  """`checkpoint.load`, which also knows the shipped model as "testbed".
+
+  Args:
+    name_or_path: "testbed", a folder, or an id on the Hugging Face hub.
+    image_precision: Precision of the image tower, see
+      `checkpoint.in_precision`; "auto" is "bfloat16" on accelerators and
+      "highest" elsewhere.
+    text_precision: Precision of the text tower, likewise without "auto".
+
+  Raises:
+    ValueError: An unknown precision; or see `checkpoint.load`.
+  """
+  if image_precision == "auto":
+    on_host = jax.default_backend() == "cpu"
+    image_precision = "highest" if on_host else "bfloat16"
   if name_or_path == _TESTBED:
-    return dataclasses.replace(
+    model = dataclasses.replace(
         checkpoint.load(shipped.folder()), name=_TESTBED)
-  return checkpoint.load(name_or_path)
+  else:
+    model = checkpoint.load(name_or_path)
+  return checkpoint.in_precision(
+      model, image=image_precision, text=text_precision)
 
 
 def task_of(

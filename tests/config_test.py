@@ -83,6 +83,14 @@ class ConfigTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "large enough to keep one of 8"):
       config.validate(experiment)
 
+  def test_names_of_the_fields_of_sections(self):
+    self.assertEqual(
+        config.field_names("stream", "views.seed", without=("stream.seed",)),
+        ("config.views.seed", "config.stream.order"))
+    # A section and not what begins like it.
+    self.assertNotIn("config.methods", config.field_names("method"))
+    self.assertIn("config.method.soc.delta", config.field_names("method"))
+
   def test_every_field_is_described(self):
     rows = config.describe(config.ExperimentConfig())
     self.assertIn(

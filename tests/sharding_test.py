@@ -157,5 +157,25 @@ class OverRowsTest(parameterized.TestCase):
       total((), sharding.split(_rows(), mesh))
 
 
+class FirstProcessTest(absltest.TestCase):
+
+  def test_the_first_one_works_and_fails_with_its_own_error(self):
+    done = []
+    sharding.first_does("write", lambda: done.append(1))
+    self.assertEqual(done, [1])
+    with self.assertRaisesRegex(FileNotFoundError, "mine"):
+      sharding.first_does("write", mock.Mock(
+          side_effect=FileNotFoundError("mine")))
+
+  def test_another_one_does_nothing_and_fails_with_the_first(self):
+    work = mock.Mock()
+    with mock.patch.object(jax, "process_index", lambda: 1):
+      sharding.first_does("write it", work)
+      with mock.patch.object(sharding, "any_process", lambda value: True):
+        with self.assertRaisesRegex(ValueError, "process 0 could not write it"):
+          sharding.first_does("write it", work)
+    work.assert_not_called()
+
+
 if __name__ == "__main__":
   absltest.main()

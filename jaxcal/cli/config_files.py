@@ -54,31 +54,12 @@ def overrides() -> dict[str, Any]:
   return config_flags.get_override_values(flags.FLAGS["config"])
 
 
-def fields(*sections: str, without: Sequence[str] = ()) -> tuple[str, ...]:
-  """Names of the fields that have an effect on a command.
-
-  Args:
-    sections: Names of sections of the config, or of single fields.
-    without: Names of fields in these that have none.
-  """
-  return tuple(
-      name for name, _, _ in config_lib.describe(config_lib.ExperimentConfig())
-      if name != config_file.OWN_METHODS and any(
-          f"{name}.".startswith(f"config.{one}.") for one in sections) and
-      name.removeprefix("config.") not in without)
-
-
 def refuse_foreign(
     command: str, flag_names: Sequence[str], field_names: Sequence[str]
 ) -> None:
   """Refuses flags and fields on the command line that have no effect.
 
   Fields of a config file may be those of several commands.
-
-  Args:
-    command: Name of the command.
-    flag_names: Names of its flags.
-    field_names: Names of the fields that have an effect on it.
 
   Raises:
     ValueError: Names the first one.

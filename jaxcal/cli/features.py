@@ -1,13 +1,15 @@
 """`jaxcal features`: what the image tower sees, stored for many runs."""
 
+import functools
 import pathlib
 
 from absl import flags
 
+from jaxcal import config as config_lib
+from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import progress
 from jaxcal import sharding
-from jaxcal.cli import config_files
 from jaxcal.cli import experiment
 from jaxcal.cli import shared_flags
 from jaxcal.features import fill
@@ -15,6 +17,10 @@ from jaxcal.features import store as stores
 
 EXAMPLE = ("jaxcal features --config=quickstart "
            "--store=features --config.data.name=shades")
+_ABOUT = """\
+`evaluate` and `sweep` read it with --config.data.store=FOLDER and then need \
+no images.
+An interrupted run goes on where it stopped."""
 
 _STORE = shared_flags.define_path(
     "store", None, "folder to write to, a store for each image set in it")
@@ -29,18 +35,11 @@ _SHARD = flags.DEFINE_string(
 FLAGS = ("store", "dtype", "chunk_size", "shard", *(
     flag for flag in experiment.SHARED_FLAGS
     if flag not in ("output", "overwrite")))
-FIELDS = config_files.fields(
+FIELDS = config_lib.field_names(
     "protocol", "model", "data", "views", "batch_size", "num_threads",
     without=("data.template", "data.out_of_distribution"))
-
-
-def help_text() -> str:
-  """What `jaxcal features --help` prints."""
-  return "\n".join([
-      "`evaluate` and `sweep` read it with --config.data.store=FOLDER and then "
-      "need no images.", "An interrupted run goes on where it stopped.", "",
-      "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      *experiment.help_lines(FLAGS, FIELDS)])
+help_text = functools.partial(
+    experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
 
 
 def main() -> None:
@@ -48,9 +47,7 @@ def main() -> None:
   config = experiment.checked_config()
   if _STORE.value is None:
     raise ValueError(f"--store is missing; for example: {EXAMPLE}")
-  if _CHUNK_SIZE.value < 1:
-    raise ValueError(f"expected --chunk_size of at least 1, got "
-                     f"{_CHUNK_SIZE.value}")
+  shared_flags.check_at_least(1, _CHUNK_SIZE)
   share = _share()
   if config.data.store is not None:
     raise ValueError("--config.data.store is what `evaluate` and `sweep` read; "
@@ -59,15 +56,14 @@ def main() -> None:
     raise ValueError("a store has whole sets; leave out --config.data.classes")
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
-  model = experiment.load_model(config.model)
+  model = config_inputs.load_model(config.model)
   for name, images in sets_by_name.items():
     of_set = config_methods.for_set(config, name).views
     with progress.of_stages() as report:
       fill.fill(
           model, images, pathlib.Path(_STORE.value, name),
-          recipe=experiment.recipe(of_set, model), seed=of_set.seed,
-          dtype=_DTYPE.value,
-          chunk_size=_CHUNK_SIZE.value, share=share,
+          recipe=config_inputs.recipe(of_set, model), seed=of_set.seed,
+          dtype=_DTYPE.value, chunk_size=_CHUNK_SIZE.value, share=share,
           batch_size=config.batch_size, num_threads=config.num_threads,
           progress=report)
   sharding.barrier("done")

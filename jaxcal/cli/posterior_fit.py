@@ -1,18 +1,17 @@
 """`jaxcal posterior fit`: image-text pairs in; factors and a posterior out."""
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 
 from absl import flags
 import tqdm
 
 from jaxcal import config as config_lib
+from jaxcal import config_inputs
 from jaxcal import progress as bars
-from jaxcal.cli import config_files
 from jaxcal.cli import experiment
-from jaxcal.cli import held_out
 from jaxcal.cli import output_files
-from jaxcal.cli import posteriors
 from jaxcal.cli import shared_flags
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
@@ -25,6 +24,11 @@ from jaxcal.report import posterior as report
 from jaxcal.report import tables
 
 EXAMPLE = "jaxcal posterior fit --config=bayesvlm"
+_ABOUT = """\
+Fills --config.posterior.folder with the Kronecker factors of both sides, their
+spectra, the posterior, a manifest and a figure, for `jaxcal evaluate`, \
+`sweep` and
+`posterior select`. An interrupted run goes on where it stopped."""
 
 _PAIRS = shared_flags.define_path(
     "pairs", "testbed", "'testbed' (fresh draws from the shipped model's "
@@ -53,34 +57,26 @@ _PSEUDO_COUNTS = flags.DEFINE_list(
     "to choose from, with --choose=validation")
 FLAGS = ("pairs", "pairs_split", "caption", "num_pairs", "candidates", "choose",
          "pseudo_counts", "config", "overwrite", "compilation_cache", "debug")
-FIELDS = config_files.fields(
+FIELDS = config_lib.field_names(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "batch_size", "num_threads",
     without=("data.out_of_distribution", "data.classes"))
+help_text = functools.partial(
+    experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
+_Config = config_lib.ExperimentConfig
 _UNITS = {"files": "file", "pairs": "pair", "curvature": "block"}
-
-
-def help_text() -> str:
-  """What `jaxcal posterior fit --help` prints."""
-  return "\n".join([
-      "Fills --config.posterior.folder with the Kronecker factors of both "
-      "sides, their", "spectra, the posterior, a manifest and a figure, for "
-      "`jaxcal evaluate`, `sweep` and", "`posterior select`. An interrupted "
-      "run goes on where it stopped.", "",
-      "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      *experiment.help_lines(FLAGS, FIELDS)])
 
 
 def main() -> None:
   """Fits the posterior that the flags describe."""
   config = experiment.checked_config()
-  folder = posteriors.to_fill(config.posterior)
+  folder = experiment.posterior_to_fill(config.posterior)
   grid = _pseudo_counts()
-  if _CANDIDATES.value < 2:
-    raise ValueError(f"--candidates is {_CANDIDATES.value}, expected at least "
-                     "2: there must be something to tell apart")
+  shared_flags.check_at_least(
+      2, _CANDIDATES, why=": there must be something to tell apart")
+  shared_flags.check_at_least(2, _NUM_PAIRS)
   validation = _validation_sets(config)
-  model = experiment.load_model(config.model)
+  model = config_inputs.load_model(config.model)
   pairs = _pairs(config)
   # Late: a mistake in the flags costs no posterior.
   output_files.take(folder, fit.clear)
@@ -88,33 +84,23 @@ def main() -> None:
     found, evidence = fit.fit(
         model, pairs, folder, candidates=_CANDIDATES.value,
         choose=lambda found: _choose(config, model, found, grid, validation),
-        batch_size=config.clean_batch_size,
-        num_threads=config.num_threads, progress=progress,
+        batch_size=config.clean_batch_size, num_threads=config.num_threads,
+        progress=progress,
         on_unusable=lambda image_id, reason: tqdm.tqdm.write(
             f"left out: {image_id}: {reason}"))
   print(report.write_fit(folder, found, evidence))
 
 
 def _pseudo_counts() -> list[float]:
-  try:
-    counts = [float(text) for text in _PSEUDO_COUNTS.value]
-  except ValueError as error:
-    raise ValueError(f"--pseudo_counts: {error}") from error
+  counts = shared_flags.numbers(_PSEUDO_COUNTS, float)
   if not counts or not all(0 < count < float("inf") for count in counts):
     raise ValueError(f"--pseudo_counts are {counts}, expected numbers > 0")
   return counts
 
 
-def _pairs(config: config_lib.ExperimentConfig) -> pairs_lib.PairSet:
-  """The pairs of --pairs, the first --num_pairs of them.
-
-  Raises:
-    FileNotFoundError: Nothing lies there.
-    ValueError: --num_pairs is not positive, or there are no usable pairs.
-  """
+def _pairs(config: _Config) -> pairs_lib.PairSet:
+  """The pairs of --pairs, the first --num_pairs of them."""
   number = _NUM_PAIRS.value
-  if number is not None and number < 2:
-    raise ValueError(f"--num_pairs is {number}, expected at least 2")
   if _PAIRS.value == "labels":
     return pairs_lib.limit(
         _labelled(config), number or load_lib.PUBLISHED_PAIRS)
@@ -124,40 +110,31 @@ def _pairs(config: config_lib.ExperimentConfig) -> pairs_lib.PairSet:
         split=_PAIRS_SPLIT.value, progress=report)
 
 
-def _labelled(config: config_lib.ExperimentConfig) -> pairs_lib.PairSet:
+def _labelled(config: _Config) -> pairs_lib.PairSet:
   """All image sets of the config as one set of pairs."""
-  if config.data.store is not None:
-    raise ValueError("--pairs=labels needs images, which a store does not "
-                     "have; leave out --config.data.store")
+  config_inputs.refuse_store(config.data, "--pairs=labels")
   templates = _CAPTION.value or [config.data.template]
   return pairs_lib.join([
       pairs_lib.labelled(images, templates)
-      for images in experiment.load_sets(experiment.with_data(
-          config, split=_PAIRS_SPLIT.value, limit=0)).values()])
+      for images in experiment.load_sets(dataclasses.replace(
+          config.data, split=_PAIRS_SPLIT.value, limit=0)).values()])
 
 
-def _validation_sets(
-    config: config_lib.ExperimentConfig) -> list[image_sets.ImageSet]:
+def _validation_sets(config: _Config) -> list[image_sets.ImageSet]:
   """Images by whose labels to choose, if --choose says so."""
   if _CHOOSE.value == "evidence":
     return []
-  split, limit = config.temperature.split, config.temperature.limit
-  if split is None or split == config.data.split:
+  if config.temperature.split in (None, config.data.split):
     raise ValueError("--choose=validation needs labels to choose by: name a "
                      "split other than --config.data.split with "
                      "--config.temperature.split=...")
-  return [images for name, target in zip(
-      config.data.name, experiment.load_sets(config.data).values())
-          for images in held_out.load(
-              config, target, [name], split=split, limit=limit)]
+  return list(experiment.load_validation(
+      config, experiment.load_sets(config.data)).values())
 
 
 def _choose(
-    config: config_lib.ExperimentConfig,
-    model: checkpoint.Model,
-    found: files.Fitted,
-    grid: Sequence[float],
-    validation: Sequence[image_sets.ImageSet],
+    config: _Config, model: checkpoint.Model, found: files.Fitted,
+    grid: Sequence[float], validation: Sequence[image_sets.ImageSet]
 ) -> files.Evidence:
   """The pseudo-data count and prior precisions that --choose asks for."""
   if not validation:

@@ -1,5 +1,6 @@
 """`jaxcal posterior select`: which images to label, and what that brings."""
 
+import functools
 import math
 import pathlib
 from typing import Any
@@ -7,13 +8,12 @@ from typing import Any
 from absl import flags
 
 from jaxcal import config as config_lib
+from jaxcal import config_inputs
+from jaxcal import config_record
 from jaxcal import progress as bars
-from jaxcal.cli import config_files
 from jaxcal.cli import experiment
-from jaxcal.cli import held_out
-from jaxcal.clip import checkpoint
+from jaxcal.cli import shared_flags
 from jaxcal.data import image_set as image_sets
-from jaxcal.posterior import files
 from jaxcal.posterior import finetuning
 from jaxcal.posterior import head
 from jaxcal.posterior import select
@@ -22,6 +22,13 @@ from jaxcal.report import posterior as report
 
 EXAMPLE = ("jaxcal posterior select --config=bayesvlm "
            "--config.data.name=shades --config.data.limit=500")
+_ABOUT = """\
+Targets are the images of --config.data.name, whose labels are used to judge
+only; --config.temperature.split of the same set picks the epoch of tuning. \
+Writes
+results.jsonl, results.md, learning-SET.svg, selected-SET.json (ids in the order
+of choosing) and the predictions after tuning. An interrupted run goes on where
+it stopped; strategies, budgets, seeds and image sets may be added to it."""
 
 _STRATEGIES = flags.DEFINE_list(
     "strategies", ["random", "entropy", "bald", "epig", "epig_online"],
@@ -44,27 +51,14 @@ _EPOCHS = flags.DEFINE_integer("epochs", 100, "of AdamW, as published")
 _FLAGS = ("strategies", "budgets", "seeds", "pool", "pool_split", "pool_limit",
           "metric", "samples", "learning_rate", "epochs")
 FLAGS = (*_FLAGS, *experiment.FLAGS_OF_ONE_PROCESS)
-FIELDS = config_files.fields(
+FIELDS = config_lib.field_names(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "metrics", "batch_size", "num_threads",
     without=("data.out_of_distribution", "data.classes"))
+help_text = functools.partial(
+    experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
 
-# A target, its pools and its validation images.
-_Images = tuple[image_sets.ImageSet, list[image_sets.ImageSet],
-                image_sets.ImageSet | None]
-
-
-def help_text() -> str:
-  """What `jaxcal posterior select --help` prints."""
-  return "\n".join([
-      "Targets are the images of --config.data.name, whose labels are used to "
-      "judge", "only; --config.temperature.split of the same set picks the "
-      "epoch of tuning. Writes", "results.jsonl, results.md, learning-SET.svg, "
-      "selected-SET.json (ids in the order", "of choosing) and the predictions "
-      "after tuning. An interrupted run goes on where", "it stopped; "
-      "strategies, budgets, seeds and image sets may be added to it.", "",
-      "Example:", f"  {EXAMPLE}", "", experiment.DATA_HELP, "",
-      *experiment.help_lines(FLAGS, FIELDS)])
+_Config = config_lib.ExperimentConfig
 
 
 def main() -> None:
@@ -74,19 +68,26 @@ def main() -> None:
   if folder is None:
     raise ValueError("--config.posterior.folder is None: name a posterior of "
                      "`jaxcal posterior fit`")
-  every = [_images(config, name, target, budgets[-1])
-           for name, target in zip(
-               config.data.name, experiment.load_sets(config.data).values())]
-  model = experiment.load_model(config.model)
+  targets = experiment.load_sets(config.data)
+  pools = {data: _pools(config, name, targets[data], budgets[-1])
+           for name, data in zip(config.data.name, targets)}
+  validation = experiment.load_validation(config, targets)
+  model = config_inputs.load_model(config.model)
   chosen = head.load(folder, model, pseudo_count=config.posterior.pseudo_count)
   factors = head.factors(folder, chosen.about)
-  studies = [_study(config, model, chosen, factors, images)
-             for images in every]
-  about = experiment.describe(config, model, chosen) | {
+  schedule = finetuning.Schedule(
+      learning_rate=_LEARNING_RATE.value, num_epochs=_EPOCHS.value)
+  studies = [select.Study(
+      model, chosen, factors, target, pools[data], validation.get(data),
+      template=config.data.template, metric=_METRIC.value,
+      num_samples=_SAMPLES.value, schedule=schedule)
+             for data, target in targets.items()]
+  about = config_record.describe(config, model, chosen) | {
       f"flags.{name}": flags.FLAGS[name].value for name in _FLAGS
       if name not in ("strategies", "budgets", "seeds", "pool")} | {
           "flags.pool": _pool() or None}
-  output = experiment.output_folder(about)
+  output = experiment.output_path(about)
+  experiment.take(output)
   asked: dict[str, Any] = dict(
       strategies=_STRATEGIES.value, budgets=budgets, seeds=range(_SEEDS.value))
   # What lies there is looked at before anything is computed.
@@ -101,8 +102,8 @@ def main() -> None:
     with bars.of_stages({"choices": "choice"}, name=f"{name}: ") as progress:
       found[name] = select.select(
           study, _folder(output, study), **asked, about=about,
-          batch_size=config.clean_batch_size,
-          num_threads=config.num_threads, progress=progress)
+          batch_size=config.clean_batch_size, num_threads=config.num_threads,
+          progress=progress)
   print(report.write_selection(
       output, found, **asked,
       conventions=experiment.conventions(config.metrics)))
@@ -110,10 +111,7 @@ def main() -> None:
 
 def _checked_flags() -> list[int]:
   """The budgets; refuses flags that are out of range."""
-  try:
-    budgets = sorted({int(text) for text in _BUDGETS.value})
-  except ValueError as error:
-    raise ValueError(f"--budgets: {error}") from error
+  budgets = sorted(set(shared_flags.numbers(_BUDGETS, int)))
   if not budgets or budgets[0] < 1:
     raise ValueError(f"--budgets are {budgets}, expected numbers of at least 1")
   strategies = _STRATEGIES.value
@@ -126,11 +124,9 @@ def _checked_flags() -> list[int]:
   if not 0 <= _LEARNING_RATE.value < math.inf:
     raise ValueError(f"--learning_rate is {_LEARNING_RATE.value}, expected a "
                      "finite number of at least 0")
-  for flag, least in (
-      (_SEEDS, 1), (_SAMPLES, 2), (_EPOCHS, 1), (_POOL_LIMIT, 0)):
-    if flag.value < least:
-      raise ValueError(
-          f"--{flag.name} is {flag.value}, expected at least {least}")
+  shared_flags.check_at_least(1, _SEEDS, _EPOCHS)
+  shared_flags.check_at_least(2, _SAMPLES)
+  shared_flags.check_at_least(0, _POOL_LIMIT)
   select.cells(strategies, budgets, range(_SEEDS.value))  # all are known
   return budgets
 
@@ -140,42 +136,18 @@ def _pool() -> list[str]:
   return config_lib.names_of(_POOL.value or [], are_paths=True)
 
 
-def _images(
-    config: config_lib.ExperimentConfig,
-    name: str,
-    target: image_sets.ImageSet,
-    budget: int,
-) -> _Images:
-  """A target with what shares none of its images; refuses too small a pool."""
-  pools = held_out.load(
-      config, target, _pool() or [name], split=_POOL_SPLIT.value,
+def _pools(
+    config: _Config, name: str, target: image_sets.ImageSet, budget: int
+) -> list[image_sets.ImageSet]:
+  """What may be labelled for a target; refuses too few images."""
+  pools = experiment.load_apart(
+      config.data, target, _pool() or [name], split=_POOL_SPLIT.value,
       limit=_POOL_LIMIT.value)
   available = sum(len(pool.ids) for pool in pools)
   if budget > available:
     raise ValueError(f"--budgets reach {budget}, but the pool of {target.name} "
                      f"has {available} images")
-  validation = None
-  if config.temperature.split is not None:
-    validation, = held_out.load(
-        config, target, [name], split=config.temperature.split,
-        limit=config.temperature.limit)
-  return target, pools, validation
-
-
-def _study(
-    config: config_lib.ExperimentConfig,
-    model: checkpoint.Model,
-    chosen: head.Chosen,
-    factors: files.Fitted,
-    images: _Images,
-) -> select.Study:
-  """What is to be done for a target, with all numbers."""
-  target, pools, validation = images
-  return select.Study(
-      model, chosen, factors, target, pools, validation,
-      template=config.data.template, metric=_METRIC.value,
-      num_samples=_SAMPLES.value, schedule=finetuning.Schedule(
-          learning_rate=_LEARNING_RATE.value, num_epochs=_EPOCHS.value))
+  return pools
 
 
 def _folder(output: pathlib.Path, study: select.Study) -> pathlib.Path:

@@ -13,26 +13,29 @@ from jaxcal.report import saved_runs
 from jaxcal.report import summary
 
 EXAMPLE = "jaxcal report runs/mine --config.metrics.num_bins=15"
+_ABOUT = f"""\
+RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. Writes
+results.jsonl, results.md, differences.jsonl, report.html and diagram-*.svg \
+anew,
+into RUN or into --output, and prints a table. What the predictions are and
+how the run measured them stays in run.json; the page says how it is done now.
+
+Example:
+  {EXAMPLE}
+
+Flags:
+  --output
+      folder to write to; RUN itself if absent"""
 
 FLAGS = ("output", "compilation_cache", "debug")
-FIELDS = config_files.fields("metrics")
-
-# What the fields begin with that may be given.
-_METRICS = "metrics."
+FIELDS = config_lib.field_names("metrics")
 
 
 def help_text() -> str:
   """What `jaxcal report --help` prints."""
   fields = config_lib.describe(config_lib.MetricsConfig(), "config.metrics")
   return "\n".join([
-      "RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. "
-      "Writes", "results.jsonl, results.md, differences.jsonl, report.html and "
-      "diagram-*.svg anew,", "into RUN or into --output, and prints a table. "
-      "What the predictions are and", "how the run measured them stays in "
-      "run.json; the page says how it is done now.", "",
-      "Example:", f"  {EXAMPLE}", "", "Flags:",
-      "  --output\n      folder to write to; RUN itself if absent",
-      *shared_flags.flag_help("compilation_cache", "debug"), "",
+      _ABOUT, *shared_flags.flag_help("compilation_cache", "debug"), "",
       "Fields of the config; what is not given is as in the run:",
       *(f"  --{name}\n      {about}" for name, _, about in fields)])
 
@@ -48,7 +51,7 @@ def main(run: str) -> None:
 
 def _given() -> dict[str, Any]:
   """Conventions on the command line, those that are the defaults, too."""
-  return {name.removeprefix(_METRICS): value
+  return {name.removeprefix("metrics."): value
           for name, value in config_files.overrides().items()}
 
 

@@ -1,6 +1,8 @@
 """Flags of several sub-commands, and how help texts name flags."""
 
+from collections.abc import Callable
 import os
+from typing import Any
 
 from absl import flags
 
@@ -49,3 +51,19 @@ def share() -> float | None:
 def flag_help(*names: str) -> list[str]:
   """Lines that name flags and say what they are for."""
   return [f"  --{name}\n      {flags.FLAGS[name].help}" for name in names]
+
+
+def check_at_least(least: int, *given: flags.FlagHolder, why: str = "") -> None:
+  """Refuses smaller numbers; a flag that is None is left alone."""
+  for flag in given:
+    if flag.value is not None and flag.value < least:
+      raise ValueError(f"--{flag.name} is {flag.value}, expected at least "
+                       f"{least}{why}")
+
+
+def numbers(flag: flags.FlagHolder, kind: Callable[[str], Any]) -> list[Any]:
+  """The numbers of a flag that is a list of texts."""
+  try:
+    return [kind(text) for text in flag.value]
+  except ValueError as error:
+    raise ValueError(f"--{flag.name}: {error}") from error

@@ -11,6 +11,7 @@
 from collections.abc import Callable
 import os
 import pathlib
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -23,6 +24,7 @@ from jaxcal.data import pairs as pairs_lib
 from jaxcal.data import sources
 from jaxcal.data import tfds
 from jaxcal.features import store as stores
+from jaxcal.storage import identity
 from jaxcal.storage import paths
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import protocol
@@ -164,6 +166,45 @@ def open_store(
   """
   return stores.open_store(
       paths.inside(os.path.expanduser(folder), name_of(name)))
+
+
+def kind_of_features(
+    store: str | os.PathLike | None, name: str | os.PathLike) -> str:
+  """Whether features are computed or come from a store, and as what.
+
+  Args:
+    store: Folder with a store for each set; None without.
+    name: Name or path of an image set.
+  """
+  if store is None:
+    return "computed"
+  return f"stored as {open_store(store, name).manifest.dtype}"
+
+
+def identity_of(
+    found: image_sets.ImageSet,
+    *,
+    store: str | os.PathLike | None = None,
+    memory: pathlib.Path | None = None,
+    num_threads: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+  """`contents.identity_of`, also of images of which features alone are there.
+
+  Args:
+    found: Image set from `images`.
+    store: Folder with a store for each set, of which counts what it was made
+      of; None where the images are at hand.
+    memory: See `contents.identity_of`, as the others.
+    num_threads: Threads that read files.
+    progress: Function called with (files looked at, files in all).
+  """
+  if store is None:
+    return contents.identity_of(
+        found, memory=memory, num_threads=num_threads, progress=progress)
+  return identity.of_data(found.ids, found.labels, found.class_names) | {
+      "data.contents":
+          open_store(store, found.name).manifest.contents_fingerprint}
 
 
 def _known(name, root, split, source, partial):

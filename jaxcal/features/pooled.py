@@ -5,6 +5,8 @@ used again only where it is of the same images, model and precision.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import json
 import pathlib
 import tempfile
 from typing import Any
@@ -18,6 +20,7 @@ from jaxcal.clip import checkpoint
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pairs
+from jaxcal.data import views
 from jaxcal.features import extract
 from jaxcal.storage import identity
 from jaxcal.typing import Int
@@ -84,6 +87,27 @@ def identity_of_towers(model: checkpoint.Model) -> dict[str, Any]:
   """The weights, and how exactly both towers are computed."""
   return {**identity_of(model),
           "model.text_precision": model.config.text.precision}
+
+
+def identity_of_views(
+    model: checkpoint.Model,
+    recipe: views.Recipe,
+    *,
+    seed: int = 0,
+    features: str = "computed",
+) -> dict[str, Any]:
+  """The identity of features of views, as JSON has it, but for the images.
+
+  Args:
+    model: Model from `tasks.load`.
+    recipe: Recipe of the views.
+    seed: Seed of the random views.
+    features: Whence the features come, see `load.kind_of_features`.
+  """
+  return json.loads(json.dumps({
+      **identity_of_towers(model), "features": features, "views.seed": seed,
+      **{f"views.{name}": value
+         for name, value in dataclasses.asdict(recipe).items()}}))
 
 
 def identity_of_images(

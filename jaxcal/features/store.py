@@ -167,6 +167,31 @@ def manifest_of(
                 for name, value in provenance.describe().items()})
 
 
+def check_holds(
+    store: Store,
+    model: checkpoint.Model,
+    *,
+    recipe: views.Recipe,
+    seed: int = 0,
+) -> None:
+  """Refuses a store of features of other views or of another model.
+
+  Args:
+    store: Store from `open_store`.
+    model: Model from `tasks.load`.
+    recipe: Recipe of the views.
+    seed: Seed of the views.
+
+  Raises:
+    ValueError: See `check`.
+  """
+  stored = store.manifest
+  check(stored, manifest_of(
+      model, image_set(store), recipe=recipe, seed=seed, dtype=stored.dtype,
+      chunk_size=stored.chunk_size, contents=stored.contents_fingerprint),
+        name=str(store.folder))
+
+
 def data_fingerprint(image_set: image_sets.ImageSet) -> str:
   """sha256, hexadecimal, of class names, ids and labels in their order.
 

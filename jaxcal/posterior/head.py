@@ -142,6 +142,14 @@ def head(
                        jnp.exp(model.params["logit_scale"]), noise)
 
 
+def identity_of_head(
+    chosen: Chosen, *, num_samples: int = 100, seed: int = 0
+) -> dict[str, Any]:
+  """The identity of `head`: the posterior, and what is drawn from it."""
+  return {**identity_of(chosen), "posterior.num_samples": num_samples,
+          "posterior.seed": seed}
+
+
 def identity_of(chosen: Chosen) -> dict[str, Any]:
   """The identity of a posterior: its covariances, and how the pairs count."""
   layers = {f"{side}.{name}": matrix for side in laplace.Posterior._fields

@@ -19,7 +19,6 @@ from jaxcal.tuning import protocol
 from jaxcal.tuning import saved
 from jaxcal.tuning import task as task_lib
 
-ZERO_SHOT = stages.Stages("zero_shot")
 _DOR = "dor"
 _KEYS = ("accuracy", "ece", "nll", "brier", "aurc")
 
@@ -66,7 +65,7 @@ def write(
 
 
 def _predictions(output, task, specs) -> _Found:
-  count = {ZERO_SHOT: 1, **dict.fromkeys(
+  count = {saved.ZERO_SHOT: 1, **dict.fromkeys(
       (spec.stages for spec in specs), len(task.seeds))}
   return {of: {half: saved.over_seeds(output, task.name, of, half, number)
                for half in task.tests} for of, number in count.items()}
@@ -121,7 +120,7 @@ def _std(values):
 
 def _differences(task, found: _Found, conventions):
   """Of every method to zero-shot, and of one with outliers to that without."""
-  pairs = [(of, ZERO_SHOT) for of in found if of != ZERO_SHOT]
+  pairs = [(of, saved.ZERO_SHOT) for of in found if of != saved.ZERO_SHOT]
   for of in found:
     plain = of._replace(additions=tuple(
         one for one in of.additions if one != _DOR))

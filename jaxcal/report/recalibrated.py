@@ -7,9 +7,7 @@ Each METHOD of each image set is fitted to labelled images and becomes
 METHOD+NAME, measured beside it on the same images, none of them fitted to.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-import hashlib
-import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import os
 import pathlib
 import re
@@ -26,6 +24,7 @@ from jaxcal.recalibration import temperature
 from jaxcal.report import measured
 from jaxcal.report import saved_runs
 from jaxcal.storage import atomic
+from jaxcal.storage import output_folder
 
 
 class Share(NamedTuple):
@@ -81,8 +80,8 @@ class Plan(NamedTuple):
   @property
   def folder(self) -> pathlib.Path:
     """A folder for it in that of the run, with a hash of the inputs."""
-    digest = hashlib.sha256(json.dumps(self.inputs).encode()).hexdigest()[:8]
-    return self.run / f"recalibrated-{self.inputs['recalibrator']}-{digest}"
+    return self.run / output_folder.hashed(
+        f"recalibrated-{self.inputs['recalibrator']}", self.inputs)
 
 
 def plan(
@@ -158,7 +157,7 @@ def write(planned: Plan, output: str | os.PathLike) -> measured.Written:
   output = pathlib.Path(output)
   check_output(planned, output)
   atomic.make_folder(output)
-  _write_about(output, planned.inputs)
+  output_folder.write_settings(output, planned.inputs)
   fits: dict[str, dict[str, Any]] = {}
   pairs: dict[pathlib.Path, dict[str, str]] = {}
   for source in planned.sources:
@@ -174,7 +173,7 @@ def write(planned: Plan, output: str | os.PathLike) -> measured.Written:
   about = planned.inputs | {
       "fits": fits, "provenance": provenance.describe(),
       saved_runs.SETTINGS: saved_runs.settings_of(before)}
-  _write_about(output, about)
+  output_folder.write_settings(output, about)
   conventions = saved_runs.conventions(before)
   return measured.write(
       output, measured.measure(_predicted(pairs), conventions), about=about,
@@ -192,6 +191,36 @@ def _check_on(on: str | Share | None, one: base.Recalibrator) -> None:
         f"{one.name} is fitted to labelled images: give one of "
         "--on=SPLIT|RUN|FILE, and --share=0.2, a share of the images "
         "themselves")
+
+
+def by_split(
+    folder: pathlib.Path,
+    sets: Iterable[str],
+    split: str,
+    methods: Sequence[str],
+    calibrator: base.Calibrator = temperature.Temperature(),
+) -> list[str]:
+  """Recalibrates predictions by those of a split, and saves them beside these.
+
+  Args:
+    folder: Folder of predictions, SET/METHOD and SET/SPLIT/METHOD.
+    sets: Names of the image sets.
+    split: Name of the split to fit to.
+    methods: Names of the methods' files.
+    calibrator: The calibrator, `Temperature()` if not given.
+
+  Returns:
+    Names of the new files, the same for each set.
+  """
+  names: dict[str, None] = {}
+  for data in sets:
+    for method in methods:
+      found = predicted.recalibrate_quietly(
+          saved_runs.load(folder / data / method),
+          saved_runs.load(folder / data / split / method), calibrator)
+      predictions_lib.save(found, folder / data / found.settings["method"])
+      names[found.settings["method"]] = None
+  return list(names)
 
 
 def _sources(run, on):
@@ -317,11 +346,6 @@ def _fit(found):
   return {"fitted_on": about["fitted_on"], "fitted_to": about["num_images"],
           "measured_on": len(found.ids), **predicted.numbers(found),
           "notes": about["notes"]}
-
-
-def _write_about(output, about):
-  atomic.write_whole(
-      output / "run.json", json.dumps(about, indent=2).encode())
 
 
 def _predicted(

@@ -8,13 +8,16 @@ import re
 from typing import Any
 
 from jaxcal import config as config_lib
+from jaxcal import predictions as predictions_lib
 from jaxcal import stages
 from jaxcal import sweep
 from jaxcal.adapt import base
 from jaxcal.report import figures
 from jaxcal.report import saved_runs
+from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
+from jaxcal.storage import identity as identity_lib
 
 # Of a folder's name, before its hash: up to four bytes each, of 255 in all.
 _MOST_LETTERS = 60
@@ -58,6 +61,31 @@ class Rows:
     else:
       self.all.append(new)
     saved_runs.write_rows(self._path, self.all)
+
+  def measure(
+      self,
+      key: _Row,
+      path: pathlib.Path,
+      more: _Row,
+      conventions: summary.Conventions,
+      identity: Mapping[str, Any],
+  ) -> None:
+    """Puts the row of predictions, unless one of the same is there.
+
+    Args:
+      key: What the row is of.
+      path: Path of the predictions.
+      more: Stages and numbers of the setting, for the row.
+      conventions: How predictions become numbers.
+      identity: Identity of the predictions.
+    """
+    made = identity_lib.of_lines([json.dumps(
+        [identity, conventions], sort_keys=True)])
+    if not self.has({**key, "identity": made}):
+      self.put(key, {
+          **more,
+          **summary.summarise(predictions_lib.load(path), conventions),
+          "identity": made})
 
 
 def _matches(key):

@@ -3,8 +3,9 @@
 Files that no run wrote stay.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -47,6 +48,19 @@ def taken(folder: str | os.PathLike) -> Iterator[lock.Owner | None]:
   with lock.hold(folder) as before:
     atomic.remove_leftovers(folder)
     yield before
+
+
+def hashed(name: str, settings: Mapping[str, Any]) -> str:
+  """The name of a folder, with a hash of what decides the numbers in it."""
+  digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
+  return f"{name}-{digest}"
+
+
+def write_settings(
+    folder: str | os.PathLike, settings: Mapping[str, Any]) -> None:
+  """Says in run.json what a run is of."""
+  atomic.write_whole(pathlib.Path(folder, "run.json"),
+                     json.dumps(settings, indent=2).encode())
 
 
 def read_settings(path: pathlib.Path) -> dict[str, Any]:

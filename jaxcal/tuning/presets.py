@@ -8,7 +8,7 @@ which one it is of.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxcal.tuning import methods
 
@@ -85,6 +85,36 @@ def recipe(method: str, preset: str = "dor") -> Recipe:
     raise ValueError(f"unknown method {method!r}; choose from: "
                      f"{', '.join(RECIPES[preset])}.")
   return RECIPES[preset][method]
+
+
+def recipe_of(
+    spec: methods.Spec,
+    preset: str = "dor",
+    *,
+    num_epochs: int | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+) -> Recipe:
+  """The recipe of a method with its context, and with other numbers.
+
+  Args:
+    spec: Method from `spec`.
+    preset: Name of the recipes.
+    num_epochs: Number of epochs, where anything is trained, as the others; the
+      recipe's if None.
+    learning_rate: Learning rate at the start, the recipe's if None.
+    batch_size: Images per step, the recipe's if None.
+
+  Raises:
+    ValueError: See `recipe`.
+  """
+  found = recipe(spec.base_method, preset)._replace(
+      num_context=spec.num_context)
+  given: dict[str, Any] = {"num_epochs": num_epochs, "batch_size": batch_size,
+                           "learning_rate": learning_rate}
+  return found._replace(**{
+      name: value for name, value in given.items()
+      if value is not None and found.num_epochs})
 
 
 def spec(

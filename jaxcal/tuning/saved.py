@@ -16,6 +16,9 @@ from jaxcal.tuning import evidence as evidence_lib
 from jaxcal.tuning import images as images_lib
 from jaxcal.tuning import predict
 from jaxcal.tuning import protocol
+from jaxcal.tuning import task as task_lib
+
+ZERO_SHOT = stages.Stages("zero_shot")
 
 # Of what is in Tuned.about, what predictions need not repeat: it is long.
 _LONG = ("class_names", "labels", "losses", "identity")
@@ -115,6 +118,35 @@ def asked(
                           if name not in _LONG}},
       evidence)
           for of, one in seeds.items()]
+
+
+def asked_of_half(
+    output: pathlib.Path,
+    task: task_lib.Task,
+    half: str,
+    seeds: Mapping[int, checkpoint.Tuned | None],
+    identity: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> list[Asked]:
+  """What the seeds of a method are to predict for a half of the classes.
+
+  Args:
+    output: Folder of the run.
+    task: The data set.
+    half: Name of the half, of `task.HALVES`.
+    seeds: Parameters by seed; None for the zero-shot model.
+    identity: Identity of images and model.
+    about: Anything else to be written beside the predictions.
+  """
+  found = []
+  for seed, one in seeds.items():
+    of = ZERO_SHOT if one is None else one.spec.stages
+    tuned = {} if one is None else {"tuned": checkpoint.digest(one)}
+    found.append(Asked(
+        path_of(output, task.name, of, half, seed), of, one,
+        {**identity, "prompt.template": task.template, "method": of.label,
+         **tuned}, {**about, "data": task.name}))
+  return found
 
 
 def path_of(output: pathlib.Path, data: str, of: stages.Stages, half: str,

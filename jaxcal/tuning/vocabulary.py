@@ -3,15 +3,17 @@
 from collections.abc import Callable, Sequence
 import pathlib
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import parts
 from jaxcal.clip import checkpoint
+from jaxcal.data import image_set as image_sets
 from jaxcal.storage import identity
 from jaxcal.tuning import classes
+from jaxcal.tuning import methods
 from jaxcal.tuning import outliers
 from jaxcal.tuning import task as task_lib
 from jaxcal.typing import Float
@@ -24,6 +26,33 @@ class Vocabulary(NamedTuple):
 
   words: Sequence[str]
   features: Float[np.ndarray, "n d"]
+
+
+class Candidates(NamedTuple):
+  """What methods draw outliers from, for a data set.
+
+  Attributes:
+    words: Words; None where no method draws any.
+    shared: Names of new classes among the words.
+    images: Images of other things; None where no method draws any.
+  """
+
+  words: Sequence[str] | None = None
+  shared: tuple[str, ...] | None = None
+  images: image_sets.ImageSet | None = None
+
+  def of(
+      self, spec: methods.Spec) -> Sequence[str] | image_sets.ImageSet | None:
+    """What a method draws from, as `fit.fit` takes it."""
+    return {"names": self.words, "images": self.images, None: None}[
+        spec.outliers]
+
+  def about(self, spec: methods.Spec) -> dict[str, Any]:
+    """How many words it draws from, and which are new classes' names."""
+    if spec.outliers != "names":
+      return {}
+    return {"outliers": {"number": len(self.words or ()),
+                         "names_of_new_classes": self.shared}}
 
 
 def encode(
@@ -103,6 +132,37 @@ def nearest(
       jnp.asarray(vocabulary.features[rows]),
       classes.prompts_of(model, task.class_names).zero_shot, num_kept)
   return [words[position] for position in np.asarray(best.positions)]
+
+
+def candidates(
+    vocabulary: Vocabulary,
+    model: checkpoint.Model,
+    tasks: Sequence[task_lib.Task],
+    *,
+    images: image_sets.ImageSet | None = None,
+    num_kept: int = 5000,
+    exclude_new: bool = False,
+) -> dict[str, Candidates]:
+  """What methods draw from, by data set.
+
+  Args:
+    vocabulary: Encoded vocabulary from `encode`.
+    model: The frozen model.
+    tasks: The data sets.
+    images: Images of other things, for methods that draw images.
+    num_kept: Number of words to keep.
+    exclude_new: Whether names of the new classes are left out.
+
+  Raises:
+    ValueError: See `nearest`.
+  """
+  found = {}
+  for task in tasks:
+    words = nearest(vocabulary, model, task, num_kept=num_kept,
+                    exclude_new=exclude_new)
+    new = task.tests["new"].class_names if "new" in task.tests else ()
+    found[task.name] = Candidates(words, outliers.overlap(words, new), images)
+  return found
 
 
 def _report(on_words, done, total):

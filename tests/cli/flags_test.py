@@ -18,8 +18,11 @@ from PIL import Image
 
 from jaxcal import config as config_lib
 from jaxcal import config_file
+from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import config_sweep
+from jaxcal import config_tuning
+from jaxcal import listing
 from jaxcal import sweep
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.cli import config_files
@@ -106,8 +109,7 @@ class ValuesTest(_AtHome):
   @parameterized.named_parameters(
       (field.name, field) for field in _FIELDS if field.name.count(".") < 3)
   def test_as_help_prints_it(self, field):
-    lines = experiment.help_lines((), [field.name])
-    shown, = (line for line in "\n".join(lines).splitlines()
+    shown, = (line for line in listing.fields([field.name])
               if line.startswith(f"  --{field.name}="))
     self.assertEqual(
         _value(field.name.removeprefix("config."), shown.strip()), field.value)
@@ -258,7 +260,7 @@ class NamesTest(_AtHome):
                             ("./dtd", "a photo of a {}.")):
       with _parsed(f"--config.data.name={given}") as config:
         for name in (given, "dtd"):
-          self.assertEqual(tune.template(config, name), template)
+          self.assertEqual(config_tuning.template(config, name), template)
 
   def test_a_config(self):
     (self.home / "mine.py").write_text(
@@ -329,7 +331,7 @@ class SweepValuesTest(_AtHome):
 
   def test_a_comma_within_a_value_is_said_before_the_model_is_loaded(self):
     with mock.patch.object(
-        experiment, "load_model", side_effect=AssertionError):
+        config_inputs, "load_model", side_effect=AssertionError):
       for template in ("a photo of a {}, a type of pet.", "a {}, a, b"):
         status, printed, error = command.here(
             "sweep", f"--sweep=data.template={template}", folder=self.home)

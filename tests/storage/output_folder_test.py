@@ -94,5 +94,20 @@ class ClearTest(parameterized.TestCase):
     self.assertEmpty(_files(folder))
 
 
+class SettingsTest(absltest.TestCase):
+
+  def test_what_was_written_is_read(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    output_folder.write_settings(folder, {"config.data.limit": 3, "a": [None]})
+    self.assertEqual(output_folder.read_settings(folder / "run.json"),
+                     {"config.data.limit": 3, "a": [None]})
+
+  def test_names_tell_settings_apart(self):
+    name = output_folder.hashed("mine", {"limit": 3})
+    self.assertRegex(name, r"^mine-[0-9a-f]{8}$")
+    self.assertEqual(name, output_folder.hashed("mine", {"limit": 3}))
+    self.assertNotEqual(name, output_folder.hashed("mine", {"limit": 4}))
+
+
 if __name__ == "__main__":
   absltest.main()

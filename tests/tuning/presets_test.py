@@ -53,6 +53,16 @@ class PresetsTest(parameterized.TestCase):
     self.assertEqual((cached.outlier_weight, cached.cache_weight,
                       cached.cache_sharpness), (0.0, 4.0, 5.0))
 
+  def test_other_numbers_than_the_recipe(self):
+    spec = presets.spec("coop", num_context=7)
+    found = presets.recipe_of(spec, num_epochs=3, learning_rate=0.1)
+    self.assertEqual(found, presets.recipe("coop")._replace(
+        num_context=7, num_epochs=3, learning_rate=0.1))
+    # Nothing is trained, with whatever numbers.
+    self.assertEqual(presets.recipe_of(
+        presets.spec("tip_adapter"), num_epochs=3, batch_size=4),
+                     presets.recipe("tip_adapter"))
+
   def test_unknown_names_list_the_choices(self):
     with self.assertRaisesRegex(ValueError, "'coup'; choose from: coop, "):
       presets.recipe("coup")

@@ -1,0 +1,162 @@
+"""What a config says of that which methods see: model, views and prompts.
+
+  config = config_file.load("quickstart")
+  model = config_inputs.load_model(config.model)
+  images = load.images("digits")
+  source = config_inputs.source(config, model, images)
+  task = config_inputs.task(config, model, images.class_names)
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from jaxcal import config as config_lib
+from jaxcal import tasks
+from jaxcal.adapt import base
+from jaxcal.clip import checkpoint
+from jaxcal.data import image_set as image_sets
+from jaxcal.data import load
+from jaxcal.data import views
+from jaxcal.features import extract
+from jaxcal.features import pooled
+from jaxcal.features import sources
+from jaxcal.features import store as stores
+from jaxcal.posterior import head
+from jaxcal.tuning import checkpoint as tuned_files
+
+_Config = config_lib.ExperimentConfig
+
+
+def load_model(config: config_lib.ModelConfig) -> checkpoint.Model:
+  """The model, each tower in its precision."""
+  return tasks.load(config.name, image_precision=config.image_precision,
+                    text_precision=config.text_precision)
+
+
+def recipe(
+    config: config_lib.ViewsConfig, model: checkpoint.Model,
+    number: int | None = None
+) -> views.Recipe:
+  """How views are made for a model; config.number of them if None."""
+  return dataclasses.replace(
+      extract.recipe_of(model, num_views=number or config.count),
+      area=(config.min_area, config.max_area),
+      flip_probability=config.flip_probability, augmix=bool(config.augmix))
+
+
+def source(
+    config: _Config, model: checkpoint.Model, images: image_sets.ImageSet
+) -> sources.Source:
+  """The images' features: stored, or to be computed.
+
+  Args:
+    config: Settings of the experiment.
+    model: Model from `load_model`.
+    images: The images, their name that of a store if the config has one.
+
+  Raises:
+    FileNotFoundError: There is no such store.
+    ValueError: The store is of another model, of other views or images.
+  """
+  of_views, seed = recipe(config.views, model), config.views.seed
+  if config.data.store is None:
+    return sources.from_images(model, images, recipe=of_views, seed=seed,
+                               num_threads=config.num_threads)
+  store = load.open_store(config.data.store, images.name)
+  stores.check_holds(store, model, recipe=of_views, seed=seed)
+  return sources.from_store(store, image_set=images, config=model.config,
+                            max_bytes=config.max_bytes)
+
+
+def task(
+    config: _Config, model: checkpoint.Model, class_names: tuple[str, ...]
+) -> base.Task:
+  """The prompts of the classes, and the context where every image starts.
+
+  Text features are left to `run.iterate`. Where config.method.context is "fpp",
+  the context is that of the template, for `pretraining.flat_context`.
+
+  Args:
+    config: Settings of the experiment.
+    model: Model from `load_model`.
+    class_names: Names in label order.
+
+  Raises:
+    FileNotFoundError, ValueError: See `tuned_context`.
+  """
+  tuned = tuned_context(config.method, model)
+  budget: dict[str, Any] = dict(
+      max_bytes=config.max_bytes, num_contexts=config.batch_size)
+  if tuned is None:
+    return tasks.unencoded_task(
+        model, class_names, template=config.data.template, **budget)
+  context = tuned.params["context"]
+  # As in its training, no words but the name and a full stop.
+  return tasks.unencoded_task(
+      model, class_names, template="{}.", num_context_tokens=len(context),
+      class_position=tuned.spec.class_position, **budget)._replace(
+          context=context)
+
+
+def refuse_store(config: config_lib.DataConfig, what: str) -> None:
+  """Refuses stored features for what needs images, and says so."""
+  if config.store is not None:
+    raise ValueError(f"{what} needs images, which a store does not have; leave "
+                     "out --config.data.store")
+
+
+def load_posterior(
+    config: config_lib.PosteriorConfig, model: checkpoint.Model
+) -> head.Chosen | None:
+  """The posterior that a config names; None where there is no folder.
+
+  Raises:
+    FileNotFoundError: Nothing lies there.
+    ValueError: It is damaged, or of another model.
+  """
+  if config.folder is None:
+    return None
+  return head.load(config.folder, model, pseudo_count=config.pseudo_count)
+
+
+def tuned_context(
+    config: config_lib.MethodConfig, model: checkpoint.Model
+) -> tuned_files.Tuned | None:
+  """The context that config.context names by path; None without one.
+
+  Raises:
+    FileNotFoundError: Nothing lies there.
+    ValueError: See `tuning.checkpoint.context`.
+  """
+  if not is_tuned(config.context):
+    return None
+  try:
+    return tuned_files.context(pathlib.Path(config.context), model)
+  except ValueError as error:
+    raise ValueError(f"--config.method.context: {error}") from error
+
+
+def is_tuned(context: str) -> bool:
+  """Whether config.method.context is the path of a tuned one."""
+  return context.endswith(f".{tuned_files.ENDING}")
+
+
+def identity_of_features(
+    config: _Config, model: checkpoint.Model) -> dict[str, Any]:
+  """How images become features: model, precision, views."""
+  return pooled.identity_of_views(
+      model, recipe(config.views, model), seed=config.views.seed,
+      features=load.kind_of_features(config.data.store, config.data.name[0]))
+
+
+def identity_of_prompts(config: _Config) -> dict[str, Any]:
+  """How class names become text features."""
+  context = config.method.context
+  found = {"prompt.template": config.data.template, "prompt.context": context}
+  if is_tuned(context):
+    found["prompt.context"] = tuned_files.content_of(pathlib.Path(context))
+  if context == "fpp":
+    found |= {f"fpp.{name}": value
+              for name, value in dataclasses.asdict(config.fpp).items()}
+  return found

@@ -1,0 +1,170 @@
+"""What a config says of the predictions for one image set, in a run's folder.
+
+  asked = config_runs.asked(
+      config, model, images, config_methods.methods_of(config), output,
+      identity=load.identity_of(images))
+  about = dict.fromkeys(asked.methods, {})
+  for name, path in config_runs.predict(config, model, asked, about):
+    ...
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import pathlib
+from typing import Any
+
+from jaxcal import config as config_lib
+from jaxcal import config_inputs
+from jaxcal import run
+from jaxcal import runs
+from jaxcal import stages
+from jaxcal.adapt.prompt import flatness
+from jaxcal.adapt.prompt import pretraining
+from jaxcal.clip import checkpoint
+from jaxcal.data import image_set as image_sets
+from jaxcal.posterior import head as heads
+from jaxcal.tuning import checkpoint as tuned_files
+from jaxcal.tuning import evidence
+from jaxcal.tuning import saved
+
+_Config = config_lib.ExperimentConfig
+
+
+def asked(
+    config: _Config,
+    model: checkpoint.Model,
+    images: image_sets.ImageSet,
+    methods: run.Methods,
+    output: pathlib.Path,
+    *,
+    identity: Mapping[str, Any],
+    place: str | None = None,
+    posterior: heads.Chosen | None = None,
+    called: Mapping[str, str] = {},
+) -> runs.Asked:
+  """What some methods are to predict for an image set.
+
+  Args:
+    config: Settings of the experiment.
+    model: Model from `config_inputs.load_model`.
+    images: The image set, its name that of a store if the config has one.
+    methods: Numbers of the methods, by file name.
+    output: Folder of the run.
+    identity: Identity of the images, see `load.identity_of`.
+    place: Place of the set among the predictions; its name if None.
+    posterior: Posterior that predicts in its forms, too; None without.
+    called: See `runs.Asked`.
+  """
+  place = images.name if place is None else place
+  common = {**identity, **config_inputs.identity_of_features(config, model),
+            **config_inputs.identity_of_prompts(config)}
+  of_posterior = None if posterior is None else heads.identity_of_head(
+      posterior, num_samples=config.posterior.num_samples,
+      seed=config.posterior.seed)
+  return runs.asked(
+      place, output / "predictions" / place, images, methods, common=common,
+      order={"stream.order": config.stream.order,
+             "stream.seed": config.stream.seed},
+      feature_size=model.config.projection, posterior=of_posterior,
+      evidence=_evidence(config, run.EVIDENCE), called=called)
+
+
+def asked_of_tuned(
+    config: _Config,
+    of: runs.Asked,
+    seeds: Mapping[stages.Stages, tuned_files.Tuned],
+    about: Mapping[str, Any],
+    *,
+    template: str,
+) -> list[saved.Asked]:
+  """What tuned parameters are to predict for the same images.
+
+  Args:
+    config: Settings of the experiment.
+    of: Predictions from `asked`.
+    seeds: Tuned parameters from `tuning.saved.load`.
+    about: Settings to write into the predictions.
+    template: Prompt of what is not tuned.
+  """
+  # More evidence than asked for does no harm to what is there.
+  common = {key: value for key, value in of.common.items()
+            if key != "evidence"}
+  return saved.asked(
+      seeds, of.folder, common, about, template=template,
+      evidence=_evidence(config, evidence.NAMES))
+
+
+def check_evidence(config: _Config) -> None:
+  """Refuses evidence that nobody computes.
+
+  Raises:
+    ValueError: Names the first of it.
+  """
+  known = {*run.EVIDENCE, *(evidence.NAMES if config.method.tuned else ())}
+  for name in config.evidence:
+    if name not in known:
+      why = ("is of tuned parameters: give them with --config.method.tuned"
+             if name in evidence.NAMES else "cannot be computed here; choose "
+             f"from: {', '.join(sorted(known))}.")
+      raise ValueError(f"--config.evidence={name} {why}")
+
+
+def predict(
+    config: _Config,
+    model: checkpoint.Model,
+    of: runs.Asked,
+    about: Mapping[str, Mapping[str, Any]],
+    *,
+    posterior: heads.Chosen | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[str, pathlib.Path]]:
+  """Names of the predictions and their paths, as they are saved.
+
+  Args:
+    config: Settings of the experiment.
+    model: Model from `config_inputs.load_model`.
+    of: Predictions from `asked`.
+    about: Settings to write into each one's predictions, by method.
+    posterior: Posterior that predicts in its forms, too; None without.
+    on_batch: See `run.iterate`.
+    on_step: Function called with the steps of flatness-aware pre-training done
+      and in all.
+
+  Raises:
+    ValueError: Predictions of something else lie there.
+  """
+  num_images, num_classes = len(of.images.ids), len(of.images.class_names)
+
+  def compute(
+      methods: run.Methods, settings: Mapping[str, Mapping[str, Any]],
+      parts: pathlib.Path) -> Iterator[tuple[str, run.Predictions]]:
+    head = None if posterior is None else heads.head(
+        posterior, model, num_classes,
+        num_samples=config.posterior.num_samples, seed=config.posterior.seed)
+    task = config_inputs.task(config, model, of.images.class_names)
+    if config.method.context == "fpp":
+      task = task._replace(context=pretraining.flat_context(
+          task, _flatness(config.fpp), of.folder / "fpp.npz",
+          seed=config.fpp.seed, from_words=config.fpp.from_template,
+          identity=of.common, progress=on_step))
+    return run.iterate(
+        methods, task, config_inputs.source(config, model, of.images),
+        order=None if config.stream.order == "given" else run.shuffled(
+            num_images, config.stream.seed), head=head,
+        evidence=_evidence(config, run.EVIDENCE),
+        linearisation=config.linearisation, max_bytes=config.max_bytes,
+        batch_size=config.batch_size, parts=parts,
+        identity=of.common, about=settings, on_batch=on_batch)
+
+  return runs.predict(of, compute, about)
+
+
+def _flatness(config: config_lib.FppConfig) -> flatness.Recipe:
+  return flatness.Recipe(
+      learning_rate=config.learning_rate, num_steps=config.num_steps,
+      flatness_weight=config.flatness_weight)
+
+
+def _evidence(config: _Config, known: Sequence[str]) -> tuple[str, ...]:
+  """What of the evidence that is asked for can be computed."""
+  return tuple(name for name in config.evidence if name in known)
