@@ -75,9 +75,22 @@ def read(path: str | os.PathLike) -> Fields:
         f"{path} ends in {ending or 'nothing'!r}, expected one of "
         f"{', '.join(_READERS)}; from torch: numpy.savez('tpt.npz', "
         "logits=logits.numpy(), labels=labels.numpy())")
-  if not path.is_file():
-    raise FileNotFoundError(f"no file {path}; expected a file of predictions")
+  check_there(path)
   return _READERS[ending](path)
+
+
+def check_there(path: str | os.PathLike) -> None:
+  """Refuses what is no file.
+
+  Raises:
+    FileNotFoundError: There is nothing.
+    ValueError: It is a folder.
+  """
+  if os.path.isdir(path):
+    raise ValueError(f"{path} is a folder; expected one run alone, or files of "
+                     "predictions, one for each method")
+  if not os.path.isfile(path):
+    raise FileNotFoundError(f"no file {path}; expected a file of predictions")
 
 
 def expected(role: str) -> str:
@@ -304,7 +317,7 @@ def floats(
   if values.dtype.kind not in "biuf":
     raise ValueError(
         f"{path}, {name!r}: expected numbers, but the dtype is {values.dtype}")
-  return values
+  return values if values.dtype.kind == "f" else values.astype(np.float64)
 
 
 def _not_looked_at(names):

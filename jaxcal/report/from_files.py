@@ -19,6 +19,7 @@ from jaxcal import predictions as predictions_lib
 from jaxcal import provenance
 from jaxcal import stages
 from jaxcal.report import foreign
+from jaxcal.report import formats
 from jaxcal.report import measured
 from jaxcal.report import published
 from jaxcal.report import saved_runs
@@ -115,9 +116,7 @@ def _about(files, data, model, labels, conventions) -> dict[str, Any]:
 
 def _digest(path):
   """Of what a file holds; whether it can be read is said by its reader."""
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(f"no file {path}; expected a file of predictions")
+  formats.check_there(path)
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -72,8 +72,8 @@ def _check_kind(run, results, about):
     raise ValueError(
         f"{run} is of another command; `jaxcal report` redraws what `jaxcal "
         "evaluate` and `jaxcal recalibrate` have written. Predictions of "
-        "`jaxcal sweep`, `tune` and `posterior select` can be measured in "
-        "Python: "
+        "`jaxcal sweep`, `tune` and `posterior select` can be measured as "
+        "files, `jaxcal report PATH.npz --output=FOLDER`, or in Python: "
         "jaxcal.evaluate(jaxcal.predictions.load(PATH))")
 
 
