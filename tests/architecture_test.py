@@ -123,6 +123,7 @@ _HOMES = {
     "ml_collections": {"cli"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
+    "pyarrow": {"report"},
     "sklearn": {"testbed"},
     "absl.flags": {"cli", "testbed"},
     # Only to read released factors, and without unpickling.
@@ -134,7 +135,7 @@ _ARRAYS = {"numpy", "scipy", "optax", "flax", "chex"}
 # Classes of `jaxcal.config`; configs of towers are others.
 _CONFIGS = {name for name in vars(config) if name.endswith("Config")}
 # What importing any library module must not load.
-_HEAVY = ("transformers", "matplotlib", "jinja2", "sklearn", "torch",
+_HEAVY = ("transformers", "matplotlib", "jinja2", "pyarrow", "sklearn", "torch",
           "tensorflow", "tensorflow_datasets", "tensorstore",
           "ml_collections")
 

@@ -25,6 +25,7 @@ _PAGES = {path.relative_to(_ROOT).as_posix(): path.read_text(encoding="utf-8")
           for path in (_ROOT / "README.md", *(_ROOT / "docs").glob("*.md"))}
 # How many scripts a page has, but for the README.
 _NUM_SCRIPTS = {
+    "docs/arrays.md": 1,
     "docs/bayesvlm.md": 3,
     "docs/conformal.md": 1,
     "docs/costs.md": 1,

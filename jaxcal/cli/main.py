@@ -33,7 +33,8 @@ class Command(NamedTuple):
   Attributes:
     module: Name of its module in `jaxcal.cli`.
     about: What it does, in a line.
-    argument: What stands beside the flags; empty where nothing does.
+    argument: What stands beside the flags, several where it ends in "...";
+      empty where nothing does.
     has_flags: Whether it takes flags and a config; if not, its code gets all
       arguments as they are.
   """
@@ -79,8 +80,8 @@ COMMANDS = {
         "RUN"),
     "report": Command(
         "report",
-        "measure saved predictions anew, with other bins or intervals; no "
-        "model is needed", "RUN"),
+        "measure saved predictions anew, or files of other programs; no model "
+        "is needed", "RUN|FILE..."),
     "sweep": Command(
         "sweep",
         "evaluate all combinations of some fields' values, sharing the work"),
@@ -151,7 +152,8 @@ def _run_with_flags(
   if left_over and not wanted:
     return _fail(f"not a flag: {' '.join(left_over)}; flags look like "
                  "--name=value")
-  if len(left_over) != bool(wanted):
+  several = wanted.endswith("...") and len(left_over) > 1
+  if len(left_over) != bool(wanted) and not several:
     return _fail(f"expected one {wanted}, as in: jaxcal {name} {wanted} "
                  f"--name=value; got {len(left_over)}")
   if shared_flags.COMPILATION_CACHE.value:

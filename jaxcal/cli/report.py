@@ -1,33 +1,53 @@
-"""`jaxcal report`: saved predictions become other tables and another page."""
+"""`jaxcal report`: predictions on disk become tables and a page."""
 
+from collections.abc import Sequence
 import pathlib
 from typing import Any
+
+from absl import flags
 
 from jaxcal import config as config_lib
 from jaxcal.cli import config_files
 from jaxcal.cli import output_files
 from jaxcal.cli import printing
 from jaxcal.cli import shared_flags
+from jaxcal.report import foreign
+from jaxcal.report import from_files
+from jaxcal.report import inputs
+from jaxcal.report import measured
 from jaxcal.report import redrawn
 from jaxcal.report import saved_runs
 from jaxcal.report import summary
 
-EXAMPLE = "jaxcal report runs/mine --config.metrics.num_bins=15"
-_ABOUT = f"""\
+EXAMPLES = ("jaxcal report runs/mine --config.metrics.num_bins=15",
+            "jaxcal report zero_shot.npz tpt.npz --output=runs/theirs")
+_ABOUT = """\
 RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. Writes
 results.jsonl, results.md, differences.jsonl, report.html and diagram-*.svg \
 anew,
 into RUN or into --output, and prints a table. What the predictions are and
 how the run measured them stays in run.json; the page says how it is done now.
 
-Example:
-  {EXAMPLE}
+FILE or NAME=FILE, once or several times, is what a method predicts for the same
+images, .npz, .npy, .csv or .parquet: logits or probabilities of all classes
+and labels, or labels, predicted classes and confidences (docs/arrays.md). The
+same is written to --output, with predictions/ for `jaxcal recalibrate`.
+"""
 
-Flags:
-  --output
-      folder to write to; RUN itself if absent"""
+_AGAINST = flags.DEFINE_enum(
+    "against", None, ("published",), "published: put numbers that others have "
+    "published of the same sets and methods beside these, with a verdict each")
+_DATA = flags.DEFINE_string("data", "images", "of files: name of the image set")
+_MODEL = flags.DEFINE_string(
+    "model", None, "of files: name of the model, such as ViT-B/16")
+_KIND = flags.DEFINE_enum(
+    "kind", "auto", inputs.KINDS, "of files: what their numbers are; if auto, "
+    "what they are called, or probabilities where all rows sum to one")
+_LABELS = shared_flags.define_path(
+    "labels", None, "of files: another file with the labels of all of them")
 
-FLAGS = ("output", "compilation_cache", "debug")
+_OF_FILES = ("data", "model", "kind", "labels")
+FLAGS = ("against", *_OF_FILES, "output", "compilation_cache", "debug")
 FIELDS = config_lib.field_names("metrics")
 
 
@@ -35,18 +55,41 @@ def help_text() -> str:
   """What `jaxcal report --help` prints."""
   fields = config_lib.describe(config_lib.MetricsConfig(), "config.metrics")
   return "\n".join([
-      _ABOUT, *shared_flags.flag_help("compilation_cache", "debug"), "",
+      _ABOUT, "Examples:", *(f"  {example}" for example in EXAMPLES), "",
+      "Flags:", "  --output\n      folder to write to; RUN itself if absent",
+      *shared_flags.flag_help(
+          "against", *_OF_FILES, "compilation_cache", "debug"), "",
       "Fields of the config; what is not given is as in the run:",
       *(f"  --{name}\n      {about}" for name, _, about in fields)])
 
 
-def main(run: str) -> None:
-  """Measures what a folder holds, as the flags say."""
-  folder = pathlib.Path(run).expanduser()
+def main(*paths: str) -> None:
+  """Measures what a folder or files hold, as the flags say."""
+  if foreign.are_files(paths):
+    printing.show(*_files(paths))
+    return
+  folder = pathlib.Path(*paths).expanduser()
+  given = [name for name in _OF_FILES if flags.FLAGS[name].present]
+  if given:
+    raise ValueError(f"--{given[0]} is of files, but {folder} is none; a run "
+                     "says in its run.json what it is of")
   conventions = saved_runs.conventions(saved_runs.about(folder), _given())
   _check(conventions)
-  output = output_files.of_run(folder)
-  printing.show(*redrawn.write(folder, conventions, output))
+  printing.show(*redrawn.write(
+      folder, conventions, output_files.of_run(folder),
+      beside_published=_AGAINST.value is not None))
+
+
+def _files(paths: Sequence[str]) -> measured.Written:
+  """Measures files of other programs."""
+  if shared_flags.OUTPUT.value is None:
+    raise ValueError("give --output=FOLDER, where the report of files goes")
+  conventions = saved_runs.conventions({}, _given())
+  _check(conventions)
+  return from_files.write(
+      foreign.by_name(paths), shared_flags.OUTPUT.value, data=_DATA.value,
+      model=_MODEL.value, kind=_KIND.value, labels=_LABELS.value,
+      conventions=conventions, beside_published=_AGAINST.value is not None)
 
 
 def _given() -> dict[str, Any]:

@@ -18,7 +18,7 @@ KINDS = ("auto", "logits", "probabilities")
 
 # How far from one the probabilities of an image may sum: bfloat16 keeps each of
 # them to 0.2 %, float16 to 0.05 %.
-_TOLERANCE = 1e-2
+TOLERANCE = 1e-2
 
 # What rounding may add to a probability; also that of `metrics`.
 _ROUNDING = 1e-6
@@ -33,6 +33,7 @@ class Given(NamedTuple):
     labels: True classes; hits for confidences.
     ids: One id per image; None where not known.
     info: Diagnostics by name, one number per image each.
+    settings: Settings of what was run, as `Predictions` have them.
   """
 
   kind: str
@@ -40,6 +41,12 @@ class Given(NamedTuple):
   labels: Int[np.ndarray, "n"] | Bool[np.ndarray, "n"]
   ids: tuple[str, ...] | None = None
   info: Mapping[str, Float[np.ndarray, "n"]] = MappingProxyType({})
+  settings: Mapping[str, Any] = MappingProxyType({})
+
+  @property
+  def num_classes(self) -> int | None:
+    """Number of classes; None where only the top one is known."""
+    return None if self.kind == "confidences" else self.values.shape[1]
 
 
 def one(predictions: Any, labels: Any, kind: str) -> Given:
@@ -201,11 +208,11 @@ def _kind(values, kind):
     return kind
   sums = values.sum(-1, dtype=np.float64)
   positive = values.min() >= -_ROUNDING
-  if positive and np.all(np.abs(sums - 100) <= 100 * _TOLERANCE):
+  if positive and np.all(np.abs(sums - 100) <= 100 * TOLERANCE):
     raise ValueError("probabilities must be fractions, but all rows sum to 100 "
                      "and so look like percent; divide by 100, or pass "
                      "kind='logits' if they are logits.")
-  far = np.abs(sums - 1) > _TOLERANCE
+  far = np.abs(sums - 1) > TOLERANCE
   if kind == "probabilities":
     examples.check_probabilities(values, name="probabilities")
     if far.any():

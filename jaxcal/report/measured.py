@@ -10,7 +10,9 @@ from jaxcal import stages
 from jaxcal.predictions import Predictions
 from jaxcal.recalibration import predicted
 from jaxcal.report import figures
+from jaxcal.report import inputs
 from jaxcal.report import page
+from jaxcal.report import published
 from jaxcal.report import saved_runs
 from jaxcal.report import summary
 from jaxcal.report import tables
@@ -29,15 +31,15 @@ class Predicted(NamedTuple):
 
   Attributes:
     data: Name of the set.
-    predictions: Predictions by the label of their stages, in the order of the
-      tables.
+    predictions: Predictions, or what files of others hold, by the label of
+      their stages, in the order of the tables.
     references: Label of what each is compared with, where it is.
     out_of_distribution: Predictions for images of none of the classes, by
       label.
   """
 
   data: str
-  predictions: Mapping[str, Predictions]
+  predictions: Mapping[str, Predictions | inputs.Given]
   references: Mapping[str, str]
   out_of_distribution: Mapping[str, Predictions] = {}
 
@@ -122,8 +124,7 @@ def measure(
         {"data": data} | stages.fields(through[name]) |
         one.settings.get("numbers", {}) |
         summary.summarise(one, conventions) |
-        (summary.detect(one, outside[name], conventions)
-         if name in outside else {}) | _fit(one)
+        _detected(one, outside.get(name), conventions) | _fit(one)
         for name, one in predictions.items()]
     measured.rows.extend(rows)
     measured.over_seeds.extend(_over_seeds(
@@ -147,6 +148,7 @@ def write(
     about: Mapping[str, Any],
     conventions: summary.Conventions,
     remarks: Sequence[str] = (),
+    beside: Sequence[summary.Row] | None = None,
 ) -> Written:
   """Writes the report: tables, diagrams and the page.
 
@@ -156,6 +158,7 @@ def write(
     about: Settings of the run, as run.json holds them.
     conventions: What ECE and intervals mean.
     remarks: Sentences about all of the report.
+    beside: Rows from `published.compare`; None where these are not asked for.
   """
   output.mkdir(parents=True, exist_ok=True)
   rows, differences, diagrams, _ = measured
@@ -165,16 +168,25 @@ def write(
     atomic.write_whole(output / f"diagram-{data}.svg", diagram.encode())
   saved_runs.write_rows(output / "results.jsonl", rows)
   saved_runs.write_rows(output / "differences.jsonl", differences)
+  if beside is not None:
+    saved_runs.write_rows(output / "published.jsonl", beside)
   text = page.render(
       title=_title(about), rows=rows, differences=differences,
       diagrams=diagrams, conventions=conventions,
-      settings=_page_settings(about, conventions), remarks=remarks)
+      settings=_page_settings(about, conventions), remarks=remarks,
+      beside=beside)
   atomic.write_whole(output / "report.html", text.encode())
-  text = "\n\n".join(_blocks(measured, conventions, remarks))
+  text = "\n\n".join(_blocks(measured, conventions, remarks, beside))
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
   return Written(
       f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, results.md, "
-      "results.jsonl, differences.jsonl", tables.fit_notes(rows))
+      "results.jsonl, differences.jsonl" +
+      ("" if beside is None else ", published.jsonl"), tables.fit_notes(rows))
+
+
+def _detected(one, other, conventions):
+  """What the row says of images of none of the classes, where there are any."""
+  return {} if other is None else summary.detect(one, other, conventions)
 
 
 def _fit(one):
@@ -263,7 +275,7 @@ def _page_settings(about, conventions):
       for name, value in conventions._asdict().items()}
 
 
-def _blocks(measured, conventions, remarks):
+def _blocks(measured, conventions, remarks, beside):
   """Paragraphs and tables of results.md."""
   rows, differences, _, over_seeds = measured
   notes = tables.fit_notes(rows)
@@ -288,3 +300,6 @@ def _blocks(measured, conventions, remarks):
     if some:
       yield heading
       yield tables.markdown(some, columns)
+  if beside is not None:
+    yield "Beside published numbers:"
+    yield from published.blocks(beside)

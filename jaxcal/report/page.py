@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import importlib.resources
 from typing import Any
 
+from jaxcal.report import published
 from jaxcal.report import summary
 from jaxcal.report import tables
 
@@ -17,6 +18,7 @@ def render(
     conventions: summary.Conventions,
     settings: Mapping[str, Any],
     remarks: Sequence[str] = (),
+    beside: Sequence[summary.Row] | None = None,
 ) -> str:
   """The page as text.
 
@@ -29,6 +31,7 @@ def render(
     conventions: What ECE and intervals mean.
     settings: Settings to run it again with, by dotted name.
     remarks: Sentences about all of the page, which stand above the tables.
+    beside: Rows from `published.compare`; None for no such part.
   """
   import jinja2
   template = importlib.resources.files("jaxcal.report").joinpath(
@@ -53,4 +56,6 @@ def render(
       differences=table(differences, tables.DIFFERENCES),
       uncertainty=table(uncertain, tables.UNCERTAINTY),
       detection=table(detecting, tables.DETECTION),
+      published=table(published.shown(beside or ()), tables.PUBLISHED),
+      on_published=None if beside is None else published.remarks(beside),
       tuning=table(tuned, tables.TUNING), diagrams=diagrams)

@@ -9,6 +9,7 @@ from typing import Any
 from jaxcal import predictions as predictions_lib
 from jaxcal import stages
 from jaxcal.report import measured
+from jaxcal.report import published
 from jaxcal.report import saved_runs
 from jaxcal.report import summary
 from jaxcal.storage import identity
@@ -18,6 +19,8 @@ def write(
     run: str | os.PathLike,
     conventions: summary.Conventions | None = None,
     output: str | os.PathLike | None = None,
+    *,
+    beside_published: bool = False,
 ) -> measured.Written:
   """Measures what a run's folder holds, and writes the report anew.
 
@@ -29,37 +32,48 @@ def write(
     conventions: Conventions of the ECE and of intervals; those of the run if
       None, see `saved_runs.conventions` for some of them.
     output: Folder to write to; the run itself if None.
+    beside_published: Whether to put published numbers of the same sets and
+      methods beside those of the run.
 
   Raises:
     FileNotFoundError: No run, or predictions that its tables name are gone.
-    ValueError: A run of another command, images without labels, or damaged
-      files.
+    ValueError: A run of another command, a report of files, images without
+      labels, or damaged files.
   """
   run = pathlib.Path(run)
   results, differences = (
       saved_runs.rows(run, name) for name in ("results", "differences"))
-  _check_kind(run, results)
+  about = saved_runs.about(run)
+  _check_kind(run, results, about)
   saved = saved_runs.predictions_of(run, results)
   _check_complete(run, saved, results, differences)
-  about = saved_runs.about(run)
   before = saved_runs.conventions(about)
   now = before if conventions is None else conventions
+  found = measured.measure(_predicted(saved, differences), now)
+  beside = published.compare(
+      found.rows, published.setting_of(saved_runs.settings_of(about)), now
+  ) if beside_published else None
   written = measured.write(
-      run if output is None else pathlib.Path(output),
-      measured.measure(_predicted(saved, differences), now),
-      about=about, conventions=now, remarks=_changes(before, now))
+      run if output is None else pathlib.Path(output), found,
+      about=about, conventions=now, remarks=_changes(before, now),
+      beside=beside)
   return written._replace(notes=written.notes + _older(run, saved, about))
 
 
-def _check_kind(run, results):
+def _check_kind(run, results, about):
   """Refuses runs whose rows are not of a set and a method each."""
+  if any(name.startswith(saved_runs.FILES) for name in about):
+    raise ValueError(
+        f"{run} is a report of files, which are measured as they are, not as "
+        "their saved copies; give the files again, with other bins or another "
+        "--output: jaxcal report FILE...")
   if any("setting" in row or not {"data", "method", "ece"} <= row.keys()
          for row in results):
     raise ValueError(
         f"{run} is of another command; `jaxcal report` redraws what `jaxcal "
         "evaluate` and `jaxcal recalibrate` have written. Predictions of "
-        "`jaxcal sweep`, `tune` and `posterior select` can be measured in "
-        "Python: "
+        "`jaxcal sweep`, `tune` and `posterior select` can be measured as "
+        "files, `jaxcal report PATH.npz --output=FOLDER`, or in Python: "
         "jaxcal.evaluate(jaxcal.predictions.load(PATH))")
 
 

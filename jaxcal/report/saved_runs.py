@@ -25,6 +25,8 @@ OUTSIDE = (OUT_OF_DISTRIBUTION, "unknown")
 
 # In run.json, what the settings of a set's remark begin with.
 PROTOCOL = "protocol."
+# In that of a report of files, what is said of each begins with this.
+FILES = "files."
 # In run.json of a recalibration, the settings of the run that it is of.
 SETTINGS = "settings"
 

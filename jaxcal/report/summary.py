@@ -149,8 +149,7 @@ def evaluate(
            {"": inputs.one(predictions, labels, kind)})
   with jax.enable_x64(True):
     scored = {name: _score_given(one) for name, one in given.items()}
-    rows = [_row(scored[name], one.info, conventions,
-                 None if one.kind == "confidences" else one.values.shape[1])
+    rows = [_row(scored[name], one.info, conventions, one.num_classes)
             for name, one in given.items()]
     reference = next(iter(given)) if reference is None else reference
     differences = adjusted([
@@ -163,11 +162,13 @@ def evaluate(
                     tuple(one.kind for one in given.values()))
 
 
-def summarise(predictions: Predictions, conventions: Conventions) -> Row:
+def summarise(
+    predictions: Predictions | inputs.Given, conventions: Conventions) -> Row:
   """All metrics of one method on one image set.
 
   Args:
-    predictions: Predictions with labels.
+    predictions: Predictions with labels; of confidences alone there are neither
+      NLL nor Brier score.
     conventions: Conventions of the ECE and of the intervals.
 
   Returns:
@@ -183,9 +184,12 @@ def summarise(predictions: Predictions, conventions: Conventions) -> Row:
   Raises:
     ValueError: The predictions have no labels.
   """
+  num_classes = (predictions.num_classes
+                 if isinstance(predictions, inputs.Given) else
+                 len(predictions.class_names))
   with jax.enable_x64(True):
-    return _row(_score(predictions), predictions.info, conventions,
-                len(predictions.class_names))
+    return _row(
+        _score(predictions), predictions.info, conventions, num_classes)
 
 
 def estimate(predictions: Predictions, conventions: Conventions) -> Row:
@@ -268,16 +272,16 @@ def compare_seeds(
 
 
 def compare(
-    predictions: Predictions,
-    reference: Predictions,
+    predictions: Predictions | inputs.Given,
+    reference: Predictions | inputs.Given,
     conventions: Conventions,
 ) -> Row:
   """Paired differences of one method to another on the same images.
 
   Returns:
-    `accuracy_difference` and so on, each with `_low` and `_high`; positive
-    where `predictions` has the larger value. Both methods see the same
-    resamples.
+    `accuracy_difference` and so on, of all scores that both have, each with
+    `_low` and `_high`; positive where `predictions` has the larger value. Both
+    methods see the same resamples.
 
   Raises:
     ValueError: The two are of different images.
@@ -386,7 +390,7 @@ def _area(scores, outside, weights):
 
 
 def bins_of(
-    predictions: Predictions, conventions: Conventions
+    predictions: Predictions | inputs.Given, conventions: Conventions
 ) -> binning.BinStatistics:
   """The bins of a reliability diagram, as float64 numpy arrays."""
   with jax.enable_x64(True):
@@ -449,7 +453,8 @@ def adjusted(rows: Sequence[Row]) -> list[Row]:
   return rows
 
 
-def check_same_images(predictions: Sequence[Predictions]) -> None:
+def check_same_images(
+    predictions: Sequence[Predictions | inputs.Given]) -> None:
   """Raises ValueError unless all are of the same images in the same order."""
   for other in predictions[1:]:
     if other.ids != predictions[0].ids:
@@ -491,6 +496,8 @@ def _scores_and_gap(scored, weights, conventions):
 
 
 def _score(predictions):
+  if isinstance(predictions, inputs.Given):
+    return _score_given(predictions)
   if predictions.labels is None:
     raise ValueError(f"the predictions for {len(predictions.ids)} images have "
                      "no labels, without which nothing can be measured; "

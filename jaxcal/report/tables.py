@@ -34,8 +34,8 @@ def _interval(name, form):
   return cell
 
 
-def _if_there(name):
-  return lambda row: _interval(name, percent)(row) if name in row else ""
+def _if_there(name, form=percent):
+  return lambda row: _interval(name, form)(row) if name in row else ""
 
 
 def _three(value):
@@ -66,8 +66,9 @@ _MEASURES = {
     "ece_floor": Column("floor", lambda row: percent(row["ece_floor"])),
     "confidence_gap": Column(
         "conf - acc", lambda row: signed_percent(row["confidence_gap"])),
-    "nll": Column("NLL", _interval("nll", _three)),
-    "brier": Column("Brier", _interval("brier", _three)),
+    # Of confidences alone there is neither.
+    "nll": Column("NLL", _if_there("nll", _three)),
+    "brier": Column("Brier", _if_there("brier", _three)),
 }
 MEASURED_DIFFERENCES = {
     "reference": Column(
@@ -78,9 +79,9 @@ MEASURED_DIFFERENCES = {
     "ece_difference": Column(
         "ECE points", _interval("ece_difference", signed_percent)),
     "nll_difference": Column(
-        "NLL", _interval("nll_difference", _signed_three)),
+        "NLL", _if_there("nll_difference", _signed_three)),
     "brier_difference": Column(
-        "Brier", _interval("brier_difference", _signed_three)),
+        "Brier", _if_there("brier_difference", _signed_three)),
 }
 
 
@@ -111,7 +112,8 @@ FITS = (
 
 MORE = (
     _AURC,
-    Column("NLL, clamped", lambda row: _three(row["nll_clamped"])),
+    Column("NLL, clamped", lambda row: (
+        _three(row["nll_clamped"]) if "nll_clamped" in row else "")),
     Column("adaptive ECE %", lambda row: percent(row["adaptive_ece"])),
     Column("MCE %", lambda row: percent(row["mce"])),
 )
@@ -366,6 +368,33 @@ SETS_CORRELATIONS = (
     Column("size, AURC", _correlation("size_aurc")),
     Column("size, accuracy", _correlation("size_accuracy")),
     Column("ECE, AURC", _correlation("ece_aurc")),
+)
+
+
+def _verdict(row):
+  """What came of a published number, and why it cannot be compared."""
+  if row["reasons"]:
+    return f"{row['verdict']}: {'; '.join(row['reasons'].values())}"
+  if row["verdict"] == "match":
+    return "match"
+  return f"off by {100 * row['difference']:+z.{row['decimals']}f}"
+
+
+PUBLISHED = (
+    _DATA,
+    _METHOD,
+    Column("measure, %", lambda row: (
+        "ECE" if row["metric"] == "ece" else row["metric"])),
+    Column("here", lambda row: f"{100 * row['here']:.{row['decimals']}f}"),
+    Column("there", lambda row: f"{100 * row['there']:.{row['decimals']}f}"),
+    Column("band", lambda row: (
+        f"+- {100 * row['band']:.2f} ({row['band_from']})")),
+    Column("verdict", _verdict),
+    Column("source", lambda row: ", ".join(
+        row[name] for name in ("source", "table", "trust")
+        if row[name] not in (None, "table read"))),
+    Column("on theirs", lambda row: (
+        "" if "suspect" in row["reasons"] else row["note"] or "")),
 )
 
 

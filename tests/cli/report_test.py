@@ -334,6 +334,13 @@ class ReportTest(parameterized.TestCase):
     self._fails(message, self.run, *arguments)
     self.assertEqual(_contents(self.run), self.before)
 
+  def test_beside_published_numbers(self):
+    """Of a model and sets of which nothing has been published."""
+    printed, _ = self._report(self.run, "--against=published")
+    self.assertIn("Beside published numbers:\n\nNothing published", printed)
+    self.assertEqual((self.run / "published.jsonl").read_text(), "")
+    self.assertEqual(_rows(self.run), list(self._before()))
+
   def test_output_of_another_run(self):
     self._fails("holds another run", self.run, f"--output={self.recalibrated}")
 
