@@ -460,7 +460,8 @@ def check_same_images(
     if other.ids != predictions[0].ids:
       raise ValueError(
           "the same images in the same order are needed, but the ids of "
-          f"{len(predictions[0].ids)} and {len(other.ids)} images differ")
+          f"{len(predictions[0].ids or ())} and {len(other.ids or ())} images "
+          "differ")
 
 
 def check_same_classes(
