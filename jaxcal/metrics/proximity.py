@@ -48,6 +48,8 @@ def proximity(
   Source: Xiong et al., Proximity-Informed Calibration, NeurIPS 2023; as
   ml-stat-Sustech/CLIP_Calibration @5b68fb1 has it, with the features of the
   tuned model and the validation images as references.
+  Differs from the released code in: an image leaves out itself, not whichever
+  is nearest, so that copies of it count.
   """
   features = at_least_float32(examples.as_array(features))
   leave_out = references is None
@@ -60,8 +62,8 @@ def proximity(
   available = len(references) - leave_out
   if not 1 <= num_neighbours <= available:
     raise ValueError(
-        f"{num_neighbours=} must lie in [1, {available}], the number of other "
-        "images to look among.")
+        f"expected 1 to {available} neighbours, as there are {available} other "
+        f"images, got {num_neighbours}; give more images, or ask for fewer.")
   squares = jnp.sum(jnp.square(references), axis=1)
 
   def of_image(image_and_position):

@@ -37,14 +37,24 @@ class ProximityTest(parameterized.TestCase):
     np.testing.assert_allclose(
         proximity.proximity(images, num_neighbours=3), expected, rtol=1e-5)
 
+  def test_copies_of_an_image_count(self):
+    images = _unit(5, 9)
+    images[5] = images[6]
+    self.assertEqual(proximity.proximity(images, num_neighbours=1)[5], 1)
+
   def test_a_copy_is_at_no_distance_in_single_precision(self):
     images = _unit(3, 5, d=512).astype(np.float32)
     np.testing.assert_array_equal(
         proximity.proximity(images, images, num_neighbours=1), np.ones(5))
 
   def test_refuses(self):
-    with self.assertRaisesRegex(ValueError, r"num_neighbours=5.*\[1, 4\]"):
-      proximity.proximity(_unit(0, 5))
+    features = _unit(0, 5)
+    with self.assertRaisesRegex(ValueError, "1 to 4 neighbours, .* got 5"):
+      proximity.proximity(features)
+    proximity.proximity(features, features, num_neighbours=5)
+    for number in (0, 6):
+      with self.assertRaisesRegex(ValueError, f"1 to 5 .* got {number}"):
+        proximity.proximity(features, features, num_neighbours=number)
     with self.assertRaisesRegex(ValueError, "matrices of one width"):
       proximity.proximity(_unit(0, 9), _unit(0, 9, d=3))
 
@@ -109,7 +119,7 @@ class PieceTest(parameterized.TestCase):
           stored[f"data/{split}_features"],
           None if split == "val" else stored["data/val_features"])
       np.testing.assert_allclose(
-          near, stored[f"proximity/{split}"], rtol=0, atol=1e-9)
+          near, stored[f"proximity/{split}"], rtol=1e-12)
       for groups, bins in ((10, 10), (5, 15)):
         np.testing.assert_allclose(
             proximity.proximity_calibration_error(
