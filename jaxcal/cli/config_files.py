@@ -119,7 +119,10 @@ class _Truth(flags.BooleanParser):
     """What a text says; what a config has already is left as it is."""
     if argument is None or argument in config_lib.NONE:
       return None
-    return super().parse(argument)
+    try:
+      return super().parse(argument)
+    except ValueError as error:
+      raise ValueError(f"{argument!r} is not true or false") from error
 
 
 class _Names(tuple_parser.TupleParser):

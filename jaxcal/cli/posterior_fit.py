@@ -60,7 +60,7 @@ FLAGS = ("pairs", "pairs_split", "caption", "num_pairs", "candidates", "choose",
 FIELDS = config_lib.field_names(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "batch_size", "num_threads",
-    without=("data.out_of_distribution", "data.classes"))
+    without=("data.out_of_distribution", "data.classes", "data.family"))
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
 _Config = config_lib.ExperimentConfig

@@ -54,7 +54,7 @@ FLAGS = (*_FLAGS, *experiment.FLAGS_OF_ONE_PROCESS)
 FIELDS = config_lib.field_names(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "metrics", "batch_size", "num_threads",
-    without=("data.out_of_distribution", "data.classes"))
+    without=("data.out_of_distribution", "data.classes", "data.family"))
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
 

@@ -37,7 +37,8 @@ grows by methods, image sets and seeds."""
 FLAGS = experiment.FLAGS_OF_ONE_PROCESS
 FIELDS = config_lib.field_names(
     "model", "data", "views", "tune", "metrics", "batch_size", "num_threads",
-    "memory_gb", without=("data.out_of_distribution", "views.number"))
+    "memory_gb",
+    without=("data.out_of_distribution", "data.family", "views.number"))
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS,
     f"Methods: {', '.join(methods.METHODS)}\n(zero_shot is always there)\n")

@@ -138,6 +138,7 @@ class ValuesTest(_AtHome):
       ("limit=1e3", "'1e3' is not a whole number"),
       ("limit=none", "--config.data.limit is None, expected a whole number$"),
       ("limit=-1", "--config.data.limit is -1, expected >= 0$"),
+      ("partial=no", "'no' is not true or false"),
       ("name=", r"--config.data.name is \(\), expected a name$"),
       ('name="a', "--config.data.name: '\"a' is no list of values: .* into "
        "double quotes"))
@@ -378,6 +379,7 @@ class ForeignTest(_AtHome):
       ("sweep", "--config.temperature.limit=3"),
       ("posterior fit", "--config.memory_gb=3"),
       ("posterior import", "--config.data.limit=3"),
+      ("tune", "--config.data.family=shift"),
       ("posterior select", "--config.method.name=tpt"),
       ("report", "--config.views.seed=1"))
   def test_what_has_no_effect_is_refused(self, name, flag):
