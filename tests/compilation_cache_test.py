@@ -10,6 +10,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import jaxlib
+import pytest
 
 from jaxcal import compilation_cache
 from tests.cli import command
@@ -197,6 +198,7 @@ class CompilationCacheTest(parameterized.TestCase):
     return (pathlib.Path(folder), int(hits), int(misses),
             pathlib.Path(run, "results.jsonl").read_bytes())
 
+  @pytest.mark.slow
   def test_a_second_run_finds_what_the_first_has_compiled(self):
     folder, _, compiled, results = self._run()
     self.assertEqual(folder.parent, self.folder)

@@ -11,6 +11,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import ml_dtypes
 import numpy as np
+import pytest
 import tensorstore as ts
 
 from jaxcal.data import image_set as image_sets
@@ -474,6 +475,7 @@ class ProcessesTest(absltest.TestCase):
       self.assertEqual(writer.exitcode, 0)
     self.assertEqual(_contents(folder), self._undisturbed(images, manifest))
 
+  @pytest.mark.slow
   def test_killed_ten_times(self):
     images, folder = _images(599), self._folder()
     manifest = _manifest(images)

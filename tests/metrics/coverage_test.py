@@ -74,8 +74,8 @@ def coverage(temperature, *, num_runs=_NUM_RUNS, n=_NUM_IMAGES):
 
 class CoverageTest(parameterized.TestCase):
 
-  @pytest.mark.slow
   @parameterized.parameters("1", "0.85", "0.6")
+  @pytest.mark.slow
   def test_means_are_covered_as_often_as_said(self, temperature):
     found = coverage(float(temperature))
     page = (pathlib.Path(__file__).resolve().parents[2] / "docs" /
@@ -92,6 +92,7 @@ class CoverageTest(parameterized.TestCase):
       self.assertLess(found["ece"], 0.1)
       self.assertGreater(found["debiased"], found["ece"] + 0.1)
 
+  @pytest.mark.slow
   def test_exact_intervals_cover_at_least_as_often_as_said(self):
     for share in (0.02, 0.5, 0.97):
       hits = range(31)

@@ -208,7 +208,7 @@ class EveryCalibratorTest(parameterized.TestCase):
     """What is left of an impossible fit is finite, and a note says so."""
     calibrator = _CALIBRATORS[name]
     if "num_neighbours" in {one.name for one in dataclasses.fields(calibrator)}:
-      with self.assertRaisesRegex(ValueError, "other images to look among"):
+      with self.assertRaisesRegex(ValueError, "as there are 0 other images"):
         _apply(name, self.target, _taken(self.on, [0]))
     else:
       with self.assertWarns(base.FitWarning):
