@@ -1,6 +1,7 @@
 """Every command and code block of the README and of docs/ runs."""
 
 import contextlib
+import gc
 import io
 import os
 import pathlib
@@ -141,6 +142,12 @@ class DocsTest(parameterized.TestCase):
     super().setUp()
     self.folder = pathlib.Path(self.create_tempdir().full_path)
     (self.folder / "configs").symlink_to(_ROOT / "configs")
+
+  def tearDown(self):
+    super().tearDown()
+    # Each page compiles more than most files: see tests/conftest.py.
+    jax.clear_caches()
+    gc.collect()
 
   def test_install_commands_are_those_of_continuous_integration(self):
     script = re.sub(r"\\\n\s*", "", (_ROOT / ".ci" / "run").read_text())
