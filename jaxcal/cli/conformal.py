@@ -1,5 +1,6 @@
 """`jaxcal conformal`: predictions on disk become sets, on random splits."""
 
+import functools
 import pathlib
 
 from absl import flags
@@ -11,7 +12,15 @@ from jaxcal.conformal import predicted
 from jaxcal.conformal import scores
 from jaxcal.report import prediction_sets
 
-EXAMPLE = "jaxcal conformal runs/mine --alpha=0.1 --splits=50"
+EXAMPLES = ("jaxcal conformal runs/mine --alpha=0.1 --splits=50",
+            "jaxcal conformal runs/mine --score=lac --by_class")
+_ABOUT = """\
+RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. For
+every METHOD of each image set, a random half of the images, or --share,
+calibrates, and the others get sets of classes that contain the true one with
+probability 1 - alpha, again and again. Writes sets.md, sets-*.svg, sets.jsonl
+and sets.json, and prints tables of coverage and sizes beside accuracy and
+calibration errors."""
 
 _ALPHA = flags.DEFINE_float(
     "alpha", 0.1, "share of images whose class the sets may miss, in (0, 1)")
@@ -37,22 +46,8 @@ _FLAGS = ("alpha", "splits", "score", "full", "by_class", "transport", "share",
           "seed")
 FLAGS = (*_FLAGS, "output", "compilation_cache", "debug")
 FIELDS: tuple[str, ...] = ()  # the files of RUN say all that a config would
-
-
-def help_text() -> str:
-  """What `jaxcal conformal --help` prints."""
-  return "\n".join([
-      "RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. "
-      "For every", "METHOD of each image set, a random half of the images, or "
-      "--share, calibrates, and", "the others get sets of classes that contain "
-      "the true one with probability 1 - alpha,", "again and again. Writes "
-      "sets.md, sets-*.svg, sets.jsonl and sets.json, and prints", "tables of "
-      "coverage and sizes beside accuracy and calibration errors.", "",
-      "Examples:", f"  {EXAMPLE}",
-      "  jaxcal conformal runs/mine --score=lac --by_class", "",
-      "Flags:", *shared_flags.flag_help(*_FLAGS),
-      "  --output\n      folder to write to; RUN itself if absent",
-      *shared_flags.flag_help("compilation_cache", "debug")])
+help_text = functools.partial(
+    shared_flags.help_of_run, _ABOUT, EXAMPLES, _FLAGS)
 
 
 def main(run: str) -> None:

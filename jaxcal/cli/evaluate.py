@@ -34,10 +34,9 @@ from jaxcal.tuning import saved
 EXAMPLE = ("jaxcal evaluate --config=configs/quickstart.py "
            "--config.method.weight=30")
 _ABOUT = """\
-Writes predictions/, results.jsonl, results.md, differences.jsonl, report.html \
-and
-diagram-*.svg, and prints a table.
-An interrupted run goes on where it stopped."""
+Writes predictions/, results.jsonl, results.md, differences.jsonl, report.html
+and diagram-*.svg, and prints a table. An interrupted run goes on where it
+stopped."""
 
 FLAGS = (*experiment.SHARED_FLAGS, "dry_run")
 FIELDS = config_lib.field_names(
@@ -60,8 +59,8 @@ class _Part(NamedTuple):
   Attributes:
     config: Settings for this image set.
     posterior: What predicts in its forms, too; None without.
-    asked: What test-time methods are to predict.
-    tuned: What tuned parameters are to predict.
+    asked: Predictions of test-time methods to be made.
+    tuned: Predictions of tuned parameters to be made.
     template: Prompt of what was not tuned.
     about: Settings to be written into all predictions.
   """

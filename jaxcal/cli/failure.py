@@ -1,14 +1,22 @@
 """`jaxcal failure`: do the confidences of a run know what is wrong?"""
 
+import functools
 import pathlib
 
 from absl import flags
 
+from jaxcal.cli import output_files
 from jaxcal.cli import shared_flags
 from jaxcal.report import ranked
 from jaxcal.report import saved_runs
 
-EXAMPLE = "jaxcal failure runs/mine"
+EXAMPLES = ("jaxcal failure runs/mine", "jaxcal failure runs/mine --held_out=3")
+_ABOUT = """\
+RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. For
+each image set and method: how well each score tells right predictions from
+wrong ones and, where the run has images of none of the classes, those from
+the others. Writes failure.md and failure.jsonl into RUN or into --output, and
+prints the tables."""
 
 _HELD_OUT = flags.DEFINE_integer(
     "held_out", 0, "also hold out so many classes, drawn at random again and "
@@ -21,21 +29,8 @@ _LOGIT_SCALE = flags.DEFINE_float(
 _FLAGS = ("held_out", "draws", "logit_scale")
 FLAGS = (*_FLAGS, "output", "compilation_cache", "debug")
 FIELDS: tuple[str, ...] = ()  # the files of RUN say all that a config would
-
-
-def help_text() -> str:
-  """What `jaxcal failure --help` prints."""
-  return "\n".join([
-      "RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. "
-      "For each image", "set and method: how well each score tells right "
-      "predictions from wrong ones and,", "where the run has images of none of "
-      "the classes, those from the others. Writes", "failure.md and "
-      "failure.jsonl into RUN or into --output, and prints the tables.", "",
-      "Examples:", f"  {EXAMPLE}",
-      "  jaxcal failure runs/mine --held_out=3", "",
-      "Flags:", *shared_flags.flag_help(*_FLAGS),
-      "  --output\n      folder to write to; RUN itself if absent",
-      *shared_flags.flag_help("compilation_cache", "debug")])
+help_text = functools.partial(
+    shared_flags.help_of_run, _ABOUT, EXAMPLES, _FLAGS)
 
 
 def main(run: str) -> None:
@@ -45,6 +40,7 @@ def main(run: str) -> None:
   found = ranked.rank(
       folder, conventions, held_out=_HELD_OUT.value, num_draws=_DRAWS.value,
       logit_scale=_LOGIT_SCALE.value)
-  output = pathlib.Path(shared_flags.OUTPUT.value or folder)
+  output = output_files.of_run(folder)
+  output_files.take(output)
   print(ranked.write(output, found, conventions))
   print(f"\nWritten to {output}: failure.md, failure.jsonl")

@@ -18,9 +18,8 @@ from jaxcal.features import store as stores
 EXAMPLE = ("jaxcal features --config=quickstart "
            "--store=features --config.data.name=shades")
 _ABOUT = """\
-`evaluate` and `sweep` read it with --config.data.store=FOLDER and then need \
-no images.
-An interrupted run goes on where it stopped."""
+`evaluate` and `sweep` read it with --config.data.store=FOLDER and then need
+no images. An interrupted run goes on where it stopped."""
 
 _STORE = shared_flags.define_path(
     "store", None, "folder to write to, a store for each image set in it")

@@ -33,8 +33,8 @@ class Command(NamedTuple):
   Attributes:
     module: Name of its module in `jaxcal.cli`.
     about: What it does, in a line.
-    argument: What stands beside the flags, several where it ends in "...";
-      empty where nothing does.
+    argument: Name of what stands beside the flags, several where it ends in
+      "..."; empty where nothing does.
     has_flags: Whether it takes flags and a config; if not, its code gets all
       arguments as they are.
   """

@@ -40,7 +40,8 @@ def take(folder: pathlib.Path, remove: _Remove | None = None) -> None:
 
   Args:
     folder: The folder.
-    remove: What makes room in it, given --overwrite; returns what it keeps.
+    remove: Function that makes room in it, given --overwrite; returns what it
+      keeps.
   """
   before = _TAKEN.enter_context(output_folder.taken(folder))
   if before is not None:

@@ -25,10 +25,9 @@ from jaxcal.report import tables
 
 EXAMPLE = "jaxcal posterior fit --config=bayesvlm"
 _ABOUT = """\
-Fills --config.posterior.folder with the Kronecker factors of both sides, their
-spectra, the posterior, a manifest and a figure, for `jaxcal evaluate`, \
-`sweep` and
-`posterior select`. An interrupted run goes on where it stopped."""
+Fills --config.posterior.folder with the Kronecker factors of both sides,
+their spectra, the posterior, a manifest and a figure, for `jaxcal evaluate`,
+`sweep` and `posterior select`. An interrupted run goes on where it stopped."""
 
 _PAIRS = shared_flags.define_path(
     "pairs", "testbed", "'testbed' (fresh draws from the shipped model's "

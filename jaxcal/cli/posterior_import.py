@@ -21,10 +21,9 @@ EXAMPLE = (
     "--config=bayesvlm --config.posterior.folder=runs/laion "
     "--config.model.name=laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
 _ABOUT = """\
-FOLDER holds A_img_analytic.pt, B_img_analytic.pt, A_txt_analytic.pt, \
-B_txt_analytic.pt
-and prior_precision_analytic.json. No pickled code is run. Fills \
---config.posterior.folder."""
+FOLDER holds A_img_analytic.pt, B_img_analytic.pt, A_txt_analytic.pt,
+B_txt_analytic.pt and prior_precision_analytic.json. No pickled code is run.
+Fills --config.posterior.folder."""
 
 _WEIGHT_NORM2 = flags.DEFINE_list(
     "weight_norm2", None, "IMAGE,TEXT: sums of squares of the projections' "

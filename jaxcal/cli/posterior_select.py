@@ -24,11 +24,11 @@ EXAMPLE = ("jaxcal posterior select --config=bayesvlm "
            "--config.data.name=shades --config.data.limit=500")
 _ABOUT = """\
 Targets are the images of --config.data.name, whose labels are used to judge
-only; --config.temperature.split of the same set picks the epoch of tuning. \
-Writes
-results.jsonl, results.md, learning-SET.svg, selected-SET.json (ids in the order
-of choosing) and the predictions after tuning. An interrupted run goes on where
-it stopped; strategies, budgets, seeds and image sets may be added to it."""
+only; --config.temperature.split of the same set picks the epoch of tuning.
+Writes results.jsonl, results.md, learning-SET.svg, selected-SET.json (ids in
+the order of choosing) and the predictions after tuning. An interrupted run
+goes on where it stopped; strategies, budgets, seeds and image sets may be
+added to it."""
 
 _STRATEGIES = flags.DEFINE_list(
     "strategies", ["random", "entropy", "bald", "epig", "epig_online"],

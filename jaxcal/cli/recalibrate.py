@@ -1,6 +1,7 @@
 """`jaxcal recalibrate`: predictions on disk become better calibrated ones."""
 
 from collections.abc import Mapping
+import functools
 import pathlib
 from typing import Any
 
@@ -13,27 +14,17 @@ from jaxcal.recalibration import calibrators
 from jaxcal.report import recalibrated
 from jaxcal.storage import output_folder
 
-EXAMPLE = "jaxcal recalibrate runs/mine --share=0.2"
-_ABOUT = f"""\
-RUN is the output folder of `jaxcal evaluate`. Each METHOD of each image set is
-fitted to labelled images and becomes METHOD+NAME, which is measured beside it \
-on
-the same images, none of them fitted to. What needs no labels (dac, sals, cots,
-e_cots) takes neither --on nor --share. Writes predictions/, results.jsonl,
-results.md, differences.jsonl, report.html, diagram-*.svg and run.json, and \
-prints a
-table.
-
-Examples:
-  {EXAMPLE}
-  jaxcal recalibrate runs/mine --on=validation
-  jaxcal recalibrate runs/mine --on=runs/of_other_images
-  jaxcal recalibrate runs/mine --recalibrator=sals"""
-_OUTPUT = """\
-  --output
-      folder to write to; RUN/recalibrated-NAME-HASH if absent, with a hash of \
-all
-      that it was made from"""
+EXAMPLES = ("jaxcal recalibrate runs/mine --share=0.2",
+            "jaxcal recalibrate runs/mine --on=validation",
+            "jaxcal recalibrate runs/mine --on=runs/of_other_images",
+            "jaxcal recalibrate runs/mine --recalibrator=sals")
+_ABOUT = """\
+RUN is the output folder of `jaxcal evaluate`. Each METHOD of each image set
+is fitted to labelled images and becomes METHOD+NAME, which is measured beside
+it on the same images, none of them fitted to. What needs no labels, see
+`jaxcal list recalibrators`, takes neither --on nor --share. Writes
+predictions/, results.jsonl, results.md, differences.jsonl, report.html,
+diagram-*.svg and run.json, and prints a table."""
 
 _RECALIBRATOR = flags.DEFINE_string(
     "recalibrator", "temperature", "which calibrator; `jaxcal list "
@@ -46,13 +37,10 @@ _ON = shared_flags.define_path(
 _FLAGS = ("recalibrator", "on", "share", "seed")
 FLAGS = (*_FLAGS, "output", "overwrite", "compilation_cache", "debug")
 FIELDS: tuple[str, ...] = ()  # the files of RUN say all that a config would
-
-
-def help_text() -> str:
-  """What `jaxcal recalibrate --help` prints."""
-  return "\n".join([
-      _ABOUT, "", "Flags:", *shared_flags.flag_help(*_FLAGS), _OUTPUT,
-      *shared_flags.flag_help("overwrite", "compilation_cache", "debug")])
+help_text = functools.partial(
+    shared_flags.help_of_run, _ABOUT, EXAMPLES, _FLAGS,
+    "folder to write to; RUN/recalibrated-NAME-HASH if absent, with a hash of "
+    "all that it was made from", ("overwrite", "compilation_cache", "debug"))
 
 
 def main(run: str) -> None:

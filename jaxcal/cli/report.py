@@ -23,16 +23,16 @@ EXAMPLES = ("jaxcal report runs/mine --config.metrics.num_bins=15",
             "jaxcal report zero_shot.npz tpt.npz --output=runs/theirs")
 _ABOUT = """\
 RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. Writes
-results.jsonl, results.md, differences.jsonl, report.html and diagram-*.svg \
-anew,
-into RUN or into --output, and prints a table. What the predictions are and
-how the run measured them stays in run.json; the page says how it is done now.
+results.jsonl, results.md, differences.jsonl, report.html and diagram-*.svg
+anew, into RUN or into --output, and prints a table. What the predictions are
+and how the run measured them stays in run.json; the page says how it is done
+now.
 
-FILE or NAME=FILE, once or several times, is what a method predicts for the same
-images, .npz, .npy, .csv or .parquet: logits or probabilities of all classes
-and labels, or labels, predicted classes and confidences (docs/arrays.md). The
-same is written to --output, with predictions/ for `jaxcal recalibrate`.
-"""
+FILE or NAME=FILE, once or several times, is what a method predicts for the
+same images, .npz, .npy, .csv or .parquet: logits or probabilities of all
+classes and labels, or labels, predicted classes and confidences
+(docs/arrays.md). The same is written to --output, with predictions/ for
+`jaxcal recalibrate`."""
 
 _AGAINST = flags.DEFINE_enum(
     "against", None, ("published",), "published: put numbers that others have "

@@ -1,6 +1,6 @@
 """Flags of several sub-commands, and how help texts name flags."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import os
 from typing import Any
 
@@ -51,6 +51,26 @@ def share() -> float | None:
 def flag_help(*names: str) -> list[str]:
   """Lines that name flags and say what they are for."""
   return [f"  --{name}\n      {flags.FLAGS[name].help}" for name in names]
+
+
+def help_of_run(
+    about: str, examples: Sequence[str], own: Sequence[str],
+    output: str = "folder to write to; RUN itself if absent",
+    others: Sequence[str] = ("compilation_cache", "debug"),
+) -> str:
+  """What --help prints of a command that works on a finished run.
+
+  Args:
+    about: Text on what it does and writes.
+    examples: Command lines.
+    own: Names of the command's own flags.
+    output: Text on --output, in lines.
+    others: Names of further flags.
+  """
+  return "\n".join([
+      about, "", "Examples:", *(f"  {example}" for example in examples), "",
+      "Flags:", *flag_help(*own), f"  --output\n      {output}",
+      *flag_help(*others)])
 
 
 def check_at_least(least: int, *given: flags.FlagHolder, why: str = "") -> None:

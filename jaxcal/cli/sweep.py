@@ -31,12 +31,12 @@ from jaxcal.report import sweeps as sweep_report
 EXAMPLE = ("jaxcal sweep --config=configs/quickstart.py "
            "--sweep=method.name=tpt,c_tpt,soc --sweep=method.weight=1,3,10,30")
 _ABOUT = """\
-Methods, weights, margins, learning rates, decays, steps and selection fractions
-share one pass over the images; other fields (views, template, model, ...) make
-a pass for each value. Writes results.jsonl, a row per setting, results.md, a
-figure per swept number, and predictions/. Settings that are done are skipped, \
-so a
-sweep can be interrupted, resumed, and grown by further values."""
+Methods, weights, margins, learning rates, decays, steps and selection
+fractions share one pass over the images; other fields (views, template,
+model, ...) make a pass for each value. Writes results.jsonl, a row per
+setting, results.md, a figure per swept number, and predictions/. Settings
+that are done are skipped, so a sweep can be interrupted, resumed, and grown
+by further values."""
 
 _SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "FIELD=VALUE,VALUE,... of the config, a value with a comma in "

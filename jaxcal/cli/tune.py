@@ -29,10 +29,10 @@ EXAMPLE = "jaxcal tune --config=dor_base_to_new"
 _ABOUT = """\
 Draws the shots as published, trains every method with all seeds at once, and
 predicts the test images of base and of new classes, each among the classes of
-its half. Writes tuned/SET/METHOD/seed-N (.safetensors and .json), which `jaxcal
-evaluate` takes up, predictions/, results.jsonl, results.md, diagram-SET.svg and
-losses-SET.svg. An interrupted run goes on where it stopped, and a finished one
-grows by methods, image sets and seeds."""
+its half. Writes tuned/SET/METHOD/seed-N (.safetensors and .json), which
+`jaxcal evaluate` takes up, predictions/, results.jsonl, results.md,
+diagram-SET.svg and losses-SET.svg. An interrupted run goes on where it
+stopped, and a finished one grows by methods, image sets and seeds."""
 
 FLAGS = experiment.FLAGS_OF_ONE_PROCESS
 FIELDS = config_lib.field_names(

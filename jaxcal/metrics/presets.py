@@ -22,7 +22,7 @@ class Preset(NamedTuple):
     function: Function of this package.
     options: Options of it: bins, edges, norm.
     source: Repository and commit, or paper, that it was read in.
-    note: What differs there, or what the name hides; perhaps empty.
+    note: Remark on what differs there, or what the name hides; perhaps empty.
   """
 
   function: Callable[..., Float[Array, "..."]]

@@ -115,7 +115,7 @@ def apply_per_class(
     probs: Probabilities.
     values: Values at the knots, from `fit_per_class`.
     frequencies: Frequencies at the knots.
-    first: Where the knots of each class begin.
+    first: Positions at which the knots of each class begin.
 
   Returns:
     Probabilities; those that were given where a row is mapped to zeros.

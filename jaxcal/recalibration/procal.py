@@ -405,7 +405,7 @@ def mapped(
     evidence: Logits of the images.
     proximity: Proximity to the images fitted to.
     edges: Edges of the bins, from `fit_maps`.
-    first: Where the knots of each bin begin.
+    first: Positions at which the knots of each bin begin.
     values: Values at the knots.
     frequencies: Frequencies at the knots.
 

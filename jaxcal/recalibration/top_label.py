@@ -157,7 +157,7 @@ def by_predicted_class(
     confidence: Confidence in them.
     edges: Edges of all bins, from `fit_histograms`.
     frequencies: Frequencies of all bins.
-    first: Where the bins of each class begin.
+    first: Positions at which the bins of each class begin.
 
   Returns:
     Frequencies; the confidence itself for classes without bins.

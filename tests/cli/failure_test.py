@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxcal import predictions as predictions_lib
 from jaxcal.metrics import failure
+from jaxcal.storage import output_folder
 from tests.cli import command
 
 
@@ -69,6 +70,19 @@ class FailureTest(absltest.TestCase):
     self.assertNotIn("mcm", printed)
     self.assertFalse((self.run_folder / "failure.md").exists())
     self.assertNotEmpty(self._rows(output))
+
+  def test_the_folder_of_another_run_is_refused_and_its_own_is_cleared(self):
+    other = self.run_folder.parent / "another"
+    other.mkdir()
+    (other / "run.json").write_text("{}")
+    status, _, error = command.here(
+        "failure", str(self.run_folder), f"--output={other}")
+    self.assertEqual(status, 2)
+    self.assertIn("holds another run; give another --output", error)
+    self.assertEqual([path.name for path in other.iterdir()], ["run.json"])
+    self.assertEqual(command.here("failure", str(self.run_folder))[0], 0)
+    self.assertEmpty([name for name in output_folder.remove_written(
+        self.run_folder) if name.startswith("failure")])
 
   def test_refuses(self):
     for flag, message in (

@@ -35,7 +35,7 @@ def flat_context(
     seed: Seed of the noise and of the random start.
     from_words: Whether to start from the task's context, not from random
       vectors.
-    identity: What the context is of; that of the state must be the same. Not
+    identity: Identity of the context; that of the state must be the same. Not
       compared if None.
     progress: Function called with the numbers of steps done and in all.
 
