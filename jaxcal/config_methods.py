@@ -135,11 +135,10 @@ def remarks(config: _Config, sets: Iterable[str]) -> dict[str, str]:
 def _remark(config, data):
   family, _ = _family(config, data)
   used = for_set(config, data)
-  weights = config_lib.method_parts(used.method)
-  told = [f"{name} {weight:g}" for name in config.method.name
-          if name in published.WEIGHTS[family] and name not in config.methods
-          and (weight := config.method.weight if weights[name].weight is None
-               else weights[name].weight) is not None]
+  numbers_of = lambda name: numbers.values_of(method_of(used, name))
+  told = [f"{name} {numbers_of(name)['weight']:g}"
+          for name in config.method.name
+          if name in published.WEIGHTS[family] and name not in config.methods]
   before = config_lib.method_parts(config.method)
   given = [field for field, value in (
       ("method.weight", config.method.weight),

@@ -4,7 +4,7 @@ One `.npz` of arrays and one `.json` of settings per method and image set, so
 that metrics, recalibration and figures never need the model again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
 import pathlib
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from jaxcal.typing import Int
 from jaxcal.typing import Positions
 
 _ENDING = "npz"
+_WAY_OUT = "give another --output, or --overwrite to remove what is there"
 
 # What recalibrators and conformal sets may need beside logits and labels, with
 # the axes of each: n images, k classes, s random views, d of the joint space,
@@ -135,13 +136,15 @@ def take(predictions: Predictions, rows: Positions) -> Predictions:
 
 
 def is_there(
-    path: str | os.PathLike, asked: Mapping[str, Any], *, way_out: str
+    path: str | os.PathLike, asked: Mapping[str, Any], *,
+    evidence: Sequence[str] = (), way_out: str = _WAY_OUT
 ) -> bool:
-  """Whether predictions of the same lie there.
+  """Whether predictions of the same lie there, with all the evidence.
 
   Args:
     path: Path of the predictions, as `save` has it.
     asked: Identity that they should have, see `storage.identity`.
+    evidence: Names of the arrays that they are to carry.
     way_out: End of the message, an advice.
 
   Raises:
@@ -159,7 +162,7 @@ def is_there(
   identity.check(
       stored["identity"], asked, what=f"{path} holds predictions of something "
       "else than what is asked for", way_out=way_out)
-  return True
+  return set(evidence) <= set(stored.get("evidence", ()))
 
 
 def save(predictions: Predictions, path: str | os.PathLike) -> None:

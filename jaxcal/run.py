@@ -271,7 +271,7 @@ def iterate(
 
 def _open(folder, source, names, order, identity):
   """The folder of parts, after all processes agree on it."""
-  if jax.process_index() == 0:
+  if sharding.is_first():
     parts_lib.open_folder(folder, source.ids, names, order, identity)
   sharding.barrier("folder")
   parts_lib.open_folder(folder, source.ids, names, order, identity)

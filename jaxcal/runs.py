@@ -25,7 +25,6 @@ from jaxcal.data import image_set as image_sets
 from jaxcal.storage import identity as identity_lib
 from jaxcal.storage import paths
 
-WAY_OUT = "give another --output, or --overwrite to remove what is there"
 _PARTS = "parts-"  # what folders of unfinished work begin with
 
 # From methods, settings by name and the folder of unfinished work to
@@ -128,7 +127,8 @@ def missing(of: Asked) -> list[str]:
     ValueError: Predictions of something else lie there.
   """
   return [name for name, one in of.by_name.items()
-          if not _is_there(of, paths.inside(of.folder, name), one)]
+          if not predictions_lib.is_there(
+              paths.inside(of.folder, name), one, evidence=of.evidence)]
 
 
 def groups(
@@ -193,12 +193,6 @@ def predict(
     yield name, path
   for parts in of.folder.glob(f"{_PARTS}*"):
     parts_lib.remove(parts)
-
-
-def _is_there(of, path, identity):
-  return predictions_lib.is_there(path, identity, way_out=WAY_OUT) and (
-      set(of.evidence) <= set(
-          predictions_lib.settings(path).get("evidence", ())))
 
 
 def _settings(of, name, about):

@@ -17,6 +17,10 @@ from jaxcal.typing import Float
 NAMES = ("image_features", "text_features", "zero_shot_text_features",
          "base_text_features", "base_zero_shot_text_features",
          "zero_shot_logits")
+# What the seeds of a method share: neither tuning nor the classes of a seed's
+# training change it.
+OF_ALL_SEEDS = ("image_features", "zero_shot_text_features",
+                "zero_shot_logits")
 
 
 def arrays(

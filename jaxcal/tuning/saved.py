@@ -1,6 +1,7 @@
 """What tuned parameters predict, in files; what is there is not done again."""
 
 from collections.abc import Iterable, Mapping, Sequence
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -22,7 +23,6 @@ ZERO_SHOT = stages.Stages("zero_shot")
 
 # Of what is in Tuned.about, what predictions need not repeat: it is long.
 _LONG = ("class_names", "labels", "losses", "identity")
-_WAY_OUT = "give another --output, or --overwrite to remove what is there"
 
 
 class Asked(NamedTuple):
@@ -169,10 +169,8 @@ def missing(asked: Iterable[Asked]) -> list[Asked]:
   Raises:
     ValueError: Predictions of something else lie there.
   """
-  is_there = lambda one: predictions_lib.is_there(
-      one.path, one.identity, way_out=_WAY_OUT) and set(one.evidence) <= set(
-          predictions_lib.settings(one.path).get("evidence", ()))
-  return [one for one in asked if not is_there(one)]
+  return [one for one in asked if not predictions_lib.is_there(
+      one.path, one.identity, evidence=one.evidence)]
 
 
 def save(
@@ -214,7 +212,21 @@ def save(
         model, images, [one.tuned for one in group], template=template,
         features=features, max_bytes=max_bytes, batch_size=batch_size,
         num_threads=num_threads, progress=progress)
+    arrays = functools.partial(
+        evidence_lib.arrays, model, images, template=template,
+        features=features, max_bytes=max_bytes, batch_size=batch_size,
+        num_threads=num_threads)
+    # The seeds of a method share all that tuning leaves as it is.
+    alike: dict[str, Any] = {}
     for one, logits in zip(group, found, strict=True):
+      carried: dict[str, Any] = {}
+      if one.tuned is not None:
+        own = [name for name in one.evidence if name not in alike]
+        carried = arrays(one.tuned, own)
+        alike |= {name: values for name, values in carried.items()
+                  if name in evidence_lib.OF_ALL_SEEDS}
+        carried |= {name: alike[name] for name in one.evidence
+                    if name in alike}
       about = {**one.about, **stages.setting(one.stages),
                "identity": one.identity, "evidence": list(one.evidence)}
       if with_fd_score:
@@ -223,11 +235,7 @@ def save(
             max_bytes=max_bytes)
       predictions_lib.save(predictions_lib.Predictions(
           np.asarray(logits, np.float32), np.asarray(images.labels),
-          images.ids, images.class_names, {}, about,
-          {} if one.tuned is None else evidence_lib.arrays(
-              model, images, one.tuned, one.evidence, template=template,
-              features=features, max_bytes=max_bytes, batch_size=batch_size,
-              num_threads=num_threads)), one.path)
+          images.ids, images.class_names, {}, about, carried), one.path)
 
 
 def over_seeds(
