@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import pathlib
 
+from jaxcal import stages
 from jaxcal.predictions import Predictions
 from jaxcal.report import ranking
 from jaxcal.report import saved_runs
@@ -44,9 +45,8 @@ def rank(
   for data, predictions in _loaded(run).items():
     inside = {name: one for name, (one, _) in predictions.items()}
     outside = {name: one for name, (_, one) in predictions.items() if one}
-    rankings = found.setdefault(data, [])
-    rankings.append(ranking.rank_failures(
-        inside, conventions, logit_scale=logit_scale))
+    rankings = [ranking.rank_failures(
+        inside, conventions, logit_scale=logit_scale)]
     if outside:
       rankings.append(ranking.rank_outliers(
           {name: inside[name] for name in outside}, outside, conventions,
@@ -55,7 +55,23 @@ def rank(
       rankings.append(ranking.rank_held_out_classes(
           inside, num_classes=held_out, num_draws=num_draws,
           seed=conventions.seed, logit_scale=logit_scale))
+    through = {name: stages.named(one.settings, name)
+               for name, one in inside.items()}
+    found[data] = [_with_stages(one, through) for one in rankings]
   return found
+
+
+def _with_stages(one, through):
+  """A ranking whose rows have the stages of predictions, not their label."""
+
+  def of_row(row):
+    row = row | stages.fields(through[row["method"]])
+    if "reference" in row:
+      row |= stages.reference_fields(through[row["reference"]])
+    return row
+
+  return one._replace(rows=[*map(of_row, one.rows)],
+                      differences=[*map(of_row, one.differences)])
 
 
 def write(

@@ -151,8 +151,8 @@ def _differing(names):
   blank = lambda name, cell: (
       lambda row: cell(row) if f"{name}_difference" in row else "")
   return (
-      Column("method", lambda row: f"{row['method']}, {row['score']}"),
-      Column("minus", lambda row: f"{row['reference']}, "
+      Column("method", lambda row: f"{stages.of(row).label}, {row['score']}"),
+      Column("minus", lambda row: f"{stages.reference_of(row).label}, "
                                   f"{row['reference_score']}"),
       *(Column(text, blank(name, cell)) for heading, name in names.items()
         for text, cell in (

@@ -7,6 +7,7 @@ from absl.testing import absltest
 import numpy as np
 
 from jaxcal import predictions as predictions_lib
+from jaxcal import stages
 from jaxcal.metrics import failure
 from jaxcal.storage import output_folder
 from tests.cli import command
@@ -60,6 +61,20 @@ class FailureTest(absltest.TestCase):
     self.assertEqual(row["data"], "pets")
     self.assertAlmostEqual(row["auroc"], float(expected.auroc), 5)
     self.assertIn(("outliers", "tpt", "mcm"), rows)
+
+  def test_stages_are_fields(self):
+    path = self.run_folder / "predictions" / "pets" / "tpt+full"
+    predictions_lib.save(_predictions(4)._replace(settings=stages.setting(
+        stages.Stages("tpt", posterior="full"))), path)
+    status, printed, error = command.here("failure", str(self.run_folder))
+    self.assertEqual(status, 0, error)
+    found = {(row["method"], row.get("posterior"), row.get("reference"))
+             for row in self._rows(self.run_folder)
+             if row["kind"] == "failures"}
+    self.assertContainsSubset(
+        {("tpt", None, None), ("tpt", "full", None)}, found)
+    self.assertNotIn("tpt+full", {method for method, *_ in found})
+    self.assertIn("| tpt+full ", printed)
 
   def test_a_folder_of_its_own_and_nothing_asked(self):
     output = self.run_folder / "other"
