@@ -9,6 +9,7 @@ import numpy as np
 from jaxcal import stages
 from jaxcal.predictions import Predictions
 from jaxcal.report import figures
+from jaxcal.report import per_image
 from jaxcal.report import saved_runs
 from jaxcal.report import summary
 from jaxcal.report import tables
@@ -138,7 +139,7 @@ def _draw(output, task, specs, found: _Found, conventions):
   panels = {}
   for half in task.tests:
     for of, by_half in found.items():
-      bins = [summary.bins_of(one, conventions) for one in by_half[half]]
+      bins = [per_image.of(one).bins(conventions) for one in by_half[half]]
       panels[f"{of.label}\n{half} classes"] = jax.tree.map(
           lambda *x: sum(x), *bins)
   _write(output / f"diagram-{task.name}.svg", figures.svg(

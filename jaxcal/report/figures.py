@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 import io
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxcal import stages
 from jaxcal.metrics import binning
+from jaxcal.report import per_image
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.typing import Float
@@ -19,6 +21,8 @@ _INK, _BAR, _GAP, _QUIET = "#1c2b3a", "#3f7cac", "#d1495b", "#9aa5b1"
 # Told apart without colour vision, too (Okabe and Ito).
 _CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
            "#000000")
+# Diagrams side by side in a figure that is as wide as a page.
+_MOST_ABREAST = 5
 
 
 def reliability_diagrams(
@@ -30,12 +34,12 @@ def reliability_diagrams(
 
   A bar is the accuracy of a bin. The red line from its top ends at the bin's
   mean confidence: above the bar the model is over-confident, below it
-  under-confident. Empty bins stay empty. The strip below shows the share of
-  the images in each bin.
+  under-confident. Empty bins stay empty. The histogram below counts the images
+  in each bin, right ones below wrong ones.
 
   Args:
     bins_by_title: Bins of equal width over [0, 1] by the title of the panel.
-    per_row: Panels side by side; all of them if None.
+    per_row: Panels side by side; at most five, in rows of one length, if None.
 
   Raises:
     ValueError: Nothing to draw.
@@ -44,8 +48,9 @@ def reliability_diagrams(
     raise ValueError("no predictions to draw")
   # Not pyplot: a library must not touch the caller's figures or backend.
   from matplotlib.figure import Figure
-  columns = per_row or len(bins_by_title)
-  rows = -(-len(bins_by_title) // columns)
+  number = len(bins_by_title)
+  columns = per_row or -(-number // -(-number // _MOST_ABREAST))
+  rows = -(-number // columns)
   figure = Figure(figsize=(2.3 * columns, 3.5 * rows), layout="constrained")
   panels = figure.subplots(
       2 * rows, columns, sharex=True, sharey="row", squeeze=False,
@@ -53,15 +58,71 @@ def reliability_diagrams(
   pairs = panels.reshape(rows, 2, columns).swapaxes(1, 2).reshape(-1, 2)
   for (top, bottom), (title, bins) in zip(pairs, bins_by_title.items()):
     _draw_reliability(top, bins)
-    _draw_shares(bottom, bins)
-    top.set_title(title, fontsize=9, color=_INK)
+    _draw_counts(bottom, bins)
+    if title:
+      top.set_title(title, fontsize=9, color=_INK)
     bottom.set_xlabel("confidence", fontsize=9, color=_INK)
-  for unused in pairs[len(bins_by_title):].flat:
+  for unused in pairs[number:].flat:
     unused.set_visible(False)
   for panel in panels[::2, 0]:
     panel.set_ylabel("accuracy", fontsize=9, color=_INK)
   for panel in panels[1::2, 0]:
     panel.set_ylabel("images", fontsize=9, color=_INK)
+  return figure
+
+
+def risk_coverage(curves: Mapping[str, per_image.Curve]) -> "Figure":
+  """The error among the most confident images, by their share.
+
+  Args:
+    curves: Curves by the name of the method.
+
+  Raises:
+    ValueError: Nothing to draw.
+  """
+  if not curves:
+    raise ValueError("no curves to draw")
+  from matplotlib.figure import Figure
+  rows = -(-len(curves) // 2)
+  figure = Figure(figsize=(4.2, 2.9 + 0.18 * rows), layout="constrained")
+  panel = figure.subplots()
+  for number, (name, curve) in enumerate(curves.items()):
+    panel.plot(100 * curve.coverage, 100 * curve.risk, label=name,
+               linewidth=1.3, color=_colour(number), linestyle=_style(number))
+  panel.set(xlim=(0, 100))
+  panel.set_ylim(bottom=0)
+  _plain_axes(panel, "coverage %", "error %")
+  figure.legend(fontsize=8, frameon=False, loc="outside lower left", ncols=2)
+  return figure
+
+
+def accuracy_against_error(rows: Sequence[summary.Row]) -> "Figure":
+  """Methods as points with intervals, numbered in their order.
+
+  Args:
+    rows: Rows of an image set, from `summary.summarise`.
+
+  Raises:
+    ValueError: Nothing to draw.
+  """
+  if not rows:
+    raise ValueError("no methods to draw")
+  from matplotlib.figure import Figure
+  figure = Figure(figsize=(3.4, 2.8), layout="constrained")
+  panel = figure.subplots()
+  for number, row in enumerate(rows):
+    across, upwards = ([100 * row[f"{name}{end}"] for end in
+                        ("", "_low", "_high")] for name in ("ece", "accuracy"))
+    spread = lambda ends: [[max(ends[0] - ends[1], 0)],
+                           [max(ends[2] - ends[0], 0)]]
+    panel.errorbar(
+        across[0], upwards[0], xerr=spread(across), yerr=spread(upwards),
+        **{**_points(number), "elinewidth": 0.5, "alpha": 0.8})
+    panel.annotate(str(number + 1), (across[0], upwards[0]), xytext=(3, 3),
+                   textcoords="offset points", fontsize=8,
+                   color=_colour(number))
+  panel.set_xlim(left=0)
+  _plain_axes(panel, "ECE %", "accuracy %")
   return figure
 
 
@@ -260,15 +321,24 @@ def panel_title(row: summary.Row) -> str:
           f"{tables.percent(row['ece_floor'])}")
 
 
-def svg(figure: "Figure") -> str:
-  """The figure as an `<svg>` element, the same bytes for the same figure."""
+def svg(figure: "Figure", *, inline: bool = False) -> str:
+  """The figure as an `<svg>` element, the same bytes for the same figure.
+
+  Args:
+    figure: Figure to draw.
+    inline: Whether it is for a page with other figures: without the names of
+      its parts, and with text that can be selected.
+  """
   import matplotlib
   text = io.StringIO()
   # Fixed salt and no date: running twice gives the same page.
-  with matplotlib.rc_context({"svg.hashsalt": "jaxcal", "font.size": 9}):
+  with matplotlib.rc_context({
+      "svg.hashsalt": "jaxcal", "font.size": 9,
+      "svg.fonttype": "none" if inline else "path"}):
     figure.savefig(
         text, format="svg", metadata={"Date": None, "Creator": None})
-  return text.getvalue()[text.getvalue().index("<svg"):]
+  drawn = text.getvalue()[text.getvalue().index("<svg"):]
+  return re.sub(r'<g id="[^"]*">', "<g>", drawn) if inline else drawn
 
 
 def _draw_reliability(panel, bins):
@@ -324,11 +394,12 @@ def _plain_axes(panel, across, upwards):
   panel.set_ylabel(upwards, fontsize=9, color=_INK)
 
 
-def _draw_shares(panel, bins):
+def _draw_counts(panel, bins):
   num_bins = len(bins.count)
-  middle = (np.arange(num_bins) + 0.5) / num_bins
-  panel.bar(middle, bins.count / bins.count.sum(), width=0.9 / num_bins,
-            color=_QUIET)
+  middle, width = (np.arange(num_bins) + 0.5) / num_bins, 0.9 / num_bins
+  panel.bar(middle, bins.correct_sum, width=width, color=_BAR)
+  panel.bar(middle, bins.count - bins.correct_sum, width=width,
+            bottom=bins.correct_sum, color=_GAP)
   _quiet_axes(panel)
 
 

@@ -1,6 +1,7 @@
 """Predictions of image sets become rows, and files for people."""
 
 from collections.abc import Iterable, Mapping, Sequence
+import datetime
 import pathlib
 from typing import Any, NamedTuple
 
@@ -12,8 +13,10 @@ from jaxcal.recalibration import predicted
 from jaxcal.report import figures
 from jaxcal.report import inputs
 from jaxcal.report import page
+from jaxcal.report import per_image
 from jaxcal.report import published
 from jaxcal.report import saved_runs
+from jaxcal.report import sections
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
@@ -50,14 +53,14 @@ class Measured(NamedTuple):
   Attributes:
     rows: Measures of each method on each set.
     differences: Paired differences.
-    diagrams: Reliability diagrams by set.
+    images: Predictions per image, by set and method.
     over_seeds: Means and standard deviations of the methods of `jaxcal tune`
       of which there are several seeds, rows for `tables.OVER_SEEDS`.
   """
 
   rows: list[summary.Row]
   differences: list[summary.Row]
-  diagrams: dict[str, str]
+  images: dict[str, dict[str, per_image.PerImage]]
   over_seeds: list[summary.Row]
 
 
@@ -108,7 +111,7 @@ def read(
 
 def measure(
     sets: Iterable[Predicted], conventions: summary.Conventions) -> Measured:
-  """All numbers and diagrams; one image set is looked at after the other.
+  """All numbers; one image set is looked at after the other.
 
   Rows have the stages of the predictions as fields, see `stages.fields`, and
   the numbers of the method, by name. Those of recalibrated predictions say
@@ -135,9 +138,8 @@ def measure(
             predictions[name], predictions[reference], conventions) |
         stages.reference_fields(through[reference])
         for name, reference in pairs.items())
-    measured.diagrams[data] = figures.svg(figures.reliability_diagrams({
-        figures.panel_title(row): summary.bins_of(one, conventions)
-        for row, one in zip(rows, predictions.values())}))
+    measured.images[data] = {
+        name: per_image.of(one) for name, one in predictions.items()}
   return measured
 
 
@@ -161,21 +163,24 @@ def write(
     beside: Rows from `published.compare`; None where these are not asked for.
   """
   output.mkdir(parents=True, exist_ok=True)
-  rows, differences, diagrams, _ = measured
+  rows, differences = measured.rows, measured.differences
   remarks = [*_by_set(about), *_fitted_to(about), *remarks,
              *tables.floor_notes(rows)]
-  for data, diagram in diagrams.items():
+  for data, group in summary.by_data(rows).items():
+    diagram = figures.svg(figures.reliability_diagrams({
+        figures.panel_title(row): one.bins(conventions)
+        for row, one in zip(group, measured.images[data].values())}))
     atomic.write_whole(output / f"diagram-{data}.svg", diagram.encode())
   saved_runs.write_rows(output / "results.jsonl", rows)
   saved_runs.write_rows(output / "differences.jsonl", differences)
   if beside is not None:
     saved_runs.write_rows(output / "published.jsonl", beside)
-  text = page.render(
-      title=_title(about), rows=rows, differences=differences,
-      diagrams=diagrams, conventions=conventions,
-      settings=_page_settings(about, conventions), remarks=remarks,
-      beside=beside)
-  atomic.write_whole(output / "report.html", text.encode())
+  atomic.write_whole(output / "report.html", page.render(page.Page(
+      _title(about), _lead(rows),
+      [sections.overview(rows, conventions, remarks),
+       *sections.of_sets(rows, measured.images, conventions),
+       *sections.more(rows, differences, beside)],
+      _page_settings(about, conventions)), date=_today()).encode())
   text = "\n\n".join(_blocks(measured, conventions, remarks, beside))
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
   return Written(
@@ -233,6 +238,23 @@ def _title(about):
   return f"Calibration of {model}{by}"
 
 
+def _lead(rows):
+  """What the page shows, in a sentence."""
+  sets = summary.by_data(rows)
+  methods = len(dict.fromkeys(map(stages.of, rows)))
+  sizes = sorted({row["num_images"] for row in rows})
+  size = " to ".join(f"{number:,}" for number in dict.fromkeys(
+      (sizes[0], sizes[-1])))
+  many = lambda number, name: f"{number} {name}{'s' * (number != 1)}"
+  return (f"Accuracy and calibration of {many(methods, 'method')} on "
+          f"{many(len(sets), 'image set')} ({', '.join(sets)}) of {size} "
+          "images.")
+
+
+def _today():
+  return datetime.datetime.now(datetime.UTC).date()
+
+
 def _by_set(about):
   """What the run says of its sets."""
   return [text for name, text in saved_runs.settings_of(about).items()
@@ -277,7 +299,8 @@ def _page_settings(about, conventions):
 
 def _blocks(measured, conventions, remarks, beside):
   """Paragraphs and tables of results.md."""
-  rows, differences, _, over_seeds = measured
+  rows, differences, over_seeds = (
+      measured.rows, measured.differences, measured.over_seeds)
   notes = tables.fit_notes(rows)
   of = lambda key: [row for row in rows if key in row]
   yield tables.markdown(rows, tables.RESULTS)

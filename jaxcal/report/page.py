@@ -1,61 +1,140 @@
-"""One self-contained HTML page per run: tables, diagrams, settings."""
+"""A self-contained HTML page: sections of paragraphs, tables and figures.
+
+What a page shows of a run is decided where the run is reported; this is how a
+page looks. It asks for nothing from anywhere: style, script, figures and
+pictures are in it.
+"""
 
 from collections.abc import Mapping, Sequence
+import datetime
 import importlib.resources
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
-from jaxcal.report import published
-from jaxcal.report import summary
 from jaxcal.report import tables
 
 
-def render(
-    *,
-    title: str,
-    rows: Sequence[summary.Row],
-    differences: Sequence[summary.Row],
-    diagrams: Mapping[str, str],
-    conventions: summary.Conventions,
-    settings: Mapping[str, Any],
-    remarks: Sequence[str] = (),
-    beside: Sequence[summary.Row] | None = None,
-) -> str:
+class Table(NamedTuple):
+  """Rows to be sorted by any column.
+
+  Attributes:
+    rows: Rows of numbers by name.
+    columns: Columns, see `tables`.
+  """
+
+  rows: Sequence[Mapping[str, Any]]
+  columns: Sequence[tables.Column]
+
+
+class Figure(NamedTuple):
+  """A drawing and what it shows.
+
+  Attributes:
+    svg: Drawing as an `<svg>` element, from `figures.svg`.
+    caption: Text below it; its first line is the heading.
+  """
+
+  svg: str
+  caption: str
+
+
+class Figures(NamedTuple):
+  """Figures side by side, as many as fit."""
+
+  figures: Sequence[Figure]
+
+
+class Picture(NamedTuple):
+  """An image and what is said of it.
+
+  Attributes:
+    source: Image as a `data:` URI; empty where it is not at hand.
+    lines: Lines of text below it.
+  """
+
+  source: str
+  lines: Sequence[str]
+
+
+class Pictures(NamedTuple):
+  """Pictures side by side, as many as fit."""
+
+  pictures: Sequence[Picture]
+
+
+class Bullets(NamedTuple):
+  """Sentences below each other."""
+
+  lines: Sequence[str]
+
+
+# A paragraph is a string.
+Block = str | Table | Figures | Pictures | Bullets
+
+
+class Section(NamedTuple):
+  """A part of a page, which its contents name.
+
+  Attributes:
+    heading: Heading.
+    blocks: Paragraphs, tables and figures, from top to bottom.
+  """
+
+  heading: str
+  blocks: Sequence[Block]
+
+
+class Page(NamedTuple):
+  """A page.
+
+  Attributes:
+    title: Heading of the page.
+    lead: Sentence on what it shows.
+    sections: Sections; those without blocks are left out.
+    settings: Settings to run it again with, by dotted name.
+    commands: Command lines that it comes from, by what they did.
+  """
+
+  title: str
+  lead: str
+  sections: Sequence[Section]
+  settings: Mapping[str, Any]
+  commands: Mapping[str, str] = {}
+
+
+def render(page: Page, *, date: datetime.date) -> str:
   """The page as text.
 
   Args:
-    title: Heading of the page.
-    rows: Rows from `summary.summarise`, with `data` and their stages.
-    differences: Differences from `summary.compare`, with `data` and the stages
-      of both sides.
-    diagrams: Reliability diagrams of each image set, as `<svg>`.
-    conventions: What ECE and intervals mean.
-    settings: Settings to run it again with, by dotted name.
-    remarks: Sentences about all of the page, which stand above the tables.
-    beside: Rows from `published.compare`; None for no such part.
+    page: What is on it.
+    date: Day on which it is made.
   """
   import jinja2
-  template = importlib.resources.files("jaxcal.report").joinpath(
-      "page.html").read_text(encoding="utf-8")
   environment = jinja2.Environment(
       autoescape=True, trim_blocks=True, lstrip_blocks=True,
       undefined=jinja2.StrictUndefined)
-  table = lambda some, columns: {
-      "headings": [column.heading for column in columns],
-      "rows": tables.cells(some, columns)}
-  tuned = [row for row in rows if row.get("median_context_shift", 0) > 0]
-  uncertain = [row for row in rows if "median_epistemic" in row]
-  detecting = [row for row in rows if "auroc_confidence" in row]
-  fitted = [row for row in rows if "recalibration_images" in row]
-  by_data = summary.by_data(rows)
-  return environment.from_string(template).render(
-      title=title, conventions=conventions, settings=settings, remarks=remarks,
-      results={data: table(group, tables.RESULTS[1:] + tables.MORE)
-               for data, group in by_data.items()},
-      notes={data: tables.fit_notes(group) for data, group in by_data.items()},
-      fits=table(fitted, tables.FITS),
-      differences=table(differences, tables.DIFFERENCES),
-      uncertainty=table(uncertain, tables.UNCERTAINTY),
-      detection=table(detecting, tables.DETECTION),
-      published=table(published.shown(beside or ()), tables.PUBLISHED),
-      on_published=None if beside is None else published.remarks(beside),
-      tuning=table(tuned, tables.TUNING), diagrams=diagrams)
+  environment.tests |= {
+      kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind)
+      for kind in (Table, Figures, Pictures, Bullets)}
+  environment.globals |= {"cells": tables.marked_cells}
+  sections = [one for one in page.sections if one.blocks]
+  return environment.from_string(_file("page.html")).render(
+      page=page, date=date.isoformat(), sections=dict(zip(
+          _anchors([one.heading for one in sections]), sections)),
+      style=_file("page.css"), script=_file("page.js"))
+
+
+def _file(name):
+  return importlib.resources.files("jaxcal.report").joinpath(
+      name).read_text(encoding="utf-8")
+
+
+def _anchors(headings):
+  """Names that an address can end with, each different."""
+  found: list[str] = []
+  for heading in headings:
+    name = re.sub(r"[^\w]+", "-", heading.lower()).strip("-") or "section"
+    same = sum(re.fullmatch(re.escape(name) + r"(-\d+)?", other) is not None
+               for other in found)
+    found.append(f"{name}-{same + 1}" if same else name)
+  return found

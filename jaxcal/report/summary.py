@@ -389,14 +389,27 @@ def _area(scores, outside, weights):
   return jnp.where(jnp.isnan(area), 0.5, area)
 
 
+def confidence_and_hits(
+    predictions: Predictions | inputs.Given
+) -> tuple[Float[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+  """Confidence of each image in float64, and whether its prediction is right.
+
+  Raises:
+    ValueError: The predictions have no labels.
+  """
+  with jax.enable_x64(True):
+    scored = _score(predictions)
+  return np.asarray(scored.confidence), np.asarray(scored.correct, bool)
+
+
 def bins_of(
-    predictions: Predictions | inputs.Given, conventions: Conventions
+    confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarray, "n"],
+    conventions: Conventions
 ) -> binning.BinStatistics:
   """The bins of a reliability diagram, as float64 numpy arrays."""
   with jax.enable_x64(True):
-    scored = _score(predictions)
     bins = binning.bin_statistics(
-        scored.confidence, scored.correct, num_bins=conventions.num_bins,
+        confidence, correct, num_bins=conventions.num_bins,
         edges=conventions.edges)
   return jax.tree.map(np.asarray, bins)
 

@@ -55,8 +55,13 @@ def _few(values):
   return ", ".join(f"{value:.3g}" for value in values)
 
 
+def method(row: _Row) -> str:
+  """The stages of a row in one name."""
+  return stages.of(row).label
+
+
 _DATA = Column("images of", lambda row: row["data"])
-_METHOD = Column("method", lambda row: stages.of(row).label)
+_METHOD = Column("method", method)
 _AURC = Column("AURC %", _interval("aurc", percent))
 
 # By the name of the value that fills a column, as `present` takes them.
@@ -380,6 +385,18 @@ def _verdict(row):
   return f"off by {100 * row['difference']:+z.{row['decimals']}f}"
 
 
+CLASSES = (
+    Column("class", lambda row: row["class_name"]),
+    Column("n", lambda row: str(row["num_images"])),
+    Column("accuracy %", lambda row: (
+        f"{percent(row['accuracy'])} ({percent(row['accuracy_least'])} to "
+        f"{percent(row['accuracy_most'])})")),
+    Column("conf - acc", lambda row: signed_percent(row["confidence_gap"])),
+    Column("most often taken for", lambda row: (
+        f"{row['taken_for']} ({percent(row['taken_for_share'])} %)"
+        if "taken_for" in row else "")),
+)
+
 PUBLISHED = (
     _DATA,
     _METHOD,
@@ -461,6 +478,21 @@ def cells(
 ) -> list[list[str]]:
   """The text of every cell, row by row."""
   return [[column.cell(row) for column in columns] for row in rows]
+
+
+class Cell(NamedTuple):
+  """A cell's text, and whether it is shown to be the best of its column."""
+
+  text: str
+  is_best: bool
+
+
+def marked_cells(
+    rows: Sequence[_Row], columns: Sequence[Column]
+) -> list[list[Cell]]:
+  """Every cell, row by row."""
+  return [[Cell(column.cell(row), False) for column in columns]
+          for row in rows]
 
 
 def markdown(rows: Sequence[_Row], columns: Sequence[Column]) -> str:
