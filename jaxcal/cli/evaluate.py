@@ -1,6 +1,6 @@
 """`jaxcal evaluate`: images in; predictions, a table and a page out."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -28,6 +28,7 @@ from jaxcal.posterior import head
 from jaxcal.report import measured
 from jaxcal.report import recalibrated
 from jaxcal.report import saved_runs
+from jaxcal.report import thumbnails
 from jaxcal.tuning import checkpoint as tuned_files
 from jaxcal.tuning import saved
 
@@ -197,13 +198,19 @@ def _predict(
 
 
 def _write_report(
-    config: _Config, output: pathlib.Path, sets: Iterable[str],
+    config: _Config, output: pathlib.Path, sets_by_name: _Sets,
     names: Sequence[str], about: Mapping[str, Any]
 ) -> None:
   """Predictions on disk become results.jsonl, the page and a printed table."""
   conventions = experiment.conventions(config.metrics)
   found = measured.measure(
-      (measured.read(output / "predictions" / data, names) for data in sets),
-      conventions)
+      (measured.read(output / "predictions" / data, names)
+       for data in sets_by_name), conventions)
+  small_images = None
+  if config.data.store is None:
+    small_images = thumbnails.save(
+        output, found.images, lambda data, image_id: image_sets.read_by_id(
+            sets_by_name[data], image_id))
   printing.show(*measured.write(
-      output, found, about=about, conventions=conventions))
+      output, found, about=about, conventions=conventions,
+      small_images=small_images))

@@ -150,6 +150,16 @@ def take(image_set: ImageSet, indices: Positions) -> ImageSet:
   )
 
 
+def read_by_id(
+    image_set: ImageSet, image_id: str) -> UInt8[np.ndarray, "h w 3"]:
+  """The image that has an id.
+
+  Raises:
+    ValueError: There is none.
+  """
+  return image_set.read(image_set.ids.index(image_id))
+
+
 def unlabelled(
     image_set: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
   """The images as of none of some classes; their labels, 0, mean nothing."""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxcal import stages
 from jaxcal.metrics import binning
 from jaxcal.report import per_image
+from jaxcal.report import prototypes
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.typing import Float
@@ -123,6 +124,26 @@ def accuracy_against_error(rows: Sequence[summary.Row]) -> "Figure":
                    color=_colour(number))
   panel.set_xlim(left=0)
   _plain_axes(panel, "ECE %", "accuracy %")
+  return figure
+
+
+def prototype_similarities(found: prototypes.Similarities) -> "Figure":
+  """Pairs of classes by the cosine of their text features, before and after.
+
+  Args:
+    found: Histograms of both.
+  """
+  from matplotlib.figure import Figure
+  figure = Figure(figsize=(2.8, 2.4), layout="constrained")
+  panel = figure.subplots()
+  for counts, name, colour in ((found.before, "before", _QUIET),
+                               (found.after, "after", _BAR)):
+    panel.stairs(counts, prototypes.EDGES, fill=True, alpha=0.6, color=colour,
+                 label=name)
+  filled = np.flatnonzero(found.before + found.after)
+  panel.set_xlim(prototypes.EDGES[filled[0]], prototypes.EDGES[filled[-1] + 1])
+  _plain_axes(panel, "cosine", "pairs of classes")
+  figure.legend(fontsize=8, frameon=False, loc="outside lower left", ncols=2)
   return figure
 
 
@@ -327,7 +348,7 @@ def svg(figure: "Figure", *, inline: bool = False) -> str:
   Args:
     figure: Figure to draw.
     inline: Whether it is for a page with other figures: without the names of
-      its parts, and with text that can be selected.
+      its parts, and with text as text, in the font of the page.
   """
   import matplotlib
   text = io.StringIO()
@@ -338,7 +359,22 @@ def svg(figure: "Figure", *, inline: bool = False) -> str:
     figure.savefig(
         text, format="svg", metadata={"Date": None, "Creator": None})
   drawn = text.getvalue()[text.getvalue().index("<svg"):]
-  return re.sub(r'<g id="[^"]*">', "<g>", drawn) if inline else drawn
+  return _lean(drawn) if inline else drawn
+
+
+def _lean(drawn):
+  """Without what a page has no use for: names, metadata, digits, its own font.
+  """
+  for pattern, instead in (
+      (r'<g id="[^"]*">', "<g>"),
+      (r"(?s) *<metadata>.*?</metadata>\n", ""),
+      (r' xmlns(:\w+)?="[^"]*"', ""),
+      (r' transform="rotate\(-0 [^"]*"', ""),
+      (r" font-family: [^;]*;", ""),
+      (r"(\d\.\d\d)\d+", r"\1"),
+      (r"\n *", "\n")):
+    drawn = re.sub(pattern, instead, drawn)
+  return drawn
 
 
 def _draw_reliability(panel, bins):

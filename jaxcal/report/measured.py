@@ -14,11 +14,13 @@ from jaxcal.report import figures
 from jaxcal.report import inputs
 from jaxcal.report import page
 from jaxcal.report import per_image
+from jaxcal.report import prototypes
 from jaxcal.report import published
 from jaxcal.report import saved_runs
 from jaxcal.report import sections
 from jaxcal.report import summary
 from jaxcal.report import tables
+from jaxcal.report import thumbnails
 from jaxcal.storage import atomic
 
 # Paired differences are taken to the first of these that is there.
@@ -54,6 +56,8 @@ class Measured(NamedTuple):
     rows: Measures of each method on each set.
     differences: Paired differences.
     images: Predictions per image, by set and method.
+    similar: Similarities of the classes' features before and after tuning, by
+      set and method, of those that carry them.
     over_seeds: Means and standard deviations of the methods of `jaxcal tune`
       of which there are several seeds, rows for `tables.OVER_SEEDS`.
   """
@@ -61,6 +65,7 @@ class Measured(NamedTuple):
   rows: list[summary.Row]
   differences: list[summary.Row]
   images: dict[str, dict[str, per_image.PerImage]]
+  similar: dict[str, dict[str, prototypes.Similarities]]
   over_seeds: list[summary.Row]
 
 
@@ -119,7 +124,7 @@ def measure(
   names. Rows of differences have the stages of the other side, too, see
   `stages.reference_fields`.
   """
-  measured = Measured([], [], {}, [])
+  measured = Measured([], [], {}, {}, [])
   for data, predictions, pairs, outside in sets:
     through = {name: stages.named(one.settings, name)
                for name, one in predictions.items()}
@@ -140,6 +145,7 @@ def measure(
         for name, reference in pairs.items())
     measured.images[data] = {
         name: per_image.of(one) for name, one in predictions.items()}
+    measured.similar[data] = dict(_similar(predictions))
   return measured
 
 
@@ -151,6 +157,7 @@ def write(
     conventions: summary.Conventions,
     remarks: Sequence[str] = (),
     beside: Sequence[summary.Row] | None = None,
+    small_images: thumbnails.Thumbnails | None = None,
 ) -> Written:
   """Writes the report: tables, diagrams and the page.
 
@@ -161,6 +168,7 @@ def write(
     conventions: What ECE and intervals mean.
     remarks: Sentences about all of the report.
     beside: Rows from `published.compare`; None where these are not asked for.
+    small_images: Thumbnails of images that the page may show.
   """
   output.mkdir(parents=True, exist_ok=True)
   rows, differences = measured.rows, measured.differences
@@ -171,22 +179,37 @@ def write(
         figures.panel_title(row): one.bins(conventions)
         for row, one in zip(group, measured.images[data].values())}))
     atomic.write_whole(output / f"diagram-{data}.svg", diagram.encode())
-  saved_runs.write_rows(output / "results.jsonl", rows)
-  saved_runs.write_rows(output / "differences.jsonl", differences)
+  for name, some, columns in (
+      ("results", rows, tables.RESULTS),
+      ("differences", differences, tables.DIFFERENCES)):
+    saved_runs.write_rows(output / f"{name}.jsonl", some)
+    atomic.write_whole(output / f"{name}.csv", tables.as_csv(some).encode())
+    atomic.write_whole(
+        output / f"{name}.tex", tables.latex(some, columns).encode())
   if beside is not None:
     saved_runs.write_rows(output / "published.jsonl", beside)
   atomic.write_whole(output / "report.html", page.render(page.Page(
       _title(about), _lead(rows),
       [sections.overview(rows, conventions, remarks),
-       *sections.of_sets(rows, measured.images, conventions),
+       *sections.of_sets(
+           rows, measured.images, conventions, similar=measured.similar,
+           small_images=small_images),
        *sections.more(rows, differences, beside)],
       _page_settings(about, conventions)), date=_today()).encode())
   text = "\n\n".join(_blocks(measured, conventions, remarks, beside))
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
   return Written(
       f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, results.md, "
-      "results.jsonl, differences.jsonl" +
+      "results and differences as .jsonl, .csv and .tex" +
       ("" if beside is None else ", published.jsonl"), tables.fit_notes(rows))
+
+
+def _similar(predictions):
+  for name, one in predictions.items():
+    found = None if isinstance(one, inputs.Given) else (
+        prototypes.similarities(one))
+    if found is not None:
+      yield name, found
 
 
 def _detected(one, other, conventions):

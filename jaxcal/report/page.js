@@ -13,7 +13,8 @@ function sort(table, column, descending) {
   const filled = rows.filter((one) => one.text !== "");
   const numeric = filled.every((one) => !Number.isNaN(one.number));
   filled.sort((a, b) => (descending ? -1 : 1) * (
-    numeric ? a.number - b.number : a.text.localeCompare(b.text)));
+    numeric ? a.number - b.number :
+    a.text.localeCompare(b.text, undefined, {numeric: true})));
   const empty = rows.filter((one) => one.text === "");
   table.tBodies[0].append(...[...filled, ...empty].map((one) => one.row));
 }

@@ -39,9 +39,15 @@ class Figure(NamedTuple):
 
 
 class Figures(NamedTuple):
-  """Figures side by side, as many as fit."""
+  """Figures side by side, as many as fit.
+
+  Attributes:
+    figures: Figures.
+    are_small: Whether they can be read at half the width of a telephone.
+  """
 
   figures: Sequence[Figure]
+  are_small: bool = False
 
 
 class Picture(NamedTuple):

@@ -23,6 +23,24 @@ from jaxcal.typing import Int
 _MOST_POINTS = 200
 
 
+class Classes(NamedTuple):
+  """True and predicted classes of the images.
+
+  Attributes:
+    labels: True classes.
+    predicted: Predicted classes.
+    names: Names of the classes; none where not known.
+  """
+
+  labels: Int[np.ndarray, "n"]
+  predicted: Int[np.ndarray, "n"]
+  names: tuple[str, ...] = ()
+
+  def name_of(self, label: Any) -> str:
+    """Name of a class, its number where it has none."""
+    return self.names[label] if self.names else str(label)
+
+
 class PerImage(NamedTuple):
   """Predictions of one method, an entry for each image.
 
@@ -30,25 +48,17 @@ class PerImage(NamedTuple):
     confidence: Probability of the predicted class.
     correct: Whether it is the true one.
     ids: Ids; None where not known.
-    labels: True classes; None where only confidences are known.
-    predicted: Predicted classes; None likewise.
-    class_names: Names of the classes; none where not known.
+    classes: Classes; None where only confidences are known.
   """
 
   confidence: Float[np.ndarray, "n"]
   correct: Bool[np.ndarray, "n"]
   ids: tuple[str, ...] | None = None
-  labels: Int[np.ndarray, "n"] | None = None
-  predicted: Int[np.ndarray, "n"] | None = None
-  class_names: tuple[str, ...] = ()
+  classes: Classes | None = None
 
   def bins(self, conventions: summary.Conventions) -> binning.BinStatistics:
     """Bins of the reliability diagram."""
     return summary.bins_of(self.confidence, self.correct, conventions)
-
-  def name_of(self, label: int) -> str:
-    """Name of a class, its number where it has none."""
-    return self.class_names[label] if self.class_names else str(label)
 
 
 class Curve(NamedTuple):
@@ -87,11 +97,11 @@ def of(predictions: Predictions | inputs.Given) -> PerImage:
   if isinstance(predictions, inputs.Given):
     if predictions.kind == "confidences":
       return PerImage(confidence, correct, predictions.ids)
-    values, names = predictions.values, ()
+    values, names = predictions.values, None
   else:
     values, names = predictions.logits, predictions.class_names
-  return PerImage(confidence, correct, predictions.ids,
-                  np.asarray(predictions.labels), values.argmax(axis=-1), names)
+  return PerImage(confidence, correct, predictions.ids, Classes(
+      np.asarray(predictions.labels), values.argmax(axis=-1), names or ()))
 
 
 def risk_coverage(one: PerImage) -> Curve:
@@ -128,35 +138,38 @@ def hardest_classes(
     class that is predicted most often in its place) and `taken_for_share` (of
     the class's predictions). Nothing where classes are not known.
   """
-  known = [one for one in by_method.values() if one.predicted is not None]
+  known = [(one, one.classes) for one in by_method.values()
+           if one.classes is not None]
   if not known:
     return []
-  first = known[0]
-  labels = np.unique(first.labels)
-  accuracy = np.array([[one.correct[first.labels == label].mean()
-                        for label in labels] for one in known])
-  rows = []
-  for position in np.argsort(accuracy.mean(axis=0), kind="stable")[:number]:
-    label = labels[position]
-    own = first.labels == label
-    of_class = accuracy[:, position]
-    confidence = np.mean([one.confidence[own].mean() for one in known])
-    predicted = np.concatenate([one.predicted[own] for one in known])
-    wrong, counts = np.unique(
-        predicted[predicted != label], return_counts=True)
-    rows.append({
-        "class_name": first.name_of(label), "num_images": int(own.sum()),
-        "accuracy": float(of_class.mean()),
-        "accuracy_least": float(of_class.min()),
-        "accuracy_most": float(of_class.max()),
-        "confidence_gap": float(confidence - of_class.mean()),
-        **({"taken_for": first.name_of(wrong[counts.argmax()]),
-            "taken_for_share": float(counts.max() / len(predicted))}
-           if len(wrong) else {})})
-  return rows
+  truth = known[0][1]
+  labels = np.unique(truth.labels)
+  accuracy = np.array([[one.correct[truth.labels == label].mean()
+                        for label in labels] for one, _ in known])
+  hardest = np.argsort(accuracy.mean(axis=0), kind="stable")[:number]
+  return [_class_row(known, labels[position], accuracy[:, position])
+          for position in hardest]
 
 
-def lowest_by_chance(one: PerImage) -> float:
+def _class_row(known, label, accuracy):
+  truth = known[0][1]
+  own = truth.labels == label
+  confidence = np.mean([one.confidence[own].mean() for one, _ in known])
+  predicted = np.concatenate([classes.predicted[own] for _, classes in known])
+  wrong, counts = np.unique(predicted[predicted != label], return_counts=True)
+  row = {"class_name": truth.name_of(label), "num_images": int(own.sum()),
+         "accuracy": float(accuracy.mean()),
+         "accuracy_least": float(accuracy.min()),
+         "accuracy_most": float(accuracy.max()),
+         "confidence_gap": float(confidence - accuracy.mean())}
+  if not len(wrong):
+    return row
+  return row | {"taken_for": truth.name_of(wrong[counts.argmax()]),
+                "taken_for_share": float(counts.max() / len(predicted))}
+
+
+def lowest_by_chance(
+    labels: Int[np.ndarray, "n"], correct: Bool[np.ndarray, "n"]) -> float:
   """Accuracy that the hardest class has where all classes are equally hard.
 
   The median over data sets of the lowest accuracy of a class, if every image
@@ -164,15 +177,14 @@ def lowest_by_chance(one: PerImage) -> float:
   accuracy, so that some of it is chance.
   """
   from scipy import stats
-  _, sizes = np.unique(one.labels, return_counts=True)
-  accuracy = one.correct.mean()
+  _, sizes = np.unique(labels, return_counts=True)
   levels = np.unique(np.concatenate(
       [np.arange(size + 1) / size for size in set(sizes.tolist())]))
   above = np.ones(len(levels))
   for size in sizes:
     # At least the level: more hits than all that are below it.
     hits = np.ceil(levels * size - 1e-9) - 1
-    above *= stats.binom.sf(hits, size, accuracy)
+    above *= stats.binom.sf(hits, size, correct.mean())
   return float(levels[np.flatnonzero(above >= 0.5).max()])
 
 
@@ -190,30 +202,29 @@ def confident_mistakes(
     known.
   """
   known = {name: one for name, one in by_method.items()
-           if one.predicted is not None and one.ids is not None}
+           if one.classes is not None and one.ids is not None}
   if not known:
     return []
-  first = next(iter(known.values()))
   wrong = np.stack([np.where(one.correct, 0, one.confidence)
                     for one in known.values()])
   weight = wrong.mean(axis=0)
   order = np.argsort(-weight, kind="stable")[:number]
-  return [_mistake(known, first, wrong[:, image], image)
+  return [_mistake(known, wrong[:, image], image)
           for image in order if weight[image] > 0]
 
 
-def _mistake(known, first, wrong, image):
-  mistaken = [name for name, value in zip(known, wrong) if value > 0]
-  weight: dict[int, float] = {}
-  for name in mistaken:
-    predicted = int(known[name].predicted[image])
-    weight[predicted] = weight.get(predicted, 0) + float(
-        known[name].confidence[image])
-  confidence = [float(known[name].confidence[image]) for name in mistaken]
+def _mistake(known, wrong, image):
+  first = next(iter(known.values()))
+  votes: dict[int, float] = {}
+  for one, confidence in zip(known.values(), wrong):
+    predicted = one.classes.predicted[image]
+    votes[predicted] = votes.get(predicted, 0) + confidence
+  confidence = wrong[wrong > 0].tolist()
   return Mistake(
-      first.ids[image], first.name_of(first.labels[image]),
-      first.name_of(max(weight, key=lambda label: weight[label])),
-      tuple(mistaken), (min(confidence), max(confidence)))
+      first.ids[image], first.classes.name_of(first.classes.labels[image]),
+      first.classes.name_of(max(votes, key=lambda label: votes[label])),
+      tuple(name for name, value in zip(known, wrong) if value > 0),
+      (min(confidence), max(confidence)))
 
 
 def as_csv(by_method: Mapping[str, PerImage]) -> str:
@@ -227,11 +238,11 @@ def as_csv(by_method: Mapping[str, PerImage]) -> str:
   writer.writerow(("method", "id", "label", "predicted", "confidence",
                    "correct"))
   for method, one in by_method.items():
-    empty = [""] * len(one.confidence)
-    names = lambda classes: empty if classes is None else [
-        one.name_of(label) for label in classes]
+    empty: Sequence[str] = [""] * len(one.confidence)
+    truth, predicted = (empty, empty) if one.classes is None else (
+        [one.classes.name_of(label) for label in labels]
+        for labels in one.classes[:2])
     writer.writerows(zip(
-        [method] * len(empty), one.ids or empty, names(one.labels),
-        names(one.predicted), one.confidence.tolist(),
-        one.correct.astype(int).tolist()))
+        [method] * len(empty), one.ids or empty, truth, predicted,
+        one.confidence.tolist(), one.correct.astype(int).tolist()))
   return text.getvalue()

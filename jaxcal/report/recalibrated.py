@@ -23,6 +23,7 @@ from jaxcal.recalibration import predicted
 from jaxcal.recalibration import temperature
 from jaxcal.report import measured
 from jaxcal.report import saved_runs
+from jaxcal.report import thumbnails
 from jaxcal.storage import atomic
 from jaxcal.storage import output_folder
 
@@ -177,7 +178,7 @@ def write(planned: Plan, output: str | os.PathLike) -> measured.Written:
   conventions = saved_runs.conventions(before)
   return measured.write(
       output, measured.measure(_predicted(pairs), conventions), about=about,
-      conventions=conventions)
+      conventions=conventions, small_images=thumbnails.saved(planned.run))
 
 
 def _check_on(on: str | Share | None, one: base.Recalibrator) -> None:

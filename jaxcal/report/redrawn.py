@@ -12,6 +12,7 @@ from jaxcal.report import measured
 from jaxcal.report import published
 from jaxcal.report import saved_runs
 from jaxcal.report import summary
+from jaxcal.report import thumbnails
 from jaxcal.storage import identity
 
 
@@ -56,7 +57,7 @@ def write(
   written = measured.write(
       run if output is None else pathlib.Path(output), found,
       about=about, conventions=now, remarks=_changes(before, now),
-      beside=beside)
+      beside=beside, small_images=thumbnails.saved(run))
   return written._replace(notes=written.notes + _older(run, saved, about))
 
 

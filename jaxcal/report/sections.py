@@ -6,9 +6,11 @@ from typing import Any
 from jaxcal.report import figures
 from jaxcal.report import page
 from jaxcal.report import per_image
+from jaxcal.report import prototypes
 from jaxcal.report import published
 from jaxcal.report import summary
 from jaxcal.report import tables
+from jaxcal.report import thumbnails
 
 _ByMethod = Mapping[str, per_image.PerImage]
 
@@ -27,7 +29,8 @@ def of_sets(
     images: Mapping[str, _ByMethod],
     conventions: summary.Conventions,
     *,
-    thumbnails: Mapping[str, Mapping[str, str]] | None = None,
+    similar: Mapping[str, Mapping[str, prototypes.Similarities]] | None = None,
+    small_images: thumbnails.Thumbnails | None = None,
 ) -> Iterator[page.Section]:
   """A section for each image set: measures, diagrams, classes, mistakes.
 
@@ -35,7 +38,8 @@ def of_sets(
     rows: Rows from `summary.summarise`, with `data` and their stages.
     images: Predictions per image of the same methods, by set.
     conventions: What ECE and intervals mean.
-    thumbnails: Small images by set and id, as `data:` URIs.
+    similar: Similarities of the classes' features, by set and method.
+    small_images: Thumbnails of images of these sets.
   """
   for data, group in summary.by_data(rows).items():
     by_method = images.get(data, {})
@@ -45,7 +49,8 @@ def of_sets(
         *([page.Bullets([f"{note}." for note in notes])] if notes else []),
         *_diagrams(group, by_method, conventions),
         *_classes(by_method),
-        *_mistakes(by_method, (thumbnails or {}).get(data, {}))])
+        *_prototypes((similar or {}).get(data, {})),
+        *_mistakes(by_method, (small_images or {}).get(data, {}))])
 
 
 def overview(
@@ -53,13 +58,17 @@ def overview(
     remarks: Sequence[str]
 ) -> page.Section:
   """All rows, what their columns mean, and accuracy against ECE."""
+  groups = summary.by_data(rows)
+  keys = {data: _numbered(group) for data, group in groups.items()}
+  alike = len(set(keys.values())) == 1
   return page.Section("Summary", [
       page.Table(rows, tables.RESULTS), *remarks,
       page.Figures([
           page.Figure(
               figures.svg(figures.accuracy_against_error(group), inline=True),
-              f"{data}\n{_numbered(group)}")
-          for data, group in summary.by_data(rows).items()]),
+              data if alike else f"{data}\n{keys[data]}")
+          for data, group in groups.items()]),
+      *([f"Points: {keys[rows[0]['data']]}."] if alike else []),
       legend(conventions)])
 
 
@@ -135,7 +144,7 @@ def _table(heading, rows: Sequence[Any], columns, note) -> page.Section:
 
 
 def _numbered(rows):
-  return ", ".join(f"{number} {tables.method(row)}"
+  return ", ".join(f"{number}\N{NO-BREAK SPACE}{tables.method(row)}"
                    for number, row in enumerate(rows, start=1))
 
 
@@ -147,7 +156,7 @@ def _diagrams(rows, by_method, conventions) -> Iterator[page.Block]:
           figures.svg(figures.reliability_diagrams(
               {"": one.bins(conventions)}), inline=True),
           figures.panel_title(row))
-      for row, one in zip(rows, by_method.values())])
+      for row, one in zip(rows, by_method.values())], are_small=True)
   yield _ON_DIAGRAMS
   yield page.Figures([page.Figure(
       figures.svg(figures.risk_coverage({
@@ -161,23 +170,34 @@ def _classes(by_method) -> Iterator[page.Block]:
   found = per_image.hardest_classes(by_method)
   if not found:
     return
-  first = next(one for one in by_method.values() if one.labels is not None)
-  chance = per_image.lowest_by_chance(first)
+  chance = max(per_image.lowest_by_chance(one.classes.labels, one.correct)
+               for one in by_method.values() if one.classes is not None)
   yield (f"The {len(found)} hardest classes, all methods counted alike. They "
          "are chosen for their low accuracy: if all classes were equally hard, "
          f"the lowest would still be near {tables.percent(chance)} %.")
   yield page.Table(found, tables.CLASSES)
 
 
-def _mistakes(by_method, thumbnails) -> Iterator[page.Block]:
+def _prototypes(similar) -> Iterator[page.Block]:
+  if not similar:
+    return
+  yield ("Cosines of the classes' text features, of all pairs of classes, as "
+         "the model has them and as they were tuned.")
+  yield page.Figures([
+      page.Figure(figures.svg(
+          figures.prototype_similarities(one), inline=True), name)
+      for name, one in similar.items()], are_small=True)
+
+
+def _mistakes(by_method, small_images) -> Iterator[page.Block]:
   found = per_image.confident_mistakes(by_method)
   if not found:
     return
-  yield ("The most confident mistakes: confidence in wrong classes, a mean over "
-         "all methods.")
+  yield ("The most confident mistakes: confidence in wrong classes, a mean "
+         "over all methods.")
   several = len(by_method) > 1
   yield page.Pictures([
-      page.Picture(thumbnails.get(one.id, ""), [
+      page.Picture(small_images.get(one.id, ""), [
           f"{one.label}, taken for {one.predicted}",
           "confidence " + "-".join(dict.fromkeys(map(
               tables.percent, one.confidence))) + " %",

@@ -1,7 +1,11 @@
 """Rows of numbers as tables for people: percent, and few digits."""
 
 from collections.abc import Callable, Mapping, Sequence
+import csv
+import io
+import json
 import math
+import re
 from typing import Any, NamedTuple
 
 from jaxcal import stages
@@ -504,3 +508,55 @@ def markdown(rows: Sequence[_Row], columns: Sequence[Column]) -> str:
       text.ljust(width) for text, width in zip(line, widths)) + " |"
   rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
   return "\n".join([write(headings), rule, *map(write, lines[1:])])
+
+
+def as_csv(rows: Sequence[_Row]) -> str:
+  """All numbers of all rows, unrounded; lists and mappings as JSON has them.
+
+  A column for each name that a row has, blank in the others.
+  """
+  names = list(dict.fromkeys(name for row in rows for name in row))
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(names)
+  plain = lambda value: (
+      json.dumps(value) if isinstance(value, (list, tuple, dict)) else value)
+  writer.writerows([plain(row.get(name, "")) for name in names] for row in rows)
+  return text.getvalue()
+
+
+def latex(rows: Sequence[_Row], columns: Sequence[Column]) -> str:
+  """A tabular for LaTeX with the package booktabs, to be taken in by \\input.
+
+  Rows of one image set stay together, with a rule before the next.
+  """
+  lines = ["% needs \\usepackage{booktabs}",
+           f"\\begin{{tabular}}{{{'l' * len(columns)}}}", "\\toprule",
+           _latex_line([column.heading for column in columns]), "\\midrule"]
+  before = None
+  for row, line in zip(rows, marked_cells(rows, columns)):
+    if before not in (None, row.get("data")):
+      lines.append("\\midrule")
+    before = row.get("data")
+    lines.append(_latex_line(
+        [cell.text for cell in line], [cell.is_best for cell in line]))
+  return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _latex_line(texts, best=()):
+  bold = dict(enumerate(best))
+  return " & ".join(
+      f"\\textbf{{{_latex_text(text)}}}" if bold.get(number) else
+      _latex_text(text) for number, text in enumerate(texts)) + r" \\"
+
+
+def _latex_text(text):
+  """Letters that mean something to LaTeX, escaped; signs as mathematics."""
+  special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+             "^": r"\textasciicircum{}", **{
+                 letter: f"\\{letter}" for letter in "&%$#_{}"}}
+  text = "".join(special.get(letter, letter) for letter in text)
+  text = text.replace("+- ", r"$\pm$ ")
+  # A bracket at the start of a line would be taken for an option of its end.
+  return re.sub(r"(?<![\w.])([+-])(?=\d)", r"$\1$", text).replace(
+      "[", "{[}").replace("]", "{]}")

@@ -18,7 +18,8 @@ from jaxcal.storage import lock
 
 # In the output folder itself; figures of a sweep are called FIELD-SET.svg.
 FILES = (
-    r"run\.json|results\.(jsonl|md)|(differences|published)\.jsonl"
+    r"run\.json|results\.(jsonl|md|csv|tex)|differences\.(jsonl|csv|tex)"
+    r"|published\.jsonl|images-.+\.csv|thumbnails\.json"
     r"|report\.html|sets\.(jsonl|json|md)|failure\.(jsonl|md)"
     r"|selected-.+\.json|(diagram|sets|losses|learning|[a-z_.]+\.[a-z_.]+|" +
     "|".join(config.number_names()) + r")-.+\.svg")

@@ -1,5 +1,12 @@
 """Tables, diagrams and the page: what they show, not how they look."""
 
+import csv
+import datetime
+import io
+import re
+import shutil
+import subprocess
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
@@ -7,6 +14,8 @@ import numpy as np
 from jaxcal.metrics import binning
 from jaxcal.report import figures
 from jaxcal.report import page
+from jaxcal.report import per_image
+from jaxcal.report import sections
 from jaxcal.report import summary
 from jaxcal.report import tables
 
@@ -36,12 +45,24 @@ def _difference():
   return row
 
 
-def _page(**changes):
-  return page.render(**{
-      "title": "A <title>", "rows": [_row()], "differences": [_difference()],
-      "diagrams": {"digits": "<svg>bars</svg>"},
-      "conventions": summary.Conventions(), "settings": {"a.b": "<c>"},
-  } | changes)
+_CONFIDENCE = np.array([0.9, 0.8, 0.6, 0.4])
+_IMAGES = {"digits": {"soc": per_image.PerImage(
+    _CONFIDENCE, np.array([True, False, True, False]),
+    ("one/<1>", "one/2", "two/1", "two/2"), per_image.Classes(
+        np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), ("one", "two")))}}
+
+
+def _page(rows=None, differences=(_difference(),), beside=None):
+  rows = [_row()] if rows is None else rows
+  conventions = summary.Conventions()
+  return page.render(page.Page(
+      "A <title>", "What it shows.", [
+          sections.overview(rows, conventions, ["A remark."]),
+          *sections.of_sets(rows, _IMAGES, conventions, small_images={
+              "digits": {"one/2": "data:image/jpeg;base64,AAAA"}}),
+          *sections.more(rows, differences, beside)],
+      {"a.b": "<c>"}, {"Run by": "jaxcal evaluate --config=<mine>"}),
+                     date=datetime.date(2026, 11, 30))
 
 
 class TablesTest(parameterized.TestCase):
@@ -53,6 +74,44 @@ class TablesTest(parameterized.TestCase):
     self.assertEqual(cells, [
         "digits", "20", "soc", "50.0 [40.0, 62.5]", "50.0 [40.0, 62.5]", "6.3",
         "0.0", "0.500 [0.400, 0.625]", "0.500 [0.400, 0.625]"])
+
+  def test_csv_has_all_numbers_unrounded(self):
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(
+        [{"data": "a,b", "ece": 1 / 3}, {"ece": 0.5, "notes": ['"x"', "y"]}]))))
+    self.assertEqual(rows, [
+        {"data": "a,b", "ece": repr(1 / 3), "notes": ""},
+        {"data": "", "ece": "0.5", "notes": '["\\"x\\"", "y"]'}])
+
+  def test_latex_is_balanced_escaped_and_ruled_between_sets(self):
+    rows = [_row(data=r"50%_{a}\b&c#$~^"), _row(data="d", confidence_gap=-.01)]
+    lines = tables.latex(rows, tables.RESULTS).splitlines()
+    self.assertEqual(lines[1:3], [r"\begin{tabular}{lllllllll}", r"\toprule"])
+    self.assertEqual(lines[-2:], [r"\bottomrule", r"\end{tabular}"])
+    self.assertEqual(lines.count(r"\midrule"), 2)
+    bodies = [line for line in lines if line.endswith(r"\\")]
+    self.assertLen(bodies, 3)
+    for body in bodies:
+      self.assertLen(re.findall(r"(?<!\\)&", body), 8)
+      self.assertEqual(len(re.findall(r"(?<!\\)\{", body)),
+                       len(re.findall(r"(?<!\\)\}", body)))
+    self.assertStartsWith(
+        bodies[1], r"50\%\_\{a\}\textbackslash{}b\&c\#\$"
+        r"\textasciitilde{}\textasciicircum{} & 20 & soc & "
+        r"50.0 {[}40.0, 62.5{]}")
+    self.assertIn("& $-$1.0 &", bodies[2])
+
+  def test_latex_compiles(self):
+    latex = shutil.which("pdflatex")
+    if latex is None:
+      self.skipTest("no pdflatex is installed")
+    folder = self.create_tempdir()
+    folder.create_file("table.tex", tables.latex(
+        [_row(data=r"50%_{a}\b&c#$~^")], tables.RESULTS))
+    folder.create_file("main.tex", "\n".join([
+        r"\documentclass{article}", r"\usepackage{booktabs}",
+        r"\begin{document}", r"\input{table}", r"\end{document}"]))
+    subprocess.run([latex, "-halt-on-error", "main.tex"], check=True,
+                   cwd=folder.full_path, capture_output=True)
 
   def test_rows_of_a_posterior(self):
     row = {"side": "image", "inputs": 768, "outputs": 512, "pairs": 327680,
@@ -110,8 +169,10 @@ class FiguresTest(absltest.TestCase):
     segments = top.collections[0].get_segments()
     np.testing.assert_allclose(segments[0][:, 1], [0.75, 0.4])
     np.testing.assert_allclose(segments[1][:, 1], [0.5, 0.95])
+    np.testing.assert_allclose(  # right ones, and wrong ones above them
+        [bar.get_height() for bar in bottom.patches], [0, 3, 0, 8, 0, 1, 0, 8])
     np.testing.assert_allclose(
-        [bar.get_height() for bar in bottom.patches], [0, 0.2, 0, 0.8])
+        [bar.get_y() for bar in bottom.patches], [0, 0, 0, 0, 0, 3, 0, 8])
     self.assertEqual(top.get_title(), "soc")
 
   def test_rows_of_panels(self):
@@ -124,6 +185,39 @@ class FiguresTest(absltest.TestCase):
     self.assertCountEqual(titles, names)
     self.assertGreater(  # the first two above the third
         shown[0].get_position().y0, shown[-1].get_position().y0)
+
+  def test_many_panels_wrap_in_rows_of_one_length(self):
+    for number, columns in ((5, 5), (6, 3), (11, 4), (12, 4)):
+      figure = figures.reliability_diagrams(
+          {str(i): _BINS for i in range(number)})
+      self.assertEqual(
+          figure.axes[0].get_gridspec().ncols, columns, msg=str(number))
+
+  def test_accuracy_against_error_has_a_number_for_each_method(self):
+    figure = figures.accuracy_against_error(
+        [_row(ece=0.45, accuracy=0.6), _row(method="tpt")])
+    panel, = figure.axes
+    self.assertEqual([(text.get_text(), *text.xy) for text in panel.texts],
+                     [("1", 45.0, 60.0), ("2", 50.0, 50.0)])
+    with self.assertRaisesRegex(ValueError, "no methods"):
+      figures.accuracy_against_error([])
+
+  def test_risk_coverage_curves_in_percent(self):
+    curve = per_image.Curve(np.array([0.5, 1.0]), np.array([0.0, 0.25]))
+    figure = figures.risk_coverage({"soc": curve, "tpt": curve})
+    line = figure.axes[0].get_lines()[0]
+    np.testing.assert_allclose(line.get_xdata(), [50, 100])
+    np.testing.assert_allclose(line.get_ydata(), [0, 25])
+    self.assertEqual([text.get_text() for text in figure.legends[0]
+                      .get_texts()], ["soc", "tpt"])
+    with self.assertRaisesRegex(ValueError, "no curves"):
+      figures.risk_coverage({})
+
+  def test_in_a_page_text_is_text_and_parts_have_no_names(self):
+    drawn = figures.svg(
+        figures.reliability_diagrams({"soc": _BINS}), inline=True)
+    self.assertIn(">confidence</text>", drawn)
+    self.assertNotIn('<g id=', drawn)
 
   def test_loss_curves_show_the_mean_and_range_of_seeds(self):
     figure = figures.loss_curves({
@@ -218,14 +312,33 @@ class PageTest(absltest.TestCase):
 
   def test_holds_everything_and_escapes_it(self):
     text = _page()
-    self.assertIn("A &lt;title&gt;", text)
-    self.assertIn("&lt;c&gt;", text)
-    self.assertEqual(text.count("<svg"), 1)
-    for needed in ("50.0 [40.0, 62.5]", "-5.0 [-10.0, 0.0]", "12.3", "7.1",
-                   "20 bins of equal width", "95 % bootstrap"):
+    for needed in ("A &lt;title&gt;", "What it shows.", "A remark.",
+                   "&lt;c&gt;",
+                   "<dt>Page of</dt><dd>2026-11-30</dd>",
+                   "jaxcal evaluate --config=&lt;mine&gt;",
+                   "50.0 [40.0, 62.5]", "-5.0 [-10.0, 0.0]", "12.3", "7.1",
+                   "20 bins of equal width", "95 % bootstrap",
+                   "ECE 50.0 %, floor 6.3", "Risk against coverage",
+                   "one, taken for two", "confidence 80.0 %"):
       self.assertIn(needed, text)
-    for outside in ("http", "<script", "src="):
-      self.assertNotIn(outside, text)
+    self.assertEqual(text.count("<svg"), 3)  # points, diagram, curve
+    self.assertEqual(text.count("<img"), 1)
+
+  def test_asks_for_nothing_from_anywhere(self):
+    text = _page()
+    self.assertNotIn("://", text)
+    self.assertNotRegex(text, r"url\((?!#)")
+    for address in re.findall(r'(?:src|href)="([^"]*)"', text):
+      self.assertStartsWith(address, ("#", "data:"))
+
+  def test_every_section_has_an_anchor_of_its_own(self):
+    text = page.render(page.Page("", "", [
+        page.Section(heading, ["text"]) for heading in ("a b", "a-b", "!")] + [
+            page.Section("left out", [])], {}), date=datetime.date.today())
+    self.assertEqual(re.findall('<h2 id="([^"]*)"', text),
+                     ["a-b", "a-b-2", "section", "settings"])
+    self.assertEqual(re.findall('<li><a href="#([^"]*)"', text),
+                     ["a-b", "a-b-2", "section", "settings"])
 
   def test_empty_sections_are_left_out(self):
     text = _page(differences=[], rows=[_row(median_context_shift=0.0)])
@@ -233,6 +346,7 @@ class PageTest(absltest.TestCase):
     self.assertNotIn("What tuning did", text)
     self.assertNotIn("Uncertainty", text)
     self.assertNotIn("out of distribution", text)
+    self.assertNotIn("published", text)
 
   def test_uncertainty_and_detection_are_shown_where_rows_have_them(self):
     uncertain = _row(

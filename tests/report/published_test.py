@@ -7,8 +7,8 @@ from absl.testing import parameterized
 import numpy as np
 
 from jaxcal.data import catalogue
-from jaxcal.report import page
 from jaxcal.report import published
+from jaxcal.report import sections
 from jaxcal.report import summary
 from jaxcal.report import tables
 
@@ -178,15 +178,15 @@ class PublishedTest(parameterized.TestCase):
                   "| off by +2.88 | cots, Table 1 | |", lines)
     self.assertTrue(any("not comparable: 20 bins there, 15 here" in line
                         for line in lines))
-    row = {"data": "dtd", "method": "tpt", "num_images": 1, "ece_floor": 0.0,
-           "confidence_gap": 0.0, "adaptive_ece": 0.0, "mce": 0.0}
-    for name in ("accuracy", "ece", "aurc"):
-      row |= {name: 0.5, f"{name}_low": 0.4, f"{name}_high": 0.6}
-    text = page.render(
-        title="", rows=[row], differences=[], diagrams={"dtd": ""},
-        conventions=summary.Conventions(), settings={}, beside=found)
-    self.assertIn("<h2>Beside published numbers</h2>", text)
-    self.assertIn("<td>off by +2.88</td>", text)
+    section, *others = [one for one in sections.more([], [], found)
+                        if one.blocks]
+    self.assertEmpty(others)
+    self.assertEqual(section.heading, "Beside published numbers")
+    *said, table = section.blocks
+    self.assertEqual(said, published.remarks(found))
+    self.assertIn("off by +2.88", [
+        cell for row in tables.cells(table.rows, table.columns)
+        for cell in row])
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ class RunsTest(absltest.TestCase):
         (difference["method"], difference["posterior"],
          difference["reference"]), ("zero_shot", "full", "zero_shot"))
     self.assertNotIn("reference_posterior", difference)
-    self.assertIn("zero_shot+full", found.diagrams["pets"])
+    self.assertIn("zero_shot+full", found.images["pets"])
 
   def test_means_over_seeds_are_of_all_other_stages(self):
     tuned = [stages.Stages("coop", ("dor",), seed, recalibrator=by)

@@ -256,7 +256,9 @@ class SummaryTest(parameterized.TestCase):
       summary.detect(broken, broken, _QUICK)
 
   def test_bins_add_up(self):
-    bins = summary.bins_of(_random(), summary.Conventions(num_bins=7))
+    bins = summary.bins_of(
+        *summary.confidence_and_hits(_random()),
+        summary.Conventions(num_bins=7))
     self.assertEqual(bins.count.sum(), 300)
     self.assertLen(bins.count, 7)
 

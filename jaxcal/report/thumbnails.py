@@ -1,0 +1,79 @@
+"""Small images for a page, kept in a run's folder beside its predictions."""
+
+import base64
+from collections.abc import Callable, Iterable, Mapping
+import io
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from jaxcal.report import per_image
+from jaxcal.storage import atomic
+from jaxcal.typing import UInt8
+
+# Thumbnails as `data:` URIs, by image set and id.
+Thumbnails = Mapping[str, Mapping[str, str]]
+# From the name of a set and an id to the image, RGB.
+Read = Callable[[str, str], UInt8[np.ndarray, "h w 3"]]
+
+_FILE = "thumbnails.json"
+_LONGER_SIDE = 96
+
+
+def save(
+    folder: str | os.PathLike,
+    images: Mapping[str, Mapping[str, per_image.PerImage]],
+    read: Read,
+) -> Thumbnails:
+  """Makes thumbnails of the images that a page shows, and keeps them.
+
+  Args:
+    folder: Folder of the run; receives thumbnails.json.
+    images: Predictions per image, by set and method.
+    read: Function that reads an image. Those that are no longer to be read are
+      left out.
+  """
+  found = {data: dict(_made(data, (
+      one.id for one in per_image.confident_mistakes(by_method)), read))
+           for data, by_method in images.items()}
+  atomic.write_whole(pathlib.Path(folder, _FILE),
+                     json.dumps(found, indent=1).encode())
+  return found
+
+
+def saved(folder: str | os.PathLike) -> Thumbnails:
+  """The thumbnails of a run; none where it has none.
+
+  Raises:
+    ValueError: The file is damaged.
+  """
+  path = pathlib.Path(folder, _FILE)
+  if not path.exists():
+    return {}
+  try:
+    return {data: dict(by_id)
+            for data, by_id in json.loads(path.read_text("utf-8")).items()}
+  except (AttributeError, TypeError, ValueError) as error:
+    raise ValueError(f"{path} is damaged ({error}); remove it: the page then "
+                     "has no images") from error
+
+
+def encode(image: UInt8[np.ndarray, "h w 3"]) -> str:
+  """A JPEG of at most 96 x 96 pixels, as a `data:` URI."""
+  from PIL import Image
+  small = Image.fromarray(image)
+  small.thumbnail((_LONGER_SIDE, _LONGER_SIDE))
+  content = io.BytesIO()
+  small.save(content, format="JPEG", quality=80)
+  return "data:image/jpeg;base64," + base64.b64encode(
+      content.getvalue()).decode()
+
+
+def _made(data: str, ids: Iterable[str], read: Read):
+  for one in ids:
+    try:
+      yield one, encode(read(data, one))
+    except (OSError, ValueError):
+      continue
