@@ -208,8 +208,8 @@ def _write_report(
        for data in sets_by_name), conventions)
   small_images = None
   if config.data.store is None:
-    small_images = thumbnails.save(
-        output, found.images, lambda data, image_id: image_sets.read_by_id(
+    small_images = thumbnails.make(
+        found.images, lambda data, image_id: image_sets.read_by_id(
             sets_by_name[data], image_id))
   printing.show(*measured.write(
       output, found, about=about, conventions=conventions,

@@ -23,10 +23,10 @@ EXAMPLES = ("jaxcal report runs/mine --config.metrics.num_bins=15",
             "jaxcal report zero_shot.npz tpt.npz --output=runs/theirs")
 _ABOUT = """\
 RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. Writes
-results.jsonl, results.md, differences.jsonl, report.html and diagram-*.svg
-anew, into RUN or into --output, and prints a table. What the predictions are
-and how the run measured them stays in run.json; the page says how it is done
-now.
+report.html, results.md, diagram-*.svg, and results and differences as .jsonl,
+.csv and .tex anew, into RUN or into --output, and prints a table. What the
+predictions are and how the run measured them stays in run.json; the page says
+how it is done now.
 
 FILE or NAME=FILE, once or several times, is what a method predicts for the
 same images, .npz, .npy, .csv or .parquet: logits or probabilities of all
@@ -37,6 +37,9 @@ classes and labels, or labels, predicted classes and confidences
 _AGAINST = flags.DEFINE_enum(
     "against", None, ("published",), "published: put numbers that others have "
     "published of the same sets and methods beside these, with a verdict each")
+_PER_IMAGE = flags.DEFINE_bool(
+    "per_image", False, "also write images-SET.csv, a line for each method and "
+    "image: id, label, prediction, confidence")
 _DATA = flags.DEFINE_string("data", "images", "of files: name of the image set")
 _MODEL = flags.DEFINE_string(
     "model", None, "of files: name of the model, such as ViT-B/16")
@@ -47,7 +50,8 @@ _LABELS = shared_flags.define_path(
     "labels", None, "of files: another file with the labels of all of them")
 
 _OF_FILES = ("data", "model", "kind", "labels")
-FLAGS = ("against", *_OF_FILES, "output", "compilation_cache", "debug")
+_OWN = ("against", "per_image", *_OF_FILES)
+FLAGS = (*_OWN, "output", "compilation_cache", "debug")
 FIELDS = config_lib.field_names("metrics")
 
 
@@ -57,8 +61,7 @@ def help_text() -> str:
   return "\n".join([
       _ABOUT, "Examples:", *(f"  {example}" for example in EXAMPLES), "",
       "Flags:", "  --output\n      folder to write to; RUN itself if absent",
-      *shared_flags.flag_help(
-          "against", *_OF_FILES, "compilation_cache", "debug"), "",
+      *shared_flags.flag_help(*_OWN, "compilation_cache", "debug"), "",
       "Fields of the config; what is not given is as in the run:",
       *(f"  --{name}\n      {about}" for name, _, about in fields)])
 
@@ -77,7 +80,8 @@ def main(*paths: str) -> None:
   _check(conventions)
   printing.show(*redrawn.write(
       folder, conventions, output_files.of_run(folder),
-      beside_published=_AGAINST.value is not None))
+      beside_published=_AGAINST.value is not None,
+      with_images=_PER_IMAGE.value))
 
 
 def _files(paths: Sequence[str]) -> measured.Written:
@@ -89,7 +93,8 @@ def _files(paths: Sequence[str]) -> measured.Written:
   return from_files.write(
       foreign.by_name(paths), shared_flags.OUTPUT.value, data=_DATA.value,
       model=_MODEL.value, kind=_KIND.value, labels=_LABELS.value,
-      conventions=conventions, beside_published=_AGAINST.value is not None)
+      conventions=conventions, beside_published=_AGAINST.value is not None,
+      with_images=_PER_IMAGE.value)
 
 
 def _given() -> dict[str, Any]:

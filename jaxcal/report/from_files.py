@@ -38,6 +38,7 @@ def write(
     labels: str | os.PathLike | None = None,
     conventions: summary.Conventions = summary.Conventions(),
     beside_published: bool = False,
+    with_images: bool = False,
 ) -> measured.Written:
   """Measures files, and writes report, predictions and run.json.
 
@@ -55,6 +56,7 @@ def write(
     conventions: Conventions of the ECE and of intervals.
     beside_published: Whether to put published numbers of the same sets and
       methods beside them.
+    with_images: Whether to write a line for each image, too: images-SET.csv.
 
   Raises:
     FileNotFoundError: A file is missing.
@@ -96,7 +98,8 @@ def write(
       found.rows, published.setting_of(about), conventions
   ) if beside_published else None
   return measured.write(output, found, about=about, conventions=conventions,
-                        remarks=remarks, beside=beside)
+                        remarks=remarks, beside=beside,
+                        with_images=with_images)
 
 
 def _about(files, data, model, labels, conventions) -> dict[str, Any]:

@@ -158,6 +158,7 @@ def write(
     remarks: Sequence[str] = (),
     beside: Sequence[summary.Row] | None = None,
     small_images: thumbnails.Thumbnails | None = None,
+    with_images: bool = False,
 ) -> Written:
   """Writes the report: tables, diagrams and the page.
 
@@ -168,7 +169,8 @@ def write(
     conventions: What ECE and intervals mean.
     remarks: Sentences about all of the report.
     beside: Rows from `published.compare`; None where these are not asked for.
-    small_images: Thumbnails of images that the page may show.
+    small_images: Thumbnails of images that the page may show; they are kept.
+    with_images: Whether to write images-SET.csv, too, see `per_image.as_csv`.
   """
   output.mkdir(parents=True, exist_ok=True)
   rows, differences = measured.rows, measured.differences
@@ -179,6 +181,10 @@ def write(
         figures.panel_title(row): one.bins(conventions)
         for row, one in zip(group, measured.images[data].values())}))
     atomic.write_whole(output / f"diagram-{data}.svg", diagram.encode())
+    if with_images:
+      atomic.write_whole(
+          output / f"images-{data}.csv",
+          per_image.as_csv(measured.images[data]).encode())
   for name, some, columns in (
       ("results", rows, tables.RESULTS),
       ("differences", differences, tables.DIFFERENCES)):
@@ -188,6 +194,8 @@ def write(
         output / f"{name}.tex", tables.latex(some, columns).encode())
   if beside is not None:
     saved_runs.write_rows(output / "published.jsonl", beside)
+  if small_images:
+    thumbnails.save(output, small_images)
   atomic.write_whole(output / "report.html", page.render(page.Page(
       _title(about), _lead(rows),
       [sections.overview(rows, conventions, remarks),
@@ -201,7 +209,8 @@ def write(
   return Written(
       f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, results.md, "
       "results and differences as .jsonl, .csv and .tex" +
-      ("" if beside is None else ", published.jsonl"), tables.fit_notes(rows))
+      ("" if beside is None else ", published.jsonl") +
+      (", images-*.csv" if with_images else ""), tables.fit_notes(rows))
 
 
 def _similar(predictions):

@@ -77,6 +77,7 @@ class Mistake(NamedTuple):
     predicted: Class that it was taken for by most, and by the most confident
       of them.
     methods: Names of the methods that are mistaken.
+    num_methods: Number of methods that saw the image.
     confidence: Lowest and highest confidence of these.
   """
 
@@ -84,6 +85,7 @@ class Mistake(NamedTuple):
   label: str
   predicted: str
   methods: tuple[str, ...]
+  num_methods: int
   confidence: tuple[float, float]
 
 
@@ -128,7 +130,8 @@ def hardest_classes(
   """The classes that the methods know least, all methods counted alike.
 
   Args:
-    by_method: Predictions by the name of the method, of the same images.
+    by_method: Predictions by the name of the method. Those without ids or
+      classes, and those of other images than the first, are left out.
     number: Number of classes.
 
   Returns:
@@ -136,10 +139,9 @@ def hardest_classes(
     methods) with `accuracy_least` and `accuracy_most` (lowest and highest of a
     method), `confidence_gap` (mean confidence minus accuracy), `taken_for` (the
     class that is predicted most often in its place) and `taken_for_share` (of
-    the class's predictions). Nothing where classes are not known.
+    the class's predictions).
   """
-  known = [(one, one.classes) for one in by_method.values()
-           if one.classes is not None]
+  known = [(one, one.classes) for one in _comparable(by_method).values()]
   if not known:
     return []
   truth = known[0][1]
@@ -193,16 +195,15 @@ def confident_mistakes(
   """The images that were taken for others with the most confidence.
 
   Args:
-    by_method: Predictions by the name of the method, of the same images.
+    by_method: Predictions by the name of the method, as `hardest_classes` has
+      them.
     number: Number of images at most.
 
   Returns:
     Those with the highest confidence in wrong classes, a mean over all methods
-    to which a right one adds nothing. Nothing where ids or classes are not
-    known.
+    to which a right one adds nothing.
   """
-  known = {name: one for name, one in by_method.items()
-           if one.classes is not None and one.ids is not None}
+  known = _comparable(by_method)
   if not known:
     return []
   wrong = np.stack([np.where(one.correct, 0, one.confidence)
@@ -211,6 +212,14 @@ def confident_mistakes(
   order = np.argsort(-weight, kind="stable")[:number]
   return [_mistake(known, wrong[:, image], image)
           for image in order if weight[image] > 0]
+
+
+def _comparable(by_method):
+  """Methods with classes, of the same images as the first of them."""
+  known = {name: one for name, one in by_method.items()
+           if one.classes is not None and one.ids is not None}
+  return {name: one for name, one in known.items()
+          if one.ids == next(iter(known.values())).ids}
 
 
 def _mistake(known, wrong, image):
@@ -224,6 +233,7 @@ def _mistake(known, wrong, image):
       first.ids[image], first.classes.name_of(first.classes.labels[image]),
       first.classes.name_of(max(votes, key=lambda label: votes[label])),
       tuple(name for name, value in zip(known, wrong) if value > 0),
+      len(known),
       (min(confidence), max(confidence)))
 
 

@@ -22,6 +22,7 @@ def write(
     output: str | os.PathLike | None = None,
     *,
     beside_published: bool = False,
+    with_images: bool = False,
 ) -> measured.Written:
   """Measures what a run's folder holds, and writes the report anew.
 
@@ -35,6 +36,7 @@ def write(
     output: Folder to write to; the run itself if None.
     beside_published: Whether to put published numbers of the same sets and
       methods beside those of the run.
+    with_images: Whether to write a line for each image, too: images-SET.csv.
 
   Raises:
     FileNotFoundError: No run, or predictions that its tables name are gone.
@@ -57,7 +59,8 @@ def write(
   written = measured.write(
       run if output is None else pathlib.Path(output), found,
       about=about, conventions=now, remarks=_changes(before, now),
-      beside=beside, small_images=thumbnails.saved(run))
+      beside=beside, small_images=thumbnails.saved(run),
+      with_images=with_images)
   return written._replace(notes=written.notes + _older(run, saved, about))
 
 

@@ -195,13 +195,12 @@ def _mistakes(by_method, small_images) -> Iterator[page.Block]:
     return
   yield ("The most confident mistakes: confidence in wrong classes, a mean "
          "over all methods.")
-  several = len(by_method) > 1
   yield page.Pictures([
       page.Picture(small_images.get(one.id, ""), [
           f"{one.label}, taken for {one.predicted}",
           "confidence " + "-".join(dict.fromkeys(map(
               tables.percent, one.confidence))) + " %",
-          *([f"by {len(one.methods)} of {len(by_method)} methods"]
-            if several else []),
+          *([f"by {len(one.methods)} of {one.num_methods} methods"]
+            if one.num_methods > 1 else []),
           one.id])
       for one in found])

@@ -22,25 +22,25 @@ _FILE = "thumbnails.json"
 _LONGER_SIDE = 96
 
 
-def save(
-    folder: str | os.PathLike,
-    images: Mapping[str, Mapping[str, per_image.PerImage]],
-    read: Read,
+def make(
+    images: Mapping[str, Mapping[str, per_image.PerImage]], read: Read
 ) -> Thumbnails:
-  """Makes thumbnails of the images that a page shows, and keeps them.
+  """Thumbnails of the images that a page shows.
 
   Args:
-    folder: Folder of the run; receives thumbnails.json.
     images: Predictions per image, by set and method.
     read: Function that reads an image. Those that are no longer to be read are
       left out.
   """
-  found = {data: dict(_made(data, (
+  return {data: dict(_made(data, (
       one.id for one in per_image.confident_mistakes(by_method)), read))
-           for data, by_method in images.items()}
+          for data, by_method in images.items()}
+
+
+def save(folder: str | os.PathLike, thumbnails: Thumbnails) -> None:
+  """Keeps thumbnails in a run's folder, as thumbnails.json."""
   atomic.write_whole(pathlib.Path(folder, _FILE),
-                     json.dumps(found, indent=1).encode())
-  return found
+                     json.dumps(thumbnails, indent=1).encode())
 
 
 def saved(folder: str | os.PathLike) -> Thumbnails:

@@ -58,7 +58,7 @@ class ReportFilesTest(parameterized.TestCase):
     for text in (page, printed):
       self.assertIn("not told, and taken for those of the published", text)
       self.assertIn("cots, Table 1", text)
-    self.assertIn("differences.jsonl, published.jsonl", printed)
+    self.assertIn(".tex, published.jsonl", printed)
     np.testing.assert_allclose(
         predictions.load(self.output / "predictions/dtd/tpt").logits,
         self.logits, rtol=1e-6)

@@ -186,8 +186,8 @@ class ReportTest(parameterized.TestCase):
     for text in (page, printed, (output / "results.md").read_text()):
       self.assertIn(f"Measured anew, otherwise than in the run: {said}", text)
     self.assertIn(
-        "<tr><td><code>config.metrics.num_bins</code></td>"
-        f"<td>{num_bins}</td></tr>", page)
+        "<dt><code>config.metrics.num_bins</code></dt>"
+        f"<dd>{num_bins}</dd>", page)
 
   def test_what_is_given_comes_before_the_run_even_where_it_is_the_default(
       self):

@@ -43,8 +43,17 @@ class PerImageTest(absltest.TestCase):
 
   def test_classes_without_names_are_numbers(self):
     given = inputs.one(np.eye(3)[[0, 1, 1]], [0, 1, 2], "auto")
-    hardest, *_ = per_image.hardest_classes({"a": per_image.of(given)})
+    one = per_image.of(given._replace(ids=("x", "y", "z")))
+    hardest, *_ = per_image.hardest_classes({"a": one})
     self.assertEqual((hardest["class_name"], hardest["taken_for"]), ("2", "1"))
+
+  def test_methods_of_other_images_are_left_out(self):
+    first, other = (per_image.of(_random(seed)) for seed in (0, 1))
+    alone = {"a": first}
+    both = alone | {"b": other._replace(ids=tuple(map(str, range(400))))}
+    for see in per_image.hardest_classes, per_image.confident_mistakes:
+      self.assertEqual(see(both), see(alone))
+      self.assertNotEqual(see({"a": first, "b": other}), see(alone))
 
   def test_risk_at_every_threshold(self):
     one = per_image.of(_random(n=150))

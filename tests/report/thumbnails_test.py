@@ -27,8 +27,9 @@ class ThumbnailsTest(absltest.TestCase):
 
   def test_mistakes_that_can_be_read_are_kept(self):
     folder = self.create_tempdir().full_path
-    found = thumbnails.save(folder, {"pets": {"tpt": _WRONG}}, _read)
+    found = thumbnails.make({"pets": {"tpt": _WRONG}}, _read)
     self.assertEqual(list(found["pets"]), ["a.png"])
+    thumbnails.save(folder, found)
     self.assertEqual(thumbnails.saved(folder), found)
 
   def test_small_and_of_the_same_shape_and_colour(self):
