@@ -12,6 +12,7 @@ from jaxcal import config as config_lib
 from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.adapt import numbers
+from jaxcal.adapt.prompt import methods as prompt
 from jaxcal.adapt.prompt import published
 from jaxcal.data import catalogue
 from jaxcal.storage import paths
@@ -48,6 +49,25 @@ def methods_of(
         raise ValueError(f"--config.method.{name}.{key} is set, but {name} is "
                          f"none of the methods {', '.join(methods)}")
   return methods
+
+
+def prompt_methods(
+    config: _Config, data: str) -> dict[str, prompt.PromptMethod]:
+  """The methods that tune prompts, with their numbers for an image set.
+
+  Args:
+    config: Settings of the experiment.
+    data: Name of the image set, which matters with config.protocol "paper".
+
+  Raises:
+    ValueError: None of them does; or see `methods_of` and `for_set`.
+  """
+  found = {name: method for name, method in methods_of(
+      for_set(config, data)).items() if isinstance(method, prompt.PromptMethod)}
+  if not found:
+    raise ValueError(f"none of the methods {', '.join(config.method.name)} "
+                     "tunes a prompt")
+  return found
 
 
 def method_of(config: _Config, name: str) -> base.Numbers:

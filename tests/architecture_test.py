@@ -75,6 +75,7 @@ _MAY_ALSO_IMPORT = {
     "recalibration/procal.py": {"metrics"},
     "conformal/predicted.py": {"predictions"},
     "report/few_shot.py": {"tuning"},
+    "report/diagnosis.py": {"adapt"},
     "report/sweeps.py": {"adapt", "config", "sweep"},
     "adapt/prompt/pretraining.py": {"storage"},
     # Behind one name stands any kind of image set.

@@ -27,6 +27,10 @@ METHODS: Mapping[str, type[base.Numbers]] = {
     "tda": cache.Tda,
 }
 
+# Those that tune a prompt by the entropy and a regulariser together.
+REGULARISED = ("c_tpt", "o_tpt", "o_tpt_published", "a_tpt", "soc",
+               "soc_quantile")
+
 
 def method(name: str, **numbers: Any) -> base.Numbers:
   """The method called `name`, with numbers other than its defaults.

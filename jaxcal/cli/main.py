@@ -50,6 +50,10 @@ COMMANDS = {
         "conformal",
         "make prediction sets of saved predictions and measure them; no model "
         "is needed", "RUN"),
+    "diagnose": Command(
+        "diagnose",
+        "tell how the regularisers of prompt tuning pull, and how hard, at "
+        "some classes; no images are needed"),
     "evaluate": Command(
         "evaluate",
         "adapt a model to each image of some sets and measure its calibration"),

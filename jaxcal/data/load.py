@@ -96,6 +96,34 @@ def images(
   return image_sets.limit(found, limit) if limit else found
 
 
+def class_names(
+    name: str | os.PathLike,
+    *,
+    names_file: str | os.PathLike | None = None,
+    classes: str = "all",
+) -> tuple[str, ...]:
+  """The candidates of an image set in label order, by its name or its path.
+
+  No image is needed for the sets that `images` knows by name.
+
+  Args:
+    name: Name or path, as `images` takes it.
+    names_file: Text file with the class names of a folder or CSV file.
+    classes: Classes that are kept, as `images` has them.
+
+  Raises:
+    FileNotFoundError: If there is no such file or folder.
+    ValueError: If the name is unknown, or what lies there is no image set.
+  """
+  if not isinstance(name, str) or name not in catalogue.CATALOGUE:
+    return images(name, class_names=names_file, classes=classes).class_names
+  names = catalogue.CATALOGUE[name].class_names
+  if classes == "all":
+    return names
+  base, new = protocol.halves(np.arange(len(names)))
+  return tuple(names[label] for label in (base if classes == "base" else new))
+
+
 def pairs(
     source: str | os.PathLike = "testbed",
     *,

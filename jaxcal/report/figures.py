@@ -147,6 +147,60 @@ def prototype_similarities(found: prototypes.Similarities) -> "Figure":
   return figure
 
 
+def cosine_matrix(
+    names: Sequence[str], cosines: Float[np.ndarray, "m m"]) -> "Figure":
+  """A matrix of cosines, coloured from -1 to 1 and with its numbers.
+
+  Args:
+    names: Names of rows and columns.
+    cosines: Cosines in [-1, 1]; NaN stays white.
+  """
+  from matplotlib.figure import Figure
+  size = 1.4 + 0.42 * len(names)
+  figure = Figure(figsize=(size, size), layout="constrained")
+  panel = figure.subplots()
+  panel.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
+  for (i, j), value in np.ndenumerate(cosines):
+    if np.isfinite(value):
+      panel.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7,
+                 color="white" if abs(value) > 0.6 else _INK)
+  panel.set_xticks(range(len(names)), names, rotation=45, ha="right",
+                   rotation_mode="anchor")
+  panel.set_yticks(range(len(names)), names)
+  panel.tick_params(labelsize=8, colors=_INK, length=0)
+  panel.spines[:].set_visible(False)
+  return figure
+
+
+def pair_cosines(
+    cosines: Float[np.ndarray, "pairs"], margins: Mapping[str, float]
+) -> "Figure":
+  """A histogram of the pairs of classes, with margins in it.
+
+  Args:
+    cosines: Cosines of the pairs.
+    margins: Margins by the name of the method.
+
+  Raises:
+    ValueError: No pairs.
+  """
+  if not cosines.size:
+    raise ValueError("no pairs of classes to draw")
+  from matplotlib.figure import Figure
+  figure = Figure(figsize=(4.2, 2.9), layout="constrained")
+  panel = figure.subplots()
+  low = min(cosines.min(), *margins.values(), 1) - 0.02
+  panel.hist(np.clip(cosines, -1, 1), bins=60, color=_BAR, range=(
+      low, max(cosines.max(), *margins.values(), -1) + 0.02))
+  for number, (name, margin) in enumerate(margins.items()):
+    panel.axvline(margin, color=_GAP, linestyle=("--", ":", "-.")[number % 3],
+                  linewidth=1.5, label=f"margin of {name}, {margin:g}")
+  _plain_axes(panel, "cosine", "pairs of classes")
+  if margins:
+    figure.legend(fontsize=8, frameon=False, loc="outside lower left", ncols=2)
+  return figure
+
+
 def loss_curves(losses: Mapping[str, Float[np.ndarray, "s e"]]) -> "Figure":
   """Training losses: the mean over seeds, and the range of the seeds.
 

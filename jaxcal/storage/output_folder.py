@@ -21,7 +21,9 @@ FILES = (
     r"run\.json|results\.(jsonl|md|csv|tex)|differences\.(jsonl|csv|tex)"
     r"|published\.jsonl|images-.+\.csv|thumbnails\.json"
     r"|report\.html|sets\.(jsonl|json|md)|failure\.(jsonl|md)"
-    r"|selected-.+\.json|(diagram|sets|losses|learning|[a-z_.]+\.[a-z_.]+|" +
+    r"|diagnosis\.(html|jsonl|md)"
+    r"|selected-.+\.json"
+    r"|(diagram|sets|losses|learning|cosines|pairs|[a-z_.]+\.[a-z_.]+|" +
     "|".join(config.number_names()) + r")-.+\.svg")
 # Sub-folders that hold nothing but predictions, parameters, parts and states;
 # "answers" are predictions of earlier versions.
