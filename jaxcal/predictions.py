@@ -66,6 +66,20 @@ class Predictions(NamedTuple):
   evidence: Mapping[str, Float[np.ndarray, "..."]] = MappingProxyType({})
 
 
+class Images(NamedTuple):
+  """What predictions are of, without what was predicted.
+
+  Attributes:
+    ids: One id per image.
+    labels: int32 [n], positions in `class_names`; None where not known.
+    class_names: Class names in label order.
+  """
+
+  ids: tuple[str, ...]
+  labels: Int[np.ndarray, "n"] | None
+  class_names: tuple[str, ...]
+
+
 def check(predictions: Predictions) -> None:
   """Refuses predictions that no metric should see.
 
@@ -194,12 +208,7 @@ def load(path: str | os.PathLike) -> Predictions:
     ValueError: One of them is damaged, or they do not fit together, see
       `pair.read` and `check`.
   """
-  for ending in (_ENDING, "json"):
-    needed = atomic.with_ending(path, ending)
-    if not needed.exists():
-      raise FileNotFoundError(
-          f"no {needed}; predictions are written by `jaxcal evaluate`")
-  content, about = pair.read(path, _ENDING)
+  content, about = _read(path)
   try:
     arrays = arrays_lib.unpack(content)
     kinds: dict[str, dict[str, np.ndarray]] = {"info": {}, "evidence": {}}
@@ -216,6 +225,34 @@ def load(path: str | os.PathLike) -> Predictions:
     raise pair.damaged(path, _ENDING, error) from error
   check(predictions)
   return predictions
+
+
+def images(path: str | os.PathLike) -> Images:
+  """What saved predictions are of; nothing that was predicted is unpacked.
+
+  Raises:
+    FileNotFoundError: See `load`.
+    ValueError: One of the two files is damaged, or they do not fit together.
+  """
+  content, about = _read(path)
+  try:
+    arrays = arrays_lib.unpack(content, lambda name: name in ("ids", "labels"))
+    return Images(tuple(arrays["ids"].tolist()), arrays.get("labels"),
+                  tuple(about["class_names"]))
+  except KeyError as error:
+    raise pair.damaged(path, _ENDING, f"it has no {error}") from error
+  except (ValueError, TypeError) as error:
+    raise pair.damaged(path, _ENDING, error) from error
+
+
+def _read(path):
+  """Content of the arrays' file, and what the JSON says."""
+  for ending in (_ENDING, "json"):
+    needed = atomic.with_ending(path, ending)
+    if not needed.exists():
+      raise FileNotFoundError(
+          f"no {needed}; predictions are written by `jaxcal evaluate`")
+  return pair.read(path, _ENDING)
 
 
 def exists(path: str | os.PathLike) -> bool:

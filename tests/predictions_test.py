@@ -72,6 +72,22 @@ class PredictionsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "damaged .no settings"):
       predictions.settings(path)
 
+  def test_what_they_are_of_alone(self):
+    path, ours = self._path(), _example()
+    with self.assertRaisesRegex(FileNotFoundError, "written by `jaxcal eval"):
+      predictions.images(path)
+    predictions.save(ours, path)
+    found = predictions.images(path)
+    self.assertEqual((found.ids, found.class_names),
+                     (ours.ids, ours.class_names))
+    np.testing.assert_array_equal(found.labels, ours.labels)
+    predictions.save(ours._replace(labels=None), path)
+    self.assertIsNone(predictions.images(path).labels)
+    file = pathlib.Path(f"{path}.npz")
+    file.write_bytes(file.read_bytes()[:-9])
+    with self.assertRaisesRegex(ValueError, "damaged"):
+      predictions.images(path)
+
   def test_files_of_version_0_1_0(self):
     path, ours = self._path(), _example()
     path.parent.mkdir()

@@ -46,6 +46,10 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "compare": Command(
+        "compare",
+        "compare finished runs image by image, and what differs between their "
+        "settings; no model is needed", "RUN_A RUN_B..."),
     "conformal": Command(
         "conformal",
         "make prediction sets of saved predictions and measure them; no model "

@@ -136,7 +136,7 @@ def measure(
   """
   check_score(score)
   count = check(
-      predictions, alpha=alpha, num_splits=num_splits, share=share)
+      predictions.labels, alpha=alpha, num_splits=num_splits, share=share)
   assert predictions.labels is not None
   with jax.enable_x64(True):
     logits = jnp.asarray(predictions.logits, jnp.float64)
@@ -190,7 +190,7 @@ def measure_full(
   """
   check_full(method)
   count = check(
-      predictions, alpha=alpha, num_splits=num_splits, share=share)
+      predictions.labels, alpha=alpha, num_splits=num_splits, share=share)
   reason = why_not_full(predictions)
   if reason:
     raise ValueError(reason)
@@ -209,7 +209,7 @@ def measure_full(
 
 
 def check(
-    predictions: Predictions,
+    labels: Integer[np.ndarray, "n"] | None,
     *,
     alpha: float,
     num_splits: int,
@@ -218,7 +218,7 @@ def check(
   """Refuses what cannot be split, without further work.
 
   Args:
-    predictions: See `measure`.
+    labels: Labels of the images; None where there are none.
     alpha: See `measure`.
     num_splits: See `measure`.
     share: See `measure`.
@@ -229,12 +229,12 @@ def check(
   Raises:
     ValueError: See `measure`.
   """
-  if predictions.labels is None:
+  if labels is None:
     raise ValueError("the images have no labels, so that no set can be "
                      "calibrated; give images whose classes are known")
   if num_splits < 1:
     raise ValueError(f"expected one split or more, but {num_splits=}")
-  total = len(predictions.labels)
+  total = len(labels)
   split.threshold_rank(total, alpha)
   count = round(share * total)
   if not 0 < count < total:

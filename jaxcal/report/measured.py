@@ -27,8 +27,6 @@ from jaxcal.storage import atomic
 _REFERENCES = ("tpt", "zero_shot")
 # What is told of several seeds of a method.
 _OVER_SEEDS = ("accuracy", "ece", "nll")
-# What else is in run.json of a recalibration beside what it was made from.
-_BESIDE = (saved_runs.SETTINGS, "fits", "provenance")
 
 
 class Predicted(NamedTuple):
@@ -321,10 +319,7 @@ def _fitted_to(about):
 
 def _page_settings(about, conventions):
   """What the page says of the run."""
-  recalibration = {
-      f"recalibration.{name}": value for name, value in about.items()
-      if name not in _BESIDE} if saved_runs.is_recalibration(about) else {}
-  return recalibration | saved_runs.settings_of(about) | {
+  return saved_runs.recalibration_of(about) | saved_runs.settings_of(about) | {
       f"config.metrics.{name}": value
       for name, value in conventions._asdict().items()}
 

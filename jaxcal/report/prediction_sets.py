@@ -93,9 +93,12 @@ def plan(
   left_out = []
   for source in sources:
     with saved_runs.named(source.data, source.name):
-      one = saved_runs.load_labelled(source.path)
-      predicted.check(one, alpha=alpha, num_splits=num_splits, share=share)
-    reason = predicted.why_not_full(one) if full else ""
+      # Everything is read where it is measured; only here for features, too.
+      predicted.check(
+          saved_runs.labelled_images(source.path).labels, alpha=alpha,
+          num_splits=num_splits, share=share)
+    reason = predicted.why_not_full(
+        saved_runs.load(source.path)) if full else ""
     if reason:
       left_out.append(f"{source.data}, {source.name}: no {', '.join(full)}, "
                       f"{reason}")

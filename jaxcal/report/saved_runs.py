@@ -29,6 +29,8 @@ PROTOCOL = "protocol."
 FILES = "files."
 # In run.json of a recalibration, the settings of the run that it is of.
 SETTINGS = "settings"
+# What else is there beside what the recalibration was made from.
+_BESIDE = (SETTINGS, "fits", "provenance")
 
 
 class Saved(NamedTuple):
@@ -66,6 +68,16 @@ def settings_of(told: Mapping[str, Any]) -> dict[str, Any]:
       of its run.
   """
   return dict(told.get(SETTINGS, {}) if is_recalibration(told) else told)
+
+
+def recalibration_of(told: Mapping[str, Any]) -> dict[str, Any]:
+  """What a recalibration was made from, by dotted name; nothing of others.
+
+  Args:
+    told: What run.json holds, from `about`.
+  """
+  return {f"recalibration.{name}": value for name, value in told.items()
+          if name not in _BESIDE} if is_recalibration(told) else {}
 
 
 def conventions(
@@ -180,14 +192,8 @@ def load(path: pathlib.Path) -> Predictions:
     FileNotFoundError: One of the two files is missing.
     ValueError: They are damaged.
   """
-  try:
+  with _sound(path):
     found = predictions_lib.load(path)
-  except (EOFError, KeyError, RuntimeError, TypeError, ValueError,
-          zipfile.BadZipFile, zlib.error) as error:
-    raise ValueError(
-        f"{path}.npz or .json is damaged ({type(error).__name__}: {error}); "
-        "restore both from a copy, or remove them and run `jaxcal evaluate` "
-        "again") from error
   return found._replace(settings={**found.settings, **stages.setting(
       stages.named(found.settings, path.name))})
 
@@ -199,10 +205,40 @@ def load_labelled(path: pathlib.Path) -> Predictions:
     ValueError: They are not; or see `load`.
   """
   found = load(path)
-  if found.labels is None:
+  _check_labelled(found.labels)
+  return found
+
+
+def labelled_images(path: pathlib.Path) -> predictions_lib.Images:
+  """What predictions are of, where that is all that needs to be known.
+
+  Raises:
+    FileNotFoundError: See `load`.
+    ValueError: See `load_labelled`.
+  """
+  with _sound(path):
+    found = predictions_lib.images(path)
+  _check_labelled(found.labels)
+  return found
+
+
+def _check_labelled(labels):
+  if labels is None:
     raise ValueError("the images have no labels, so that nothing can be "
                      "measured; give a run on images whose classes are known")
-  return found
+
+
+@contextlib.contextmanager
+def _sound(path):
+  """Says of damaged predictions what to do."""
+  try:
+    yield
+  except (EOFError, KeyError, RuntimeError, TypeError, ValueError,
+          zipfile.BadZipFile, zlib.error) as error:
+    raise ValueError(
+        f"{path}.npz or .json is damaged ({type(error).__name__}: {error}); "
+        "restore both from a copy, or remove them and run `jaxcal evaluate` "
+        "again") from error
 
 
 @contextlib.contextmanager

@@ -286,9 +286,33 @@ def compare(
   Raises:
     ValueError: The two are of different images.
   """
+  return {name: value for name, value in compare_and_test(
+      predictions, reference, conventions).items() if not name.endswith("_p")}
+
+
+def compare_and_test(
+    predictions: Predictions | inputs.Given,
+    reference: Predictions | inputs.Given,
+    conventions: Conventions,
+) -> Row:
+  """The same with `accuracy_difference_p` and so on.
+
+  Returns:
+    As `compare`, and two-sided p-values of the same resamples; `adjusted` makes
+    them those of several comparisons.
+
+  Raises:
+    ValueError: See `compare`.
+  """
   check_same_images([predictions, reference])
   with jax.enable_x64(True):
-    return _differences(_score(predictions), _score(reference), conventions)
+    return _tested(_score(predictions), _score(reference), conventions)
+
+
+def confidences(predictions: Predictions) -> Float[np.ndarray, "n"]:
+  """The probability of each image's predicted class, in float64."""
+  with jax.enable_x64(True):
+    return np.asarray(_confidence(_probabilities(predictions.logits)))
 
 
 def detect(
@@ -573,12 +597,6 @@ def _row(scored, info, conventions, num_classes):
   row |= {f"median_{name}": np.median(values) for name, values in info.items()}
   return {name: value if isinstance(value, int) else float(value)
           for name, value in row.items()}
-
-
-def _differences(ours, theirs, conventions):
-  return {name: value
-          for name, value in _tested(ours, theirs, conventions).items()
-          if not name.endswith("_p")}
 
 
 def _tested(ours, theirs, conventions):

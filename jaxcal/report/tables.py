@@ -12,6 +12,9 @@ from jaxcal import stages
 
 _Row = Mapping[str, Any]
 
+# Characters of a setting in a table.
+_LONGEST = 60
+
 
 class Column(NamedTuple):
   """A heading and how a row fills the column."""
@@ -203,6 +206,47 @@ RANKINGS = {
 }
 
 DIFFERENCES = (_DATA, *MEASURED_DIFFERENCES.values())
+
+
+def _said(name):
+  """What a run says of itself, in few words; nothing where it does not."""
+  def cell(row):
+    text = str(row[name]).replace("|", "/") if name in row else ""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST - 3]}..."
+  return cell
+
+
+_OF_RUNS = {
+    "data": _DATA,
+    "run": Column(
+        "method", lambda row: f"{row['run']}: {stages.of(row).label}"),
+    "reference_run": Column(
+        "minus", lambda row: (f"{row['reference_run']}: "
+                              f"{stages.reference_of(row).label}")),
+    "num_images": Column("n", lambda row: str(row["num_images"])),
+}
+
+COMPARED = _OF_RUNS | {name: column for name, column
+                       in TESTED_DIFFERENCES.items() if name != "reference"}
+
+AGREEMENT = (
+    *_OF_RUNS.values(),
+    Column("same prediction", lambda row: str(row["agree"])),
+    Column("right in the first only", lambda row: (
+        str(row["right_in_run_only"]))),
+    Column("in the other only", lambda row: (
+        str(row["right_in_reference_only"]))),
+    Column("p", _p_value("mcnemar_p")),
+    Column("largest change of confidence, points", lambda row: (
+        f"{signed_percent(row['largest_confidence_change'])} "
+        f"({row['largest_confidence_change_id']})")),
+)
+
+SETTINGS = (
+    Column("field", lambda row: row["field"]),
+    Column("first run", _said("value")),
+    Column("the other", _said("reference_value")),
+)
 
 TUNING = (
     _DATA,

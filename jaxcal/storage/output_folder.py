@@ -21,7 +21,7 @@ FILES = (
     r"run\.json|results\.(jsonl|md|csv|tex)|differences\.(jsonl|csv|tex)"
     r"|published\.jsonl|images-.+\.csv|thumbnails\.json"
     r"|report\.html|sets\.(jsonl|json|md)|failure\.(jsonl|md)"
-    r"|diagnosis\.(html|jsonl|md)"
+    r"|diagnosis\.(html|jsonl|md)|compare\.(md|jsonl)|per_image\.csv"
     r"|selected-.+\.json"
     r"|(diagram|sets|losses|learning|cosines|pairs|[a-z_.]+\.[a-z_.]+|" +
     "|".join(config.number_names()) + r")-.+\.svg")

@@ -89,7 +89,7 @@ class StartTest(_InAFolder):
     self.assertEqual(
         "--config\n" in printed,
         name not in (
-            "conformal", "failure", "list", "recalibrate", "report"))
+            "compare", "conformal", "failure", "list", "recalibrate", "report"))
 
 
 class ConfigTest(_InAFolder):
