@@ -33,8 +33,8 @@ _NUM_SCRIPTS = {
     "docs/devices.md": 1,
     "docs/few_shot.md": 3,
     "docs/images.md": 2,
-    "docs/recalibration.md": 1,
-    "docs/results.md": 4,
+    "docs/recalibration.md": 2,
+    "docs/results.md": 5,
     "docs/sweeps.md": 1,
     "docs/testbed.md": 1,
 }

@@ -17,7 +17,9 @@ from jaxcal.storage import output_folder
 EXAMPLES = ("jaxcal recalibrate runs/mine --share=0.2",
             "jaxcal recalibrate runs/mine --on=validation",
             "jaxcal recalibrate runs/mine --on=runs/of_other_images",
-            "jaxcal recalibrate runs/mine --recalibrator=sals")
+            "jaxcal recalibrate runs/mine --recalibrator=sals",
+            "jaxcal recalibrate runs/mine --recalibrator=cots,temperature "
+            "--share=0.2")
 _ABOUT = """\
 RUN is the output folder of `jaxcal evaluate`. Each METHOD of each image set
 is fitted to labelled images and becomes METHOD+NAME, which is measured beside
@@ -28,7 +30,8 @@ diagram-*.svg and run.json, and prints a table."""
 
 _RECALIBRATOR = flags.DEFINE_string(
     "recalibrator", "temperature", "which calibrator; `jaxcal list "
-    "recalibrators` lists them")
+    "recalibrators` lists them; of several, as in A,B, B comes after A and is "
+    "fitted to what A made of the same images")
 _ON = shared_flags.define_path(
     "on", None, "labelled images to fit to: the name of a split that RUN holds "
     "predictions of (--config.temperature.split), the output folder of another "

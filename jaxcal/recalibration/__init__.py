@@ -2,7 +2,7 @@
 
 from jaxcal import lazy
 
-__all__ = ["base", "binned", "calibrators", "cots", "dac", "examples",
+__all__ = ["base", "binned", "calibrators", "chain", "cots", "dac", "examples",
            "isotonic", "matrix", "predicted", "probabilities", "procal",
            "sals", "temperature", "top_label", "vector"]
 

@@ -8,6 +8,10 @@ says what they need; ids, files and class names are not their business.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Float
 from jaxcal.typing import Integer
@@ -130,3 +134,60 @@ def check_needs(
   if for_fit and recalibrator.needs_labels and evidence.labels is None:
     raise ValueError(f"{recalibrator.name} is fitted to labels, which {of} do "
                      "not have; give images whose classes are known")
+
+
+def check_logits(
+    recalibrator: Recalibrator, before: Float[AnyArray, "n k"], after: Any
+) -> None:
+  """Refuses logits that no metric should see, or that break a promise.
+
+  Args:
+    recalibrator: The calibrator.
+    before: Logits before it.
+    after: Logits that it returned.
+
+  Raises:
+    ValueError: They have another shape or are not finite, or a prediction
+      changes that was to be kept.
+  """
+  before, after = np.asarray(before), np.asarray(after)
+  name = recalibrator.name
+  if after.shape != before.shape or not np.isfinite(after).all():
+    raise ValueError(f"{name} must return finite logits of shape "
+                     f"{before.shape}, but they have shape {after.shape} and "
+                     f"{int((~np.isfinite(after)).sum())} are not finite")
+  if not recalibrator.keeps_prediction:
+    return
+  # Rounding may make logits equal that were not, never the other way round.
+  highest = lambda logits: logits == logits.max(axis=1, keepdims=True)
+  kept = (highest(before) & highest(after)).any(axis=1)
+  if not kept.all():
+    raise ValueError(
+        f"{name} says that it keeps every predicted class, but it changes "
+        f"{int((~kept).sum())} of {len(kept)}, the first one in row "
+        f"{int((~kept).argmax())}")
+
+
+def told_apart(
+    before: Float[AnyArray, "n k"], logits: Float[AnyArray, "n k"]
+) -> Float[AnyArray, "n k"]:
+  """Logits in which rounding has made no other class as high as the predicted.
+
+  Of equal logits, the first class would be the predicted one.
+
+  Args:
+    before: Logits before a calibrator that keeps predictions.
+    logits: Logits after it.
+  """
+  before = np.asarray(before)
+  rows = np.arange(len(before))
+  predicted = before.argmax(axis=1)
+  found = np.asarray(logits)
+  changed = found.argmax(axis=1) != predicted
+  if not changed.any():
+    return logits
+  rows, predicted = rows[changed], predicted[changed]
+  found = np.array(found)
+  found[rows, predicted] = np.nextafter(
+      found[rows].max(axis=1), np.asarray(np.inf, found.dtype))
+  return jnp.asarray(found) if isinstance(logits, jax.Array) else found

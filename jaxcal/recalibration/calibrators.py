@@ -5,6 +5,7 @@ from collections.abc import Callable
 from jaxcal import spelling
 from jaxcal.recalibration import base
 from jaxcal.recalibration import binned
+from jaxcal.recalibration import chain
 from jaxcal.recalibration import cots
 from jaxcal.recalibration import dac
 from jaxcal.recalibration import isotonic
@@ -39,10 +40,17 @@ RECALIBRATORS: dict[str, Callable[[], base.Calibrator]] = {
 def calibrator(name: str) -> base.Calibrator:
   """The calibrator called `name`, with its own constants.
 
+  Args:
+    name: Name of `RECALIBRATORS`, or several with commas between them, which
+      become a `chain.Chain` in that order.
+
   Raises:
     ValueError: An unknown name; lists the choices.
   """
-  if name not in RECALIBRATORS:
-    raise ValueError(f"unknown recalibrator {name!r}; "
-                     f"{spelling.choices(name, RECALIBRATORS)}")
-  return RECALIBRATORS[name]()
+  names = name.split(",")
+  for one in names:
+    if one not in RECALIBRATORS:
+      raise ValueError(f"unknown recalibrator {one!r}; "
+                       f"{spelling.choices(one, RECALIBRATORS)}")
+  found = tuple(RECALIBRATORS[one]() for one in names)
+  return found[0] if len(found) == 1 else chain.Chain(found)

@@ -98,13 +98,13 @@ def recalibrate(
   if one.fit is not None:
     fit = one.fit(_evidence(on))
   logits = one.apply(fit.parameters, evidence)
-  _check_logits(one, np.asarray(evidence.logits), np.asarray(logits))
+  base.check_logits(one, evidence.logits, logits)
   for note in fit.notes:
     warnings.warn(f"{one.name}: {note}", base.FitWarning, stacklevel=2)
   if isinstance(predictions, Predictions):
     logits = np.asarray(logits, np.float32)
   if one.keeps_prediction:
-    logits = _told_apart(np.asarray(evidence.logits), logits)
+    logits = base.told_apart(evidence.logits, logits)
   if not isinstance(predictions, Predictions):
     return logits
   before = predictions.settings
@@ -271,42 +271,6 @@ def _check_other_images(predictions, on):
         f"recalibrated, the first one {both[0]!r}: a calibrator must not be "
         "judged by what it was fitted to. Give other images, or a share of "
         "these; if they only have the same names, rename those of one set")
-
-
-def _check_logits(one, before, after):
-  """Refuses logits that no metric should see, or that break a promise."""
-  if after.shape != before.shape or not np.isfinite(after).all():
-    raise ValueError(f"{one.name} must return finite logits of shape "
-                     f"{before.shape}, but they have shape {after.shape} and "
-                     f"{int((~np.isfinite(after)).sum())} are not finite")
-  if not one.keeps_prediction:
-    return
-  # Rounding may make logits equal that were not, never the other way round.
-  highest = lambda logits: logits == logits.max(axis=1, keepdims=True)
-  kept = (highest(before) & highest(after)).any(axis=1)
-  if not kept.all():
-    raise ValueError(
-        f"{one.name} says that it keeps every predicted class, but it changes "
-        f"{int((~kept).sum())} of {len(kept)}, the first one in row "
-        f"{int((~kept).argmax())}")
-
-
-def _told_apart(before, logits):
-  """Logits in which rounding has made no other class as high as the predicted.
-
-  Of equal logits, the first class would be the predicted one.
-  """
-  rows = np.arange(len(before))
-  predicted = before.argmax(axis=1)
-  found = np.asarray(logits)
-  changed = found.argmax(axis=1) != predicted
-  if not changed.any():
-    return logits
-  rows, predicted = rows[changed], predicted[changed]
-  found = np.array(found)
-  found[rows, predicted] = np.nextafter(
-      found[rows].max(axis=1), np.asarray(np.inf, found.dtype))
-  return jnp.asarray(found) if isinstance(logits, jax.Array) else found
 
 
 def _stages(settings, name):

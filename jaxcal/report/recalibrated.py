@@ -102,14 +102,15 @@ def plan(
 
   Raises:
     FileNotFoundError: No run, or nothing to fit to.
-    ValueError: No images to fit to, or some where nothing is fitted;
-      predictions that cannot be fitted to or recalibrated, see
-      `predicted.check`; names set and method.
+    ValueError: A run that is itself a recalibration; no images to fit to, or
+      some where nothing is fitted; predictions that cannot be fitted to or
+      recalibrated, see `predicted.check`; names set and method.
   """
   run = pathlib.Path(run)
   if on is not None and not isinstance(on, Share):
     on = os.fspath(on)
   one = calibrator.recalibrator()
+  _check_plain(run, one)
   _check_on(on, one)
   if on in saved_runs.OUTSIDE:
     raise ValueError(
@@ -179,6 +180,19 @@ def write(planned: Plan, output: str | os.PathLike) -> measured.Written:
   return measured.write(
       output, measured.measure(_predicted(pairs), conventions), about=about,
       conventions=conventions, small_images=thumbnails.saved(planned.run))
+
+
+def _check_plain(run: pathlib.Path, one: base.Recalibrator) -> None:
+  """Refuses a recalibration, whose plain methods are there beside the others.
+  """
+  told = saved_runs.about(run)
+  if saved_runs.is_recalibration(told):
+    before = told["recalibrator"]
+    names = f"{before}+{one.name}".replace("+", ",")
+    raise ValueError(
+        f"{run} is itself a recalibration of the run {told['run']}, by "
+        f"{before}; for {before} and then {one.name}, recalibrate that run "
+        f"with --recalibrator={names}, which fits both to the same images")
 
 
 def _check_on(on: str | Share | None, one: base.Recalibrator) -> None:

@@ -12,6 +12,8 @@ from jaxcal import stages
 
 _Row = Mapping[str, Any]
 
+# A fitted temperature, alone or in a chain of calibrators.
+_TEMPERATURES = ("temperature", "temperature.temperature")
 # Characters of a setting in a table.
 _LONGEST = 60
 
@@ -118,8 +120,8 @@ FITS = (
     _DATA,
     _METHOD,
     Column("images fitted to", lambda row: str(row["recalibration_images"])),
-    Column("temperature", lambda row: (
-        f"{row['temperature']:.4g}" if "temperature" in row else "")),
+    Column("temperature", lambda row: next((
+        f"{row[name]:.4g}" for name in _TEMPERATURES if name in row), "")),
 )
 
 MORE = (

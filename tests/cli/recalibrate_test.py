@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import tempfile
 from unittest import mock
@@ -223,8 +224,58 @@ class RecalibrateTest(parameterized.TestCase):
     self.assertEqual(status, 0, error)
     self.assertLen(list(run.glob("recalibrated-temperature-*")), 2)
     self.assertEqual(_contents(written), first)
-    again, *_ = self._recalibrate(written, "--share=0.5")
-    self.assertEqual(_names(again), ["zero_shot", "zero_shot+temperature"])
+
+  def test_a_recalibration_names_the_chain(self):
+    output, *_ = self._recalibrate(self.own, "--share=0.5")
+    self._fails("out is itself a recalibration of the run own, by temperature; "
+                ".*with --recalibrator=temperature,vector,sals, which fits "
+                "both", output, "--share=0.5", "--recalibrator=vector,sals")
+
+  def test_one_after_the_other(self):
+    output, _, error = self._recalibrate(
+        self.digits, "--recalibrator=temperature,top_label_isotonic",
+        "--on=validation")
+    name = "zero_shot+temperature+top_label_isotonic"
+    self.assertEqual(_names(output), ["zero_shot", name])
+    folder = self.digits / "predictions" / "digits"
+    whole, seen = (predictions.load(folder / one) for one in (
+        "zero_shot", "validation/zero_shot"))
+    scale = _temperature(seen)
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", base.FitWarning)
+      expected = predicted.recalibrate(
+          whole.logits / scale, (seen.logits / scale, seen.labels),
+          calibrators.calibrator("top_label_isotonic"))
+    found = predictions.load(output / "predictions" / "digits" / name)
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-4, atol=1e-5)
+    row = _rows(output)[1]
+    self.assertEqual(stages.of(row), stages.Stages(
+        "zero_shot", recalibrator="temperature+top_label_isotonic"))
+    self.assertEqual(row["recalibration_images"], 40)
+    np.testing.assert_allclose(
+        row["temperature.temperature"], scale, rtol=1e-5)
+    self.assertRegex(
+        (output / "results.md").read_text(),
+        rf"\| {re.escape(name)} +\| 40 +\| {scale:.4g} ")
+    for note in row["recalibration_notes"]:
+      self.assertRegex(note, "^(temperature|top_label_isotonic): ")
+      self.assertIn(note, error)
+    difference, = _rows(output, "differences")
+    self.assertEqual(difference["reference"], "zero_shot")
+    about = json.loads((output / "run.json").read_text())
+    self.assertEqual(about["recalibrator"], "temperature+top_label_isotonic")
+
+  def test_a_chain_needs_labels_where_one_of_it_does(self):
+    self._fails("sals.temperature is fitted to labelled images: give one of",
+                self.digits, "--recalibrator=sals,temperature")
+    output, *_ = self._recalibrate(
+        self.digits, "--recalibrator=sals,temperature", "--share=0.5")
+    self.assertEqual(
+        _names(output), ["zero_shot", "zero_shot+sals+temperature"])
+    self._fails("sals.cots needs view_logits, zero_shot_view_logits of the im",
+                self.digits, "--recalibrator=sals,cots")
+    self._fails("unknown recalibrator 'salz'; did you mean sals",
+                self.digits, "--recalibrator=temperature,salz", "--share=0.5")
 
   def test_methods_without_others_to_fit_to_are_left_out_with_a_word(self):
     run = pathlib.Path(self.create_tempdir().full_path, "run")
