@@ -39,6 +39,10 @@ EVIDENCE = {
     "mean_cosine": "",  # of pairs of classes at the initial context (E-CoTS)
 }
 
+# In the settings of predictions, the factor from cosines of image and text
+# features to the logits; only where the logits are nothing else.
+LOGIT_SCALE = "logit_scale"
+
 
 class Predictions(NamedTuple):
   """Predictions of one method on one image set, in the order of the set.

@@ -266,7 +266,8 @@ def iterate(
     common = _common_evidence(folder, task, evidence)
     for name, settings in about.items():
       yield name, _gathered(folder, name, source, {
-          **stages.setting(names[name]), **settings}, common)
+          **stages.setting(names[name]), **_scale(methods, task, names[name]),
+          **settings}, common)
 
 
 def _open(folder, source, names, order, identity):
@@ -318,6 +319,14 @@ def _prompt_family(methods, task):
   return {name: method for name, method in methods.items()
           if isinstance(method, prompt_methods.PromptMethod)
           and task.encode is not None}
+
+
+def _scale(methods, task, of):
+  """What settings say of the logit scale, where logits are scaled cosines."""
+  if of.posterior is not None or not isinstance(
+      methods[of.method], prompt_methods.PromptMethod):
+    return {}
+  return {predictions_lib.LOGIT_SCALE: float(task.logit_scale)}
 
 
 def _streams(methods, task):

@@ -201,7 +201,7 @@ class DocsTest(parameterized.TestCase):
       status, printed, error = self._jaxcal(*arguments)
       self.assertEqual(status, 0, error)
     self.assertRegex(
-        printed, r"\| soc|\| shapes|zero_shot\+tangent|\| epig_online|"
+        printed, r"\| soc|: soc|\| shapes|zero_shot\+tangent|\| epig_online|"
         r"\| coop\+dor")
 
   @pytest.mark.slow

@@ -298,6 +298,9 @@ class MixedTest(_Runs, parameterized.TestCase):
     text, scale = np.asarray(task.text_features), float(task.logit_scale)
     for name, one in self.one_device.items():
       predictions.check(one)
+      # Only where logits are cosines times the scale.
+      self.assertEqual(one.settings.get("logit_scale"),
+                       scale if name in _METHODS else None, name)
       found = one.evidence
       np.testing.assert_allclose(
           scale * found["image_features"] @ text.T, found["zero_shot_logits"],
@@ -380,6 +383,8 @@ class HeadTest(_Runs, absltest.TestCase):
           predicted[name].logits, self.one_device[of.method].logits, atol=1e-4)
       self.assertEqual(
           stages.of_settings(predicted[name].settings, name), of)
+      self.assertEqual(
+          "logit_scale" in predicted[name].settings, of.posterior is None)
       if of.posterior is not None:
         np.testing.assert_allclose(
             predicted[name].info["epistemic"], 0, atol=1e-5)

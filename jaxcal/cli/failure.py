@@ -24,7 +24,8 @@ _HELD_OUT = flags.DEFINE_integer(
 _DRAWS = flags.DEFINE_integer("draws", 100, "number of such draws")
 _LOGIT_SCALE = flags.DEFINE_float(
     "logit_scale", None, "factor from cosines to logits (100 for OpenAI's "
-    "CLIP), with which MCM is among the scores")
+    "CLIP), for the score MCM; if absent, that of the run's model, for "
+    "predictions that say it")
 
 _FLAGS = ("held_out", "draws", "logit_scale")
 FLAGS = (*_FLAGS, "output", "compilation_cache", "debug")

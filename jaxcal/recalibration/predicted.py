@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import stages
+from jaxcal.predictions import LOGIT_SCALE
 from jaxcal.predictions import Predictions
 from jaxcal.recalibration import base
 from jaxcal.recalibration import temperature
@@ -107,7 +108,9 @@ def recalibrate(
     logits = base.told_apart(evidence.logits, logits)
   if not isinstance(predictions, Predictions):
     return logits
-  before = predictions.settings
+  # The logits are no longer cosines times that scale.
+  before = {name: value for name, value in predictions.settings.items()
+            if name != LOGIT_SCALE}
   name = "+".join(filter(None, (before.get("recalibrator"), one.name)))
   about = _about(fit, on if one.fit and isinstance(on, Predictions) else None)
   if "recalibration" in before:

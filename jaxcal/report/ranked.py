@@ -29,8 +29,8 @@ def rank(
     conventions: Conventions of the intervals, and the seed of the draws.
     held_out: Number of classes that are held out in each draw; none if zero.
     num_draws: Number of such draws.
-    logit_scale: Factor from cosines to logits, for the score MCM; None leaves
-      it out.
+    logit_scale: Factor from cosines to logits, for the score MCM; if None, what
+      settings of the predictions say, and without that no MCM.
 
   Returns:
     Rankings by set: of failures; of images of none of the classes, where the

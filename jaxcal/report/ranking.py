@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal import predictions as predictions_lib
 from jaxcal.metrics import failure
 from jaxcal.metrics import scoring
 from jaxcal.metrics import statistics
@@ -90,8 +91,8 @@ def rank_failures(
       AUROC ignores that, AURC and AUGRC do not.
     conventions: Conventions of the intervals; all methods see the same
       resamples of the images.
-    logit_scale: Factor from cosines to logits, for the score MCM; None leaves
-      it out.
+    logit_scale: Factor from cosines to logits, for the score MCM; if None, what
+      settings of the predictions say, and without that no MCM.
     reference: Name of the method to which the others are compared; the first
       one if None.
 
@@ -148,8 +149,8 @@ def rank_outliers(
     conventions: Conventions of the intervals. Images of both kinds are
       resampled by themselves, so that their shares stay; the intervals are for
       this other set, not for any.
-    logit_scale: Factor from cosines to logits, for the score MCM; None leaves
-      it out.
+    logit_scale: Factor from cosines to logits, for the score MCM; if None, what
+      settings of the predictions say, and without that no MCM.
     reference: Name of the method to which the others are compared; the first
       one if None.
 
@@ -205,8 +206,8 @@ def rank_held_out_classes(
     num_classes: Number of classes that are held out in each draw.
     num_draws: Number of draws, at least 20: they spread more than images do.
     seed: Seed of the draws.
-    logit_scale: Factor from cosines to logits, for the score MCM; None leaves
-      it out.
+    logit_scale: Factor from cosines to logits, for the score MCM; if None, what
+      settings of the predictions say, and without that no MCM.
 
   Returns:
     Rows with `method`, `score`, `draws`, `held_out` (classes), mean and `_sd`
@@ -239,10 +240,11 @@ def rank_held_out_classes(
       if not _every_draw_has_both(out, one.labels):
         raise ValueError(f"a draw of {num_classes} classes leaves {name!r} "
                          "without images on one side; hold out others.")
-      names = (*_OF_LOGITS, *(("mcm",) if logit_scale else ()))
+      scale = _scale(one, logit_scale)
+      names = (*_OF_LOGITS, *(("mcm",) if scale else ()))
       areas, rates = _over_draws(
           jnp.asarray(one.logits, jnp.float64), np.asarray(one.labels), out,
-          logit_scale)
+          scale)
       for index, score in enumerate(names):
         rows.append({
             "method": name, "score": score, "draws": num_draws,
@@ -273,9 +275,17 @@ def _scores_of_logits(logits, logit_scale):
   return scores
 
 
+def _scale(predictions, logit_scale):
+  """The scale that is given, or that the predictions say, if they do."""
+  if logit_scale is not None:
+    return logit_scale
+  return predictions.settings.get(predictions_lib.LOGIT_SCALE)
+
+
 def _scores(predictions, logit_scale):
   logits = jnp.asarray(predictions.logits, jnp.float64)
-  return _scores_of_logits(logits, logit_scale) | {
+  scale = _scale(predictions, logit_scale)
+  return _scores_of_logits(logits, scale) | {
       f"neg_{name}": -jnp.asarray(predictions.info[name], jnp.float64)
       for name in _UNCERTAINTIES if name in predictions.info}
 

@@ -1,6 +1,6 @@
 """What recalibrators look at beside logits, of tuned predictions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 import pathlib
 
 import numpy as np
@@ -17,10 +17,26 @@ from jaxcal.typing import Float
 NAMES = ("image_features", "text_features", "zero_shot_text_features",
          "base_text_features", "base_zero_shot_text_features",
          "zero_shot_logits")
-# What the seeds of a method share: neither tuning nor the classes of a seed's
-# training change it.
-OF_ALL_SEEDS = ("image_features", "zero_shot_text_features",
-                "zero_shot_logits")
+# What neither tuning nor the classes of a seed's training change.
+_OF_ALL_SEEDS = ("image_features", "zero_shot_text_features",
+                 "zero_shot_logits")
+
+
+def shared_by(name: str, one: checkpoint.Tuned) -> Hashable:
+  """What is the same for seeds of a method that have the same array.
+
+  Args:
+    name: Name of the array.
+    one: Parameters of a seed.
+
+  Returns:
+    A key; None where each seed has an array of its own.
+  """
+  if name in _OF_ALL_SEEDS:
+    return name
+  if name == "base_zero_shot_text_features":
+    return name, tuple(one.class_names)
+  return None
 
 
 def arrays(

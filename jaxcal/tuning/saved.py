@@ -1,6 +1,6 @@
 """What tuned parameters predict, in files; what is there is not done again."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 import functools
 import pathlib
 from typing import Any, NamedTuple
@@ -217,18 +217,21 @@ def save(
         features=features, max_bytes=max_bytes, batch_size=batch_size,
         num_threads=num_threads)
     # The seeds of a method share all that tuning leaves as it is.
-    alike: dict[str, Any] = {}
+    alike: dict[Hashable, Any] = {}
     for one, logits in zip(group, found, strict=True):
       carried: dict[str, Any] = {}
       if one.tuned is not None:
-        own = [name for name in one.evidence if name not in alike]
-        carried = arrays(one.tuned, own)
-        alike |= {name: values for name, values in carried.items()
-                  if name in evidence_lib.OF_ALL_SEEDS}
-        carried |= {name: alike[name] for name in one.evidence
-                    if name in alike}
+        keys = {name: evidence_lib.shared_by(name, one.tuned)
+                for name in one.evidence}
+        carried = arrays(
+            one.tuned, [name for name, key in keys.items() if key not in alike])
+        alike |= {keys[name]: values for name, values in carried.items()
+                  if keys[name] is not None}
+        carried |= {name: alike[key] for name, key in keys.items()
+                    if key in alike}
       about = {**one.about, **stages.setting(one.stages),
-               "identity": one.identity, "evidence": list(one.evidence)}
+               **_scale(model, one.tuned), "identity": one.identity,
+               "evidence": list(one.evidence)}
       if with_fd_score:
         about["fd_score"] = predict.divergence(
             model, images.class_names, one.tuned, template=template,
@@ -236,6 +239,14 @@ def save(
       predictions_lib.save(predictions_lib.Predictions(
           np.asarray(logits, np.float32), np.asarray(images.labels),
           images.ids, images.class_names, {}, about, carried), one.path)
+
+
+def _scale(model, tuned):
+  """What settings say of the logit scale, where logits are scaled cosines."""
+  if tuned is not None and tuned.spec.kind.cached:
+    return {}
+  scale = np.exp(np.asarray(model.params["logit_scale"]))
+  return {predictions_lib.LOGIT_SCALE: float(scale)}
 
 
 def over_seeds(

@@ -62,6 +62,36 @@ class FailureTest(absltest.TestCase):
     self.assertAlmostEqual(row["auroc"], float(expected.auroc), 5)
     self.assertIn(("outliers", "tpt", "mcm"), rows)
 
+  def test_predictions_that_say_their_logit_scale(self):
+    path = self.run_folder / "predictions" / "pets" / "zero_shot"
+    one = self.saved["zero_shot"]
+    predictions_lib.save(one._replace(settings={"logit_scale": 50.0}), path)
+    status, _, error = command.here(
+        "failure", self.run_folder, "--held_out=2", "--draws=20")
+    self.assertEqual(status, 0, error)
+    found = {(row["kind"], row["method"]): row
+             for row in self._rows(self.run_folder)
+             if "reference" not in row and row["score"] == "mcm"}
+    # Of the other it is not known.
+    self.assertEqual(set(found), {("failures", "zero_shot"),
+                                  ("held-out classes", "zero_shot")})
+    expected = failure.failure_prediction(
+        failure.max_concept_matching(one.logits / 50.0),
+        one.logits.argmax(-1) == one.labels)
+    self.assertAlmostEqual(found["failures", "zero_shot"]["auroc"],
+                           float(expected.auroc), 5)
+    status, *_ = command.here("failure", self.run_folder, "--logit_scale=20")
+    self.assertEqual(status, 0)
+    rows = {(row["kind"], row["method"]): row
+            for row in self._rows(self.run_folder)
+            if "reference" not in row and row["score"] == "mcm"}
+    self.assertLen(rows, 3)
+    expected = failure.failure_prediction(
+        failure.max_concept_matching(one.logits / 20.0),
+        one.logits.argmax(-1) == one.labels)
+    self.assertAlmostEqual(rows["failures", "zero_shot"]["auroc"],
+                           float(expected.auroc), 5)
+
   def test_stages_are_fields(self):
     path = self.run_folder / "predictions" / "pets" / "tpt+full"
     predictions_lib.save(_predictions(4)._replace(settings=stages.setting(

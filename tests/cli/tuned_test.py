@@ -148,6 +148,10 @@ class PredictionsTest(_Saved):
     plain = self._predicted("zero_shot")
     self.assertEqual(predicted.ids, plain.ids)
     self.assertGreater(np.abs(predicted.logits - plain.logits).max(), 0.01)
+    # What looks the shots up adds to the cosines.
+    scale = np.exp(self.model.params["logit_scale"])
+    self.assertEqual(predicted.settings.get("logit_scale"), None if (
+        name.startswith("tip_adapter")) else float(scale))
     self.assertEqual(predicted.settings["method"], f"{name}-1")
     of = stages.of_settings(predicted.settings, "")
     self.assertEqual((of.label, of.tuned_seed), (f"{name}-1", 1))

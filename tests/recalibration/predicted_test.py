@@ -169,10 +169,13 @@ class RecalibrateTest(parameterized.TestCase):
         2 * evidence.logits))
     one = stages.Stages("tpt", posterior="full")
     target = _predictions(0)
-    target = target._replace(settings=target.settings | stages.setting(one))
+    target = target._replace(settings={
+        **target.settings, **stages.setting(one), "logit_scale": 100.0})
     first = predicted.recalibrate(target, _predictions(1, prefix="held_out"))
     found = predicted.recalibrate(first, recalibrator=_Of(doubled))
     np.testing.assert_array_equal(found.logits, 2 * first.logits)
+    # Their logits are no longer cosines times it.
+    self.assertNotIn("logit_scale", first.settings)
     self.assertEqual(found.settings["recalibrator"], "temperature+doubled")
     self.assertEqual(found.settings["method"], "tpt+full+temperature+doubled")
     self.assertEqual(

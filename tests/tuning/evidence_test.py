@@ -1,11 +1,15 @@
 """Evidence of tuned predictions: against features taken one by one."""
 
+import pathlib
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
 
 from jaxcal import predictions
+from jaxcal import stages
 from jaxcal.clip import checkpoint as models
 from jaxcal.data import image_set as image_sets
 from jaxcal.testbed import sets
@@ -15,6 +19,7 @@ from jaxcal.tuning import classes
 from jaxcal.tuning import evidence
 from jaxcal.tuning import methods
 from jaxcal.tuning import predict
+from jaxcal.tuning import saved
 
 _TEMPLATE = "a blurry photo of a {}."
 
@@ -90,6 +95,27 @@ class EvidenceTest(parameterized.TestCase):
       np.testing.assert_array_equal(
           found[f"{prefix}text_features"],
           found[f"{prefix}zero_shot_text_features"])
+
+  def test_seeds_share_what_is_the_same_for_them(self):
+    folder = pathlib.Path(self.create_tempdir().full_path)
+    one = self._tuned("coop", num_context=2)
+    seeds = [one, one, one._replace(class_names=self.base[::-1])]
+    names = ("base_zero_shot_text_features", "zero_shot_text_features")
+    with mock.patch.object(
+        predict, "text_features", wraps=predict.text_features) as encode:
+      saved.save(self.model, self.images, [
+          saved.Asked(folder / str(seed), stages.Stages("coop"), tuned,
+                      {"seed": seed}, evidence=names)
+          for seed, tuned in enumerate(seeds)], template=_TEMPLATE)
+    self.assertEqual([call.args[1] for call in encode.call_args_list],
+                     [self.base, self.new, self.base[::-1]])
+    first, second, third = (predictions.load(folder / str(seed)).evidence
+                            for seed in range(3))
+    base, new = names
+    for name in names:
+      np.testing.assert_array_equal(first[name], second[name])
+    np.testing.assert_array_equal(first[new], third[new])
+    np.testing.assert_allclose(first[base], third[base][::-1], atol=1e-6)
 
   def test_text_features_of_each_image_are_none(self):
     found = self._arrays(self._tuned("cocoop", num_context=2))
