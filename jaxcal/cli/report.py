@@ -90,11 +90,14 @@ def _files(paths: Sequence[str]) -> measured.Written:
     raise ValueError("give --output=FOLDER, where the report of files goes")
   conventions = saved_runs.conventions({}, _given())
   _check(conventions)
-  return from_files.write(
-      foreign.by_name(paths), shared_flags.OUTPUT.value, data=_DATA.value,
-      model=_MODEL.value, kind=_KIND.value, labels=_LABELS.value,
-      conventions=conventions, beside_published=_AGAINST.value is not None,
-      with_images=_PER_IMAGE.value)
+  planned = from_files.plan(
+      foreign.by_name(paths), data=_DATA.value, model=_MODEL.value,
+      kind=_KIND.value, labels=_LABELS.value, conventions=conventions,
+      beside_published=_AGAINST.value is not None)
+  output = pathlib.Path(shared_flags.OUTPUT.value)
+  from_files.check_output(planned, output)
+  output_files.take(output)
+  return from_files.write(planned, output, with_images=_PER_IMAGE.value)
 
 
 def _given() -> dict[str, Any]:

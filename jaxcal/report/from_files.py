@@ -1,7 +1,8 @@
 """Files of anybody's predictions become what a run's report writes.
 
   files = foreign.by_name(["zero_shot.npz", "tpt.npz"])
-  print(from_files.write(files, "runs/theirs", data="dtd").text)
+  planned = from_files.plan(files, data="dtd")
+  print(from_files.write(planned, "runs/theirs").text)
 
 Each file is a method, all for the images of one set. The numbers are those of
 `jaxcal.evaluate` for what the files hold. Predictions of all classes are saved
@@ -13,7 +14,7 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxcal import predictions as predictions_lib
 from jaxcal import provenance
@@ -28,9 +29,34 @@ from jaxcal.storage import atomic
 from jaxcal.storage import paths
 
 
-def write(
+class Plan(NamedTuple):
+  """What is to be reported; read, and seen to fit together.
+
+  Attributes:
+    files: Paths of the files by the name of the method.
+    data: Name of the image set.
+    contents: Contents of the files, in the order of the first where the images
+      are the same.
+    pairs: Name of what each is compared with, where it is.
+    remarks: Sentences on how that was seen.
+    about: All that run.json says: files by what they hold, and how they are
+      measured.
+    conventions: Conventions of the ECE and of intervals.
+    beside_published: Whether published numbers are put beside them.
+  """
+
+  files: Mapping[str, str | os.PathLike]
+  data: str
+  contents: Mapping[str, foreign.Content]
+  pairs: Mapping[str, str]
+  remarks: list[str]
+  about: dict[str, Any]
+  conventions: summary.Conventions
+  beside_published: bool
+
+
+def plan(
     files: Mapping[str, str | os.PathLike],
-    output: str | os.PathLike,
     *,
     data: str = "images",
     model: str | None = None,
@@ -38,9 +64,8 @@ def write(
     labels: str | os.PathLike | None = None,
     conventions: summary.Conventions = summary.Conventions(),
     beside_published: bool = False,
-    with_images: bool = False,
-) -> measured.Written:
-  """Measures files, and writes report, predictions and run.json.
+) -> Plan:
+  """Reads files; nothing is written.
 
   The first file is what the others are compared with, image by image: matched
   by ids where both have them, otherwise by row where number of images and
@@ -48,7 +73,6 @@ def write(
 
   Args:
     files: Paths of the files by the name of the method, see `foreign.read`.
-    output: Folder to write to.
     data: Name of the image set, of the catalogue for published numbers.
     model: Name of the model or backbone.
     kind: Kind of numbers of all classes, see `foreign.read`.
@@ -56,29 +80,62 @@ def write(
     conventions: Conventions of the ECE and of intervals.
     beside_published: Whether to put published numbers of the same sets and
       methods beside them.
-    with_images: Whether to write a line for each image, too: images-SET.csv.
 
   Raises:
     FileNotFoundError: A file is missing.
-    ValueError: Files that hold no predictions, names that are no file names, a
-      folder of another run, or published numbers without a model's name.
+    ValueError: Files that hold no predictions, names that are no file names, or
+      published numbers without a model's name.
     ImportError: A .parquet file, and pyarrow is not installed.
   """
-  output = pathlib.Path(output)
   for name in (data, *files):
     paths.check_name(name)
   if beside_published:
     published.check(data, model)
   about = _about(files, data, model, labels, conventions)
-  _check_output(output, about)
   told = None if labels is None else foreign.read_labels(labels)
-  contents = {name: foreign.read(path, kind=kind, labels=told)
-              for name, path in files.items()}
-  contents, pairs, remarks = _matched(contents)
+  contents, pairs, remarks = _matched({
+      name: foreign.read(path, kind=kind, labels=told)
+      for name, path in files.items()})
   contents = {name: _called(name, one, data) for name, one in contents.items()}
+  return Plan(files, data, contents, pairs, remarks, about, conventions,
+              beside_published)
+
+
+def check_output(planned: Plan, output: str | os.PathLike) -> None:
+  """Refuses a folder with anything but an earlier report of these files.
+
+  Raises:
+    ValueError: It is such a folder.
+  """
+  output = pathlib.Path(output)
+  if not (output / "run.json").exists():
+    return
+  of_files = lambda told: {
+      name: value for name, value in told.items()
+      if name == "data" or name.startswith(saved_runs.FILES)}
+  if of_files(saved_runs.about(output)) != of_files(planned.about):
+    raise ValueError(f"{output} holds another run; give another --output")
+
+
+def write(
+    planned: Plan, output: str | os.PathLike, *, with_images: bool = False
+) -> measured.Written:
+  """Measures, and writes report, predictions and run.json.
+
+  Args:
+    planned: Plan from `plan`.
+    output: Folder to write to.
+    with_images: Whether to write a line for each image, too: images-SET.csv.
+
+  Raises:
+    ValueError: See `check_output`.
+  """
+  output = pathlib.Path(output)
+  check_output(planned, output)
+  data, contents, about = planned.data, planned.contents, planned.about
   found = measured.measure([measured.Predicted(
-      data, {name: one.given for name, one in contents.items()}, pairs)],
-      conventions)
+      data, {name: one.given for name, one in contents.items()},
+      planned.pairs)], planned.conventions)
   atomic.make_folder(output)
   for name, one in contents.items():
     if one.class_names is not None:
@@ -88,18 +145,18 @@ def write(
       output / "run.json", json.dumps(about, indent=2).encode())
   remarks = [*(
       f"{name}, from {pathlib.Path(path).name}: "
-      f"{'; '.join(contents[name].notes)}." for name, path in files.items()),
-      *remarks]
-  if beside_published:
+      f"{'; '.join(contents[name].notes)}."
+      for name, path in planned.files.items()), *planned.remarks]
+  if planned.beside_published:
     remarks.append(
         "Prompt and views of these predictions are not told, and taken for "
         "those of the published numbers; so are the classes, all of the set's.")
   beside = published.compare(
-      found.rows, published.setting_of(about), conventions
-  ) if beside_published else None
-  return measured.write(output, found, about=about, conventions=conventions,
-                        remarks=remarks, beside=beside,
-                        with_images=with_images)
+      found.rows, published.setting_of(about), planned.conventions
+  ) if planned.beside_published else None
+  return measured.write(
+      output, found, about=about, conventions=planned.conventions,
+      remarks=remarks, beside=beside, with_images=with_images)
 
 
 def _about(files, data, model, labels, conventions) -> dict[str, Any]:
@@ -122,17 +179,6 @@ def _digest(path):
   formats.check_there(path)
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _check_output(output, about):
-  """Refuses a folder with anything but an earlier report of these files."""
-  if not (output / "run.json").exists():
-    return
-  of_files = lambda told: {
-      name: value for name, value in told.items()
-      if name == "data" or name.startswith(saved_runs.FILES)}
-  if of_files(saved_runs.about(output)) != of_files(about):
-    raise ValueError(f"{output} holds another run; give another --output")
 
 
 def _matched(

@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from jaxcal import predictions
+from jaxcal.storage import lock
 from tests.cli import command
 
 _QUICK = ("--config.metrics.num_resamples=20", "--config.metrics.num_bins=20")
@@ -67,6 +68,17 @@ class ReportFilesTest(parameterized.TestCase):
         "recalibrate", self.output, "--share=0.5")
     self.assertEqual(status, 0, error)
     self.assertIn("tpt+temperature", printed)
+
+  def test_one_at_a_time(self):
+    self.output.mkdir()
+    arguments = (self.folder / "top.csv", f"--output={self.output}", *_QUICK)
+    with lock.hold(self.output):
+      self._fails("report is in use by another run: process", *arguments)
+      self.assertEqual([path.name for path in self.output.iterdir()],
+                       [lock.NAME])
+    status, _, error = command.here("report", *arguments)
+    self.assertEqual(status, 0, error)
+    self.assertFalse((self.output / lock.NAME).exists())
 
   @parameterized.parameters(
       ((), "give --output=FOLDER"),

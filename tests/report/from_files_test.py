@@ -47,7 +47,8 @@ class FromFilesTest(parameterized.TestCase):
 
   def _write(self, output=None, **files):
     return from_files.write(
-        files, output or self.output, conventions=_QUICK, data="birds")
+        from_files.plan(files, conventions=_QUICK, data="birds"),
+        output or self.output)
 
   def _rows(self, name="results"):
     return saved_runs.rows(self.output, name)
@@ -166,8 +167,9 @@ class FromFilesTest(parameterized.TestCase):
   def test_labels_of_their_own(self):
     np.save(self.folder / "a.npy", self.logits)
     np.save(self.folder / "labels.npy", self.labels)
-    from_files.write({"a": self.folder / "a.npy"}, self.output,
-                     labels=self.folder / "labels.npy", conventions=_QUICK)
+    from_files.write(from_files.plan(
+        {"a": self.folder / "a.npy"}, labels=self.folder / "labels.npy",
+        conventions=_QUICK), self.output)
     row, = self._rows()
     self.assertEqual(row["accuracy"], np.mean(
         self.logits.argmax(-1) == self.labels))
