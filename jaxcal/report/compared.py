@@ -190,9 +190,10 @@ def compare(
   settings = [row for other in others
               for row in _differing(first, other, *(
                   _described(about[name]) for name in (first, other)))]
-  rows, p_values = [], []
+  rows, p_values, files = [], [], []
   for pair in planned.pairs:
     ours, theirs = _load(pair)
+    files += _other_files(pair, ours, theirs)
     rows.append(_row(pair, ours, theirs, conventions))
     p_values.append({"mcnemar_p": _mcnemar(
         rows[-1]["right_in_run_only"], rows[-1]["right_in_reference_only"])})
@@ -205,6 +206,7 @@ def compare(
       summary.adjusted(rows), summary.adjusted(p_values))]
   remarks = [*(f"{name}: {run}." for name, run in planned.runs.items()
                if name != os.fspath(run)), *planned.remarks,
+             *dict.fromkeys(files),
              *(f"{planned.runs[name]} has no run.json, which would say what it "
                "is of." for name, told in about.items() if not told)]
   return Comparison(rows, settings, remarks, conventions)
@@ -411,6 +413,17 @@ def _differing(run, other, ours, theirs) -> Iterator[dict[str, Any]]:
         ("value", ours), ("reference_value", theirs)) if field in told}
     if len(values) < 2 or ours[field] != theirs[field]:
       yield {"run": run, "reference_run": other, "field": field, **values}
+
+
+def _other_files(pair, ours, theirs) -> list[str]:
+  """A sentence where files of the same ids hold something else."""
+  told = [one.settings.get("identity", {}) for one in (ours, theirs)]
+  ids, contents = ([one.get(name) for one in told]
+                   for name in ("data.ids", "data.contents"))
+  if ids[0] != ids[1] or None in contents or contents[0] == contents[1]:
+    return []
+  return [f"{pair.data}: images of the same ids, but not the same: the files "
+          f"of {pair.ours.run} and {pair.theirs.run} hold something else."]
 
 
 def _per_image(planned) -> str:

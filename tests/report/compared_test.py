@@ -196,6 +196,20 @@ class ComparedTest(parameterized.TestCase):
     self.assertIn("other has no run.json", str(compared.compare(
         compared.plan([self.one, self.other]), _CONVENTIONS)))
 
+  def test_other_image_files_of_the_same_ids(self):
+    said = "pets: images of the same ids, but not the same: the files of one"
+    for ids, contents, expected in (
+        ("a", "c", 1), ("a", "b", 0), ("z", "c", 0), ("a", None, 0)):
+      for run, identity in (
+          (self.one, {"data.ids": "a", "data.contents": "b"}),
+          (self.other, {"data.ids": ids, "data.contents": contents})):
+        for name in ("tpt", "soc"):
+          save(run, name, self.rows, seed=1, settings=stages.setting(
+              stages.Stages(name)) | {"identity": identity})
+      text = str(compared.compare(
+          compared.plan([self.one, self.other]), _CONVENTIONS))
+      self.assertEqual(text.count(said), expected)
+
   def test_recalibrations_say_what_they_were_made_from(self):
     for run, share in ((self.one, 0.2), (self.other, 0.3)):
       (run / "run.json").write_text(json.dumps(
