@@ -3,8 +3,9 @@
 from jaxcal import lazy
 
 __all__ = ["compared", "few_shot", "figures", "foreign", "formats",
-           "from_files", "inputs", "measured", "page", "posterior",
-           "prediction_sets", "published", "ranked", "ranking", "recalibrated",
-           "redrawn", "saved_runs", "summary", "sweeps", "tables"]
+           "from_files", "inputs", "measured", "page", "per_image",
+           "posterior", "prediction_sets", "prototypes", "published", "ranked",
+           "ranking", "recalibrated", "redrawn", "saved_runs", "sections",
+           "summary", "sweeps", "tables", "thumbnails"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

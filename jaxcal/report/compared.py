@@ -20,6 +20,7 @@ from jaxcal import predictions as predictions_lib
 from jaxcal import spelling
 from jaxcal import stages
 from jaxcal.predictions import Predictions
+from jaxcal.report import per_image
 from jaxcal.report import saved_runs
 from jaxcal.report import summary
 from jaxcal.report import tables
@@ -367,9 +368,10 @@ def _load(pair) -> tuple[Predictions, Predictions]:
 
 def _row(pair, ours, theirs, conventions) -> summary.Row:
   """All numbers of a pair but the adjusted ones."""
+  seen = [per_image.of(one) for one in (ours, theirs)]
   predicted = [one.logits.argmax(axis=-1) for one in (ours, theirs)]
-  right = [one == ours.labels for one in predicted]
-  change = summary.confidences(ours) - summary.confidences(theirs)
+  right = [one.correct for one in seen]
+  change = seen[0].confidence - seen[1].confidence
   largest = int(np.abs(change).argmax())
   through = [stages.named(one.settings, side.method)
              for one, side in ((ours, pair.ours), (theirs, pair.theirs))]
@@ -432,15 +434,15 @@ def _per_image(planned) -> str:
   lines = csv.writer(text, lineterminator="\n")
   lines.writerow([
       "data", "run", "method", "reference_run", "reference", "id", "label",
-      "prediction", "confidence", "reference_prediction",
-      "reference_confidence"])
+      "predicted", "confidence", "reference_predicted", "reference_confidence"
+  ])
   for pair in planned.pairs:
     both = _load(pair)
     names = np.array(both[0].class_names)
     columns = [both[0].ids, names[both[0].labels]]
     for one in both:
       columns += [names[one.logits.argmax(axis=-1)],
-                  [f"{value:.9g}" for value in summary.confidences(one)]]
+                  per_image.of(one).confidence.tolist()]
     about = (pair.data, pair.ours.run, pair.ours.method, pair.theirs.run,
              pair.theirs.method)
     lines.writerows((*about, *line) for line in zip(*columns))

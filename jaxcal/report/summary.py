@@ -309,12 +309,6 @@ def compare_and_test(
     return _tested(_score(predictions), _score(reference), conventions)
 
 
-def confidences(predictions: Predictions) -> Float[np.ndarray, "n"]:
-  """The probability of each image's predicted class, in float64."""
-  with jax.enable_x64(True):
-    return np.asarray(_confidence(_probabilities(predictions.logits)))
-
-
 def detect(
     in_distribution: Predictions,
     out_of_distribution: Predictions,

@@ -244,7 +244,7 @@ class ComparedTest(parameterized.TestCase):
       self.assertEqual((row["id"], row["label"]), (image_id, _CLASSES[label]))
       for prefix, values in zip(("", "reference_"), logits):
         self.assertEqual(
-            row[f"{prefix}prediction"], _CLASSES[values.argmax()])
+            row[f"{prefix}predicted"], _CLASSES[values.argmax()])
         np.testing.assert_allclose(
             float(row[f"{prefix}confidence"]),
             special.softmax(values.astype(float)).max(), rtol=1e-8)
