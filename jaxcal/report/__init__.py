@@ -2,8 +2,8 @@
 
 from jaxcal import lazy
 
-__all__ = ["compared", "few_shot", "figures", "foreign", "formats",
-           "from_files", "inputs", "measured", "page", "per_image",
+__all__ = ["compared", "diagnosis", "few_shot", "figures", "foreign",
+           "formats", "from_files", "inputs", "measured", "page", "per_image",
            "posterior", "prediction_sets", "prototypes", "published", "ranked",
            "ranking", "recalibrated", "redrawn", "saved_runs", "sections",
            "summary", "sweeps", "tables", "thumbnails"]
