@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal.metrics import examples
+from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
@@ -23,9 +24,9 @@ from jaxcal.typing import Values
 
 class Interval(NamedTuple):
   """An estimate and its interval, each of the shape of the statistic."""
-  estimate: Float[Array, "*shape"]
-  low: Float[Array, "*shape"]
-  high: Float[Array, "*shape"]
+  estimate: Float[AnyArray, "*shape"]
+  low: Float[AnyArray, "*shape"]
+  high: Float[AnyArray, "*shape"]
 
 
 def weighted_mean(
@@ -162,7 +163,7 @@ def bootstrap_interval(
     ValueError: `level` is outside (0, 1), or there are too few examples or
       samples.
   """
-  _check_interval(level, num_samples)
+  check_interval(level, num_samples)
   samples = bootstrap_samples(
       statistic, num_examples, key=key, num_samples=num_samples,
       batch_size=batch_size)
@@ -186,7 +187,7 @@ def recentred_interval(
   Raises:
     ValueError: `level` is outside (0, 1), or there are too few samples.
   """
-  _check_interval(level, len(samples))
+  check_interval(level, len(samples))
   shift = estimate - jnp.mean(samples, axis=0)
   tail = (1 - level) / 2
   return Interval(
@@ -195,7 +196,66 @@ def recentred_interval(
       high=jnp.quantile(samples, 1 - tail, axis=0) + shift)
 
 
-def _check_interval(level, num_samples):
+def mean_interval(
+    values: Values,
+    *,
+    level: float = 0.95,
+) -> Interval:
+  """Student's t interval of a mean, as of runs that differ in their seed.
+
+  Args:
+    values: Values, two or more.
+    level: Probability in (0, 1) with which the interval covers where the values
+      are normal.
+
+  Returns:
+    Mean and interval, exact to 40 halvings; in float32, to its digits.
+
+  Raises:
+    ValueError: `level` is outside (0, 1), or there are fewer than two values.
+  """
+  values = at_least_float32(examples.as_array(values))
+  check_interval(level, max(len(values), 2))
+  if len(values) < 2:
+    raise ValueError("the spread of a mean needs two values, but got "
+                     f"{len(values)}.")
+  free = jnp.asarray(len(values) - 1, values.dtype)
+  # free / (free + t ** 2) follows a beta distribution.
+  share = _beta_quantile(free / 2, jnp.full_like(free, 0.5), 1 - level)
+  width = jnp.sqrt(free * (1 - share) / share) * jnp.std(
+      values, ddof=1) / jnp.sqrt(free + 1)
+  mean = jnp.mean(values)
+  return Interval(mean, mean - width, mean + width)
+
+
+def combined_interval(
+    estimate: Float[AnyArray, "*shape"], parts: Sequence[Interval]) -> Interval:
+  """Interval of an estimate that varies for several independent reasons.
+
+  The distances from the middle to an end are added in squares, end by end,
+  which keeps a lopsided part lopsided (method of variance estimates recovery).
+
+  Args:
+    estimate: Estimate, which stays in the middle.
+    parts: Intervals of it, one for each reason to vary.
+
+  Source: Zou and Donner, Construction of confidence limits about effect
+    measures: a general approach, Statistics in Medicine 27, 2008.
+  """
+  squares = lambda ends: jnp.sqrt(sum(jnp.square(end) for end in ends))
+  return Interval(
+      estimate,
+      low=estimate - squares([one.estimate - one.low for one in parts]),
+      high=estimate + squares([one.high - one.estimate for one in parts]))
+
+
+def check_interval(level: float, num_samples: int) -> None:
+  """Raises ValueError unless an interval can be made of so many resamples.
+
+  Args:
+    level: Share of the resamples inside.
+    num_samples: Number of resamples.
+  """
   if not 0 < level < 1:
     raise ValueError(f"level must lie in (0, 1), but {level=}.")
   if num_samples < 2:
@@ -301,25 +361,31 @@ def proportion_interval(
 def _exact_interval(hits, total, tail):
   """Shares at which so many hits, or so few, have the probability `tail`."""
 
-  def share(a, b, probability):
-
-    def halve(_, ends):
-      low, high = ends
-      middle = (low + high) / 2
-      under = jax.scipy.special.betainc(a, b, middle) < probability
-      return jnp.where(under, middle, low), jnp.where(under, high, middle)
-
-    ends = jnp.zeros_like(hits), jnp.ones_like(hits)
-    return sum(jax.lax.fori_loop(0, 40, halve, ends)) / 2
-
   misses = total - hits
   # The distribution at an end has no second parameter; its share is the end.
   least_one = lambda count: jnp.maximum(count, 1)
   return Interval(
       hits / total,
-      low=jnp.where(hits > 0, share(least_one(hits), misses + 1, tail), 0),
+      low=jnp.where(hits > 0, _beta_quantile(
+          least_one(hits), misses + 1, tail), 0),
       high=jnp.where(
-          misses > 0, share(hits + 1, least_one(misses), 1 - tail), 1))
+          misses > 0, _beta_quantile(
+              hits + 1, least_one(misses), 1 - tail), 1))
+
+
+# Or the loop would be compiled anew by every call.
+@jax.jit
+def _beta_quantile(a, b, probability):
+  """Where a beta distribution reaches a probability."""
+
+  def halve(_, ends):
+    low, high = ends
+    middle = (low + high) / 2
+    under = jax.scipy.special.betainc(a, b, middle) < probability
+    return jnp.where(under, middle, low), jnp.where(under, high, middle)
+
+  ends = jnp.zeros_like(a), jnp.ones_like(a)
+  return sum(jax.lax.fori_loop(0, 40, halve, ends)) / 2
 
 
 def _score_interval(hits, total, tail):

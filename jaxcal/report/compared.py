@@ -14,13 +14,16 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxcal import predictions as predictions_lib
 from jaxcal import spelling
 from jaxcal import stages
+from jaxcal.metrics import statistics
 from jaxcal.predictions import Predictions
 from jaxcal.report import per_image
+from jaxcal.report import resampled
 from jaxcal.report import saved_runs
 from jaxcal.report import summary
 from jaxcal.report import tables
@@ -196,15 +199,17 @@ def compare(
     ours, theirs = _load(pair)
     files += _other_files(pair, ours, theirs)
     rows.append(_row(pair, ours, theirs, conventions))
-    p_values.append({"mcnemar_p": _mcnemar(
-        rows[-1]["right_in_run_only"], rows[-1]["right_in_reference_only"])})
+    with jax.enable_x64(True):
+      p_values.append({"mcnemar_p": float(statistics.paired_hits_p_value(
+          rows[-1]["right_in_run_only"],
+          rows[-1]["right_in_reference_only"]))})
     if pair.ours.method == pair.theirs.method:
       settings += _differing(pair.ours.run, pair.theirs.run, *(
           {f"{pair.data}, {pair.ours.method}: {name}": value
            for name, value in one.settings.get("numbers", {}).items()}
           for one in (ours, theirs)))
   rows = [row | more for row, more in zip(
-      summary.adjusted(rows), summary.adjusted(p_values))]
+      resampled.adjusted(rows), resampled.adjusted(p_values))]
   remarks = [*(f"{name}: {run}." for name, run in planned.runs.items()
                if name != os.fspath(run)), *planned.remarks,
              *dict.fromkeys(files),
@@ -380,25 +385,14 @@ def _row(pair, ours, theirs, conventions) -> summary.Row:
       "reference_run": pair.theirs.run, **stages.reference_fields(through[1]),
       "num_images": len(ours.ids), "images_in_run_only": pair.ours.alone,
       "images_in_reference_only": pair.theirs.alone,
-      **summary.compare_and_test(ours, theirs, conventions),
+      **resampled.difference_row(
+          *(resampled.of(one, conventions) for one in (ours, theirs)),
+          conventions.level),
       "agree": int(np.sum(predicted[0] == predicted[1])),
       "right_in_run_only": int(np.sum(right[0] & ~right[1])),
       "right_in_reference_only": int(np.sum(right[1] & ~right[0])),
       "largest_confidence_change": float(change[largest]),
       "largest_confidence_change_id": ours.ids[largest]}
-
-
-def _mcnemar(ours: int, theirs: int) -> float:
-  """Two-sided p-value of McNemar's exact test.
-
-  Args:
-    ours: Number of images that only one side has right.
-    theirs: Number of those that only the other one has.
-  """
-  from scipy import stats
-  if not ours + theirs:
-    return 1.0
-  return float(stats.binomtest(ours, ours + theirs).pvalue)
 
 
 def _described(told) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from jaxcal import stages
 from jaxcal.predictions import Predictions
 from jaxcal.report import figures
 from jaxcal.report import per_image
+from jaxcal.report import resampled
 from jaxcal.report import saved_runs
+from jaxcal.report import seeds as seeds_lib
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
@@ -22,9 +24,13 @@ from jaxcal.tuning import task as task_lib
 
 _DOR = "dor"
 _KEYS = ("accuracy", "ece", "nll", "brier", "aurc")
+_KINDS = ("", "_low", "_high", "_seeds", "_std", "_total_low", "_total_high")
 
 # By method, predictions of every seed by half of the classes.
 _Found = Mapping[stages.Stages, Mapping[str, Sequence[Predictions]]]
+# The same of their scores on resamples.
+_Sampled = Mapping[
+    stages.Stages, Mapping[str, Sequence[resampled.Resampled]]]
 
 
 def write(
@@ -48,10 +54,13 @@ def write(
   for task in tasks:
     found = _predictions(output, task, specs)
     with_names = {spec.stages for spec in specs if spec.outliers == "names"}
-    rows += [_row(task, of, by_half, conventions) | _shared(
+    sampled = {of: {half: seeds_lib.sample(seeds, conventions)
+                    for half, seeds in by_half.items()}
+               for of, by_half in found.items()}
+    rows += [_row(task, of, by_half, sampled[of], conventions.level) | _shared(
         task, shared[task.name] if of in with_names else None)
              for of, by_half in found.items()]
-    differences += _differences(task, found, conventions)
+    differences += _differences(task, sampled, conventions.level)
     _draw(output, task, specs, found, conventions)
   for name, some in (("results", rows), ("differences", differences)):
     saved_runs.write_rows(output / f"{name}.jsonl", some)
@@ -60,7 +69,8 @@ def write(
   text = "\n\n".join([
       tables.markdown(rows, columns), _legend(task, conventions),
       "Paired differences:",
-      tables.markdown(differences, tables.TUNED_DIFFERENCES)])
+      tables.markdown(differences, tables.TUNED_DIFFERENCES),
+      tables.set_p_value_note(differences, conventions.num_resamples)])
   _write(output / "results.md", f"{text}\n")
   return text
 
@@ -72,11 +82,11 @@ def _predictions(output, task, specs) -> _Found:
                for half in task.tests} for of, number in count.items()}
 
 
-def _row(task, of, by_half, conventions):
+def _row(task, of, by_half, sampled, level):
   row = {"data": task.name, **stages.fields(of),
          "seeds": len(next(iter(by_half.values())))}
-  found = {half: summary.over_seeds(seeds, conventions)
-           for half, seeds in by_half.items()}
+  found = {half: seeds_lib.pool(seeds, level)
+           for half, seeds in sampled.items()}
   for half, seeds in by_half.items():
     row |= _half_row(half, found[half])
     scores = [one.settings.get("fd_score") for one in seeds]
@@ -97,9 +107,10 @@ def _half_row(half, found):
   """Keys with the half before what tells the kind of number."""
   row = {}
   for key in (*_KEYS, "gap"):
-    for kind in ("", "_low", "_high", "_seeds"):
-      row[f"{key}_{half}{kind}"] = found[f"{key}{kind}"]
-    row[f"{key}_{half}_std"] = _std(found[f"{key}_seeds"])
+    for kind in _KINDS:
+      # There is no spread of a single seed.
+      if f"{key}{kind}" in found:
+        row[f"{key}_{half}{kind}"] = found[f"{key}{kind}"]
   return row
 
 
@@ -115,11 +126,7 @@ def _both_halves(found):
   return row
 
 
-def _std(values):
-  return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def _differences(task, found: _Found, conventions):
+def _differences(task, found: _Sampled, level):
   """Of every method to zero-shot, and of one with outliers to that without."""
   pairs = [(of, saved.ZERO_SHOT) for of in found if of != saved.ZERO_SHOT]
   for of in found:
@@ -127,11 +134,14 @@ def _differences(task, found: _Found, conventions):
         one for one in of.additions if one != _DOR))
     if plain != of and plain in found:
       pairs.append((of, plain))
-  return [{"data": task.name, **stages.fields(of),
-           **stages.reference_fields(reference),
-           "classes": half, **summary.compare_seeds(
-               found[of][half], found[reference][half], conventions)}
-          for of, reference in pairs for half in task.tests]
+  # Halves have images of their own, so that each is a table of tests.
+  by_half = [resampled.adjusted([
+      {"data": task.name, **stages.fields(of),
+       **stages.reference_fields(reference),
+       "classes": half, **seeds_lib.difference_row(
+           found[of][half], found[reference][half], level)}
+      for of, reference in pairs]) for half in task.tests]
+  return [row for rows in zip(*by_half) for row in rows]
 
 
 def _draw(output, task, specs, found: _Found, conventions):
@@ -164,7 +174,9 @@ def _legend(task, conventions):
   text = (
       f"Means over {len(task.seeds)} seeds; +-: standard deviation over "
       f"seeds; brackets: {100 * conventions.level:g} % bootstrap over the test "
-      f"images, same seeds. ECE: {conventions.num_bins} "
+      "images, same seeds; in parentheses, of two seeds or more: "
+      f"{100 * conventions.level:g} % for other images and other seeds. p: for "
+      f"these seeds. ECE: {conventions.num_bins} "
       f"{conventions.edges}-closed bins. conf - acc: positive where "
       "over-confident. FD: mean distance of class features to their nearest "
       "five.")

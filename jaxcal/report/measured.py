@@ -5,19 +5,20 @@ import datetime
 import pathlib
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jaxcal import stages
 from jaxcal.predictions import Predictions
 from jaxcal.recalibration import predicted
+from jaxcal.report import aggregate
 from jaxcal.report import figures
 from jaxcal.report import inputs
 from jaxcal.report import page
 from jaxcal.report import per_image
 from jaxcal.report import prototypes
 from jaxcal.report import published
+from jaxcal.report import resampled
 from jaxcal.report import saved_runs
 from jaxcal.report import sections
+from jaxcal.report import seeds
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.report import thumbnails
@@ -25,8 +26,6 @@ from jaxcal.storage import atomic
 
 # Paired differences are taken to the first of these that is there.
 _REFERENCES = ("tpt", "zero_shot")
-# What is told of several seeds of a method.
-_OVER_SEEDS = ("accuracy", "ece", "nll")
 
 
 class Predicted(NamedTuple):
@@ -51,13 +50,18 @@ class Measured(NamedTuple):
   """What is reported of all sets.
 
   Attributes:
-    rows: Measures of each method on each set.
-    differences: Paired differences.
+    rows: Measures of each method on each set; `best` says by which scores it is
+      the best there, see `resampled.best`.
+    differences: Paired differences, their p-values adjusted by Holm's method
+      set by set.
     images: Predictions per image, by set and method.
     similar: Similarities of the classes' features before and after tuning, by
       set and method, of those that carry them.
-    over_seeds: Means and standard deviations of the methods of `jaxcal tune`
-      of which there are several seeds, rows for `tables.OVER_SEEDS`.
+    over_seeds: Means of the methods of `jaxcal tune` of which there are several
+      seeds, as from `seeds.pool`.
+    means: Means over sets of the methods that have them all, as from
+      `aggregate.means`; none of a single set.
+    notes: Sentences on what could not be compared.
   """
 
   rows: list[summary.Row]
@@ -65,6 +69,8 @@ class Measured(NamedTuple):
   images: dict[str, dict[str, per_image.PerImage]]
   similar: dict[str, dict[str, prototypes.Similarities]]
   over_seeds: list[summary.Row]
+  means: list[summary.Row]
+  notes: list[str]
 
 
 class Written(NamedTuple):
@@ -122,29 +128,68 @@ def measure(
   names. Rows of differences have the stages of the other side, too, see
   `stages.reference_fields`.
   """
-  measured = Measured([], [], {}, {}, [])
+  measured = Measured([], [], {}, {}, [], [], [])
+  entries: list[aggregate.Entry] = []
+  compared = []
   for data, predictions, pairs, outside in sets:
     through = {name: stages.named(one.settings, name)
                for name, one in predictions.items()}
+    sampled = {name: resampled.of(one, conventions)
+               for name, one in predictions.items()}
+    best, notes = _best(data, sampled, conventions.level)
+    measured.notes.extend(notes)
     rows = [
         {"data": data} | stages.fields(through[name]) |
         one.settings.get("numbers", {}) |
-        summary.summarise(one, conventions) |
+        summary.summarise(one, conventions, sampled[name]) | best[name] |
         _detected(one, outside.get(name), conventions) | _fit(one)
         for name, one in predictions.items()]
     measured.rows.extend(rows)
-    measured.over_seeds.extend(_over_seeds(
-        rows, [_without_seed(through[name], one.settings)
-               for name, one in predictions.items()]))
-    measured.differences.extend(
-        {"data": data} | stages.fields(through[name]) | summary.compare(
-            predictions[name], predictions[reference], conventions) |
+    measured.over_seeds.extend(_over_seeds(data, conventions.level, [
+        (_without_seed(through[name], one.settings), sampled[name])
+        for name, one in predictions.items()]))
+    measured.differences.extend(resampled.adjusted([
+        {"data": data} | stages.fields(through[name]) |
+        resampled.difference_row(
+            sampled[name], sampled[reference], conventions.level) |
         stages.reference_fields(through[reference])
-        for name, reference in pairs.items())
+        for name, reference in pairs.items()]))
+    entries += [aggregate.Entry(data, through[name], one)
+                for name, one in sampled.items()]
+    compared.append({through[name]: through[reference]
+                     for name, reference in pairs.items()})
     measured.images[data] = {
         name: per_image.of(one) for name, one in predictions.items()}
     measured.similar[data] = dict(_similar(predictions))
-  return measured
+  means, notes = _means(entries, compared, conventions)
+  return measured._replace(means=means, notes=measured.notes + notes)
+
+
+def _best(data, sampled, level):
+  """What rows say of the best, by name, and why they say nothing."""
+  nothing: dict[str, summary.Row] = {name: {} for name in sampled}
+  if len(sampled) < 2:
+    return nothing, []
+  if len({one.ids for one in sampled.values()}) > 1:
+    return nothing, [
+        f"{data}: no number is bold, as its methods are not all measured on "
+        "the same images."]
+  return {name: {"best": of} for name, of in resampled.best(
+      sampled, level).items()}, []
+
+
+def _means(entries, compared, conventions):
+  """Rows of means over the sets, and which methods lack some of them."""
+  if len({one.data for one in entries}) < 2:
+    return [], []
+  lacking = aggregate.gaps(entries)
+  kept = [one for one in entries if one.stages not in lacking]
+  references = {of: reference for of, reference in compared[0].items()
+                if not {of, reference} & lacking.keys() and
+                all(one.get(of) == reference for one in compared)}
+  notes = [f"{of.label} has no mean over the sets: it lacks "
+           f"{', '.join(sets)}." for of, sets in lacking.items()]
+  return aggregate.means(kept, conventions, references), notes
 
 
 def write(
@@ -173,7 +218,8 @@ def write(
   output.mkdir(parents=True, exist_ok=True)
   rows, differences = measured.rows, measured.differences
   remarks = [*_by_set(about), *_fitted_to(about), *remarks,
-             *tables.floor_notes(rows)]
+             *tables.floor_notes(rows),
+             *tables.best_notes(rows, conventions.level), *measured.notes]
   for data, group in summary.by_data(rows).items():
     diagram = figures.svg(figures.reliability_diagrams({
         figures.panel_title(row): one.bins(conventions)
@@ -185,11 +231,10 @@ def write(
           per_image.as_csv(measured.images[data]).encode())
   for name, some, columns in (
       ("results", rows, tables.RESULTS),
-      ("differences", differences, tables.DIFFERENCES)):
-    saved_runs.write_rows(output / f"{name}.jsonl", some)
-    atomic.write_whole(output / f"{name}.csv", tables.as_csv(some).encode())
-    atomic.write_whole(
-        output / f"{name}.tex", tables.latex(some, columns).encode())
+      ("differences", differences, tables.DIFFERENCES),
+      ("means", measured.means,
+       tables.present(measured.means, tables.MEASURED_MEANS))):
+    _write_table(output / name, some, columns)
   if beside is not None:
     saved_runs.write_rows(output / "published.jsonl", beside)
   if small_images:
@@ -200,15 +245,29 @@ def write(
        *sections.of_sets(
            rows, measured.images, conventions, similar=measured.similar,
            small_images=small_images),
-       *sections.more(rows, differences, beside)],
+       sections.means(measured.means, conventions),
+       *sections.more(rows, differences, beside, conventions)],
       _page_settings(about, conventions)), date=_today()).encode())
   text = "\n\n".join(_blocks(measured, conventions, remarks, beside))
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
   return Written(
       f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, results.md, "
-      "results and differences as .jsonl, .csv and .tex" +
+      f"results{', means' * bool(measured.means)} and differences as .jsonl, "
+      ".csv and .tex" +
       ("" if beside is None else ", published.jsonl") +
       (", images-*.csv" if with_images else ""), tables.fit_notes(rows))
+
+
+def _write_table(path, rows, columns):
+  """Files of a table; of no means, none, nor those of an earlier report."""
+  texts = {"jsonl": saved_runs.as_lines(rows), "csv": tables.as_csv(rows),
+           "tex": tables.latex(rows, columns)}
+  for ending, text in texts.items():
+    file = path.with_name(f"{path.name}.{ending}")
+    if rows or path.name != "means":
+      atomic.write_whole(file, text.encode())
+    else:
+      file.unlink(missing_ok=True)
 
 
 def _similar(predictions):
@@ -242,21 +301,16 @@ def _without_seed(one, settings):
   return None if one.tuned_seed is None else one._replace(tuned_seed=None)
 
 
-def _over_seeds(rows, methods):
+def _over_seeds(data, level, by_method):
   """Means over the seeds of a set's tuned methods, see `Measured`."""
-  groups: dict[stages.Stages, list[Any]] = {}
-  for row, method in zip(rows, methods):
+  groups: dict[stages.Stages, list[resampled.Resampled]] = {}
+  for method, one in by_method:
     if method is not None:
-      groups.setdefault(method, []).append(row)
+      groups.setdefault(method, []).append(one)
   for method, group in groups.items():
     if len(group) > 1:
-      values = np.array([[row[name] for name in _OVER_SEEDS] for row in group])
-      yield {
-          "data": group[0]["data"], **stages.fields(method),
-          "seeds": len(group),
-          **dict(zip(_OVER_SEEDS, values.mean(axis=0).tolist())),
-          **{f"{name}_std": float(std) for name, std in zip(
-              _OVER_SEEDS, values.std(axis=0, ddof=1))}}
+      yield {"data": data, **stages.fields(method), "seeds": len(group),
+             **seeds.pool(group, level)}
 
 
 def _title(about):
@@ -326,8 +380,7 @@ def _page_settings(about, conventions):
 
 def _blocks(measured, conventions, remarks, beside):
   """Paragraphs and tables of results.md."""
-  rows, differences, over_seeds = (
-      measured.rows, measured.differences, measured.over_seeds)
+  rows, differences = measured.rows, measured.differences
   notes = tables.fit_notes(rows)
   of = lambda key: [row for row in rows if key in row]
   yield tables.markdown(rows, tables.RESULTS)
@@ -338,9 +391,9 @@ def _blocks(measured, conventions, remarks, beside):
   yield (f"ECE: {conventions.num_bins} {conventions.edges}-closed bins; floor: "
          "that of a perfectly calibrated model with these confidences; "
          f"brackets: {100 * conventions.level:g} % bootstrap.")
+  yield from aggregate.blocks(measured.means, conventions)
+  yield from seeds.blocks(measured.over_seeds, conventions.level)
   for heading, some, columns in (
-      ("Over seeds, mean and standard deviation:", over_seeds,
-       tables.OVER_SEEDS),
       ("Fitted calibrators:", of("recalibration_images"), tables.FITS),
       ("Uncertainty, of the median image:", of("median_epistemic"),
        tables.UNCERTAINTY),
@@ -350,6 +403,8 @@ def _blocks(measured, conventions, remarks, beside):
     if some:
       yield heading
       yield tables.markdown(some, columns)
+  if differences:
+    yield tables.set_p_value_note(differences, conventions.num_resamples)
   if beside is not None:
     yield "Beside published numbers:"
     yield from published.blocks(beside)

@@ -19,6 +19,7 @@ from jaxcal.metrics import failure
 from jaxcal.metrics import scoring
 from jaxcal.metrics import statistics
 from jaxcal.predictions import Predictions
+from jaxcal.report import resampled
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.typing import Array
@@ -106,7 +107,7 @@ def rank_failures(
       reference.
   """
   reference = _reference(predictions, reference)
-  summary.check_same_images(list(predictions.values()))
+  resampled.check_same_images(list(predictions.values()))
   ranked, notes = {}, []
   with jax.enable_x64(True):
     for name, one in predictions.items():
@@ -126,7 +127,7 @@ def rank_failures(
         name: {"num_images": len(one.ids)}
         for name, one in predictions.items()})
     for row in rows:
-      row |= summary.exact_where_alike(
+      row |= resampled.exact_where_alike(
           row, row["num_images"], conventions.level)
     differences = _differences(ranked, reference, conventions, "failures")
   return Ranking(rows, differences, notes, "failures")
@@ -168,7 +169,7 @@ def rank_outliers(
         "the same methods are needed in and out of distribution, but got "
         f"{sorted(in_distribution)} and {sorted(out_of_distribution)}.")
   for one in (in_distribution, out_of_distribution):
-    summary.check_same_images(list(one.values()))
+    resampled.check_same_images(list(one.values()))
   ranked, notes, about = {}, [], {}
   with jax.enable_x64(True):
     for name, inside in in_distribution.items():
@@ -220,7 +221,7 @@ def rank_held_out_classes(
       class on either side.
   """
   _reference(predictions, None)
-  summary.check_same_images(list(predictions.values()))
+  resampled.check_same_images(list(predictions.values()))
   first = next(iter(predictions.values()))
   known = len(first.class_names)
   if not 1 <= num_classes < known - 1:
@@ -348,7 +349,7 @@ def _differences(ranked, reference, conventions, kind):
       for score in one.names if score in ranked[reference].names]
   pairs += [(method, score, method, one.names[0])
             for method, one in ranked.items() for score in one.names[1:]]
-  return summary.adjusted(
+  return resampled.adjusted(
       [_difference(ranked, pair, conventions, kind) for pair in pairs])
 
 

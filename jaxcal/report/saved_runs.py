@@ -123,8 +123,12 @@ def _as_today(run, row):
 
 def write_rows(path: pathlib.Path, some: Sequence[summary.Row]) -> None:
   """Writes a table, a line of JSON for each row."""
-  text = "".join(json.dumps(row) + "\n" for row in some)
-  atomic.write_whole(path, text.encode())
+  atomic.write_whole(path, as_lines(some).encode())
+
+
+def as_lines(some: Sequence[summary.Row]) -> str:
+  """Rows as lines of JSON."""
+  return "".join(json.dumps(row) + "\n" for row in some)
 
 
 def predictions_of(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxcal.report import aggregate
 from jaxcal.report import figures
 from jaxcal.report import page
 from jaxcal.report import per_image
@@ -88,10 +89,32 @@ def legend(conventions: summary.Conventions) -> str:
       "holds.")
 
 
+def means(
+    rows: Sequence[summary.Row], conventions: summary.Conventions
+) -> page.Section:
+  """Means over sets, and their differences; nothing without rows.
+
+  Args:
+    rows: Rows from `aggregate.means`.
+    conventions: Conventions of the intervals and tests.
+  """
+  if not rows:
+    return page.Section("", [])
+  compared = [row for row in rows if "reference" in row]
+  blocks: list[page.Block] = [page.Table(
+      rows, tables.present(rows, tables.MEASURED_MEANS))]
+  if compared:
+    blocks.append(page.Table(compared, tables.present(
+        compared, tables.MEASURED_DIFFERENCES)))
+  return page.Section(aggregate.title(rows), [
+      *blocks, *aggregate.remarks(rows, conventions)])
+
+
 def more(
     rows: Sequence[summary.Row],
     differences: Sequence[summary.Row],
     beside: Sequence[summary.Row] | None,
+    conventions: summary.Conventions,
 ) -> Iterator[page.Section]:
   """Differences, published numbers, fits, uncertainty, detection and tuning.
 
@@ -99,11 +122,15 @@ def more(
     rows: Rows of all sets.
     differences: Paired differences of all sets.
     beside: Rows from `published.compare`; None for no such part.
+    conventions: Conventions of the intervals and tests.
   """
   of = lambda key: [row for row in rows if key in row]
   yield _table("Paired differences", differences, tables.DIFFERENCES,
                "The same images and the same resamples on both sides. An "
-               "interval that contains 0 ranks nothing.")
+               "interval that contains 0 ranks nothing. " + (
+                   tables.set_p_value_note(
+                       differences, conventions.num_resamples)
+                   if differences else ""))
   if beside is not None:
     shown = published.shown(beside)
     yield page.Section("Beside published numbers", [

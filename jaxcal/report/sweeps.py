@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import json
+import math
 import pathlib
 import re
 from typing import Any
@@ -14,6 +15,7 @@ from jaxcal import sweep
 from jaxcal.adapt import base
 from jaxcal.report import figures
 from jaxcal.report import saved_runs
+from jaxcal.report import seeds as seeds_lib
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
@@ -96,32 +98,93 @@ def _matches(key):
 
 def write(
     output: pathlib.Path, rows: Sequence[_Row], default_of: DefaultOf,
-    remarks: Sequence[str] = (),
+    conventions: summary.Conventions, remarks: Sequence[str] = (),
 ) -> str:
   """Writes a figure per image set and swept number, and results.md.
 
+  Where a seed was swept, as views.seed, rows that differ in it alone are
+  pooled: seeds.jsonl has their means, see `seeds.pool`, and figures draw these.
+
   Args:
-    output: Folder of the sweep.
+    output: Folder of the sweep, with its predictions.
     rows: All rows, from `Rows`.
     default_of: Function from the name of a method to it with its defaults.
+    conventions: Conventions of the ECE and of the intervals.
     remarks: Sentences about all of the rows.
 
   Returns:
     The text of results.md.
   """
-  for data in dict.fromkeys(row["data"] for row in rows):
-    of_data = [row for row in rows if row["data"] == data]
+  drawn, pooled, notes = _over_seeds(output, rows, conventions)
+  if pooled:
+    saved_runs.write_rows(output / "seeds.jsonl", pooled)
+  for data in dict.fromkeys(row["data"] for row in drawn):
+    of_data = [row for row in drawn if row["data"] == data]
     for field in _swept(of_data):
       curves, lines = _curves(of_data, field, default_of)
       if any(len(curve) > 1 for curve in curves.values()):
         figure = figures.svg(figures.sweep_curves(curves, lines, field))
         atomic.write_whole(output / f"{field}-{data}.svg", figure.encode())
-  table = tables.markdown(
-      [{"data": row["data"], **row, "method": _label(row, default_of),
-        "posterior": None} for row in rows], tables.RESULTS)
-  text = "\n\n".join([table, *remarks])
+  named = lambda some: [
+      {"data": row["data"], **row, "method": _label(row, default_of),
+       "posterior": None} for row in some]
+  text = "\n\n".join([
+      tables.markdown(named(rows), tables.RESULTS), *remarks, *notes,
+      *seeds_lib.blocks(named(pooled), conventions.level)])
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
   return text
+
+
+def _over_seeds(output, rows, conventions):
+  """Rows to draw, means over seeds, and what could not be pooled."""
+  drawn, pooled, notes = [], [], []
+  groups: dict[Any, list[_Row]] = {}
+  for row in rows:
+    groups.setdefault(_without_seeds(row), []).append(row)
+  for group in groups.values():
+    kinds = [[row[name] for row in group] for name in _seeds_of(group[0])]
+    kept = {name: value for name, value in group[0].items()
+            if name not in _seeds_of(group[0])}
+    paths = [_path(output, row) for row in group]
+    if len(group) == 1:
+      drawn.append(kept)
+    elif len(group) < math.prod(len(set(kind)) for kind in kinds):
+      notes.append(
+          f"{kept['data']}, {kept['setting']}: no mean over seeds, as not all "
+          f"combinations of {' and '.join(_seeds_of(group[0]))} are there.")
+    elif not all(map(predictions_lib.exists, paths)):
+      notes.append(f"{kept['data']}, {kept['setting']}: no mean over seeds, as "
+                   "predictions are no longer there.")
+    else:
+      mean = seeds_lib.pool(
+          seeds_lib.sample(list(map(predictions_lib.load, paths)), conventions),
+          conventions.level, kinds)
+      same = {name: value for name, value in kept.items()
+              if all(row.get(name) == value for row in group)}
+      pooled.append(same | {"seeds": len(group)} | mean)
+      drawn.append(pooled[-1] | {
+          f"{score}_{end}": mean[f"{score}_total_{end}"]
+          for score in ("accuracy", "ece") for end in ("low", "high")})
+  return drawn, pooled, notes
+
+
+def _seeds_of(row):
+  """Swept seeds, such as those of views, orders and samples."""
+  return [name for name in row if name.endswith(".seed")]
+
+
+def _without_seeds(row):
+  """What a row is of, whatever its seeds; and which seeds it has."""
+  return (row["data"], row["setting"], tuple(_seeds_of(row)), tuple(
+      (name, value) for name, value in row.items()
+      if "." in name and not name.endswith(".seed")))
+
+
+def _path(output, row):
+  """Where the predictions of a row lie."""
+  folder = output / "predictions" / row["data"]
+  fields = {name: value for name, value in row.items() if "." in name}
+  return folder / folder_name(fields) / row["setting"]
 
 
 def _swept(rows):

@@ -19,10 +19,18 @@ _LONGEST = 60
 
 
 class Column(NamedTuple):
-  """A heading and how a row fills the column."""
+  """A heading and how a row fills the column.
+
+  Attributes:
+    heading: Heading of the column.
+    cell: Function from a row to the text of its cell.
+    metric: Name of the score that the column shows, by which a row may be the
+      `best` of its table; None for others.
+  """
 
   heading: str
   cell: Callable[[_Row], str]
+  metric: str | None = None
 
 
 def percent(value: float) -> str:
@@ -57,7 +65,8 @@ def _signed_three(value):
 
 
 def _p_value(name):
-  return lambda row: f"{row[name]:.2g}"
+  # Rows of earlier versions have none.
+  return lambda row: f"{row[name]:.2g}" if name in row else ""
 
 
 def _few(values):
@@ -71,20 +80,21 @@ def method(row: _Row) -> str:
 
 _DATA = Column("images of", lambda row: row["data"])
 _METHOD = Column("method", method)
-_AURC = Column("AURC %", _interval("aurc", percent))
+_AURC = Column("AURC %", _interval("aurc", percent), "aurc")
 
 # By the name of the value that fills a column, as `present` takes them.
 _MEASURES = {
-    "accuracy": Column("accuracy %", _interval("accuracy", percent)),
-    "ece": Column("ECE %", _interval("ece", percent)),
+    "accuracy": Column(
+        "accuracy %", _interval("accuracy", percent), "accuracy"),
+    "ece": Column("ECE %", _interval("ece", percent), "ece"),
     "ece_floor": Column("floor", lambda row: percent(row["ece_floor"])),
     "confidence_gap": Column(
         "conf - acc", lambda row: signed_percent(row["confidence_gap"])),
     # Of confidences alone there is neither.
-    "nll": Column("NLL", _if_there("nll", _three)),
-    "brier": Column("Brier", _if_there("brier", _three)),
+    "nll": Column("NLL", _if_there("nll", _three), "nll"),
+    "brier": Column("Brier", _if_there("brier", _three), "brier"),
 }
-MEASURED_DIFFERENCES = {
+_DIFFERENCES = {
     "reference": Column(
         "method", lambda row: (f"{stages.of(row).label} - "
                                f"{stages.reference_of(row).label}")),
@@ -109,8 +119,11 @@ def _with_p_values(columns):
   return found
 
 
-TESTED_DIFFERENCES = _with_p_values(MEASURED_DIFFERENCES)
+MEASURED_DIFFERENCES = _with_p_values(_DIFFERENCES)
 MEASURED = {"method": _METHOD, **_MEASURES, "aurc": _AURC}
+# Of means over sets, which have no floor.
+MEASURED_MEANS = {name: MEASURED[name] for name in (
+    "method", "accuracy", "ece", "nll", "brier", "aurc")}
 
 RESULTS = (
     _DATA, Column("n", lambda row: str(row["num_images"])), _METHOD,
@@ -229,7 +242,7 @@ _OF_RUNS = {
 }
 
 COMPARED = _OF_RUNS | {name: column for name, column
-                       in TESTED_DIFFERENCES.items() if name != "reference"}
+                       in MEASURED_DIFFERENCES.items() if name != "reference"}
 
 AGREEMENT = (
     *_OF_RUNS.values(),
@@ -294,6 +307,30 @@ def _plus_minus(name, form=percent):
   return cell
 
 
+def _and_total(name, cell, form=percent):
+  """A cell and, in parentheses, the interval over images and seeds."""
+  ends = [f"{name}_total_{end}" for end in ("low", "high")]
+
+  def with_total(row):
+    # Of a single seed there is none.
+    if ends[0] not in row:
+      return cell(row)
+    return f"{cell(row)} ({form(row[ends[0]])}, {form(row[ends[1]])})"
+
+  return with_total
+
+
+def _with_spread(name, form=percent):
+  """Mean, interval over images, spread of the seeds, and both together."""
+  return _and_total(
+      name, lambda row: (f"{_interval(name, form)(row)} "
+                         f"+- {form(row[f'{name}_std'])}"), form)
+
+
+def _over_seeds_and_images(name, form=percent):
+  return _and_total(name, _interval(name, form), form)
+
+
 def _or_nothing(name, form):
   return lambda row: "" if row.get(name) is None else form(row)
 
@@ -301,9 +338,11 @@ def _or_nothing(name, form):
 def _of_half(half, heading):
   """Columns of one half of the classes."""
   return (
-      Column(f"accuracy % {heading}", _plus_minus(f"accuracy_{half}")),
-      Column("ECE %", _interval(f"ece_{half}", percent)),
-      Column("conf - acc", _interval(f"gap_{half}", signed_percent)),
+      Column(f"accuracy % {heading}", _and_total(
+          f"accuracy_{half}", _plus_minus(f"accuracy_{half}"))),
+      Column("ECE %", _over_seeds_and_images(f"ece_{half}")),
+      Column("conf - acc", _over_seeds_and_images(
+          f"gap_{half}", signed_percent)),
       Column("FD", _or_nothing(
           f"fd_score_{half}", lambda row: _three(row[f"fd_score_{half}"]))))
 
@@ -325,19 +364,23 @@ TUNED_DIFFERENCES = (
     *_TUNED,
     Column("minus", lambda row: stages.reference_of(row).label),
     Column("classes", lambda row: row["classes"]),
-    Column("accuracy %", _interval("accuracy_difference", signed_percent)),
-    Column("ECE %", _interval("ece_difference", signed_percent)),
-    Column("conf - acc", _interval("gap_difference", signed_percent)),
-    Column("NLL", _interval("nll_difference", _signed_three)),
+    *(column for heading, name, form in (
+        ("accuracy %", "accuracy_difference", signed_percent),
+        ("ECE %", "ece_difference", signed_percent),
+        ("conf - acc", "gap_difference", signed_percent),
+        ("NLL", "nll_difference", _signed_three))
+      for column in (Column(heading, _over_seeds_and_images(name, form)),
+                     Column("p", _p_value(f"{name}_p")))),
 )
 
 OVER_SEEDS = (
     *_TUNED,
     Column("seeds", lambda row: str(row["seeds"])),
-    Column("accuracy %", _plus_minus("accuracy")),
-    Column("ECE %", _plus_minus("ece")),
-    Column("NLL", _plus_minus("nll", _three)),
+    Column("accuracy %", _with_spread("accuracy")),
+    Column("ECE %", _with_spread("ece")),
+    Column("NLL", _with_spread("nll", _three)),
 )
+
 
 PRIORS = (
     Column("side", lambda row: row["side"]),
@@ -479,6 +522,67 @@ def fit_notes(rows: Sequence[_Row]) -> list[str]:
           for row in rows for note in row.get("recalibration_notes", ())]
 
 
+def best_notes(
+    rows: Sequence[_Row], level: float, among: str = "its set") -> list[str]:
+  """What bold means in a table, or that nothing is.
+
+  Args:
+    rows: Rows of one or several image sets, with `best` where methods of a set
+      were held against each other.
+    level: Level of the tests.
+    among: What a method is the best of.
+
+  Returns:
+    One sentence, or none where there was nothing to compare.
+  """
+  if not any("best" in row for row in rows):
+    return []
+  share = f"{100 * (1 - level):.4g} %"
+  tests = ("tests against each other method there, by Holm's method over the "
+           "scores")
+  if any(row.get("best") for row in rows):
+    return [f"Bold: the best method of {among} by this score, at {share} by "
+            f"paired {tests}."]
+  return ["No number is bold: by no score is a method the best of "
+          f"{among} at {share}, by paired {tests}."]
+
+
+def p_value_note(
+    family: str, rows: Sequence[_Row], num_resamples: int,
+    over: str = "the bootstrap"
+) -> str:
+  """What the p-values of differences are, and whether they can be small.
+
+  Args:
+    family: What they are adjusted over, such as "this table".
+    rows: Rows of differences that are adjusted together.
+    num_resamples: Number of resamples of the bootstrap.
+    over: What they are of.
+  """
+  tests = sum(name.endswith("_p") for row in rows for name in row)
+  least = min(2 * tests / (num_resamples + 1), 1)
+  note = f"p: two-sided, of {over}, by Holm's method over {family}."
+  if least > 0.01:
+    note += (f" With {num_resamples} resamples the smallest of {tests} is "
+             f"{least:.2g} or more; --config.metrics.num_resamples takes more.")
+  return note
+
+
+def set_p_value_note(rows: Sequence[_Row], num_resamples: int) -> str:
+  """`p_value_note` for rows of several sets, which are adjusted set by set.
+
+  Args:
+    rows: Rows of differences; perhaps of two halves of the classes, which are
+      two sets.
+    num_resamples: Number of resamples of the bootstrap.
+  """
+  groups: dict[Any, list[_Row]] = {}
+  for row in rows:
+    groups.setdefault((row["data"], row.get("classes")), []).append(row)
+  return p_value_note("the differences of an image set",
+                      max(groups.values(), key=len), num_resamples)
+
+
 def floor_notes(rows: Sequence[_Row]) -> list[str]:
   """What is to be known about errors that are not above their floor.
 
@@ -531,7 +635,7 @@ def cells(
 
 
 class Cell(NamedTuple):
-  """A cell's text, and whether it is shown to be the best of its column."""
+  """A cell's text, and whether a test carries that it is its table's best."""
 
   text: str
   is_best: bool
@@ -540,15 +644,21 @@ class Cell(NamedTuple):
 def marked_cells(
     rows: Sequence[_Row], columns: Sequence[Column]
 ) -> list[list[Cell]]:
-  """Every cell, row by row."""
-  return [[Cell(column.cell(row), False) for column in columns]
+  """Every cell, row by row; the best of a score by `best` of the row."""
+  return [[Cell(column.cell(row), column.metric is not None and
+                column.metric in row.get("best", ())) for column in columns]
           for row in rows]
 
 
 def markdown(rows: Sequence[_Row], columns: Sequence[Column]) -> str:
-  """A markdown table with its columns aligned, readable as plain text too."""
+  """A markdown table with its columns aligned, readable as plain text too.
+
+  The best of a score, see `marked_cells`, is bold.
+  """
   headings = [column.heading for column in columns]
-  lines = [headings, *cells(rows, columns)]
+  lines = [headings, *(
+      [f"**{cell.text}**" if cell.is_best else cell.text for cell in of_row]
+      for of_row in marked_cells(rows, columns))]
   widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
   write = lambda line: "| " + " | ".join(
       text.ljust(width) for text, width in zip(line, widths)) + " |"

@@ -18,8 +18,9 @@ from jaxcal.storage import lock
 
 # In the output folder itself; figures of a sweep are called FIELD-SET.svg.
 FILES = (
-    r"run\.json|results\.(jsonl|md|csv|tex)|differences\.(jsonl|csv|tex)"
-    r"|published\.jsonl|images-.+\.csv|thumbnails\.json"
+    r"run\.json|results\.(jsonl|md|csv|tex)"
+    r"|(differences|means)\.(jsonl|csv|tex)|(published|seeds)\.jsonl"
+    r"|images-.+\.csv|thumbnails\.json"
     r"|report\.html|sets\.(jsonl|json|md)|failure\.(jsonl|md)"
     r"|diagnosis\.(html|jsonl|md)|compare\.(md|jsonl)|per_image\.csv"
     r"|selected-.+\.json"

@@ -82,6 +82,24 @@ class SweepTest(parameterized.TestCase):
     for path, written in before.items():
       self.assertEqual(path.stat().st_mtime_ns, written, path)
 
+  def test_seeds_that_were_swept_are_pooled(self):
+    output = self._folder("seeds")
+    status, printed, error = command.here(
+        "sweep", *command.SMALL, "--sweep=method.name=zero,mta",
+        "--sweep=views.seed=0,1", f"--output={output}")
+    self.assertEqual(status, 0, error)
+    pooled = [json.loads(line) for line in
+              (output / "seeds.jsonl").read_text().splitlines()]
+    self.assertEqual([(row["method"], row["seeds"]) for row in pooled],
+                     [("zero", 2), ("mta", 2)])
+    rows = _rows(output)
+    for row in pooled:
+      each = [one["nll"] for one in rows if one["method"] == row["method"]]
+      np.testing.assert_allclose(row["nll_seeds"], each, rtol=1e-9)
+      self.assertGreater(row["nll_std"], 0)
+    self.assertIn("Over seeds:", printed)
+    self.assertEmpty(list(output.glob("*.svg")))
+
   @parameterized.parameters(
       ((), "--sweep is missing"),
       (("--sweep=method.wight=1",), "no field 'method.wight'"),

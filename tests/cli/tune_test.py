@@ -52,6 +52,10 @@ class TuneTest(parameterized.TestCase):
           (row["ece_base"] + row["ece_new"]) / 2, places=9)
       self.assertBetween(row["ece_new"], row["ece_new_low"],
                          row["ece_new_high"])
+      # Zero-shot has no seeds that others could differ from.
+      self.assertEqual("ece_new_total_low" in row, row["seeds"] == 2)
+    self.assertRegex(
+        self.printed, r"\| kgcoop [^\n]* \+- \d+\.\d \(\d+\.\d, \d+\.\d\) ")
     self.assertIsNone(rows[1]["shared_names"])
     self.assertGreater(rows[2]["shared_names"], 0)
     for name in ("diagram-shapes.svg", "losses-shapes.svg"):
@@ -68,7 +72,12 @@ class TuneTest(parameterized.TestCase):
         ("kgcoop", "zero_shot"), ("kgcoop+dor", "zero_shot"),
         ("maple", "zero_shot"), ("maple+dor", "zero_shot"),
         ("kgcoop+dor", "kgcoop"), ("maple+dor", "maple")])
+    self.assertIn("p: two-sided, of the bootstrap, by Holm's method over the "
+                  "differences of an image set.", self.printed)
     for row in rows:
+      self.assertBetween(row["ece_difference_p"], 0, 1)
+      self.assertLessEqual(row["ece_difference_total_low"],
+                           row["ece_difference_low"])
       half, reference = row["classes"], result[stages.reference_of(row)]
       self.assertAlmostEqual(
           row["ece_difference"], result[stages.of(row)][f"ece_{half}"] -

@@ -21,7 +21,8 @@ _NOT_MEASURES = {
     "binning", "examples", "ranks", "presets",
     "calibration.calibration_error", "calibration.errors_of",
     "debiased.debiased_error", "statistics.weighted_mean",
-    "statistics.resample_weights", "statistics.bootstrap_samples"}
+    "statistics.resample_weights", "statistics.bootstrap_samples",
+    "statistics.check_interval"}
 
 
 def _public():

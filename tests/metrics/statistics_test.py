@@ -207,6 +207,38 @@ class ProportionTest(parameterized.TestCase):
       statistics.proportion_interval(1, 9, level=95)
 
 
+class SeedsTest(parameterized.TestCase):
+
+  @parameterized.product(number=(2, 3, 10, 200), level=(0.5, 0.95, 0.999))
+  def test_a_mean_is_that_of_scipy(self, number, level):
+    values = np.random.default_rng(number).normal(3, 2, size=number)
+    with jax.enable_x64(True):
+      found = statistics.mean_interval(values, level=level)
+    expected = stats.t.interval(
+        level, number - 1, values.mean(), stats.sem(values))
+    np.testing.assert_allclose(
+        found, (values.mean(), *expected), rtol=1e-5, atol=1e-6)
+
+  def test_a_mean_of_equal_values_is_a_point(self):
+    np.testing.assert_allclose(
+        statistics.mean_interval([0.25, 0.25, 0.25]), 3 * [0.25])
+
+  def test_a_mean_refuses(self):
+    with self.assertRaisesRegex(ValueError, "two values, but got 1"):
+      statistics.mean_interval([1.0])
+    with self.assertRaisesRegex(ValueError, "level must lie in"):
+      statistics.mean_interval([1.0, 2.0], level=95)
+
+  def test_distances_are_added_in_squares_end_by_end(self):
+    ends = lambda *values: statistics.Interval(*map(jnp.asarray, values))
+    found = statistics.combined_interval(
+        jnp.array([1., 2.]), [ends([1., 2.], [-2., 2.], [1., 3.]),
+                              ends([1., 2.], [-3., 1.], [6., 2.])])
+    np.testing.assert_allclose(found.low, [1 - 5, 2 - 1])
+    np.testing.assert_allclose(found.high, [1 + 5, 2 + 1])
+    np.testing.assert_allclose(found.estimate, [1, 2])
+
+
 class TestsOfDifferencesTest(parameterized.TestCase):
 
   def test_holm_by_hand(self):

@@ -13,6 +13,8 @@ from scipy import special
 from jaxcal import predictions
 from jaxcal import stages
 from jaxcal.report import compared
+from jaxcal.report import resampled
+from jaxcal.report import scores
 from jaxcal.report import summary
 
 _CONVENTIONS = summary.Conventions(num_bins=5, num_resamples=50)
@@ -114,9 +116,11 @@ class ComparedTest(parameterized.TestCase):
                for row in found.rows]
     np.testing.assert_allclose(
         [row["mcnemar_p"] for row in found.rows], _holm(mcnemar))
-    names = [f"{name}_difference_p" for name in summary.SCORES]
-    plain = [summary.compare_and_test(*self._sides(row["method"])[1:],
-                                      _CONVENTIONS) for row in found.rows]
+    names = [f"{name}_difference_p" for name in scores.SCORES]
+    plain = [resampled.difference_row(*(
+        resampled.of(one, _CONVENTIONS)
+        for one in self._sides(row["method"])[1:]), _CONVENTIONS.level)
+             for row in found.rows]
     np.testing.assert_allclose(
         [row[name] for row in found.rows for name in names],
         _holm([row[name] for row in plain for name in names]))

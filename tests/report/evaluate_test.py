@@ -14,6 +14,8 @@ import numpy as np
 from sklearn import metrics
 
 from jaxcal import predictions as predictions_lib
+from jaxcal.report import resampled
+from jaxcal.report import scores
 from jaxcal.report import summary
 from jaxcal.report import tables
 
@@ -83,6 +85,13 @@ def _expected(probs, labels):
                    for c, p in enumerate(row)) / len(labels)}
 
 
+def _differences(ours, theirs):
+  ours, theirs = (resampled.of(one, _QUICK) for one in (ours, theirs))
+  row = resampled.difference_row(ours, theirs, _QUICK.level)
+  return {name: value for name, value in row.items()
+          if not name.endswith("_p")}
+
+
 class EvaluateTest(parameterized.TestCase):
 
   def setUp(self):
@@ -109,7 +118,7 @@ class EvaluateTest(parameterized.TestCase):
     row, = found.rows
     self._check(row, _expected(_softmax(logits), labels), places)
     self.assertEqual((row["num_images"], row["num_classes"]), (60, 5))
-    for name in summary.SCORES:
+    for name in scores.SCORES:
       self.assertLess(row[f"{name}_low"], row[name])
       self.assertGreater(row[f"{name}_high"], row[name])
     forced = summary.evaluate(hold(given), hold(labels), kind=kind,
@@ -147,6 +156,8 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(
         evaluate(saved._replace(labels=None), labels.tolist()), [row])
     named = evaluate({"tpt": saved, "same": logits}, labels)
+    # The same numbers, of which none is the best.
+    self.assertEqual([one.pop("best") for one in named], [[], []])
     self.assertEqual(named[0], {"method": "tpt", **row})
     self.assertEqual(row.pop("median_variance"), 29.5)
     self.assertEqual(named[1], {"method": "same", **row})
@@ -172,9 +183,9 @@ class EvaluateTest(parameterized.TestCase):
                     if name.endswith("_p")}
         self.assertEqual(
             difference, {"method": "a", "reference": "b",
-                         **summary.compare(ours, theirs, _QUICK)})
+                         **_differences(ours, theirs)})
         self.assertEqual(
-            set(p_values), {f"{name}_difference_p" for name in summary.SCORES})
+            set(p_values), {f"{name}_difference_p" for name in scores.SCORES})
         # The same logits but for their scale have the same accuracy.
         self.assertEqual(p_values["accuracy_difference_p"], 1)
         self.assertEqual([row["method"] for row in found.rows], list(order))

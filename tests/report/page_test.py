@@ -15,6 +15,7 @@ from jaxcal.metrics import binning
 from jaxcal.report import figures
 from jaxcal.report import page
 from jaxcal.report import per_image
+from jaxcal.report import scores
 from jaxcal.report import sections
 from jaxcal.report import summary
 from jaxcal.report import tables
@@ -32,14 +33,14 @@ def _row(**changes):
          "median_entropy_before": 1.0, "median_entropy_after": 0.5,
          "median_context_shift": 0.113, "median_regulariser": 0.3,
          "median_gradient_ratio": 12.34}
-  for name in summary.SCORES:
+  for name in scores.SCORES:
     row |= {name: 0.5, f"{name}_low": 0.4, f"{name}_high": 0.625}
   return row | changes
 
 
 def _difference():
   row = {"data": "digits", "method": "soc", "reference": "tpt"}
-  for name in summary.SCORES:
+  for name in scores.SCORES:
     row |= {f"{name}_difference": -0.05, f"{name}_difference_low": -0.1,
             f"{name}_difference_high": 0.0001}
   return row
@@ -52,7 +53,7 @@ _IMAGES = {"digits": {"soc": per_image.PerImage(
         np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]), ("one", "two")))}}
 
 
-def _page(rows=None, differences=(_difference(),), beside=None):
+def _page(rows=None, differences=(_difference(),), beside=None, means=()):
   rows = [_row()] if rows is None else rows
   conventions = summary.Conventions()
   return page.render(page.Page(
@@ -60,7 +61,8 @@ def _page(rows=None, differences=(_difference(),), beside=None):
           sections.overview(rows, conventions, ["A remark."]),
           *sections.of_sets(rows, _IMAGES, conventions, small_images={
               "digits": {"one/2": "data:image/jpeg;base64,AAAA"}}),
-          *sections.more(rows, differences, beside)],
+          sections.means(means, conventions),
+          *sections.more(rows, differences, beside, conventions)],
       {"a.b": "<c>"}, {"Run by": "jaxcal evaluate --config=<mine>"}),
                      date=datetime.date(2026, 11, 30))
 
@@ -112,6 +114,28 @@ class TablesTest(parameterized.TestCase):
         r"\begin{document}", r"\input{table}", r"\end{document}"]))
     subprocess.run([latex, "-halt-on-error", "main.tex"], check=True,
                    cwd=folder.full_path, capture_output=True)
+
+  def test_the_best_is_bold(self):
+    row = _row(best=["ece", "aurc"])
+    lines = tables.markdown([row, _row()], tables.RESULTS).splitlines()
+    self.assertLen({len(line) for line in lines}, 1)
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    self.assertEqual(cells[3:5], ["50.0 [40.0, 62.5]", "**50.0 [40.0, 62.5]**"])
+    self.assertEqual("".join(lines).count("**"), 2)
+    self.assertTrue(tables.marked_cells([row], tables.MORE)[0][0].is_best)
+    self.assertIn(r"& \textbf{50.0 {[}40.0, 62.5{]}} &",
+                  tables.latex([row], tables.RESULTS))
+
+  def test_totals_over_images_and_seeds(self):
+    row = {"data": "digits", "method": "coop", "seeds": 3}
+    for name in ("accuracy", "ece", "nll"):
+      row |= {name: 0.5, f"{name}_low": 0.4, f"{name}_high": 0.6,
+              f"{name}_std": 0.05, f"{name}_total_low": 0.3,
+              f"{name}_total_high": 0.75}
+    self.assertEqual(tables.cells([row], tables.OVER_SEEDS), [[
+        "digits", "coop", "3", "50.0 [40.0, 60.0] +- 5.0 (30.0, 75.0)",
+        "50.0 [40.0, 60.0] +- 5.0 (30.0, 75.0)",
+        "0.500 [0.400, 0.600] +- 0.050 (0.300, 0.750)"]])
 
   def test_rows_of_a_posterior(self):
     row = {"side": "image", "inputs": 768, "outputs": 512, "pairs": 327680,
@@ -339,6 +363,18 @@ class PageTest(absltest.TestCase):
                      ["a-b", "a-b-2", "section", "settings"])
     self.assertEqual(re.findall('<li><a href="#([^"]*)"', text),
                      ["a-b", "a-b-2", "section", "settings"])
+
+  def test_means_over_sets_and_what_p_values_are_of(self):
+    mean = _row(sets=2) | {"best": ["nll"]}
+    compared = {"sets": 2, **_row(method="tpt"), **_difference()} | {
+        f"{name}_difference_p": 0.037 for name in scores.SCORES}
+    text = " ".join(_page(means=[mean, compared], differences=[
+        {"data": "digits", **compared}]).split())
+    for needed in (">Means over 2 sets</a></h2>", "Each set counts the same.",
+                   ">0.037</td>",
+                   "by Holm&#39;s method over the differences of an image set"):
+      self.assertIn(needed, text)
+    self.assertNotIn("Means over", _page())
 
   def test_empty_sections_are_left_out(self):
     text = _page(differences=[], rows=[_row(median_context_shift=0.0)])

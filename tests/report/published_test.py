@@ -178,8 +178,9 @@ class PublishedTest(parameterized.TestCase):
                   "| off by +2.88 | cots, Table 1 | |", lines)
     self.assertTrue(any("not comparable: 20 bins there, 15 here" in line
                         for line in lines))
-    section, *others = [one for one in sections.more([], [], found)
-                        if one.blocks]
+    section, *others = [
+        one for one in sections.more([], [], found, summary.Conventions())
+        if one.blocks]
     self.assertEmpty(others)
     self.assertEqual(section.heading, "Beside published numbers")
     *said, table = section.blocks

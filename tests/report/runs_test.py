@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 from absl.testing import absltest
 import numpy as np
@@ -12,6 +13,7 @@ from jaxcal.report import measured
 from jaxcal.report import recalibrated
 from jaxcal.report import redrawn
 from jaxcal.report import saved_runs
+from jaxcal.report import seeds
 from jaxcal.report import summary
 
 _CONVENTIONS = summary.Conventions(num_bins=5, num_resamples=20)
@@ -147,6 +149,81 @@ class RunsTest(absltest.TestCase):
     row = found.over_seeds[0]
     self.assertEqual((row["seeds"], row["accuracy"]), (2, np.mean(values)))
     self.assertAlmostEqual(row["accuracy_std"], np.std(values, ddof=1))
+    self.assertEqual(row["accuracy_seeds"], values)
+    self.assertLess(row["accuracy_total_low"], row["accuracy_low"])
+    (ends,) = re.findall(r"([(]\d.*?[)])", seeds.blocks([row], 0.95)[1].split(
+        " | ")[-1])
+    self.assertEqual(
+        ends, f"({row['nll_total_low']:.3f}, {row['nll_total_high']:.3f})")
+
+  def test_differences_of_a_set_are_tested_together(self):
+    labels = _predictions(_ZERO_SHOT).labels
+    methods = {one.label: _predictions(one, seed=number)._replace(labels=labels)
+               for number, one in enumerate(
+                   map(stages.Stages, ("tpt", "soc", "mta")))}
+    found = measured.measure([measured.Predicted(
+        data, methods, measured.references(list(methods)))
+        for data in ("pets", "birds")], _CONVENTIONS)
+    wanted = summary.evaluate(methods, conventions=_CONVENTIONS)
+    for data in ("pets", "birds"):
+      for ours, theirs in ((found.differences, wanted.differences),
+                           (found.rows, wanted.rows)):
+        self.assertEqual([row for row in ours if row["data"] == data],
+                         [{"data": data, **row} for row in theirs])
+    text = measured.write(
+        self.run / "written", found, about={}, conventions=_CONVENTIONS).text
+    self.assertIn("by Holm's method over the differences of an image set. With "
+                  "20 resamples the smallest of 10 is 0.95 or more", text)
+    self.assertIn("No number is bold", text)
+
+  def test_means_over_sets(self):
+    output = self.run / "other"
+    one, other = _ZERO_SHOT, _FULL
+    sure = _predictions(one)
+    sure = sure._replace(logits=9 * np.eye(3, dtype=np.float32)[sure.labels])
+    redraw = lambda: redrawn.write(self.run, _CONVENTIONS._replace(
+        num_resamples=200), output)
+    redraw()
+    self.assertFalse((output / "means.jsonl").exists())
+    for method, found in ((one, sure), (other, _predictions(other))):
+      for data in ("pets", "birds"):
+        predictions.save(found, self.run / "predictions" / data / method.label)
+    said = redraw()
+    rows = _rows(output)
+    first, second = _rows(output, "means")
+    self.assertEqual((first["sets"], stages.of(second)), (2, other))
+    of_first = [row["nll"] for row in rows if stages.of(row) == one]
+    self.assertAlmostEqual(first["nll"], np.mean(of_first))
+    self.assertContainsSubset(["accuracy", "nll", "brier"], first["best"])
+    self.assertEqual(stages.reference_of(second), one)
+    for text in (said.text, (output / "report.html").read_text()):
+      self.assertIn("Means over 2 sets", text)
+      self.assertIn("Each set counts the same.", text)
+    self.assertIn("| **100.0 [100.0, 100.0]** | ",
+                  said.text.split("Means over 2 sets")[1])
+    # One set more, on which a method was not run.
+    predictions.save(sure, self.run / "predictions" / "owls" / one.label)
+    said = redraw()
+    alone, = _rows(output, "means")
+    self.assertEqual((alone["sets"], stages.of(alone)), (3, one))
+    self.assertNotIn("best", alone)
+    sentence = "zero_shot+full has no mean over the sets: it lacks owls."
+    for text in (said.text, (output / "report.html").read_text()):
+      self.assertIn(sentence, text)
+    for path in (self.run / "predictions").glob("[bo]*/*"):
+      path.unlink()
+    redraw()
+    self.assertFalse((output / "means.jsonl").exists())
+
+  def test_methods_of_other_images_are_not_held_against_each_other(self):
+    plain, full = (_predictions(one) for one in (_ZERO_SHOT, _FULL))
+    found = measured.measure([measured.Predicted(
+        "pets", {"zero_shot": plain, "zero_shot+full": full._replace(
+            ids=full.ids[::-1])}, {})], _CONVENTIONS)
+    self.assertNotIn("best", found.rows[0])
+    self.assertEqual(found.notes, [
+        "pets: no number is bold, as its methods are not all measured on the "
+        "same images."])
 
 
 if __name__ == "__main__":

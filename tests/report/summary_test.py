@@ -9,6 +9,8 @@ import numpy as np
 from sklearn import metrics
 
 from jaxcal import predictions
+from jaxcal.report import resampled
+from jaxcal.report import scores
 from jaxcal.report import summary
 from tests import shared
 
@@ -57,6 +59,11 @@ def _by_loops(given):
   }
 
 
+def _compare(ours, theirs):
+  ours, theirs = (resampled.of(one, _QUICK) for one in (ours, theirs))
+  return resampled.difference_row(ours, theirs, _QUICK.level)
+
+
 class SummaryTest(parameterized.TestCase):
 
   def test_against_loops(self):
@@ -68,7 +75,7 @@ class SummaryTest(parameterized.TestCase):
         row["confidence_gap"], row["confidence"] - row["accuracy"])
     self.assertEqual(row["num_images"], 300)
     self.assertEqual(row["median_context_shift"], 149.5)
-    for name in summary.SCORES:
+    for name in scores.SCORES:
       self.assertLess(row[f"{name}_low"], row[name])
       self.assertGreater(row[f"{name}_high"], row[name])
 
@@ -104,22 +111,9 @@ class SummaryTest(parameterized.TestCase):
     few = _predictions(np.random.default_rng(0).normal(size=(4, 3)),
                        [0, 1, 2, 0])
     row = summary.summarise(few, summary.Conventions(num_resamples=200))
-    for name, largest in summary.SCORES.items():
+    for name, largest in scores.SCORES.items():
       self.assertGreaterEqual(row[f"{name}_low"], 0)
       self.assertLessEqual(row[f"{name}_high"], largest)
-
-  def test_over_seeds_is_the_mean_of_the_seeds(self):
-    seeds = [_random(seed) for seed in (0, 1, 2)]
-    row = summary.over_seeds(seeds, _QUICK)
-    each = [_by_loops(one) for one in seeds]
-    for one in each:
-      one["gap"] = one["confidence"] - one["accuracy"]
-    for name in ("accuracy", "ece", "nll", "brier", "gap"):
-      values = [one[name] for one in each]
-      np.testing.assert_allclose(row[f"{name}_seeds"], values, atol=1e-10)
-      self.assertAlmostEqual(row[name], np.mean(values), places=10)
-      self.assertLess(row[f"{name}_low"], row[name])
-      self.assertGreater(row[f"{name}_high"], row[name])
 
   def test_spread_is_that_of_the_seeds(self):
     seeds = [_random(seed) for seed in range(3)]
@@ -129,38 +123,6 @@ class SummaryTest(parameterized.TestCase):
       for key, value in ((name, np.mean(values)), (f"{name}_low", min(values)),
                          (f"{name}_high", max(values))):
         self.assertAlmostEqual(row[key], value, places=10, msg=key)
-
-  def test_over_seeds_resamples_the_images_of_all_seeds_together(self):
-    # Hits of the seeds that cancel image by image leave nothing to vary.
-    labels = np.arange(40) % 2
-    one = _predictions(3 * np.eye(2)[np.zeros(40, int)], labels)
-    other = _predictions(3 * np.eye(2)[np.ones(40, int)], labels)
-    row = summary.over_seeds([one, other], _QUICK)
-    self.assertEqual((row["accuracy_low"], row["accuracy_high"]), (0.5, 0.5))
-    alone = summary.over_seeds([one], _QUICK)
-    self.assertLess(alone["accuracy_low"], 0.45)
-    whole = summary.summarise(one, _QUICK)
-    for name in summary.SCORES:
-      for end in ("low", "high"):
-        self.assertAlmostEqual(
-            alone[f"{name}_{end}"], whole[f"{name}_{end}"], places=12)
-
-  def test_differences_over_seeds(self):
-    ours, theirs = [_random(0), _random(1)], [_random(2)]
-    row = summary.compare_seeds(ours, theirs, _QUICK)
-    mean = lambda name: (np.mean([_by_loops(x)[name] for x in ours]) -
-                         _by_loops(theirs[0])[name])
-    self.assertAlmostEqual(row["ece_difference"], mean("ece"), places=10)
-    self.assertAlmostEqual(
-        row["gap_difference"], mean("confidence") - mean("accuracy"),
-        places=10)
-    same = summary.compare_seeds(ours, ours[::-1], _QUICK)
-    for end in ("", "_low", "_high"):
-      self.assertAlmostEqual(same[f"nll_difference{end}"], 0, places=12)
-
-  def test_seeds_of_different_images_are_refused(self):
-    with self.assertRaisesRegex(ValueError, "same images in the same order"):
-      summary.over_seeds([_random(), _random(1, n=200)], _QUICK)
 
   def test_floor_of_a_calibrated_model_is_near_its_error(self):
     rng = np.random.default_rng(3)
@@ -173,10 +135,14 @@ class SummaryTest(parameterized.TestCase):
 
   def test_paired_differences(self):
     ours, theirs = _random(0), _random(0)
-    same = summary.compare(ours, theirs, _QUICK)
-    self.assertEqual(set(same.values()), {0.0})
+    same = _compare(ours, theirs)
+    self.assertEqual(
+        {value for name, value in same.items() if not name.endswith("_p")},
+        {0.0})
+    self.assertEqual(
+        {value for name, value in same.items() if name.endswith("_p")}, {1.0})
     sharper = ours._replace(logits=ours.logits * 3)
-    row = summary.compare(sharper, ours, _QUICK)
+    row = _compare(sharper, ours)
     difference = (_by_loops(sharper)["ece"] - _by_loops(ours)["ece"])
     self.assertAlmostEqual(row["ece_difference"], difference, places=10)
     self.assertEqual(row["accuracy_difference"], 0)
@@ -185,14 +151,14 @@ class SummaryTest(parameterized.TestCase):
   def test_paired_differences_need_the_same_images(self):
     ours = _random()
     with self.assertRaisesRegex(ValueError, "same images in the same order"):
-      summary.compare(ours, ours._replace(ids=ours.ids[::-1]), _QUICK)
+      _compare(ours, ours._replace(ids=ours.ids[::-1]))
 
   def test_estimates_are_those_with_intervals(self):
     given, conventions = _random(), summary.Conventions(
         num_bins=7, edges="left", num_resamples=2)
     row = summary.summarise(given, conventions)
     found = summary.estimate(given, conventions)
-    self.assertEqual(set(found), set(summary.SCORES))
+    self.assertEqual(set(found), set(scores.SCORES))
     for name, value in found.items():
       self.assertAlmostEqual(row[name], value, places=12, msg=name)
 
@@ -229,10 +195,10 @@ class SummaryTest(parameterized.TestCase):
     logits = np.concatenate([inside.logits, outside.logits]).astype(float)
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     is_outside = np.arange(len(logits)) >= num_inside
-    for name, scores in (kinds | {"confidence": -probs.max(-1)}).items():
+    for name, values in (kinds | {"confidence": -probs.max(-1)}).items():
       area = row[f"auroc_{name}"]
       self.assertAlmostEqual(
-          area, metrics.roc_auc_score(is_outside, scores), places=10)
+          area, metrics.roc_auc_score(is_outside, values), places=10)
       # Also where resamples have images of one kind only.
       low, high = row[f"auroc_{name}_low"], row[f"auroc_{name}_high"]
       self.assertBetween(low, 0, area)
