@@ -71,7 +71,7 @@ def means(
   for method in dict.fromkeys(one.stages for one in entries):
     found[method] = resampled.mean([
         one.sampled._replace(samples=one.sampled.samples[order[one.data]],
-                             ids=None)
+                             ids=None, hits=None)
         for one in entries if one.stages == method])
   best = resampled.best(found, conventions.level) if len(found) > 1 else None
   rows = []

@@ -18,6 +18,7 @@ from jaxcal.metrics import statistics
 from jaxcal.predictions import Predictions
 from jaxcal.report import inputs
 from jaxcal.report import scores
+from jaxcal.typing import Bool
 from jaxcal.typing import Float
 
 Row = dict[str, Any]
@@ -34,12 +35,17 @@ class Resampled(NamedTuple):
     estimates: Scores on all images.
     samples: Scores on each resample.
     ids: Ids of the images; None where not known.
+    hits: Whether the prediction for each image is right; None of means.
+    decided: Of a difference, how many images only one side has right, and how
+      many only the other; None of all else.
   """
 
   names: tuple[str, ...]
   estimates: Float[np.ndarray, "scores"]
   samples: Float[np.ndarray, "resamples scores"]
   ids: tuple[str, ...] | None = None
+  hits: Bool[np.ndarray, "n"] | None = None
+  decided: tuple[int, int] | None = None
 
 
 def of(
@@ -74,7 +80,8 @@ def of_scored(
     # Of any level, so that another one compiles nothing anew.
     found = _sampled(scored, conventions._replace(level=0.5))
   estimates, samples = map(np.asarray, found)
-  return Resampled(scores.names(scored), estimates, samples, ids)
+  return Resampled(scores.names(scored), estimates, samples, ids,
+                   np.asarray(scored.correct, bool))
 
 
 def mean(of_several: Sequence[Resampled]) -> Resampled:
@@ -84,6 +91,8 @@ def mean(of_several: Sequence[Resampled]) -> Resampled:
     of_several: Scores, one or more of them.
   """
   first = of_several[0]
+  if len(of_several) == 1:
+    return first
   names = tuple(name for name in first.names
                 if all(name in one.names for one in of_several))
   kept = [_only(one, names) for one in of_several]
@@ -106,9 +115,14 @@ def difference(ours: Resampled, theirs: Resampled) -> Resampled:
     check_same_images([ours, theirs])
   names = tuple(name for name in ours.names if name in theirs.names)
   ours, theirs = _only(ours, names), _only(theirs, names)
+  decided = None
+  if ours.hits is not None and theirs.hits is not None:
+    decided = (int(np.sum(ours.hits & ~theirs.hits)),
+               int(np.sum(theirs.hits & ~ours.hits)))
   minus = lambda a, b: np.where(np.abs(a - b) <= _ROUNDING, 0.0, a - b)
   return Resampled(names, minus(ours.estimates, theirs.estimates),
-                   minus(ours.samples, theirs.samples), ours.ids)
+                   minus(ours.samples, theirs.samples), ours.ids,
+                   decided=decided)
 
 
 def interval(one: Resampled, level: float) -> statistics.Interval:
@@ -125,11 +139,21 @@ def interval(one: Resampled, level: float) -> statistics.Interval:
 
 
 def p_values(one: Resampled) -> Row:
-  """Two-sided p-values of differences from zero by the name of the score."""
+  """Two-sided p-values of differences from zero by the name of the score.
+
+  That of an accuracy on one image set is at least the exact one.
+
+  Args:
+    one: Differences from `difference`.
+  """
   with jax.enable_x64(True):
-    found = statistics.difference_p_value(
+    values = statistics.difference_p_value(
         jnp.asarray(one.estimates), jnp.asarray(one.samples))
-  return dict(zip(one.names, np.asarray(found).tolist()))
+    found = dict(zip(one.names, np.asarray(values).tolist()))
+    if one.decided is not None and "accuracy" in found:
+      found["accuracy"] = max(found["accuracy"], float(
+          statistics.paired_hits_p_value(*one.decided)))
+  return found
 
 
 def score_row(

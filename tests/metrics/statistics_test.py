@@ -262,6 +262,22 @@ class TestsOfDifferencesTest(parameterized.TestCase):
               statistics.difference_p_value(-end, samples + shift), 1 - level,
               atol=1e-3)
 
+  def test_a_difference_by_a_single_example_is_none(self):
+    # A third of the resamples lack it; the mean of the others may lie on
+    # either side of the estimate.
+    samples = jnp.asarray(np.random.default_rng(0).poisson(1, size=999) / 250.)
+    for estimate in (0.9, 1, 1.1):
+      self.assertGreater(statistics.difference_p_value(
+          jnp.asarray(estimate / 250), samples), 0.5)
+
+  @parameterized.parameters((0, 0), (1, 0), (0, 5), (4, 4), (3, 9), (40, 80))
+  def test_paired_hits_are_those_of_a_binomial_test(self, ours, theirs):
+    expected = (stats.binomtest(ours, ours + theirs).pvalue
+                if ours + theirs else 1)
+    with jax.enable_x64(True):
+      np.testing.assert_allclose(
+          statistics.paired_hits_p_value(ours, theirs), expected, rtol=1e-9)
+
   def test_never_zero_and_one_without_a_difference(self):
     samples = jnp.asarray(np.random.default_rng(12).normal(size=99))
     np.testing.assert_allclose(

@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxcal.metrics import statistics
 from jaxcal.report import inputs
@@ -63,9 +64,14 @@ def _loop_p_values(ours, theirs, labels, conventions):
   for name, estimate in whole.items():
     values = [one[name] for one in each]
     centred = [value - np.mean(values) + estimate for value in values]
-    below = sum(value <= 1e-15 for value in centred)
-    above = sum(value >= -1e-15 for value in centred)
+    below, above = (
+        sum(sign * one <= 1e-15 or abs(value) < 1e-15
+            for one, value in zip(centred, values)) for sign in (1, -1))
     found[name] = min(2 * (min(below, above) + 1) / (len(values) + 1), 1)
+  only = np.sign((ours.argmax(-1) == labels) * 1.0 -
+                 (theirs.argmax(-1) == labels))
+  found["accuracy"] = max(found["accuracy"], stats.binomtest(
+      int((only > 0).sum()), int((only != 0).sum())).pvalue)
   return found
 
 
@@ -107,6 +113,19 @@ class DifferencesTest(parameterized.TestCase):
       self.assertEqual(resampled.best(sampled, level), expected)
     # At both levels something and not everything is claimed.
     self.assertNotEmpty(expected["method 1"])
+
+  def test_a_few_images_decide_nothing(self):
+    methods, labels = _methods(1, n=250)
+    ours = methods["method 0"]
+    right = np.flatnonzero(ours.argmax(-1) == labels)
+    for number, expected in ((0, 1), (1, 1), (4, 0.125), (5, 0.0625)):
+      theirs = ours.copy()
+      theirs[right[:number], labels[right[:number]]] -= 50
+      a, b = (resampled.of(_given(one, labels), summary.Conventions(
+          num_resamples=400)) for one in (ours, theirs))
+      value = resampled.p_values(resampled.difference(a, b))["accuracy"]
+      self.assertAlmostEqual(value, expected)
+      self.assertNotIn("accuracy", resampled.best({"a": a, "b": b}, 0.95)["a"])
 
   def test_rounding_is_no_difference(self):
     methods, labels = _methods(1)

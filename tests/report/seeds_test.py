@@ -59,7 +59,7 @@ def _by_loops(given):
   }
 
 
-def _resampled(values, num_resamples=200, seed=0):
+def _resampled(values, num_resamples=500, seed=0):
   """Accuracies of images, one row per seed, on the same resamples."""
   rng = np.random.default_rng(seed)
   n = values.shape[1]
