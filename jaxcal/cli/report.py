@@ -23,10 +23,10 @@ EXAMPLES = ("jaxcal report runs/mine --config.metrics.num_bins=15",
             "jaxcal report zero_shot.npz tpt.npz --output=runs/theirs")
 _ABOUT = """\
 RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. Writes
-report.html, results.md, diagram-*.svg, and results and differences as .jsonl,
-.csv and .tex anew, into RUN or into --output, and prints a table. What the
-predictions are and how the run measured them stays in run.json; the page says
-how it is done now.
+report.html, results.md, diagram-*.svg, and results, differences and means over
+sets as .jsonl, .csv and .tex anew, into RUN or into --output, and prints a
+table. What the predictions are and how the run measured them stays in run.json;
+the page says how it is done now.
 
 FILE or NAME=FILE, once or several times, is what a method predicts for the
 same images, .npz, .npy, .csv or .parquet: logits or probabilities of all

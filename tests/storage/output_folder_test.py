@@ -13,7 +13,7 @@ from jaxcal.storage import process
 _OWN = (
     "digests/pets base.digests.npz",
     "run.json", "results.jsonl", "results.md", "differences.jsonl",
-    "means.jsonl", "seeds.jsonl",
+    "means.jsonl", "means.csv", "means.tex", "seeds.jsonl",
     "report.html", "diagram-my set.svg", "sets.json", "sets.md",
     "sets-my set.svg", "losses-shapes.svg",
     "learning-digits.svg", "selected-digits.json", "weight-digits.svg",
