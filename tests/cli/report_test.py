@@ -243,8 +243,9 @@ class ReportTest(parameterized.TestCase):
     mean, std = 100 * np.mean(values), 100 * np.std(values, ddof=1)
     _, _, told = printed.partition("Over seeds")
     line, = (line for line in told.splitlines() if "| coop+dor " in line)
-    self.assertIn(f"| digits | coop+dor | 2 | {mean:.1f} +- {std:.1f} |",
-                  " ".join(line.split()))
+    # The interval over the two images, and with the seeds all there is.
+    self.assertIn(f"| digits | coop+dor | 2 | {mean:.1f} [50.0, 50.0] +- "
+                  f"{std:.1f} (0.0, 100.0) |", " ".join(line.split()))
 
   def _of_the_first_version(self):
     for path in (self.run / "run.json",

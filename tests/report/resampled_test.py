@@ -199,7 +199,6 @@ class WinnersTest(parameterized.TestCase):
           {of: resampled.of(_given(one, labels), conventions)
            for of, one in methods.items()}, 0.95)
       some += any(found.values())
-    print("share", num_methods, noise, some / runs)
     # At most 5 % of the tables have a bold number, and three standard errors.
     self.assertLessEqual(some / runs, 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs))
 
