@@ -386,7 +386,7 @@ def _row(pair, ours, theirs, conventions) -> summary.Row:
       "num_images": len(ours.ids), "images_in_run_only": pair.ours.alone,
       "images_in_reference_only": pair.theirs.alone,
       **resampled.difference_row(
-          *(resampled.of(one, conventions) for one in (ours, theirs)),
+          resampled.of(ours, conventions), resampled.of(theirs, conventions),
           conventions.level),
       "agree": int(np.sum(predicted[0] == predicted[1])),
       "right_in_run_only": int(np.sum(right[0] & ~right[1])),
