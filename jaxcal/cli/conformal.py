@@ -18,9 +18,9 @@ _ABOUT = """\
 RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. For
 every METHOD of each image set, a random half of the images, or --share,
 calibrates, and the others get sets of classes that contain the true one with
-probability 1 - alpha, again and again. Writes sets.md, sets-*.svg, sets.jsonl
-and sets.json, and prints tables of coverage and sizes beside accuracy and
-calibration errors."""
+probability 1 - alpha, again and again. Writes sets.md, sets.html, sets-*.svg,
+sets.jsonl and sets.json, and prints tables of coverage and sizes beside
+accuracy and calibration errors. `jaxcal report RUN` then has them, too."""
 
 _ALPHA = flags.DEFINE_float(
     "alpha", 0.1, "share of images whose class the sets may miss, in (0, 1)")
@@ -60,4 +60,5 @@ def main(run: str) -> None:
       transported=_TRANSPORT.value)
   output = output_files.of_run(folder)
   output_files.take(output)
-  printing.show(*prediction_sets.write(plan, output))
+  printing.show(*prediction_sets.write(
+      plan, output, page_by=shared_flags.command_line()))

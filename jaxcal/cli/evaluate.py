@@ -122,7 +122,7 @@ def main() -> None:
         output / "predictions", sets_by_name, str(config.temperature.split),
         [*config_methods.methods_of(config), *labels])
     _write_report(config, output, sets_by_name,
-                  [*parts[0].asked.outputs, *labels, *scaled], about)
+                  [*parts[0].asked.outputs, *labels, *scaled])
   sharding.barrier("done")
 
 
@@ -199,7 +199,7 @@ def _predict(
 
 def _write_report(
     config: _Config, output: pathlib.Path, sets_by_name: _Sets,
-    names: Sequence[str], about: Mapping[str, Any]
+    names: Sequence[str]
 ) -> None:
   """Predictions on disk become results.jsonl, the page and a printed table."""
   conventions = experiment.conventions(config.metrics)
@@ -212,5 +212,5 @@ def _write_report(
         found.images, lambda data, image_id: image_sets.read_by_id(
             sets_by_name[data], image_id))
   printing.show(*measured.write(
-      output, found, about=about, conventions=conventions,
+      output, found, about=saved_runs.about(output), conventions=conventions,
       small_images=small_images))

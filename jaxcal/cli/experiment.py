@@ -19,6 +19,7 @@ from jaxcal.cli import output_files
 from jaxcal.cli import shared_flags
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
+from jaxcal.report import saved_runs
 from jaxcal.report import summary
 from jaxcal.storage import output_folder as folders
 
@@ -203,6 +204,8 @@ def take(output: pathlib.Path) -> None:
 
 
 def write_settings(output: pathlib.Path, settings: Mapping[str, Any]) -> None:
-  """Says in run.json what is run; the first process alone."""
+  """Says in run.json what is run, and by which command; the first process
+  alone."""
   if sharding.is_first():
-    folders.write_settings(output, settings)
+    folders.write_settings(output, {
+        **settings, saved_runs.COMMAND: shared_flags.command_line()})

@@ -15,8 +15,9 @@ _ABOUT = """\
 RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. For
 each image set and method: how well each score tells right predictions from
 wrong ones and, where the run has images of none of the classes, those from
-the others. Writes failure.md and failure.jsonl into RUN or into --output, and
-prints the tables."""
+the others. Writes failure.md, failure.html, failure.jsonl and failure.json
+into RUN or into --output, and prints the tables. `jaxcal report RUN` then has
+them, too."""
 
 _HELD_OUT = flags.DEFINE_integer(
     "held_out", 0, "also hold out so many classes, drawn at random again and "
@@ -43,5 +44,7 @@ def main(run: str) -> None:
       logit_scale=_LOGIT_SCALE.value)
   output = output_files.of_run(folder)
   output_files.take(output)
-  print(ranked.write(output, found, conventions))
-  print(f"\nWritten to {output}: failure.md, failure.jsonl")
+  print(ranked.write(folder, found, conventions, output=output,
+                     page_by=shared_flags.command_line()))
+  print(f"\nWritten to {output}: failure.md, failure.html, failure.jsonl, "
+        "failure.json")

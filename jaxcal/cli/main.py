@@ -89,7 +89,7 @@ COMMANDS = {
     "report": Command(
         "report",
         "measure saved predictions anew, or files of other programs; no model "
-        "is needed", "RUN|FILE..."),
+        "is needed", "RUN...|FILE..."),
     "sweep": Command(
         "sweep",
         "evaluate all combinations of some fields' values, sharing the work"),

@@ -19,16 +19,17 @@ from jaxcal.posterior import head
 from jaxcal.posterior import select
 from jaxcal.posterior import selection
 from jaxcal.report import posterior as report
+from jaxcal.report import saved_runs
 
 EXAMPLE = ("jaxcal posterior select --config=bayesvlm "
            "--config.data.name=shades --config.data.limit=500")
 _ABOUT = """\
 Targets are the images of --config.data.name, whose labels are used to judge
 only; --config.temperature.split of the same set picks the epoch of tuning.
-Writes results.jsonl, results.md, learning-SET.svg, selected-SET.json (ids in
-the order of choosing) and the predictions after tuning. An interrupted run
-goes on where it stopped; strategies, budgets, seeds and image sets may be
-added to it."""
+Writes results.jsonl, results.md, report.html, learning-SET.svg,
+selected-SET.json (ids in the order of choosing) and the predictions after
+tuning. An interrupted run goes on where it stopped; strategies, budgets,
+seeds and image sets may be added to it."""
 
 _STRATEGIES = flags.DEFINE_list(
     "strategies", ["random", "entropy", "bald", "epig", "epig_online"],
@@ -106,7 +107,8 @@ def main() -> None:
           progress=progress)
   print(report.write_selection(
       output, found, **asked,
-      conventions=experiment.conventions(config.metrics)))
+      conventions=experiment.conventions(config.metrics),
+      about=saved_runs.about(output)))
 
 
 def _checked_flags() -> list[int]:

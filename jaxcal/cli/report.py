@@ -14,19 +14,24 @@ from jaxcal.cli import shared_flags
 from jaxcal.report import foreign
 from jaxcal.report import from_files
 from jaxcal.report import inputs
+from jaxcal.report import joined_runs
 from jaxcal.report import measured
 from jaxcal.report import redrawn
 from jaxcal.report import saved_runs
 from jaxcal.report import summary
 
 EXAMPLES = ("jaxcal report runs/mine --config.metrics.num_bins=15",
+            "jaxcal report runs/one runs/other --output=runs/both",
             "jaxcal report zero_shot.npz tpt.npz --output=runs/theirs")
 _ABOUT = """\
-RUN is the output folder of `jaxcal evaluate` or `jaxcal recalibrate`. Writes
-report.html, results.md, diagram-*.svg, and results, differences and means over
-sets as .jsonl, .csv and .tex anew, into RUN or into --output, and prints a
-table. What the predictions are and how the run measured them stays in run.json;
-the page says how it is done now.
+RUN is the output folder of `jaxcal evaluate`, `recalibrate`, `sweep`, `tune`
+or `posterior select`. Writes its tables, figures and report.html anew, into
+RUN or into --output, and prints a table. What the predictions are and how the
+run measured them stays in run.json; the page says how it is done now, and has
+what `jaxcal conformal` and `jaxcal failure` have written there.
+
+RUN..., several of `jaxcal evaluate` or `recalibrate`, become one report in
+--output, with the methods of all.
 
 FILE or NAME=FILE, once or several times, is what a method predicts for the
 same images, .npz, .npy, .csv or .parquet: logits or probabilities of all
@@ -67,37 +72,47 @@ def help_text() -> str:
 
 
 def main(*paths: str) -> None:
-  """Measures what a folder or files hold, as the flags say."""
+  """Measures what folders or files hold, as the flags say."""
   if foreign.are_files(paths):
     printing.show(*_files(paths))
     return
-  folder = pathlib.Path(*paths).expanduser()
+  runs = [pathlib.Path(path).expanduser() for path in paths]
   given = [name for name in _OF_FILES if flags.FLAGS[name].present]
   if given:
-    raise ValueError(f"--{given[0]} is of files, but {folder} is none; a run "
+    raise ValueError(f"--{given[0]} is of files, but {runs[0]} is none; a run "
                      "says in its run.json what it is of")
-  conventions = saved_runs.conventions(saved_runs.about(folder), _given())
+  conventions = joined_runs.conventions(runs, _given())
   _check(conventions)
-  printing.show(*redrawn.write(
-      folder, conventions, output_files.of_run(folder),
+  arguments: dict[str, Any] = dict(
       beside_published=_AGAINST.value is not None,
-      with_images=_PER_IMAGE.value))
+      with_images=_PER_IMAGE.value, page_by=shared_flags.command_line())
+  if len(runs) > 1:
+    printing.show(*joined_runs.write(
+        runs, _output("several runs"), conventions, **arguments))
+    return
+  printing.show(*redrawn.write(
+      runs[0], conventions, output_files.of_run(runs[0]), **arguments))
 
 
 def _files(paths: Sequence[str]) -> measured.Written:
   """Measures files of other programs."""
-  if shared_flags.OUTPUT.value is None:
-    raise ValueError("give --output=FOLDER, where the report of files goes")
+  output = pathlib.Path(_output("files"))
   conventions = saved_runs.conventions({}, _given())
   _check(conventions)
   planned = from_files.plan(
       foreign.by_name(paths), data=_DATA.value, model=_MODEL.value,
       kind=_KIND.value, labels=_LABELS.value, conventions=conventions,
       beside_published=_AGAINST.value is not None)
-  output = pathlib.Path(shared_flags.OUTPUT.value)
   from_files.check_output(planned, output)
   output_files.take(output)
   return from_files.write(planned, output, with_images=_PER_IMAGE.value)
+
+
+def _output(of: str) -> str:
+  """Where a report goes that has no run's folder of its own."""
+  if shared_flags.OUTPUT.value is None:
+    raise ValueError(f"give --output=FOLDER, where the report of {of} goes")
+  return shared_flags.OUTPUT.value
 
 
 def _given() -> dict[str, Any]:

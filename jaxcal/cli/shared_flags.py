@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import os
+import sys
 from typing import Any
 
 from absl import flags
@@ -35,6 +36,11 @@ _SHARE = flags.DEFINE_float(
     "share", None, "share of RUN's own images, in (0, 1), drawn at random, "
     "that are fitted or calibrated to; only the others are measured")
 SEED = flags.DEFINE_integer("seed", 0, "seed of that draw")
+
+
+def command_line() -> list[str]:
+  """The words of this command."""
+  return ["jaxcal", *sys.argv[1:]]
 
 
 def share() -> float | None:

@@ -34,10 +34,10 @@ _ABOUT = """\
 Methods, weights, margins, learning rates, decays, steps and selection
 fractions share one pass over the images; other fields (views, template,
 model, ...) make a pass for each value. Writes results.jsonl, a row per
-setting, results.md, a figure per swept number, and predictions/; where a seed
-is swept, as --sweep=views.seed=0,1,2, seeds.jsonl with means over seeds.
-Settings that are done are skipped, so a sweep can be interrupted, resumed, and
-grown by further values."""
+setting, results.md, report.html, a figure per swept number, and predictions/;
+where a seed is swept, as --sweep=views.seed=0,1,2, seeds.jsonl with means over
+seeds. Settings that are done are skipped, so a sweep can be interrupted,
+resumed, and grown by further values."""
 
 _SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "FIELD=VALUE,VALUE,... of the config, a value with a comma in "
@@ -111,9 +111,9 @@ def main() -> None:
     text = sweep_report.write(
         output, rows.all,
         lambda name: config_methods.default_of(config, name),
-        experiment.conventions(config.metrics), list(remarks.values()))
+        experiment.conventions(config.metrics), about=saved_runs.about(output))
     print(f"{text}\n\nWritten to {output}: results.jsonl, results.md, "
-          "FIELD-SET.svg, predictions/")
+          "report.html, FIELD-SET.svg, predictions/")
   sharding.barrier("done")
 
 

@@ -31,8 +31,9 @@ Draws the shots as published, trains every method with all seeds at once, and
 predicts the test images of base and of new classes, each among the classes of
 its half. Writes tuned/SET/METHOD/seed-N (.safetensors and .json), which
 `jaxcal evaluate` takes up, predictions/, results.jsonl, results.md,
-diagram-SET.svg and losses-SET.svg. An interrupted run goes on where it
-stopped, and a finished one grows by methods, image sets and seeds."""
+report.html, diagram-SET.svg and losses-SET.svg. An interrupted run goes on
+where it stopped, and a finished one grows by methods, image sets and
+seeds."""
 
 FLAGS = experiment.FLAGS_OF_ONE_PROCESS
 FIELDS = config_lib.field_names(
@@ -74,11 +75,12 @@ def main() -> None:
                      own | {"data": task.name, "method": setting.spec.name})
       _predict(config, model, task, dict(zip(task.seeds, seeds)), output, own)
   text = few_shot.write(
-      output, tasks, specs,
-      {name: found.shared for name, found in outliers.items()},
+      output, few_shot.of_tuning(tasks, specs, {
+          name: found.shared for name, found in outliers.items()}),
       experiment.conventions(config.metrics))
-  print(f"{text}\n\nWritten to {output}: results.md, results.jsonl, "
-        "differences.jsonl, diagram-*.svg, losses-*.svg, tuned/, predictions/")
+  print(f"{text}\n\nWritten to {output}: results.md, report.html, "
+        "results.jsonl, differences.jsonl, diagram-*.svg, losses-*.svg, "
+        "tuned/, predictions/")
 
 
 def _task(config: _Config, name: str) -> task_lib.Task:

@@ -24,6 +24,8 @@ _CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
            "#000000")
 # Diagrams side by side in a figure that is as wide as a page.
 _MOST_ABREAST = 5
+# Inches of a figure with one panel, which can be read on a telephone.
+_NARROW = 4.2
 
 
 def reliability_diagrams(
@@ -83,18 +85,14 @@ def risk_coverage(curves: Mapping[str, per_image.Curve]) -> "Figure":
   """
   if not curves:
     raise ValueError("no curves to draw")
-  from matplotlib.figure import Figure
-  rows = -(-len(curves) // 2)
-  figure = Figure(figsize=(4.2, 2.9 + 0.18 * rows), layout="constrained")
-  panel = figure.subplots()
+  figure, panel = _narrow(2.9)
   for number, (name, curve) in enumerate(curves.items()):
     panel.plot(100 * curve.coverage, 100 * curve.risk, label=name,
                linewidth=1.3, color=_colour(number), linestyle=_style(number))
   panel.set(xlim=(0, 100))
   panel.set_ylim(bottom=0)
   _plain_axes(panel, "coverage %", "error %")
-  figure.legend(fontsize=8, frameon=False, loc="outside lower left", ncols=2)
-  return figure
+  return _legend_below(figure, panel)
 
 
 def accuracy_against_error(rows: Sequence[summary.Row]) -> "Figure":
@@ -201,7 +199,9 @@ def pair_cosines(
   return figure
 
 
-def loss_curves(losses: Mapping[str, Float[np.ndarray, "s e"]]) -> "Figure":
+def loss_curves(
+    losses: Mapping[str, Float[np.ndarray, "s e"]], *, narrow: bool = False
+) -> "Figure":
   """Training losses: the mean over seeds, and the range of the seeds.
 
   Methods differ in their epochs and in what their losses are made of, so the
@@ -209,6 +209,7 @@ def loss_curves(losses: Mapping[str, Float[np.ndarray, "s e"]]) -> "Figure":
 
   Args:
     losses: Losses by method, one per seed and epoch.
+    narrow: Whether the legend is below and not beside.
 
   Raises:
     ValueError: Nothing to draw.
@@ -216,8 +217,11 @@ def loss_curves(losses: Mapping[str, Float[np.ndarray, "s e"]]) -> "Figure":
   if not losses:
     raise ValueError("no losses to draw")
   from matplotlib.figure import Figure
-  figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-  panel = figure.subplots()
+  if narrow:
+    figure, panel = _narrow()
+  else:
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    panel = figure.subplots()
   for number, (label, values) in enumerate(losses.items()):
     time = np.arange(1, values.shape[1] + 1) / values.shape[1]
     panel.fill_between(time, values.min(0), values.max(0), alpha=0.12,
@@ -227,6 +231,8 @@ def loss_curves(losses: Mapping[str, Float[np.ndarray, "s e"]]) -> "Figure":
   if min(values.min() for values in losses.values()) > 0:
     panel.set_yscale("log")
   _plain_axes(panel, "part of the training (epochs)", "loss")
+  if narrow:
+    return _legend_below(figure, panel)
   figure.legend(fontsize=8, frameon=False, loc="outside right upper")
   return figure
 
@@ -253,21 +259,38 @@ def sweep_curves(
   from matplotlib.figure import Figure
   figure = Figure(figsize=(7.6, 3.2), layout="constrained")
   panels = figure.subplots(1, 2)
-  for panel, (score, name) in zip(
+  for panel, (score, heading) in zip(
       panels, (("accuracy", "accuracy %"), ("ece", "ECE %"))):
-    for (label, row), style in zip(lines.items(), ("--", ":", "-.") * 9):
-      panel.axhline(100 * row[score], color=_INK, linestyle=style,
-                    linewidth=1, label=label)
-    for number, (label, rows) in enumerate(curves.items()):
-      _draw_curve(panel, rows, field, score, label, number)
-    values = sorted({row[field] for rows in curves.values() for row in rows})
-    if values[0] > 0 and values[-1] > 10 * values[0]:
-      panel.set_xscale("log")
-    panel.set_xticks(values, [f"{value:g}" for value in values])
-    panel.minorticks_off()
-    _plain_axes(panel, field.replace("_", " "), name)
+    _draw_sweep(panel, curves, lines, field, score, heading)
   _legend_beside(figure, panels)
   return figure
+
+
+def sweep_curve(
+    curves: Mapping[str, Sequence[summary.Row]],
+    lines: Mapping[str, summary.Row],
+    field: str,
+    score: str,
+    heading: str,
+) -> "Figure":
+  """One score against a swept number, see `sweep_curves`.
+
+  Args:
+    curves: Curves by label.
+    lines: Lines by label.
+    field: Field of the horizontal axis.
+    score: Name of the score.
+    heading: What it is called; fractions are drawn in percent where this ends
+      with "%".
+
+  Raises:
+    ValueError: Nothing to draw.
+  """
+  if not curves:
+    raise ValueError(f"no rows with a {field} to draw")
+  figure, panel = _narrow()
+  _draw_sweep(panel, curves, lines, field, score, heading)
+  return _legend_below(figure, panel)
 
 
 def spectra(
@@ -330,12 +353,29 @@ def learning_curves(
   figure = Figure(figsize=(3.4 * len(scores) + 1.4, 3.2), layout="constrained")
   panels = figure.subplots(1, len(scores), squeeze=False)[0]
   for panel, (score, heading) in zip(panels, scores.items()):
-    factor = 100 if heading.endswith("%") else 1
-    for number, (label, rows) in enumerate(curves.items()):
-      _draw_curve(panel, rows, "budget", score, label, number, factor)
-    _plain_axes(panel, "labels", heading)
+    _draw_learning(panel, curves, score, heading)
   _legend_beside(figure, panels)
   return figure
+
+
+def learning_curve(
+    curves: Mapping[str, Sequence[summary.Row]], score: str, heading: str
+) -> "Figure":
+  """One score against the number of labels, see `learning_curves`.
+
+  Args:
+    curves: Curves by strategy.
+    score: Name of the score.
+    heading: What it is called.
+
+  Raises:
+    ValueError: Nothing to draw.
+  """
+  if not curves:
+    raise ValueError("no learning curves to draw")
+  figure, panel = _narrow()
+  _draw_learning(panel, curves, score, heading)
+  return _legend_below(figure, panel)
 
 
 def set_sizes(rows: Sequence[summary.Row]) -> "Figure":
@@ -353,41 +393,72 @@ def set_sizes(rows: Sequence[summary.Row]) -> "Figure":
   if not rows:
     raise ValueError("no prediction sets to draw")
   from matplotlib.figure import Figure
-  labels = list(dict.fromkeys(stages.of(row).label for row in rows))
-  figure = Figure(figsize=(8.6, 2.2 + 0.22 * len(labels)),
+  figure = Figure(figsize=(8.6, 2.2 + 0.22 * len(_labels(rows))),
                   layout="constrained")
   left, right = panels = figure.subplots(1, 2)
-  by_score = {score: [row for row in rows if row["score"] == score]
-              for score in dict.fromkeys(row["score"] for row in rows)}
-  for number, (score, some) in enumerate(by_score.items()):
-    places = [labels.index(stages.of(row).label) for row in some]
-    left.errorbar(
-        [100 * row["ece"] for row in some],
-        [row["mean_size"] for row in some],
-        yerr=[2 * row["mean_size_std"] for row in some],
-        **_points(number), label=score)
-    # Methods lie one above the other: their calibration error is the same.
-    for place, row in zip(places, some if not number else ()):
-      left.annotate(str(place + 1), (100 * row["ece"], row["mean_size"]),
-                    xytext=(2, 2), textcoords="offset points", fontsize=6,
-                    color=_INK)
-    right.errorbar(
-        [100 * row["coverage"] for row in some],
-        [place + (number + 0.5) / len(by_score) - 0.5 for place in places],
-        xerr=[200 * row["coverage_std"] for row in some], **_points(number))
-  band = next((row for row in rows if "promised_low" in row), None)
-  if band:
-    right.axvspan(100 * band["promised_low"], 100 * band["promised_high"],
-                  color=_QUIET, alpha=0.25, linewidth=0)
-  right.axvline(100 - 100 * rows[0]["alpha"], color=_INK, linewidth=1,
-                linestyle="--")
-  right.set_yticks(range(len(labels)), [
-      f"{place + 1} {label}" for place, label in enumerate(labels)])
-  right.invert_yaxis()
-  _plain_axes(left, "ECE %", "mean size of a set")
-  _plain_axes(right, "coverage %", "")
+  _draw_sizes(left, rows)
+  _draw_coverage(right, rows)
   _legend_beside(figure, panels)
   return figure
+
+
+def size_against_error(rows: Sequence[summary.Row]) -> "Figure":
+  """Size of prediction sets against the calibration error, see `set_sizes`.
+
+  Args:
+    rows: Rows of an image set, of `report.prediction_sets`.
+
+  Raises:
+    ValueError: Nothing to draw.
+  """
+  if not rows:
+    raise ValueError("no prediction sets to draw")
+  figure, panel = _narrow()
+  _draw_sizes(panel, rows)
+  return _legend_below(figure, panel)
+
+
+def set_coverage(rows: Sequence[summary.Row]) -> "Figure":
+  """Coverage of prediction sets by method and score, see `set_sizes`.
+
+  Args:
+    rows: Rows of an image set, of `report.prediction_sets`.
+
+  Raises:
+    ValueError: Nothing to draw.
+  """
+  if not rows:
+    raise ValueError("no prediction sets to draw")
+  figure, panel = _narrow(1.2 + 0.3 * len(_labels(rows)))
+  _draw_coverage(panel, rows)
+  return _legend_below(figure, panel)
+
+
+def areas_by_method(rows: Sequence[summary.Row]) -> "Figure":
+  """AUROC of each method by every score, with intervals.
+
+  Args:
+    rows: Rows of a ranking, of `report.ranking`: `auroc` with `_low` and
+      `_high`, or with `_sd`.
+
+  Raises:
+    ValueError: Nothing to draw.
+  """
+  if not rows:
+    raise ValueError("no rankings to draw")
+  figure, panel = _narrow(
+      1.2 + (0.1 + 0.08 * len(_by_score(rows))) * len(_labels(rows)))
+
+  def ends(row):
+    if "auroc_sd" in row:
+      return row["auroc_sd"], row["auroc_sd"]
+    return (max(row["auroc"] - row["auroc_low"], 0),
+            max(row["auroc_high"] - row["auroc"], 0))
+
+  _draw_by_method(panel, rows, "auroc", ends)
+  panel.axvline(50, color=_INK, linewidth=1, linestyle="--")
+  _plain_axes(panel, "AUROC %", "")
+  return _legend_below(figure, panel)
 
 
 def panel_title(row: summary.Row) -> str:
@@ -456,6 +527,81 @@ def _draw_curve(panel, rows, field, score, label, number, factor=100):
              label=label)
 
 
+def _draw_sweep(panel, curves, lines, field, score, heading):
+  factor = _factor(heading)
+  for (label, row), style in zip(lines.items(), ("--", ":", "-.") * 9):
+    panel.axhline(factor * row[score], color=_INK, linestyle=style,
+                  linewidth=1, label=label)
+  for number, (label, rows) in enumerate(curves.items()):
+    _draw_curve(panel, rows, field, score, label, number, factor)
+  values = sorted({row[field] for rows in curves.values() for row in rows})
+  if values[0] > 0 and values[-1] > 10 * values[0]:
+    panel.set_xscale("log")
+  panel.set_xticks(values, [f"{value:g}" for value in values])
+  panel.minorticks_off()
+  _plain_axes(panel, field.replace("_", " "), heading)
+
+
+def _draw_learning(panel, curves, score, heading):
+  for number, (label, rows) in enumerate(curves.items()):
+    _draw_curve(
+        panel, rows, "budget", score, label, number, _factor(heading))
+  _plain_axes(panel, "labels", heading)
+
+
+def _draw_sizes(panel, rows):
+  labels = _labels(rows)
+  for number, (score, some) in enumerate(_by_score(rows).items()):
+    panel.errorbar(
+        [100 * row["ece"] for row in some],
+        [row["mean_size"] for row in some],
+        yerr=[2 * row["mean_size_std"] for row in some],
+        **_points(number), label=score)
+    # Methods lie one above the other: their calibration error is the same.
+    for row in some if not number else ():
+      panel.annotate(
+          str(labels.index(stages.of(row).label) + 1),
+          (100 * row["ece"], row["mean_size"]), xytext=(2, 2),
+          textcoords="offset points", fontsize=6, color=_INK)
+  _plain_axes(panel, "ECE %", "mean size of a set")
+
+
+def _draw_coverage(panel, rows):
+  _draw_by_method(panel, rows, "coverage", lambda row: (
+      2 * row["coverage_std"], 2 * row["coverage_std"]))
+  band = next((row for row in rows if "promised_low" in row), None)
+  if band:
+    panel.axvspan(100 * band["promised_low"], 100 * band["promised_high"],
+                  color=_QUIET, alpha=0.25, linewidth=0)
+  panel.axvline(100 - 100 * rows[0]["alpha"], color=_INK, linewidth=1,
+                linestyle="--")
+  _plain_axes(panel, "coverage %", "")
+
+
+def _draw_by_method(panel, rows, measure, ends):
+  """A line of points for each method, numbered, and a colour by score."""
+  labels, by_score = _labels(rows), _by_score(rows)
+  for number, (score, some) in enumerate(by_score.items()):
+    panel.errorbar(
+        [100 * row[measure] for row in some],
+        [labels.index(stages.of(row).label) + (number + 0.5) / len(by_score) -
+         0.5 for row in some],
+        xerr=100 * np.array([ends(row) for row in some]).T, **_points(number),
+        label=score)
+  panel.set_yticks(range(len(labels)), [
+      f"{place + 1} {label}" for place, label in enumerate(labels)])
+  panel.invert_yaxis()
+
+
+def _labels(rows):
+  return list(dict.fromkeys(stages.of(row).label for row in rows))
+
+
+def _by_score(rows):
+  return {score: [row for row in rows if row["score"] == score]
+          for score in dict.fromkeys(row["score"] for row in rows)}
+
+
 def _points(number):
   """How points with bars look."""
   return {"fmt": "o^sDvPX"[number % 7], "markersize": 3.5, "linewidth": 0,
@@ -469,6 +615,29 @@ def _colour(number):
 def _style(number):
   """With more curves than colours, the line tells them apart."""
   return ("-", "--", ":", "-.")[number // len(_CURVES) % 4]
+
+
+def _factor(heading):
+  """Fractions are drawn in percent where the heading says so."""
+  return 100 if heading.endswith("%") else 1
+
+
+def _narrow(height=2.7):
+  """A figure with one panel, and that panel; its legend adds to the height."""
+  from matplotlib.figure import Figure
+  figure = Figure(figsize=(_NARROW, height), layout="constrained")
+  return figure, figure.subplots()
+
+
+def _legend_below(figure, panel):
+  """Two columns below the panel, of one where a label is long."""
+  handles, labels = panel.get_legend_handles_labels()
+  columns = 2 if max(map(len, labels)) < 32 else 1
+  figure.set_figheight(
+      figure.get_figheight() + 0.18 * -(-len(labels) // columns))
+  figure.legend(handles, labels, fontsize=8, frameon=False,
+                loc="outside lower left", ncols=columns)
+  return figure
 
 
 def _legend_beside(figure, panels):

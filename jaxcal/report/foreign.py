@@ -58,8 +58,8 @@ class Labels(NamedTuple):
 
 
 def are_files(paths: Sequence[str]) -> bool:
-  """Whether arguments of a command are files, and not the folder of a run."""
-  return len(paths) > 1 or any(
+  """Whether arguments of a command are files, and not folders of runs."""
+  return any(
       pathlib.Path(named(path)[1]).is_file() or
       pathlib.Path(path).suffix.lower() in formats.ENDINGS for path in paths)
 

@@ -87,7 +87,7 @@ def check_there(path: str | os.PathLike) -> None:
     ValueError: It is a folder.
   """
   if os.path.isdir(path):
-    raise ValueError(f"{path} is a folder; expected one run alone, or files of "
+    raise ValueError(f"{path} is a folder; expected runs alone, or files of "
                      "predictions, one for each method")
   if not os.path.isfile(path):
     raise FileNotFoundError(f"no file {path}; expected a file of predictions")

@@ -1,7 +1,6 @@
 """Predictions of image sets become rows, and files for people."""
 
 from collections.abc import Iterable, Mapping, Sequence
-import datetime
 import pathlib
 from typing import Any, NamedTuple
 
@@ -202,6 +201,9 @@ def write(
     beside: Sequence[summary.Row] | None = None,
     small_images: thumbnails.Thumbnails | None = None,
     with_images: bool = False,
+    more: Sequence[page.Section] = (),
+    commands: Mapping[str, str] = {},
+    page_by: Sequence[str] = (),
 ) -> Written:
   """Writes the report: tables, diagrams and the page.
 
@@ -214,10 +216,13 @@ def write(
     beside: Rows from `published.compare`; None where these are not asked for.
     small_images: Thumbnails of images that the page may show; they are kept.
     with_images: Whether to write images-SET.csv, too, see `per_image.as_csv`.
+    more: Further sections of the page.
+    commands: Command lines that it comes from, beside the one in `about`.
+    page_by: Words of the command line that reports a finished run.
   """
   output.mkdir(parents=True, exist_ok=True)
   rows, differences = measured.rows, measured.differences
-  remarks = [*_by_set(about), *_fitted_to(about), *remarks,
+  remarks = [*saved_runs.remarks(about), *_fitted_to(about), *remarks,
              *tables.floor_notes(rows),
              *tables.best_notes(rows, conventions.level), *measured.notes]
   for data, group in summary.by_data(rows).items():
@@ -239,15 +244,16 @@ def write(
     saved_runs.write_rows(output / "published.jsonl", beside)
   if small_images:
     thumbnails.save(output, small_images)
-  atomic.write_whole(output / "report.html", page.render(page.Page(
+  page.write(output / "report.html", page.Page(
       _title(about), _lead(rows),
       [sections.overview(rows, conventions, remarks),
        *sections.of_sets(
            rows, measured.images, conventions, similar=measured.similar,
            small_images=small_images),
        sections.means(measured.means, conventions),
-       *sections.more(rows, differences, beside, conventions)],
-      _page_settings(about, conventions)), date=_today()).encode())
+       *sections.more(rows, differences, beside, conventions), *more],
+      _page_settings(about, conventions),
+      {**commands} | saved_runs.commands(about, page_by)))
   text = "\n\n".join(_blocks(measured, conventions, remarks, beside))
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
   return Written(
@@ -335,16 +341,6 @@ def _lead(rows):
           "images.")
 
 
-def _today():
-  return datetime.datetime.now(datetime.UTC).date()
-
-
-def _by_set(about):
-  """What the run says of its sets."""
-  return [text for name, text in saved_runs.settings_of(about).items()
-          if name.startswith(saved_runs.PROTOCOL)]
-
-
 def _fitted_to(about):
   """Which images a recalibration was fitted to, and which are measured."""
   if not saved_runs.is_recalibration(about):
@@ -373,9 +369,8 @@ def _fitted_to(about):
 
 def _page_settings(about, conventions):
   """What the page says of the run."""
-  return saved_runs.recalibration_of(about) | saved_runs.settings_of(about) | {
-      f"config.metrics.{name}": value
-      for name, value in conventions._asdict().items()}
+  return saved_runs.recalibration_of(about) | saved_runs.measured_by(
+      about, conventions)
 
 
 def _blocks(measured, conventions, remarks, beside):

@@ -8,10 +8,12 @@ pictures are in it.
 from collections.abc import Mapping, Sequence
 import datetime
 import importlib.resources
+import pathlib
 import re
 from typing import Any, NamedTuple
 
 from jaxcal.report import tables
+from jaxcal.storage import atomic
 
 
 class Table(NamedTuple):
@@ -20,10 +22,12 @@ class Table(NamedTuple):
   Attributes:
     rows: Rows of numbers by name.
     columns: Columns, see `tables`.
+    folded: Line that unfolds the table; if empty, it is always to be seen.
   """
 
   rows: Sequence[Mapping[str, Any]]
   columns: Sequence[tables.Column]
+  folded: str = ""
 
 
 class Figure(NamedTuple):
@@ -128,6 +132,12 @@ def render(page: Page, *, date: datetime.date) -> str:
       page=page, date=date.isoformat(), sections=dict(zip(
           _anchors([one.heading for one in sections]), sections)),
       style=_file("page.css"), script=_file("page.js"))
+
+
+def write(path: pathlib.Path, page: Page) -> None:
+  """Writes a page, made today."""
+  today = datetime.datetime.now(datetime.UTC).date()
+  atomic.write_whole(path, render(page, date=today).encode())
 
 
 def _file(name):

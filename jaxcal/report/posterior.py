@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
+from typing import Any
 
 from jaxcal import predictions as predictions_lib
 from jaxcal.posterior import files
@@ -12,12 +13,16 @@ from jaxcal.posterior import finetuning
 from jaxcal.posterior import released
 from jaxcal.posterior import select
 from jaxcal.report import figures
+from jaxcal.report import page
 from jaxcal.report import saved_runs
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
 
 _SCORES = {"accuracy": "accuracy %", "ece": "ECE %", "nll": "NLL"}
+_ON_SEEDS = (
+    "Means over seeds; brackets and bands reach from the lowest to the highest "
+    "seed, and say nothing of other images. before: the model as it was.")
 
 
 def write_fit(
@@ -72,21 +77,27 @@ def write_selection(
     budgets: Sequence[int],
     seeds: Sequence[int],
     conventions: summary.Conventions = summary.Conventions(),
+    about: Mapping[str, Any] | None = None,
+    remarks: Sequence[str] = (),
+    page_by: Sequence[str] = (),
 ) -> str:
-  """What choosing images to label has brought, as files and a table.
+  """What choosing images to label has brought, as files, a table and a page.
 
   Args:
-    output: Folder that receives results.jsonl, results.md and, of each target,
-      learning-SET.svg and selected-SET.json: by strategy and seed the ids of
-      the images, in the order of choosing.
+    output: Folder that receives results.jsonl, results.md, report.html and, of
+      each target, learning-SET.svg and selected-SET.json: by strategy and seed
+      the ids of the images, in the order of choosing.
     found: What `select.select` returned, by the name of the target.
     strategies: Strategies, as given there.
     budgets: Numbers of labels.
     seeds: Seeds of choosing.
     conventions: Conventions of the ECE.
+    about: What run.json holds, for the page; nothing if None.
+    remarks: Sentences about all of the report.
+    page_by: Words of the command line that reports a finished selection.
   """
   output = pathlib.Path(output)
-  rows = []
+  rows, parts = [], []
   for data, paths in found.items():
     of_data = _selection_rows(
         data, paths, strategies, budgets, seeds, conventions)
@@ -95,17 +106,105 @@ def write_selection(
               for name in strategies}
     figure = figures.svg(figures.learning_curves(curves, _SCORES))
     atomic.write_whole(output / f"learning-{data}.svg", figure.encode())
+    parts.append(_section(data, curves))
     chosen = select.selected(
         paths, strategies=strategies, budget=max(budgets), seeds=seeds)
     atomic.write_whole(output / f"selected-{data}.json",
                        json.dumps(chosen, indent=1).encode())
     rows += of_data
   saved_runs.write_rows(output / "results.jsonl", rows)
-  text = tables.markdown(rows, tables.LEARNING)
+  text = "\n\n".join([tables.markdown(rows, tables.LEARNING), *remarks])
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
+  about = about or {}
+  page.write(output / "report.html", page.Page(
+      _title(about), "Accuracy and calibration after tuning the image "
+      "projection on a few labelled images, by what chose them.",
+      [page.Section("Summary", [
+          page.Table(rows, tables.LEARNING), *remarks, _ON_SEEDS,
+          _ece(conventions)]), *parts],
+      saved_runs.measured_by(about, conventions),
+      saved_runs.commands(about, page_by)))
   return (f"{text}\n\nMean over seeds, [lowest, highest].\n\nWritten to "
-          f"{output}: results.jsonl, results.md, learning-*.svg, "
+          f"{output}: results.jsonl, results.md, report.html, learning-*.svg, "
           "selected-*.json, predictions/")
+
+
+def redraw_selection(
+    run: pathlib.Path,
+    results: Sequence[Mapping[str, Any]],
+    *,
+    conventions: summary.Conventions,
+    output: pathlib.Path,
+    remarks: Sequence[str] = (),
+    page_by: Sequence[str] = (),
+) -> str:
+  """Measures a finished selection anew, from its predictions.
+
+  Args:
+    run: Folder of the selection.
+    results: Rows of its results.
+    conventions: Conventions of the ECE.
+    output: Folder to write to.
+    remarks: Sentences about all of the report.
+    page_by: Words of the command line that reports it.
+
+  Returns:
+    What `write_selection` returns.
+
+  Raises:
+    FileNotFoundError: Predictions that the results name are gone.
+    ValueError: They are damaged.
+  """
+  chosen = [row for row in results if row["strategy"] != select.BEFORE]
+  # Of a run that has grown there may be more; its last table has the first.
+  number = chosen[0]["seeds"]
+  seeds = sorted(_seeds(run, chosen))[:number] or list(range(number))
+  unique = lambda name: list(dict.fromkeys(row[name] for row in chosen))
+  asked: dict[str, Any] = dict(
+      strategies=unique("strategy"), budgets=unique("budget"), seeds=seeds)
+  names = [select.BEFORE, *map(select.name_of, select.cells(**asked))]
+  found = {data: {name: run / "predictions" / data / name for name in names}
+           for data in dict.fromkeys(row["data"] for row in results)}
+  for data, paths in found.items():
+    for name, path in paths.items():
+      saved_runs.check_there(run, f"{data}, {name}", path)
+      with saved_runs.named(data, name):
+        predictions_lib.load(path)
+  atomic.make_folder(output)
+  return write_selection(
+      output, found, **asked, conventions=conventions,
+      about=saved_runs.about(run), remarks=remarks, page_by=page_by)
+
+
+def _seeds(run, chosen):
+  """Seeds of the predictions of a set, as their settings tell them."""
+  data = chosen[0]["data"]
+  for path in (run / "predictions" / data).glob("*.json"):
+    of = predictions_lib.settings(
+        path.with_name(path.name.removesuffix(".json"))).get("identity", {})
+    if of.get("strategy") == chosen[0]["strategy"] and (
+        of.get("budget") == chosen[0]["budget"]):
+      yield of["seed"]
+
+
+def _section(data, curves):
+  return page.Section(data, [page.Figures([
+      page.Figure(
+          figures.svg(figures.learning_curve(curves, score, heading),
+                      inline=True),
+          f"{heading.removesuffix(' %')} against the number of labels")
+      for score, heading in _SCORES.items()])])
+
+
+def _title(about):
+  model = saved_runs.settings_of(about).get("config.model.name")
+  return " ".join(filter(None, (
+      "Which labels would help most", model and f"with {model}")))
+
+
+def _ece(conventions):
+  return (f"ECE: {conventions.num_bins} bins of equal width, closed on the "
+          f"{conventions.edges}, mean absolute gap. NLL is in nats.")
 
 
 def _selection_rows(

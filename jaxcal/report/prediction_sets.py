@@ -21,6 +21,7 @@ from jaxcal import stages
 from jaxcal.conformal import predicted
 from jaxcal.report import figures
 from jaxcal.report import measured
+from jaxcal.report import page
 from jaxcal.report import saved_runs
 from jaxcal.report import summary
 from jaxcal.report import tables
@@ -110,30 +111,73 @@ def plan(
       "by_class": by_class, "transported": transported})
 
 
-def write(planned: Plan, output: str | os.PathLike) -> measured.Written:
+def write(
+    planned: Plan, output: str | os.PathLike, *, page_by: Sequence[str] = ()
+) -> measured.Written:
   """Measures, and writes tables, diagrams and what they are of.
 
   Args:
     planned: Plan from `plan`.
-    output: Folder that receives sets.jsonl, sets.md, sets.json and
+    output: Folder that receives sets.jsonl, sets.md, sets.html, sets.json and
       sets-SET.svg; other files in it stay.
+    page_by: Words of the command line that makes the sets.
   """
   output = pathlib.Path(output)
   atomic.make_folder(output)
-  conventions = saved_runs.conventions(saved_runs.about(planned.run))
+  told = saved_runs.about(planned.run)
+  conventions = saved_runs.conventions(told)
   rows = [row for source in planned.sources
           for row in _rows(source, planned, conventions)]
   saved_runs.write_rows(output / "sets.jsonl", rows)
-  atomic.write_whole(output / "sets.json", json.dumps(
-      _about(planned), indent=2).encode())
+  about = _about(planned)
+  atomic.write_whole(
+      output / "sets.json", json.dumps(about, indent=2).encode())
   for data, of_set in _by_set(rows):
     atomic.write_whole(output / f"sets-{data}.svg", figures.svg(
         figures.set_sizes(of_set)).encode())
-  text = "\n\n".join(_blocks(rows, planned))
+  text = "\n\n".join(
+      tables.markdown(one.rows, one.columns)
+      if isinstance(one, page.Table) else one
+      for one in _blocks(rows, planned.arguments))
   atomic.write_whole(output / "sets.md", f"{text}\n".encode())
+  page.write(output / "sets.html", page.Page(
+      "Prediction sets", _lead(rows, about),
+      _sections(rows, about, conventions),
+      saved_runs.measured_by(told, conventions) | {
+          f"sets.{name}": value for name, value in about.items()
+          if name not in ("predictions", "provenance")},
+      saved_runs.commands(told, page_by)))
   return measured.Written(
-      f"{text}\n\nWritten to {output}: sets.md, sets-*.svg, sets.jsonl, "
-      "sets.json", planned.left_out)
+      f"{text}\n\nWritten to {output}: sets.md, sets.html, sets-*.svg, "
+      "sets.jsonl, sets.json", planned.left_out)
+
+
+def of_run(
+    run: pathlib.Path, current: Mapping[str, Mapping[str, str]]
+) -> tuple[list[page.Section], list[str]]:
+  """Sections on the sets that a run holds, and a sentence where they are old.
+
+  Args:
+    run: Folder of the run.
+    current: Digests of its predictions, from `saved_runs.digests`.
+
+  Raises:
+    ValueError: What says of which predictions they are is damaged.
+  """
+  rows = saved_runs.rows(run, "sets")
+  about = saved_runs.parsed(run / "sets.json")
+  if not rows or not about:
+    return [], []
+  now = {data: {name: hashed for name, hashed in of_set.items()
+                if "/" not in name} for data, of_set in current.items()}
+  if about["predictions"] != now:
+    return [], [
+        "Prediction sets are left out, since predictions are others than when "
+        f"they were made; make them again: jaxcal conformal {run}"]
+  first, *others = _sections(
+      rows, about, saved_runs.conventions(saved_runs.about(run)))
+  return [page.Section("Prediction sets", [_lead(rows, about), *first.blocks]),
+          *others], []
 
 
 def correlations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -205,10 +249,42 @@ def _spearman(rows, one, other):
   return float(np.corrcoef(ranks)[0, 1])
 
 
-def _blocks(rows, planned) -> Iterator[str]:
-  """Paragraphs and tables of sets.md."""
-  arguments = planned.arguments
-  yield tables.markdown(rows, tables.SETS)
+def _lead(rows, about):
+  """What is shown, in a sentence."""
+  scores = list(dict.fromkeys(row["score"] for row in rows))
+  sets = list(dict.fromkeys(row["data"] for row in rows))
+  return (f"Sets of classes that are to hold the true one of "
+          f"{tables.percent(1 - about['alpha'])} % of the images, by "
+          f"{', '.join(scores)}: how large they are, and what they cover, on "
+          f"{', '.join(sets)}.")
+
+
+def _sections(rows, about, conventions) -> list[page.Section]:
+  """All tables and notes, and figures for each set."""
+  found = [page.Section("Summary", [
+      *_blocks(rows, about),
+      f"ECE: {conventions.num_bins} {conventions.edges}-closed bins."])]
+  return found + [page.Section(f"Sets of {data}", [_figures(of_set)])
+                  for data, of_set in _by_set(rows)]
+
+
+def _figures(rows):
+  """Sizes and coverage of an image set."""
+  band = ("; grey: 95 % of the splits of a correct method"
+          if "promised_low" in rows[0] else "")
+  return page.Figures([
+      page.Figure(
+          figures.svg(figures.size_against_error(rows), inline=True),
+          "Mean size against the calibration error\nnumbers are those of the "
+          "methods beside"),
+      page.Figure(
+          figures.svg(figures.set_coverage(rows), inline=True),
+          f"Coverage\nbars: two standard deviations of a split{band}")])
+
+
+def _blocks(rows, arguments) -> Iterator[str | page.Table]:
+  """Paragraphs and tables."""
+  yield page.Table(rows, tables.SETS)
   yield (f"Means over {arguments['num_splits']} random splits (seed "
          f"{arguments['seed']}); a share of {arguments['share']:g} of the "
          "images calibrates, the others get sets that are to cover "
@@ -223,10 +299,11 @@ def _blocks(rows, planned) -> Iterator[str]:
     yield ("For the scores, probabilities were transported to equal shares "
            "of the classes (Conf-OT), all images together.")
   yield "How evenly they cover:"
-  yield tables.markdown(rows, tables.present(rows, tables.SETS_BALANCE))
+  yield page.Table(rows, tables.present(rows, tables.SETS_BALANCE),
+                   folded="Coverage by class and by size of the set")
   found = correlations(rows)
   if found:
     yield ("Do methods with a lower calibration error have smaller sets? Rank "
            "correlations over methods, which see the same images and are often "
            "much alike:")
-    yield tables.markdown(found, tables.SETS_CORRELATIONS)
+    yield page.Table(found, tables.SETS_CORRELATIONS)

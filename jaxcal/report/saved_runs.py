@@ -1,6 +1,6 @@
 """A finished run's folder: what it says of itself, and its predictions.
 
-Of `jaxcal evaluate` or `jaxcal recalibrate`; the model is not needed.
+The model is not needed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import pathlib
+import shlex
 from typing import Any, NamedTuple
 import zipfile
 import zlib
@@ -31,6 +32,17 @@ FILES = "files."
 SETTINGS = "settings"
 # What else is there beside what the recalibration was made from.
 _BESIDE = (SETTINGS, "fits", "provenance")
+# In run.json, the words of the command line that the run was given by.
+COMMAND = "command"
+
+# By the words of a command, what each row of its results has. Those of
+# `jaxcal evaluate` and `jaxcal recalibrate` come last: others have more.
+_ROWS = {
+    ("sweep",): {"data", "setting", "method", "ece"},
+    ("posterior", "select"): {"data", "strategy", "budget", "seeds"},
+    ("tune",): {"data", "method", "seeds"},
+    ("evaluate",): {"data", "method", "ece"},
+}
 
 
 class Saved(NamedTuple):
@@ -49,10 +61,87 @@ class Saved(NamedTuple):
 
 def about(run: pathlib.Path) -> dict[str, Any]:
   """All that run.json holds, nothing where there is none."""
-  path = run / "run.json"
+  return parsed(run / "run.json")
+
+
+def parsed(path: pathlib.Path) -> dict[str, Any]:
+  """What a file of JSON holds, nothing where there is none.
+
+  Raises:
+    ValueError: It is damaged.
+  """
   if not path.exists():
     return {}
   return _parsed(path.read_text(encoding="utf-8"), path)
+
+
+def kind(
+    run: pathlib.Path, told: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]]
+) -> str:
+  """Which command a run is of, without `jaxcal`; "evaluate" if not known.
+
+  Args:
+    run: Folder of the run.
+    told: What run.json holds, from `about`; earlier versions did not name the
+      command there.
+    results: Results of the run, from `rows`; none before it has come to its
+      end.
+
+  Raises:
+    ValueError: The results are of several commands, or of none of them; or
+      there are none, and the command writes them at its end.
+  """
+  words = tuple(told.get(COMMAND, ())[1:])
+  known = next((one for one in _ROWS if words[:len(one)] == one), ("evaluate",))
+  if not results:
+    if known != ("evaluate",):
+      raise ValueError(
+          f"{run} is a run that has not come to its end; give its command "
+          f"again: {shlex.join(told[COMMAND])}")
+    return " ".join(known)
+  found = {next((one for one, keys in _ROWS.items() if keys <= row.keys()), ())
+           for row in results}
+  if len(found) > 1 or () in found:
+    raise ValueError(
+        f"{run}/results.jsonl has rows that are not all of one command; "
+        "expected the output folder of `jaxcal evaluate`, `recalibrate`, "
+        "`sweep`, `tune` or `posterior select`")
+  return " ".join(found.pop())
+
+
+def commands(
+    told: Mapping[str, Any], page_by: Sequence[str] = ()) -> dict[str, str]:
+  """Command lines that a page comes from, by what they did.
+
+  Args:
+    told: What run.json holds, from `about`.
+    page_by: Words of the command line that makes the page of a finished run.
+  """
+  both = {"Run by": told.get(COMMAND, ()), "Page by": page_by}
+  return {what: shlex.join(words) for what, words in both.items() if words}
+
+
+def remarks(told: Mapping[str, Any]) -> list[str]:
+  """Sentences of a run on its image sets.
+
+  Args:
+    told: What run.json holds, from `about`.
+  """
+  return [text for name, text in settings_of(told).items()
+          if name.startswith(PROTOCOL)]
+
+
+def measured_by(
+    told: Mapping[str, Any], now: summary.Conventions) -> dict[str, Any]:
+  """Settings of a run, with the conventions that it is measured by.
+
+  Args:
+    told: What run.json holds, from `about`.
+    now: How its predictions become numbers.
+  """
+  return settings_of(told) | {
+      f"config.metrics.{name}": value for name, value in now._asdict().items()}
 
 
 def is_recalibration(told: Mapping[str, Any]) -> bool:
@@ -67,7 +156,8 @@ def settings_of(told: Mapping[str, Any]) -> dict[str, Any]:
     told: What run.json holds, from `about`; a recalibration holds the settings
       of its run.
   """
-  return dict(told.get(SETTINGS, {}) if is_recalibration(told) else told)
+  settings = told.get(SETTINGS, {}) if is_recalibration(told) else told
+  return {name: value for name, value in settings.items() if name != COMMAND}
 
 
 def recalibration_of(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +192,7 @@ def rows(run: pathlib.Path, name: str) -> list[dict[str, Any]]:
 
   Args:
     run: Folder of the run.
-    name: Name of the table, "results" or "differences".
+    name: Name of the table, such as "results" or "differences".
   """
   path = run / f"{name}.jsonl"
   lines = path.read_text("utf-8").splitlines() if path.exists() else []
@@ -189,6 +279,38 @@ def digest(path: pathlib.Path) -> str:
   return found.hexdigest()[:16]
 
 
+def digests(run: pathlib.Path) -> dict[str, dict[str, str]]:
+  """Hashes of all predictions of a run by set and method, see `digest`.
+
+  Those for images of none of the classes are in it as out_of_distribution/NAME.
+  """
+  found: dict[str, dict[str, str]] = {}
+  for data, name, path in predictions_of(run, ()):
+    of_set = found.setdefault(data, {})
+    of_set[name] = digest(path)
+    beside = out_of_distribution(path)
+    if beside is not None:
+      of_set[f"{OUT_OF_DISTRIBUTION}/{name}"] = digest(beside)
+  return found
+
+
+def check_there(run: pathlib.Path, what: str, path: pathlib.Path) -> None:
+  """Refuses a run whose tables name predictions that are gone.
+
+  Args:
+    run: Folder of the run.
+    what: What the predictions are of, for the error.
+    path: Path of the predictions.
+
+  Raises:
+    FileNotFoundError: They are gone.
+  """
+  if not predictions_lib.exists(path):
+    raise FileNotFoundError(
+        f"{run} has results of {what}, but no longer both of {path}.npz and "
+        ".json; restore them from a copy, or give the command of the run again")
+
+
 def load(path: pathlib.Path) -> Predictions:
   """Predictions from the disk, with the stages of their file's name.
 
@@ -241,8 +363,8 @@ def _sound(path):
           zipfile.BadZipFile, zlib.error) as error:
     raise ValueError(
         f"{path}.npz or .json is damaged ({type(error).__name__}: {error}); "
-        "restore both from a copy, or remove them and run `jaxcal evaluate` "
-        "again") from error
+        "restore both from a copy, or remove them and give the command of the "
+        "run again") from error
 
 
 @contextlib.contextmanager

@@ -15,11 +15,14 @@ from jaxcal.report import thumbnails
 
 _ByMethod = Mapping[str, per_image.PerImage]
 
-_ON_DIAGRAMS = (
+ON_DIAGRAMS = (
     "A bar is the accuracy of a bin and the red line ends at its mean "
     "confidence: above the bar the model is over-confident, below it "
     "under-confident. Below, how many images the bins hold: right ones in "
     "blue, wrong ones in red.")
+ON_DIFFERENCES = (
+    "The same images and the same resamples on both sides. An interval that "
+    "contains 0 ranks nothing.")
 _ON_CURVES = (
     "Risk against coverage: the error among the most confident images, by "
     "their share. A curve that falls to the left knows its mistakes.")
@@ -126,11 +129,10 @@ def more(
   """
   of = lambda key: [row for row in rows if key in row]
   yield _table("Paired differences", differences, tables.DIFFERENCES,
-               "The same images and the same resamples on both sides. An "
-               "interval that contains 0 ranks nothing. " + (
-                   tables.set_p_value_note(
-                       differences, conventions.num_resamples)
-                   if differences else ""))
+               " ".join([ON_DIFFERENCES, *(
+                   [tables.set_p_value_note(
+                       differences, conventions.num_resamples)]
+                   if differences else [])]))
   if beside is not None:
     shown = published.shown(beside)
     yield page.Section("Beside published numbers", [
@@ -184,7 +186,7 @@ def _diagrams(rows, by_method, conventions) -> Iterator[page.Block]:
               {"": one.bins(conventions)}), inline=True),
           figures.panel_title(row))
       for row, one in zip(rows, by_method.values())], are_small=True)
-  yield _ON_DIAGRAMS
+  yield ON_DIAGRAMS
   yield page.Figures([page.Figure(
       figures.svg(figures.risk_coverage({
           name: per_image.risk_coverage(one)

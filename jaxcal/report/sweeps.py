@@ -1,20 +1,24 @@
 """Rows of a sweep: kept in a file as they come, drawn when all are there."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
 import hashlib
 import json
 import math
 import pathlib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import stages
 from jaxcal import sweep
 from jaxcal.adapt import base
+from jaxcal.adapt import methods as methods_lib
 from jaxcal.report import figures
+from jaxcal.report import page
 from jaxcal.report import saved_runs
+from jaxcal.report import sections
 from jaxcal.report import seeds as seeds_lib
 from jaxcal.report import summary
 from jaxcal.report import tables
@@ -23,10 +27,16 @@ from jaxcal.storage import identity as identity_lib
 
 # Of a folder's name, before its hash: up to four bytes each, of 255 in all.
 _MOST_LETTERS = 60
+# What is drawn against a swept number.
+_SCORES = {"accuracy": "accuracy %", "ece": "ECE %", "nll": "NLL"}
+_ON_CURVES = (
+    "Bands are intervals over the images; all settings see the same ones, so "
+    "that neighbours may differ surely where their bands overlap. Lines across "
+    "are settings without the number.")
 
 # From the name of a method to the method with its defaults.
 DefaultOf = Callable[[str], base.Numbers]
-_Row = Mapping[str, Any]
+_Row = summary.Row
 
 
 def folder_name(fields: Mapping[str, Any]) -> str:
@@ -81,8 +91,7 @@ class Rows:
       conventions: How predictions become numbers.
       identity: Identity of the predictions.
     """
-    made = identity_lib.of_lines([json.dumps(
-        [identity, conventions], sort_keys=True)])
+    made = _identity(identity, conventions)
     if not self.has({**key, "identity": made}):
       self.put(key, {
           **more,
@@ -97,10 +106,17 @@ def _matches(key):
 
 
 def write(
-    output: pathlib.Path, rows: Sequence[_Row], default_of: DefaultOf,
-    conventions: summary.Conventions, remarks: Sequence[str] = (),
+    output: pathlib.Path,
+    rows: Sequence[_Row],
+    default_of: DefaultOf,
+    conventions: summary.Conventions,
+    remarks: Sequence[str] = (),
+    *,
+    about: Mapping[str, Any] | None = None,
+    run: pathlib.Path | None = None,
+    page_by: Sequence[str] = (),
 ) -> str:
-  """Writes a figure per image set and swept number, and results.md.
+  """Writes a figure per image set and swept number, results.md and a page.
 
   Where a seed was swept, as views.seed, rows that differ in it alone are
   pooled: seeds.jsonl has their means, see `seeds.pool`, and figures draw these.
@@ -109,30 +125,187 @@ def write(
     output: Folder of the sweep, with its predictions.
     rows: All rows, from `Rows`.
     default_of: Function from the name of a method to it with its defaults.
-    conventions: Conventions of the ECE and of the intervals.
-    remarks: Sentences about all of the rows.
+    conventions: Conventions of the ECE and of the intervals in the rows.
+    remarks: Sentences about all of the rows, beside those of the run.
+    about: What run.json holds; nothing if None.
+    run: Folder with the predictions; the output folder if None.
+    page_by: Words of the command line that reports a finished sweep.
 
   Returns:
     The text of results.md.
   """
-  drawn, pooled, notes = _over_seeds(output, rows, conventions)
+  about = about or {}
+  drawn, pooled, notes = _over_seeds(
+      output if run is None else run, rows, conventions)
   if pooled:
     saved_runs.write_rows(output / "seeds.jsonl", pooled)
-  for data in dict.fromkeys(row["data"] for row in drawn):
-    of_data = [row for row in drawn if row["data"] == data]
-    for field in _swept(of_data):
-      curves, lines = _curves(of_data, field, default_of)
-      if any(len(curve) > 1 for curve in curves.values()):
-        figure = figures.svg(figures.sweep_curves(curves, lines, field))
-        atomic.write_whole(output / f"{field}-{data}.svg", figure.encode())
+  found = list(_curves_of_sets(drawn, default_of))
+  for data, field, curves, lines in found:
+    figure = figures.svg(figures.sweep_curves(curves, lines, field))
+    atomic.write_whole(output / f"{field}-{data}.svg", figure.encode())
   named = lambda some: [
       {"data": row["data"], **row, "method": _label(row, default_of),
        "posterior": None} for row in some]
+  remarks = [*saved_runs.remarks(about), *remarks, *notes]
   text = "\n\n".join([
-      tables.markdown(named(rows), tables.RESULTS), *remarks, *notes,
+      tables.markdown(named(rows), tables.RESULTS), *remarks,
       *seeds_lib.blocks(named(pooled), conventions.level)])
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
+  swept = dict.fromkeys(one.field for one in found)
+  page.write(output / "report.html", page.Page(
+      _title(about, swept), _lead(rows),
+      [_overview(named(rows), swept, remarks, conventions),
+       _means(named(pooled), conventions), *_figures(found)],
+      saved_runs.measured_by(about, conventions),
+      saved_runs.commands(about, page_by)))
   return text
+
+
+def redraw(
+    run: pathlib.Path,
+    results: Sequence[_Row],
+    *,
+    conventions: summary.Conventions,
+    output: pathlib.Path,
+    remarks: Sequence[str] = (),
+    page_by: Sequence[str] = (),
+) -> str:
+  """Measures the settings of a sweep anew, from their predictions.
+
+  Args:
+    run: Folder of the sweep.
+    results: Rows of its results.
+    conventions: How predictions become numbers.
+    output: Folder to write to.
+    remarks: Sentences about all of the rows.
+    page_by: Words of the command line that reports it.
+
+  Returns:
+    The text of results.md.
+
+  Raises:
+    FileNotFoundError: Predictions that the results name are gone.
+    ValueError: They are damaged.
+  """
+  for row in results:
+    saved_runs.check_there(
+        run, f"{row['data']}, {row['setting']}", _path(run, row))
+  rows, numbers = [], {}
+  for row in results:
+    with saved_runs.named(row["data"], row["setting"]):
+      one = predictions_lib.load(_path(run, row))
+      rows.append({**row, **summary.summarise(one, conventions),
+                   "identity": _identity(
+                       one.settings.get("identity", {}), conventions)})
+    numbers[row["method"]] = one.settings.get("numbers", {})
+  atomic.make_folder(output)
+  saved_runs.write_rows(output / "results.jsonl", rows)
+  return write(
+      output, rows, lambda name: _method(name, numbers[name]), conventions,
+      remarks, about=saved_runs.about(run), run=run, page_by=page_by)
+
+
+def _path(run, row):
+  """Where the predictions of a row lie."""
+  apart = {name: value for name, value in row.items() if "." in name}
+  return (run / "predictions" / row["data"] / folder_name(apart) /
+          row["setting"])
+
+
+def _identity(identity, conventions):
+  """What a row is known to be of, see `Rows.measure`."""
+  return identity_lib.of_lines([json.dumps(
+      [identity, conventions], sort_keys=True)])
+
+
+def _method(name, numbers):
+  """A method with its defaults; of one's own, with none, so that all numbers
+  are shown."""
+  if name in methods_lib.METHODS:
+    return methods_lib.method(name)
+  return dataclasses.make_dataclass(
+      name, [(number, str, "") for number in numbers], bases=(_OfOnesOwn,))()
+
+
+class _OfOnesOwn:
+  """A method of which only the numbers are at hand."""
+
+  def method(self) -> base.TestTimeMethod:
+    raise NotImplementedError("its code is not at hand")
+
+
+class _Curves(NamedTuple):
+  """What is drawn against a swept number of an image set.
+
+  Attributes:
+    data: Name of the set.
+    field: Name of the number.
+    curves: Rows with it, by label.
+    lines: Rows without it, by label.
+  """
+
+  data: str
+  field: str
+  curves: Mapping[str, Sequence[_Row]]
+  lines: Mapping[str, _Row]
+
+
+def _curves_of_sets(rows, default_of) -> Iterator[_Curves]:
+  for data in dict.fromkeys(row["data"] for row in rows):
+    of_data = [row for row in rows if row["data"] == data]
+    for field in _swept(of_data):
+      curves, lines = _curves(of_data, field, default_of)
+      if any(len(curve) > 1 for curve in curves.values()):
+        yield _Curves(data, field, curves, lines)
+
+
+def _title(about, swept):
+  model = saved_runs.settings_of(about).get("config.model.name")
+  return " ".join(filter(None, [
+      "Sweep of", ", ".join(name.replace("_", " ") for name in swept) or
+      "settings", model and f"with {model}"]))
+
+
+def _lead(rows):
+  sets = dict.fromkeys(row["data"] for row in rows)
+  return (f"Accuracy and calibration of {len(rows)} settings on "
+          f"{', '.join(sets)}; intervals are of each setting alone.")
+
+
+def _number(name):
+  """A column of a swept number."""
+  return tables.Column(name.replace("_", " "), lambda row: (
+      "" if row.get(name) is None else f"{row[name]:g}"))
+
+
+def _overview(rows, swept, remarks, conventions):
+  """A table of all settings."""
+  numbers = map(_number, swept)
+  return page.Section("Summary", [
+      page.Table(rows, [*tables.RESULTS[:3], *numbers, *tables.RESULTS[3:]]),
+      *remarks, sections.legend(conventions)])
+
+
+def _means(pooled, conventions):
+  """Means over swept seeds, if there are any."""
+  if not pooled:
+    return page.Section("", [])
+  _, _, note = seeds_lib.blocks(pooled, conventions.level)
+  return page.Section("Over seeds", [
+      page.Table(pooled, tables.OVER_SEEDS), note])
+
+
+def _figures(found: Sequence[_Curves]) -> Iterator[page.Section]:
+  """A section of figures for each set."""
+  for data in dict.fromkeys(one.data for one in found):
+    yield page.Section(data, [page.Figures([
+        page.Figure(
+            figures.svg(figures.sweep_curve(
+                one.curves, one.lines, one.field, score, heading), inline=True),
+            f"{heading.removesuffix(' %')} against "
+            f"{one.field.replace('_', ' ')}")
+        for one in found if one.data == data
+        for score, heading in _SCORES.items()]), _ON_CURVES])
 
 
 def _over_seeds(output, rows, conventions):
@@ -164,7 +337,7 @@ def _over_seeds(output, rows, conventions):
       pooled.append(same | {"seeds": len(group)} | mean)
       drawn.append(pooled[-1] | {
           f"{score}_{end}": mean[f"{score}_total_{end}"]
-          for score in ("accuracy", "ece") for end in ("low", "high")})
+          for score in _SCORES for end in ("low", "high")})
   return drawn, pooled, notes
 
 
@@ -178,13 +351,6 @@ def _without_seeds(row):
   return (row["data"], row["setting"], tuple(_seeds_of(row)), tuple(
       (name, value) for name, value in row.items()
       if "." in name and not name.endswith(".seed")))
-
-
-def _path(output, row):
-  """Where the predictions of a row lie."""
-  folder = output / "predictions" / row["data"]
-  fields = {name: value for name, value in row.items() if "." in name}
-  return folder / folder_name(fields) / row["setting"]
 
 
 def _swept(rows):

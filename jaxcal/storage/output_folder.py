@@ -21,7 +21,7 @@ FILES = (
     r"run\.json|results\.(jsonl|md|csv|tex)"
     r"|(differences|means)\.(jsonl|csv|tex)|(published|seeds)\.jsonl"
     r"|images-.+\.csv|thumbnails\.json"
-    r"|report\.html|sets\.(jsonl|json|md)|failure\.(jsonl|md)"
+    r"|report\.html|(sets|failure)\.(jsonl|json|md|html)"
     r"|diagnosis\.(html|jsonl|md)|compare\.(md|jsonl)|per_image\.csv"
     r"|selected-.+\.json"
     r"|(diagram|sets|losses|learning|cosines|pairs|[a-z_.]+\.[a-z_.]+|" +

@@ -247,11 +247,3 @@ def _scale(model, tuned):
     return {}
   scale = np.exp(np.asarray(model.params["logit_scale"]))
   return {predictions_lib.LOGIT_SCALE: float(scale)}
-
-
-def over_seeds(
-    output: pathlib.Path, data: str, of: stages.Stages, half: str, number: int
-) -> Sequence[predictions_lib.Predictions]:
-  """Predictions of the first seeds for a half of the classes, see `path_of`."""
-  return [predictions_lib.load(path_of(output, data, of, half, seed))
-          for seed in range(1, number + 1)]

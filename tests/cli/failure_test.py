@@ -1,5 +1,6 @@
 """`jaxcal failure`: tables of a finished run, without the model."""
 
+import html
 import json
 import pathlib
 
@@ -9,6 +10,10 @@ import numpy as np
 from jaxcal import predictions as predictions_lib
 from jaxcal import stages
 from jaxcal.metrics import failure
+from jaxcal.report import page as page_lib
+from jaxcal.report import ranked
+from jaxcal.report import saved_runs
+from jaxcal.report import tables
 from jaxcal.storage import output_folder
 from tests.cli import command
 
@@ -61,6 +66,34 @@ class FailureTest(absltest.TestCase):
     self.assertEqual(row["data"], "pets")
     self.assertAlmostEqual(row["auroc"], float(expected.auroc), 5)
     self.assertIn(("outliers", "tpt", "mcm"), rows)
+    page = (self.run_folder / "failure.html").read_text()
+    self.assertEqual(page.count("<svg"), 3)
+    for text in ("Failures, pets", "Held-out classes, pets", "AUROC of images "
+                 "of the classes against others", "--held_out=2"):
+      self.assertIn(text, page)
+    # All of it can be read again, and the report of the run has it, too.
+    found, said = ranked.of_run(
+        self.run_folder, saved_runs.digests(self.run_folder))
+    self.assertEmpty(said)
+    for section in found:
+      self.assertIn(section.heading, page)
+      for block in section.blocks:
+        if isinstance(block, page_lib.Table):
+          for row in tables.cells(block.rows, block.columns):
+            self.assertIn(html.escape(row[0]), page)
+    status, printed, error = command.here("report", str(self.run_folder))
+    self.assertEqual(status, 0, error)
+    self.assertNotIn("jaxcal failure", printed)
+    self.assertIn("Outliers, pets",
+                  (self.run_folder / "report.html").read_text())
+    path = self.run_folder / "predictions/pets/out_of_distribution/tpt"
+    predictions_lib.save(
+        _predictions(4, n=30)._replace(labels=None), path)
+    status, printed, error = command.here("report", str(self.run_folder))
+    self.assertEqual(status, 0, error)
+    self.assertIn(f"jaxcal failure {self.run_folder}", printed)
+    self.assertNotIn("Outliers, pets",
+                     (self.run_folder / "report.html").read_text())
 
   def test_predictions_that_say_their_logit_scale(self):
     path = self.run_folder / "predictions" / "pets" / "zero_shot"

@@ -94,8 +94,8 @@ class ReportFilesTest(parameterized.TestCase):
 
   def test_what_is_of_files_is_not_of_runs(self):
     self._fails("--data is of files, but .* is none", self.folder, "--data=dtd")
-    self._fails("expected one RUN|FILE", "--data=dtd")
-    self._fails("is a folder; expected one run alone", self.folder / "top.csv",
+    self._fails("expected one RUN...|FILE", "--data=dtd")
+    self._fails("is a folder; expected runs alone", self.folder / "top.csv",
                 self.folder, f"--output={self.output}")
 
 

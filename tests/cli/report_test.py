@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,9 @@ _LOADED = ("import sys; from jaxcal.cli import main; status = main.run(); "
 
 
 def _contents(folder):
-  return {path.relative_to(folder).as_posix(): path.read_bytes()
+  """All files but for the line that says which command made the page."""
+  return {path.relative_to(folder).as_posix(): re.sub(
+      rb"<dt>Page by</dt>.*\n", b"", path.read_bytes())
           for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -349,13 +352,62 @@ class ReportTest(parameterized.TestCase):
     self._fails("no run .*nowhere", self.run / "nowhere")
     self._fails("no predictions in", self.create_tempdir().full_path)
 
-  @parameterized.parameters(
-      {"data": "digits", "setting": "tpt-1", "method": "tpt", "ece": 0.1},
-      {"data": "digits", "method": "coop", "ece_base": 0.1})
-  def test_runs_of_other_commands(self, **row):
-    (self.run / "results.jsonl").write_text(json.dumps(row) + "\n")
-    self._fails("is of another command; .*`jaxcal evaluate` and `jaxcal "
-                "recalibrate`.*sweep", self.run)
+  def test_rows_of_no_command_and_of_several(self):
+    for some in ([{"data": "digits", "method": "tpt"}],
+                 [{"data": "digits", "method": "tpt", "ece": 0.1},
+                  {"data": "digits", "method": "tpt", "ece": 0.1,
+                   "setting": "tpt-1"}]):
+      (self.run / "results.jsonl").write_text(
+          "".join(json.dumps(row) + "\n" for row in some))
+      self._fails("results.jsonl has rows that are not all of one command; "
+                  "expected .*`jaxcal evaluate`.*`sweep`", self.run)
+
+  def test_runs_of_other_commands_tell_what_is_gone(self):
+    (self.run / "results.jsonl").write_text(json.dumps(
+        {"data": "digits", "setting": "tpt-1", "method": "tpt", "ece": 0.1}))
+    self._fails("has results of digits, tpt-1, but no longer both", self.run)
+    self._fails("a line for each image: these are of runs of `jaxcal evaluate`",
+                self.run, "--per_image")
+
+  def test_which_command_made_run_and_page(self):
+    about = json.loads((self.run / "run.json").read_text())
+    self.assertEqual(about["command"][:2], ["jaxcal", "evaluate"])
+    self.assertEqual(about["command"][-1], f"--output={self.saved}")
+    page = (self.run / "report.html").read_text()
+    line = "<dt>Run by</dt><dd><code>jaxcal evaluate --config="
+    self.assertIn(line, page)
+    self.assertNotIn("config.metrics.level", about["command"])
+    self.assertNotIn("Page by", page)
+    self._report(self.run)
+    page = (self.run / "report.html").read_text()
+    self.assertIn(line, page)
+    self.assertIn("<dt>Page by</dt><dd><code>jaxcal report", page)
+    # It is no setting of the run, nor of its predictions.
+    self.assertNotIn("<code>command</code>", page)
+    path = self.run / "predictions" / "digits" / "tpt"
+    self.assertNotIn("command", predictions.settings(path))
+
+  def test_several_runs_become_one_report(self):
+    other, output = self._other_run(self.saved), self.root / "both"
+    for run, name in ((self.run, "digits"), (other, "shapes")):
+      shutil.rmtree(run / "predictions" / name)
+      for table in _TABLES:
+        path = run / table
+        path.write_text("".join(
+            json.dumps(row) + "\n" for row in map(
+                json.loads, path.read_text().splitlines())
+            if row["data"] != name))
+    self._fails("give --output=FOLDER, where the report of several runs goes",
+                self.run, other)
+    self.assertFalse(output.exists())
+    printed, _ = self._report(self.run, other, f"--output={output}")
+    before = list(self._before())
+    self.assertEqual(_rows(output), [
+        row for data in ("shapes", "digits") for row in before
+        if row["data"] == data])
+    self.assertIn("paired differences are within each run", printed)
+    self.assertIn("<dt>Run by, other</dt><dd><code>jaxcal evaluate",
+                  (output / "report.html").read_text())
 
   def test_no_model_and_no_library_for_one_is_loaded(self):
     done = subprocess.run(

@@ -309,7 +309,8 @@ class ForeignTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "NAME=y/tpt.npz"):
       foreign.by_name(["x/tpt.npz", "y/tpt.npz"])
     self.assertTrue(foreign.are_files(["nowhere.csv"]))
-    self.assertTrue(foreign.are_files(["one", "two"]))
+    self.assertTrue(foreign.are_files(["one", "two.npz"]))
+    self.assertFalse(foreign.are_files(["one", "two"]))  # several runs
     self.assertTrue(foreign.are_files([path]))
     self.assertFalse(foreign.are_files([str(self.folder)]))
     self.assertFalse(foreign.are_files(["nowhere"]))

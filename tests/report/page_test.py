@@ -288,6 +288,45 @@ class FiguresTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "no rows with a weight"):
       figures.sweep_curves({}, {}, "weight")
 
+  def test_a_score_of_a_sweep_and_of_learning_in_a_narrow_figure(self):
+    rows = [_row(weight=weight, budget=weight, nll=nll, nll_low=nll - 0.1,
+                 nll_high=nll + 0.1)
+            for weight, nll in ((30., 0.3), (1., 0.1))]
+    for figure in (
+        figures.sweep_curve({"soc": rows}, {}, "weight", "nll", "NLL"),
+        figures.learning_curve({"soc": rows}, "nll", "NLL")):
+      panel, = figure.axes
+      np.testing.assert_allclose(panel.get_lines()[0].get_ydata(), [0.1, 0.3])
+      band = panel.collections[0].get_paths()[0].vertices
+      self.assertAlmostEqual(band[:, 1].max(), 0.4)
+      self.assertEqual(panel.get_ylabel(), "NLL")
+      self.assertLessEqual(figure.get_figwidth(), 4.2)
+      self.assertEqual([text.get_text() for text in
+                        figure.legends[0].get_texts()], ["soc"])
+    for nothing in (lambda: figures.sweep_curve({}, {}, "w", "nll", "NLL"),
+                    lambda: figures.learning_curve({}, "nll", "NLL")):
+      with self.assertRaises(ValueError):
+        nothing()
+
+  def test_losses_may_be_narrow(self):
+    figure = figures.loss_curves({"coop": np.array([[2., 1.]])}, narrow=True)
+    self.assertLessEqual(figure.get_figwidth(), 4.2)
+    self.assertLen(figure.legends, 1)
+
+  def test_areas_have_intervals_or_deviations(self):
+    rows = [{"method": "soc", "score": "msp", "auroc": 0.8, "auroc_low": 0.7,
+             "auroc_high": 0.85},
+            {"method": "tpt", "score": "msp", "auroc": 0.6, "auroc_sd": 0.1}]
+    panel, = figures.areas_by_method(rows).axes
+    points, = panel.containers
+    np.testing.assert_allclose(points[0].get_xydata(), [[80, 0], [60, 1]])
+    ends = [bar[:, 0].tolist() for bar in points[2][0].get_segments()]
+    np.testing.assert_allclose(ends, [[70, 85], [50, 70]])
+    self.assertEqual([text.get_text() for text in panel.get_yticklabels()],
+                     ["1 soc", "2 tpt"])
+    with self.assertRaisesRegex(ValueError, "no rankings"):
+      figures.areas_by_method([])
+
   def test_spectra_descend_to_what_rounding_leaves(self):
     figure = figures.spectra(
         {"image": [np.array([1e-30, 4., 2.]), np.array([3., 5.])],
@@ -347,6 +386,14 @@ class PageTest(absltest.TestCase):
       self.assertIn(needed, text)
     self.assertEqual(text.count("<svg"), 3)  # points, diagram, curve
     self.assertEqual(text.count("<img"), 1)
+
+  def test_a_table_may_be_folded(self):
+    render = lambda folded: page.render(page.Page("", "", [page.Section("", [
+        page.Table([_row()], tables.RESULTS, folded)])], {}),
+                                        date=datetime.date(2026, 11, 30))
+    self.assertIn("<summary>Much &lt;more&gt;</summary>\n<table>",
+                  render("Much <more>"))
+    self.assertEqual(render("").count("<summary>"), 1)  # of the settings
 
   def test_asks_for_nothing_from_anywhere(self):
     text = _page()

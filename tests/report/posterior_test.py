@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 from absl.testing import absltest
 import numpy as np
@@ -13,6 +14,7 @@ from jaxcal.posterior import finetuning
 from jaxcal.posterior import released
 from jaxcal.posterior import select
 from jaxcal.report import posterior
+from jaxcal.report import redrawn
 
 
 def _factors(seed, num_pairs=7):
@@ -96,6 +98,61 @@ class SelectionTest(absltest.TestCase):
     table = (self.folder / "results.md").read_text()
     self.assertStartsWith(text, table)
     self.assertRegex(table, r"\| pets +\| bald +\| 3 +\| 2 +\| 87.5 \[75.0, 10")
+    page = (self.folder / "report.html").read_text()
+    self.assertEqual(page.count("<svg"), 3)
+    for part in ("accuracy against the number of labels", "NLL against",
+                 "from the lowest to the highest seed"):
+      self.assertIn(part, page)
+
+  def test_redrawn_from_its_folder(self):
+    run = self.folder / "run"
+    found = run / "predictions" / "pets"
+    found.mkdir(parents=True)
+    for path in (self.folder / "predictions").iterdir():
+      shutil.copy(path, found / path.name)
+    paths = {name: found / name for name in self.paths}
+    posterior.write_selection(
+        run, {"pets": paths}, strategies=["random", "bald"], budgets=[2, 3],
+        seeds=[0, 1])
+    (run / "run.json").write_text(json.dumps({
+        "config.model.name": "testbed",
+        "command": ["jaxcal", "posterior", "select"]}))
+    written = redrawn.write(
+        run, output=run / "again", page_by=["jaxcal", "report"])
+    for name in ("results.jsonl", "results.md", "selected-pets.json",
+                 "learning-pets.svg"):
+      self.assertEqual((run / "again" / name).read_bytes(),
+                       (run / name).read_bytes(), name)
+    self.assertIn("report.html", written.text)
+    page = (run / "again" / "report.html").read_text()
+    self.assertIn("Which labels would help most with testbed", page)
+    self.assertIn("jaxcal posterior select", page)
+    (found / "bald-3-1.npz").unlink()
+    with self.assertRaisesRegex(
+        FileNotFoundError, "has results of pets, bald-3-1, but no longer"):
+      redrawn.write(run)
+    (run / "results.jsonl").unlink()
+    with self.assertRaisesRegex(ValueError, "again: jaxcal posterior select"):
+      redrawn.write(run)
+
+  def test_seeds_are_those_that_were_chosen_with(self):
+    run = self.folder / "run"
+    for seed in (7, 9):
+      for name, labels in ((select.BEFORE, 1), (f"random-2-{seed}", 2)):
+        path = self._save(name, labels, selected=["a", "b"], identity={
+            "strategy": "random", "budget": 2, "seed": seed})
+        for file in path.parent.glob(f"{name}.*"):
+          target = run / "predictions" / "pets" / file.name
+          target.parent.mkdir(parents=True, exist_ok=True)
+          shutil.copy(file, target)
+    folder = run / "predictions" / "pets"
+    posterior.write_selection(
+        run, {"pets": {path.stem: path.with_suffix("")
+                       for path in folder.glob("*.npz")}},
+        strategies=["random"], budgets=[2], seeds=[7, 9])
+    before = (run / "results.jsonl").read_bytes()
+    redrawn.write(run)
+    self.assertEqual((run / "results.jsonl").read_bytes(), before)
 
 
 if __name__ == "__main__":

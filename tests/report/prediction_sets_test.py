@@ -13,6 +13,7 @@ from jaxcal import stages
 from jaxcal.conformal import predicted
 from jaxcal.report import figures
 from jaxcal.report import prediction_sets
+from jaxcal.report import redrawn
 from jaxcal.report import summary
 
 _NAMES = ("plain", "noisy", "noisier", "worst", "best")
@@ -70,8 +71,32 @@ class PredictionSetsTest(absltest.TestCase):
       self.assertStartsWith(figure, "<svg")
     self.assertCountEqual(
         [path.name for path in self.output.iterdir()],
-        ["sets.jsonl", "sets.json", "sets.md", "sets-cats.svg",
+        ["sets.jsonl", "sets.json", "sets.md", "sets.html", "sets-cats.svg",
          "sets-dogs.svg"])
+    page = (self.output / "sets.html").read_text()
+    self.assertEqual(page.count("<svg"), 2 * 2)
+    for part in ("90.0 % of the images, by lac, aps", "Sets of dogs",
+                 "Mean size against the calibration error", "Rank"):
+      self.assertIn(part, page)
+
+  def test_a_report_of_the_run_has_them_while_they_are_of_its_predictions(self):
+    prediction_sets.write(prediction_sets.plan(
+        self.run_folder, ("lac",), num_splits=5), self.run_folder)
+    conventions = summary.Conventions(num_resamples=5)
+    said = redrawn.write(self.run_folder, conventions)
+    page = (self.run_folder / "report.html").read_text()
+    self.assertIn("Prediction sets", page)
+    self.assertIn("Mean size against the calibration error", page)
+    self.assertNotIn("jaxcal conformal", said.text)
+    path = self.run_folder / "predictions/cats/plain"
+    one = predictions.load(path)
+    predictions.save(one._replace(logits=one.logits + np.float32(1)), path)
+    said = redrawn.write(self.run_folder, conventions)
+    page = (self.run_folder / "report.html").read_text()
+    self.assertNotIn("Mean size against", page)
+    for text in (said.text, page):
+      self.assertIn(f"make them again: jaxcal conformal {self.run_folder}",
+                    text)
 
   def test_it_says_of_which_predictions_it_is(self):
     self._write(("lac",), alpha=0.2, seed=3)
@@ -141,6 +166,14 @@ class FigureTest(absltest.TestCase):
             for name, ece in (("soc", 0.02), ("tpt", 0.05))
             for score, size in (("lac", 1.5), ("aps", 2.5))]
     left, right = figures.set_sizes(rows).axes
+    for one, both in ((figures.size_against_error, left),
+                      (figures.set_coverage, right)):
+      panel, = one(rows).axes
+      self.assertEqual(
+          [points[0].get_xydata().tolist() for points in panel.containers],
+          [points[0].get_xydata().tolist() for points in both.containers])
+      with self.assertRaisesRegex(ValueError, "no prediction sets to draw"):
+        one([])
     found = {container.get_label(): container[0].get_xydata().tolist()
              for container in left.containers}
     self.assertEqual(found, {"lac": [[2, 1.5], [5, 1.5]],
