@@ -44,8 +44,9 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(predicted.settings["config.method.weight"], 3)
     self.assertIn("provenance.source", predicted.settings)
     page = (output / "report.html").read_text()
-    self.assertEqual(page.count("<svg"), 1)
-    self.assertNotIn("src=", page)
+    # Accuracy against ECE, a diagram for each method, risk against coverage.
+    self.assertEqual(page.count("<svg"), 2 + len(rows))
+    self.assertNotRegex(page, 'src="(?!data:)')
     self.assertFalse((output / "predictions" / "digits" / "parts").exists())
     # Elsewhere, in this process: the same numbers. Again: nothing is computed.
     other = self._folder("other")
