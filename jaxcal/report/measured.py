@@ -246,11 +246,11 @@ def write(
     thumbnails.save(output, small_images)
   page.write(output / "report.html", page.Page(
       _title(about), _lead(rows),
-      [sections.overview(rows, conventions, remarks),
+      [sections.means(measured.means, conventions),
+       sections.overview(rows, conventions, remarks),
        *sections.of_sets(
            rows, measured.images, conventions, similar=measured.similar,
            small_images=small_images),
-       sections.means(measured.means, conventions),
        *sections.more(rows, differences, beside, conventions), *more],
       _page_settings(about, conventions),
       {**commands} | saved_runs.commands(about, page_by)))

@@ -65,13 +65,13 @@ def overview(
   groups = summary.by_data(rows)
   keys = {data: _numbered(group) for data, group in groups.items()}
   alike = len(set(keys.values())) == 1
-  return page.Section("Summary", [
+  return page.Section("Summary" if len(groups) == 1 else "By image set", [
       page.Table(rows, tables.RESULTS), *remarks,
       page.Figures([
           page.Figure(
               figures.svg(figures.accuracy_against_error(group), inline=True),
               data if alike else f"{data}\n{keys[data]}")
-          for data, group in groups.items()]),
+          for data, group in groups.items()], are_small=True),
       *([f"Points: {keys[rows[0]['data']]}."] if alike else []),
       legend(conventions)])
 
