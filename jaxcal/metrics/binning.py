@@ -37,7 +37,10 @@ class BinStatistics(NamedTuple):
 
 
 class Examples(NamedTuple):
-  """Confidences, hits and weights of one dtype, zero without weight."""
+  """Confidences, hits and weights of one dtype, all finite where checked.
+
+  The first two may be anything where the weight is zero.
+  """
 
   values: Float[Array, "n"]
   hits: Float[Array, "n"]
@@ -259,11 +262,16 @@ def checked(
         "confidence and correct must have one value per example, but their "
         f"shapes are {values.shape} and {hits.shape}.")
   mass = examples.example_weights(weights, values)
-  values = jnp.where(mass > 0, values, 0)
-  hits = jnp.where(mass > 0, hits, 0).astype(values.dtype)
-  examples.check_probabilities(values, name="confidence")
-  examples.check_hits(hits, name="correct", way_out="predicted == labels")
-  return Examples(values, hits, mass)
+  hits = hits.astype(values.dtype)
+  examples.check_probabilities(
+      jnp.where(mass > 0, values, 0), name="confidence")
+  examples.check_hits(jnp.where(mass > 0, hits, 0), name="correct",
+                      way_out="predicted == labels")
+  # Not where there is mass: values that do not depend on it are binned once
+  # for all resamples. What is no number there makes the mass none, too.
+  finite = jnp.isfinite(values) & jnp.isfinite(hits)
+  mass = jnp.where(finite | (mass == 0), mass, jnp.nan)
+  return Examples(*(jnp.where(finite, x, 0) for x in (values, hits)), mass)
 
 
 def _check_choice(given, known, *, name):
@@ -294,12 +302,13 @@ def _parts(values, mass, num_bins):
 
 def _sums(member, seen):
   # A product instead of a scatter: the same sum on every run, and resamples
-  # (many weights for one confidence) share one membership matrix.
+  # (many weights for one confidence) share one matrix of what they weigh.
   values, hits, mass = seen
-  sums = jnp.matmul(
-      member.T, jnp.stack([mass, mass * values, mass * hits], axis=-1),
-      precision=jax.lax.Precision.HIGHEST)
-  return BinStatistics(*sums.T)
+  member = member.T
+  weighed = jnp.concatenate([member, member * values[None],
+                             member * hits[None]])
+  sums = jnp.matmul(weighed, mass, precision=jax.lax.Precision.HIGHEST)
+  return BinStatistics(*sums.reshape(3, -1))
 
 
 def _inner_edges(values, mass, num_bins, rule):
@@ -325,8 +334,9 @@ def _at_ranks(values, mass, positions):
 
   `positions` makes ranks of the total mass; beyond the last one stays there.
   """
-  order = jnp.argsort(jnp.where(mass > 0, values, jnp.inf))
-  ordered, seen = values[order], jnp.cumsum(mass[order])
+  ordered, place = ranks.order(jnp.where(mass > 0, values, jnp.inf))
+  # Mass of equal ones stands with the first of them, which is what is found.
+  seen = jnp.cumsum(jnp.zeros_like(mass).at[place].add(mass))
   position = jnp.minimum(positions(seen[-1]), seen[-1] - 1)
   below = jnp.floor(position)
 

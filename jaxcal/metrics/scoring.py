@@ -3,6 +3,7 @@
 Their means over a data set are `statistics.weighted_mean` of the values.
 """
 
+import functools
 import math
 
 import jax
@@ -44,15 +45,7 @@ def correct(
   logits, labels = _paired(logits, labels)
   if k < 1:
     raise ValueError(f"k must be at least one, but {k=}.")
-  own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
-  classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
-  classes = jnp.broadcast_to(classes, logits.shape)
-  not_before = classes >= labels[..., None]
-  # A compiler may compute what is picked anew, and round it otherwise: the
-  # label's logit is not to be compared with itself.
-  itself = (classes == labels[..., None]) & ~jnp.isnan(own)
-  behind = (logits < own) | ((logits == own) & not_before) | itself
-  return jnp.sum(~behind, axis=-1) < k
+  return _among_highest(logits, labels, k=k)
 
 
 def accuracy(
@@ -86,11 +79,9 @@ def balanced_accuracy(
   hits = correct(logits, labels)
   mass = examples.example_weights(weights, at_least_float32(hits))
   num_classes = jnp.shape(examples.as_array(logits))[-1]
-  members = jax.nn.one_hot(
-      examples.as_array(labels), num_classes, dtype=mass.dtype)
-  count, right = jnp.matmul(
-      jnp.stack([mass, mass * hits]), members,
-      precision=jax.lax.Precision.HIGHEST)
+  count, right = jax.ops.segment_sum(
+      jnp.stack([mass, mass * hits], axis=-1), examples.as_array(labels),
+      num_segments=num_classes).T
   recall = jnp.where(count > 0, right / jnp.where(count > 0, count, 1), 0)
   return jnp.sum(recall) / jnp.sum(count > 0)
 
@@ -118,9 +109,11 @@ def top_probability(
   if not 1 <= k <= probs.shape[-1]:
     raise ValueError(f"k must lie in [1, {probs.shape[-1]}], but {k=}.")
   examples.check_probabilities(probs, name="probs")
-  highest, _ = jax.lax.top_k(at_least_float32(probs), k)
+  probs = at_least_float32(probs)
+  highest = (jnp.max(probs, axis=-1) if k == 1 else
+             jnp.sum(jax.lax.top_k(probs, k)[0], axis=-1))
   # Rounding may leave a sum of probabilities just above one.
-  return jnp.minimum(jnp.sum(highest, axis=-1), 1)
+  return jnp.minimum(highest, 1)
 
 
 def negative_log_likelihood(
@@ -152,8 +145,7 @@ def negative_log_likelihood(
   logits, labels = _paired(logits, labels)
   if not 0 <= clamp < 0.5:
     raise ValueError(f"clamp must lie in [0, 1/2), but {clamp=}.")
-  log_probs = jax.nn.log_softmax(at_least_float32(logits))
-  of_label = jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+  of_label = _log_probability(at_least_float32(logits), labels)
   if clamp:
     of_label = jnp.clip(of_label, math.log(clamp), math.log1p(-clamp))
   return -of_label
@@ -183,7 +175,37 @@ def brier_score(
   """
   probs, labels = _paired(probs, labels)
   examples.check_probabilities(probs, name="probs")
-  probs = at_least_float32(probs)
+  return _square_distance(at_least_float32(probs), labels)
+
+
+# Compiled, so that a plain call makes no arrays as large as the scores.
+@functools.partial(jax.jit, static_argnames="k")
+def _among_highest(logits, labels, *, k):
+  """Whether the label is among the k classes of the highest logits."""
+  own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
+  classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+  classes = jnp.broadcast_to(classes, logits.shape)
+  not_before = classes >= labels[..., None]
+  # A compiler may compute what is picked anew, and round it otherwise: the
+  # label's logit is not to be compared with itself.
+  itself = (classes == labels[..., None]) & ~jnp.isnan(own)
+  behind = (logits < own) | ((logits == own) & not_before) | itself
+  # What counts takes several times as long as what only looks.
+  return (jnp.all(behind, axis=-1) if k == 1 else
+          jnp.sum(~behind, axis=-1) < k)
+
+
+@jax.jit
+def _log_probability(logits, labels):
+  """Log-softmax at the label, without that of the other classes."""
+  highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+  own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+  total = jnp.sum(jnp.exp(logits - highest[..., None]), axis=-1)
+  return (own - highest) - jnp.log(total)
+
+
+@jax.jit
+def _square_distance(probs, labels):
   target = jax.nn.one_hot(labels, probs.shape[-1], dtype=probs.dtype)
   return jnp.sum(jnp.square(probs - target), axis=-1)
 
