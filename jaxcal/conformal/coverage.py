@@ -88,9 +88,29 @@ def measure(
   """
   sets, labels = jnp.asarray(sets), jnp.asarray(labels)
   covered = jnp.take_along_axis(sets, labels[:, None], axis=-1)[:, 0]
-  size = jnp.sum(sets, axis=-1)
+  return of_sizes(jnp.sum(sets, axis=-1), covered, labels, alpha,
+                  num_classes=sets.shape[-1])
+
+
+def of_sizes(
+    size: Int[Array, "m"],
+    covered: Bool[Array, "m"],
+    labels: Integer[Array, "m"],
+    alpha: float,
+    *,
+    num_classes: int,
+) -> Measures:
+  """All measures of sets, from what they need to know of each.
+
+  Args:
+    size: Number of classes in each set.
+    covered: Whether the true class is among them.
+    labels: True classes.
+    alpha: Share of images whose class may be missed.
+    num_classes: Number of classes.
+  """
   strata = jnp.searchsorted(jnp.asarray(STRATA), size)
-  by_class, _ = _coverage_by(labels, covered, sets.shape[-1])
+  by_class, _ = _coverage_by(labels, covered, num_classes)
   by_stratum, counts = _coverage_by(strata, covered, len(STRATA) + 1)
   gaps = jnp.abs(by_stratum - (1 - alpha))
   worst = jnp.nanargmax(gaps)

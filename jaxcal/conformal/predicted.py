@@ -89,9 +89,13 @@ def conformal_sets(
     logs = jax.nn.log_softmax(jnp.concatenate([values, other_values]))
     uniforms = jax.random.uniform(jax.random.key(seed), (len(logs),))
     found = scores_lib.SCORES[score](logs, uniforms)
-    sets, _ = _sets(found[:len(values)], jnp.asarray(labels),
-                    found[len(values):], alpha, by_class=by_class,
-                    nonempty=nonempty)
+    labels = jnp.asarray(labels)
+    own = jnp.take_along_axis(
+        found[:len(values)], labels[:, None], axis=-1)[:, 0]
+    thresholds = _thresholds(own, labels, alpha, by_class=by_class,
+                             num_classes=values.shape[1])
+    sets = split.prediction_sets(
+        found[len(values):], thresholds, nonempty=nonempty)
   return np.asarray(sets)
 
 
@@ -342,15 +346,24 @@ def _full_over_splits(data, scale, keys, *, method, alpha, count):
 def _over_splits(logs, labels, keys, *, score, alpha, count, by_class):
   """Measures, numbers of infinite thresholds and of images of each class."""
   num_images, num_classes = logs.shape
+  parts = scores_lib.linear(scores_lib.SCORES[score], logs)
+  owns = jax.tree.map(
+      lambda part: jnp.take_along_axis(part, labels[:, None], axis=-1)[:, 0],
+      parts)
 
   def one(key):
     for_order, for_uniforms = jax.random.split(key)
     chosen, rest = _drawn(for_order, num_images, count)
     uniforms = jax.random.uniform(for_uniforms, (num_images,))
-    found = scores_lib.SCORES[score](logs, uniforms)
-    sets, thresholds = _sets(
-        found[chosen], labels[chosen], found[rest], alpha, by_class=by_class)
-    return (coverage.measure(sets, labels[rest], alpha),
+    own = owns.start - uniforms * owns.slope
+    thresholds = _thresholds(own[chosen], labels[chosen], alpha,
+                             num_classes=num_classes, by_class=by_class)
+    # Of all images: to take some out of so many numbers costs more.
+    size = jnp.sum(split.prediction_sets(
+        parts.start - uniforms[:, None] * parts.slope, thresholds), axis=-1)
+    covered = own <= (thresholds[labels] if by_class else thresholds)
+    return (coverage.of_sizes(size[rest], covered[rest], labels[rest], alpha,
+                              num_classes=num_classes),
             jnp.sum(jnp.isinf(thresholds)),
             jnp.bincount(labels[rest], length=num_classes))
 
@@ -358,14 +371,11 @@ def _over_splits(logs, labels, keys, *, score, alpha, count, by_class):
       one, keys, batch_size=min(len(keys), max(1, _BLOCK // logs.size)))
 
 
-def _sets(scores, labels, others, alpha, *, by_class, nonempty=False):
-  """Sets of others, and the thresholds of calibration images."""
-  own = jnp.take_along_axis(scores, labels[:, None], axis=-1)[:, 0]
-  thresholds = (
-      split.group_thresholds(own, labels, alpha, num_groups=scores.shape[-1])
-      if by_class else split.threshold(own, alpha))
-  return split.prediction_sets(others, thresholds, nonempty=nonempty), (
-      thresholds)
+def _thresholds(own, labels, alpha, *, num_classes, by_class):
+  """Threshold of calibration images' own scores, or one for each class."""
+  if by_class:
+    return split.group_thresholds(own, labels, alpha, num_groups=num_classes)
+  return split.threshold(own, alpha)
 
 
 def _checked(logits, labels):

@@ -21,9 +21,16 @@ from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
-# Of log-probabilities of all classes and one uniform number for each image.
+# Of log-probabilities of all classes and one uniform number for each image, in
+# which each is linear: see `linear`.
 Score = Callable[
     [Float[Array, "*n k"], Float[Array, "*n"]], Float[Array, "*n k"]]
+
+
+class Linear(NamedTuple):
+  """Scores of all classes as `start` less a uniform number times `slope`."""
+  start: Float[Array, "*n k"]
+  slope: Float[Array, "*n k"]
 
 
 class _Ranked(NamedTuple):
@@ -126,6 +133,19 @@ def sorted_adaptive(
   return jnp.where(
       rank == 1, (1 - uniforms) * highest,
       highest + weight * (beyond - uniforms))
+
+
+def linear(
+    score: Score, log_probabilities: Float[AnyArray, "*n k"]) -> Linear:
+  """A score of `SCORES` for any uniform numbers, with one sort for all.
+
+  Args:
+    score: Score, linear in the uniform numbers.
+    log_probabilities: Log-probabilities of all classes.
+  """
+  logs = at_least_float32(log_probabilities)
+  least = score(logs, jnp.zeros(logs.shape[:-1], logs.dtype))
+  return Linear(least, least - score(logs, jnp.ones_like(logs[..., 0])))
 
 
 def _log_least_ambiguous(log_probabilities, uniforms):

@@ -271,7 +271,8 @@ def checked(
   # for all resamples. What is no number there makes the mass none, too.
   finite = jnp.isfinite(values) & jnp.isfinite(hits)
   mass = jnp.where(finite | (mass == 0), mass, jnp.nan)
-  return Examples(*(jnp.where(finite, x, 0) for x in (values, hits)), mass)
+  return Examples(
+      jnp.where(finite, values, 0), jnp.where(finite, hits, 0), mass)
 
 
 def _check_choice(given, known, *, name):
