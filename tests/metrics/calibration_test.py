@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcal.metrics import binning
 from jaxcal.metrics import calibration
+from jaxcal.metrics import proximity
 from jaxcal.metrics import scoring
 from tests import shared
 
@@ -269,6 +270,24 @@ class PropertyTest(parameterized.TestCase):
     if power == 3.0:
       self.assertGreater(gap, 0.2)
       self.assertGreater(error["ece_over"], 10 * error["ece_under"])
+
+  @parameterized.product(
+      seed=(0, 1, 2, 3), n=(1, 7, 150), edges=("left", "right"),
+      digits=(1, None))
+  def test_bounds_of_any_predictions(self, seed, n, edges, digits):
+    """Also where confidences lie on edges, and where bins are empty."""
+    confidence, correct = _data(seed, n, 2.0)
+    if digits:
+      confidence = confidence.round(digits)
+    grouping = np.random.default_rng(seed + 100).uniform(size=n)
+    with jax.enable_x64(True):
+      error = {name: float(e) for name, e in _errors(
+          confidence, correct, num_bins=10, edges=edges).items()}
+      within = float(proximity.proximity_calibration_error(
+          confidence, correct, grouping, num_groups=3, edges=edges))
+    self.assertLessEqual(error["max_bin_contribution"], error["ece"] + 1e-12)
+    self.assertLessEqual(error["ece"], error["mce"] + 1e-12)
+    self.assertGreaterEqual(within, error["ece"] - 1e-12)
 
   def test_perfect_calibration_is_zero(self):
     # Bin means 0.25 and 0.75, hit exactly that often.
