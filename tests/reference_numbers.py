@@ -18,7 +18,7 @@ import warnings
 import numpy as np
 
 FILE = pathlib.Path(__file__).with_suffix(".json")
-NUM_BINS, ALPHA = 15, 0.1
+NUM_BINS, ALPHA, NUM_CLUSTERS = 15, 0.1, 2
 RAPS = {"penalty": 0.1, "kreg": 2}
 PACKAGES = ("netcal", "torchmetrics", "torch-uncertainty", "torchcp")
 
@@ -132,12 +132,13 @@ def _torchcp(of: Data):
   from torchcp.classification import score as scores
   logits, labels = torch.from_numpy(of.logits), torch.from_numpy(of.labels)
   half = len(labels) // 2
-  rank = (of.probs > of.probs[np.arange(len(labels)), of.labels][:, None]).sum(1)
+  own = of.probs[np.arange(len(labels)), of.labels]
+  rank = (of.probs > own[:, None]).sum(1)
 
-  def found(score, kind="SplitPredictor", *, first_turned=False):
+  def found(score, kind="SplitPredictor", *, first_turned=False, **options):
     # Of SAPS, the own class of rank one has u in place of 1 - u.
     own = np.where((rank == 0) & first_turned, 1 - of.uniforms, of.uniforms)
-    chosen = getattr(predictor, kind)(score, alpha=ALPHA)
+    chosen = getattr(predictor, kind)(score, alpha=ALPHA, **options)
     with _drawn(own[:half]):
       chosen.calculate_threshold(logits[:half], labels[:half], ALPHA)
     with _drawn(of.uniforms[half:]):
@@ -148,6 +149,10 @@ def _torchcp(of: Data):
   return {
       "LAC": found(scores.LAC()),
       "LAC by class": found(scores.LAC(), "ClassConditionalPredictor"),
+      # Of the images that calibrate, as no draw of others is the same here.
+      "LAC by cluster": found(
+          scores.LAC(), "ClusteredPredictor", split="doubledip",
+          ratio_clustering=0.5, num_clusters=NUM_CLUSTERS),
       "APS": found(scores.APS(randomized=False)),
       "APS randomised": found(scores.APS(randomized=True)),
       "RAPS": found(scores.RAPS(randomized=False, **RAPS)),

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.conformal import clustered
 from jaxcal.conformal import scores
 from jaxcal.conformal import split
 from jaxcal.metrics import calibration
@@ -86,9 +87,15 @@ def _sets(name):
   }[kind]()
   labels = of.labels[:_HALF]
   own = np.asarray(values)[np.arange(_HALF), labels]
-  threshold = (split.group_thresholds(
-      own, labels, reference.ALPHA, num_groups=of.probs.shape[1])
-      if name.endswith("by class") else split.threshold(own, reference.ALPHA))
+  k, alpha = of.probs.shape[1], reference.ALPHA
+  if name.endswith("by class"):
+    threshold = split.group_thresholds(own, labels, alpha, num_groups=k)
+  elif name.endswith("by cluster"):
+    several = {"alpha": alpha, "num_clusters": reference.NUM_CLUSTERS}
+    threshold = clustered.thresholds(own, labels, clustered.clusters(
+        own, labels, num_classes=k, **several), **several)
+  else:
+    threshold = split.threshold(own, alpha)
   sets = split.prediction_sets(values[_HALF:], threshold)
   return np.asarray(threshold), np.asarray(sets).sum(1)
 

@@ -2,6 +2,14 @@
 
 from jaxcal import lazy
 
-__all__ = ["coverage", "full", "predicted", "scores", "split", "transductive"]
+__all__ = [
+    "clustered",
+    "coverage",
+    "full",
+    "predicted",
+    "scores",
+    "split",
+    "transductive",
+]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)
