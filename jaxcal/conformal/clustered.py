@@ -12,8 +12,8 @@ and the others calibrate each cluster of classes:
   inside = split.prediction_sets(other_scores, limits)
 
 Classes of a cluster are covered as often as promised on average over it; where
-they are alike, each of them is nearly so. The images that made the clusters must
-not calibrate them.
+they are alike, each of them is nearly so. The images that made the clusters
+must not calibrate them.
 """
 
 from typing import NamedTuple
