@@ -385,7 +385,8 @@ def _peak(part, num_images, num_classes):
   if part == "netcal":
     importlib.import_module(_MODULES[part]).ECE(_BINS).measure(
         theirs.probs.numpy(), theirs.labels.numpy())
-  return {"metrics_of": part, "peak_mb": _peak_mb(), "with_data_alone_mb": before}
+  return {"metrics_of": part, "peak_mb": _peak_mb(),
+          "with_data_alone_mb": before}
 
 
 def _peak_mb():
