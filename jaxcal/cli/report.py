@@ -86,12 +86,16 @@ def main(*paths: str) -> None:
   arguments: dict[str, Any] = dict(
       beside_published=_AGAINST.value is not None,
       with_images=_PER_IMAGE.value, page_by=shared_flags.command_line())
-  if len(runs) > 1:
-    printing.show(*joined_runs.write(
-        runs, _output("several runs"), conventions, **arguments))
-    return
-  printing.show(*redrawn.write(
-      runs[0], conventions, output_files.of_run(runs[0]), **arguments))
+  output = (output_files.of_run(runs[0]) if len(runs) == 1 else
+            pathlib.Path(_output("several runs")))
+  if output.is_dir():
+    # Another command may write there. A folder that is not there is left to
+    # errors that come first.
+    output_files.take(output)
+  printing.show(*(
+      redrawn.write(runs[0], conventions, output, **arguments)
+      if len(runs) == 1 else
+      joined_runs.write(runs, output, conventions, **arguments)))
 
 
 def _files(paths: Sequence[str]) -> measured.Written:

@@ -17,6 +17,7 @@ from scipy import special
 from jaxcal import predictions
 from jaxcal import stages
 from jaxcal.clip import checkpoint
+from jaxcal.storage import lock
 from tests.cli import command
 
 # A name given twice is two image sets.
@@ -122,6 +123,14 @@ class ReportTest(parameterized.TestCase):
     run = pathlib.Path(self.create_tempdir().full_path, "other")
     shutil.copytree(source, run)
     return run
+
+  def test_one_at_a_time(self):
+    with lock.hold(self.run):
+      self._fails("run is in use by another run: process", self.run)
+      elsewhere = self.run.parent / "elsewhere"
+      self._report(self.run, f"--output={elsewhere}")
+    self._report(self.run)
+    self.assertFalse((self.run / lock.NAME).exists())
 
   def test_as_the_run_has_it_every_byte_is_the_same(self):
     for name in _DRAWN:
