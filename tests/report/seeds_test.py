@@ -8,55 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxcal import predictions
 from jaxcal.report import resampled
 from jaxcal.report import scores
 from jaxcal.report import seeds
 from jaxcal.report import summary
-
-_QUICK = summary.Conventions(num_resamples=20)
-
-
-def _predictions(logits, labels, **changes):
-  n, k = logits.shape
-  return predictions.Predictions(
-      np.asarray(logits, np.float32), np.asarray(labels, np.int32),
-      tuple(map(str, range(n))), tuple(map(str, range(k))),
-      {"context_shift": np.arange(n, dtype=np.float32)}, {})._replace(**changes)
-
-
-def _random(seed=0, n=300, k=5):
-  rng = np.random.default_rng(seed)
-  logits = 2 * rng.normal(size=(n, k))
-  labels = np.where(rng.random(n) < 0.7, logits.argmax(-1),
-                    rng.integers(0, k, n))
-  return _predictions(logits, labels)
-
-
-def _by_loops(given):
-  """Accuracy, ECE, NLL, Brier and gap, one example at a time."""
-  bins = [[] for _ in range(20)]
-  nll = brier = 0
-  for row, label in zip(given.logits.astype(float), given.labels):
-    exponentials = [math.exp(z - max(row)) for z in row]
-    probs = [e / sum(exponentials) for e in exponentials]
-    confidence = max(probs)
-    bins[max(math.ceil(confidence * 20) - 1, 0)].append(
-        (confidence, probs.index(confidence) == label))
-    nll -= math.log(probs[label])
-    brier += sum((p - (c == label))**2 for c, p in enumerate(probs))
-  n = len(given.labels)
-  everything = [pair for members in bins for pair in members]
-  return {
-      "accuracy": sum(hit for _, hit in everything) / n,
-      "confidence": sum(c for c, _ in everything) / n,
-      "ece": sum(abs(sum(c - hit for c, hit in members))
-                 for members in bins) / n,
-      "mce": max(abs(sum(c - hit for c, hit in members)) / len(members)
-                 for members in bins if members),
-      "nll": nll / n,
-      "brier": brier / n,
-  }
+from tests.report import drawn
 
 
 def _resampled(values, num_resamples=500, seed=0):
@@ -71,9 +27,9 @@ def _resampled(values, num_resamples=500, seed=0):
 class SeedsTest(parameterized.TestCase):
 
   def test_the_mean_of_the_seeds(self):
-    each_seed = [_random(seed) for seed in (0, 1, 2)]
-    row = seeds.summarise(each_seed, _QUICK)
-    each = [_by_loops(one) for one in each_seed]
+    each_seed = [drawn.random(seed) for seed in (0, 1, 2)]
+    row = seeds.summarise(each_seed, drawn.QUICK)
+    each = [drawn.by_loops(one) for one in each_seed]
     for one in each:
       one["gap"] = one["confidence"] - one["accuracy"]
     for name in ("accuracy", "ece", "nll", "brier", "gap"):
@@ -86,38 +42,38 @@ class SeedsTest(parameterized.TestCase):
   def test_resamples_the_images_of_all_seeds_together(self):
     # Hits of the seeds that cancel image by image leave nothing to vary.
     labels = np.arange(40) % 2
-    one = _predictions(3 * np.eye(2)[np.zeros(40, int)], labels)
-    other = _predictions(3 * np.eye(2)[np.ones(40, int)], labels)
-    row = seeds.summarise([one, other], _QUICK)
+    one = drawn.predictions(3 * np.eye(2)[np.zeros(40, int)], labels)
+    other = drawn.predictions(3 * np.eye(2)[np.ones(40, int)], labels)
+    row = seeds.summarise([one, other], drawn.QUICK)
     self.assertEqual((row["accuracy_low"], row["accuracy_high"]), (0.5, 0.5))
-    alone = seeds.summarise([one], _QUICK)
+    alone = seeds.summarise([one], drawn.QUICK)
     self.assertLess(alone["accuracy_low"], 0.45)
-    whole = summary.summarise(one, _QUICK)
+    whole = summary.summarise(one, drawn.QUICK)
     for name in scores.SCORES:
       for end in ("low", "high"):
         self.assertAlmostEqual(
             alone[f"{name}_{end}"], whole[f"{name}_{end}"], places=12)
 
   def test_differences_over_seeds(self):
-    ours, theirs = [_random(0), _random(1)], [_random(2)]
-    row = seeds.compare(ours, theirs, _QUICK)
-    mean = lambda name: (np.mean([_by_loops(x)[name] for x in ours]) -
-                         _by_loops(theirs[0])[name])
+    ours, theirs = [drawn.random(0), drawn.random(1)], [drawn.random(2)]
+    row = seeds.compare(ours, theirs, drawn.QUICK)
+    mean = lambda name: (np.mean([drawn.by_loops(x)[name] for x in ours]) -
+                         drawn.by_loops(theirs[0])[name])
     self.assertAlmostEqual(row["ece_difference"], mean("ece"), places=10)
     self.assertAlmostEqual(
         row["gap_difference"], mean("confidence") - mean("accuracy"),
         places=10)
-    same = seeds.compare(ours, ours[::-1], _QUICK)
+    same = seeds.compare(ours, ours[::-1], drawn.QUICK)
     for end in ("", "_low", "_high"):
       self.assertAlmostEqual(same[f"nll_difference{end}"], 0, places=12)
 
   def test_seeds_of_different_images_are_refused(self):
     with self.assertRaisesRegex(ValueError, "same images in the same order"):
-      seeds.summarise([_random(), _random(1, n=200)], _QUICK)
+      seeds.summarise([drawn.random(), drawn.random(1, n=200)], drawn.QUICK)
 
   def test_the_total_adds_images_and_seeds_in_squares(self):
-    each_seed = [_random(seed) for seed in range(4)]
-    row = seeds.summarise(each_seed, _QUICK)
+    each_seed = [drawn.random(seed) for seed in range(4)]
+    row = seeds.summarise(each_seed, drawn.QUICK)
     for name in ("accuracy", "ece", "nll", "gap"):
       values = row[f"{name}_seeds"]
       self.assertAlmostEqual(row[f"{name}_std"], np.std(values, ddof=1))
@@ -128,37 +84,37 @@ class SeedsTest(parameterized.TestCase):
       self.assertAlmostEqual(
           row[f"{name}_total_high"],
           row[name] + math.hypot(half, row[f"{name}_high"] - row[name]), 6)
-    alone = seeds.summarise(each_seed[:1], _QUICK)
+    alone = seeds.summarise(each_seed[:1], drawn.QUICK)
     self.assertIsNone(alone["ece_std"])
     self.assertNotIn("ece_total_low", alone)
 
   def test_the_total_stays_within_the_range_of_the_score(self):
     labels = np.arange(40) % 4
-    right, wrong = (_predictions(9 * np.eye(4)[at], labels)
+    right, wrong = (drawn.predictions(9 * np.eye(4)[at], labels)
                     for at in (labels, (labels + 1) % 4))
-    row = seeds.summarise([right, wrong], _QUICK)
+    row = seeds.summarise([right, wrong], drawn.QUICK)
     self.assertEqual((row["accuracy_total_low"], row["accuracy_total_high"]),
                      (0, 1))
     self.assertEqual(row["gap_total_low"], -1)
 
   def test_differences_are_paired_by_seed(self):
-    ours = [_random(seed) for seed in (0, 1, 2)]
+    ours = [drawn.random(seed) for seed in (0, 1, 2)]
     # Each seed is sharper by the same, so that the seeds hardly matter.
     theirs = [one._replace(logits=one.logits * 1.1) for one in ours]
-    paired = seeds.compare(theirs, ours, _QUICK)
-    values = [seeds.compare([a], [b], _QUICK)["nll_difference"]
+    paired = seeds.compare(theirs, ours, drawn.QUICK)
+    values = [seeds.compare([a], [b], drawn.QUICK)["nll_difference"]
               for a, b in zip(theirs, ours)]
     half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / math.sqrt(3)
     low = paired["nll_difference"] - paired["nll_difference_low"]
     self.assertAlmostEqual(
         paired["nll_difference_total_low"],
         paired["nll_difference"] - math.hypot(half, low), 6)
-    shuffled = seeds.compare(theirs, ours[1:] + ours[:1], _QUICK)
+    shuffled = seeds.compare(theirs, ours[1:] + ours[:1], drawn.QUICK)
     width = lambda row: (row["nll_difference_total_high"] -
                          row["nll_difference_total_low"])
     self.assertGreater(width(shuffled), 2 * width(paired))
     with self.assertRaisesRegex(ValueError, "there are 3 and 2"):
-      seeds.compare(theirs, ours[:2], _QUICK)
+      seeds.compare(theirs, ours[:2], drawn.QUICK)
 
   def test_kinds_of_seeds_vary_by_themselves(self):
     rng = np.random.default_rng(0)

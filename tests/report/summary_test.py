@@ -1,75 +1,30 @@
 """Rows of numbers against recorded ones and against plain loops."""
 
 import json
-import math
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 from sklearn import metrics
 
-from jaxcal import predictions
 from jaxcal.report import resampled
 from jaxcal.report import scores
 from jaxcal.report import summary
 from tests import shared
-
-_QUICK = summary.Conventions(num_resamples=20)
-
-
-def _predictions(logits, labels, **changes):
-  n, k = logits.shape
-  return predictions.Predictions(
-      np.asarray(logits, np.float32), np.asarray(labels, np.int32),
-      tuple(map(str, range(n))), tuple(map(str, range(k))),
-      {"context_shift": np.arange(n, dtype=np.float32)}, {})._replace(**changes)
-
-
-def _random(seed=0, n=300, k=5):
-  rng = np.random.default_rng(seed)
-  logits = 2 * rng.normal(size=(n, k))
-  labels = np.where(rng.random(n) < 0.7, logits.argmax(-1),
-                    rng.integers(0, k, n))
-  return _predictions(logits, labels)
-
-
-def _by_loops(given):
-  """Accuracy, ECE, NLL, Brier and gap, one example at a time."""
-  bins = [[] for _ in range(20)]
-  nll = brier = 0
-  for row, label in zip(given.logits.astype(float), given.labels):
-    exponentials = [math.exp(z - max(row)) for z in row]
-    probs = [e / sum(exponentials) for e in exponentials]
-    confidence = max(probs)
-    bins[max(math.ceil(confidence * 20) - 1, 0)].append(
-        (confidence, probs.index(confidence) == label))
-    nll -= math.log(probs[label])
-    brier += sum((p - (c == label))**2 for c, p in enumerate(probs))
-  n = len(given.labels)
-  everything = [pair for members in bins for pair in members]
-  return {
-      "accuracy": sum(hit for _, hit in everything) / n,
-      "confidence": sum(c for c, _ in everything) / n,
-      "ece": sum(abs(sum(c - hit for c, hit in members))
-                 for members in bins) / n,
-      "mce": max(abs(sum(c - hit for c, hit in members)) / len(members)
-                 for members in bins if members),
-      "nll": nll / n,
-      "brier": brier / n,
-  }
+from tests.report import drawn
 
 
 def _compare(ours, theirs):
-  ours, theirs = (resampled.of(one, _QUICK) for one in (ours, theirs))
-  return resampled.difference_row(ours, theirs, _QUICK.level)
+  ours, theirs = (resampled.of(one, drawn.QUICK) for one in (ours, theirs))
+  return resampled.difference_row(ours, theirs, drawn.QUICK.level)
 
 
 class SummaryTest(parameterized.TestCase):
 
   def test_against_loops(self):
-    given = _random()
-    row = summary.summarise(given, _QUICK)
-    for name, value in _by_loops(given).items():
+    given = drawn.random()
+    row = summary.summarise(given, drawn.QUICK)
+    for name, value in drawn.by_loops(given).items():
       self.assertAlmostEqual(row[name], value, places=10, msg=name)
     self.assertAlmostEqual(
         row["confidence_gap"], row["confidence"] - row["accuracy"])
@@ -90,8 +45,8 @@ class SummaryTest(parameterized.TestCase):
       probs = arrays["predictions"].astype(np.float64)
       labels = arrays["ground_truth"].reshape(-1)
     # The recorded likelihoods are clipped there, too.
-    row = summary.summarise(
-        _predictions(np.log(np.maximum(probs, 1e-12)), labels), _QUICK)
+    row = summary.summarise(drawn.predictions(
+        np.log(np.maximum(probs, 1e-12)), labels), drawn.QUICK)
     for ours, theirs, places in (
         ("accuracy", "acc", 12), ("confidence", "mean_conf", 6),
         ("ece", "ece_netcal_20", 6), ("mce", "mce_netcal_20", 5),
@@ -99,27 +54,27 @@ class SummaryTest(parameterized.TestCase):
       self.assertAlmostEqual(row[ours], expected[theirs], places, msg=ours)
 
   def test_intervals_stay_within_the_range_of_the_metric(self):
-    sure = _predictions(np.eye(4)[[0, 1, 2, 3]] * 50, [0, 1, 2, 3])
-    row = summary.summarise(sure, _QUICK)
+    sure = drawn.predictions(np.eye(4)[[0, 1, 2, 3]] * 50, [0, 1, 2, 3])
+    row = summary.summarise(sure, drawn.QUICK)
     # All resamples are right, too; of the binomial distribution more is left.
     self.assertAlmostEqual(row["accuracy_low"], 0.025**(1 / 4), 9)
     self.assertEqual(row["accuracy_high"], 1)
     none = summary.summarise(
-        _predictions(np.eye(9) * 50, (np.arange(9) + 1) % 9), _QUICK)
+        drawn.predictions(np.eye(9) * 50, (np.arange(9) + 1) % 9), drawn.QUICK)
     self.assertEqual((none["accuracy"], none["accuracy_low"]), (0, 0))
     self.assertAlmostEqual(none["accuracy_high"], 1 - 0.025**(1 / 9), 9)
-    few = _predictions(np.random.default_rng(0).normal(size=(4, 3)),
-                       [0, 1, 2, 0])
+    few = drawn.predictions(
+        np.random.default_rng(0).normal(size=(4, 3)), [0, 1, 2, 0])
     row = summary.summarise(few, summary.Conventions(num_resamples=200))
     for name, largest in scores.SCORES.items():
       self.assertGreaterEqual(row[f"{name}_low"], 0)
       self.assertLessEqual(row[f"{name}_high"], largest)
 
   def test_spread_is_that_of_the_seeds(self):
-    seeds = [_random(seed) for seed in range(3)]
-    row = summary.spread(iter(seeds), _QUICK)
+    seeds = [drawn.random(seed) for seed in range(3)]
+    row = summary.spread(iter(seeds), drawn.QUICK)
     for name in ("accuracy", "ece", "nll", "brier"):
-      values = [_by_loops(one)[name] for one in seeds]
+      values = [drawn.by_loops(one)[name] for one in seeds]
       for key, value in ((name, np.mean(values)), (f"{name}_low", min(values)),
                          (f"{name}_high", max(values))):
         self.assertAlmostEqual(row[key], value, places=10, msg=key)
@@ -129,12 +84,12 @@ class SummaryTest(parameterized.TestCase):
     logits = rng.normal(size=(4000, 3)) * 1.5
     probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     labels = (rng.random((4000, 1)) > probs.cumsum(-1)).sum(-1)
-    row = summary.summarise(_predictions(logits, labels), _QUICK)
+    row = summary.summarise(drawn.predictions(logits, labels), drawn.QUICK)
     self.assertLess(abs(row["ece"] - row["ece_floor"]), 0.01)
     self.assertGreater(row["ece_floor"], 0.005)
 
   def test_paired_differences(self):
-    ours, theirs = _random(0), _random(0)
+    ours, theirs = drawn.random(0), drawn.random(0)
     same = _compare(ours, theirs)
     self.assertEqual(
         {value for name, value in same.items() if not name.endswith("_p")},
@@ -143,18 +98,18 @@ class SummaryTest(parameterized.TestCase):
         {value for name, value in same.items() if name.endswith("_p")}, {1.0})
     sharper = ours._replace(logits=ours.logits * 3)
     row = _compare(sharper, ours)
-    difference = (_by_loops(sharper)["ece"] - _by_loops(ours)["ece"])
+    difference = (drawn.by_loops(sharper)["ece"] - drawn.by_loops(ours)["ece"])
     self.assertAlmostEqual(row["ece_difference"], difference, places=10)
     self.assertEqual(row["accuracy_difference"], 0)
     self.assertGreater(row["nll_difference_low"], 0)
 
   def test_paired_differences_need_the_same_images(self):
-    ours = _random()
+    ours = drawn.random()
     with self.assertRaisesRegex(ValueError, "same images in the same order"):
       _compare(ours, ours._replace(ids=ours.ids[::-1]))
 
   def test_estimates_are_those_with_intervals(self):
-    given, conventions = _random(), summary.Conventions(
+    given, conventions = drawn.random(), summary.Conventions(
         num_bins=7, edges="left", num_resamples=2)
     row = summary.summarise(given, conventions)
     found = summary.estimate(given, conventions)
@@ -163,7 +118,7 @@ class SummaryTest(parameterized.TestCase):
       self.assertAlmostEqual(row[name], value, places=12, msg=name)
 
   def test_risk_over_coverage_and_clamped_likelihood(self):
-    given = _random(n=80)
+    given = drawn.random(n=80)
     given.logits[3] = [0, 0, 90, 0, 0]
     given.labels[3] = 0  # surely wrong
     logits = given.logits.astype(float)
@@ -172,7 +127,7 @@ class SummaryTest(parameterized.TestCase):
     order = np.argsort(-probs.max(-1), kind="stable")
     risks = [wrong[order[:kept]].mean() for kept in range(1, 81)]
     own = probs[np.arange(80), given.labels]
-    row = summary.summarise(given, _QUICK)
+    row = summary.summarise(given, drawn.QUICK)
     self.assertAlmostEqual(row["aurc"], np.mean(risks), places=10)
     self.assertAlmostEqual(
         row["nll_clamped"],
@@ -186,7 +141,7 @@ class SummaryTest(parameterized.TestCase):
     kinds = {name: rng.integers(0, 6, num_inside + num_outside).astype(
         np.float32) for name in ("variance", "epistemic")}
     inside, outside = (
-        _random(seed, n)._replace(info={
+        drawn.random(seed, n)._replace(info={
             name: values[rows] for name, values in kinds.items()})
         for seed, n, rows in ((0, num_inside, slice(num_inside)),
                               (1, num_outside, slice(num_inside, None))))
@@ -210,20 +165,20 @@ class SummaryTest(parameterized.TestCase):
         num_resamples=200)), row)
 
   def test_detection_needs_the_same_classes(self):
-    known = _random()
+    known = drawn.random()
     with self.assertRaisesRegex(ValueError, "same classes, but got 5 and 5"):
       summary.detect(
-          known, known._replace(class_names=tuple("abcde")), _QUICK)
+          known, known._replace(class_names=tuple("abcde")), drawn.QUICK)
 
   def test_detection_by_numbers_only(self):
-    broken = _random(n=4)._replace(
+    broken = drawn.random(n=4)._replace(
         info={"variance": np.float32([1, 2, np.nan, 3])})
     with self.assertRaisesRegex(ValueError, "'variance' is not finite"):
-      summary.detect(broken, broken, _QUICK)
+      summary.detect(broken, broken, drawn.QUICK)
 
   def test_bins_add_up(self):
     bins = summary.bins_of(
-        *summary.confidence_and_hits(_random()),
+        *summary.confidence_and_hits(drawn.random()),
         summary.Conventions(num_bins=7))
     self.assertEqual(bins.count.sum(), 300)
     self.assertLen(bins.count, 7)
