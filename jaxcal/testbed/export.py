@@ -103,6 +103,18 @@ def huggingface_config(config: towers.ClipConfig) -> dict:
   }
 
 
+def image_processor(side: int) -> dict:
+  """The content of preprocessor_config.json, that of CLIP for any side."""
+  return {
+      "image_processor_type": "CLIPImageProcessor",
+      "do_convert_rgb": True, "do_resize": True, "resample": 3,
+      "size": {"shortest_edge": side}, "do_center_crop": True,
+      "crop_size": {"height": side, "width": side}, "do_rescale": True,
+      "rescale_factor": 1 / 255, "do_normalize": True,
+      "image_mean": preprocess.CLIP_MEAN, "image_std": preprocess.CLIP_STD,
+  }
+
+
 def write_folder(
     config: towers.ClipConfig,
     params: towers.Params,
@@ -131,15 +143,8 @@ def write_folder(
       state_dict(params), folder / "model.safetensors", {"format": "pt"})
   tokenizer.save(captions.vocabulary(), folder)
   _write_json(folder / "config.json", huggingface_config(config))
-  side = config.image_size
-  _write_json(folder / "preprocessor_config.json", {
-      "image_processor_type": "CLIPImageProcessor",
-      "do_convert_rgb": True, "do_resize": True, "resample": 3,
-      "size": {"shortest_edge": side}, "do_center_crop": True,
-      "crop_size": {"height": side, "width": side}, "do_rescale": True,
-      "rescale_factor": 1 / 255, "do_normalize": True,
-      "image_mean": preprocess.CLIP_MEAN, "image_std": preprocess.CLIP_STD,
-  })
+  _write_json(folder / "preprocessor_config.json",
+              image_processor(config.image_size))
   versions = {name: importlib.metadata.version(name)
               for name in ("jax", "flax", "optax", "numpy", "scikit-learn")}
   _write_json(folder / "training.json", record | {

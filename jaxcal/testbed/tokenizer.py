@@ -1,7 +1,7 @@
 """A byte-level BPE tokenizer in CLIP's file layout, built from a word list."""
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import json
 import pathlib
 import re
@@ -66,11 +66,21 @@ def build(words: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
     token, end token), and the merges in the order of their ranks.
   """
   merges = _merges(words)
+  return vocabulary_of(merges), merges
+
+
+def vocabulary_of(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
+  """Token -> id, laid out as CLIP's, see `build`.
+
+  Args:
+    merges: Merges in the order of their ranks, such as those of CLIP's own
+      tokenizer.
+  """
   symbols = _byte_symbols()
   tokens = symbols + [symbol + _WORD_END for symbol in symbols]
   tokens += ["".join(pair) for pair in merges]
   tokens += [START, END]
-  return {token: index for index, token in enumerate(tokens)}, merges
+  return {token: index for index, token in enumerate(tokens)}
 
 
 def encode(text: str, vocabulary: dict[str, int]) -> list[int]:
@@ -107,16 +117,30 @@ def encode_all(
 
 
 def save(words: Iterable[str], folder: pathlib.Path) -> None:
-  """Writes the tokenizer files that `transformers.CLIPTokenizer` reads."""
-  vocabulary, merges = build(words)
+  """Writes the tokenizer that `build` makes of words, see `save_merges`."""
+  save_merges(build(words)[1], folder, CONTEXT_LENGTH)
+
+
+def save_merges(
+    merges: Sequence[tuple[str, str]],
+    folder: pathlib.Path,
+    context_length: int,
+) -> None:
+  """Writes the tokenizer files that `transformers.CLIPTokenizer` reads.
+
+  Args:
+    merges: Merges in the order of their ranks.
+    folder: An existing folder.
+    context_length: Number of tokens that a prompt has at most.
+  """
   special = {"bos_token": START, "eos_token": END, "pad_token": END,
              "unk_token": END}
   settings = special | {
       "tokenizer_class": "CLIPTokenizer", "do_lower_case": True,
-      "add_prefix_space": False, "model_max_length": CONTEXT_LENGTH,
+      "add_prefix_space": False, "model_max_length": context_length,
       "errors": "replace",
   }
-  _write_json(folder / "vocab.json", vocabulary)
+  _write_json(folder / "vocab.json", vocabulary_of(merges))
   _write_json(folder / "special_tokens_map.json", special)
   _write_json(folder / "tokenizer_config.json", settings)
   lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
+from jaxcal.testbed import tokenizer as tokenizer_lib
 from tests import quick
 from tests import shared
 from tests.clip import tiny
@@ -61,19 +62,10 @@ def clip_tokenizer():
   import transformers
   path = shared.folder("data/clip_bpe") / "bpe_simple_vocab_16e6.txt.gz"
   lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-  merges = lines[1:49152 - 256 - 2 + 1]
-  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-  symbols = [chr(byte) for byte in printable]
-  symbols += [chr(256 + i) for i in range(256 - len(printable))]
-  tokens = symbols + [f"{symbol}</w>" for symbol in symbols]
-  tokens += [merge.replace(" ", "") for merge in merges]
-  tokens += ["<|startoftext|>", "<|endoftext|>"]
+  merges = [tuple(line.split()) for line in lines[1:49152 - 256 - 2 + 1]]
   folder = pathlib.Path(absltest.get_default_test_tmpdir()) / "clip_bpe"
   folder.mkdir(parents=True, exist_ok=True)
-  (folder / "vocab.json").write_text(
-      json.dumps({token: i for i, token in enumerate(tokens)}), "utf-8")
-  (folder / "merges.txt").write_text(
-      "\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
+  tokenizer_lib.save_merges(merges, folder, 77)
   return transformers.CLIPTokenizerFast.from_pretrained(folder)
 
 
