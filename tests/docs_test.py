@@ -34,7 +34,7 @@ _NUM_SCRIPTS = {
     "docs/few_shot.md": 4,
     "docs/images.md": 2,
     "docs/recalibration.md": 2,
-    "docs/results.md": 6,
+    "docs/results.md": 7,
     "docs/sweeps.md": 1,
     "docs/testbed.md": 1,
 }
