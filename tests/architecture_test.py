@@ -110,7 +110,7 @@ _ONLY = {
     "spelling": {"collections", "difflib"},
     "precision": {"collections", "contextlib", "functools", "jax", "typing"},
     "losses": {"collections", "jax", "math", "numpy", "typing"},
-    "metrics": {"collections", "jax", "math", "numpy", "typing"},
+    "metrics": {"collections", "functools", "jax", "math", "numpy", "typing"},
     "posterior": {"collections", "contextlib", "functools", "hashlib", "io",
                   "jax", "json", "math", "numpy", "optax", "os", "pathlib",
                   "torch", "typing", "zipfile"},

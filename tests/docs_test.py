@@ -136,6 +136,13 @@ def _in_a_shell(script, folder):
                         capture_output=True, text=True, env=environment).stdout
 
 
+def _anchors(path):
+  """Of its headings, as they are made on the pages of a repository."""
+  return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+          for heading in re.findall(
+              r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)]
+
+
 class DocsTest(parameterized.TestCase):
 
   def setUp(self):
@@ -338,8 +345,11 @@ class DocsTest(parameterized.TestCase):
   def test_links_lead_to_files(self):
     for page, text in _PAGES.items():
       for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
-        path = (_ROOT / page).parent / link
+        name, _, anchor = link.partition("#")
+        path = (_ROOT / page).parent / name if name else _ROOT / page
         self.assertTrue(path.exists(), f"{page}: {link}")
+        if anchor:
+          self.assertIn(anchor, _anchors(path), f"{page}: {link}")
 
   def test_every_page_is_listed(self):
     pages = {page.removeprefix("docs/") for page in _PAGES} - {"README.md"}
