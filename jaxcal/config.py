@@ -22,8 +22,8 @@ _PRECISIONS = ("highest", "high", "default", "bfloat16")
 FREE = ("config.batch_size", "config.num_threads", "config.memory_gb",
         "config.data.root", "config.data.store", "config.posterior.folder")
 # Numbers below config.method, of which all values of a sweep share a pass.
-NUMBERS = ("weight", "delta", "quantile", "learning_rate", "weight_decay",
-           "num_steps", "selection_fraction")
+NUMBERS = ("weight", "effective_weight", "delta", "quantile", "learning_rate",
+           "weight_decay", "num_steps", "selection_fraction")
 # Views per image where views.number is None.
 NUM_VIEWS = 64
 # Clean views that take the place of an image with all of its views.
@@ -155,6 +155,9 @@ class RegularisedConfig(TptConfig):
   """Numbers of C-TPT, O-TPT and A-TPT."""
 
   weight: float | None = _field(None, "factor of the regulariser")
+  effective_weight: float | None = _field(
+      None, "in place of weight: weight times the norm of the regulariser's "
+      "gradient by the context where images start")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -163,12 +166,17 @@ class SocConfig(RegularisedConfig):
 
   delta: float | None = _field(
       None, "margin of the Huber penalty on cosines, in (0, 1]")
+  delta_quantile: float | None = _field(
+      None, "in place of delta: quantile of the zero-shot cosines of the "
+      "classes at which the margin is, in [0, 1]")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
-class SocQuantileConfig(RegularisedConfig):
+class SocQuantileConfig(TptConfig):
   """Numbers of SoC with a margin at a quantile."""
 
+  weight: float | None = _field(
+      None, "worth of the regulariser, in entropies of the image")
   quantile: float | None = _field(
       None, "quantile of the similarities at which the margin is, in [0, 1]")
 
@@ -229,8 +237,13 @@ class MethodConfig:
   weight: float | None = _field(
       None, "factor of the regulariser, for every method that has one; the "
       "released default of each method if None")
+  effective_weight: float | None = _field(
+      None, "in place of weight, and before what protocol says: weight times "
+      "the norm of the regulariser's gradient by the context where images "
+      "start, so that equal ones pull equally hard; of every method with a "
+      "constant weight")
   delta: float | None = _field(
-      None, "margin of soc's Huber penalty on cosines; 0.5 if None")
+      None, "margin of soc's Huber penalty on cosines; 0.85 if None")
   quantile: float | None = _field(
       None, "quantile of the similarities at which soc_quantile has its "
       "margin; 0.2 if None")
@@ -785,11 +798,11 @@ def _method_rows(method, views):
 def _numbers_rows(part, views):
   """Of a method's numbers, or of those below config.method for all."""
   number = lambda name: getattr(part, name, None)
-  fraction, delta, quantile = map(
-      number, ("selection_fraction", "delta", "quantile"))
+  fraction, delta = map(number, ("selection_fraction", "delta"))
   return (
       *_at_least(0, part, *(name for name in (
-          "learning_rate", "weight_decay", "num_steps", "smoothing")
+          "effective_weight", "learning_rate", "weight_decay", "num_steps",
+          "smoothing")
                             if hasattr(part, name))),
       *_at_least(1, part, *(name for name in ("capacity", "negative_capacity")
                             if hasattr(part, name))),
@@ -799,7 +812,9 @@ def _numbers_rows(part, views):
        int(views.count * fraction) >= 1,
        f"large enough to keep one of {views.count} views"),
       ("delta", delta is None or 0 < delta <= 1, "in (0, 1]"),
-      ("quantile", quantile is None or 0 <= quantile <= 1, "in [0, 1]"))
+      *((name, value is None or 0 <= value <= 1, "in [0, 1]")
+        for name in ("quantile", "delta_quantile")
+        for value in [number(name)]))
 
 
 def _fpp_rows(fpp):

@@ -4,9 +4,10 @@
   methods = config_methods.methods_of(config)    # as jaxcal.predict takes them
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import copy
 import dataclasses
+from typing import Any
 
 from jaxcal import config as config_lib
 from jaxcal.adapt import base
@@ -18,6 +19,8 @@ from jaxcal.data import catalogue
 from jaxcal.storage import paths
 
 _Config = config_lib.ExperimentConfig
+# Numbers that say how strong a regulariser is.
+_WEIGHTS = ("weight", "effective_weight")
 
 
 def methods_of(
@@ -30,7 +33,8 @@ def methods_of(
       method that is not named are refused.
 
   Raises:
-    ValueError: An unknown name, one twice, or a number that no method has.
+    ValueError: An unknown name, one twice, a number that no method has, or one
+      and what stands in its place.
   """
   methods = {}
   for name in config.method.name:
@@ -39,10 +43,13 @@ def methods_of(
     paths.check_name(name)  # of files
     methods[name] = method_of(config, name)
   known = {key for one in methods.values() for key in numbers.names_of(one)}
-  for key in ("weight", "delta", "quantile"):
+  for key, words in (
+      ("weight", "a weight"), ("delta", "a delta"), ("quantile", "a quantile"),
+      ("effective_weight", "an effective_weight; that of soc_quantile follows "
+       "the entropy of each image and cannot be set")):
     if getattr(config.method, key) is not None and key not in known:
       raise ValueError(f"--config.method.{key} is set, but none of the methods "
-                       f"{', '.join(methods)} has a {key}")
+                       f"{', '.join(methods)} has {words}")
   for name, part in config_lib.method_parts(config.method).items():
     for key in dataclasses.asdict(part):
       if f"method.{name}.{key}" in given and name not in methods:
@@ -76,17 +83,31 @@ def method_of(config: _Config, name: str) -> base.Numbers:
   Its own field comes first, then what stands for all methods.
 
   Raises:
-    ValueError: An unknown name; lists the choices.
+    ValueError: An unknown name; lists the choices. Or a number is given, and
+      so is what stands in its place.
   """
   method = default_of(config, name)
-  own = config_lib.method_parts(config.method).get(name)
-  given = {key: getattr(config.method, key) for key in config_lib.NUMBERS}
-  if own is not None and name not in config.methods:
-    given |= {key: value for key, value in dataclasses.asdict(own).items()
-              if value is not None}
-  return dataclasses.replace(method, **{  # type: ignore[type-var]
-      key: value for key, value in given.items()
-      if key in numbers.names_of(method) and value is not None})
+  given, field_of = {}, {}
+  for where, part in (
+      ("method", config.method), (f"method.{name}", _own(config, name))):
+    for key in numbers.names_of(method):
+      if (value := getattr(part, key, None)) is not None:
+        given[key], field_of[key] = value, f"--config.{where}.{key}"
+  for one, other in numbers.INSTEAD_OF.items():
+    if one in given and other in given:
+      raise ValueError(
+          f"{field_of[one]} stands in place of {field_of[other]}, and both are "
+          f"given for {name}; leave one of them out, or set it to none")
+  found = dataclasses.replace(method, **given)  # type: ignore[type-var]
+  if isinstance(found, prompt.PromptMethod):
+    found.check_numbers()
+  return found
+
+
+def _own(config, name):
+  """Numbers of one method that the config has; None without."""
+  return (None if name in config.methods else
+          config_lib.method_parts(config.method).get(name))
 
 
 def default_of(config: _Config, name: str) -> base.Numbers:
@@ -99,24 +120,37 @@ def default_of(config: _Config, name: str) -> base.Numbers:
       methods_lib.method(name))
 
 
-def prefer(config: _Config, fields: Iterable[str]) -> None:
+def prefer(config: _Config, fields: Mapping[str, Any]) -> None:
   """Numbers of all methods that are given expressly come before older own ones.
 
+  And each comes before an older one in whose place it stands, or the reverse.
+
   Args:
-    config: The experiment; own numbers of methods become None in it.
-    fields: Dotted names of what was given, on the command line or by a sweep.
+    config: The experiment; what is older becomes None in it.
+    fields: Values of what was given, on the command line or by a sweep, by
+      dotted name.
   """
-  given = set(fields)
-  for name, part in config_lib.method_parts(config.method).items():
+  parts = config_lib.method_parts(config.method)
+  for name, part in parts.items():
     for key in dataclasses.asdict(part):
-      if f"method.{key}" in given and f"method.{name}.{key}" not in given:
+      if f"method.{key}" in fields and f"method.{name}.{key}" not in fields:
         setattr(part, key, None)
+  alike = {**numbers.INSTEAD_OF,
+           **{other: one for one, other in numbers.INSTEAD_OF.items()}}
+  for one, other in alike.items():
+    for_all = fields.get(f"method.{one}") is not None
+    for prefix, part in {"method": config.method, **{
+        f"method.{name}": part for name, part in parts.items()}}.items():
+      if (for_all or fields.get(f"{prefix}.{one}") is not None) and (
+          hasattr(part, other) and f"{prefix}.{other}" not in fields):
+        setattr(part, other, None)
 
 
 def for_set(config: _Config, data: str) -> _Config:
   """The config with the published values for an image set, where it has None.
 
-  Only with config.protocol "paper", see `adapt.prompt.published`.
+  Only with config.protocol "paper", see `adapt.prompt.published`. Methods that
+  are given an effective weight need no other.
 
   Args:
     config: Settings of the experiment.
@@ -135,7 +169,8 @@ def for_set(config: _Config, data: str) -> _Config:
     config.views.augmix = augmix
   parts = config_lib.method_parts(config.method)
   for name, weight in published.WEIGHTS[family].items():
-    if config.method.weight is None and parts[name].weight is None:
+    if all(getattr(part, key) is None for part in (config.method, parts[name])
+           for key in _WEIGHTS):
       parts[name].weight = weight
   return config
 
@@ -155,15 +190,15 @@ def remarks(config: _Config, sets: Iterable[str]) -> dict[str, str]:
 def _remark(config, data):
   family, _ = _family(config, data)
   used = for_set(config, data)
-  numbers_of = lambda name: numbers.values_of(method_of(used, name))
-  told = [f"{name} {numbers_of(name)['weight']:g}"
+  told = [_told(name, numbers.values_of(method_of(used, name)))
           for name in config.method.name
           if name in published.WEIGHTS[family] and name not in config.methods]
   before = config_lib.method_parts(config.method)
   given = [field for field, value in (
-      ("method.weight", config.method.weight),
-      *((f"method.{name}.weight", before[name].weight)
-        for name in config.method.name if name in published.WEIGHTS[family]),
+      *((f"method.{key}", getattr(config.method, key)) for key in _WEIGHTS),
+      *((f"method.{name}.{key}", getattr(before[name], key))
+        for name in config.method.name if name in published.WEIGHTS[family]
+        for key in _WEIGHTS),
       ("views.number", config.views.number),
       ("views.augmix", config.views.augmix)) if value is not None]
   return (
@@ -172,6 +207,12 @@ def _remark(config, data):
       f"{'on' if used.views.augmix else 'off'}, weights "
       f"{', '.join(told) or 'none'}" +
       (f"; given: {', '.join(given)}" if given else ""))
+
+
+def _told(name, of):
+  if "weight" in of:
+    return f"{name} {of['weight']:g}"
+  return f"{name} of effect {of['effective_weight']:g}"
 
 
 def _family(config, data):

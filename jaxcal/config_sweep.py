@@ -99,7 +99,8 @@ def methods_of(
   """The methods of `points`, from the same config, with their numbers."""
   return {
       name: dataclasses.replace(  # type: ignore[type-var]
-          config_methods.method_of(config, point.method), **point.numbers)
+          config_methods.default_of(config, point.method), **point.numbers)
+      if point.numbers else config_methods.method_of(config, point.method)
       for name, point in points.items()}
 
 

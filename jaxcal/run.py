@@ -265,9 +265,10 @@ def iterate(
     sharding.barrier("predicted")
     common = _common_evidence(folder, task, evidence)
     for name, settings in about.items():
-      yield name, _gathered(folder, name, source, {
+      found = _gathered(folder, name, source, {
           **stages.setting(names[name]), **_scale(methods, task, names[name]),
           **settings}, common)
+      yield name, _with_weight(found, methods[names[name].method])
 
 
 def _open(folder, source, names, order, identity):
@@ -491,6 +492,15 @@ def _gathered(folder, name, source, settings, common):
   return Predictions(
       logits, source.labels, source.ids, class_names, kinds["info"], settings,
       kinds["evidence"])
+
+
+def _with_weight(found, method):
+  """Predictions that say to which weight an effective one has led."""
+  if getattr(method, "effective_weight", None) is None:
+    return found
+  weight = float(np.copysign(found.info["weight"][0], method.weight))
+  return found._replace(settings={**found.settings, "numbers": {
+      **found.settings.get("numbers", {}), "weight": weight}})
 
 
 def _common_evidence(folder, task, evidence):

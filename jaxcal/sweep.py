@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from jaxcal import config
 from jaxcal import spelling
 from jaxcal.adapt import base
+from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.adapt.prompt import methods as prompt_methods
 
 
@@ -87,6 +88,8 @@ def point(
     name: str, method: base.Numbers, numbers: Mapping[str, Any]) -> Point:
   """A setting with the numbers that its method has; the others are dropped.
 
+  So are those in whose place another one stands.
+
   Args:
     name: Name of the method.
     method: The method with its defaults.
@@ -95,10 +98,12 @@ def point(
   fields = () if _never_tunes(method) else [
       field.name
       for field in dataclasses.fields(method)  # type: ignore[arg-type]
-      if isinstance(getattr(method, field.name), (bool, int, float, str))]
+      if isinstance(getattr(method, field.name),
+                    (bool, int, float, str, type(None)))]
   defaults = {field: getattr(method, field) for field in fields}
-  kept = {field: value if numbers.get(field) is None else numbers[field]
-          for field, value in defaults.items()}
+  kept = numbers_lib.in_force({
+      field: value if numbers.get(field) is None else numbers[field]
+      for field, value in defaults.items()})
   shown = {field: _shown(field, value) for field, value in kept.items()}
   changed = [shown[field] for field, value in kept.items()
              if value != defaults[field]]

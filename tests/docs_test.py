@@ -34,6 +34,7 @@ _NUM_SCRIPTS = {
     "docs/few_shot.md": 4,
     "docs/images.md": 2,
     "docs/recalibration.md": 2,
+    "docs/regularisers.md": 4,
     "docs/results.md": 7,
     "docs/sweeps.md": 1,
     "docs/testbed.md": 1,
@@ -83,7 +84,8 @@ _NEEDS_FILES = (r"no tar matches laion/00000\.tar",
                 r"no hessians/hessian_CLIP-ViT-B-32.*/A_img_analytic\.pt")
 # Long runs, whose results lie in benchmarks/results: not done again here.
 _RECORDED = ("--store=full", "data.store=full", "configs/testbed.py",
-             "image_precision=bfloat16", "data.name=caltech101")
+             "image_precision=bfloat16", "data.name=caltech101",
+             "effective_weight=0.01,0.02")
 
 
 def _blocks(page, language):
@@ -179,7 +181,8 @@ class DocsTest(parameterized.TestCase):
          "docs/library.md": 8,
          # Runs in metrics/page_test.py.
          "docs/metrics.md": 1,
-         "docs/own_method.md": 4, "docs/recalibration.md": 2})
+         "docs/own_method.md": 4, "docs/recalibration.md": 2,
+         "docs/regularisers.md": 1})
     for page, text in _PAGES.items():
       fences = re.findall(r"^ *```(.*)$", text, re.MULTILINE)
       self.assertContainsSubset(fences[::2], ["bash", "python"], page)
@@ -193,6 +196,8 @@ class DocsTest(parameterized.TestCase):
     images.mkdir(parents=True)
     Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(images / "1.png")
     self._write_eurosat(self.folder / "path" / "to" / "datasets")
+    np.save(self.folder / "text_features.npy",
+            1 + np.random.default_rng(0).normal(size=(6, 8)))
     for script in _scripts(page):
       if any(done in script for done in _RECORDED):
         self._assert_understood(script)
@@ -295,6 +300,27 @@ class DocsTest(parameterized.TestCase):
     self.assertEqual(printed.count("accuracy"), 3)
     self.assertEqual(written, [f"seed-{seed}.{ending}" for seed in (1, 2, 3)
                                for ending in ("json", "safetensors")])
+
+  @pytest.mark.slow
+  def test_code_of_the_regularisers(self):
+    [block] = _blocks("docs/regularisers.md", "python")
+    _, printed = self._executed(block)
+    lines = printed.splitlines()
+    self.assertLen(lines, 30)
+    self.assertEqual(printed.count("100.0% of the labels"), 30)
+    apart = {tuple(re.split(" and |: ", line)[:2]): float(
+        re.search(r"(\S+) apart", line)[1]) for line in lines}
+    table = re.findall(r"(?m)^\| ([\d.]+) \| (\..*) \|$",
+                       _PAGES["docs/regularisers.md"])
+    self.assertLen(table, 3)
+    for effect, values in table:
+      effect = str(float(effect))
+      c_tpt = f"c_tpt {effect}"
+      found = [apart[f"{name} {effect}", c_tpt] for name in (
+          "o_tpt", "o_tpt_published", "soc", "a_tpt")]
+      np.testing.assert_allclose(
+          [*found, apart[c_tpt, "tpt"]], list(map(float, values.split(" | "))),
+          atol=2e-4)
 
   @pytest.mark.slow
   def test_code_of_the_posterior(self):

@@ -54,7 +54,9 @@ class SweepTest(parameterized.TestCase):
   @parameterized.parameters(
       ("tpt", {"weight": 3.0}, "tpt"),  # it has no weight
       ("soc", {"weight": 3.0, "delta": None}, "soc-weight=3"),
-      ("soc", {"weight": 30.0, "delta": 0.5}, "soc"),  # the defaults
+      ("soc", {"weight": 30.0, "delta": 0.85}, "soc"),  # the defaults
+      ("soc", {"effective_weight": 2.0, "delta_quantile": 0.8},
+       "soc-effective_weight=2-delta_quantile=0.8"),
       ("c_tpt", {"weight": 0.5, "delta": 0.1, "learning_rate": 1e-4},
        "c_tpt-learning_rate=0.0001-weight=0.5"),
       ("zero_shot", {"learning_rate": 1e-4, "num_steps": 2}, "zero_shot"),
@@ -73,8 +75,13 @@ class SweepTest(parameterized.TestCase):
         "soc", methods.method("soc"), numbers).name
     self.assertEqual(
         name(), "soc-selection_fraction=0.1-learning_rate=0.005-"
-        "weight_decay=0.01-num_steps=1-weight=30-delta=0.5")
+        "weight_decay=0.01-num_steps=1-weight=30-delta=0.85")
     self.assertEqual(name(weight=30.0), name())
+    # What another number stands for is none of the setting.
+    self.assertEqual(
+        name(effective_weight=2.0), "soc-selection_fraction=0.1-"
+        "learning_rate=0.005-weight_decay=0.01-num_steps=1-"
+        "effective_weight=2-delta=0.85")
     self.assertIn("weight=3.0000001-", name(weight=3.0000001))
     self.assertNotEqual(name(weight=3.0000001), name(weight=3.0))
 

@@ -1,11 +1,19 @@
 """A method's numbers and definition as JSON has them: what it is, on disk."""
 
+from collections.abc import Mapping
 import dataclasses
 import hashlib
 import inspect
 from typing import Any
 
+import jax
+import numpy as np
+
 from jaxcal.adapt import base
+
+# Numbers that, where they are not None, take the place of another.
+INSTEAD_OF: Mapping[str, str] = {
+    "effective_weight": "weight", "delta_quantile": "delta"}
 
 
 def names_of(method: base.Numbers) -> list[str]:
@@ -16,9 +24,44 @@ def names_of(method: base.Numbers) -> list[str]:
 
 def values_of(method: base.Numbers) -> dict[str, Any]:
   """A method's numbers by name; what is no number or text is left out."""
-  return {name: value for name in names_of(method)
-          if isinstance(value := getattr(method, name),
-                        (bool, int, float, str))}
+  return in_force({name: value for name in names_of(method)
+                   if isinstance(value := getattr(method, name),
+                                 (bool, int, float, str))})
+
+
+def in_force(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Numbers by name without None, and without those that others stand for."""
+  replaced = {other for one, other in INSTEAD_OF.items()
+              if values.get(one) is not None}
+  return {name: value for name, value in values.items()
+          if value is not None and name not in replaced}
+
+
+def known(value: Any) -> float | None:
+  """A number's value; None for None, for arrays and for what is traced."""
+  if value is None or isinstance(value, jax.core.Tracer) or (
+      not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array))):
+    return None
+  return float(value) if np.ndim(value) == 0 else None
+
+
+def refuse_both(method: base.Numbers) -> None:
+  """Refuses a number and its alternative, both other than by default.
+
+  A sign does not count: it is the one of the method in any case.
+
+  Raises:
+    ValueError: Names both.
+  """
+  defaults = {field.name: field.default for field in dataclasses.fields(
+      method)}  # type: ignore[arg-type]
+  for one, other in INSTEAD_OF.items():
+    given, value = (known(getattr(method, name, None)) for name in (one, other))
+    if given is not None and value is not None and (
+        abs(value) != defaults[other]):
+      raise ValueError(
+          f"{type(method).__name__} has {other} {value:g} and {one} {given:g}, "
+          f"which stands in its place; give one of them")
 
 
 def definition_of(method: base.Numbers) -> str:

@@ -43,6 +43,19 @@ def cosine_matrix(
   return jnp.where(jnp.eye(features.shape[0], dtype=bool), diagonal, products)
 
 
+def pair_cosines(features: Float[Array, "k d"]) -> Float[Array, "pairs"]:
+  """Cosines of all pairs i < j of classes, k (k - 1) / 2 of them.
+
+  Args:
+    features: Unit-norm rows.
+
+  Raises:
+    ValueError: See `check_class_features`.
+  """
+  similarity = cosine_matrix(features, diagonal=0.0)
+  return similarity[np.triu_indices(len(similarity), k=1)]
+
+
 def paired_cosines(
     first: Float[Array, "k d"],
     second: Float[Array, "k d"],

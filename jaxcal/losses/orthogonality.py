@@ -12,7 +12,6 @@ normalisation that made the features unit-norm.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxcal.losses import cosines
 from jaxcal.typing import Array
@@ -99,7 +98,7 @@ def semantic_orthogonality(
   """
   if not isinstance(delta, jax.core.Tracer) and not 0 < delta <= 1:
     raise ValueError(f"delta must lie in (0, 1], but {delta=}.")
-  values = _mean(huber(_pair_cosines(text_features), delta))
+  values = _mean(huber(cosines.pair_cosines(text_features), delta))
   return values.astype(text_features.dtype)
 
 
@@ -133,7 +132,7 @@ def quantile_semantic_orthogonality(
   """
   if not isinstance(quantile, jax.core.Tracer) and not 0 <= quantile <= 1:
     raise ValueError(f"quantile must lie in [0, 1], but {quantile=}.")
-  pairs = _pair_cosines(text_features)
+  pairs = cosines.pair_cosines(text_features)
   if pairs.size < 2:
     return jnp.zeros((), text_features.dtype)
   least = jnp.min(pairs, keepdims=True)
@@ -179,12 +178,6 @@ def huber(
   size = jnp.abs(values)
   linear = delta * (size - delta / 2)
   return jnp.where(size <= delta, jnp.square(values) / 2, linear)
-
-
-def _pair_cosines(text_features):
-  """Cosines of the pairs i < j, one axis of k (k - 1) / 2 values."""
-  similarity = cosines.cosine_matrix(text_features, diagonal=0.0)
-  return similarity[np.triu_indices(similarity.shape[0], k=1)]
 
 
 def _mean(values):

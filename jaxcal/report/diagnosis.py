@@ -10,10 +10,12 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.adapt.prompt import diagnostics
 from jaxcal.adapt.prompt import engine
+from jaxcal.adapt.prompt import family
 from jaxcal.adapt.prompt import methods as methods_lib
 from jaxcal.report import figures
 from jaxcal.report import measured
@@ -78,8 +80,14 @@ def diagnose(
       only features are at hand.
 
   Raises:
-    ValueError: No such features, or no method with a regulariser.
+    ValueError: No such features, no method with a regulariser, or one with an
+      `effective_weight` and no derivative by the context.
   """
+  if prepared is None:
+    methods = {name: method.of_classes(jnp.asarray(text_features))
+               for name, method in methods.items()}
+  else:
+    _, methods = family.resolved(prepared, methods)
   geometry = diagnostics.geometry(text_features)
   by_features = diagnostics.by_features(methods, text_features)
   by_context = (None if prepared is None else
@@ -183,8 +191,10 @@ def _columns(rows):
         "classes of", lambda row: row["data"])} | columns
   number = lambda name: lambda row: f"{row[name]:.3g}"
   return tables.present(rows, columns | {
+      "num_classes": tables.Column(
+          "classes", lambda row: f"{row['num_classes']:,}")} | {
       name: tables.Column(heading, number(name)) for name, heading in (
-          ("num_classes", "classes"), ("value", "value"), ("weight", "weight"),
+          ("value", "value"), ("weight", "weight"),
           ("norm_by_context", "norm by context"),
           ("effective_weight_by_context", "effective weight by context"),
           ("norm_by_features", "norm by features"),

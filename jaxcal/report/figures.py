@@ -22,6 +22,8 @@ _INK, _BAR, _GAP, _QUIET = "#1c2b3a", "#3f7cac", "#d1495b", "#9aa5b1"
 # Told apart without colour vision, too (Okabe and Ito).
 _CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
            "#000000")
+# What is drawn against a swept number, with its heading.
+SWEPT = {"accuracy": "accuracy %", "ece": "ECE %", "nll": "NLL"}
 # Diagrams side by side in a figure that is as wide as a page.
 _MOST_ABREAST = 5
 # Inches of a figure with one panel, which can be read on a telephone.
@@ -242,7 +244,7 @@ def sweep_curves(
     lines: Mapping[str, summary.Row],
     field: str,
 ) -> "Figure":
-  """Accuracy and calibration error against a swept number, with intervals.
+  """Accuracy, ECE and NLL against a swept number, with intervals.
 
   Args:
     curves: Curves by label, rows of `summary.summarise` that also hold the
@@ -257,10 +259,9 @@ def sweep_curves(
   if not curves:
     raise ValueError(f"no rows with a {field} to draw")
   from matplotlib.figure import Figure
-  figure = Figure(figsize=(7.6, 3.2), layout="constrained")
-  panels = figure.subplots(1, 2)
-  for panel, (score, heading) in zip(
-      panels, (("accuracy", "accuracy %"), ("ece", "ECE %"))):
+  figure = Figure(figsize=(10.6, 3.2), layout="constrained")
+  panels = figure.subplots(1, len(SWEPT))
+  for panel, (score, heading) in zip(panels, SWEPT.items()):
     _draw_sweep(panel, curves, lines, field, score, heading)
   _legend_beside(figure, panels)
   return figure
@@ -496,7 +497,7 @@ def _lean(drawn):
       (r' xmlns(:\w+)?="[^"]*"', ""),
       (r' transform="rotate\(-0 [^"]*"', ""),
       (r" font-family: [^;]*;", ""),
-      (r"(\d\.\d\d)\d+", r"\1"),
+      (r"(\d\.\d\d)\d+(?!\d*<)", r"\1"),  # not of texts
       (r"\n *", "\n")):
     drawn = re.sub(pattern, instead, drawn)
   return drawn
@@ -537,7 +538,8 @@ def _draw_sweep(panel, curves, lines, field, score, heading):
   values = sorted({row[field] for rows in curves.values() for row in rows})
   if values[0] > 0 and values[-1] > 10 * values[0]:
     panel.set_xscale("log")
-  panel.set_xticks(values, [f"{value:g}" for value in values])
+  panel.set_xticks(values, [f"{value:g}" for value in values],
+                   rotation=45 if len(values) > 8 else 0)
   panel.minorticks_off()
   _plain_axes(panel, field.replace("_", " "), heading)
 

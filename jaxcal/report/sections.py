@@ -155,15 +155,26 @@ def more(
       "percent: the probability that such an image has less confidence, or "
       "more of each uncertainty, than an image of the set; 50 tells nothing. "
       "The variance of the image's embedding does not depend on the classes.")
-  yield _table(
+  yield tuning(rows)
+
+
+def tuning(rows: Sequence[summary.Row]) -> page.Section:
+  """What tuning did to the context and the entropy, and how strongly.
+
+  Args:
+    rows: Rows of all sets.
+  """
+  return _table(
       "What tuning did to the median image",
       [row for row in rows if row.get("median_context_shift", 0) > 0],
       tables.TUNING,
-      "Entropy of the mean prediction of the confident views, in nats. One "
-      "AdamW step from an empty state moves every coordinate by the learning "
-      "rate, so a weight only decides signs: where the ratio of gradients is "
-      "far above 1 the regulariser decides nearly all of them, whatever the "
-      "image.")
+      "Entropy of the mean prediction of the confident views, in nats. The "
+      "effective weight is the weight times the norm of the regulariser's "
+      "gradient, which stands against the norm of the entropy's; both are by "
+      "the context where images start. One AdamW step from an empty state "
+      "moves every coordinate by the learning rate, so a weight only decides "
+      "signs: where the ratio of gradients is far above 1 the regulariser "
+      "decides nearly all of them, whatever the image.")
 
 
 def _table(heading, rows: Sequence[Any], columns, note) -> page.Section:

@@ -27,12 +27,15 @@ from jaxcal.storage import identity as identity_lib
 
 # Of a folder's name, before its hash: up to four bytes each, of 255 in all.
 _MOST_LETTERS = 60
-# What is drawn against a swept number.
-_SCORES = {"accuracy": "accuracy %", "ece": "ECE %", "nll": "NLL"}
 _ON_CURVES = (
     "Bands are intervals over the images; all settings see the same ones, so "
     "that neighbours may differ surely where their bands overlap. Lines across "
     "are settings without the number.")
+_ON_EFFECTS = (
+    "The effective weight is the weight times the norm of the regulariser's "
+    "gradient by the context where images start: at equal ones methods pull "
+    "equally hard at the first step, each with the weight that this takes for "
+    "the classes of the set.")
 
 # From the name of a method to the method with its defaults.
 DefaultOf = Callable[[str], base.Numbers]
@@ -155,7 +158,8 @@ def write(
   page.write(output / "report.html", page.Page(
       _title(about, swept), _lead(rows),
       [_overview(named(rows), swept, remarks, conventions),
-       _means(named(pooled), conventions), *_figures(found)],
+       _means(named(pooled), conventions), *_figures(found),
+       sections.tuning(named(rows))],
       saved_runs.measured_by(about, conventions),
       saved_runs.commands(about, page_by)))
   return text
@@ -298,6 +302,8 @@ def _means(pooled, conventions):
 def _figures(found: Sequence[_Curves]) -> Iterator[page.Section]:
   """A section of figures for each set."""
   for data in dict.fromkeys(one.data for one in found):
+    on_effects = [_ON_EFFECTS] * any(
+        one.data == data and one.field == "effective_weight" for one in found)
     yield page.Section(data, [page.Figures([
         page.Figure(
             figures.svg(figures.sweep_curve(
@@ -305,7 +311,7 @@ def _figures(found: Sequence[_Curves]) -> Iterator[page.Section]:
             f"{heading.removesuffix(' %')} against "
             f"{one.field.replace('_', ' ')}")
         for one in found if one.data == data
-        for score, heading in _SCORES.items()]), _ON_CURVES])
+        for score, heading in figures.SWEPT.items()]), _ON_CURVES, *on_effects])
 
 
 def _over_seeds(output, rows, conventions):

@@ -55,6 +55,10 @@ def _if_there(name, form=percent):
   return lambda row: _interval(name, form)(row) if name in row else ""
 
 
+def _present(name):
+  return lambda row: f"{row[name]:.3g}" if name in row else ""
+
+
 def _three(value):
   return f"{value:z.3f}"
 
@@ -272,6 +276,10 @@ TUNING = (
     Column("context moved by",
            lambda row: _three(row["median_context_shift"])),
     Column("regulariser", lambda row: _three(row["median_regulariser"])),
+    # What predictions of earlier versions do not have.
+    *(Column(heading, _present(f"median_{name}")) for heading, name in (
+        ("weight", "weight"), ("effective weight", "effective_weight"),
+        ("entropy's gradient", "entropy_gradient"))),
     Column("gradients, regulariser : entropy",
            lambda row: f"{row['median_gradient_ratio']:.3g}"),
 )

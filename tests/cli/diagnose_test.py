@@ -74,6 +74,28 @@ class DiagnoseTest(parameterized.TestCase):
     self.assertNotIn("weight", rows["mine", "soc_quantile"])
     self.assertLen(rows, 6)
 
+  def test_effective_weights_and_a_margin_that_follow_the_classes(self):
+    status, _, error = self._run(
+        "--config.data.name=digits,shapes", "--config.method.name=c_tpt,soc",
+        "--config.method.effective_weight=2",
+        "--config.method.soc.delta_quantile=0.7")
+    self.assertEqual(status, 0, error)
+    rows = self._rows()
+    self.assertLen({row["weight"] for row in rows.values()}, 4)
+    for (_, method), row in rows.items():
+      self.assertAlmostEqual(row["effective_weight_by_context"], 2, places=4)
+      if method == "soc":
+        self.assertAlmostEqual(row["beyond"], 0.3, delta=0.03)
+
+  def test_features_alone_have_no_effective_weight(self):
+    np.save(self.folder / "mine.npy", _features())
+    status, _, error = self._run(
+        f"--features={self.folder / 'mine.npy'}",
+        "--config.method.effective_weight=2")
+    self.assertEqual(status, 2)
+    self.assertIn("text features alone do not tell it", re.sub(
+        r"\s+", " ", error))
+
   def test_under_the_published_weights(self):
     status, _, error = self._run(
         "--config.data.name=imagenet_r", "--config.protocol=paper",

@@ -440,6 +440,44 @@ def get_config():
     self.assertEqual(weights("--config.method.weight=7",
                              "--config.method.soc.weight=8"), [7, 8])
 
+  def test_a_weight_or_an_effective_one(self):
+    file = self.create_tempfile(content="""
+from jaxcal import config
+
+def get_config():
+  experiment = config.ExperimentConfig()
+  experiment.method.name = ("c_tpt", "soc", "soc_quantile")
+  experiment.method.weight = 3.0
+  return experiment
+""").full_path
+    found = lambda *given: {
+        name: (one.weight, getattr(one, "effective_weight", None))
+        for name, one in self._methods(f"--config={file}", *given).items()}
+    # What is given anew comes before the file.
+    self.assertEqual(found("--config.method.effective_weight=2"), {
+        "c_tpt": (50, 2), "soc": (30, 2), "soc_quantile": (30, None)})
+    self.assertEqual(
+        found("--config.method.effective_weight=2",
+              "--config.method.soc.effective_weight=5"), {
+                  "c_tpt": (50, 2), "soc": (30, 5), "soc_quantile": (30, None)})
+    for both in (
+        ("weight=3", "effective_weight=2"),
+        ("c_tpt.weight=3", "c_tpt.effective_weight=2"),
+        ("c_tpt.weight=3", "effective_weight=2"),
+        ("weight=3", "c_tpt.effective_weight=2")):
+      with self.assertRaisesRegex(
+          ValueError, f"{both[1][:-2]} stands in place of --config.method."
+          f"{both[0][:-2]}, and both are given for c_tpt; leave one"):
+        found(*(f"--config.method.{one}" for one in both))
+
+  def test_a_margin_or_its_quantile(self):
+    found = lambda *given: self._methods("--config.method.name=soc", *(
+        f"--config.method.{one}" for one in given))["soc"]
+    self.assertEqual(found("soc.delta_quantile=0.7"),
+                     methods_lib.method("soc", delta_quantile=0.7))
+    with self.assertRaisesRegex(ValueError, "both are given for soc"):
+      found("delta=0.5", "soc.delta_quantile=0.7")
+
   def test_fields_are_those_of_the_methods(self):
     parts = config_lib.method_parts(config_lib.MethodConfig())
     self.assertEqual(set(parts), set(methods_lib.METHODS))
@@ -450,11 +488,21 @@ def get_config():
   @parameterized.parameters(
       ("--config.method.soc.delta=0.3", "soc is none of the methods c_tpt"),
       ("--config.method.c_tpt.delta=0.3", "no field.*c_tpt.delta"),
+      ("--config.method.soc_quantile.effective_weight=1",
+       "no field.*soc_quantile.effective_weight"),
+      ("--config.method.effective_weight=-1", "effective_weight is -1"),
+      ("--config.method.soc.delta_quantile=2", r"expected in \[0, 1\]"),
       ("--config.method.c_tpt.num_steps=-1", "c_tpt.num_steps is -1, expected"),
       ("--config.method.c_tpt.selection_fraction=2", "expected in .0, 1.|0, 1"))
   def test_refused(self, flag, message):
     with self.assertRaisesRegex(ValueError, message):
       self._methods("--config.method.name=c_tpt", flag)
+
+  def test_what_follows_the_entropy_has_no_effect_to_be_set(self):
+    with self.assertRaisesRegex(
+        ValueError, "soc_quantile has an effective_weight; .* follows the ent"):
+      self._methods("--config.method.name=tpt,soc_quantile",
+                    "--config.method.effective_weight=2")
 
   def _plan(self, *axes, **own):
     config = config_lib.ExperimentConfig()
@@ -475,7 +523,10 @@ def get_config():
     self.assertEqual(
         self._plan("method.weight=1,3", weight=9.0),
         [("tpt", None, None), ("c_tpt", 1, None), ("c_tpt", 3, None),
-         ("soc", 1, 0.5), ("soc", 3, 0.5)])
+         ("soc", 1, 0.85), ("soc", 3, 0.85)])
+    with self.assertRaisesRegex(
+        ValueError, "method.weight, and both are given for c_tpt"):
+      self._plan("method.weight=1,3", "method.effective_weight=2")
     with self.assertRaisesRegex(ValueError, "none of the methods has a tda.al"):
       self._plan("method.tda.alpha=1,2")
 

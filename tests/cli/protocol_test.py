@@ -9,6 +9,7 @@ from absl.testing import parameterized
 from jaxcal import config as config_lib
 from jaxcal import config_methods
 from jaxcal import predictions
+from jaxcal.adapt.prompt import methods
 from tests.cli import command
 
 _METHODS = ("tpt", "c_tpt", "o_tpt", "a_tpt", "soc")
@@ -69,6 +70,22 @@ class ProtocolTest(parameterized.TestCase):
     config.method.soc.weight, config.method.weight = None, 7.0
     self.assertEqual(_weights(config_methods.for_set(config, "imagenet_a")),
                      dict.fromkeys(_SHIFT, 7))
+
+  def test_an_effective_weight_comes_before_the_published_ones(self):
+    config = _config("imagenet_a")
+    config.method.soc.effective_weight = 2.0
+    found = config_methods.for_set(config, "imagenet_a")
+    self.assertEqual(
+        _weights(found), _SHIFT | {"soc": methods.Soc().weight})
+    self.assertEqual(config_methods.method_of(found, "soc").effective_weight, 2)
+    self.assertRegex(
+        config_methods.remarks(config, ["imagenet_a"])["imagenet_a"],
+        "a_tpt 10, soc of effect 2; given: method.soc.effective_weight$")
+    config.method.effective_weight = 5.0
+    self.assertEqual(
+        {name: config_methods.method_of(
+            config_methods.for_set(config, "imagenet_a"), name).effective_weight
+         for name in _SHIFT}, dict.fromkeys(_SHIFT, 5.0) | {"soc": 2.0})
 
   def test_without_it_all_sets_have_the_defaults_of_the_methods(self):
     config = _config("imagenet_a")
@@ -135,6 +152,42 @@ class CommandTest(absltest.TestCase):
             (output / "results.jsonl").read_text().splitlines()]
     self.assertEqual([(row["method"], row["weight"]) for row in rows],
                      [("c_tpt", 20), ("soc", 1), ("soc", 2)])
+
+  def test_a_sweep_of_effective_weights(self):
+    output = pathlib.Path(self.create_tempdir().full_path, "run")
+    status, _, error = command.here(
+        "sweep", *command.SMALL, "--config.protocol=paper",
+        "--config.data.family=shift", "--config.method.name=tpt,c_tpt,soc",
+        "--sweep=method.effective_weight=0.2,20", f"--output={output}")
+    self.assertEqual(status, 0, error)
+    rows = [json.loads(line) for line in
+            (output / "results.jsonl").read_text().splitlines()]
+    self.assertEqual(
+        [(row["method"], row.get("effective_weight")) for row in rows],
+        [("tpt", None), ("c_tpt", 0.2), ("c_tpt", 20), ("soc", 0.2),
+         ("soc", 20)])
+    weights = {}
+    for row in rows[1:]:
+      self.assertNotIn("weight", row)  # which would be the published one
+      self.assertAlmostEqual(
+          row["median_effective_weight"], row["effective_weight"], places=4)
+      self.assertEqual(row["median_entropy_gradient"],
+                       rows[0]["median_entropy_gradient"])
+      weights.setdefault(row["method"], []).append(row["median_weight"])
+      saved = predictions.settings(
+          output / "predictions" / "digits" / row["setting"])
+      self.assertEqual(saved["numbers"]["effective_weight"],
+                       row["effective_weight"])
+      self.assertAlmostEqual(
+          saved["numbers"]["weight"], row["median_weight"], places=4)
+      self.assertNotIn("method.weight", saved["identity"])
+    for low, high in weights.values():
+      self.assertAlmostEqual(high / low, 100, places=2)
+    self.assertIn("<svg", (output / "effective_weight-digits.svg").read_text())
+    page = (output / "report.html").read_text()
+    for needed in ("<svg", "equal ones methods pull equally hard",
+                   "effective weight</button>", "closed on the right"):
+      self.assertIn(needed, page)
 
 
 if __name__ == "__main__":

@@ -277,7 +277,9 @@ class FiguresTest(absltest.TestCase):
             for weight, ece in ((30., 0.3), (1., 0.1), (10., 0.2))]
     figure = figures.sweep_curves(
         {"soc": rows}, {"tpt": _row(ece=0.05)}, "weight")
-    accuracy, error = figure.axes
+    accuracy, error, likelihood = figure.axes
+    np.testing.assert_allclose(  # in nats, not in percent
+        likelihood.get_lines()[1].get_ydata(), [_row()["nll"]] * 3)
     curve, line = error.get_lines()[1], error.get_lines()[0]
     np.testing.assert_allclose(curve.get_xdata(), [1, 10, 30])
     np.testing.assert_allclose(curve.get_ydata(), [10, 20, 30])
@@ -422,6 +424,15 @@ class PageTest(absltest.TestCase):
                    "by Holm&#39;s method over the differences of an image set"):
       self.assertIn(needed, text)
     self.assertNotIn("Means over", _page())
+
+  def test_strength_of_the_regulariser_where_it_is_known(self):
+    cells = lambda **row: re.findall(
+        '<td data-of="(?:weight|effective.*?|entropy&#39;s.*?)">(.*?)</td>',
+        _page(rows=[_row(**row)]))
+    self.assertEqual(cells(), ["", "", ""])  # of an earlier version
+    self.assertEqual(
+        cells(median_weight=30.0, median_effective_weight=1.62,
+              median_entropy_gradient=0.43), ["30", "1.62", "0.43"])
 
   def test_empty_sections_are_left_out(self):
     text = _page(differences=[], rows=[_row(median_context_shift=0.0)])

@@ -15,7 +15,6 @@ will do, or text features alone.
 """
 
 from collections.abc import Mapping
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -84,8 +83,7 @@ def geometry(text_features: Float[Any, "k d"]) -> Geometry:
     ValueError: They are no such features.
   """
   features = jnp.asarray(text_features)
-  pairs = np.asarray(cosines.cosine_matrix(features, diagonal=1.0))[
-      np.triu_indices(len(features), k=1)]
+  pairs = np.asarray(cosines.pair_cosines(features))
   squared = np.square(np.asarray(features, np.float64))
   largest = squared.argmax(axis=1)
   dominant = np.bincount(largest).argmax()
@@ -104,11 +102,13 @@ def by_features(
   whatever lies before it.
 
   Args:
-    methods: Methods by name; those without a regulariser are left out.
+    methods: Methods by name, from `family.resolved`; those without a
+      regulariser are left out.
     text_features: Unit-norm class features.
 
   Raises:
-    ValueError: They are no such features, or no method has a regulariser.
+    ValueError: They are no such features, no method has a regulariser, or one
+      has an `effective_weight`.
   """
   features = jnp.asarray(text_features)
   cosines.check_class_features(features)
@@ -129,7 +129,8 @@ def by_context(
   They decide the first step, and with it the effective weight.
 
   Args:
-    methods: Methods by name; those without a regulariser are left out.
+    methods: Methods by name, from `family.resolved`; those without a
+      regulariser are left out.
     prepared: Features and derivative there, from `engine.prepare`.
 
   Raises:
@@ -138,45 +139,6 @@ def by_context(
   return _pulls({
       name: _Pull(objective, *engine.penalty(prepared, objective))
       for name, objective in _regularised(methods).items()})
-
-
-def at_effective_weight(
-    method: methods_lib.PromptMethod,
-    prepared: engine.Prepared,
-    effective_weight: float,
-) -> methods_lib.PromptMethod:
-  """The method with the weight that has a given effect at the first step.
-
-  Args:
-    method: Method with a constant weight, which keeps its sign.
-    prepared: Features and derivative where images start, from
-      `engine.prepare`.
-    effective_weight: Weight times the norm of the regulariser's gradient by
-      the context, at least 0.
-
-  Raises:
-    ValueError: No regulariser, a weight that belongs to each image, or a
-      gradient of zero, which no weight makes larger.
-  """
-  objective = method.objective()
-  kind = type(method).__name__
-  if objective.regulariser is None:
-    raise ValueError(f"{kind} has no regulariser, and so no effective weight")
-  pull = _Pull(objective, *engine.penalty(prepared, objective))
-  if np.isnan(pull.weight):
-    raise ValueError(
-        f"the weight of {kind} follows the entropy of each image, so that it "
-        "has no effective weight to be set; set its weight")
-  norm = float(jnp.linalg.norm(pull.gradient))
-  if not norm > 0:
-    raise ValueError(
-        f"the regulariser of {kind} has no gradient at these classes, so that "
-        "no weight gives it an effect; with one class there is nothing to "
-        "tell apart")
-  return dataclasses.replace(  # type: ignore[call-arg, type-var]
-      method, weight=float(np.copysign(
-          effective_weight / norm,
-          method.weight)))  # type: ignore[attr-defined]
 
 
 class _Pull(NamedTuple):

@@ -93,6 +93,9 @@ class Tuned(NamedTuple):
   context: Float[Array, "m w"]
   regulariser: Float[Array, ""]  # at the initial context
   gradient_ratio: Float[Array, ""]  # |weight * regulariser's| / |entropy's|
+  weight: Float[Array, ""]  # size of the regulariser's factor there
+  effective_weight: Float[Array, ""]  # |weight * gradient of the regulariser|
+  entropy_gradient: Float[Array, ""]  # |gradient of the entropy|
 
 
 class Info(NamedTuple):
@@ -103,6 +106,10 @@ class Info(NamedTuple):
   regulariser: Float[Array, ""]  # at the initial context
   gradient_ratio: Float[Array, ""]  # of the first step, see `Tuned`
   context_shift: Float[Array, ""]  # Euclidean norm of the context's change
+  # At the initial context, by which the gradients are, see `Tuned`:
+  weight: Float[Array, ""]
+  effective_weight: Float[Array, ""]
+  entropy_gradient: Float[Array, ""]
 
 
 class RandomViews(NamedTuple):
@@ -258,17 +265,30 @@ def combine(
     pulled: The regulariser, from `penalty`.
     step: Number of the step, for methods whose parts take turns.
   """
+  weight = weight_of(objective, start, pulled)
   if objective.regulariser is None or objective.weighting is None:
-    zero = jnp.zeros_like(start.gradient)
-    return Step(start.gradient, zero, jnp.zeros_like(start.entropy))
-  weight = jnp.asarray(
-      objective.weighting(start.entropy, pulled.value), start.entropy.dtype)
+    return Step(start.gradient, jnp.zeros_like(start.gradient), weight)
   pull = weight * pulled.gradient
   if not objective.turns:
     return Step(start.gradient + pull, pull, weight)
   if step % 2:
     return Step(pull, pull, weight)
   return Step(start.gradient, jnp.zeros_like(pull), jnp.zeros_like(weight))
+
+
+def weight_of(
+    objective: Objective, start: Start, pulled: Penalty) -> Float[Array, ""]:
+  """The signed factor of the regulariser, whose turn it may not be; or 0.
+
+  Args:
+    objective: Objective of the method.
+    start: The entropy, from `begin` or `entropy_at`.
+    pulled: The regulariser, from `penalty`.
+  """
+  if objective.regulariser is None or objective.weighting is None:
+    return jnp.zeros_like(start.entropy)
+  return jnp.asarray(
+      objective.weighting(start.entropy, pulled.value), start.entropy.dtype)
 
 
 def tune(
@@ -304,7 +324,9 @@ def tune(
           _norm(at.gradient), jnp.finfo(ratio.dtype).tiny)
     updates, state = optimiser.update(step.gradient, state, context)
     context = optax.apply_updates(context, updates)
-  return Tuned(context, first.value, ratio)
+  weight = jnp.abs(weight_of(objective, start, first))
+  return Tuned(context, first.value, ratio, weight,
+               weight * _norm(first.gradient), _norm(start.gradient))
 
 
 @precision.highest
@@ -339,7 +361,10 @@ def predict(
            entropy_after=entropy.marginal_entropy(logits, where=start.kept),
            regulariser=tuned.regulariser,
            gradient_ratio=tuned.gradient_ratio,
-           context_shift=_norm(tuned.context - prepared.context)),
+           context_shift=_norm(tuned.context - prepared.context),
+           weight=tuned.weight,
+           effective_weight=tuned.effective_weight,
+           entropy_gradient=tuned.entropy_gradient),
       _random_views(logits, prepared.logit_scale * views @
                     prepared.text_features.T, num_random))
 
@@ -366,7 +391,7 @@ def untuned(
     kept = jnp.arange(len(views)) == 0
   value = entropy.marginal_entropy(logits, where=kept)
   zero = jnp.zeros_like(value)
-  return Adapted(logits[0], None, Info(value, value, zero, zero, zero),
+  return Adapted(logits[0], None, Info(value, value, *[zero] * 6),
                  _random_views(logits, logits, num_random))
 
 

@@ -37,7 +37,7 @@ class Shared:
     encode: Text features as a function of the context.
     prepared: Features and derivative at the initial context.
     penalties: Regularisers there, by name.
-    methods: Numbers of the methods, by name.
+    methods: Numbers of the methods, by name, from `resolved`.
     random_views: Whether outputs carry logits of the most confident random
       views, as evidence.
   """
@@ -57,9 +57,12 @@ def share(
     *,
     random_views: bool = False,
 ) -> Shared:
-  """What is computed once per data set, besides `engine.prepare`."""
-  return Shared(encode, prepared, penalties(prepared, methods), dict(methods),
-                random_views)
+  """What is computed once per data set, besides `engine.prepare`.
+
+  Raises:
+    ValueError: See `resolved`.
+  """
+  return Shared(encode, prepared, *resolved(prepared, methods), random_views)
 
 
 def family(
@@ -88,6 +91,22 @@ def names(
   return {one.label: one for one in every}
 
 
+def resolved(
+    prepared: engine.Prepared, methods: Methods
+) -> tuple[
+    dict[str, engine.Penalty], dict[str, methods_lib.PromptMethod]]:
+  """`penalties`, and the methods as `methods.resolved` has them, by name.
+
+  Raises:
+    ValueError: A weight or margin that these classes do not have, see there.
+  """
+  methods = {name: method.of_classes(prepared.text_features)
+             for name, method in methods.items()}
+  found = penalties(prepared, methods)
+  return found, {name: method.of_context(prepared, found[name])
+                 for name, method in methods.items()}
+
+
 def penalties(
     prepared: engine.Prepared, methods: Methods
 ) -> dict[str, engine.Penalty]:
@@ -102,7 +121,8 @@ def penalties(
     objective = method.objective()
     leaves, structure = jax.tree.flatten(objective.regulariser)
     key = (structure, *(
-        id(leaf) if jnp.ndim(leaf) else float(leaf) for leaf in leaves))
+        id(leaf) if jnp.ndim(leaf) or isinstance(leaf, jax.core.Tracer) else
+        float(leaf) for leaf in leaves))
     if key not in place:
       place[key] = len(values)
       value, cotangent = engine.regulariser_at(

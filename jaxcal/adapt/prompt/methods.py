@@ -18,12 +18,17 @@ import functools
 import types
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
+import numpy as np
 import optax
 
+from jaxcal import precision
 from jaxcal.adapt import base
+from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.adapt.prompt import engine
 from jaxcal.losses import angular
+from jaxcal.losses import cosines
 from jaxcal.losses import dispersion
 from jaxcal.losses import orthogonality
 from jaxcal.typing import Array
@@ -62,8 +67,9 @@ class PromptMethod:
 
     Raises:
       ValueError: A share of the views outside (0, 1]; no encoder, or too few
-        views, where prompts are tuned.
+        views, where prompts are tuned; or see `check_numbers`.
     """
+    self.check_numbers()
     if not 0 < self.selection_fraction <= 1:
       raise ValueError("selection_fraction must lie in (0, 1], got "
                        f"{self.selection_fraction:g}")
@@ -85,7 +91,38 @@ class PromptMethod:
     Its text forward and backward at the initial context are repeated for every
     batch; `family.family` does them once per data set.
     """
+    self.check_numbers()
     return base.episodic(_alone, self)
+
+  def check_numbers(self) -> None:
+    """Refuses numbers that contradict each other or lie out of range.
+
+    Raises:
+      ValueError: Says which.
+    """
+    numbers_lib.refuse_both(self)
+
+  def of_classes(self, text_features: Float[Array, "k d"]) -> "PromptMethod":
+    """The method with numbers where its own depend on the classes.
+
+    Args:
+      text_features: Unit-norm class features at the context where images
+        start.
+    """
+    del text_features
+    return self
+
+  def of_context(
+      self, prepared: engine.Prepared, penalty: engine.Penalty
+  ) -> "PromptMethod":
+    """The method of `of_classes` with the weight that has the effect asked for.
+
+    Args:
+      prepared: Features and derivative where images start.
+      penalty: Regulariser of the method there, from `engine.penalty`.
+    """
+    del prepared, penalty
+    return self
 
 
 @jax.tree_util.register_dataclass
@@ -130,7 +167,51 @@ class Tpt(PromptMethod):
 
 @jax.tree_util.register_dataclass
 @_frozen()
-class CTpt(Tpt):
+class Weighted(Tpt):
+  """What methods have in common whose regulariser has a constant weight.
+
+  Attributes:
+    weight: Factor of the regulariser.
+    effective_weight: Weight times the norm of the regulariser's gradient by
+      the context where images start, which gives every data set a weight of
+      its own, the same in all steps; None where `weight` is the weight. Beside
+      it only the sign of `weight` counts.
+  """
+
+  weight: Number = 1.0
+  effective_weight: Number | None = None
+
+  def check_numbers(self) -> None:
+    """See `PromptMethod.check_numbers`."""
+    super().check_numbers()
+    _check_range(self, "effective_weight", 0, np.inf)
+
+  @precision.highest
+  def of_context(
+      self, prepared: engine.Prepared, penalty: engine.Penalty
+  ) -> "PromptMethod":
+    """See `PromptMethod.of_context`; weight 0 where there is no gradient.
+
+    Raises:
+      ValueError: No gradient, where not traced.
+    """
+    if self.effective_weight is None:
+      return self
+    norm = jnp.where(_alike(prepared.text_features), 0,
+                     jnp.linalg.norm(penalty.gradient))
+    if not isinstance(norm, jax.core.Tracer) and not norm > 0:
+      raise ValueError(
+          f"the regulariser of {type(self).__name__} has no gradient at these "
+          "classes, so that no weight has an effect; with one class, or all of "
+          "them alike, there is nothing to tell apart")
+    size = self.effective_weight / jnp.where(norm > 0, norm, jnp.inf)
+    return dataclasses.replace(  # type: ignore[type-var]
+        self, weight=jnp.copysign(size, self.weight), effective_weight=None)
+
+
+@jax.tree_util.register_dataclass
+@_frozen()
+class CTpt(Weighted):
   """Text features spread around their centroid. Yoon et al., C-TPT, ICLR 2024.
 
   The released scripts use weight 50, and 20 for ImageNet's variants.
@@ -164,7 +245,7 @@ class CTptTwoStep(CTpt):
 
 @jax.tree_util.register_dataclass
 @_frozen()
-class OTpt(Tpt):
+class OTpt(Weighted):
   """Orthogonal text features, as released. Sharifdeen et al., O-TPT, CVPR 2025.
 
   Differs from the released code in: the closed form of its Householder
@@ -199,7 +280,7 @@ class OTptPublished(OTpt):
 
 @jax.tree_util.register_dataclass
 @_frozen()
-class ATpt(Tpt):
+class ATpt(Weighted):
   """Largest angle to the nearest class, with the sign of the A-TPT paper.
 
   Differs from the released code in: the fine-grained script, whose sign is
@@ -219,7 +300,7 @@ class ATpt(Tpt):
 
 @jax.tree_util.register_dataclass
 @_frozen()
-class ATptInverted(Tpt):
+class ATptInverted(Weighted):
   """A-TPT as its released fine-grained script runs: nearest classes attract.
 
   Attributes:
@@ -235,20 +316,54 @@ class ATptInverted(Tpt):
 
 @jax.tree_util.register_dataclass
 @_frozen()
-class Soc(Tpt):
+class Soc(Weighted):
   """Huber penalty on class similarities with a constant margin (SoC).
 
-  Semantic Orthogonal Calibration: beyond `delta` the pull on a pair no longer
-  grows with its similarity, which spares semantically close classes. The
-  paper's value of `delta` in [0, 1] is not known to us; 0.5 is our choice.
+  Semantic Orthogonal Calibration: beyond the margin the pull on a pair no
+  longer grows with its similarity, which spares semantically close classes.
+  The paper's value of `delta` in [0, 1] is not public. 0.85 is our choice, the
+  similarity from which the paper's figure 2 counts a pair as close: a margin
+  below all pairs spares none, and on CLIP's text features 0.5 is one.
 
   Attributes:
     weight: Factor of the penalty.
     delta: Margin, a cosine in (0, 1].
+    delta_quantile: Quantile, in [0, 1], of the zero-shot cosines of all pairs
+      of classes at which the margin of a data set lies; None where `delta` is
+      the margin.
   """
 
   weight: Number = 30.0
-  delta: Number = 0.5
+  delta: Number = 0.85
+  delta_quantile: Number | None = None
+
+  def check_numbers(self) -> None:
+    """See `PromptMethod.check_numbers`."""
+    super().check_numbers()
+    _check_range(self, "delta", 0, 1)
+    _check_range(self, "delta_quantile", 0, 1)
+
+  def of_classes(self, text_features: Float[Array, "k d"]) -> "PromptMethod":
+    """The method with the margin of these classes.
+
+    Raises:
+      ValueError: The cosine at the quantile is not positive, where not traced.
+    """
+    if self.delta_quantile is None:
+      return self
+    pairs = cosines.pair_cosines(text_features)
+    if not pairs.size:  # one class, of which the penalty is 0
+      return dataclasses.replace(  # type: ignore[type-var]
+          self, delta_quantile=None)
+    delta = jnp.quantile(pairs, self.delta_quantile)
+    if not isinstance(delta, jax.core.Tracer) and not delta > 0:
+      raise ValueError(
+          f"the cosine at quantile {float(self.delta_quantile):g} of the pairs "
+          f"of classes is {float(delta):.3g}, and a margin must be positive; "
+          "raise delta_quantile, or give delta")
+    return dataclasses.replace(  # type: ignore[type-var]
+        self, delta=jnp.clip(delta, jnp.finfo(delta.dtype).tiny, 1),
+        delta_quantile=None)
 
   def objective(self) -> engine.Objective:
     """The entropy plus the weighted penalty."""
@@ -263,7 +378,9 @@ class SocQuantile(Tpt):
 
   The form in which the authors of CoTS re-implemented SoC: the regulariser is
   always worth `weight` times the entropy of the image (14 for ImageNet's
-  variants).
+  variants), so that there is no `effective_weight` to be given. Its direction
+  is not that of the published form, to which it is unrelated: on CLIP's text
+  features their gradients have a cosine of about 0.01.
 
   Attributes:
     weight: Worth of the penalty, in entropies of the image.
@@ -284,7 +401,7 @@ class SocQuantile(Tpt):
 
 @jax.tree_util.register_dataclass
 @_frozen()
-class Regularised(Tpt):
+class Regularised(Weighted):
   """Entropy plus `weight` times any function of the text features.
 
   The way in for a regulariser of one's own.
@@ -292,11 +409,11 @@ class Regularised(Tpt):
   Attributes:
     regulariser: Function from unit-norm text features [k d] to a scalar; a
       `jax.tree_util.Partial` where it holds arrays.
-    weight: Factor of it; negative to reward it.
+    weight: Factor of it; negative to reward it, -1 beside an
+      `effective_weight`.
   """
 
   regulariser: Callable[[Float[Array, "k d"]], Float[Array, ""]]
-  weight: Number
 
   def __post_init__(self):
     if isinstance(self.regulariser, types.FunctionType):
@@ -308,9 +425,49 @@ class Regularised(Tpt):
     return _sum(self, self.regulariser, self.weight)
 
 
+def resolved(
+    method: PromptMethod, prepared: engine.Prepared) -> PromptMethod:
+  """The method with the weight and margin that its numbers mean for classes.
+
+  Args:
+    method: Method, perhaps with an `effective_weight` or a `delta_quantile`.
+    prepared: Features and derivative where images start, from
+      `engine.prepare`.
+
+  Raises:
+    ValueError: There are none; see `Weighted.of_context`, `Soc.of_classes`.
+  """
+  method = method.of_classes(prepared.text_features)
+  if getattr(method, "effective_weight", None) is None:
+    return method
+  return method.of_context(
+      prepared, engine.penalty(prepared, method.objective()))
+
+
 def _sum(numbers, regulariser, weight):
-  return engine.Objective(
-      regulariser, Partial(_constant, weight), numbers.num_steps)
+  weighting = (Partial(_constant, weight) if numbers.effective_weight is None
+               else Partial(_unresolved))
+  return engine.Objective(regulariser, weighting, numbers.num_steps)
+
+
+def _unresolved(entropy, value):
+  raise ValueError(
+      "an effective_weight becomes a weight where the gradient by the context "
+      "is known, by methods.resolved(method, prepared); text features alone do "
+      "not tell it: give weight there")
+
+
+def _alike(text_features):
+  """Whether all classes are one but for rounding, of which there is no pull."""
+  apart = jnp.max(jnp.abs(text_features - text_features[:1]))
+  return apart <= 100 * jnp.finfo(apart.dtype).eps
+
+
+def _check_range(numbers, name, low, high):
+  value = numbers_lib.known(getattr(numbers, name))
+  if value is not None and not low <= value <= high:
+    raise ValueError(f"{name} of {type(numbers).__name__} is {value:g}, "
+                     f"expected a number in [{low}, {high}]")
 
 
 def _constant(weight, entropy, value):
@@ -320,16 +477,16 @@ def _constant(weight, entropy, value):
 
 def _alone(numbers, task, views):
   """One method on one image, from nothing but the task."""
-  objective = numbers.objective()
-  if not objective.num_steps:
+  if not numbers.objective().num_steps:
     return output(engine.untuned(
         task.text_features, task.logit_scale, views,
         numbers.selection_fraction))
   numbers.check(task, len(views))
+  prepared = engine.prepare(task.encode, task.context, task.logit_scale)
+  numbers = resolved(numbers, prepared)
   return output(engine.adapt(
-      task.encode,
-      engine.prepare(task.encode, task.context, task.logit_scale), views,
-      objective, optimiser=numbers.optimiser,
+      task.encode, prepared, views, numbers.objective(),
+      optimiser=numbers.optimiser,
       selection_fraction=numbers.selection_fraction))
 
 

@@ -135,25 +135,9 @@ class DiagnosticsTest(parameterized.TestCase):
     np.testing.assert_array_equal(found.effective_weights, [np.nan])
     self.assertGreater(found.norms[0], 0)
 
-  @parameterized.parameters(
-      methods.CTpt(), methods.ATpt(), methods.ATptInverted(), methods.Soc(),
-      methods.OTptPublished(weight=-2.0))
-  def test_weight_for_an_effect(self, method):
-    encode, context = _toy(np.random.default_rng(2))
-    prepared = engine.prepare(encode, context, 10.0)
-    found = diagnostics.at_effective_weight(method, prepared, 3.5)
-    pulls = diagnostics.by_context({"found": found}, prepared)
-    self.assertAlmostEqual(pulls.effective_weights[0], 3.5, places=4)
-    self.assertEqual(np.sign(found.weight), np.sign(method.weight))
-
-  def test_no_effect_to_be_had(self):
+  def test_no_regulariser(self):
     encode, context = _toy(np.random.default_rng(3), k=1)
     alone = engine.prepare(encode, context, 10.0)
-    for method, words in ((methods.Tpt(), "Tpt has no regulariser"),
-                          (methods.SocQuantile(), "follows the entropy"),
-                          (methods.Soc(), "no gradient at these classes")):
-      with self.assertRaisesRegex(ValueError, words):
-        diagnostics.at_effective_weight(method, alone, 1.0)
     with self.assertRaisesRegex(ValueError, "zero_shot, tpt has a regulariser"):
       diagnostics.by_context(
           {"zero_shot": methods.ZeroShot(), "tpt": methods.Tpt()}, alone)
