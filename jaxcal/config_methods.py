@@ -88,10 +88,12 @@ def method_of(config: _Config, name: str) -> base.Numbers:
   """
   method = default_of(config, name)
   given, field_of = {}, {}
-  for where, part in (
-      ("method", config.method), (f"method.{name}", _own(config, name))):
+  for where, part, keys in (
+      ("method", config.method, config_lib.NUMBERS),
+      (f"method.{name}", _own(config, name), numbers.names_of(method))):
     for key in numbers.names_of(method):
-      if (value := getattr(part, key, None)) is not None:
+      value = getattr(part, key, None) if key in keys else None
+      if value is not None:
         given[key], field_of[key] = value, f"--config.{where}.{key}"
   for one, other in numbers.INSTEAD_OF.items():
     if one in given and other in given:

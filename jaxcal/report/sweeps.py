@@ -343,7 +343,7 @@ def _over_seeds(output, rows, conventions):
       pooled.append(same | {"seeds": len(group)} | mean)
       drawn.append(pooled[-1] | {
           f"{score}_{end}": mean[f"{score}_total_{end}"]
-          for score in _SCORES for end in ("low", "high")})
+          for score in figures.SWEPT for end in ("low", "high")})
   return drawn, pooled, notes
 
 
