@@ -184,7 +184,7 @@ class Weighted(Tpt):
   def check_numbers(self) -> None:
     """See `PromptMethod.check_numbers`."""
     super().check_numbers()
-    _check_range(self, "effective_weight", 0, np.inf)
+    _check_range(self, "effective_weight", np.inf)
 
   @precision.highest
   def of_context(
@@ -340,8 +340,7 @@ class Soc(Weighted):
   def check_numbers(self) -> None:
     """See `PromptMethod.check_numbers`."""
     super().check_numbers()
-    _check_range(self, "delta", 0, 1)
-    _check_range(self, "delta_quantile", 0, 1)
+    _check_range(self, "delta_quantile", 1)
 
   def of_classes(self, text_features: Float[Array, "k d"]) -> "PromptMethod":
     """The method with the margin of these classes.
@@ -463,11 +462,11 @@ def _alike(text_features):
   return apart <= 100 * jnp.finfo(apart.dtype).eps
 
 
-def _check_range(numbers, name, low, high):
+def _check_range(numbers, name, high):
   value = numbers_lib.known(getattr(numbers, name))
-  if value is not None and not low <= value <= high:
+  if value is not None and not (0 <= value <= high and np.isfinite(value)):
     raise ValueError(f"{name} of {type(numbers).__name__} is {value:g}, "
-                     f"expected a number in [{low}, {high}]")
+                     f"expected a finite number from 0 to {high:g}")
 
 
 def _constant(weight, entropy, value):

@@ -152,9 +152,9 @@ class EffectiveWeightTest(parameterized.TestCase):
       (methods.CTpt(weight=3.0, effective_weight=2.0),
        "CTpt has weight 3 and effective_weight 2, .*give one of them"),
       (methods.Soc(effective_weight=-1.0), "effective_weight of Soc is -1"),
-      (methods.Soc(effective_weight=np.inf, weight=2.0), "give one of them"),
+      (methods.Soc(effective_weight=np.inf), "expected a finite number"),
       (methods.Soc(delta=0.5, delta_quantile=0.2), "delta 0.5 and delta_quant"),
-      (methods.Soc(delta_quantile=1.5), r"expected a number in \[0, 1\]"))
+      (methods.Soc(delta_quantile=1.5), "a finite number from 0 to 1"))
   def test_refused(self, method, words):
     with self.assertRaisesRegex(ValueError, words):
       method.method()
