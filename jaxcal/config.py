@@ -50,8 +50,9 @@ class ModelConfig:
   """Which checkpoint."""
 
   name: str = _path(
-      "testbed", "'testbed' (the small CLIP that ships with jaxcal), a folder, "
-      "or a Hugging Face hub id such as openai/clip-vit-base-patch16")
+      "testbed", "'testbed' (the small CLIP that ships with jaxcal), "
+      "'testbed-stress' (its variant for configs/stress.py), a folder, or a "
+      "Hugging Face hub id such as openai/clip-vit-base-patch16")
   image_precision: str = _field(
       "auto", "precision of the image tower: 'highest' (float32 in effect), "
       "'high' "
@@ -94,6 +95,9 @@ class DataConfig:
       "not needed then")
   limit: int = _field(
       0, "images per set, spread over the classes; 0 for all of them")
+  skip: int = _field(
+      0, "images of each set to leave out before these, in the same order, as "
+      "those that a choice was made on")
   class_names: str | None = _path(
       None, "text file with one class name per line, in label order, for "
       "folders and CSV files whose own names are not to be used")
@@ -768,7 +772,7 @@ def _model_rows(model):
 def _data_rows(data):
   return (
       ("name", bool(data.name), "a name"),
-      *_at_least(0, data, "limit"),
+      *_at_least(0, data, "limit", "skip"),
       ("template", data.template.count("{}") == 1, "exactly one {}"),
       _one_of(data, "source", "files", "tfds"),
       _one_of(data, "classes", "all", "base", "new"),

@@ -16,6 +16,7 @@ from jaxcal.clip import checkpoint
 from jaxcal.clip import encoder
 from jaxcal.clip import prefix
 from jaxcal.testbed import shipped
+from jaxcal.testbed import variant
 from jaxcal.typing import as_numpy
 from jaxcal.typing import Float
 
@@ -34,7 +35,8 @@ def load(
   """`checkpoint.load`, which also knows the shipped model as "testbed".
 
   Args:
-    name_or_path: "testbed", a folder, or an id on the Hugging Face hub.
+    name_or_path: "testbed", or "testbed-stress" for its variant (see
+      `testbed.variant`), a folder, or an id on the Hugging Face hub.
     image_precision: Precision of the image tower, see
       `checkpoint.in_precision`; "auto" is "bfloat16" on accelerators and
       "highest" elsewhere.
@@ -46,9 +48,11 @@ def load(
   if image_precision == "auto":
     on_host = jax.default_backend() == "cpu"
     image_precision = "highest" if on_host else "bfloat16"
-  if name_or_path == _TESTBED:
+  if name_or_path in (_TESTBED, variant.NAME):
     model = dataclasses.replace(
         checkpoint.load(shipped.folder()), name=_TESTBED)
+    if name_or_path == variant.NAME:
+      model = variant.stressed(model)
   else:
     model = checkpoint.load(name_or_path)
   return checkpoint.in_precision(

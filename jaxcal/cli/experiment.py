@@ -104,7 +104,7 @@ def load_sets(config: config_lib.DataConfig) -> dict[str, image_sets.ImageSet]:
           name, root=config.root, split=config.split, source=config.source,
           partial=config.partial, class_names=config.class_names,
           store=config.store, classes=config.classes, limit=config.limit,
-          progress=headers)
+          skip=config.skip, progress=headers)
     if images.name in loaded:
       raise ValueError(f"two image sets are called {images.name!r}")
     loaded[images.name] = images
@@ -130,7 +130,8 @@ def load_apart(
   config_inputs.refuse_store(
       config, f"the split {split!r} of {', '.join(names)}")
   loaded = list(load_sets(dataclasses.replace(
-      config, name=tuple(names), split=split, limit=limit)).values())
+      config, name=tuple(names), split=split, limit=limit,
+      skip=0)).values())
   for one in loaded:
     image_sets.check_apart(target, one, split=split)
   return loaded

@@ -116,7 +116,7 @@ def _labelled(config: _Config) -> pairs_lib.PairSet:
   return pairs_lib.join([
       pairs_lib.labelled(images, templates)
       for images in experiment.load_sets(dataclasses.replace(
-          config.data, split=_PAIRS_SPLIT.value, limit=0)).values()])
+          config.data, split=_PAIRS_SPLIT.value, limit=0, skip=0)).values()])
 
 
 def _validation_sets(config: _Config) -> list[image_sets.ImageSet]:

@@ -87,9 +87,9 @@ def _task(config: _Config, name: str) -> task_lib.Task:
   """The shots of all seeds and the test images of a data set."""
   tune = config.tune
   test = dataclasses.replace(config.data, name=(name,))
-  train = dataclasses.replace(test, split="train", limit=0)
+  train = dataclasses.replace(test, split="train", limit=0, skip=0)
   if tune.train is not None:
-    train = dataclasses.replace(test, name=(tune.train,), limit=0)
+    train = dataclasses.replace(test, name=(tune.train,), limit=0, skip=0)
   splits = [images for data in (train, test)
             for images in experiment.load_sets(data).values()]
   try:

@@ -152,8 +152,15 @@ def load(
       tokenizer=tokenizer,
       preprocess=preprocess,
       name=str(name_or_path),
-      fingerprint=_fingerprint(config, flat),
+      fingerprint=_digest(config, flat),
   )
+
+
+def fingerprint(config: towers.ClipConfig, params: towers.Params) -> str:
+  """Digest of sizes and weights, for a model that is made of another one."""
+  return _digest(config, {
+      name: np.asarray(leaf) for name, leaf in traverse_util.flatten_dict(
+          params, sep="/").items()})
 
 
 def in_precision(model: Model, *, image: str, text: str) -> Model:
@@ -461,7 +468,7 @@ def _describe(problems, path):
           + "".join(f"\n  {line}" for line in lines))
 
 
-def _fingerprint(config, flat):
+def _digest(config, flat):
   digest = hashlib.sha256(repr(config).encode())
   for name in sorted(flat):
     digest.update(f"{name} {flat[name].dtype} {flat[name].shape}".encode())

@@ -168,7 +168,8 @@ def unlabelled(
       labels=np.zeros(len(image_set.ids), np.int32))
 
 
-def limit(image_set: ImageSet, num_images: int) -> ImageSet:
+def limit(
+    image_set: ImageSet, num_images: int, *, skip: int = 0) -> ImageSet:
   """At most `num_images` images, spread over the classes; for short runs.
 
   The rule has no randomness: first the first image of each class in label
@@ -178,23 +179,29 @@ def limit(image_set: ImageSet, num_images: int) -> ImageSet:
   Args:
     image_set: The set to shorten.
     num_images: How many images to keep, at least 1.
+    skip: How many images to leave out before these, by the same rule: those
+      that a choice was made on.
 
   Returns:
-    The images in the order of the rule; all of them, in that order, where the
-    set has no more than `num_images`.
+    The images in the order of the rule; all that are left, in that order, where
+    the set has no more than `num_images`.
 
   Raises:
-    ValueError: If `num_images` is below 1.
+    ValueError: If `num_images` is below 1, `skip` below 0, or no image is left.
   """
   if num_images < 1:
     raise ValueError(f"expected at least 1 image to keep, got {num_images}.")
   labels = np.asarray(image_set.labels)
+  if not 0 <= skip < len(labels):
+    raise ValueError(
+        f"expected to skip fewer than the {len(labels)} images of "
+        f"{image_set.name!r}, got {skip}.")
   by_class = np.argsort(labels, kind="stable")
   starts = np.searchsorted(labels[by_class], labels[by_class])
   rank = np.empty(len(labels), np.int64)
   rank[by_class] = np.arange(len(labels)) - starts
   order = np.lexsort((labels, rank))
-  return take(image_set, order[:num_images])
+  return take(image_set, order[skip:skip + num_images])
 
 
 def _shared_ids(target, other):

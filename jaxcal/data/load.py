@@ -46,6 +46,7 @@ def images(
     store: str | os.PathLike | None = None,
     classes: str = "all",
     limit: int = 0,
+    skip: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> image_sets.ImageSet:
   """An image set by its name or its path, looked at before hours are spent.
@@ -69,6 +70,7 @@ def images(
     classes: Classes that are kept, as images and as candidates: "all", or
       "base" or "new", the halves of few-shot tuning.
     limit: Number of images to keep, spread over the classes; 0 for all.
+    skip: Number of images to leave out before these, see `image_set.limit`.
     progress: Function called with (files looked at, files in all) after each
       file of a folder or list.
 
@@ -93,7 +95,9 @@ def images(
     found = _known(name, root, split, source, partial)
   found = _of_classes(found, classes)
   paths.check_name(found.name)  # of folders and files
-  return image_sets.limit(found, limit) if limit else found
+  if not limit and not skip:
+    return found
+  return image_sets.limit(found, limit or len(found.ids), skip=skip)
 
 
 def class_names(

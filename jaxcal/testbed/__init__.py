@@ -13,6 +13,7 @@ __all__ = [
     "shipped",
     "tokenizer",
     "train",
+    "variant",
 ]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

@@ -29,9 +29,7 @@ def set_context_rms(
 ) -> tuple[towers.ClipConfig, towers.Params, float]:
   """Rescales the text tower's residual stream without changing its features.
 
-  All that is added to the stream (embeddings, outputs of attention and MLP) is
-  multiplied by one factor, and the layer norms' epsilon by its square; as every
-  block begins with a norm, the features stay as they are.
+  See `scale_residual_stream`.
 
   Args:
     config: Sizes of the model.
@@ -42,14 +40,34 @@ def set_context_rms(
   Returns:
     The new config and parameters, and the factor.
   """
-  text = params["text_model"]
-  vectors = np.asarray(
-      text["embeddings"]["token_embedding"]["embedding"])[token_ids]
+  vectors = np.asarray(params["text_model"]["embeddings"]["token_embedding"][
+      "embedding"])[token_ids]
   factor = float(rms / np.sqrt(np.mean(vectors ** 2)))
+  return *scale_residual_stream(config, params, factor), factor
+
+
+def scale_residual_stream(
+    config: towers.ClipConfig, params: towers.Params, factor: float
+) -> tuple[towers.ClipConfig, towers.Params]:
+  """Multiplies the text tower's residual stream; its features stay.
+
+  All that is added to the stream (embeddings, outputs of attention and MLP) is
+  multiplied by one factor, and the layer norms' epsilon by its square; as every
+  block begins with a norm, the features stay as they are.
+
+  Args:
+    config: Sizes of the model.
+    params: Parameters of the model.
+    factor: Factor of all that is added to the stream.
+
+  Returns:
+    The new config and parameters.
+  """
 
   def scale(tree):
     return jax.tree.map(lambda leaf: leaf * np.float32(factor), tree)
 
+  text = params["text_model"]
   layers = {
       index: {
           **layer,
@@ -64,7 +82,7 @@ def set_context_rms(
       "encoder": {"layers": layers}}}
   epsilon = config.text.layer_norm_eps * factor ** 2
   tower = dataclasses.replace(config.text, layer_norm_eps=epsilon)
-  return dataclasses.replace(config, text=tower), params, factor
+  return dataclasses.replace(config, text=tower), params
 
 
 def state_dict(params: towers.Params) -> dict[str, np.ndarray]:

@@ -110,6 +110,15 @@ class LimitTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "at least 1 image to keep, got 0"):
       image_sets.limit(_image_set(), 0)
 
+  def test_skipped_images_are_the_first_of_the_same_order(self):
+    every = image_sets.limit(_image_set(), 6).ids
+    self.assertEqual(
+        image_sets.limit(_image_set(), 2, skip=3).ids, every[3:5])
+    self.assertEqual(image_sets.limit(_image_set(), 9, skip=5).ids, every[5:])
+    for skip in (-1, 6):
+      with self.assertRaisesRegex(ValueError, f"fewer than the 6.*got {skip}"):
+        image_sets.limit(_image_set(), 1, skip=skip)
+
 
 class ApartTest(absltest.TestCase):
 
