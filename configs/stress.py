@@ -17,5 +17,4 @@ def get_config() -> config.ExperimentConfig:
   experiment.method.name = (
       "zero_shot", "tpt", "c_tpt", "o_tpt", "a_tpt", "soc", "soc_quantile")
   experiment.method.num_steps = 8
-  experiment.method.soc.delta = 0.85
   return experiment
