@@ -11,7 +11,7 @@ from jaxcal import config as config_lib
 from jaxcal import config_file
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_SHIPPED = ["bayesvlm", "dor_base_to_new", "quickstart", "set_sizes",
+_SHIPPED = ["bayesvlm", "dor_base_to_new", "quickstart", "set_sizes", "stress",
             "testbed"]
 _GOOD = ("from jaxcal import config\n\n\ndef get_config():\n"
          "  experiment = config.ExperimentConfig()\n"
