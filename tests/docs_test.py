@@ -37,7 +37,7 @@ _NUM_SCRIPTS = {
     "docs/regularisers.md": 4,
     "docs/results.md": 7,
     "docs/sweeps.md": 1,
-    "docs/testbed.md": 1,
+    "docs/testbed.md": 2,
 }
 # Few images and views; otherwise the commands are those that are printed.
 _SMALL = ("--config.data.limit=3 --config.data.name=digits "
@@ -85,7 +85,7 @@ _NEEDS_FILES = (r"no tar matches laion/00000\.tar",
 # Long runs, whose results lie in benchmarks/results: not done again here.
 _RECORDED = ("--store=full", "data.store=full", "configs/testbed.py",
              "image_precision=bfloat16", "data.name=caltech101",
-             "effective_weight=0.01,0.02")
+             "effective_weight=0.01,0.02", "configs/stress.py")
 
 
 def _blocks(page, language):

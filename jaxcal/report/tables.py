@@ -548,9 +548,12 @@ def best_notes(
   share = f"{100 * (1 - level):.4g} %"
   tests = ("tests against each other method there, by Holm's method over the "
            "scores")
-  if any(row.get("best") for row in rows):
-    return [f"Bold: the best method of {among} by this score, at {share} by "
-            f"paired {tests}."]
+  scores = {score for row in rows for score in row.get("best", ())}
+  if scores:
+    # Its column stands on the page alone.
+    where = " (AURC, on the page)" if scores == {"aurc"} else ""
+    return [f"Bold{where}: the best method of {among} by this score, at "
+            f"{share} by paired {tests}."]
   return ["No number is bold: by no score is a method the best of "
           f"{among} at {share}, by paired {tests}."]
 

@@ -181,6 +181,15 @@ class TablesTest(parameterized.TestCase):
   def test_signed_percent(self, value, text):
     self.assertEqual(tables.signed_percent(value), text)
 
+  def test_what_bold_means(self):
+    for best, words in (
+        (["nll", "aurc"], r"^Bold: the best method of its set"),
+        (["aurc"], r"^Bold \(AURC, on the page\): "),
+        ([], r"^No number is bold: ")):
+      note, = tables.best_notes([_row(best=best), _row(best=[])], 0.95)
+      self.assertRegex(note, words)
+    self.assertEqual(tables.best_notes([_row()], 0.95), [])
+
 
 class FiguresTest(absltest.TestCase):
 
