@@ -172,12 +172,17 @@ class PredictionsTest(_Saved):
     _, _, summary = self.printed.partition("Over seeds")
     both = np.array([[rows[f"coop-{seed}"][key] for seed in (1, 2)]
                      for key in ("accuracy", "ece", "nll")])
-    mean, std = both.mean(1), np.abs(both[:, 0] - both[:, 1]) / 2**.5
-    cells = [f"{100 * mean[i]:.1f} +- {100 * std[i]:.1f}" for i in (0, 1)]
+    percent = np.array([100, 100, 1])
+    mean = percent * both.mean(1)
+    std = percent * np.abs(both[:, 0] - both[:, 1]) / 2**.5
     line = next(line for line in summary.splitlines() if "| coop " in line)
+    # Each with the interval over images, and that over images and seeds.
+    cells = [
+        rf"{_literal(form % mean[i])} \[\S+ \S+\] "
+        rf"{_literal(f'+- {form % std[i]}')} \(\S+ \S+\)"
+        for i, form in enumerate(("%.1f", "%.1f", "%.3f"))]
     self.assertRegex(" ".join(line.split()), r"\| shapes \| coop \| 2 \| " +
-                     r" \| ".join(map(_literal, (
-                         *cells, f"{mean[2]:.3f} +- {std[2]:.3f}"))))
+                     r" \| ".join(cells))
     # Of the others there is one seed.
     self.assertNotIn("| kgcoop ", summary.partition("Paired")[0])
 
