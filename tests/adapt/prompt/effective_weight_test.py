@@ -94,8 +94,10 @@ class EffectiveWeightTest(parameterized.TestCase):
         family.family(shared), self.task, self.views)
     for found in (_alone(asked, self.task, self.views), together["asked"],
                   together["given"]):
+      # Not to the last digits: AdamW divides small gradients by their own size,
+      # and with them what other programs round otherwise.
       jax.tree.map(lambda a, b: np.testing.assert_allclose(
-          a, b, rtol=1e-7, atol=1e-10), found, expected)
+          a, b, rtol=1e-5, atol=1e-7), found, expected)
     np.testing.assert_allclose(found.info["effective_weight"], 0.7)
     np.testing.assert_allclose(found.info["weight"], abs(given.weight))
     self.assertGreater(np.abs(
