@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from jaxcal import config
 from jaxcal import spelling
-from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.adapt.prompt import methods as prompt_methods
 
@@ -85,14 +84,15 @@ def product(axes: Sequence[Axis]) -> list[dict[str, Any]]:
 
 
 def point(
-    name: str, method: base.Numbers, numbers: Mapping[str, Any]) -> Point:
+    name: str, method: Any, numbers: Mapping[str, Any]) -> Point:
   """A setting with the numbers that its method has; the others are dropped.
 
   So are those in whose place another one stands.
 
   Args:
     name: Name of the method.
-    method: The method with its defaults.
+    method: Dataclass of the method's numbers with its defaults; its code is
+      not needed.
     numbers: Values by the name of the number, None for the default.
   """
   fields = () if _never_tunes(method) else [

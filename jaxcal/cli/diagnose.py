@@ -50,7 +50,7 @@ def main() -> None:
     config.method.name = methods_lib.REGULARISED
   if config.method.context == "fpp":
     raise ValueError("--config.method.context is 'fpp', a context that images "
-                     "choose, of which there are none here; leave it out")
+                     "choose, and there are none here; leave it out")
   methods = {data: config_methods.prompt_methods(config, data)
              for data in config.data.name}
   output = experiment.output_path({})

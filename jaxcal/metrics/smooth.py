@@ -155,7 +155,7 @@ def _cosine_terms(values, gaps):
   """Sums of the gaps times cosines of the values, of all frequencies.
 
   A frequency is a multiple of the square root of their number and a rest: the
-  cosine of the sum is made of those of both, of which there are few.
+  cosine of the sum is made of those of both, and these are few.
   """
   step = math.isqrt(_NUM_TERMS)
   rests = jnp.asarray(np.pi * np.arange(step), values.dtype)

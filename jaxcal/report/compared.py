@@ -96,7 +96,7 @@ class Comparison(NamedTuple):
       `right_in_reference_only` and `mcnemar_p`, of McNemar's exact test, by
       Holm's method over all rows; and of the image of which the confidence
       differs most, `largest_confidence_change` and its id, `..._id`.
-    settings: What the runs and methods say of themselves and does not agree:
+    settings: Settings of runs and methods that do not agree:
       `run`, `reference_run`, `field`, `value` and `reference_value`, which are
       absent where a run does not say it.
     remarks: See `Plan`.

@@ -281,7 +281,7 @@ def sweep_curve(
     lines: Lines by label.
     field: Field of the horizontal axis.
     score: Name of the score.
-    heading: What it is called; fractions are drawn in percent where this ends
+    heading: Name of the score; fractions are drawn in percent where this ends
       with "%".
 
   Raises:
@@ -367,7 +367,7 @@ def learning_curve(
   Args:
     curves: Curves by strategy.
     score: Name of the score.
-    heading: What it is called.
+    heading: Name of the score.
 
   Raises:
     ValueError: Nothing to draw.

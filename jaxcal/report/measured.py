@@ -225,15 +225,7 @@ def write(
   remarks = [*saved_runs.remarks(about), *_fitted_to(about), *remarks,
              *tables.floor_notes(rows),
              *tables.best_notes(rows, conventions.level), *measured.notes]
-  for data, group in summary.by_data(rows).items():
-    diagram = figures.svg(figures.reliability_diagrams({
-        figures.panel_title(row): one.bins(conventions)
-        for row, one in zip(group, measured.images[data].values())}))
-    atomic.write_whole(output / f"diagram-{data}.svg", diagram.encode())
-    if with_images:
-      atomic.write_whole(
-          output / f"images-{data}.csv",
-          per_image.as_csv(measured.images[data]).encode())
+  _write_sets(output, measured, conventions, with_images)
   for name, some, columns in (
       ("results", rows, tables.RESULTS),
       ("differences", differences, tables.DIFFERENCES),
@@ -262,6 +254,19 @@ def write(
       ".csv and .tex" +
       ("" if beside is None else ", published.jsonl") +
       (", images-*.csv" if with_images else ""), tables.fit_notes(rows))
+
+
+def _write_sets(output, measured, conventions, with_images):
+  """Files of each set: its diagrams and, where asked for, all images."""
+  for data, group in summary.by_data(measured.rows).items():
+    images = measured.images[data]
+    diagram = figures.svg(figures.reliability_diagrams({
+        figures.panel_title(row): one.bins(conventions)
+        for row, one in zip(group, images.values())}))
+    atomic.write_whole(output / f"diagram-{data}.svg", diagram.encode())
+    if with_images:
+      atomic.write_whole(output / f"images-{data}.csv",
+                         per_image.as_csv(images).encode())
 
 
 def _write_table(path, rows, columns):

@@ -116,7 +116,7 @@ def render(page: Page, *, date: datetime.date) -> str:
   """The page as text.
 
   Args:
-    page: What is on it.
+    page: Content of the page.
     date: Day on which it is made.
   """
   import jinja2

@@ -92,7 +92,7 @@ def write_selection(
     budgets: Numbers of labels.
     seeds: Seeds of choosing.
     conventions: Conventions of the ECE.
-    about: What run.json holds, for the page; nothing if None.
+    about: Content of run.json, for the page; nothing if None.
     remarks: Sentences about all of the report.
     page_by: Words of the command line that reports a finished selection.
   """

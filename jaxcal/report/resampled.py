@@ -36,8 +36,8 @@ class Resampled(NamedTuple):
     samples: Scores on each resample.
     ids: Ids of the images; None where not known.
     hits: Whether the prediction for each image is right; None of means.
-    decided: Of a difference, how many images only one side has right, and how
-      many only the other; None of all else.
+    decided: Numbers of images that only one side of a difference has right, and
+      only the other; None of all else.
   """
 
   names: tuple[str, ...]
@@ -71,7 +71,7 @@ def of_scored(
   """The same from what the metrics see of the predictions.
 
   Args:
-    scored: What they see.
+    scored: Confidence, hits and proper scores of each image.
     conventions: Conventions as in `of`.
     ids: Ids of the images; None where not known.
   """
@@ -311,7 +311,7 @@ def flat(
   Args:
     names: Names of the scores.
     found: Interval of each of them.
-    suffix: What follows the name of a score.
+    suffix: End of the names in the row, after that of the score.
   """
   row: dict[str, float] = {}
   for index, name in enumerate(names):

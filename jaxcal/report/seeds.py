@@ -154,9 +154,14 @@ def blocks(rows: Sequence[Row], level: float) -> list[str]:
   if not rows:
     return []
   return ["Over seeds:", tables.markdown(rows, tables.OVER_SEEDS),
-          f"Brackets: {100 * level:g} % bootstrap over the images, for these "
+          legend(level)]
+
+
+def legend(level: float) -> str:
+  """What the columns of means over seeds mean."""
+  return (f"Brackets: {100 * level:g} % bootstrap over the images, for these "
           "seeds; +-: standard deviation over seeds; in parentheses: "
-          f"{100 * level:g} % for other images and other seeds."]
+          f"{100 * level:g} % for other images and other seeds.")
 
 
 def _each(seeds, names):

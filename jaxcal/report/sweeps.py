@@ -13,7 +13,6 @@ from jaxcal import config as config_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import stages
 from jaxcal import sweep
-from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.report import figures
 from jaxcal.report import page
@@ -38,7 +37,7 @@ _ON_EFFECTS = (
     "the classes of the set.")
 
 # From the name of a method to the method with its defaults.
-DefaultOf = Callable[[str], base.Numbers]
+DefaultOf = Callable[[str], Any]
 _Row = summary.Row
 
 
@@ -228,14 +227,7 @@ def _method(name, numbers):
   if name in methods_lib.METHODS:
     return methods_lib.method(name)
   return dataclasses.make_dataclass(
-      name, [(number, str, "") for number in numbers], bases=(_OfOnesOwn,))()
-
-
-class _OfOnesOwn:
-  """A method of which only the numbers are at hand."""
-
-  def method(self) -> base.TestTimeMethod:
-    raise NotImplementedError("its code is not at hand")
+      name, [(number, str, "") for number in numbers])()
 
 
 class _Curves(NamedTuple):
@@ -292,11 +284,9 @@ def _overview(rows, swept, remarks, conventions):
 
 def _means(pooled, conventions):
   """Means over swept seeds, if there are any."""
-  if not pooled:
-    return page.Section("", [])
-  _, _, note = seeds_lib.blocks(pooled, conventions.level)
   return page.Section("Over seeds", [
-      page.Table(pooled, tables.OVER_SEEDS), note])
+      page.Table(pooled, tables.OVER_SEEDS),
+      seeds_lib.legend(conventions.level)] if pooled else [])
 
 
 def _figures(found: Sequence[_Curves]) -> Iterator[page.Section]:

@@ -457,7 +457,7 @@ def _unresolved(entropy, value):
 
 
 def _alike(text_features):
-  """Whether all classes are one but for rounding, of which there is no pull."""
+  """Whether all classes are one but for rounding, which pulls nowhere."""
   apart = jnp.max(jnp.abs(text_features - text_features[:1]))
   return apart <= 100 * jnp.finfo(apart.dtype).eps
 
