@@ -268,7 +268,7 @@ def iterate(
       found = _gathered(folder, name, source, {
           **stages.setting(names[name]), **_scale(methods, task, names[name]),
           **settings}, common)
-      yield name, _with_weight(found, methods[names[name].method])
+      yield name, _with_numbers(found, methods[names[name].method], task)
 
 
 def _open(folder, source, names, order, identity):
@@ -494,13 +494,19 @@ def _gathered(folder, name, source, settings, common):
       kinds["evidence"])
 
 
-def _with_weight(found, method):
-  """Predictions that say to which weight an effective one has led."""
-  if getattr(method, "effective_weight", None) is None:
+def _with_numbers(found, method, task):
+  """Predictions that say to which weight and margin a method's numbers led."""
+  numbers = {}
+  if getattr(method, "effective_weight", None) is not None:
+    numbers["weight"] = float(
+        np.copysign(found.info["weight"][0], method.weight))
+  if getattr(method, "delta_quantile", None) is not None:
+    numbers["delta"] = float(
+        method.of_classes(tasks.encoded(task).text_features).delta)
+  if not numbers:
     return found
-  weight = float(np.copysign(found.info["weight"][0], method.weight))
   return found._replace(settings={**found.settings, "numbers": {
-      **found.settings.get("numbers", {}), "weight": weight}})
+      **found.settings.get("numbers", {}), **numbers}})
 
 
 def _common_evidence(folder, task, evidence):

@@ -195,6 +195,16 @@ class EffectiveWeightTest(parameterized.TestCase):
         found["c_tpt"].settings["numbers"]["weight"], float(expected), places=5)
     self.assertNotIn("numbers", found["plain"].settings)
 
+  def test_settings_say_the_margin_too(self):
+    found = jaxcal.predict(
+        {"soc": methods.Soc(delta_quantile=0.6, selection_fraction=0.25)},
+        self.task, self.views)
+    features = np.asarray(self.task.text_features, np.float64)
+    pairs = (features @ features.T)[np.triu_indices(len(features), 1)]
+    self.assertAlmostEqual(
+        found["soc"].settings["numbers"]["delta"], np.quantile(pairs, 0.6),
+        places=5)
+
 
 class MarginTest(absltest.TestCase):
 
