@@ -32,9 +32,9 @@ from jaxcal.clip import prefix
 from jaxcal.clip import preprocess
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
+from jaxcal.data import decoding
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pipeline
-from jaxcal.data import sources as data_sources
 from jaxcal.data import views
 from jaxcal.features import sources
 from jaxcal.testbed import sets
@@ -103,7 +103,7 @@ def _photos(number, num_classes, folder):
       "photos", tuple(f"class {i}" for i in range(num_classes)),
       tuple(f"{index:05d}.jpg" for index in range(number)),
       np.arange(number, dtype=np.int32) % num_classes,
-      lambda position: data_sources.decode(folder / f"{position:05d}.jpg"))
+      lambda position: decoding.decode(folder / f"{position:05d}.jpg"))
 
 
 def _measure(args, model, images, task):

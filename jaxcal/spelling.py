@@ -1,7 +1,9 @@
-"""Names that are not known: what was perhaps meant."""
+"""Words of errors: what was perhaps meant by a name, long lists cut short."""
 
 from collections.abc import Iterable, Sequence
 import difflib
+
+_MAX_LISTED = 10
 
 
 def near(name: str, names: Iterable[str]) -> list[str]:
@@ -36,3 +38,9 @@ def choices(name: str, names: Iterable[str]) -> str:
   names = list(names)
   listed = f"choose from: {', '.join(names)}."
   return f"{question(near(name, names))} {listed}".lstrip()
+
+
+def shortened(lines: Sequence[str]) -> list[str]:
+  """The first lines of a long list, and how many more there are."""
+  more = len(lines) - _MAX_LISTED
+  return [*lines[:_MAX_LISTED], *([f"and {more} more"] if more > 0 else [])]

@@ -25,6 +25,11 @@ class SpellingTest(parameterized.TestCase):
         "choose from: Tpt, c_tpt, soc, zero_shot.")
     self.assertEqual(spelling.choices("x", ["tpt"]), "choose from: tpt.")
 
+  def test_lists_cut_short(self):
+    lines = [str(number) for number in range(12)]
+    self.assertEqual(spelling.shortened(lines), [*lines[:10], "and 2 more"])
+    self.assertEqual(spelling.shortened(lines[:10]), lines[:10])
+
 
 if __name__ == "__main__":
   absltest.main()

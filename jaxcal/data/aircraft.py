@@ -5,6 +5,7 @@ import pathlib
 
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import sources
+from jaxcal.data import text_files
 
 SPLITS = ("train", "val", "trainval", "test")
 
@@ -54,7 +55,5 @@ def read(
 
 
 def _lines(path):
-  if not path.is_file():
-    raise FileNotFoundError(f"no file {path}")
-  lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+  lines = [line.strip() for line in text_files.read(path).splitlines()]
   return tuple(line for line in lines if line)

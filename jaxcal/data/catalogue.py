@@ -13,6 +13,7 @@ import pathlib
 from jaxcal import spelling
 from jaxcal.data import aircraft
 from jaxcal.data import coop
+from jaxcal.data import decoding
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import sources
 from jaxcal.data import tfds
@@ -463,7 +464,7 @@ def _select(image_set, path, split, partial):
 
 def _file_key(path):
   stem, _, suffix = path.rpartition(".")
-  return (stem if f".{suffix.lower()}" in sources.IMAGE_SUFFIXES else path
+  return (stem if f".{suffix.lower()}" in decoding.IMAGE_SUFFIXES else path
           ).lower()
 
 

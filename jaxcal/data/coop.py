@@ -1,12 +1,12 @@
 """Splits in the JSON files of the few-shot benchmark that CoOp introduced."""
 
 from collections.abc import Sequence
-import json
 import os
 import pathlib
 
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import sources
+from jaxcal.data import text_files
 
 SPLITS = ("train", "val", "test")
 
@@ -69,8 +69,6 @@ def entries(
   if split not in SPLITS:
     raise ValueError(f"unknown split {split!r}; choose from: "
                      f"{', '.join(SPLITS)}.")
-  if not path.is_file():
-    raise FileNotFoundError(f"no file {path}")
   lists = _lists(path)
   names: dict[int, str] = {}
   for _, label, name in (row for part in SPLITS for row in lists[part]):
@@ -92,16 +90,16 @@ def entries(
 
 def _lists(path):
   """The lists of the file by split, looked through."""
-  try:
-    lists = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise ValueError(f"{path} is not JSON: {error}") from error
+  lists = text_files.read_json(path)
   if not isinstance(lists, dict) or not set(SPLITS) <= set(lists):
     found = sorted(lists) if isinstance(lists, dict) else type(lists).__name__
     raise ValueError(
         f"{path}: expected the keys {', '.join(SPLITS)}, found {found}."
     )
   for split in SPLITS:
+    if not isinstance(lists[split], list):
+      raise ValueError(f"{path}, {split}: expected a list of images, found a "
+                       f"{type(lists[split]).__name__}.")
     for number, row in enumerate(lists[split]):
       if (not isinstance(row, list) or
           [type(value) for value in row] != [str, int, str]):

@@ -1,6 +1,6 @@
 """The one type by which labelled images travel: names, labels and a reader."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import pathlib
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ class ImageSet(NamedTuple):
     labels: int32 [n], each in [0, len(class_names)).
     read: Position -> uint8 [h w 3], RGB. Called from several threads at once.
     path: Position -> the image's file; None where images are no files.
+    left_out: Images that belong to the set but cannot be used: reasons by id.
   """
 
   name: str
@@ -33,6 +34,7 @@ class ImageSet(NamedTuple):
   labels: Int[np.ndarray, "n"]
   read: Callable[[int], UInt8[np.ndarray, "h w 3"]]
   path: Callable[[int], pathlib.Path] | None = None
+  left_out: Mapping[str, str] = {}
 
 
 def check(image_set: ImageSet) -> None:
@@ -49,8 +51,8 @@ def check(image_set: ImageSet) -> None:
       or a class has a name that is no text (from a file system in another
       encoding than UTF-8).
   """
-  name, class_names, ids, labels, _, _ = image_set
-  labels = np.asarray(labels)
+  name, class_names, ids = image_set.name, image_set.class_names, image_set.ids
+  labels = np.asarray(image_set.labels)
   if not ids:
     raise ValueError(f"image set {name!r} has no images.")
   if not class_names:

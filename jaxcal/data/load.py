@@ -18,9 +18,12 @@ import numpy as np
 
 from jaxcal import spelling
 from jaxcal.data import catalogue
+from jaxcal.data import class_names as names_lib
 from jaxcal.data import contents
+from jaxcal.data import folders
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pairs as pairs_lib
+from jaxcal.data import screening
 from jaxcal.data import sources
 from jaxcal.data import tfds
 from jaxcal.features import store as stores
@@ -33,6 +36,8 @@ from jaxcal.tuning import protocol
 TESTBED_PAIRS = 8192
 PUBLISHED_PAIRS = 327_680
 _CLASSES = ("all", "base", "new")
+# What may be done about images that cannot be used.
+ON_BAD_IMAGE = ("fail", "skip")
 
 
 def images(
@@ -47,6 +52,8 @@ def images(
     classes: str = "all",
     limit: int = 0,
     skip: int = 0,
+    on_bad_image: str = "fail",
+    num_threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> image_sets.ImageSet:
   """An image set by its name or its path, looked at before hours are spent.
@@ -64,40 +71,53 @@ def images(
     source: Source of the benchmark sets, see `catalogue.load`.
     partial: Whether benchmark sets may lack files.
     class_names: Text file with the class names of a folder or CSV file, see
-      `sources.class_names_file`.
+      `class_names.read`.
     store: Folder with a feature store for each set; the images are then not
       needed, and cannot be read.
     classes: Classes that are kept, as images and as candidates: "all", or
       "base" or "new", the halves of few-shot tuning.
     limit: Number of images to keep, spread over the classes; 0 for all.
     skip: Number of images to leave out before these, see `image_set.limit`.
+    on_bad_image: What is done about images that cannot be used, of those that
+      would be kept: "fail", or "skip", which decodes every one and leaves out
+      what cannot be, see `screening`.
+    num_threads: Threads that look at files.
     progress: Function called with (files looked at, files in all) after each
-      file of a folder or list.
+      file.
 
   Returns:
     The images. Their name is that of the set, or the path's last part.
 
   Raises:
     FileNotFoundError: If there is no such file, folder or store.
-    ValueError: If the name is unknown, or what lies there is no image set or
-      has changed since its features were stored.
+    ValueError: If the name is unknown, or what lies there is no image set, has
+      images that cannot be used, or has changed since its features were stored.
   """
-  if classes not in _CLASSES:
-    raise ValueError(f"unknown {classes=}; choose from: {', '.join(_CLASSES)}.")
+  for what, value, choices in (("classes", classes, _CLASSES),
+                               ("on_bad_image", on_bad_image, ON_BAD_IMAGE)):
+    if value not in choices:
+      raise ValueError(
+          f"unknown {what}={value!r}; choose from: {', '.join(choices)}.")
   is_path = not isinstance(name, str)
   name = os.path.expanduser(name)
   if store is not None:
     found = _stored(name, store, class_names, is_path)
   elif is_path or not is_known(name):
-    found = _own(name, class_names, progress)
+    found = _own(name, class_names)
   else:
     _say_if_folder(name, root)
     found = _known(name, root, split, source, partial)
   found = _of_classes(found, classes)
   paths.check_name(found.name)  # of folders and files
-  if not limit and not skip:
-    return found
-  return image_sets.limit(found, limit or len(found.ids), skip=skip)
+  if limit or skip:
+    found = image_sets.limit(found, limit or len(found.ids), skip=skip)
+  if store is not None or (not is_path and name in testbed_sets.NAMES):
+    return found  # no images are at hand, or they are drawn
+  if on_bad_image == "skip":
+    return screening.usable(
+        found, num_threads=num_threads, progress=progress)
+  screening.check(found, num_threads=num_threads, progress=progress)
+  return found
 
 
 def class_names(
@@ -119,8 +139,11 @@ def class_names(
     FileNotFoundError: If there is no such file or folder.
     ValueError: If the name is unknown, or what lies there is no image set.
   """
+  if isinstance(name, str) and name in testbed_sets.NAMES:
+    return images(name, classes=classes).class_names
   if not isinstance(name, str) or name not in catalogue.CATALOGUE:
-    return images(name, class_names=names_file, classes=classes).class_names
+    found = _own(os.path.expanduser(name), names_file)
+    return _of_classes(found, classes).class_names
   names = catalogue.CATALOGUE[name].class_names
   if classes == "all":
     return names
@@ -166,7 +189,7 @@ def pairs(
     return pairs_lib.limit(tfds.read_pairs(
         os.path.expanduser(root), source.removeprefix("tfds:"), split=split),
                            number)
-  if path.endswith(".csv"):
+  if is_list(path):
     return pairs_lib.limit(pairs_lib.csv_file(path), number)
   return pairs_lib.webdataset(path, max_pairs=number, progress=progress)
 
@@ -176,12 +199,17 @@ def is_known(name: str) -> bool:
   return name in testbed_sets.NAMES or name in catalogue.CATALOGUE
 
 
+def is_list(path: str) -> bool:
+  """Whether a file is a CSV file by its suffix, in upper or lower case."""
+  return path.lower().endswith(".csv")
+
+
 def name_of(name: str | os.PathLike) -> str:
   """What the image set is called that has this name or path."""
   path = os.path.expanduser(name)
-  if path.endswith(".csv") and not os.path.isdir(path):
+  if is_list(path) and not os.path.isdir(path):
     return pathlib.Path(path).stem
-  return sources.folder_name(path)
+  return folders.name_of(path)
 
 
 def open_store(
@@ -251,38 +279,36 @@ def _known(name, root, split, source, partial):
                         source=source, partial=partial)
 
 
-def _own(name, class_names, progress):
-  """A folder or list of one's own, whose files are images."""
-  found, root = _listed(name, class_names)
+def _own(name, class_names):
+  """A folder or list of one's own."""
+  found = _listed(name, class_names)
   if found is None:
     known = [*testbed_sets.NAMES, *catalogue.CATALOGUE]
     raise ValueError(
         f"unknown image set {name!r}: no folder and no .csv file of that name "
         f"here; {spelling.choices(name, known)} On the command line a comma "
         "separates names, unless a path with the comma exists.")
-  for names in sources.alike(found.class_names):
+  for names in names_lib.alike(found.class_names):
     logging.warning(
         "%s: %d classes are called the same up to case and spaces (%s): they "
         "have the same prompt and share its probability.", found.name,
         len(names), ", ".join(map(repr, names)))
-  sources.verify(found, root, progress=progress)
   return found
 
 
 def _listed(name, class_names):
-  """A folder or list of one's own and its root; None where there is none."""
+  """A folder or list of one's own; None where there is none."""
   names = None
   if class_names is not None:
-    names = sources.class_names_file(os.path.expanduser(class_names))
+    names = names_lib.read(os.path.expanduser(class_names))
   if os.path.isdir(name):
-    return sources.image_folder(name, class_names=names), name
-  if name.endswith(".csv"):
+    return sources.image_folder(name, class_names=names)
+  if is_list(name):
     if isinstance(names, dict):
       raise ValueError(f"{class_names} names class folders, which the list "
                        f"{name} has none of; write one class name per line")
-    return (sources.csv_file(name, class_names=names),
-            os.path.dirname(name) or ".")
-  return None, None
+    return sources.csv_file(name, class_names=names)
+  return None
 
 
 def _say_if_folder(name, root):
@@ -308,7 +334,7 @@ def _stored(name, folder, class_names, is_path):
 
 def _check_files(store, name, class_names):
   """Refuses stored features where the images at hand are others by now."""
-  found, _ = _listed(name, class_names)
+  found = _listed(name, class_names)
   if found is None:
     return
   now = contents.identity_of(found)["data.contents"]

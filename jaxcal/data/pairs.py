@@ -19,8 +19,8 @@ from typing import BinaryIO, NamedTuple
 from absl import logging
 import numpy as np
 
+from jaxcal.data import decoding
 from jaxcal.data import image_set as image_sets
-from jaxcal.data import sources
 from jaxcal.typing import UInt8
 
 # Why a pair was left out. A damaged tar is used as far as it goes, and counts
@@ -179,7 +179,7 @@ def webdataset(
     path, start, length = places[position]
     with path.open("rb", buffering=0) as file:
       file.seek(start)
-      return sources.decode_bytes(file.read(length), ids[position])
+      return decoding.decode_bytes(file.read(length), ids[position])
 
   pair_set = PairSet(
       root.name, tuple(ids), tuple(captions), read, dict(skipped),
@@ -260,7 +260,7 @@ def csv_file(path: str | os.PathLike) -> PairSet:
   ids = tuple(rows)
   return PairSet(
       path.stem, ids, tuple(rows.values()),
-      lambda position: sources.decode(path.parent / ids[position]), {},
+      lambda position: decoding.decode(path.parent / ids[position]), {},
       lambda position: Place(path.parent / ids[position]))
 
 

@@ -14,9 +14,9 @@ import struct
 
 import numpy as np
 
+from jaxcal.data import decoding
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pairs
-from jaxcal.data import sources
 
 # What the file's name is called in the data sets that keep it.
 _FILE_NAMES = (
@@ -38,7 +38,7 @@ def read(
 
   Labels are joined by name, see `join_labels`: the set's own label order does
   not matter. All records are gone through once, to learn labels and names;
-  images are decoded when they are read, by `sources.decode_bytes`, so that the
+  images are decoded when they are read, by `decoding.decode_bytes`, so that the
   pixels do not depend on whether OpenCV is installed.
 
   Args:
@@ -315,7 +315,7 @@ def _example(info, record, decoders):
 def _pixels(image, name):
   """Encoded or stored pixels as red, green and blue."""
   if isinstance(image, bytes):
-    return sources.decode_bytes(image, name)
+    return decoding.decode_bytes(image, name)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (
       1, 3
   ):

@@ -17,8 +17,8 @@ import pytest
 
 from jaxcal.data import catalogue
 from jaxcal.data import coop
+from jaxcal.data import decoding
 from jaxcal.data import load
-from jaxcal.data import sources
 from jaxcal.data import views
 from jaxcal.tuning import protocol
 from jaxcal.tuning import task
@@ -159,7 +159,7 @@ class PixelsTest(_CaltechCase):
   def test_clean_view_of_an_odd_image(self, image_id):
     with Image.open(self.images / image_id) as image:
       self.assertEqual((image.mode, image.size), _ODD[image_id])
-      pixels = sources.decode(self.images / image_id)
+      pixels = decoding.decode(self.images / image_id)
       smaller = min(image.size)
       width, height = (224 * side // smaller for side in image.size)
       # Across, then down, as Pillow did in all versions before 13.

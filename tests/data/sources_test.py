@@ -1,155 +1,23 @@
 """Tests of jaxcal.data.sources."""
 
 import os
-import pathlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
-from PIL import Image
 
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import screening
 from jaxcal.data import sources
 from tests import shared
+from tests.data import files
 
 
-def _pixels(height=6, width=5, seed=0):
-  generator = np.random.default_rng(seed)
-  return generator.integers(256, size=(height, width, 3), dtype=np.uint8)
-
-
-class _FolderCase(parameterized.TestCase):
-
-  def setUp(self):
-    super().setUp()
-    self.root = pathlib.Path(self.create_tempdir().full_path)
-
-  def image(self, name, pixels=None):
-    path = self.root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_pixels() if pixels is None else pixels).save(path)
-    return path
-
-  def text(self, name, content=""):
-    path = self.root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
-    return path
-
-
-class DecodeTest(_FolderCase):
-
-  def test_lossless_colours_come_back(self):
-    pixels = _pixels()
-    decoded = sources.decode(self.image("a.png", pixels))
-    self.assertEqual(decoded.dtype, np.uint8)
-    np.testing.assert_array_equal(decoded, pixels)
-
-  def test_grey_fills_three_channels(self):
-    grey = _pixels()[..., 0]
-    decoded = sources.decode(self.image("a.png", grey))
-    np.testing.assert_array_equal(decoded, np.stack([grey] * 3, axis=-1))
-
-  @parameterized.parameters("a.png", "a.tif")
-  def test_16_bit_grey_keeps_its_upper_bits(self, name):
-    grey = np.array([[0, 255, 256], [20000, 40000, 65535]], np.uint16)
-    decoded = sources.decode(self.image(name, grey))
-    expected = np.array([[0, 0, 1], [78, 156, 255]])
-    np.testing.assert_array_equal(decoded, np.stack([expected] * 3, axis=-1))
-
-  def test_transparency_is_dropped(self):
-    pixels = _pixels()
-    alpha = np.zeros((6, 5, 1), np.uint8)
-    path = self.image("a.png", np.concatenate([pixels, alpha], axis=-1))
-    np.testing.assert_array_equal(sources.decode(path), pixels)
-
-  @parameterized.parameters(bytes([0, 128]), 1)
-  def test_palette_with_transparency(self, transparency):
-    image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
-    image.putpalette([10, 20, 30, 200, 100, 50])
-    image.save(self.root / "a.png", transparency=transparency)
-    decoded = sources.decode(self.root / "a.png")
-    np.testing.assert_array_equal(decoded[0], [[10, 20, 30], [200, 100, 50]])
-
-  def test_cmyk(self):
-    inks = np.zeros((16, 16, 4), np.uint8)
-    inks[..., 1] = 255  # Magenta alone: no green is left.
-    Image.fromarray(inks, "CMYK").save(self.root / "a.jpg", quality=100)
-    decoded = sources.decode(self.root / "a.jpg").astype(int)
-    np.testing.assert_allclose(decoded - [255, 0, 255], 0, atol=3)
-
-  def test_the_cameras_orientation_is_not_applied(self):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # Turn by a quarter for display.
-    pixels = _pixels(6, 5)
-    Image.fromarray(pixels).save(self.root / "a.png", exif=exif)
-    with Image.open(self.root / "a.png") as image:
-      self.assertEqual(image.getexif()[0x0112], 6)
-    np.testing.assert_array_equal(sources.decode(self.root / "a.png"), pixels)
-
-  def test_first_frame_of_an_animation(self):
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    frames[0].save(self.root / "a.gif", save_all=True, append_images=frames[1:])
-    decoded = sources.decode(self.root / "a.gif")
-    np.testing.assert_array_equal(decoded[0, 0], [255, 0, 0])
-
-  def test_content_tells_the_format(self):
-    path = self.image("a.png")
-    np.testing.assert_array_equal(
-        sources.decode(path.rename(self.root / "a.jpg")), _pixels()
-    )
-
-  @parameterized.parameters("a.jpg", "a.png")
-  def test_cut_off(self, name):
-    path = self.image(name, _pixels(64, 64))
-    path.write_bytes(path.read_bytes()[:1500])
-    with self.assertRaisesRegex(ValueError, f"cannot read .*{name}.*truncated"):
-      sources.decode(path)
-
-  def test_damaged_in_the_middle(self):
-    path = self.image("a.png", _pixels(64, 64))
-    content = bytearray(path.read_bytes())
-    content[60:3000] = bytes(2940)
-    path.write_bytes(content)
-    with self.assertRaisesRegex(ValueError, r"cannot read .*a\.png"):
-      sources.decode(path)
-
-  def test_bytes_as_the_file(self):
-    path = self.image("a.jpg", _pixels(32, 32))
-    np.testing.assert_array_equal(
-        sources.decode_bytes(path.read_bytes(), "x"), sources.decode(path)
-    )
-    with self.assertRaisesRegex(ValueError, "cannot read test/7 as an image"):
-      sources.decode_bytes(b"not an image", "test/7")
-
-  def test_text_named_jpg(self):
-    path = self.text("note.jpg", "not an image")
-    with self.assertRaisesRegex(ValueError, r"cannot read .*note\.jpg as an"):
-      sources.decode(path)
-
-  def test_unknown_range(self):
-    path = self.image("a.tif", np.ones((4, 4), np.float32))
-    with self.assertRaisesRegex(ValueError, r"a\.tif.*no known range"):
-      sources.decode(path)
-
-  def test_too_large(self):
-    path = self.image("a.png")
-    limit = Image.MAX_IMAGE_PIXELS
-    self.addCleanup(setattr, Image, "MAX_IMAGE_PIXELS", limit)
-    Image.MAX_IMAGE_PIXELS = 10
-    with self.assertRaisesRegex(ValueError, r"a\.png.*exceeds limit"):
-      sources.decode(path)
-
-  def test_missing(self):
-    with self.assertRaisesRegex(FileNotFoundError, r"none\.png"):
-      sources.decode(self.root / "none.png")
-
-
-class ImageFolderTest(_FolderCase):
+class ImageFolderTest(files.FolderCase):
 
   def test_sorted_with_names_and_ids(self):
     for seed, name in enumerate(["tree_frog/b.png", "ant/z.PNG", "ant/a.jpg"]):
-      self.image(name, _pixels(seed=seed))
+      self.image(name, files.pixels(seed=seed))
     image_set = sources.image_folder(self.root)
     self.assertEqual(image_set.name, self.root.name)
     self.assertEqual(image_set.class_names, ("ant", "tree frog"))
@@ -158,7 +26,7 @@ class ImageFolderTest(_FolderCase):
     )
     np.testing.assert_array_equal(image_set.labels, [0, 0, 1])
     self.assertEqual(image_set.labels.dtype, np.int32)
-    np.testing.assert_array_equal(image_set.read(1), _pixels(seed=1))
+    np.testing.assert_array_equal(image_set.read(1), files.pixels(seed=1))
     image_sets.check(image_set)
 
   def test_numbered_folders_go_by_number(self):
@@ -266,12 +134,12 @@ class ImageFolderTest(_FolderCase):
       image_set.read(0)
 
 
-class CsvFileTest(_FolderCase):
+class CsvFileTest(files.FolderCase):
 
   def setUp(self):
     super().setUp()
-    self.image("x/a.png", _pixels(seed=1))
-    self.image("b.png", _pixels(seed=2))
+    self.image("x/a.png", files.pixels(seed=1))
+    self.image("b.png", files.pixels(seed=2))
 
   def test_names_in_the_order_of_the_file(self):
     path = self.text(
@@ -282,7 +150,7 @@ class CsvFileTest(_FolderCase):
     self.assertEqual(image_set.class_names, ("ant", "tree frog"))
     self.assertEqual(image_set.ids, ("x/a.png", "b.png"))
     np.testing.assert_array_equal(image_set.labels, [1, 0])
-    np.testing.assert_array_equal(image_set.read(0), _pixels(seed=1))
+    np.testing.assert_array_equal(image_set.read(0), files.pixels(seed=1))
     image_sets.check(image_set)
 
   def test_other_root_byte_order_mark_and_quotes(self):
@@ -291,7 +159,7 @@ class CsvFileTest(_FolderCase):
     )
     image_set = sources.csv_file(path, root=self.root)
     self.assertEqual(image_set.class_names, ("a, b", "c"))
-    np.testing.assert_array_equal(image_set.read(1), _pixels(seed=2))
+    np.testing.assert_array_equal(image_set.read(1), files.pixels(seed=2))
 
   def test_names_and_positions_in_given_classes(self):
     path = self.text("l.csv", "path,label\nx/a.png,2\nb.png,tree_frog\n")
@@ -369,23 +237,12 @@ class CsvFileTest(_FolderCase):
       sources.csv_file(path, root=self.root / "nowhere")
 
 
-class AlikeTest(absltest.TestCase):
-
-  def test_names_that_are_one_to_a_model(self):
-    self.assertEqual(sources.alike(
-        ("T_shirt", "cat", "t  shirt", "Cat", "caf\u00e9", "cafe\u0301",
-         "dog")),
-                     [("T_shirt", "t  shirt"), ("cat", "Cat"),
-                      ("caf\u00e9", "cafe\u0301")])
-    self.assertEqual(sources.alike(("cat", "cats")), [])
-
-
-class ListedFilesTest(_FolderCase):
+class ListedFilesTest(files.FolderCase):
 
   def setUp(self):
     super().setUp()
-    self.image("x/a.png", _pixels(seed=1))
-    self.image("b.png", _pixels(seed=2))
+    self.image("x/a.png", files.pixels(seed=1))
+    self.image("b.png", files.pixels(seed=2))
 
   def test_in_the_order_of_the_rows(self):
     image_set = sources.listed_files(
@@ -395,7 +252,7 @@ class ListedFilesTest(_FolderCase):
     self.assertEqual(image_set.class_names, ("ant", "bee"))
     self.assertEqual(image_set.ids, ("x/a.png", "b.png"))
     np.testing.assert_array_equal(image_set.labels, [1, 0])
-    np.testing.assert_array_equal(image_set.read(1), _pixels(seed=2))
+    np.testing.assert_array_equal(image_set.read(1), files.pixels(seed=2))
 
   def test_absent(self):
     rows = [("b.png", 0), ("c.png", 0), ("x", 0)]
@@ -421,74 +278,6 @@ class ListedFilesTest(_FolderCase):
       sources.listed_files("l", ["ant"], [], self.root)
 
 
-class VerifyTest(_FolderCase):
-
-  def test_sound_files_and_progress(self):
-    for name in ("ant/a.png", "ant/b.jpg", "bee/c.png"):
-      self.image(name)
-    seen = []
-    sources.verify(
-        sources.image_folder(self.root), self.root,
-        progress=lambda *numbers: seen.append(numbers),
-    )
-    self.assertEqual(seen, [(1, 3), (2, 3), (3, 3)])
-
-  def test_names_every_bad_file(self):
-    self.image("ant/a.png")
-    self.text("ant/note.jpg", "not an image")
-    self.text("bee/empty.png")
-    gone = self.image("bee/gone.png")
-    image_set = sources.image_folder(self.root)
-    os.remove(gone)
-    with self.assertRaisesRegex(
-        ValueError,
-        r"(?s)3 of 4 files .*ant/note\.jpg.*bee/empty\.png.*bee/gone\.png",
-    ):
-      sources.verify(image_set, self.root)
-
-  def test_long_lists_are_cut(self):
-    for number in range(13):
-      self.text(f"ant/{number:02}.jpg", "not an image")
-    with self.assertRaisesRegex(ValueError, r"(?s)ant/09\.jpg.*and 3 more$"):
-      sources.verify(sources.image_folder(self.root), self.root)
-
-
-class ClassNamesFileTest(_FolderCase):
-
-  def test_names(self):
-    path = self.text("names.txt", "tench\n great white shark \n")
-    self.assertEqual(
-        sources.class_names_file(path), ("tench", "great white shark")
-    )
-
-  def test_mapping_keeps_its_order(self):
-    path = self.text("names.txt", "n02\tshark\nn01\ttench\n")
-    self.assertEqual(
-        list(sources.class_names_file(path).items()),
-        [("n02", "shark"), ("n01", "tench")],
-    )
-
-  @parameterized.named_parameters(
-      ("empty", "", "is empty"),
-      ("blank", "a\n\nb\n", "line 2: expected a class name, .* got ''"),
-      ("mixed", "n01\ta\nb\n", "line 2: .* got 'b'"),
-      ("three", "a\tb\tc\n", "line 1: "),
-      ("twice", "n01\ta\nn01\tb\n", "names a folder twice"),
-  )
-  def test_refuses(self, content, message):
-    with self.assertRaisesRegex(ValueError, message):
-      sources.class_names_file(self.text("names.txt", content))
-
-  def test_not_utf8(self):
-    (self.root / "names.txt").write_bytes(b"caf\xe9\n")
-    with self.assertRaisesRegex(ValueError, r"names\.txt is not UTF-8"):
-      sources.class_names_file(self.root / "names.txt")
-
-  def test_missing(self):
-    with self.assertRaisesRegex(FileNotFoundError, r"no file .*names\.txt"):
-      sources.class_names_file(self.root / "names.txt")
-
-
 class PhotosTest(absltest.TestCase):
 
   def test_real_photos(self):
@@ -497,7 +286,7 @@ class PhotosTest(absltest.TestCase):
     self.assertLen(image_set.ids, 38)
     self.assertLen(image_set.class_names, 19)
     np.testing.assert_array_equal(np.bincount(image_set.labels), [2] * 19)
-    sources.verify(image_set, root)
+    screening.check(image_set)
     for position in range(38):
       photo = image_set.read(position)
       self.assertGreaterEqual(min(photo.shape[:2]), 400)
