@@ -86,6 +86,10 @@ class DataConfig:
       "tensorflow-datasets")
   partial: bool = _field(
       False, "accept benchmark sets of which files are missing")
+  on_bad_image: str = _field(
+      "fail", "what is done about images that cannot be used: 'fail', before "
+      "the work as far as headers tell, or 'skip', which decodes every image "
+      "once before the work and leaves out, and lists, what cannot be")
   classes: str = _field(
       "all", "classes of each set, as images and as candidates: 'all', or "
       "'base' or "
@@ -775,6 +779,7 @@ def _data_rows(data):
       *_at_least(0, data, "limit", "skip"),
       ("template", data.template.count("{}") == 1, "exactly one {}"),
       _one_of(data, "source", "files", "tfds"),
+      _one_of(data, "on_bad_image", "fail", "skip"),
       _one_of(data, "classes", "all", "base", "new"),
       _one_of(data, "family", None, "fine_grained", "shift"),
       ("classes", data.classes == "all" or data.store is None,

@@ -97,6 +97,10 @@ def main() -> None:
   about = config_record.describe(config, model, posterior) | {
       f"{saved_runs.PROTOCOL}{data}": remark
       for data, remark in remarks.items()}
+  about |= saved_runs.left_out({
+      place: images.left_out for data, target in sets_by_name.items()
+      for place, images, _ in _parts_of(
+          config, data, target, validation, outside, posterior)})
   output = experiment.output_path(about)
   if not dry_run.ASKED.value:
     experiment.take(output)

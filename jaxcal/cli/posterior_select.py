@@ -86,7 +86,9 @@ def main() -> None:
   about = config_record.describe(config, model, chosen) | {
       f"flags.{name}": flags.FLAGS[name].value for name in _FLAGS
       if name not in ("strategies", "budgets", "seeds", "pool")} | {
-          "flags.pool": _pool() or None}
+          "flags.pool": _pool() or None} | saved_runs.left_out(
+              {place: reasons for study in studies
+               for place, reasons in study.left_out.items()})
   output = experiment.output_path(about)
   experiment.take(output)
   asked: dict[str, Any] = dict(

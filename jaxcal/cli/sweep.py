@@ -90,6 +90,9 @@ def main() -> None:
   about = _about(config, load, [axis.name for axis in axes]) | {
       f"{saved_runs.PROTOCOL}{data}": remark
       for data, remark in remarks.items()}
+  about |= saved_runs.left_out({
+      data: images.left_out for variant in variants
+      for data, images in load_sets(variant.config.data).items()})
   output = experiment.output_path(about)
   if not dry_run.ASKED.value:
     experiment.take(output)

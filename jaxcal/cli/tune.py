@@ -17,6 +17,7 @@ from jaxcal.clip import checkpoint as models
 from jaxcal.data import image_set as image_sets
 from jaxcal.features import pooled
 from jaxcal.report import few_shot
+from jaxcal.report import saved_runs
 from jaxcal.tuning import checkpoint
 from jaxcal.tuning import fit
 from jaxcal.tuning import methods
@@ -58,7 +59,9 @@ def main() -> None:
   settings = [config_tuning.setting(config, model, spec) for spec in specs]
   for task, setting in itertools.product(tasks, settings):
     fit.check_memory(model, task, setting, config.max_bytes)
-  about = config_record.describe(config, model)
+  about = config_record.describe(config, model) | saved_runs.left_out({
+      place: reasons for task in tasks
+      for place, reasons in task.left_out.items()})
   output = experiment.output_path(about)
   experiment.take(output)
   outliers = _outliers(config, model, tasks, specs, images, output)

@@ -337,6 +337,8 @@ def _check_files(store, name, class_names):
   found = _listed(name, class_names)
   if found is None:
     return
+  found = image_sets.take(found, np.flatnonzero(
+      [image_id not in store.left_out for image_id in found.ids]))
   now = contents.identity_of(found)["data.contents"]
   if (stores.data_fingerprint(found), now) != (
       store.manifest.data_fingerprint, store.manifest.contents_fingerprint):

@@ -4,6 +4,7 @@ A store is a folder:
 
   manifest.json           what the features are of; written first
   index.json              class names, ids and labels, in the order of the set
+  left_out.json           where images of the set cannot be used: reasons by id
   view_features/          zarr array [n v d], unit-norm features of every view
   pooled/                 zarr array [n w], what the projection sees of view 0
                           (activations, then the residual if there is one)
@@ -44,6 +45,7 @@ DTYPES = ("float16", "float32")
 
 _MANIFEST = "manifest.json"
 _INDEX = "index.json"
+_LEFT_OUT = "left_out.json"
 _ARRAYS = ("view_features", "pooled")
 _WAY_OUT = ("Choose another folder, or remove this one to compute the features "
             "again.")
@@ -104,6 +106,7 @@ class Store(NamedTuple):
     labels: int32 [n], positions in `class_names`.
     class_names: Class names in label order.
     arrays: The open zarr arrays by name; use `read` and `batches`.
+    left_out: Images of the set that cannot be used: reasons by id.
   """
 
   folder: pathlib.Path
@@ -112,6 +115,7 @@ class Store(NamedTuple):
   labels: Int[np.ndarray, "n"]
   class_names: tuple[str, ...]
   arrays: Mapping[str, Any]
+  left_out: Mapping[str, str] = {}
 
 
 class Batch(NamedTuple):
@@ -234,6 +238,8 @@ def create(
   stored = _read_manifest(folder)
   check(stored, manifest, name=str(folder))
   atomic.write_new(folder / _INDEX, _index(image_set))
+  if image_set.left_out:
+    atomic.write_new(folder / _LEFT_OUT, _as_json(image_set.left_out))
   for array in _ARRAYS:
     _open_array(folder, stored, array, create=True)
   return open_store(folder)
@@ -261,7 +267,8 @@ def open_store(folder: str | os.PathLike) -> Store:
   return Store(
       folder, manifest, tuple(about["image_ids"]),
       np.asarray(about["labels"], np.int32), tuple(about["class_names"]),
-      {array: _open_array(folder, manifest, array) for array in _ARRAYS})
+      {array: _open_array(folder, manifest, array) for array in _ARRAYS},
+      _read_left_out(folder / _LEFT_OUT))
 
 
 def image_set(store: Store) -> image_sets.ImageSet:
@@ -272,7 +279,8 @@ def image_set(store: Store) -> image_sets.ImageSet:
                      f"{store.image_ids[position]!r}")
 
   return image_sets.ImageSet(store.manifest.data, store.class_names,
-                             store.image_ids, store.labels, read)
+                             store.image_ids, store.labels, read,
+                             left_out=store.left_out)
 
 
 def check(stored: Manifest, asked: Manifest, *,
@@ -593,6 +601,16 @@ def _read_manifest(folder):
     raise ValueError(f"{path} is damaged, or not to be trusted: as data set, "
                      f"{error}. {_WAY_OUT}") from error
   return Manifest(**fields)
+
+
+def _read_left_out(path):
+  """Reasons by id of the images left out; nothing where none was."""
+  if not path.exists():
+    return {}
+  try:
+    return dict(json.loads(path.read_bytes()))
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"{path} is damaged ({error}). {_WAY_OUT}") from error
 
 
 def _refuse_foreign(folder):

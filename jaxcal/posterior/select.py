@@ -65,6 +65,16 @@ class Study(NamedTuple):
   num_samples: int = 50
   schedule: finetuning.Schedule = finetuning.Schedule()
 
+  @property
+  def left_out(self) -> dict[str, Mapping[str, str]]:
+    """Images that cannot be used: reasons by id, by the place of the set."""
+    name, validation = self.target.name, self.validation
+    return {name: self.target.left_out,
+            **{f"{name}/pool {pool.name}": pool.left_out
+               for pool in self.pools},
+            f"{name}/validation":
+                {} if validation is None else validation.left_out}
+
 
 def cells(
     strategies: Sequence[str], budgets: Sequence[int], seeds: Sequence[int]

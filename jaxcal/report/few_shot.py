@@ -143,7 +143,7 @@ def write(
     saved_runs.write_rows(output / f"{name}.jsonl", some)
   about, task = saved_runs.about(run), tasks[0]
   columns = tables.BASE_TO_NEW if "new" in task.halves else tables.ALL_CLASSES
-  remarks = [_legend(task, conventions), *remarks]
+  remarks = [_legend(task, conventions), *saved_runs.remarks(about), *remarks]
   text = "\n\n".join([
       tables.markdown(rows, columns), *remarks,
       "Paired differences:",

@@ -90,13 +90,21 @@ def write(
   ) if beside_published else None
   return measured.write(
       output, found, about=about, conventions=now, beside=beside,
-      remarks=[f"Of the runs {', '.join(map(str, folders))}; paired "
+      remarks=[*_remarks(abouts.values(), about),
+               f"Of the runs {', '.join(map(str, folders))}; paired "
                "differences are within each run."],
       commands={
           f"Run by, {folder.name}": shlex.join(told[saved_runs.COMMAND])
           for folder, told in abouts.items() if saved_runs.COMMAND in told},
       small_images=_thumbnails(folders), with_images=with_images,
       page_by=page_by)
+
+
+def _remarks(abouts, about):
+  """Sentences of single runs on their sets, beside those of all of them."""
+  every = dict.fromkeys(
+      text for told in abouts for text in saved_runs.remarks(told))
+  return [text for text in every if text not in saved_runs.remarks(about)]
 
 
 def _thumbnails(runs) -> thumbnails.Thumbnails:

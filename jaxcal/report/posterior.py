@@ -113,9 +113,10 @@ def write_selection(
                        json.dumps(chosen, indent=1).encode())
     rows += of_data
   saved_runs.write_rows(output / "results.jsonl", rows)
+  about = about or {}
+  remarks = [*saved_runs.remarks(about), *remarks]
   text = "\n\n".join([tables.markdown(rows, tables.LEARNING), *remarks])
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
-  about = about or {}
   page.write(output / "report.html", page.Page(
       _title(about), "Accuracy and calibration after tuning the image "
       "projection on a few labelled images, by what chose them.",

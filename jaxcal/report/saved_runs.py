@@ -14,6 +14,7 @@ import zipfile
 import zlib
 
 from jaxcal import predictions as predictions_lib
+from jaxcal import spelling
 from jaxcal import stages
 from jaxcal.predictions import Predictions
 from jaxcal.report import summary
@@ -26,6 +27,8 @@ OUTSIDE = (OUT_OF_DISTRIBUTION, "unknown")
 
 # In run.json, what the settings of a set's remark begin with.
 PROTOCOL = "protocol."
+# In run.json, what the images left out of a set begin with: reasons by id.
+_LEFT_OUT = "left_out."
 # In that of a report of files, what is said of each begins with this.
 FILES = "files."
 # In run.json of a recalibration, the settings of the run that it is of.
@@ -128,8 +131,32 @@ def remarks(told: Mapping[str, Any]) -> list[str]:
   Args:
     told: What run.json holds, from `about`.
   """
-  return [text for name, text in settings_of(told).items()
-          if name.startswith(PROTOCOL)]
+  settings = settings_of(told).items()
+  return [*(text for name, text in settings if name.startswith(PROTOCOL)),
+          *(_left_out_of(name.removeprefix(_LEFT_OUT), reasons)
+            for name, reasons in settings if name.startswith(_LEFT_OUT))]
+
+
+def left_out(
+    reasons: Mapping[str, Mapping[str, str]]
+) -> dict[str, Mapping[str, str]]:
+  """What run.json says of images that cannot be used; nothing without any.
+
+  Args:
+    reasons: Reasons by id, by the name or the place of the set.
+  """
+  shown = lambda text: text.encode("utf-8", "backslashreplace").decode()
+  return {f"{_LEFT_OUT}{place}": {shown(image_id): shown(reason)
+                                  for image_id, reason in of_set.items()}
+          for place, of_set in reasons.items() if of_set}
+
+
+def _left_out_of(place, reasons):
+  """A sentence on the images of a set that are left out."""
+  told = "; ".join(spelling.shortened([
+      f"{image_id} ({reason})" for image_id, reason in reasons.items()]))
+  return (f"{place}: {len(reasons)} image{'s' * (len(reasons) > 1)} left out, "
+          f"which cannot be used: {told}.")
 
 
 def measured_by(
@@ -140,7 +167,8 @@ def measured_by(
     told: What run.json holds, from `about`.
     now: How its predictions become numbers.
   """
-  return settings_of(told) | {
+  return {name: value for name, value in settings_of(told).items()
+          if not name.startswith(_LEFT_OUT)} | {
       f"config.metrics.{name}": value for name, value in now._asdict().items()}
 
 

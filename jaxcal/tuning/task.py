@@ -42,6 +42,12 @@ class Task(NamedTuple):
     """The seeds, from 1 as published."""
     return range(1, len(self.rows) + 1)
 
+  @property
+  def left_out(self) -> dict[str, Mapping[str, str]]:
+    """Images that cannot be used: reasons by id, by the place of the set."""
+    return {self.name: next(iter(self.tests.values())).left_out,
+            f"{self.name}/train": self.train.left_out}
+
   def shots(self, seed: int) -> image_sets.ImageSet:
     """The images that a seed drew."""
     return image_sets.take(self.train, self.rows[seed - 1])
