@@ -1,17 +1,16 @@
 """The one type by which labelled images travel: names, labels and a reader."""
 
 from collections.abc import Callable, Mapping
+import os
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxcal.storage import identity
 from jaxcal.typing import Int
 from jaxcal.typing import Positions
 from jaxcal.typing import UInt8
-
-# Of the images whose ids are in both sets.
-_COMPARED = 8
 
 
 class ImageSet(NamedTuple):
@@ -105,13 +104,33 @@ def check_apart(target: ImageSet, other: ImageSet, *, split: str) -> None:
   if other.class_names != target.class_names:
     raise ValueError(f"{other.name} has other classes than {target.name}; both "
                      "must have the same")
-  shared = _shared_ids(target, other)
+  shared = shared_ids(target, other)
   if shared:
     raise ValueError(
         f"{len(shared)} images of {target.name} are in the split {split!r} of "
         f"{other.name}, too, the first one {shared[0]!r}; choose another split "
         "or set (folders and CSV files have no splits), or none with "
         "--config.temperature.split=none")
+
+
+def shared_ids(target: ImageSet, other: ImageSet) -> list[str]:
+  """Ids of images that are in both sets; of one id there may be two images.
+
+  Two folders may well call different images alike. Files are compared by what
+  they hold, of which their sizes mostly tell, other images by their pixels.
+
+  Args:
+    target: One image set.
+    other: Another image set.
+  """
+  position = {image_id: i for i, image_id in enumerate(other.ids)}
+  both = [(i, position[image_id]) for i, image_id in enumerate(target.ids)
+          if image_id in position]
+  if target.path is None or other.path is None:
+    same = [np.array_equal(target.read(i), other.read(j)) for i, j in both]
+  else:
+    same = _same_files([(target.path(i), other.path(j)) for i, j in both])
+  return [target.ids[i] for (i, _), equal in zip(both, same) if equal]
 
 
 def take(image_set: ImageSet, indices: Positions) -> ImageSet:
@@ -206,14 +225,16 @@ def limit(
   return take(image_set, order[skip:skip + num_images])
 
 
-def _shared_ids(target, other):
-  """Ids of images in both; two folders may call different images alike."""
-  position = {image_id: i for i, image_id in enumerate(other.ids)}
-  both = [i for i, image_id in enumerate(target.ids) if image_id in position]
-  same = any(
-      np.array_equal(target.read(i), other.read(position[target.ids[i]]))
-      for i in both[:_COMPARED])
-  return [target.ids[i] for i in both] if same else []
+def _same_files(pairs):
+  """Of each pair of files, whether they hold the same; few need be read."""
+  stats = [(os.stat(one), os.stat(other)) for one, other in pairs]
+  same = np.array([os.path.samestat(*of) for of in stats], bool)
+  rows = [row for row, (one, other) in enumerate(stats)
+          if not same[row] and one.st_size == other.st_size]
+  ours, theirs = (identity.file_digests([pairs[row][side] for row in rows])
+                  for side in (0, 1))
+  same[rows] = (ours.digests == theirs.digests).all(axis=1)
+  return same
 
 
 def _is_text(name):

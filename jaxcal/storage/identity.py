@@ -12,6 +12,7 @@ import io
 import json
 import os
 import pathlib
+import stat
 import time
 from typing import Any, NamedTuple
 import zipfile
@@ -150,6 +151,8 @@ def file_digests(
   def look(rows):
     for row in rows:
       about = os.stat(paths[row])
+      if not stat.S_ISREG(about.st_mode):  # reading may wait for ever
+        raise OSError(f"expected a file, but {paths[row]} is none")
       found.sizes[row], found.times[row] = about.st_size, about.st_mtime_ns
       if known is not None and (known.sizes[row], known.times[row]) == (
           about.st_size, about.st_mtime_ns):

@@ -80,7 +80,7 @@ def of_splits(
   """
   if classes not in HALVES:
     raise ValueError(f"{classes=}, expected one of {', '.join(HALVES)}")
-  if set(train.ids) & set(test.ids):
+  if image_sets.shared_ids(train, test):
     raise ValueError(f"{test.name} has no split to train on: images of "
                      f"{train.name} are among those to be predicted; draw the "
                      "shots from other ones")

@@ -1,5 +1,7 @@
 """Tests of jaxcal.data.image_set."""
 
+import pathlib
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
@@ -137,6 +139,30 @@ class ApartTest(absltest.TestCase):
         ValueError, "^2 images of birds are in the split 'train' of more, too, "
         "the first one 'w2'; choose another split"):
       image_sets.check_apart(_image_set(), other, split="train")
+
+  def test_files_of_one_name_are_compared_by_what_they_hold(self):
+    """All of them: that the first ones differ does not say it of the rest."""
+    root = pathlib.Path(self.create_tempdir().full_path)
+
+    def files(folder, contents):
+      (root / folder).mkdir()
+      paths = [root / folder / f"{i}.png" for i in range(len(contents))]
+      for path, content in zip(paths, contents):
+        path.write_bytes(content)
+      return image_sets.ImageSet(
+          folder, ("a",), tuple(path.name for path in paths),
+          np.zeros(len(paths), np.int32), read=None, path=lambda i: paths[i])
+
+    target = files("target", [b"%03d" % i for i in range(20)])
+    apart = files("apart", [b"%03d" % (99 - i) for i in range(20)])
+    image_sets.check_apart(target, apart, split="train")
+    longer = files("longer", [b"%03d." % i for i in range(20)])
+    self.assertEqual(image_sets.shared_ids(target, longer), [])
+    one = files("one", [b"%03d" % (i + (i != 17)) for i in range(20)])
+    self.assertEqual(image_sets.shared_ids(target, one), ["17.png"])
+    self.assertEqual(image_sets.shared_ids(target, target), list(target.ids))
+    with self.assertRaisesRegex(ValueError, "^1 images of target are in .*17.p"):
+      image_sets.check_apart(target, one, split="train")
 
   def test_other_classes(self):
     other = _image_set(class_names=("wren", "rook", "cat"), name="more")
