@@ -161,7 +161,7 @@ class ApartTest(absltest.TestCase):
     one = files("one", [b"%03d" % (i + (i != 17)) for i in range(20)])
     self.assertEqual(image_sets.shared_ids(target, one), ["17.png"])
     self.assertEqual(image_sets.shared_ids(target, target), list(target.ids))
-    with self.assertRaisesRegex(ValueError, "^1 images of target are in .*17.p"):
+    with self.assertRaisesRegex(ValueError, "^1 images of target .*17.png"):
       image_sets.check_apart(target, one, split="train")
 
   def test_other_classes(self):
