@@ -9,6 +9,7 @@ import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
 import glob
+import io
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ import numpy as np
 
 from jaxcal.data import decoding
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import text_files
 from jaxcal.typing import UInt8
 
 # Why a pair was left out. A damaged tar is used as far as it goes, and counts
@@ -221,8 +223,8 @@ def csv_file(path: str | os.PathLike) -> PairSet:
   left alone. Paths start from the folder of the file.
 
   Args:
-    path: The file (comma separated, UTF-8). Its stem becomes the name of the
-      set.
+    path: The file (comma separated), in an encoding as `text_files.read` takes
+      it. Its stem becomes the name of the set.
 
   Returns:
     The pairs in the order of the file; the ids are the paths.
@@ -233,10 +235,8 @@ def csv_file(path: str | os.PathLike) -> PairSet:
       nothing is listed; names the line.
   """
   path = pathlib.Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(f"no file {path}")
   rows = {}
-  with path.open(encoding="utf-8-sig", newline="") as file:
+  with io.StringIO(text_files.read(path), newline="") as file:
     reader = csv.DictReader(file, strict=True)
     try:
       columns = reader.fieldnames or []

@@ -23,6 +23,7 @@ from jaxcal.report import figures
 from jaxcal.report import measured
 from jaxcal.report import page
 from jaxcal.report import saved_runs
+from jaxcal.report import sections
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
@@ -125,6 +126,7 @@ def write(
   output = pathlib.Path(output)
   atomic.make_folder(output)
   told = saved_runs.about(planned.run)
+  left_out = saved_runs.on_left_out(told)
   conventions = saved_runs.conventions(told)
   rows = [row for source in planned.sources
           for row in _rows(source, planned, conventions)]
@@ -138,11 +140,11 @@ def write(
   text = "\n\n".join(
       tables.markdown(one.rows, one.columns)
       if isinstance(one, page.Table) else one
-      for one in _blocks(rows, planned.arguments))
+      for one in (*_blocks(rows, planned.arguments), *left_out))
   atomic.write_whole(output / "sets.md", f"{text}\n".encode())
   page.write(output / "sets.html", page.Page(
       "Prediction sets", _lead(rows, about),
-      _sections(rows, about, conventions),
+      [*_sections(rows, about, conventions), *sections.on_images(left_out)],
       saved_runs.measured_by(told, conventions) | {
           f"sets.{name}": value for name, value in about.items()
           if name not in ("predictions", "provenance")},

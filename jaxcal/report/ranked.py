@@ -108,11 +108,12 @@ def write(
     page_by: Words of the command line that ranks.
   """
   output = run if output is None else output
-  blocks = []
+  told, blocks = saved_runs.about(run), []
+  left_out = saved_runs.on_left_out(told)
   for data, some in rankings.items():
     for one in some:
       blocks += [f"{data}, {one.kind}:", str(one)]
-  blocks.append(_on_intervals(conventions))
+  blocks += [*left_out, _on_intervals(conventions)]
   text = "\n\n".join(blocks)
   output.mkdir(parents=True, exist_ok=True)
   saved_runs.write_rows(output / "failure.jsonl", [
@@ -127,12 +128,11 @@ def write(
   atomic.write_whole(
       output / "failure.json", json.dumps(about, indent=2).encode())
   atomic.write_whole(output / "failure.md", f"{text}\n".encode())
-  told = saved_runs.about(run)
   page.write(output / "failure.html", page.Page(
       "Do confidences know what is wrong?",
       "How well each score tells right predictions from wrong ones, and images "
       f"of none of the classes from the others, on {', '.join(rankings)}.",
-      list(_sections(rankings, conventions)),
+      [*_sections(rankings, conventions), *sections.on_images(left_out)],
       saved_runs.measured_by(told, conventions),
       saved_runs.commands(told, page_by)))
   return text

@@ -131,10 +131,19 @@ def remarks(told: Mapping[str, Any]) -> list[str]:
   Args:
     told: What run.json holds, from `about`.
   """
-  settings = settings_of(told).items()
-  return [*(text for name, text in settings if name.startswith(PROTOCOL)),
-          *(_left_out_of(name.removeprefix(_LEFT_OUT), reasons)
-            for name, reasons in settings if name.startswith(_LEFT_OUT))]
+  return [*(text for name, text in settings_of(told).items()
+            if name.startswith(PROTOCOL)), *on_left_out(told)]
+
+
+def on_left_out(told: Mapping[str, Any]) -> list[str]:
+  """Sentences of a run on images that cannot be used, one for each set.
+
+  Args:
+    told: What run.json holds, from `about`.
+  """
+  return [_left_out_of(name.removeprefix(_LEFT_OUT), reasons)
+          for name, reasons in settings_of(told).items()
+          if name.startswith(_LEFT_OUT)]
 
 
 def left_out(

@@ -57,6 +57,11 @@ def of_sets(
         *_mistakes(by_method, (small_images or {}).get(data, {}))])
 
 
+def on_images(remarks: Sequence[str]) -> list[page.Section]:
+  """What is said of the images themselves; nothing where nothing is."""
+  return [page.Section("Images", list(remarks))] if remarks else []
+
+
 def overview(
     rows: Sequence[summary.Row], conventions: summary.Conventions,
     remarks: Sequence[str]

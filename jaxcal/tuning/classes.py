@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxcal.clip import checkpoint
 from jaxcal.clip import encoder
 from jaxcal.clip import towers
+from jaxcal.data import text_files
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
@@ -88,9 +89,10 @@ def read_templates(path: pathlib.Path) -> tuple[str, ...]:
   """The lines of a file, each a template.
 
   Raises:
-    ValueError: There are none, or one has not exactly one {}.
+    FileNotFoundError: There is no such file.
+    ValueError: It is no text, there are none, or one has not exactly one {}.
   """
-  lines = path.read_text(encoding="utf-8").splitlines()
+  lines = text_files.read(path).splitlines()
   broken = [line for line in lines if line.count("{}") != 1]
   if broken or not lines:
     raise ValueError(f"{path} must have one template per line, each with "

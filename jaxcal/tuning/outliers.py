@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcal.data import text_files
 from jaxcal.tuning import protocol
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -103,7 +104,7 @@ def from_file(path: str | os.PathLike) -> tuple[str, ...]:
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f"no file of words {path}")
-  lines = path.read_text(encoding="utf-8").splitlines()
+  lines = text_files.read(path).splitlines()
   written = (" ".join(line.replace("_", " ").split()) for line in lines)
   words = tuple(dict.fromkeys(filter(None, written)))
   if not words:

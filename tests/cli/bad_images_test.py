@@ -87,6 +87,12 @@ class BadImagesTest(absltest.TestCase):
       self.assertIn("pets: 3 images left out", printed)
       self._listed(bad)
     os.remove(self.output / "report.html")
+    for name, page in (("conformal", "sets"), ("failure", "failure")):
+      status, printed, error = command.here(name, self.output)
+      self.assertEqual(status, 0, error)
+      for file in (f"{page}.md", f"{page}.html"):
+        self.assertIn("pets: 3 images left out",
+                      (self.output / file).read_text("utf-8"))
     status, printed, error = command.here("report", self.output)
     self.assertEqual(status, 0, error)
     self._listed(bad)
@@ -96,6 +102,20 @@ class BadImagesTest(absltest.TestCase):
     status, _, error = self._evaluate(_SKIP)
     self.assertEqual(status, 2)
     self.assertRegex(error, "data.num_images: stored 5, asked 6")
+
+  def test_a_report_of_several_runs_keeps_what_one_says(self):
+    _damage(self.images)
+    for images, output in ((self.images, "out"),
+                           (_fill(self.root / "birds", first=50), "more")):
+      status, _, error = command.here(
+          "evaluate", f"--config.data.name={images}", *_SMALL, _SKIP,
+          f"--output={self.root}/{output}")
+      self.assertEqual(status, 0, error)
+    status, printed, error = command.here(
+        "report", self.output, self.root / "more",
+        f"--output={self.root}/both")
+    self.assertEqual(status, 0, error)
+    self.assertEqual(printed.count("pets: 3 images left out"), 1)
 
   def test_nothing_is_said_of_sound_images(self):
     status, printed, error = self._evaluate(_SKIP)

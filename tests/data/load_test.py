@@ -107,6 +107,10 @@ class ImagesTest(_InAFolder):
         "path,label\nimages/cat/0.png,one\nimages/dog/1.png,two\n")
     (self.here / "names.txt").write_text("two\none\n")
     self.assertEqual(load.images("some.csv").class_names, ("one", "two"))
+    (self.here / "upper.CSV").write_bytes(
+        (self.here / "some.csv").read_text().encode("utf-16"))
+    self.assertEqual(load.images("upper.CSV").class_names, ("one", "two"))
+    self.assertEqual(load.name_of("upper.CSV"), "upper")
     found = load.images("~/some.csv", class_names="~/names.txt", limit=1)
     self.assertEqual((found.name, found.class_names, found.ids),
                      ("some", ("two", "one"), ("images/dog/1.png",)))
@@ -130,6 +134,31 @@ class ImagesTest(_InAFolder):
   def test_what_is_not_there(self, name, message):
     with self.assertRaisesRegex((ValueError, FileNotFoundError), message):
       load.images(name)
+
+  def test_images_that_are_not_asked_for_are_not_looked_at(self):
+    (_folder(self.here / "images") / "dog/1.png").write_bytes(b"GIF8")
+    self.assertLen(load.images("images", limit=2).ids, 2)
+    self.assertLen(load.images("images", classes="base").ids, 2)
+    self.assertEqual(load.class_names("images"), ("cat", "dog"))
+
+  def test_bad_images_may_be_left_out(self):
+    (_folder(self.here / "images") / "cat/0.png").write_bytes(b"GIF8")
+    found, said = self._words("images", on_bad_image="skip")
+    self.assertEqual(list(found.left_out), ["cat/0.png"])
+    self.assertLen(found.ids, 3)
+    self.assertIn("images: left out 1 of 4 images", said)
+    with self.assertRaisesRegex(ValueError, "choose from: fail, skip"):
+      load.images("images", on_bad_image="ignore")
+
+  def test_benchmark_sets_are_looked_at_too(self):
+    own = load.images(_folder(self.here / "images"))
+    (self.here / "images/cat/0.png").write_bytes(b"GIF8")
+    with mock.patch.object(catalogue, "load", autospec=True) as read:
+      read.return_value = own
+      with self.assertRaisesRegex(ValueError, "1 of 4 files of 'images'"):
+        load.images("eurosat", root=".")
+      self.assertLen(
+          load.images("eurosat", root=".", on_bad_image="skip").ids, 3)
 
   def test_a_file_that_is_no_image(self):
     (_folder(self.here / "images") / "cat/0.png").write_bytes(b"GIF8")
