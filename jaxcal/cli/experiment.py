@@ -98,8 +98,9 @@ def refuse_processes() -> None:
 def load_sets(config: config_lib.DataConfig) -> dict[str, image_sets.ImageSet]:
   """The image sets by name, checked; of some classes, shortened."""
   loaded = {}
+  what = "headers" if config.on_bad_image == "fail" else "images"
   for name in config.name:
-    with progress.reported(f"{load.name_of(name)}: images") as looked_at:
+    with progress.reported(f"{load.name_of(name)}: {what}") as looked_at:
       images = load.images(
           name, root=config.root, split=config.split, source=config.source,
           partial=config.partial, class_names=config.class_names,

@@ -79,6 +79,12 @@ class ContentsTest(absltest.TestCase):
         hashlib.sha256(bytes([i]) * 100).digest() for i in range(5))
     self.assertEqual(found, hashlib.sha256(digests).hexdigest()[:16])
 
+  def test_what_is_no_file_is_not_opened(self):
+    (self.folder / "2.png").unlink()
+    os.mkfifo(self.folder / "2.png")  # reading it would wait for a writer
+    with self.assertRaisesRegex(OSError, "expected a file, but .*2.png is non"):
+      self._identity()
+
   def test_unchanged_files_are_not_read_again(self):
     first, read = self._identity()
     self.assertEqual(read, sorted(self.ids))
