@@ -17,6 +17,11 @@ class AlikeTest(absltest.TestCase):
                       ("caf\u00e9", "cafe\u0301")])
     self.assertEqual(class_names.alike(("cat", "cats")), [])
 
+  def test_names_that_differ_in_what_nobody_sees(self):
+    for other in ("c\u00adat", "cat\u200b", "\ufeffcat", "\u00a0cat", "ｃat"):
+      self.assertEqual(
+          class_names.alike(("cat", other)), [("cat", other)])
+
 
 class ReadTest(files.FolderCase):
 
