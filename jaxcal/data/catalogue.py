@@ -360,8 +360,8 @@ def load(
 
 
 def _read_coop(entry, root, split, partial):
-  class_names, rows = coop.entries(_split_file(entry, root), split)
-  folders = _folders(entry, root, split)
+  class_names, rows = coop.entries(split_file(entry, root), split)
+  folders = image_folders(entry, root, split)
   # Some layouts have the images one level deeper than others.
   images = next(
       (folder for folder in folders
@@ -371,12 +371,12 @@ def _read_coop(entry, root, split, partial):
 
 
 def _read_aircraft(entry, root, split, partial):
-  folder = _folders(entry, root, split, marker="variants.txt")[0]
+  folder = image_folders(entry, root, split, marker="variants.txt")[0]
   return aircraft.read(folder, split=split, partial=partial)
 
 
 def _read_class_folders(entry, root, split, partial):
-  folders = _folders(entry, root, split)
+  folders = image_folders(entry, root, split)
   # A folder may hold the one that has the classes.
   folder = next(
       (folder for folder in folders
@@ -388,7 +388,7 @@ def _read_class_folders(entry, root, split, partial):
     raise FileNotFoundError(
         f"{entry.name} in {folder} has {len(absent)} of its "
         f"{entry.num_classes} class folders missing, such as "
-        f"{', '.join(absent[:10])}. {_how_to_obtain(entry)}"
+        f"{', '.join(absent[:10])}. {how_to_obtain(entry)}"
     )
   names = dict(zip(entry.class_folders, entry.class_names))
   return sources.image_folder(folder, class_names=names)
@@ -407,7 +407,7 @@ def _read_prepared(entry, root, split, partial):
   prepared = entry.prepared
   if prepared is None:
     raise ValueError(f"tensorflow-datasets does not have the images of "
-                     f"{entry.name}. {_how_to_obtain(entry)}")
+                     f"{entry.name}. {how_to_obtain(entry)}")
   theirs = prepared.every or prepared.splits.get(split)
   if theirs is None:
     raise ValueError(
@@ -426,7 +426,7 @@ def _read_prepared(entry, root, split, partial):
   )
   image_set = image_set._replace(class_names=entry.class_names)
   if prepared.every:
-    return _select(image_set, _split_file(entry, root), split, partial)
+    return _select(image_set, split_file(entry, root), split, partial)
   return image_set
 
 
@@ -468,11 +468,24 @@ def _file_key(path):
           ).lower()
 
 
-def _split_file(entry, root):
+def split_file_places(entry: Row, root: pathlib.Path) -> list[pathlib.Path]:
+  """Where the split file of the layout "coop" is looked for, in this order."""
+  if entry.split_file is None:
+    return []
   places = [root / folder / entry.split_file for folder in entry.folders]
   places += [root / folder / images / entry.split_file
              for folder in entry.folders for images in entry.images if images]
-  places += [root / entry.split_file, root / "data_splits" / entry.split_file]
+  return places + [
+      root / entry.split_file, root / "data_splits" / entry.split_file]
+
+
+def split_file(entry: Row, root: pathlib.Path) -> pathlib.Path:
+  """The split file of the layout "coop".
+
+  Raises:
+    FileNotFoundError: There is none; says where it was looked for.
+  """
+  places = split_file_places(entry, root)
   for place in places:
     if place.is_file():
       return place
@@ -483,8 +496,20 @@ def _split_file(entry, root):
   )
 
 
-def _folders(entry, root, split, marker="."):
-  """The folders that exist of those where the images may be."""
+def image_folders(
+    entry: Row, root: pathlib.Path, split: str, marker: str = "."
+) -> list[pathlib.Path]:
+  """The folders that exist of those where the images may be.
+
+  Args:
+    entry: Row of the set.
+    root: Folder below which the sets lie.
+    split: Split of the images.
+    marker: File that must lie in such a folder.
+
+  Raises:
+    FileNotFoundError: There is none; says where it was looked for.
+  """
   part = "train" if split == "train" else "val"
   places = [root / folder / images.format(split=part)
             for folder in entry.folders for images in entry.images]
@@ -493,12 +518,13 @@ def _folders(entry, root, split, marker="."):
     what = "folder" if marker == "." else marker
     raise FileNotFoundError(
         f"no {what} of {entry.name} below {root}; looked for "
-        f"{', '.join(map(str, places))}. {_how_to_obtain(entry)}"
+        f"{', '.join(map(str, places))}. {how_to_obtain(entry)}"
     )
   return found
 
 
-def _how_to_obtain(entry):
+def how_to_obtain(entry: Row) -> str:
+  """A sentence on where the set comes from."""
   return f"Obtain {entry.title} from {entry.home}."
 
 
@@ -507,10 +533,10 @@ def _check_names(entry, found):
     raise ValueError(
         f"{entry.name} should have {entry.num_classes} classes, found "
         f"{len(found)}. Is a class missing or too many, such as a background "
-        f"class? {_how_to_obtain(entry)}"
+        f"class? {how_to_obtain(entry)}"
     )
   for label, (theirs, ours) in enumerate(zip(found, entry.class_names)):
-    if _plain(theirs) != _plain(ours):
+    if plain(theirs) != plain(ours):
       raise ValueError(
           f"{entry.name}: label {label} should be {ours!r}, found {theirs!r}. "
           "Predictions would be scored against the wrong classes; use the "
@@ -518,7 +544,8 @@ def _check_names(entry, found):
       )
 
 
-def _plain(name):
+def plain(name: str) -> str:
+  """A class name without what data sets write in different ways."""
   return name.replace("_", " ").replace("-", " ").lower()
 
 
@@ -529,7 +556,7 @@ def _check_count(entry, split, found, partial):
         f"{entry.name} should have {expected:,} images in the split {split!r}, "
         f"found {found:,}. Complete the copy, or pass partial=True "
         "(--config.data.partial) if it is meant to be a part. "
-        f"{_how_to_obtain(entry)}"
+        f"{how_to_obtain(entry)}"
     )
 
 

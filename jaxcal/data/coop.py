@@ -88,23 +88,40 @@ def entries(
   return class_names, [(image, label) for image, label, _ in lists[split]]
 
 
-def _lists(path):
-  """The lists of the file by split, looked through."""
-  lists = text_files.read_json(path)
-  if not isinstance(lists, dict) or not set(SPLITS) <= set(lists):
-    found = sorted(lists) if isinstance(lists, dict) else type(lists).__name__
+def lists(path: str | os.PathLike) -> dict[str, list]:
+  """The lists of a split file by split; their entries may be anything.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If it is not JSON, or no object of a list for each split.
+  """
+  found = text_files.read_json(path)
+  if not isinstance(found, dict) or not set(SPLITS) <= set(found):
+    keys = sorted(found) if isinstance(found, dict) else type(found).__name__
     raise ValueError(
-        f"{path}: expected the keys {', '.join(SPLITS)}, found {found}."
+        f"{path}: expected the keys {', '.join(SPLITS)}, found {keys}."
     )
   for split in SPLITS:
-    if not isinstance(lists[split], list):
+    if not isinstance(found[split], list):
       raise ValueError(f"{path}, {split}: expected a list of images, found a "
-                       f"{type(lists[split]).__name__}.")
-    for number, row in enumerate(lists[split]):
-      if (not isinstance(row, list) or
-          [type(value) for value in row] != [str, int, str]):
+                       f"{type(found[split]).__name__}.")
+  return {split: found[split] for split in SPLITS}
+
+
+def is_entry(row: object) -> bool:
+  """Whether this is a path, a label and a class name, as a split lists them."""
+  return isinstance(row, list) and (
+      [type(value) for value in row] == [str, int, str])
+
+
+def _lists(path):
+  """The lists of the file by split, looked through."""
+  found = lists(path)
+  for split in SPLITS:
+    for number, row in enumerate(found[split]):
+      if not is_entry(row):
         raise ValueError(
             f"{path}, {split}, entry {number}: expected [path, label, class "
             f"name], found {row!r}."
         )
-  return lists
+  return found
