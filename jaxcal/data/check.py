@@ -1,0 +1,382 @@
+"""Is a data set on disk what it should be, and what puts it right if not?
+
+  from jaxcal.data import check
+  from jaxcal.data import findings
+  print(findings.text(check.benchmark("caltech101", "~/data")))
+
+Nothing is written. What no look at files can tell is said in the notes.
+"""
+
+import collections
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import os
+import pathlib
+from typing import NamedTuple
+
+from PIL import Image
+
+from jaxcal.data import catalogue
+from jaxcal.data import check_files
+from jaxcal.data import check_lists
+from jaxcal.data import contents as contents_lib
+from jaxcal.data import findings
+from jaxcal.data import image_set as image_sets
+from jaxcal.data import sources
+from jaxcal.data.findings import Count
+from jaxcal.data.findings import Finding
+from jaxcal.data.findings import Report
+from jaxcal.storage import identity
+
+_UNKNOWN = (
+    "files cannot tell that a picture shows what its class says: two classes "
+    "whose pictures were exchanged under the same file names pass. The "
+    "contents above differ from those of another copy then, and zero-shot "
+    "accuracy is near 0 on both classes")
+_HEADERS = ("only headers were looked at; a file that is cut off behind its "
+            "header is found by decoding alone")
+
+
+class Look(NamedTuple):
+  """How closely images are looked at.
+
+  Attributes:
+    headers_only: Whether only the headers of files are read, which is quick;
+      images are decoded otherwise.
+    num_threads: Number of threads that read.
+    progress: Function called with (images looked at, images in all).
+  """
+
+  headers_only: bool = False
+  num_threads: int = 4
+  progress: Callable[[int, int], None] | None = None
+
+
+def benchmark(
+    name: str, root: str | os.PathLike, look: Look = Look()) -> Report:
+  """Checks a set of the catalogue below a folder, all of its splits.
+
+  Args:
+    name: Name in `catalogue.CATALOGUE`.
+    root: Folder below which the sets lie.
+    look: How closely the images are looked at.
+
+  Returns:
+    Everything that was found, whatever was found first. A set without findings
+    is taken by `catalogue.load`.
+
+  Raises:
+    ValueError: The name is unknown.
+  """
+  entry = catalogue.row(name)
+  root = pathlib.Path(root).expanduser()
+  if not any((root / folder).is_dir() for folder in entry.folders):
+    return Report(
+        name=name, layout=f"not found below {root}", findings=(Finding(
+            kind=findings.ABSENT, mend=_fetch(entry, root),
+            what=f"none of the folders {', '.join(entry.folders)} is in "
+                 f"{root}."),))
+  if entry.layout in ("coop", "aircraft"):
+    report = _listed(entry, root, look)
+  else:
+    report = _by_class(entry, root, look)
+  return _as_loaded(entry, root, report)
+
+
+def own(
+    found: image_sets.ImageSet, layout: str, look: Look = Look(), *,
+    before: Sequence[Finding] = ()
+) -> Report:
+  """Checks images of one's own.
+
+  Args:
+    found: The images.
+    layout: Sentence on how they lie on disk.
+    look: How closely the images are looked at.
+    before: Findings of who read the set.
+  """
+  damaged = check_files.decode_all(
+      _reader(found, look), found.ids, num_threads=look.num_threads,
+      progress=look.progress)
+  mend = "replace these files, or remove them"
+  number, used = len(found.ids), set(found.labels.tolist())
+  empty = [name for label, name in enumerate(found.class_names)
+           if label not in used]
+  return Report(
+      name=found.name, layout=layout, num_classes=len(found.class_names),
+      counts=(Count(split="images", listed=number, there=number),),
+      looked_at=_looked_at(number, look),
+      contents=_contents({"images": found}),
+      findings=(*before, *_alike(found),
+                *check_files.of_damaged(damaged, mend), *_same_content(found)),
+      notes=(*([f"{len(empty)} classes have no image and stay candidates: "
+                f"{findings.some(empty)}"] if empty else []),
+             *([_HEADERS] if look.headers_only else []), _UNKNOWN))
+
+
+def _listed(entry, root, look):
+  """A set whose splits are lists of files."""
+  lists, where = _lists(entry, root)
+  splits = {split: [one.path for one in rows]
+            for split, rows in lists.splits.items()}
+  listed = list(dict.fromkeys(path for paths in splits.values()
+                              for path in paths))
+  folder = _images(entry, root, listed)
+  wrong = list(lists.findings)
+  other = check_lists.of_other_set(entry, lists) if listed else None
+  there = check_files.tree(folder)
+  if other is not None:
+    wrong.append(Finding(
+        kind=findings.SPLIT_OF_OTHER, mend=_put_split(entry, root),
+        what=f"{lists.source} has the classes of {other}, not of "
+             f"{entry.name}."))
+  elif listed:
+    wrong += check_lists.check(entry, lists, _put_split(entry, root))
+  on_disk = {path for below, names in there.items()
+             for path in (f"{below}/{name}".lstrip("/") for name in names)}
+  notes = []
+  if listed and other is None:
+    found, notes = check_files.against_list(
+        folder, listed, there, fetch=_fetch(entry, root),
+        unused=entry.prepared.unused if entry.prepared else ())
+    wrong += found
+    paths = [path for path in listed if path in on_disk]
+  else:
+    notes = ["no file was held against a list"]
+    paths = check_files.images_in(there)
+  return _with_images(
+      entry, root, look, folder, paths, where, wrong, notes, tuple(
+          Count(split=split, listed=len(files), expected=entry.counts[split],
+                there=sum(path in on_disk for path in files))
+          for split, files in splits.items()),
+      len({one.name for rows in lists.splits.values() for one in rows}))
+
+
+def _by_class(entry, root, look):
+  """A set of one folder per class, called by its id or its label."""
+  wrong, notes, counts, paths = [], [], [], []
+  folders: list[pathlib.Path] = []
+  for split, expected in entry.counts.items():
+    try:
+      places = catalogue.image_folders(entry, root, split)
+    except FileNotFoundError as error:
+      notes.append(f"no images of the split {split!r}: {error}")
+      continue
+    folder = max(places, key=lambda place: sum(
+        (place / name).is_dir() for name in entry.class_folders))
+    if folder in folders:  # validation and test images are the same
+      continue
+    folders.append(folder)
+    there = check_files.tree(folder)
+    wrong += _classes(entry, folder, there, _fetch(entry, root))
+    images = [path for path in check_files.images_in(there)
+              if path.partition("/")[0] in set(entry.class_folders)]
+    paths += [folder / path for path in images]
+    counts.append(Count(split=split, listed=len(images), there=len(images),
+                        expected=expected))
+    if len(images) != expected:
+      wrong.append(Finding(
+          kind=findings.COUNT, mend=_fetch(entry, root),
+          what=f"{folder} has {len(images):,} images of the split {split!r}, "
+               f"not {expected:,}."))
+  if not folders:
+    wrong.append(Finding(
+        kind=findings.ABSENT, what=notes.pop(), mend=_fetch(entry, root)))
+  base = pathlib.Path(os.path.commonpath(folders)) if folders else root
+  return _with_images(
+      entry, root, look, base,
+      [path.relative_to(base).as_posix() for path in paths],
+      f"a folder for each class in {' and '.join(map(str, folders))}", wrong,
+      notes, tuple(counts), entry.num_classes)
+
+
+def _with_images(
+    entry, root, look, folder, paths, where, wrong, notes, counts, num_classes):
+  """The report, once the images were looked at, too."""
+  read = _open if look.headers_only else sources.decode
+  damaged = check_files.decode_all(
+      lambda position: read(folder / paths[position]), paths,
+      num_threads=look.num_threads, progress=look.progress)
+  # One that is gone already is told as missing.
+  wrong += check_files.of_damaged(damaged, _fetch(entry, root))
+  same = _groups_of_one_content([folder / path for path in paths])
+  if same:
+    first, second = paths[same[0][0]], paths[same[0][1]]
+    notes.append(f"{len(same)} pictures lie there more than once, such as "
+                 f"{first} and {second}; some sets were published so")
+  return Report(
+      name=entry.name, layout=where, counts=counts, num_classes=num_classes,
+      looked_at=_looked_at(len(paths), look), findings=tuple(wrong),
+      notes=(*notes, *([_HEADERS] if look.headers_only else []), _UNKNOWN))
+
+
+def _as_loaded(entry, root, report):
+  """The report with the contents of each split as a run would read it."""
+  wrong, found = list(report.findings), {}
+  for count in report.counts:
+    try:
+      found[count.split] = catalogue.load(entry.name, root, split=count.split)
+    except (OSError, ValueError) as error:
+      # What a run would refuse is never called clean.
+      if not report.findings:
+        wrong.append(Finding(
+            kind=findings.LAYOUT, what=f"{count.split}: {error}",
+            mend="do what it says, then check again"))
+  return dataclasses.replace(
+      report, findings=tuple(wrong), contents=_contents(found))
+
+
+def _lists(entry, root):
+  """The lists of a set, and where they are."""
+  mend = _put_split(entry, root)
+  if entry.layout == "aircraft":
+    try:
+      folder = catalogue.image_folders(
+          entry, root, "test", marker="variants.txt")[0]
+    except FileNotFoundError as error:
+      return _no_lists(str(error), mend)
+    return (check_lists.read_aircraft(folder, mend),
+            f"the authors' lists in {folder}")
+  try:
+    path = catalogue.split_file(entry, root)
+  except FileNotFoundError as error:
+    return _no_lists(str(error), mend)
+  return check_lists.read_coop(path, mend), f"listed in {path}"
+
+
+def _no_lists(why, mend):
+  return check_lists.Lists({}, "", [Finding(
+      kind=findings.SPLIT_ABSENT, what=why, mend=mend)]), "without lists"
+
+
+def _images(entry, root, listed):
+  """The folder that has most of the listed files."""
+  try:
+    places = catalogue.image_folders(entry, root, "test")
+  except FileNotFoundError:
+    places = [root / folder for folder in entry.folders
+              if (root / folder).is_dir()]
+  some = listed[::max(1, len(listed) // 500)]
+  return max(places, key=lambda place: sum(
+      (place / path).is_file() for path in some))
+
+
+def _classes(entry, folder, there, fetch) -> Iterator[Finding]:
+  """Findings on class folders of which no list of files is known."""
+  found = {path.partition("/")[0] for path in check_files.images_in(there)
+           if "/" in path}
+  absent = [name for name in entry.class_folders if name not in found]
+  extra = sorted(found - set(entry.class_folders))
+  names = dict(zip(entry.class_folders, map(
+      catalogue.plain, entry.class_names)))
+  for name in list(absent):
+    called = next((one for one in extra if catalogue.plain(one) in (
+        names[name], catalogue.plain(name))), None)
+    if called is None and len(absent) == len(extra) == 1:
+      called = extra[0]
+    if called is not None:
+      absent.remove(name)
+      extra.remove(called)
+      yield Finding(
+          kind=findings.FOLDER_RENAMED,
+          what=f"{folder / called} seems to be the class folder {name} "
+               f"({names[name]}).",
+          mend=check_files.move(folder / called, folder / name))
+  if absent:
+    yield Finding(
+        kind=findings.FOLDER_ABSENT, mend=fetch,
+        what=f"{len(absent)} of {entry.num_classes} class folders are not in "
+             f"{folder} or have no images: {findings.some(absent)}.")
+  for name in extra:
+    yield Finding(
+        kind=findings.FOLDER_EXTRA,
+        what=f"{folder / name} is no class of the set.",
+        mend=f"move it out of {folder}")
+
+
+def _alike(found):
+  """Classes that are one to a model."""
+  return [Finding(
+      kind=findings.CLASS_NAMES,
+      what=f"{' and '.join(map(repr, names))} are one class to a model.",
+      mend="put their images into one class, or give other class names "
+           "(--class_names)") for names in sources.alike(found.class_names)]
+
+
+def _same_content(found):
+  """Files of one content that are of two classes, or count twice."""
+  if not _are_image_files(found):
+    return []
+  paths = [found.path(position) for position in range(len(found.ids))]
+  groups = _groups_of_one_content(paths)
+  between = [rows for rows in groups
+             if len({int(found.labels[row]) for row in rows}) > 1]
+  told = [" and ".join(found.ids[row] for row in rows) for rows in between]
+  if not between:
+    return []
+  return [Finding(
+      kind=findings.CONTENTS, mend="keep each picture in its own class alone",
+      what=f"{len(between)} pictures are of two classes: "
+           f"{findings.some(told)}.")]
+
+
+def _groups_of_one_content(
+    paths: Sequence[pathlib.Path]) -> list[tuple[int, ...]]:
+  """Positions of files that hold the same bytes, together; none are empty."""
+  digests = identity.file_digests(paths)
+  rows_of: dict[bytes, list[int]] = collections.defaultdict(list)
+  for row, (size, digest) in enumerate(zip(digests.sizes, digests.digests)):
+    if size:
+      rows_of[digest.tobytes()].append(row)
+  return [tuple(rows) for rows in rows_of.values() if len(rows) > 1]
+
+
+def _contents(sets: Mapping[str, image_sets.ImageSet]) -> dict[str, str]:
+  """What `run.json` has of each set, too."""
+  found = {split: contents_lib.identity_of(one)["data.contents"]
+           for split, one in sets.items()}
+  return {split: digest for split, digest in found.items()
+          if digest is not None}
+
+
+def _are_image_files(found):
+  """Whether every image is a file of its own."""
+  return found.path is not None and all(
+      found.path(position).suffix.lower() in sources.IMAGE_SUFFIXES
+      for position in range(len(found.ids)))
+
+
+def _reader(found, look):
+  if look.headers_only and _are_image_files(found):
+    return lambda position: _open(found.path(position))
+  return found.read
+
+
+def _open(path):
+  with Image.open(path):
+    pass
+
+
+def _looked_at(number, look):
+  how = "looked at by their headers" if look.headers_only else "decoded"
+  return f"{number:,} images {how}"
+
+
+def _put_split(entry, root):
+  """The step that brings the published lists."""
+  if entry.layout == "aircraft":
+    return ("take variants.txt and images_variant_SPLIT.txt from the archive "
+            f"again, see {entry.home}")
+  place = catalogue.split_file_places(entry, root)[0]
+  for folder in entry.folders:
+    if (root / folder).is_dir():
+      place = root / folder / entry.split_file
+      break
+  return (f"put the published {entry.split_file} at {place}; it is linked from "
+          "DATASETS.md in https://github.com/KaiyangZhou/CoOp")
+
+
+def _fetch(entry, root):
+  """The step that brings the published files."""
+  return (f"take them from the archive again: jaxcal data prepare {entry.name} "
+          f"--root={root} --archives=FOLDER; from {entry.home}")
