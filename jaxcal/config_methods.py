@@ -222,10 +222,12 @@ def _family(config, data):
   given = config.data.family
   # Not of a folder that is called like one.
   row = catalogue.CATALOGUE.get(data) if data in config.data.name else None
+  if row is not None and not row.of_papers:
+    row = None
   if given is None and row is None:
     raise ValueError(
-        f"--config.protocol=paper knows the families of the benchmark sets "
-        f"only; say that of {data} with --config.data.family="
+        f"--config.protocol=paper knows the families of the papers' sets only; "
+        f"say that of {data} with --config.data.family="
         f"{' or '.join(published.FAMILIES)}")
   if row is None:
     return given, True

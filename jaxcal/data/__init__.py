@@ -9,6 +9,7 @@ __all__ = [
     "check",
     "check_files",
     "check_lists",
+    "cifar",
     "class_names",
     "contents",
     "coop",

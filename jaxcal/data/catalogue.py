@@ -1,4 +1,4 @@
-"""The fifteen data sets of test-time prompt tuning: one row each, and loading.
+"""The fifteen data sets of test-time prompt tuning, and CIFAR; and loading.
 
 Class order and file lists are where an evaluation silently drops to chance, so
 what is found on disk is compared with the row before the first image is read.
@@ -12,6 +12,7 @@ import pathlib
 
 from jaxcal import spelling
 from jaxcal.data import aircraft
+from jaxcal.data import cifar
 from jaxcal.data import coop
 from jaxcal.data import decoding
 from jaxcal.data import image_set as image_sets
@@ -52,8 +53,9 @@ class Row:
     num_classes: How many candidates.
     counts: Images by split.
     layout: How it lies on disk: listed in a split file ("coop") or in
-      FGVC-Aircraft's own text files ("aircraft"), or one folder per class,
-      called by its WordNet id ("wnids") or its label ("labels").
+      FGVC-Aircraft's own text files ("aircraft"), one folder per class, called
+      by its WordNet id ("wnids") or its label ("labels"), or CIFAR's binary
+      files, or a folder per class of a split ("cifar").
     folders: Where it is looked for below the data root, in this order.
     images: Where the images are looked for below such a folder; {split} stands
       for train or val.
@@ -67,6 +69,7 @@ class Row:
       papers mix their views with AugMix. The released shift runs do so for the
       shift sets, too, in the later papers.
     shift: Whether it is one of the four distribution shifts of ImageNet.
+    of_papers: Whether the papers of test-time prompt tuning use it.
   """
 
   name: str
@@ -84,6 +87,7 @@ class Row:
   home: str
   augmix: bool = False
   shift: bool = False
+  of_papers: bool = True
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -296,6 +300,28 @@ CATALOGUE = {entry.name: entry for entry in (
         home="https://github.com/phelber/EuroSAT",
         augmix=True,
     ),
+    Row(
+        name="cifar10", title="CIFAR-10", num_classes=10,
+        counts={"train": 50_000, "test": 10_000}, layout="cifar",
+        folders=("cifar-10-batches-bin", "cifar10", "cifar-10", "CIFAR10"),
+        images=("", "cifar-10-batches-bin"),
+        prepared=Prepared(
+            name="cifar10", splits={"train": "train", "test": "test"}),
+        licence="see home page",
+        home="https://www.cs.toronto.edu/~kriz/cifar.html (the binary version)",
+        of_papers=False,
+    ),
+    Row(
+        name="cifar100", title="CIFAR-100", num_classes=100,
+        counts={"train": 50_000, "test": 10_000}, layout="cifar",
+        folders=("cifar-100-binary", "cifar100", "cifar-100", "CIFAR100"),
+        images=("", "cifar-100-binary"),
+        prepared=Prepared(
+            name="cifar100", splits={"train": "train", "test": "test"}),
+        licence="see home page",
+        home="https://www.cs.toronto.edu/~kriz/cifar.html (the binary version)",
+        of_papers=False,
+    ),
 )}
 
 
@@ -394,8 +420,41 @@ def _read_class_folders(entry, root, split, partial):
   return sources.image_folder(folder, class_names=names)
 
 
+def _read_cifar(entry, root, split, partial):
+  places = [root / folder / images for folder in entry.folders
+            for images in entry.images]
+  for place in places:
+    if cifar.is_binary(place, entry.num_classes):
+      return cifar.read(place, split=split, class_names=entry.class_names)
+    if (place / split).is_dir():
+      return _in_named_folders(entry, place / split, partial)
+  pickles = f"cifar-{entry.num_classes}-" + (
+      "batches-py" if entry.num_classes == 10 else "python")
+  for place in (*places, *(root / folder / pickles
+                           for folder in ("", *entry.folders))):
+    cifar.refuse_pickles(place)
+  raise FileNotFoundError(
+      f"no files of {entry.name} below {root}; looked for .bin files, and for "
+      f"{split}/CLASS/ with images, in {', '.join(map(str, places))}. "
+      f"{how_to_obtain(entry)}")
+
+
+def _in_named_folders(entry, folder, partial):
+  """Class folders that are called like the classes, in any order."""
+  found = {plain(path.name): path.name
+           for path in folder.iterdir() if path.is_dir()}
+  names = {found.get(plain(name), name): name for name in entry.class_names}
+  absent = [name for name in names if not (folder / name).is_dir()]
+  if absent and not partial:
+    raise FileNotFoundError(
+        f"{folder} has no folders {', '.join(absent[:10])}; expected one for "
+        f"each of the {entry.num_classes} classes. {how_to_obtain(entry)}")
+  return sources.image_folder(folder, class_names=names)
+
+
 _READERS = {
     "coop": _read_coop,
+    "cifar": _read_cifar,
     "aircraft": _read_aircraft,
     "wnids": _read_class_folders,
     "labels": _read_class_folders,
