@@ -1,7 +1,8 @@
 """Is a data set on disk what it should be, and what puts it right if not?
 
   from jaxcal.data import check
-  from jaxcal.data import findings
+  from jaxcal.data import decoding
+from jaxcal.data import findings
   print(findings.text(check.benchmark("caltech101", "~/data")))
 
 Nothing is written. What no look at files can tell is said in the notes.
@@ -14,15 +15,14 @@ import os
 import pathlib
 from typing import NamedTuple
 
-from PIL import Image
-
 from jaxcal.data import catalogue
 from jaxcal.data import check_files
 from jaxcal.data import check_lists
+from jaxcal.data import class_names as names_lib
 from jaxcal.data import contents as contents_lib
+from jaxcal.data import decoding
 from jaxcal.data import findings
 from jaxcal.data import image_set as image_sets
-from jaxcal.data import sources
 from jaxcal.data.findings import Count
 from jaxcal.data.findings import Finding
 from jaxcal.data.findings import Report
@@ -70,6 +70,8 @@ def benchmark(
   """
   entry = catalogue.row(name)
   root = pathlib.Path(root).expanduser()
+  if entry.layout == "cifar":
+    return _in_records(entry, root, look)
   if not any((root / folder).is_dir() for folder in entry.folders):
     return Report(
         name=name, layout=f"not found below {root}", findings=(Finding(
@@ -134,7 +136,7 @@ def _listed(entry, root, look):
     wrong += check_lists.check(entry, lists, _put_split(entry, root))
   on_disk = {path for below, names in there.items()
              for path in (f"{below}/{name}".lstrip("/") for name in names)}
-  notes = []
+  notes: list[str] = []
   if listed and other is None:
     found, notes = check_files.against_list(
         folder, listed, there, fetch=_fetch(entry, root),
@@ -154,7 +156,9 @@ def _listed(entry, root, look):
 
 def _by_class(entry, root, look):
   """A set of one folder per class, called by its id or its label."""
-  wrong, notes, counts, paths = [], [], [], []
+  wrong: list[Finding] = []
+  notes: list[str] = []
+  counts, paths = [], []
   folders: list[pathlib.Path] = []
   for split, expected in entry.counts.items():
     try:
@@ -190,10 +194,38 @@ def _by_class(entry, root, look):
       notes, tuple(counts), entry.num_classes)
 
 
+def _in_records(entry, root, look):
+  """A set that its reader knows whole, split by split."""
+  counts, wrong, sets = [], [], {}
+  for split, expected in entry.counts.items():
+    try:
+      found = catalogue.load(entry.name, root, split=split, partial=True)
+    except (OSError, ValueError) as error:
+      wrong.append(Finding(kind=findings.LAYOUT, mend=_fetch(entry, root),
+                           what=f"{split}: {error}"))
+      continue
+    sets[split] = found
+    counts.append(Count(split=split, listed=len(found.ids),
+                        there=len(found.ids), expected=expected))
+    if len(found.ids) != expected:
+      wrong.append(Finding(
+          kind=findings.COUNT, mend=_fetch(entry, root),
+          what=f"{len(found.ids):,} images of the split {split!r}, not "
+               f"{expected:,}."))
+    wrong += check_files.of_damaged(check_files.decode_all(
+        _reader(found, look), found.ids, num_threads=look.num_threads,
+        progress=look.progress), _fetch(entry, root))
+  return Report(
+      name=entry.name, layout=f"below {root}", counts=tuple(counts),
+      num_classes=entry.num_classes if sets else 0, contents=_contents(sets),
+      looked_at=_looked_at(sum(count.there for count in counts), look),
+      findings=tuple(wrong), notes=(_UNKNOWN,))
+
+
 def _with_images(
     entry, root, look, folder, paths, where, wrong, notes, counts, num_classes):
   """The report, once the images were looked at, too."""
-  read = _open if look.headers_only else sources.decode
+  read = decoding.check_header if look.headers_only else decoding.decode
   damaged = check_files.decode_all(
       lambda position: read(folder / paths[position]), paths,
       num_threads=look.num_threads, progress=look.progress)
@@ -300,7 +332,7 @@ def _alike(found):
       kind=findings.CLASS_NAMES,
       what=f"{' and '.join(map(repr, names))} are one class to a model.",
       mend="put their images into one class, or give other class names "
-           "(--class_names)") for names in sources.alike(found.class_names)]
+           "(--class_names)") for names in names_lib.alike(found.class_names)]
 
 
 def _same_content(found):
@@ -342,19 +374,14 @@ def _contents(sets: Mapping[str, image_sets.ImageSet]) -> dict[str, str]:
 def _are_image_files(found):
   """Whether every image is a file of its own."""
   return found.path is not None and all(
-      found.path(position).suffix.lower() in sources.IMAGE_SUFFIXES
+      found.path(position).suffix.lower() in decoding.IMAGE_SUFFIXES
       for position in range(len(found.ids)))
 
 
 def _reader(found, look):
   if look.headers_only and _are_image_files(found):
-    return lambda position: _open(found.path(position))
+    return lambda position: decoding.check_header(found.path(position))
   return found.read
-
-
-def _open(path):
-  with Image.open(path):
-    pass
 
 
 def _looked_at(number, look):

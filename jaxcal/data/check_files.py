@@ -9,19 +9,18 @@ import posixpath
 import shlex
 
 from jaxcal.data import findings
-from jaxcal.data import sources
+from jaxcal.data import folders as folders_lib
 from jaxcal.data.findings import Finding
 
 # Names of the regular files by their folder, both below the folder of images.
 Tree = Mapping[str, Collection[str]]
 _AT_ONCE = 64  # images between two reports
-_LEFT_BEHIND = ("__macosx",)
 # Part of the file names of a class by which a folder is known to be its own.
 _ALMOST_ALL = 0.95
 
 
 def tree(root: pathlib.Path) -> Tree:
-  """The regular files below a folder, without hidden ones; links are followed.
+  """The regular files below a folder, without what systems leave behind.
 
   Args:
     root: The folder.
@@ -34,10 +33,8 @@ def tree(root: pathlib.Path) -> Tree:
       return
     above = {*above, (about.st_dev, about.st_ino)}
     found[relative] = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-      if entry.name[0] == "." or entry.name.lower() in _LEFT_BEHIND:
-        continue
-      if os.path.isdir(entry.path):
+    for entry in folders_lib.entries(folder):
+      if folders_lib.is_folder(entry):
         walk(entry.path, posixpath.join(relative, entry.name), above)
       elif os.path.isfile(entry.path):
         found[relative].append(entry.name)
@@ -50,7 +47,7 @@ def images_in(there: Tree) -> list[str]:
   """Paths of what is an image by its suffix."""
   return [posixpath.join(folder, name)
           for folder, names in there.items() for name in names
-          if _is_image(name)]
+          if folders_lib.is_image(name)]
 
 
 def against_list(
@@ -73,7 +70,7 @@ def against_list(
   gone = {folder: names for folder, names in gone.items() if names}
   known = {name.lower() for name in unused}
   extra = [folder for folder, names in there.items()
-           if folder not in wanted and any(map(_is_image, names)) and
+           if folder not in wanted and any(map(folders_lib.is_image, names)) and
            not set(folder.lower().split("/")) & known]
   found: list[Finding] = []
   for first, second in list(_swapped(gone, wanted, there)):
@@ -146,10 +143,6 @@ def _reason(read, position):
   except Exception as error:  # damage makes decoders raise anything
     return f"{error}" or repr(error)
   return ""
-
-
-def _is_image(name):
-  return posixpath.splitext(name)[1].lower() in sources.IMAGE_SUFFIXES
 
 
 def _by_folder(paths) -> dict[str, set[str]]:
@@ -238,7 +231,7 @@ def _loose(name):
 
 
 def _extra(root, folder, names):
-  number = sum(map(_is_image, names))
+  number = sum(map(folders_lib.is_image, names))
   return Finding(
       kind=findings.FOLDER_EXTRA,
       what=f"{root / folder} with {number} images is no class of the set; "
@@ -250,7 +243,7 @@ def _notes(wanted, there, unused):
   known = {name.lower() for name in unused}
   more = sum(1 for folder, names in there.items() if folder in wanted
              for name in names
-             if _is_image(name) and name not in wanted[folder])
+             if folders_lib.is_image(name) and name not in wanted[folder])
   if more:
     yield f"{more} images beside the listed ones are in no split"
   aside = sorted({part for folder in there for part in folder.split("/")

@@ -5,7 +5,7 @@ thing alone.
 """
 
 import collections
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import pathlib
 import posixpath
 import re
@@ -15,6 +15,7 @@ from jaxcal.data import aircraft
 from jaxcal.data import catalogue
 from jaxcal.data import coop
 from jaxcal.data import findings
+from jaxcal.data import text_files
 from jaxcal.data.findings import Finding
 
 # Part of the images that must agree with the rest of their folder before the
@@ -211,7 +212,8 @@ def _labels(entry, lists, rows, mend):
 def _against_folders(lists, rows, mend):
   """Images listed under another class than the rest of their folder."""
   for key_of in (posixpath.dirname, _stem):
-    of_key = collections.defaultdict(collections.Counter)
+    of_key: dict[str, collections.Counter[int]] = (
+        collections.defaultdict(collections.Counter))
     for one in rows:
       of_key[key_of(one.path)][one.label] += 1
     most = {key: labels.most_common(1)[0][0] for key, labels in of_key.items()}
@@ -234,7 +236,8 @@ def _against_names_of_folders(entry, lists, rows, mend):
   """Folders that are called like one class and listed as another."""
   label_of = {catalogue.plain(name): label
               for label, name in enumerate(entry.class_names)}
-  listed = collections.defaultdict(collections.Counter)
+  listed: dict[str, collections.Counter[int]] = (
+      collections.defaultdict(collections.Counter))
   for one in rows:
     listed[posixpath.dirname(one.path)][one.label] += 1
   told = []
@@ -263,11 +266,11 @@ def _repeated(lists, mend):
         kind=findings.REPEATED, mend=f"leave one of each, or {mend}",
         what=f"{lists.source} lists {len(twice)} images more than once in a "
              f"split: {findings.some(twice)}.")
-  both = collections.defaultdict(list)
-  for path, splits in splits_of.items():
+  both: dict[Sequence[str], list[str]] = collections.defaultdict(list)
+  for path, found in splits_of.items():
     # FGVC-Aircraft has both of its parts in trainval by intent.
-    several = tuple(split for split in dict.fromkeys(splits)
-                    if split != "trainval" or "test" in splits)
+    several = tuple(split for split in dict.fromkeys(found)
+                    if split != "trainval" or "test" in found)
     if len(several) > 1:
       both[several].append(path)
   for splits, paths in both.items():
@@ -288,15 +291,15 @@ def _stem(path):
   return re.sub(r"[_\- ]?\d+$", "", posixpath.splitext(path)[0])
 
 
-def _text_lines(path, mend, wrong: list[Finding]) -> Collection[str]:
+def _text_lines(path, mend, wrong: list[Finding]) -> Sequence[str]:
   try:
-    lines = path.read_text(encoding="utf-8").splitlines()
-  except FileNotFoundError:
-    wrong.append(Finding(kind=findings.SPLIT_ABSENT, what=f"no file {path}.",
+    lines = text_files.read(path).splitlines()
+  except FileNotFoundError as error:
+    wrong.append(Finding(kind=findings.SPLIT_ABSENT, what=str(error),
                          mend=mend))
     return ()
   except (OSError, ValueError) as error:
-    wrong.append(Finding(kind=findings.SPLIT_DAMAGED, mend=mend,
-                         what=f"{path} is no text in UTF-8: {error}."))
+    wrong.append(Finding(kind=findings.SPLIT_DAMAGED, what=str(error),
+                         mend=mend))
     return ()
   return [line.strip() for line in lines if line.strip()]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import text_files
 
 SPLITS = ("train", "test")
 _SIDE = 32
@@ -147,10 +148,7 @@ def _pixels(path, row, start):
 
 def _names(path, class_names):
   """What the authors' list says; the given names where it is not there."""
-  try:
-    lines = path.read_text(encoding="utf-8").splitlines()
-  except FileNotFoundError:
+  if not path.is_file():
     return class_names
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+  lines = text_files.read(path).splitlines()
   return tuple(line.strip() for line in lines if line.strip())

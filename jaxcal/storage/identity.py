@@ -133,6 +133,8 @@ def file_digests(
 ) -> Digests:
   """What files hold; those of known size and time are not read again.
 
+  Nor is a file that stands for several images, such as one of records.
+
   Args:
     paths: The files.
     known: What the same files held before, in the same order, if anything.
@@ -147,9 +149,13 @@ def file_digests(
   n = len(paths)
   found = Digests(np.zeros(n, np.int64), np.zeros(n, np.int64),
                   np.zeros((n, 32), np.uint8))
+  places = list(zip(map(os.fspath, paths), spans or [None] * n))
+  first = {place: row for row, place in reversed(list(enumerate(places)))}
 
   def look(rows):
     for row in rows:
+      if first[places[row]] != row:
+        continue
       about = os.stat(paths[row])
       if not stat.S_ISREG(about.st_mode):  # reading may wait for ever
         raise OSError(f"expected a file, but {paths[row]} is none")
@@ -170,7 +176,8 @@ def file_digests(
       done += number
       if progress is not None:
         progress(done, n)
-  return found
+  of = np.array([first[place] for place in places], np.int64)
+  return Digests(found.sizes[of], found.times[of], found.digests[of])
 
 
 def remembered(

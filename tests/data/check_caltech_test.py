@@ -291,18 +291,17 @@ class CaltechTest(parameterized.TestCase):
     self.assertRegex(finding.what, r"1 files .*yin_yang/image_0007.jpg \(")
 
   def test_one_damage_hides_no_other(self):
-    damages = (_no_image, _label_off, _overlap, _extra_folder,
-               _odd_entries)
     copy = self.copy()
-    for damage in damages:
+    for damage in (_no_image, _label_off, _overlap, _extra_folder,
+                   _odd_entries):
       damage(copy)
     (copy.own("yin_yang") / "image_0008.jpg").unlink()
     (copy.images / "wrench").rename(copy.images / "wrenches")
     report = check.benchmark("caltech101", copy.root, _HEADERS)
     self.assertCountEqual(
         [finding.kind for finding in report.findings],
-        [findings.FILES_ABSENT, findings.IMAGES, findings.LABELS, findings.OVERLAP,
-         findings.FOLDER_EXTRA, findings.SPLIT_DAMAGED,
+        [findings.FILES_ABSENT, findings.IMAGES, findings.LABELS,
+         findings.OVERLAP, findings.FOLDER_EXTRA, findings.SPLIT_DAMAGED,
          findings.FOLDER_RENAMED])
 
   def test_mends_that_are_commands_mend(self):
