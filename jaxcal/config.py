@@ -72,7 +72,8 @@ class DataConfig:
       ("shapes", "compositions", "shades", "digits"),
       "image sets, separated by commas or by giving the flag several times: "
       "testbed sets, benchmark sets (with root), folders with one sub-folder "
-      "per class, or CSV files with the columns path,label; ./NAME is a folder "
+      "per class, CSV files with the columns path,label, parquet files, tars "
+      "or lists (docs/images.md); ./NAME is a folder "
       "that is called like one of the others")
   root: str | None = _path(
       None, "folder that holds the benchmark sets, each in its usual layout")
@@ -80,6 +81,9 @@ class DataConfig:
       "test", "split of the benchmark and testbed sets; the latter also have "
       "'train' "
       "and 'validation'")
+  domain: str | None = _field(
+      None, "domain that is kept, of folders and lists of DOMAIN/CLASS/FILE as "
+      "Office-Home has them; all of them if None")
   source: str = _field(
       "files", "form of the benchmark sets: 'files', or 'tfds' for sets "
       "prepared by "

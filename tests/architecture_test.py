@@ -124,7 +124,7 @@ _HOMES = {
     "ml_collections": {"cli"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
-    "pyarrow": {"report"},
+    "pyarrow": {"data", "report"},
     "sklearn": {"testbed"},
     "absl.flags": {"cli", "testbed"},
     # Only to read released factors, and without unpickling.

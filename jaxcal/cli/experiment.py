@@ -102,11 +102,11 @@ def load_sets(config: config_lib.DataConfig) -> dict[str, image_sets.ImageSet]:
   for name in config.name:
     with progress.reported(f"{load.name_of(name)}: {what}") as looked_at:
       images = load.images(
-          name, root=config.root, split=config.split, source=config.source,
-          partial=config.partial, class_names=config.class_names,
-          store=config.store, classes=config.classes, limit=config.limit,
-          skip=config.skip, on_bad_image=config.on_bad_image,
-          progress=looked_at)
+          name, root=config.root, split=config.split, domain=config.domain,
+          source=config.source, partial=config.partial,
+          class_names=config.class_names, store=config.store,
+          classes=config.classes, limit=config.limit, skip=config.skip,
+          on_bad_image=config.on_bad_image, progress=looked_at)
     if images.name in loaded:
       raise ValueError(f"two image sets are called {images.name!r}")
     loaded[images.name] = images

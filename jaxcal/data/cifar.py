@@ -111,7 +111,7 @@ def read(
       f"cifar{len(class_names)}", _names(folder / form.names, class_names),
       tuple(ids), np.concatenate(labels).astype(np.int32),
       lambda position: _pixels(*places[position], form.label),
-      lambda position: places[position][0])
+      holder=lambda position: places[position][0])
   image_sets.check(image_set)
   return image_set
 

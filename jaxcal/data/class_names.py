@@ -65,3 +65,70 @@ def read(path: str | os.PathLike) -> tuple[str, ...] | dict[str, str]:
   if len(names) < len(pairs):
     raise ValueError(f"{path} names a folder twice.")
   return names
+
+
+def numbered(
+    source: str | os.PathLike,
+    labels: Sequence[tuple[str, str]],
+    class_names: Sequence[str] | None = None,
+) -> tuple[tuple[str, ...], list[int]]:
+  """Labels as people write them, as positions in class names.
+
+  A label is a class name, see `normalised`, or else a position, from 0.
+
+  Args:
+    source: What the labels are from, for messages.
+    labels: Place of each label, for messages, and the label.
+    class_names: Names in label order. If None, the distinct labels, normalised
+      and sorted; they must then be names, and differ in more than upper and
+      lower case.
+
+  Returns:
+    The class names, and a position among them for each label.
+
+  Raises:
+    ValueError: If labels are numbers or alike without class names, or a label
+      is none of the names; names the place.
+  """
+  if class_names is None:
+    class_names = sorted({normalised(label) for _, label in labels})
+    if all(name.isdecimal() for name in class_names):
+      raise ValueError(
+          f"the labels of {source} are numbers (such as {class_names[0]!r}), "
+          "which name no class; give the class names in label order "
+          "(class_names, --config.data.class_names).")
+    for names in alike(class_names):
+      raise ValueError(
+          f"{source} has the labels {' and '.join(map(repr, names))}, which "
+          "differ in case or Unicode form alone: one class would become "
+          f"{len(names)} with the same prompt. Write them alike, or give the "
+          "class names in label order (class_names, --config.data.class_names)."
+      )
+  positions = collections.defaultdict(list)
+  for position, name in enumerate(class_names):
+    positions[normalised(name)].append(position)
+  found = []
+  for place, label in labels:
+    try:
+      found.append(_position(label, positions, len(class_names)))
+    except ValueError as error:
+      raise ValueError(f"{source}, {place}: {error}") from None
+  return tuple(class_names), found
+
+
+def _position(value, positions, num_classes):
+  """The position of a class that is given by name or by position."""
+  named = positions.get(normalised(value), [])
+  if len(named) == 1:
+    return named[0]
+  if named:
+    raise ValueError(
+        f"{len(named)} classes are called {value!r}; give the position, one of "
+        f"{named}."
+    )
+  if value.strip().isdecimal() and int(value) < num_classes:
+    return int(value)
+  raise ValueError(
+      f"label {value!r} is neither one of the {num_classes} class names nor a "
+      f"position in [0, {num_classes})."
+  )

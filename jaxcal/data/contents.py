@@ -29,11 +29,12 @@ def identity_of(
     OSError: A file cannot be read; names it.
   """
   names = image_set.ids, image_set.labels, image_set.class_names
-  if image_set.path is None:
+  file = image_set.path or image_set.holder
+  if file is None:
     return identity.of_data(*names)
   found = _digests(
-      image_set.ids, [image_set.path(i) for i in range(len(image_set.ids))],
-      None, memory, num_threads, progress)
+      image_set.ids, [file(i) for i in range(len(image_set.ids))], None,
+      memory, num_threads, progress)
   return identity.of_data(*names, found.digests)
 
 

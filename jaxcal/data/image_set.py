@@ -25,6 +25,10 @@ class ImageSet(NamedTuple):
     read: Position -> uint8 [h w 3], RGB. Called from several threads at once.
     path: Position -> the image's file; None where images are no files.
     left_out: Images that belong to the set but cannot be used: reasons by id.
+    holder: Position -> the file that holds the image among others; None where
+      images are files, or made by code.
+    encoded: Position -> what would be the image's file, out of its holder; None
+      where holders have pixels.
   """
 
   name: str
@@ -34,6 +38,8 @@ class ImageSet(NamedTuple):
   read: Callable[[int], UInt8[np.ndarray, "h w 3"]]
   path: Callable[[int], pathlib.Path] | None = None
   left_out: Mapping[str, str] = {}
+  holder: Callable[[int], pathlib.Path] | None = None
+  encoded: Callable[[int], bytes] | None = None
 
 
 def check(image_set: ImageSet) -> None:
@@ -162,12 +168,15 @@ def take(image_set: ImageSet, indices: Positions) -> ImageSet:
   if counts.max() > 1:
     raise ValueError(f"position {values[counts.argmax()]} is taken twice.")
   positions = [int(index) for index in indices]
-  path = image_set.path
+  at = lambda function: function and (
+      lambda position: function(positions[position]))
   return image_set._replace(
       ids=tuple(image_set.ids[position] for position in positions),
       labels=np.asarray(image_set.labels)[indices],
       read=lambda position: image_set.read(positions[position]),
-      path=path and (lambda position: path(positions[position])),
+      path=at(image_set.path),
+      holder=at(image_set.holder),
+      encoded=at(image_set.encoded),
   )
 
 

@@ -20,11 +20,11 @@ from jaxcal import spelling
 from jaxcal.data import catalogue
 from jaxcal.data import class_names as names_lib
 from jaxcal.data import contents
-from jaxcal.data import folders
+from jaxcal.data import domains
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import layouts
 from jaxcal.data import pairs as pairs_lib
 from jaxcal.data import screening
-from jaxcal.data import sources
 from jaxcal.data import tfds
 from jaxcal.features import store as stores
 from jaxcal.storage import identity
@@ -45,6 +45,7 @@ def images(
     *,
     root: str | os.PathLike | None = None,
     split: str = "test",
+    domain: str | None = None,
     source: str = "files",
     partial: bool = False,
     class_names: str | os.PathLike | None = None,
@@ -65,9 +66,10 @@ def images(
 
   Args:
     name: A name of `testbed.sets.NAMES` or of `catalogue.CATALOGUE`, a folder
-      with one sub-folder per class, or a CSV file, see `sources.csv_file`.
+      with one sub-folder per class, or another path that `layouts.read` takes.
     root: Folder that holds the benchmark sets, see `catalogue.load`.
-    split: Split of the shipped and of the benchmark sets.
+    split: Split of the shipped and of the benchmark sets, and of parquet files.
+    domain: Domain that is kept, of a folder of domains; None for all.
     source: Source of the benchmark sets, see `catalogue.load`.
     partial: Whether benchmark sets may lack files.
     class_names: Text file with the class names of a folder or CSV file, see
@@ -101,12 +103,14 @@ def images(
   is_path = not isinstance(name, str)
   name = os.path.expanduser(name)
   if store is not None:
-    found = _stored(name, store, class_names, is_path)
+    found = _stored(name, store, class_names, is_path, split)
   elif is_path or not is_known(name):
-    found = _own(name, class_names)
+    found = _own(name, class_names, split)
   else:
     _say_if_folder(name, root)
     found = _known(name, root, split, source, partial)
+  if domain is not None:
+    found = domains.keep(found, domain)
   found = _of_classes(found, classes)
   paths.check_name(found.name)  # of folders and files
   if limit or skip:
@@ -189,7 +193,7 @@ def pairs(
     return pairs_lib.limit(tfds.read_pairs(
         os.path.expanduser(root), source.removeprefix("tfds:"), split=split),
                            number)
-  if is_list(path):
+  if layouts.suffix_of(path) == ".csv":
     return pairs_lib.limit(pairs_lib.csv_file(path), number)
   return pairs_lib.webdataset(path, max_pairs=number, progress=progress)
 
@@ -199,17 +203,9 @@ def is_known(name: str) -> bool:
   return name in testbed_sets.NAMES or name in catalogue.CATALOGUE
 
 
-def is_list(path: str) -> bool:
-  """Whether a file is a CSV file by its suffix, in upper or lower case."""
-  return path.lower().endswith(".csv")
-
-
 def name_of(name: str | os.PathLike) -> str:
   """What the image set is called that has this name or path."""
-  path = os.path.expanduser(name)
-  if is_list(path) and not os.path.isdir(path):
-    return pathlib.Path(path).stem
-  return folders.name_of(path)
+  return layouts.name_of(os.path.expanduser(name))
 
 
 def open_store(
@@ -279,15 +275,16 @@ def _known(name, root, split, source, partial):
                         source=source, partial=partial)
 
 
-def _own(name, class_names):
-  """A folder or list of one's own."""
-  found = _listed(name, class_names)
+def _own(name, class_names, split="test"):
+  """A folder, list, parquet file or tar of one's own."""
+  found = _listed(name, class_names, split)
   if found is None:
     known = [*testbed_sets.NAMES, *catalogue.CATALOGUE]
     raise ValueError(
-        f"unknown image set {name!r}: no folder and no .csv file of that name "
-        f"here; {spelling.choices(name, known)} On the command line a comma "
-        "separates names, unless a path with the comma exists.")
+        f"unknown image set {name!r}: no folder and no .csv, .txt, .parquet "
+        f"or .tar file of that name here; {spelling.choices(name, known)} On "
+        "the command line a comma separates names, unless a path with the "
+        "comma exists.")
   for names in names_lib.alike(found.class_names):
     logging.warning(
         "%s: %d classes are called the same up to case and spaces (%s): they "
@@ -296,19 +293,12 @@ def _own(name, class_names):
   return found
 
 
-def _listed(name, class_names):
-  """A folder or list of one's own; None where there is none."""
-  names = None
+def _listed(name, class_names, split):
+  """What lies at a path of one's own; None where nothing does."""
   if class_names is not None:
-    names = names_lib.read(os.path.expanduser(class_names))
-  if os.path.isdir(name):
-    return sources.image_folder(name, class_names=names)
-  if is_list(name):
-    if isinstance(names, dict):
-      raise ValueError(f"{class_names} names class folders, which the list "
-                       f"{name} has none of; write one class name per line")
-    return sources.csv_file(name, class_names=names)
-  return None
+    class_names = os.path.expanduser(class_names)
+  found = layouts.read(name, split=split, names_file=class_names)
+  return found and found.images
 
 
 def _say_if_folder(name, root):
@@ -324,17 +314,17 @@ def _say_if_folder(name, root):
       "is a benchmark", name)
 
 
-def _stored(name, folder, class_names, is_path):
+def _stored(name, folder, class_names, is_path, split):
   """The images of a store, if those at hand are still the same."""
   store = open_store(folder, name)
   if os.path.exists(name) and (is_path or not is_known(name)):
-    _check_files(store, name, class_names)
+    _check_files(store, name, class_names, split)
   return stores.image_set(store)
 
 
-def _check_files(store, name, class_names):
+def _check_files(store, name, class_names, split):
   """Refuses stored features where the images at hand are others by now."""
-  found = _listed(name, class_names)
+  found = _listed(name, class_names, split)
   if found is None:
     return
   found = image_sets.take(found, np.flatnonzero(

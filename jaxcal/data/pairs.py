@@ -6,7 +6,7 @@ prepared are read by `tfds.read_pairs`.
 """
 
 import collections
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import csv
 import glob
 import io
@@ -34,8 +34,8 @@ UNDECODABLE_CAPTION = "undecodable caption"
 DAMAGED_TAR = "damaged tar"
 
 # Where a pair has several images, the first of these is taken.
-_IMAGES = ("jpg", "jpeg", "png", "webp")
-_PARTS = (*_IMAGES, "txt", "json")
+IMAGES = ("jpg", "jpeg", "png", "webp")
+_PARTS = (*IMAGES, "txt", "json")
 _BLOCK = 512
 
 
@@ -293,7 +293,7 @@ def labelled(
   captions = tuple(
       templates[position % len(templates)].replace("{}", names[label])
       for position, label in enumerate(image_set.labels))
-  path = image_set.path
+  path = image_set.path or image_set.holder
   pair_set = PairSet(
       image_set.name, image_set.ids, captions, image_set.read, {},
       path and (lambda position: Place(path(position))))
@@ -366,8 +366,8 @@ def _pairs_in(
     file: BinaryIO, skipped: collections.Counter
 ) -> Iterator[tuple[str, str, tuple[int, int]]]:
   """Key, caption and the image's place of each pair in a tar."""
-  for key, parts in _members(file, skipped).items():
-    image = next((parts[part] for part in _IMAGES if part in parts), None)
+  for key, parts in members(file, skipped, _PARTS).items():
+    image = next((parts[part] for part in IMAGES if part in parts), None)
     if image is None:
       skipped[NO_IMAGE] += 1
       continue
@@ -394,9 +394,21 @@ def _caption(file, parts):
   return caption if isinstance(caption, str) else None
 
 
-def _members(file, skipped):
-  """Start and length of the files of each key in a tar, by their endings."""
-  members: dict[str, dict[str, tuple[int, int]]] = {}
+def members(
+    file: BinaryIO, skipped: collections.Counter[str],
+    wanted: Collection[str],
+) -> dict[str, dict[str, tuple[int, int]]]:
+  """Start and length of the files of each key in a tar, by their endings.
+
+  Args:
+    file: The tar, not compressed.
+    skipped: Counts a tar that is damaged, of which the keys before that count.
+    wanted: Endings in lower case; other files are left alone.
+
+  Raises:
+    ValueError: A file is there twice.
+  """
+  found: dict[str, dict[str, tuple[int, int]]] = {}
   size = os.fstat(file.fileno()).st_size
   try:
     # What is no UTF-8 in names is spelled out, so that ids are plain text.
@@ -409,9 +421,9 @@ def _members(file, skipped):
         folder, _, name = member.name.removeprefix("./").rpartition("/")
         stem, _, part = name.partition(".")
         part = part.lower()
-        if not member.isreg() or not stem or part not in _PARTS:
+        if not member.isreg() or not stem or part not in wanted:
           continue
-        parts = members.setdefault(f"{folder}/{stem}".lstrip("/"), {})
+        parts = found.setdefault(f"{folder}/{stem}".lstrip("/"), {})
         if part in parts:
           raise _Repeated(f"{file.name} has {member.name!r} twice; expected "
                           "one file of a kind for each key.")
@@ -425,8 +437,8 @@ def _members(file, skipped):
   except (tarfile.TarError, ValueError) as error:
     skipped[DAMAGED_TAR] += 1
     logging.warning("%s is damaged or no plain tar (%s); the %d keys before "
-                    "that are used.", file.name, error, len(members))
-  return members
+                    "that are used.", file.name, error, len(found))
+  return found
 
 
 class _Repeated(ValueError):

@@ -6,6 +6,7 @@
 
 from collections.abc import Callable
 import concurrent.futures
+import io
 import itertools
 
 from absl import logging
@@ -39,12 +40,15 @@ def check(
   Raises:
     ValueError: After all files were looked at; names up to ten bad ones.
   """
-  path = image_set.path
-  if path is None:
+  path, encoded = image_set.path, image_set.encoded
+  if path is not None:
+    look = lambda position: decoding.check_header(path(position))
+  elif encoded is not None:
+    look = lambda position: decoding.check_header(
+        io.BytesIO(encoded(position)))
+  else:
     return
-  bad = _failures(
-      image_set, lambda position: decoding.check_header(path(position)),
-      num_threads, progress)
+  bad = _failures(image_set, look, num_threads, progress)
   if bad:
     raise ValueError("\n  ".join([
         f"{len(bad)} of {len(image_set.ids)} files of {image_set.name!r} "

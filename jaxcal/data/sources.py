@@ -5,7 +5,6 @@ the same on every machine. The order is sorted (folders) or as written (lists),
 never that of an unsorted directory listing.
 """
 
-import collections
 from collections.abc import Mapping, Sequence
 import csv
 import io
@@ -57,7 +56,7 @@ def image_folder(
   root = folders_lib.existing(root)
   keep = class_names if isinstance(class_names, Mapping) else ()
   folders = folders_lib.class_folders(root, keep)
-  names = _names_by_folder(root, folders, class_names)
+  names = names_by_folder(root, folders, class_names)
   present = set(folders)
   ids: list[str] = []
   labels: list[int] = []
@@ -106,35 +105,15 @@ def csv_file(
   path = pathlib.Path(path)
   rows = _rows(path)
   root = path.parent if root is None else folders_lib.existing(root)
-  if class_names is None:
-    class_names = sorted({names_lib.normalised(label) for _, _, label in rows})
-    if all(name.isdecimal() for name in class_names):
-      raise ValueError(
-          f"the labels of {path} are numbers (such as {class_names[0]!r}), "
-          "which name no class; give the class names in label order."
-      )
-    for names in names_lib.alike(class_names):
-      raise ValueError(
-          f"{path} has the labels {' and '.join(map(repr, names))}, which "
-          "differ in case or Unicode form alone: one class would become "
-          f"{len(names)} with the same prompt. Write them alike, or give the "
-          "class names in label order (class_names, --config.data.class_names)."
-      )
-  positions = collections.defaultdict(list)
-  for position, name in enumerate(class_names):
-    positions[names_lib.normalised(name)].append(position)
-  ids, labels = [], []
-  for line, image, label in rows:
+  for line, image, _ in rows:
     if not (root / image).is_file():
       raise FileNotFoundError(
           f"{path}, line {line}: no file {root / image}; should the paths "
           "start from another root?"
       )
-    ids.append(pathlib.PurePath(image).as_posix())
-    try:
-      labels.append(_label(label, positions, len(class_names)))
-    except ValueError as error:
-      raise ValueError(f"{path}, line {line}: {error}") from None
+  class_names, labels = names_lib.numbered(
+      path, [(f"line {line}", label) for line, _, label in rows], class_names)
+  ids = [pathlib.PurePath(image).as_posix() for _, image, _ in rows]
   return _file_set(path.stem, class_names, ids, labels, root)
 
 
@@ -196,8 +175,21 @@ def _file_set(name, class_names, ids, labels, root):
   return image_set
 
 
-def _names_by_folder(root, folders, class_names):
-  """Class folders in label order, with the names of their classes."""
+def names_by_folder(
+    root: str | os.PathLike,
+    folders: Sequence[str],
+    class_names: Sequence[str] | Mapping[str, str] | None,
+) -> dict[str, str]:
+  """Class folders in label order, with the names of their classes.
+
+  Args:
+    root: Folder of the class folders, for messages.
+    folders: Names of the class folders in label order.
+    class_names: Class names as `image_folder` takes them.
+
+  Raises:
+    ValueError: The names do not fit the folders.
+  """
   own = {folder: names_lib.normalised(folder) for folder in folders}
   if class_names is None:
     return own
@@ -252,21 +244,3 @@ def _rows(path):
   if not rows:
     raise ValueError(f"{path} lists no images.")
   return rows
-
-
-def _label(value, positions, num_classes):
-  """The position of a class that is given by name or by position."""
-  named = positions.get(names_lib.normalised(value), [])
-  if len(named) == 1:
-    return named[0]
-  if named:
-    raise ValueError(
-        f"{len(named)} classes are called {value!r}; give the position, one of "
-        f"{named}."
-    )
-  if value.strip().isdecimal() and int(value) < num_classes:
-    return int(value)
-  raise ValueError(
-      f"label {value!r} is neither one of the {num_classes} class names nor a "
-      f"position in [0, {num_classes})."
-  )

@@ -149,7 +149,8 @@ def file_digests(
   n = len(paths)
   found = Digests(np.zeros(n, np.int64), np.zeros(n, np.int64),
                   np.zeros((n, 32), np.uint8))
-  places = list(zip(map(os.fspath, paths), spans or [None] * n))
+  places = [(os.fspath(path), None if spans is None else spans[row])
+            for row, path in enumerate(paths)]
   first = {place: row for row, place in reversed(list(enumerate(places)))}
 
   def look(rows):

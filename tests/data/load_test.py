@@ -129,7 +129,7 @@ class ImagesTest(_InAFolder):
   @parameterized.parameters(
       ("digit", r"unknown image set 'digit'.* did you mean digits"),
       ("oxford_pet", "did you mean oxford_pets"),
-      ("no/such", "unknown image set 'no/such': no folder and no .csv file"),
+      ("no/such", "unknown image set 'no/such': no folder and no .csv, "),
       ("no.csv", "no file no.csv"), ("~nobody_at_all/x", "'~nobody_at_all/x'"))
   def test_what_is_not_there(self, name, message):
     with self.assertRaisesRegex((ValueError, FileNotFoundError), message):
