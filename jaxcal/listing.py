@@ -15,6 +15,7 @@ from jaxcal import config_file
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.adapt import numbers
 from jaxcal.data import catalogue
+from jaxcal.data import prepare
 from jaxcal.recalibration import calibrators
 from jaxcal.testbed import sets as testbed_sets
 from jaxcal.tuning import methods as tuning_methods
@@ -55,13 +56,53 @@ def datasets() -> Iterator[str]:
                f"{kind}: {row.title}")
 
 
+def image_sets(root: pathlib.Path | None) -> Iterator[str]:
+  """Image sets with splits, layout, licence and home, and where they lie.
+
+  Args:
+    root: Folder below which benchmark sets may lie; None where none is known.
+  """
+  yield "Ship with jaxcal:"
+  for name in testbed_sets.NAMES:
+    images = testbed_sets.load(name)
+    yield _line(name, f"{len(images.class_names):5,d} classes "
+                f"{len(images.ids):7,d} test images")
+  yield ""
+  yield "Benchmark sets:"
+  for row in catalogue.CATALOGUE.values():
+    counts = ", ".join(f"{number:,} {split}"
+                       for split, number in row.counts.items())
+    yield _line(row.name, f"{row.title}: {row.num_classes:,} classes; {counts}")
+    yield f"    layout:  {_layout(row)}"
+    yield f"    licence: {row.licence}"
+    yield f"    from:    {row.home}"
+    if prepare.archive_names(row.name):
+      yield f"    archives: {', '.join(prepare.archive_names(row.name))}"
+    if root is not None:
+      found = [folder for folder in row.folders if (root / folder).is_dir()]
+      yield (f"    found:   {root / found[0]}" if found else
+             f"    not found below {root}")
+
+
+def _layout(row: catalogue.Row) -> str:
+  """How a benchmark set lies below the root."""
+  where = f"{row.folders[0]}/{row.images[0]}".rstrip("/")
+  return {
+      "coop": f"{where}, listed in {row.split_file}",
+      "aircraft": f"{where}, listed in images_variant_SPLIT.txt",
+      "wnids": f"{where}/WNID, a folder for each class",
+      "labels": f"{where}/LABEL, a folder for each class",
+      "cifar": f"{where}, binary files, or SPLIT/CLASS with images",
+  }[row.layout]
+
+
 def data() -> str:
   """Names of the image sets, and what else may stand for one."""
   return (f"Image sets: {', '.join(testbed_sets.NAMES)},\n"
           "  with --config.data.root=FOLDER: "
           f"{', '.join(catalogue.CATALOGUE)},\n"
-          "  a folder with one sub-folder per class, or a CSV file "
-          "(path,label)")
+          "  a folder with one sub-folder per class, a CSV file "
+          "(path,label),\n  or what others write, see docs/images.md")
 
 
 def recalibrators() -> Iterator[str]:

@@ -26,9 +26,9 @@ _HELP = ("help", "--help", "-h", "--helpfull", "--helpshort")
 class Command(NamedTuple):
   """A sub-command.
 
-  Its module has `main()`, and `help_text()` on what it writes and takes. It is
-  imported when its command is given: some need seconds, and most no flag of
-  another.
+  Its module has `main()`, which may return an exit status, and `help_text()` on
+  what it writes and takes. It is imported when its command is given: some need
+  seconds, and most no flag of another.
 
   Attributes:
     module: Name of its module in `jaxcal.cli`.
@@ -54,6 +54,10 @@ COMMANDS = {
         "conformal",
         "make prediction sets of saved predictions and measure them; no model "
         "is needed", "RUN"),
+    "data": Command(
+        "data",
+        "name image sets, check one on disk, or unpack the archives of one",
+        "list|check NAME|prepare NAME..."),
     "diagnose": Command(
         "diagnose",
         "tell how the regularisers of prompt tuning pull, and how hard, at "
@@ -114,7 +118,11 @@ def overview() -> str:
 
 @printing.forgiving()
 def run() -> int:
-  """Runs `sys.argv`; returns the exit status (0, or 2 on an error)."""
+  """Runs `sys.argv`; returns the exit status.
+
+  It is 0, 2 on an error, 130 on an interrupt, or what the command says: 1 where
+  `jaxcal data check` has found something.
+  """
   arguments = sys.argv[1:]
   if not arguments or arguments[0] in _HELP:
     print(overview())
@@ -173,11 +181,12 @@ def _run_with_flags(
 
 
 def _guarded(
-    main: Callable[..., None], arguments: Sequence[str], *, debug: bool) -> int:
+    main: Callable[..., int | None], arguments: Sequence[str], *, debug: bool
+) -> int:
   """Runs a command's code; what goes wrong is said without a traceback."""
   try:
     with output_files.giving_back():
-      main(*arguments)
+      return main(*arguments) or 0
   except (ValueError, OSError, ImportError) as error:
     if debug:
       traceback.print_exc()
@@ -186,7 +195,6 @@ def _guarded(
     print("\njaxcal: interrupted; the same command goes on from here.",
           file=sys.stderr)
     return 130
-  return 0
 
 
 def _message(error: Exception) -> str:

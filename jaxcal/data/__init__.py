@@ -4,6 +4,7 @@ from jaxcal import lazy
 
 __all__ = [
     "aircraft",
+    "archives",
     "augmix",
     "catalogue",
     "check",
@@ -24,6 +25,7 @@ __all__ = [
     "pairs",
     "parquet_files",
     "pipeline",
+    "prepare",
     "screening",
     "sources",
     "text_files",

@@ -11,6 +11,7 @@ Nothing is written. What no look at files can tell is said in the notes.
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import io
 import os
 import pathlib
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from jaxcal.data import contents as contents_lib
 from jaxcal.data import decoding
 from jaxcal.data import findings
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import layouts
 from jaxcal.data.findings import Count
 from jaxcal.data.findings import Finding
 from jaxcal.data.findings import Report
@@ -114,6 +116,52 @@ def own(
       notes=(*([f"{len(empty)} classes have no image and stay candidates: "
                 f"{findings.some(empty)}"] if empty else []),
              *([_HEADERS] if look.headers_only else []), _UNKNOWN))
+
+
+def own_path(
+    path: str, look: Look = Look(), *,
+    split: str = "test", names_file: str | os.PathLike | None = None
+) -> Report:
+  """Checks what lies at a path: a folder, a list, parquet files, tars.
+
+  Args:
+    path: The path.
+    look: How closely the images are looked at.
+    split: Split, where the layout has several.
+    names_file: Text file with the class names.
+
+  Raises:
+    FileNotFoundError: Nothing lies there.
+    ImportError: A package is needed that is not installed.
+  """
+  if not os.path.exists(path) and not set("*?[{") & set(path):
+    raise FileNotFoundError(f"no file or folder {path}")
+  try:
+    found = layouts.read(path, split=split, names_file=names_file)
+  except (OSError, ValueError) as error:
+    return _not_read(path, error, look)
+  if found is None:
+    return _not_read(path, "it is no folder, .csv, .txt, .parquet or .tar",
+                     look)
+  return own(found.images, found.layout, look)
+
+
+def _not_read(path, why, look):
+  """The report on what is no image set, with all that is known of it."""
+  wrong = [Finding(kind=findings.LAYOUT, what=str(why),
+                   mend="do what it says, then check again")]
+  paths: list[str] = []
+  if os.path.isdir(path):
+    paths = check_files.images_in(check_files.tree(pathlib.Path(path)))
+    read = decoding.check_header if look.headers_only else decoding.decode
+    wrong += check_files.of_damaged(check_files.decode_all(
+        lambda position: read(pathlib.Path(path, paths[position])), paths,
+        num_threads=look.num_threads, progress=look.progress),
+                                    "replace these files, or remove them")
+  elif layouts.suffix_of(path) == ".csv":
+    wrong += check_lists.of_csv(pathlib.Path(path))
+  return Report(name=layouts.name_of(path), layout="not read as an image set",
+                looked_at=_looked_at(len(paths), look), findings=tuple(wrong))
 
 
 def _listed(entry, root, look):
@@ -337,7 +385,7 @@ def _alike(found):
 
 def _same_content(found):
   """Files of one content that are of two classes, or count twice."""
-  if not _are_image_files(found):
+  if found.path is None:
     return []
   paths = [found.path(position) for position in range(len(found.ids))]
   groups = _groups_of_one_content(paths)
@@ -371,16 +419,12 @@ def _contents(sets: Mapping[str, image_sets.ImageSet]) -> dict[str, str]:
           if digest is not None}
 
 
-def _are_image_files(found):
-  """Whether every image is a file of its own."""
-  return found.path is not None and all(
-      found.path(position).suffix.lower() in decoding.IMAGE_SUFFIXES
-      for position in range(len(found.ids)))
-
-
 def _reader(found, look):
-  if look.headers_only and _are_image_files(found):
+  if look.headers_only and found.path is not None:
     return lambda position: decoding.check_header(found.path(position))
+  if look.headers_only and found.encoded is not None:
+    return lambda position: decoding.check_header(
+        io.BytesIO(found.encoded(position)))
   return found.read
 
 

@@ -6,6 +6,8 @@ thing alone.
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
+import csv
+import io
 import pathlib
 import posixpath
 import re
@@ -100,6 +102,39 @@ def read_aircraft(folder: pathlib.Path, mend: str) -> Lists:
                      for image, _, name in lines
                      if name in label_of and image.isalnum()]
   return Lists(splits, str(folder / "variants.txt"), wrong)
+
+
+def of_csv(path: pathlib.Path) -> Iterator[Finding]:
+  """Everything that is wrong with the lines of a CSV file of images.
+
+  Args:
+    path: The file, with the columns path and label.
+  """
+  try:
+    with io.StringIO(text_files.read(path), newline="") as file:
+      rows = list(csv.DictReader(file))
+  except (OSError, ValueError, csv.Error):
+    return  # told already, as what could not be read
+  if not rows or not {"path", "label"} <= set(rows[0]):
+    return
+  blank, absent, seen = [], [], collections.Counter[str]()
+  for number, row in enumerate(rows, start=2):
+    image, label = row["path"] or "", row["label"] or ""
+    if not image.strip() or not label.strip():
+      blank.append(f"line {number}")
+    elif not (path.parent / image).is_file():
+      absent.append(image)
+    seen[posixpath.normpath(image)] += 1
+  twice = [image for image, count in seen.items() if count > 1]
+  for kind, what, told in (
+      (findings.SPLIT_DAMAGED, "lines without path or label", blank),
+      (findings.FILES_ABSENT, "listed files that are not there", absent),
+      (findings.REPEATED, "images that are listed twice", twice)):
+    if told:
+      yield Finding(
+          kind=kind, what=f"{path} has {len(told)} {what}: "
+                          f"{findings.some(told)}.",
+          mend="mend or remove these lines")
 
 
 def of_other_set(entry: catalogue.Row, lists: Lists) -> str | None:

@@ -200,7 +200,12 @@ def pairs(
 
 def is_known(name: str) -> bool:
   """Whether this is the name of a shipped or a benchmark set."""
-  return name in testbed_sets.NAMES or name in catalogue.CATALOGUE
+  return name in testbed_sets.NAMES or is_benchmark(name)
+
+
+def is_benchmark(name: str) -> bool:
+  """Whether this is the name of a benchmark set."""
+  return name in catalogue.CATALOGUE
 
 
 def name_of(name: str | os.PathLike) -> str:

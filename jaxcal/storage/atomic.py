@@ -5,7 +5,7 @@ safe on the disk, and only then renamed. So it is whole between processes, after
 a kill and after a power loss; what a kill leaves behind is known by its name.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import errno
 import os
@@ -85,6 +85,35 @@ def write_together(contents: Mapping[Path, bytes]) -> dict[Path, Stamp | None]:
       _remove(half)
   _sync_folders(contents)
   return stamps
+
+
+def write_parts(
+    path: Path, parts: Iterable[bytes], *, on_disk: bool = True) -> None:
+  """`write_whole` of what is not in memory at once.
+
+  Args:
+    path: Place of the file; its folder is there already.
+    parts: What the file will hold, one after the other. What they raise leaves
+      what was there before.
+    on_disk: Whether to wait until the file is safe from a power cut.
+
+  Raises:
+    OSError: See `write_whole`.
+  """
+  half = _beside(path)
+  try:
+    with explained(path), open(half, "xb") as file:
+      for part in parts:
+        file.write(part)
+      file.flush()
+      if on_disk:
+        os.fsync(file.fileno())
+    with explained(path):
+      _rename(half, path)
+  finally:
+    _remove(half)
+  if on_disk:
+    _sync_folders([path])
 
 
 def write_new(path: Path, content: bytes) -> bool:
