@@ -51,8 +51,9 @@ def main() -> None:
   if config.data.store is not None:
     raise ValueError("--config.data.store is what `evaluate` and `sweep` read; "
                      "here it is --store that is written")
-  if config.data.classes != "all":
-    raise ValueError("a store has whole sets; leave out --config.data.classes")
+  if config.data.classes != "all" or config.data.domain is not None:
+    raise ValueError("a store has whole sets; leave out --config.data.classes "
+                     "and --config.data.domain")
   experiment.join_processes()
   sets_by_name = experiment.load_sets(config.data)
   model = config_inputs.load_model(config.model)

@@ -70,7 +70,8 @@ class FeaturesTest(parameterized.TestCase):
       (("--store=x", "--shard=2/2"), "--shard is '2/2', expected I/N"),
       (("--store=x", "--chunk_size=0"),
        "--chunk_size is 0, expected at least 1"),
-      (("--store=x", "--config.data.classes=new"), "a store has whole sets"))
+      (("--store=x", "--config.data.classes=new"), "a store has whole sets"),
+      (("--store=x", "--config.data.domain=Art"), "a store has whole sets"))
   def test_errors(self, arguments, message):
     status, _, error = command.here(
         "features", *command.small("features"), *arguments)
