@@ -8,6 +8,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import zipfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -30,6 +31,7 @@ _NUM_SCRIPTS = {
     "docs/bayesvlm.md": 3,
     "docs/conformal.md": 1,
     "docs/costs.md": 1,
+    "docs/data.md": 1,
     "docs/devices.md": 1,
     "docs/few_shot.md": 4,
     "docs/images.md": 2,
@@ -203,6 +205,8 @@ class DocsTest(parameterized.TestCase):
         self._assert_understood(script)
       elif "laion/" in script:
         self._assert_needs_files(script)
+      elif "jaxcal data" in script:
+        self._assert_looked_at(script)
       elif "--help" in script:
         self.assertIn("--config.views.seed", _in_a_shell(script, self.folder))
       else:
@@ -253,6 +257,22 @@ class DocsTest(parameterized.TestCase):
       status, _, error = self._jaxcal(*arguments)
       self.assertEqual(status, 2)
       self.assertRegex(error, message)
+
+  def _assert_looked_at(self, script):
+    """EuroSAT in miniature is found to have too few images, and no more."""
+    downloads = self.folder / "path" / "to" / "downloads"
+    datasets = self.folder / "path" / "to" / "datasets"
+    (datasets / "eurosat").rename(downloads)
+    (downloads / "2750").rename(downloads / "made")
+    with zipfile.ZipFile(downloads / "EuroSAT.zip", "w") as archive:
+      for path in (downloads / "made").iterdir():
+        archive.write(path, f"2750/{path.name}")
+    done = [self._jaxcal(*arguments) for arguments in _commands(script)]
+    self.assertEqual([status for status, *_ in done], [0, 1, 1, 0])
+    for _, printed, _ in done[1:3]:
+      self.assertRegex(printed, r"eurosat: 3 findings$")
+      self.assertLen(re.findall(r"number of images: ", printed), 3)
+    self.assertRegex(done[3][1], "images is clean$")
 
   def _write_eurosat(self, root):
     rows = [[f"{number}.jpg", label, name] for number, (label, name) in

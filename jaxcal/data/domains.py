@@ -24,7 +24,9 @@ def names(root: str | os.PathLike) -> tuple[str, ...]:
   """The domains in a folder, sorted; none where it is of another layout.
 
   Domains are two folders or more of folders of images, without images beside
-  these; they have a class in common and are not called like splits.
+  these. They have two classes or more in common, so that a folder of images in
+  each class folder is none, and neither they nor classes are called like
+  splits.
 
   Args:
     root: The folder that may have domains.
@@ -32,8 +34,10 @@ def names(root: str | os.PathLike) -> tuple[str, ...]:
   found = [entry for entry in folders.entries(root) if folders.is_folder(entry)]
   if len(found) < 2 or {entry.name.lower() for entry in found} & _SPLITS:
     return ()
-  classes = [_classes(entry.path) for entry in found]
-  if not all(classes) or not set.intersection(*map(set, classes)):
+  shared = set.intersection(*(
+      set(filter(_holds_images(entry.path), _classes(entry.path)))
+      for entry in found))
+  if len(shared) < 2 or {name.lower() for name in shared} & _SPLITS:
     return ()
   return tuple(entry.name for entry in found)
 
@@ -99,11 +103,15 @@ def keep(found: image_sets.ImageSet, domain: str) -> image_sets.ImageSet:
 
 
 def _classes(folder) -> list[str]:
-  """The class folders of what may be a domain; none if it is not."""
+  """The class folders of what may be a domain; none with images beside them."""
   entries = folders.entries(folder)
   if any(folders.is_image(entry.name) for entry in entries):
     return []
-  below = [entry for entry in entries if folders.is_folder(entry)]
-  holds = lambda entry: any(
-      folders.is_image(one.name) for one in folders.entries(entry.path))
-  return [entry.name for entry in below] if any(map(holds, below)) else []
+  return [entry.name for entry in entries if folders.is_folder(entry)]
+
+
+def _holds_images(folder):
+  """Whether a folder of some name in a folder has images."""
+  return lambda name: any(
+      folders.is_image(entry.name)
+      for entry in folders.entries(os.path.join(folder, name)))

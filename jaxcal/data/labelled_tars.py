@@ -23,7 +23,7 @@ from jaxcal.data import pairs
 NAMES_FILE = "classnames.txt"
 _KEYS = ("cls", "label", "class", "class_name", "classname")
 _PARTS = (*pairs.IMAGES, "cls", "json")
-_MAX_LABEL = 1_000  # bytes of a text that is a label
+_MAX_BYTES = 2**20  # of what stands beside an image
 
 
 def read(
@@ -104,7 +104,7 @@ def _label(file, parts):
     if part in parts:
       start, length = parts[part]
       file.seek(start)
-      content = file.read(length)
+      content = file.read(min(length, _MAX_BYTES))
       label = _of_json(content) if part == "json" else _of_text(content)
       if label is not None:
         return label
@@ -113,7 +113,7 @@ def _label(file, parts):
 
 def _of_text(content):
   try:
-    return content[:_MAX_LABEL].decode().strip() or None
+    return content.decode().strip() or None
   except UnicodeDecodeError:
     return None
 

@@ -17,6 +17,7 @@ from PIL import Image
 from jaxcal.data import catalogue
 from jaxcal.data import contents
 from jaxcal.data import domains
+from jaxcal.data import image_set as image_sets
 from jaxcal.data import layouts
 from jaxcal.data import load
 from jaxcal.data import pairs
@@ -69,7 +70,7 @@ class DomainsTest(_InAFolder):
     super().setUp()
     miniatures.images(self.here / "office", [
         "Art/Alarm_Clock/1.jpg", "Art/Bed/1.jpg", "Real World/Bed/1.jpg",
-        "Real World/Bed/2.jpg", "Real World/Mug/1.jpg"])
+        "Real World/Bed/2.jpg", "Real World/Mug/1.jpg", "Art/Mug/1.jpg"])
     self.text("office/ImageInfo.csv", "about,the,set\n")
 
   def test_all_domains_share_their_classes(self):
@@ -77,15 +78,16 @@ class DomainsTest(_InAFolder):
     self.assertEqual((found.name, found.class_names),
                      ("office", ("Alarm Clock", "Bed", "Mug")))
     self.assertEqual(found.ids, (
-        "Art/Alarm_Clock/1.jpg", "Art/Bed/1.jpg", "Real World/Bed/1.jpg",
-        "Real World/Bed/2.jpg", "Real World/Mug/1.jpg"))
-    self.assertEqual(found.labels.tolist(), [0, 1, 1, 1, 2])
-    np.testing.assert_array_equal(found.read(3), miniatures.pixels(3))
+        "Art/Alarm_Clock/1.jpg", "Art/Bed/1.jpg", "Art/Mug/1.jpg",
+        "Real World/Bed/1.jpg", "Real World/Bed/2.jpg", "Real World/Mug/1.jpg"))
+    self.assertEqual(found.labels.tolist(), [0, 1, 2, 1, 1, 2])
+    np.testing.assert_array_equal(found.read(4), miniatures.pixels(3))
 
   def test_a_domain_keeps_all_classes_as_candidates(self):
     found = self.load("office", domain="Art")
     self.assertEqual(found.class_names, ("Alarm Clock", "Bed", "Mug"))
-    self.assertEqual(found.labels.tolist(), [0, 1])
+    self.assertEqual(found.labels.tolist(), [0, 1, 2])
+    self.assertEqual(found.ids[2], "Art/Mug/1.jpg")
     self.assert_refused("'office' has no domain 'art'; choose from: Art, Real "
                         "World", "office", domain="art")
     self.assert_refused("'Art' has no domains", "office/Art", domain="Bed")
@@ -97,13 +99,17 @@ class DomainsTest(_InAFolder):
     names = self.text("names.txt", "Mug\tcup\nBed\tbed\nAlarm_Clock\tclock\n")
     found = self.load("office", class_names=names)
     self.assertEqual(found.class_names, ("cup", "bed", "clock"))
-    self.assertEqual(found.ids[:3], (
-        "Art/Bed/1.jpg", "Art/Alarm_Clock/1.jpg", "Real World/Mug/1.jpg"))
-    self.assertEqual(found.labels.tolist(), [1, 2, 0, 1, 1])
+    self.assertEqual(found.ids[:4], (
+        "Art/Mug/1.jpg", "Art/Bed/1.jpg", "Art/Alarm_Clock/1.jpg",
+        "Real World/Mug/1.jpg"))
+    self.assertEqual(found.labels.tolist(), [0, 1, 2, 0, 1, 1])
 
   @parameterized.parameters(
       (["train/cat/1.jpg", "test/cat/1.jpg"],),  # splits
       (["animals/cat/1.jpg", "tools/saw/1.jpg"],),  # groups of classes
+      (["cat/train/1.jpg", "cat/test/2.jpg", "dog/train/1.jpg",
+        "dog/test/2.jpg"],),  # splits of classes
+      (["cat/images/1.jpg", "dog/images/1.jpg"],),  # one folder in each class
       (["photos/cat/1.jpg"],), (["cat/1.jpg", "dog/more/cat/1.jpg"],))
   def test_what_are_no_domains(self, paths):
     miniatures.images(self.here / "other", paths)
@@ -183,6 +189,9 @@ class LabelledTarsTest(_InAFolder):
         np.testing.assert_array_equal(
             found.read(position), miniatures.pixels(position))
       self.assertEqual(load.name_of(str(self.here / path)), "test")
+    some = image_sets.take(found, np.array([2, 0]))
+    self.assertEqual([some.holder(0).name, some.encoded(1)],
+                     ["1.tar", _png(0)])
     self.assertEqual(self.load("wds/test/1.tar").name, "1")
 
   @parameterized.parameters("cls", "label", "class_name")

@@ -68,6 +68,21 @@ class AtomicTest(parameterized.TestCase):
     plain.write_bytes(b"")
     self.assertEqual(self.path.stat().st_mode, plain.stat().st_mode)
 
+  @parameterized.parameters(True, False)
+  def test_written_in_parts(self, on_disk):
+    for parts in ((b"one", b"two"), (), (bytes(10**6), b"x")):
+      atomic.write_parts(self.path, iter(parts), on_disk=on_disk)
+      self.assertEqual(self.path.read_bytes(), b"".join(parts))
+
+    def cut():
+      yield b"half"
+      raise EOFError("cut off")
+
+    with self.assertRaisesRegex(EOFError, "cut off"):
+      atomic.write_parts(self.path, cut(), on_disk=on_disk)
+    self.assertEqual(self.path.read_bytes(), bytes(10**6) + b"x")
+    self.assertEqual(_names(self.folder), ["result.v1.bin"])
+
   def _two_writers_and_a_reader(self, seconds):
     writers = [workers.Worker(_keep_writing, self.path, seed, seconds)
                for seed in (1, 2)]

@@ -102,6 +102,19 @@ class ContentsTest(absltest.TestCase):
     self.assertEqual(read, ["3.png"])
     self.assertNotEqual(found, first)
 
+  def test_a_file_that_holds_many_images_is_read_once(self):
+    held = self.images._replace(
+        path=None, holder=lambda i: self.folder / f"{i % 2}.png")
+    first, read = self._identity(held)
+    self.assertEqual(read, ["0.png", "1.png"])
+    self.assertEqual(self._identity(held), (first, []))
+    # The same as with every image's holder read for it.
+    digests = b"".join(
+        hashlib.sha256(bytes([i % 2]) * 100).digest() for i in range(5))
+    self.assertEqual(first, hashlib.sha256(digests).hexdigest()[:16])
+    (self.folder / "1.png").write_bytes(bytes([7]) * 100)
+    self.assertNotEqual(self._identity(held)[0], first)
+
   def test_a_touched_file_is_read_and_the_same(self):
     first, _ = self._identity()
     os.utime(self.folder / "2.png", ns=(_LONG_AGO + 9, _LONG_AGO + 9))
