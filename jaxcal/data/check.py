@@ -153,9 +153,9 @@ def _not_read(path, why, look):
   paths: list[str] = []
   if os.path.isdir(path):
     paths = check_files.images_in(check_files.tree(pathlib.Path(path)))
-    read = decoding.check_header if look.headers_only else decoding.decode
     wrong += check_files.of_damaged(check_files.decode_all(
-        lambda position: read(pathlib.Path(path, paths[position])), paths,
+        lambda position: _look_at(pathlib.Path(path, paths[position]), look),
+        paths,
         num_threads=look.num_threads, progress=look.progress),
                                     "replace these files, or remove them")
   elif layouts.suffix_of(path) == ".csv":
@@ -273,9 +273,8 @@ def _in_records(entry, root, look):
 def _with_images(
     entry, root, look, folder, paths, where, wrong, notes, counts, num_classes):
   """The report, once the images were looked at, too."""
-  read = decoding.check_header if look.headers_only else decoding.decode
   damaged = check_files.decode_all(
-      lambda position: read(folder / paths[position]), paths,
+      lambda position: _look_at(folder / paths[position], look), paths,
       num_threads=look.num_threads, progress=look.progress)
   # One that is gone already is told as missing.
   wrong += check_files.of_damaged(damaged, _fetch(entry, root))
@@ -420,12 +419,24 @@ def _contents(sets: Mapping[str, image_sets.ImageSet]) -> dict[str, str]:
 
 
 def _reader(found, look):
-  if look.headers_only and found.path is not None:
-    return lambda position: decoding.check_header(found.path(position))
-  if look.headers_only and found.encoded is not None:
-    return lambda position: decoding.check_header(
-        io.BytesIO(found.encoded(position)))
+  """What looks at the image at a position, and raises if it is damaged."""
+  if found.path is not None:
+    return lambda position: _look_at(found.path(position), look)
+  if found.encoded is not None:
+    return lambda position: _look_at(found.encoded(position), look)
   return found.read
+
+
+def _look_at(image, look):
+  """Looks at a file or at the bytes of one."""
+  is_bytes = isinstance(image, bytes)
+  # What can be decoded may still be too narrow for views.
+  decoding.check_header(io.BytesIO(image) if is_bytes else image)
+  if not look.headers_only:
+    if is_bytes:
+      decoding.decode_bytes(image, "it")
+    else:
+      decoding.decode(image)
 
 
 def _looked_at(number, look):

@@ -4,6 +4,7 @@ import pathlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
+from PIL import Image
 
 from jaxcal.data import catalogue
 from jaxcal.data import check
@@ -151,6 +152,14 @@ class OwnTest(_InAFolder):
     self.assertEqual(report.findings, ())
     self.assertEqual((report.name, report.num_classes, set(report.contents)),
                      ("own", 2, {"images"}))
+
+  def test_an_image_that_no_views_can_be_made_of(self):
+    miniatures.images(self.root / "own", ["cat/1.png"])
+    Image.new("L", (17_000, 2)).save(self.root / "own/cat/2.png")
+    for headers_only in (False, True):
+      found = self.check("own", look=check.Look(headers_only))
+      self.assertEqual(set(found), {findings.IMAGES})
+      self.assertIn("cat/2.png (", found[findings.IMAGES].what)
 
   def test_everything_at_once(self):
     miniatures.images(self.root / "own", [
