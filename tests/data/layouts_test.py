@@ -431,6 +431,19 @@ class CifarTest(_InAFolder):
     self.assertEqual(found.ids[1], "aquarium fish/1.png")
     np.testing.assert_array_equal(found.labels, range(100))
 
+  @parameterized.parameters("cifar10", "cifar100")
+  def test_prepared_by_tensorflow_datasets(self, name):
+    names = catalogue.row(name).class_names
+    miniatures.prepare(
+        self.here, name, {"test": [
+            (f"test_{label}", label, miniatures.pixels(label))
+            for label in (9, 4)]}, classes=names, key="id")
+    found = catalogue.load(name, self.here, source="tfds", partial=True)
+    self.assertEqual(found.class_names, names)
+    self.assertEqual(list(zip(found.ids, found.labels)),
+                     [("test_4", 4), ("test_9", 9)])
+    np.testing.assert_array_equal(found.read(1), miniatures.pixels(9))
+
   @parameterized.parameters(
       ("cifar10", "cifar-10-batches-py", ("data_batch_1", "test_batch"),
        "cifar-10-binary.tar.gz"),
