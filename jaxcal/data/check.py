@@ -39,6 +39,28 @@ _HEADERS = ("only headers were looked at; a file that is cut off behind its "
             "header is found by decoding alone")
 
 
+class _Seen(NamedTuple):
+  """What is known of a benchmark set before its images are looked at.
+
+  Attributes:
+    layout: Sentence on how it lies on disk.
+    folder: Folder that the paths start from.
+    paths: Images that are there.
+    counts: Images by split.
+    num_classes: Number of classes that were found.
+    findings: What is wrong.
+    notes: What needs no mending.
+  """
+
+  layout: str
+  folder: pathlib.Path
+  paths: Sequence[str]
+  counts: Sequence[Count]
+  num_classes: int
+  findings: Sequence[Finding]
+  notes: Sequence[str]
+
+
 class Look(NamedTuple):
   """How closely images are looked at.
 
@@ -81,23 +103,20 @@ def benchmark(
             what=f"none of the folders {', '.join(entry.folders)} is in "
                  f"{root}."),))
   if entry.layout in ("coop", "aircraft"):
-    report = _listed(entry, root, look)
+    seen = _listed(entry, root)
   else:
-    report = _by_class(entry, root, look)
-  return _as_loaded(entry, root, report)
+    seen = _by_class(entry, root)
+  return _as_loaded(entry, root, _with_images(entry, root, look, seen))
 
 
 def own(
-    found: image_sets.ImageSet, layout: str, look: Look = Look(), *,
-    before: Sequence[Finding] = ()
-) -> Report:
+    found: image_sets.ImageSet, layout: str, look: Look = Look()) -> Report:
   """Checks images of one's own.
 
   Args:
     found: The images.
     layout: Sentence on how they lie on disk.
     look: How closely the images are looked at.
-    before: Findings of who read the set.
   """
   damaged = check_files.decode_all(
       _reader(found, look), found.ids, num_threads=look.num_threads,
@@ -111,8 +130,8 @@ def own(
       counts=(Count(split="images", listed=number, there=number),),
       looked_at=_looked_at(number, look),
       contents=_contents({"images": found}),
-      findings=(*before, *_alike(found),
-                *check_files.of_damaged(damaged, mend), *_same_content(found)),
+      findings=(*_alike(found), *check_files.of_damaged(damaged, mend),
+                *_same_content(found)),
       notes=(*([f"{len(empty)} classes have no image and stay candidates: "
                 f"{findings.some(empty)}"] if empty else []),
              *([_HEADERS] if look.headers_only else []), _UNKNOWN))
@@ -164,15 +183,15 @@ def _not_read(path, why, look):
                 looked_at=_looked_at(len(paths), look), findings=tuple(wrong))
 
 
-def _listed(entry, root, look):
+def _listed(entry, root) -> _Seen:
   """A set whose splits are lists of files."""
   lists, where = _lists(entry, root)
   splits = {split: [one.path for one in rows]
             for split, rows in lists.splits.items()}
   listed = list(dict.fromkeys(path for paths in splits.values()
                               for path in paths))
-  folder = _images(entry, root, listed)
-  wrong = list(lists.findings)
+  folder, misplaced = _images(entry, root, listed)
+  wrong = [*lists.findings, *misplaced]
   other = check_lists.of_other_set(entry, lists) if listed else None
   there = check_files.tree(folder)
   if other is not None:
@@ -194,15 +213,15 @@ def _listed(entry, root, look):
   else:
     notes = ["no file was held against a list"]
     paths = check_files.images_in(there)
-  return _with_images(
-      entry, root, look, folder, paths, where, wrong, notes, tuple(
-          Count(split=split, listed=len(files), expected=entry.counts[split],
-                there=sum(path in on_disk for path in files))
-          for split, files in splits.items()),
-      len({one.name for rows in lists.splits.values() for one in rows}))
+  return _Seen(where, folder, paths, [
+      Count(split=split, listed=len(files), expected=entry.counts[split],
+            there=sum(path in on_disk for path in files))
+      for split, files in splits.items()],
+               len({one.name for rows in lists.splits.values()
+                    for one in rows}), wrong, notes)
 
 
-def _by_class(entry, root, look):
+def _by_class(entry, root) -> _Seen:
   """A set of one folder per class, called by its id or its label."""
   wrong: list[Finding] = []
   notes: list[str] = []
@@ -235,11 +254,10 @@ def _by_class(entry, root, look):
     wrong.append(Finding(
         kind=findings.ABSENT, what=notes.pop(), mend=_fetch(entry, root)))
   base = pathlib.Path(os.path.commonpath(folders)) if folders else root
-  return _with_images(
-      entry, root, look, base,
-      [path.relative_to(base).as_posix() for path in paths],
-      f"a folder for each class in {' and '.join(map(str, folders))}", wrong,
-      notes, tuple(counts), entry.num_classes)
+  return _Seen(
+      f"a folder for each class in {' and '.join(map(str, folders))}", base,
+      [path.relative_to(base).as_posix() for path in paths], counts,
+      entry.num_classes, wrong, notes)
 
 
 def _in_records(entry, root, look):
@@ -270,22 +288,23 @@ def _in_records(entry, root, look):
       findings=tuple(wrong), notes=(_UNKNOWN,))
 
 
-def _with_images(
-    entry, root, look, folder, paths, where, wrong, notes, counts, num_classes):
+def _with_images(entry, root, look, seen) -> Report:
   """The report, once the images were looked at, too."""
+  folder, paths = seen.folder, seen.paths
   damaged = check_files.decode_all(
       lambda position: _look_at(folder / paths[position], look), paths,
       num_threads=look.num_threads, progress=look.progress)
-  # One that is gone already is told as missing.
-  wrong += check_files.of_damaged(damaged, _fetch(entry, root))
+  notes = list(seen.notes)
   same = _groups_of_one_content([folder / path for path in paths])
   if same:
     first, second = paths[same[0][0]], paths[same[0][1]]
     notes.append(f"{len(same)} pictures lie there more than once, such as "
                  f"{first} and {second}; some sets were published so")
   return Report(
-      name=entry.name, layout=where, counts=counts, num_classes=num_classes,
-      looked_at=_looked_at(len(paths), look), findings=tuple(wrong),
+      name=entry.name, layout=seen.layout, counts=tuple(seen.counts),
+      num_classes=seen.num_classes, looked_at=_looked_at(len(paths), look),
+      findings=(*seen.findings, *check_files.of_damaged(
+          damaged, _fetch(entry, root))),
       notes=(*notes, *([_HEADERS] if look.headers_only else []), _UNKNOWN))
 
 
@@ -329,15 +348,30 @@ def _no_lists(why, mend):
 
 
 def _images(entry, root, listed):
-  """The folder that has most of the listed files."""
+  """The folder that has most of the listed files, and whether it is misplaced.
+  """
+  sets = [root / folder for folder in entry.folders
+          if (root / folder).is_dir()]
   try:
     places = catalogue.image_folders(entry, root, "test")
   except FileNotFoundError:
-    places = [root / folder for folder in entry.folders
-              if (root / folder).is_dir()]
+    places = sets
   some = listed[::max(1, len(listed) // 500)]
-  return max(places, key=lambda place: sum(
-      (place / path).is_file() for path in some))
+  number = lambda place: sum((place / path).is_file() for path in some)
+  best = max(places, key=number)
+  if not listed or number(best):
+    return best, []
+  some = listed[::max(1, len(listed) // 20)]
+  deeper = [path for folder in sets for pattern in ("*", "*/*")
+            for path in folder.glob(pattern) if path.is_dir()]
+  found = max(deeper, key=number, default=None)
+  if found is None or not number(found):
+    return best, []
+  target = sets[0] / entry.images[0]
+  return found, [Finding(
+      kind=findings.FOLDER_RENAMED,
+      what=f"the images are in {found}, where they are not looked for.",
+      mend=check_files.move(found, target))]
 
 
 def _classes(entry, folder, there, fetch) -> Iterator[Finding]:

@@ -107,6 +107,9 @@ def images(
   elif is_path or not is_known(name):
     found = _own(name, class_names, split)
   else:
+    if domain is not None:
+      raise ValueError(f"{name} has no domains; leave out domain "
+                       "(--config.data.domain)")
     _say_if_folder(name, root)
     found = _known(name, root, split, source, partial)
   if domain is not None:

@@ -69,6 +69,15 @@ def _suffix_changed(copy):
   file.rename(file.with_suffix(".JPG"))
 
 
+def _images_renamed(copy):
+  copy.images.rename(copy.folder / "101_objectcategories")
+
+
+def _images_too_deep(copy):
+  (copy.folder / "caltech-101").mkdir()
+  copy.images.rename(copy.folder / "caltech-101" / _IMAGES)
+
+
 def _folder_missing(copy):
   (copy.images / "yin_yang").unlink()
 
@@ -199,6 +208,13 @@ _DAMAGES = (
                      "0007.jpg", "jaxcal data prepare caltech101")),
     (_suffix_changed, (findings.FILES_ABSENT, "yin_yang/image_0007.jpg",
                        r"^mv \S*0007.JPG \S*0007.jpg$")),
+    (_images_renamed, (findings.FOLDER_RENAMED, "images are in .*jectcategories"
+                       ", where they are not looked for",
+                       r"^mv \S*101_objectcategories \S*101_ObjectCategories$"
+                       )),
+    (_images_too_deep, (findings.FOLDER_RENAMED,
+                        "images are in .*caltech-101/caltech-101/101_Obj",
+                        "^mv .*/caltech-101/101_ObjectCategories$")),
     (_folder_missing, (findings.FOLDER_ABSENT,
                        "1 of 100 folders .* 60 images: yin_yang", "prepare")),
     (_folder_renamed, (findings.FOLDER_RENAMED, "Yin-Yang has .* yin_yang",

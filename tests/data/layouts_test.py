@@ -91,6 +91,8 @@ class DomainsTest(_InAFolder):
     self.assert_refused("'office' has no domain 'art'; choose from: Art, Real "
                         "World", "office", domain="art")
     self.assert_refused("'Art' has no domains", "office/Art", domain="Bed")
+    with self.assertRaisesRegex(ValueError, "digits has no domains"):
+      load.images("digits", domain="Art")
 
   def test_names_of_all_domains(self):
     names = self.text("names.txt", "clock\ncouch\nmug\n")
