@@ -89,7 +89,8 @@ class StartTest(_InAFolder):
     self.assertEqual(
         "--config\n" in printed,
         name not in (
-            "compare", "conformal", "failure", "list", "recalibrate", "report"))
+            "compare", "conformal", "data", "failure", "list", "recalibrate",
+            "report"))
 
 
 class ConfigTest(_InAFolder):
