@@ -26,20 +26,19 @@ def tree(root: pathlib.Path) -> Tree:
     root: The folder.
   """
   found: dict[str, list[str]] = {}
-
-  def walk(folder, relative, above):
+  # Not by recursion: folders may lie deeper than that goes.
+  left: list[tuple[str, str, frozenset]] = [(os.fspath(root), "", frozenset())]
+  while left:
+    folder, relative, above = left.pop()
     about = os.stat(folder)
     if (about.st_dev, about.st_ino) in above:  # links in a circle
-      return
-    above = {*above, (about.st_dev, about.st_ino)}
-    found[relative] = []
-    for entry in folders_lib.entries(folder):
-      if folders_lib.is_folder(entry):
-        walk(entry.path, posixpath.join(relative, entry.name), above)
-      elif os.path.isfile(entry.path):
-        found[relative].append(entry.name)
-
-  walk(os.fspath(root), "", frozenset())
+      continue
+    above = above | {(about.st_dev, about.st_ino)}
+    entries = folders_lib.entries(folder)
+    found[relative] = [entry.name for entry in entries
+                       if os.path.isfile(entry.path)]
+    left += [(entry.path, posixpath.join(relative, entry.name), above)
+             for entry in reversed(entries) if folders_lib.is_folder(entry)]
   return found
 
 

@@ -51,12 +51,14 @@ class Step:
     folder: Folder that its paths start from.
     num_files: Number of files in it.
     num_bytes: Bytes of them, as the archive declares.
+    inner: Archives of the set among them.
   """
 
   archive: pathlib.Path
   folder: pathlib.Path
   num_files: int
   num_bytes: int
+  inner: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,16 +162,13 @@ def carry_out(
   for folder in {step.folder for step in planned.steps}:
     if folder.is_dir():
       atomic.remove_leftovers(folder)
-  steps, seen = list(planned.steps), set()
-  while steps:
-    step = steps.pop(0)
-    seen.add(step.archive.name)
+  for step in planned.steps:
     yield _unpack(step, planned.root, progress)
-    # An archive may lie in the one that was just unpacked.
-    for folder in dict.fromkeys((planned.root, *_folders(planned))):
-      steps += [inner for inner in _steps(planned.name, folder, planned.root)
-                if inner.archive.name not in {
-                    *seen, *(one.archive.name for one in steps)}]
+    for name in step.inner:
+      archive = step.folder / name
+      for inner in _steps(planned.name, archive.parent, planned.root):
+        if inner.archive == archive:
+          yield _unpack(inner, planned.root, progress)
   if planned.split_file is not None and planned.split_place is not None:
     atomic.make_folder(planned.split_place.parent)
     atomic.write_whole(planned.split_place, planned.split_file.read_bytes())
@@ -185,13 +184,6 @@ def _unpack(step, root, progress) -> str:
           f"replaced, {done.kept:,} there already")
 
 
-def _folders(planned):
-  """Folders that an archive of the set may have been unpacked to."""
-  return [planned.root / folder
-          for folder in (*catalogue.row(planned.name).folders,
-                         *(into for _, into in _ARCHIVES[planned.name]))]
-
-
 def _steps(name, source, root) -> Iterator[Step]:
   """The archives of a set in a folder."""
   for stem, into in _ARCHIVES[name]:
@@ -199,10 +191,20 @@ def _steps(name, source, root) -> Iterator[Step]:
       archive = source / f"{stem}{suffix}"
       if archive.is_file():
         members = archives_lib.members(archive)
-        yield Step(archive=archive, folder=root / into if into else root,
-                   num_files=len(members),
-                   num_bytes=sum(member.size for member in members))
+        yield Step(
+            archive=archive, folder=root / into if into else root,
+            num_files=len(members),
+            num_bytes=sum(member.size for member in members),
+            inner=tuple(member.name for member in members
+                        if _is_archive_of(name, member.name)))
         break
+
+
+def _is_archive_of(name, path):
+  """Whether a file is called like an archive of a set."""
+  file = path.rpartition("/")[2]
+  return any(file == f"{stem}{suffix}" for stem in archive_names(name)
+             for suffix in archives_lib.SUFFIXES)
 
 
 def _split_file(entry, source):

@@ -1,6 +1,9 @@
 """Checks of sets in other layouts than Caltech-101's, in miniature."""
 
+import contextlib
+import os
 import pathlib
+import subprocess
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -195,6 +198,17 @@ class OwnTest(_InAFolder):
     self.assertRegex(found[findings.SPLIT_DAMAGED].what, "line 3")
     self.assertRegex(found[findings.FILES_ABSENT].what, "2 .*3.png, 4.png")
     self.assertRegex(found[findings.REPEATED].what, "1 .*1.png")
+
+  def test_folders_deeper_than_recursion_and_links_in_a_circle(self):
+    # Python would remove them by recursion.
+    self.addCleanup(subprocess.run, ["rm", "-r", self.root / "a"], check=True)
+    with contextlib.chdir(self.root):
+      for _ in range(1200):
+        os.mkdir("a")
+        os.chdir("a")
+      os.symlink(self.root, "circle")
+    found = self.check("")
+    self.assertEqual(set(found), {findings.LAYOUT})
 
   def test_nothing_and_no_image_set(self):
     with self.assertRaisesRegex(FileNotFoundError, "no file or folder"):

@@ -76,6 +76,13 @@ class PrepareTest(parameterized.TestCase):
         self.prepare()[1][1].partition(": ")[2],
         "0 files written, 0 replaced, 100 there already")
 
+  def test_archives_of_others_in_the_root_are_left_alone(self):
+    self.root.mkdir()
+    (self.root / "101_ObjectCategories.zip").write_bytes(b"of another set")
+    self.zip_in_zip()
+    self.prepare()
+    self.assertLen(self.loaded().ids, 100)
+
   def test_the_inner_archive_alone_and_mending(self):
     (self.archives / "101_ObjectCategories.tgz").write_bytes(_tar(self.images))
     self.prepare()
