@@ -59,6 +59,7 @@ def setting(
     config: _Config, model: checkpoint.Model, spec: methods.Spec
 ) -> fit.Setting:
   """A method of `specs`, its recipe and what it sees."""
+  methods.check_model(spec, model)
   tune = config.tune
   recipe = presets.recipe_of(
       spec, tune.preset, num_epochs=tune.num_epochs,

@@ -314,7 +314,7 @@ def _hugging_face_family(settings, folder):
   if kind not in ("clip", "siglip"):
     raise ValueError(
         f"{folder} holds a model of type {kind!r}; supported are 'clip', "
-        "'siglip' and OpenCLIP's plain transformers")
+        "'siglip' and OpenCLIP's plain transformers and residual networks")
   return _FAMILIES[kind]
 
 

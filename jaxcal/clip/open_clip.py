@@ -1,18 +1,21 @@
 """Checkpoints of the OpenCLIP project, read as ours.
 
 Ilharco et al., OpenCLIP, https://github.com/mlfoundations/open_clip.
-Only the plain vision transformer with the plain causal text transformer;
-everything else is refused by the name of the setting that asks for it.
+Only the plain vision transformer or OpenAI's residual network, each with the
+plain causal text transformer; everything else is refused by the name of the
+setting that asks for it.
 """
 
 from collections.abc import Mapping
 import re
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 from jaxcal.clip import layout
 from jaxcal.clip import preprocess
+from jaxcal.clip import resnet
 from jaxcal.clip import towers
 from jaxcal.typing import PyTree
 
@@ -21,6 +24,7 @@ from jaxcal.typing import PyTree
 _MODEL = {"embed_dim": None, "quick_gelu": False}
 _VISION = {"image_size": 224, "patch_size": 16, "width": 768, "layers": 12,
            "head_width": 64, "mlp_ratio": 4.0}
+_RESNET = {"image_size": 224, "width": 768, "layers": None, "head_width": 64}
 _TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "layers": 12,
          "heads": 8, "mlp_ratio": 4.0}
 
@@ -33,8 +37,9 @@ _PLAIN = {
     "attn_pooler_queries": (256,),
     "attn_pooler_heads": (8,),
 }
-# They matter only in training or in creation.
+# They matter only in training or in creation, or not to a residual network.
 _IGNORED = ("patch_dropout", "init_logit_scale", "vision_cfg", "text_cfg")
+_NOT_OF_RESNET = ("patch_size", "mlp_ratio")
 
 _ENDS = {
     "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
@@ -55,6 +60,10 @@ _ENDS = {
 # These two multiply from the right, unlike the weight of a linear layer.
 _TRANSPOSED = ("text_projection", "visual.proj")
 
+# By what the two kinds of image towers can be told apart: some names are of
+# both, but not of the same thing.
+_RESIDUAL = "visual.attnpool."
+
 _BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
 _PARTS = {
     "ln_1": "layer_norm1",
@@ -69,7 +78,7 @@ def from_open_clip_names(tensors: Mapping[str, np.ndarray]) -> PyTree:
   """Tensors under OpenCLIP's (and OpenAI's) names, as our tree.
 
   The fused input projection of an attention layer becomes three. Names that are
-  not those of the plain model come through, so that a check finds them.
+  not those of the plain models come through, so that a check finds them.
 
   Args:
     tensors: Arrays by name, such as
@@ -78,8 +87,12 @@ def from_open_clip_names(tensors: Mapping[str, np.ndarray]) -> PyTree:
   Returns:
     Nested dictionaries of arrays, in the layout of `towers.init`.
   """
-  renamed = {}
+  renamed: dict[str, np.ndarray] = {}
+  residual = any(name.startswith(_RESIDUAL) for name in tensors)
   for name, tensor in tensors.items():
+    if residual and name.startswith("visual."):
+      renamed.update(resnet.rename(name, tensor))
+      continue
     if name in _TRANSPOSED:
       tensor = tensor.T
     renamed.update(_rename(name, tensor))
@@ -96,20 +109,39 @@ def config(settings: Mapping[str, Any]) -> towers.ClipConfig:
   """
   model = settings["model_cfg"]
   shared = _read(model, _MODEL, "model_cfg")
-  vision = _read(model["vision_cfg"], _VISION, "vision_cfg")
   text = _read(model["text_cfg"], _TEXT, "text_cfg")
   activation = "quick_gelu" if shared["quick_gelu"] else "gelu"
+  sizes = {
+      "text": _tower(text, text["heads"], activation),
+      "vocab_size": text["vocab_size"],
+      "context_length": text["context_length"],
+      "eos_token_id": 2,
+      "projection": shared["embed_dim"],
+  }
+  if isinstance(model["vision_cfg"].get("layers"), (list, tuple)):
+    return _resnet_config(model, sizes)
+  vision = _read(model["vision_cfg"], _VISION, "vision_cfg")
   return towers.ClipConfig(
-      text=_tower(text, text["heads"], activation),
       vision=_tower(
           vision, vision["width"] // vision["head_width"], activation),
-      vocab_size=text["vocab_size"],
-      context_length=text["context_length"],
-      eos_token_id=2,
-      image_size=vision["image_size"],
-      patch_size=vision["patch_size"],
-      projection=shared["embed_dim"],
-  )
+      image_size=vision["image_size"], patch_size=vision["patch_size"], **sizes)
+
+
+def _resnet_config(model, sizes):
+  vision = _read(model["vision_cfg"], _RESNET, "vision_cfg", _NOT_OF_RESNET)
+  if "quick_gelu" not in model:
+    # Its own configuration of RN50 lacks it, and texts of all its weights need
+    # it; only programs that know the weights by name can put that right.
+    logging.warning(
+        "a residual network without quick_gelu: texts are computed with the "
+        "exact GELU, but all published weights, OpenAI's among them, were "
+        'trained with "quick_gelu": true in model_cfg (RN50-quickgelu); say '
+        "true or false there")
+  return resnet.ResNetClipConfig(
+      vision=resnet.ResNetConfig(
+          width=vision["width"], layers=tuple(vision["layers"]),
+          heads=vision["width"] * resnet.STRIDE // vision["head_width"]),
+      image_size=vision["image_size"], **sizes)
 
 
 def preprocessing(
@@ -138,19 +170,18 @@ def preprocessing(
   )
 
 
-def _read(settings, known, where):
+def _read(settings, known, where, ignored=()):
   strange = [
       f"{key}={value!r}" for key, value in settings.items()
-      if value and key not in (*known, *_IGNORED) and
+      if value and key not in (*known, *_IGNORED, *ignored) and
       value not in _PLAIN.get(key, ())
   ]
-  if isinstance(settings.get("layers"), (list, tuple)):
-    strange.append(f"layers={settings['layers']!r} (a residual network)")
   if strange:
     raise ValueError(
-        "only OpenCLIP's plain vision transformer with its plain text "
-        f"transformer is supported, but {where} has {', '.join(strange)}; load "
-        "a SigLIP from its Hugging Face form (model_type 'siglip'), such as "
+        "only OpenCLIP's plain vision transformer and OpenAI's residual "
+        "network, each with its plain text transformer, are supported, but "
+        f"{where} has {', '.join(strange)}; load a SigLIP from its Hugging "
+        "Face form (model_type 'siglip'), such as "
         "google/siglip-base-patch16-256")
   values = known | {key: settings[key] for key in known if key in settings}
   absent = [key for key, value in values.items() if value is None]

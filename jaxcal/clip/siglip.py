@@ -44,7 +44,9 @@ class SiglipConfig(towers.ClipConfig):
 
   image_projection = ("vision_model", "head", "mlp", "fc2")
   text_projection = ("text_model", "head")
-  projection_bias = True
+  image_bias = True
+  text_bias = True
+  takes_image_prompts = False
   initial_logits = {"logit_scale": math.log(10), "logit_bias": -10.0}
 
   def __post_init__(self):
@@ -115,10 +117,7 @@ class VisionTower(nn.Module):
   config: SiglipConfig
 
   @nn.compact
-  def __call__(self, pixels, prompts=None):
-    if prompts is not None:
-      raise ValueError("SigLIP's image tower takes no prompts; tune those of a "
-                       "CLIP model")
+  def __call__(self, pixels):
     vision = self.config.vision
     x = VisionEmbeddings(self.config, name="embeddings")(pixels)
     x = towers.Encoder(vision, name="encoder")(x)

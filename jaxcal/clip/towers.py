@@ -1,10 +1,10 @@
 """The two towers of CLIP as Linen modules, and as pure functions of arrays.
 
-The functions serve every model whose configuration is a `ClipConfig`; that of
-SigLIP brings an image tower of its own. Parameter names are those of Hugging
-Face's Flax CLIP, so that its weights load unrenamed. Computation follows the
-dtype of the parameters, and products are as exact as the tower's `precision`
-says; softmax and layer norm never go below float32.
+The functions serve every model whose configuration is a `ClipConfig`; those of
+SigLIP and of residual networks bring image towers of their own. Parameter names
+are those of Hugging Face's Flax CLIP, so that its weights load unrenamed.
+Computation follows the dtype of the parameters, and products are as exact as
+the tower's `precision` says; softmax and norms never go below float32.
 
 Radford et al., Learning Transferable Visual Models From Natural Language
 Supervision, ICML 2021.
@@ -113,7 +113,9 @@ class ClipConfig:
   # Where the parameters of the projections lie in the tree.
   image_projection: ClassVar[tuple[str, ...]] = ("visual_projection",)
   text_projection: ClassVar[tuple[str, ...]] = ("text_projection",)
-  projection_bias: ClassVar[bool] = False
+  image_bias: ClassVar[bool] = False
+  text_bias: ClassVar[bool] = False
+  takes_image_prompts: ClassVar[bool] = True
   initial_logits: ClassVar[Mapping[str, float]] = {
       "logit_scale": math.log(1 / 0.07)}
 
@@ -167,6 +169,34 @@ def layer_norm(epsilon: float, name: str) -> nn.Module:
   return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
 
 
+def attend(
+    query: Float[Array, "b q w"],
+    key: Float[Array, "b t w"],
+    value: Float[Array, "b t w"],
+    heads: int,
+    mask: Bool[Array, "..."] | None = None,
+) -> Float[Array, "b q w"]:
+  """Means of the values, weighted by softmax head by head.
+
+  Args:
+    query: What looks, all heads after each other.
+    key: What is looked for.
+    value: What is found there.
+    heads: Number of heads.
+    mask: True where attention is allowed; everywhere if None.
+  """
+  width = query.shape[-1] // heads
+  # Heads before tokens: XLA's batched matmul is fastest when the axes that
+  # it does not mix come first (twice as fast on CPU).
+  split = lambda a: a.reshape(*a.shape[:-1], heads, width).swapaxes(-2, -3)
+  scores = split(query) @ split(key).swapaxes(-1, -2)
+  scores = at_least_float32(scores) * width**-0.5
+  if mask is not None:
+    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+  weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+  return (weights @ split(value)).swapaxes(-2, -3).reshape(query.shape)
+
+
 class Attention(nn.Module):
   """Multi-head attention to `source`, or to `x` itself if that is None.
 
@@ -180,22 +210,11 @@ class Attention(nn.Module):
     source = x if source is None else source
     width, heads = self.config.width, self.config.heads
     init = nn.initializers.normal(width**-0.5)
-    # Heads before tokens: XLA's batched matmul is fastest when the axes that
-    # it does not mix come first (twice as fast on CPU).
-    split = lambda a: a.reshape(
-        *a.shape[:-1], heads, width // heads).swapaxes(-2, -3)
     dense = lambda name: nn.Dense(width, kernel_init=init, name=name)
-    query = split(dense("q_proj")(x))
-    key, value = (split(dense(name)(source)) for name in ("k_proj", "v_proj"))
-    scores = query @ key.swapaxes(-1, -2)
-    scores = at_least_float32(scores) * (width // heads)**-0.5
-    if mask is not None:
-      scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-    mixed = (weights @ value).swapaxes(-2, -3)
+    mixed = attend(dense("q_proj")(x), dense("k_proj")(source),
+                   dense("v_proj")(source), heads, mask)
     out = nn.initializers.normal((2 * self.config.layers * width)**-0.5)
-    return nn.Dense(width, kernel_init=out, name="out_proj")(
-        mixed.reshape(x.shape))
+    return nn.Dense(width, kernel_init=out, name="out_proj")(mixed)
 
 
 class Mlp(nn.Module):
@@ -381,13 +400,14 @@ def init(config: ClipConfig, key: Key[Array, ""]) -> Params:
       vision_key, jnp.zeros((1, side, side, 3)))
   flat = traverse_util.flatten_dict(
       {"text_model": text["params"], "vision_model": vision["params"]})
-  for key, path, width in (
-      (text_out, config.text_projection, config.text.width),
-      (visual_out, config.image_projection, config.pooled_sizes[0])):
+  for key, path, width, biased in (
+      (text_out, config.text_projection, config.text.width, config.text_bias),
+      (visual_out, config.image_projection, config.pooled_sizes[0],
+       config.image_bias)):
     flat[(*path, "kernel")] = (
         jax.random.normal(
             key, (width, config.projection), jnp.float32) * width**-0.5)
-    if config.projection_bias:
+    if biased:
       flat[(*path, "bias")] = jnp.zeros(config.projection)
   logits = {k: jnp.asarray(v) for k, v in config.initial_logits.items()}
   return traverse_util.unflatten_dict(flat) | logits
@@ -433,6 +453,14 @@ def check_deep_prompts(
     raise ValueError(
         f"deep prompts of shape [e, n, {config.width}] expected, with e up to "
         f"{config.layers - 1} and n up to {room}, but {vectors.shape=}")
+
+
+def check_image_prompts(config: ClipConfig) -> None:
+  """Raises ValueError unless the image tower takes prompts."""
+  if not config.takes_image_prompts:
+    raise ValueError("prompts of images need CLIP's vision transformer, but "
+                     "the image tower of this model is another one and takes "
+                     "no prompts")
 
 
 def pooled_text(
@@ -488,7 +516,7 @@ def pooled_image(
   """What the last linear map sees of images, from normalised pixels.
 
   Args:
-    config: Sizes of the model; not SigLIP's where there are prompts.
+    config: Sizes of the model.
     params: The whole parameter tree.
     pixels: The images.
     prompts: Learned tokens, if any. prompts[0] come after the patches, without
@@ -496,22 +524,25 @@ def pooled_image(
 
   Raises:
     ValueError: Images of another size than the model's, or prompts that do not
-      fit the tower.
+      fit the tower or that it does not take.
   """
   side = config.image_size
   if pixels.ndim != 4 or pixels.shape[1:] != (side, side, 3):
     raise ValueError(f"pixels of shape [n, {side}, {side}, 3] expected, but "
                      f"{pixels.shape=}")
   vision = config.vision
-  if prompts is not None and (
-      prompts.ndim != 3 or prompts.shape[-1] != vision.width
-      or not 0 < len(prompts) <= vision.layers):
-    raise ValueError(
-        f"prompts of shape [e, n, {vision.width}] expected, with e from 1 to "
-        f"{vision.layers}, but {prompts.shape=}")
+  inputs = [pixels]
+  if prompts is not None:
+    check_image_prompts(config)
+    if (prompts.ndim != 3 or prompts.shape[-1] != vision.width
+        or not 0 < len(prompts) <= vision.layers):
+      raise ValueError(
+          f"prompts of shape [e, n, {vision.width}] expected, with e from 1 to "
+          f"{vision.layers}, but {prompts.shape=}")
+    inputs.append(prompts)
   with precision_lib.at(vision.precision):
     return config.image_tower().apply(  # type: ignore[return-value]
-        {"params": params["vision_model"]}, pixels, prompts)
+        {"params": params["vision_model"]}, *inputs)
 
 
 def image_features(

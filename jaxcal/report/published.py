@@ -33,7 +33,7 @@ _BACKBONES = {
     r"(clip-)?vit-(base-patch|b[-/]?)16": "ViT-B/16",
     r"(clip-)?vit-(base-patch|b[-/]?)32": "ViT-B/32",
     r"(clip-)?vit-(large-patch|l[-/]?)14": "ViT-L/14",
-    r"(clip-)?(rn|resnet-?)50": "RN50",
+    r"(clip-)?(rn|resnet-?)50(-quickgelu|_clip\.openai)?": "RN50",
     r"siglip.*": "SigLIP",
 }
 _TEMPLATE = "template"

@@ -185,9 +185,10 @@ def look(
 
   Raises:
     OSError: A file of an image cannot be read; names it.
-    ValueError: Parameters of something else lie there, or outliers do not fit
-      the method.
+    ValueError: Parameters of something else lie there, or outliers or the
+      model do not fit the method.
   """
+  methods.check_model(setting.spec, model)
   _check_outliers(setting.spec, outliers)
   common = _identity_of_setting(model, task, setting, outliers)
   asked = {seed: {**common, **contents.identity_of(task.shots(seed)),

@@ -223,6 +223,25 @@ def check(base_method: str, additions: Sequence[str] = ()) -> None:
                      "regularised on outliers")
 
 
+def check_model(spec: Spec, model: checkpoint.Model) -> None:
+  """Whether a method can be trained on a model.
+
+  Args:
+    spec: Method with its numbers.
+    model: The frozen one.
+
+  Raises:
+    ValueError: It learns prompts of images, and the image tower takes none.
+  """
+  if spec.kind.from_pixels and not model.config.takes_image_prompts:
+    others = [name for name, kind in METHODS.items() if not kind.from_pixels]
+    raise ValueError(
+        f"{spec.name} learns prompts of images, which need CLIP's vision "
+        f"transformer, but the image tower of {model.name} is another one; "
+        f"choose from: {', '.join(others)}, or a model such as "
+        "openai/clip-vit-base-patch16")
+
+
 def build(
     spec: Spec,
     model: checkpoint.Model,
@@ -238,9 +257,10 @@ def build(
     cache: The few shots, for methods that look them up.
 
   Raises:
-    ValueError: See `check`.
+    ValueError: See `check` and `check_model`.
   """
   check(spec.base_method, spec.additions)
+  check_model(spec, model)
   scale = jnp.exp(model.params["logit_scale"])
   on_images = spec.outliers == "images"
   method = spec.kind.make(Given(

@@ -59,9 +59,10 @@ def bind(
   """The `Model` for a method; of `params` it keeps the image tower's.
 
   Raises:
-    ValueError: More context vectors than words, or a depth that a tower does
-      not have.
+    ValueError: More context vectors than words, a depth that a tower does not
+      have, or an image tower that takes no prompts.
   """
+  towers.check_image_prompts(config)
   if num_context < 1 or (words is not None and num_context > len(words)):
     most = "" if words is None else f" and at most the {len(words)} words"
     raise ValueError(f"at least 1 context vector{most} expected, but "

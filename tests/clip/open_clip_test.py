@@ -242,8 +242,7 @@ class SettingsTest(parameterized.TestCase):
   @parameterized.parameters(
       ({"vision_cfg": {"timm_model_name": "vit_large"}},
        "vision_cfg has timm_model_name='vit_large'"),
-      ({"vision_cfg": {"layers": [3, 4, 6, 3]}},
-       r"\[3, 4, 6, 3\] \(a residual network\)"),
+      ({"vision_cfg": {"layers": [3, 4, 6]}}, r"four numbers of blocks"),
       ({"vision_cfg": {"attentional_pool": True}}, "attentional_pool=True"),
       ({"vision_cfg": {"pool_type": "avg"}}, "pool_type='avg'"),
       ({"text_cfg": {"hf_model_name": "roberta-base"}},

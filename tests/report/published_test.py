@@ -136,6 +136,9 @@ class PublishedTest(parameterized.TestCase):
   @parameterized.parameters(
       ("openai/clip-vit-base-patch16", "ViT-B/16"), ("ViT-B/16", "ViT-B/16"),
       ("weights/ViT-L-14/", "ViT-L/14"), ("RN50", "RN50"),
+      ("weights/RN50-quickgelu", "RN50"),
+      ("timm/resnet50_clip.openai", "RN50"), ("RN50x4", "RN50x4"),
+      ("timm/resnet50_clip.cc12m", "timm/resnet50_clip.cc12m"),
       ("google/siglip-base-patch16-224", "SigLIP"),
       ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "ViT-B/32 laion2B"),
       ("openai/clip-vit-large-patch14-336", "openai/clip-vit-large-patch14-336"
