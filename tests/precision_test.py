@@ -224,15 +224,20 @@ class TowerTest(parameterized.TestCase):
         set(found), {(_ASKED[name], (jnp.dtype(types),) * 2)})
 
   @parameterized.product(
-      name=precision.PRECISIONS, write=(tiny.write, tiny.write_siglip))
+      name=precision.PRECISIONS,
+      write=(tiny.write, tiny.write_siglip, tiny.write_resnet))
   def test_images(self, name, write):
     model = self._model(write, image=name)
     side = model.config.image_size
     pixels = _shape(2, side, side, 3, dtype=jnp.uint8)
     found = _products(model.image_features, pixels)
-    # Queries, keys, values, two of attention, output, two of the MLP.
-    layers = 8 * model.config.vision.layers
-    self.assertGreaterEqual(len(found), 2 + layers)
+    if write is tiny.write_resnet:
+      # Stem, six blocks, the first of each stage with one more, and the pool.
+      self.assertLen(found, 3 + 3 * 6 + 4 + 5 + 1)
+    else:
+      # Queries, keys, values, two of attention, output, two of the MLP.
+      layers = 8 * model.config.vision.layers
+      self.assertGreaterEqual(len(found), 2 + layers)
     self._assert_asks(name, found)
     # Without the projection.
     pooled = _products(model.pooled, pixels)
@@ -247,7 +252,8 @@ class TowerTest(parameterized.TestCase):
     self._assert_asks(name, batches)
 
   @parameterized.product(
-      name=precision.PRECISIONS, write=(tiny.write, tiny.write_siglip))
+      name=precision.PRECISIONS,
+      write=(tiny.write, tiny.write_siglip, tiny.write_resnet))
   def test_texts(self, name, write):
     model = self._model(write, text=name)
     ids = np.array([[28, 3, 4, 29, 0], [28, 5, 6, 7, 29]])

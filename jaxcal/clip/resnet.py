@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxcal import precision as precision_lib
 from jaxcal.clip import towers
-from jaxcal.typing import Array
+from jaxcal.typing import AnyArray
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 from jaxcal.typing import Pooled
@@ -118,7 +118,7 @@ def _convolution(width, side, name, stride=1):
 
 
 def average_pool(
-    x: Float[Array, "n h w c"], side: int) -> Float[Array, "n i j c"]:
+    x: Float[AnyArray, "n h w c"], side: int) -> Float[AnyArray, "n i j c"]:
   """Means of the squares that a map splits into."""
   n, height, width, channels = x.shape
   return x.reshape(n, height // side, side, width // side, side,

@@ -148,7 +148,7 @@ class LoadTest(absltest.TestCase):
         checkpoint.load(self.folder)
 
 
-class ConvertTest(absltest.TestCase):
+class ConvertTest(parameterized.TestCase):
 
   def test_back_from_their_layout(self):
     params = tiny.params(CONFIG)
@@ -185,7 +185,10 @@ class ConvertTest(absltest.TestCase):
     np.testing.assert_allclose(
         ours, expected.detach().numpy(), rtol=1e-5, atol=1e-5)
 
-  def test_agrees_with_the_original(self):
+  # The second one has the heads and the MLP of ViT-bigG, one layer of it.
+  @parameterized.parameters(
+      {}, {"width": 208, "head_width": 104, "mlp_ratio": 4.9231})
+  def test_agrees_with_the_original(self, **vision):
     try:
       import open_clip as original
       import torch
@@ -193,7 +196,9 @@ class ConvertTest(absltest.TestCase):
       self.skipTest("no open_clip")
     for quick in (True, False):
       model_cfg = SETTINGS["model_cfg"] | {"quick_gelu": quick}
-      params = tiny.params(CONFIG, seed=int(quick))
+      model_cfg["vision_cfg"] = model_cfg["vision_cfg"] | vision
+      params = tiny.params(
+          open_clip.config({"model_cfg": model_cfg}), seed=int(quick))
       model = original.CLIP(
           model_cfg["embed_dim"],
           original.model.CLIPVisionCfg(**model_cfg["vision_cfg"]),
@@ -238,6 +243,32 @@ class SettingsTest(parameterized.TestCase):
         vision=towers.TowerConfig(768, 12, 12, 3072, "gelu", 1e-5),
         vocab_size=49408, context_length=77, eos_token_id=2, image_size=224,
         patch_size=32, projection=512))
+
+  @parameterized.parameters(
+      ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", 1024,
+       {"layers": 32, "width": 1280, "head_width": 80},
+       {"width": 1024, "heads": 16, "layers": 24}, (16, 5120), 986_109_441),
+      ("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", 1280,
+       {"layers": 48, "width": 1664, "head_width": 104, "mlp_ratio": 4.9231},
+       {"width": 1280, "heads": 20, "layers": 32}, (16, 8192), 2_539_567_105))
+  def test_large_ones(self, name, embed_dim, vision, text, sizes, count):
+    """The texts of published files; counts are those of OpenCLIP's models."""
+    config = open_clip.config({"model_cfg": {
+        "embed_dim": embed_dim,
+        "vision_cfg": {"image_size": 224, "patch_size": 14} | vision,
+        "text_cfg": {"context_length": 77, "vocab_size": 49408} | text}})
+    self.assertEqual((config.vision.heads, config.vision.mlp_width), sizes)
+    self.assertEqual(config.text.mlp_width, 4 * text["width"])
+    self.assertEqual({config.text.activation, config.vision.activation},
+                     {"gelu"})
+    shapes = jax.eval_shape(lambda: towers.init(config, jax.random.key(0)))
+    self.assertEqual(
+        sum(leaf.size for leaf in jax.tree.leaves(shapes)), count, name)
+    positions = shapes["vision_model"]["embeddings"]["position_embedding"]
+    self.assertEqual(positions["embedding"].shape, (257, vision["width"]))
+    for side, width in (("visual", vision["width"]), ("text", text["width"])):
+      self.assertEqual(shapes[f"{side}_projection"]["kernel"].shape,
+                       (width, embed_dim))
 
   @parameterized.parameters(
       ({"vision_cfg": {"timm_model_name": "vit_large"}},

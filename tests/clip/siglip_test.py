@@ -83,13 +83,18 @@ class ParityTest(parameterized.TestCase):
     ours = _outputs(model, case["pixels"], case["token_ids"])
     self.assert_same(ours, {name: case[name] for name in ours})
 
+  # The third one has the heads and the patches of so400m, one layer of it.
   @parameterized.parameters(
-      (21, {}), (22, {"image_size": 12, "num_attention_heads": 1}))
+      (21, {}), (22, {"image_size": 12, "num_attention_heads": 1}),
+      (23, {"hidden_size": 144, "num_attention_heads": 2, "patch_size": 14,
+            "num_hidden_layers": 1, "image_size": 34}))
   def test_pytorch_towers_live(self, seed, changes):
     if not importlib.util.find_spec("torch"):
       self.skipTest("no torch")
     config = json.loads(json.dumps(make_oracle.SIGLIP))
     config["vision_config"] |= changes
+    config["text_config"]["projection_size"] = config["vision_config"][
+        "hidden_size"]
     theirs, pixels, ids = make_oracle.siglip_and_inputs(config, seed)
     folder = self.create_tempdir().full_path
     theirs.save_pretrained(folder, max_shard_size="8KB")
@@ -147,6 +152,24 @@ class CheckpointTest(parameterized.TestCase):
     shapes = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
     self.assertEqual(shapes(fresh), shapes(model.params))
     self.assertEqual(model.config.pooled_sizes, (44, 20))
+
+  def test_so400m(self):
+    """The sizes of google/siglip-so400m-patch14-384, nothing of it allocated;
+    the number of parameters is that of transformers' model."""
+    tower = {"hidden_size": 1152, "intermediate_size": 4304,
+             "num_hidden_layers": 27, "num_attention_heads": 16}
+    config = checkpoint._siglip_config({
+        "model_type": "siglip", "text_config": tower | {"vocab_size": 32000},
+        "vision_config": tower | {"image_size": 384, "patch_size": 14}})
+    self.assertEqual(config.vision, towers.TowerConfig(
+        1152, 27, 16, 4304, "gelu_pytorch_tanh", 1e-6))
+    self.assertEqual(config.pooled_sizes, (4304, 1152))
+    shapes = jax.eval_shape(lambda: towers.init(config, jax.random.key(0)))
+    self.assertEqual(
+        sum(leaf.size for leaf in jax.tree.leaves(shapes)), 877_960_498)
+    # 27 patches of 14 in a side of 384, and six pixels that are not seen.
+    positions = shapes["vision_model"]["embeddings"]["position_embedding"]
+    self.assertEqual(positions["embedding"].shape, (27 * 27, 1152))
 
   def test_bytes_to_features(self):
     model = checkpoint.load(tiny.write_siglip(self.folder))

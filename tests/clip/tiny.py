@@ -1,4 +1,4 @@
-"""A tiny random CLIP, a SigLIP, and the files of checkpoints with them."""
+"""A tiny random CLIP, others, and the files of checkpoints with them."""
 
 import json
 import pathlib
@@ -9,7 +9,9 @@ from safetensors import numpy as safetensors
 
 from jaxcal.clip import layout
 from jaxcal.clip import towers
+from jaxcal.testbed import shipped
 from tests.clip import make_oracle
+from tests.clip import make_resnet_oracle
 
 CONFIG = towers.ClipConfig(
     text=towers.TowerConfig(width=16, layers=2, heads=2, mlp_width=24),
@@ -62,6 +64,28 @@ def write_siglip(folder, tensors=None, **changes):
   """Writes the stored SigLIP; `changes` go into config.json."""
   settings = json.loads(str(make_oracle.read("siglip")["config"])) | changes
   return write(folder, tensors or siglip_weights(), settings)
+
+
+def write_resnet(folder, tensors=None, case="small-quickgelu", **vision):
+  """Writes a stored residual network, with the tokenizer of the testbed.
+
+  Args:
+    folder: The folder; returned.
+    tensors: Weights by name, or those of the case.
+    case: One of `make_resnet_oracle.MODELS`.
+    **vision: Settings of the image tower that are others.
+  """
+  folder = pathlib.Path(folder)
+  model = make_resnet_oracle.MODELS[case]
+  model = model | {"vision_cfg": model["vision_cfg"] | vision}
+  if tensors is None:
+    tensors = make_resnet_oracle.weights(model)
+  write_json(folder / "open_clip_config.json",
+             {"model_cfg": model, "preprocess_cfg": {}})
+  safetensors.save_file(tensors, folder / "open_clip_model.safetensors")
+  for file in ("vocab.json", "merges.txt"):
+    (folder / file).write_bytes((shipped.folder() / file).read_bytes())
+  return folder
 
 
 def write_json(path, content):
