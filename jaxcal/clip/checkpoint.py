@@ -105,10 +105,11 @@ def load(
   """Reads a CLIP or SigLIP from a folder, or from the Hugging Face hub.
 
   Understood are the layouts of Hugging Face (config.json with safetensors, in
-  one file or in shards, or with flax_model.msgpack) and, of CLIP, of OpenCLIP
-  (open_clip_config.json with open_clip_model.safetensors; a CLIP tokenizer is
-  fetched from the hub where that folder has none). This is the only function
-  of the package that downloads, and it does so only for a name on the hub.
+  one file or in shards, or with flax_model.msgpack) and, of CLIP with a vision
+  transformer or a residual network, of OpenCLIP (open_clip_config.json with
+  open_clip_model.safetensors; a CLIP tokenizer is fetched from the hub where
+  that folder has none). This is the only function of the package that
+  downloads, and it does so only for a name on the hub.
 
   Args:
     name_or_path: An existing folder, or an id such as

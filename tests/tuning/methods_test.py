@@ -18,6 +18,8 @@ from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import methods
 from jaxcal.tuning import presets
 from jaxcal.tuning import tip_adapter
+from jaxcal.tuning import two_towers
+from tests.clip import tiny
 
 _NAMES = ("red circle", "blue square", "star")
 _LABELS = jnp.array([0, 1, 2, 0])
@@ -182,6 +184,22 @@ class MethodsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       methods.check(name, additions)
       methods.build(methods.Spec(name, additions), _model())
+
+  @parameterized.parameters(tiny.write_siglip, tiny.write_resnet)
+  def test_prompts_of_images_need_a_vision_transformer(self, write):
+    model = checkpoint.load(write(self.create_tempdir().full_path))
+    for name in set(methods.METHODS) - {"maple", "promptsrc"}:
+      methods.check_model(_spec(name), model)
+    for name in ("maple", "promptsrc"):
+      message = f"^{name} learns prompts of images.*choose from: coop,"
+      with self.assertRaisesRegex(ValueError, message):
+        methods.check_model(_spec(name), model)
+      with self.assertRaisesRegex(ValueError, message):
+        methods.build(_spec(name), model)
+    with self.assertRaisesRegex(ValueError, "takes no prompts"):
+      two_towers.bind(
+          model.config, model.params, logit_scale=1.0, words=None,
+          num_context=2, num_vision=2, text_depth=1, vision_depth=1)
 
 
 if __name__ == "__main__":
