@@ -111,7 +111,7 @@ def config(settings: Mapping[str, Any]) -> towers.ClipConfig:
   shared = _read(model, _MODEL, "model_cfg")
   text = _read(model["text_cfg"], _TEXT, "text_cfg")
   activation = "quick_gelu" if shared["quick_gelu"] else "gelu"
-  sizes = {
+  common = {
       "text": _tower(text, text["heads"], activation),
       "vocab_size": text["vocab_size"],
       "context_length": text["context_length"],
@@ -119,15 +119,16 @@ def config(settings: Mapping[str, Any]) -> towers.ClipConfig:
       "projection": shared["embed_dim"],
   }
   if isinstance(model["vision_cfg"].get("layers"), (list, tuple)):
-    return _resnet_config(model, sizes)
+    return _resnet_config(model, common)
   vision = _read(model["vision_cfg"], _VISION, "vision_cfg")
   return towers.ClipConfig(
       vision=_tower(
           vision, vision["width"] // vision["head_width"], activation),
-      image_size=vision["image_size"], patch_size=vision["patch_size"], **sizes)
+      image_size=vision["image_size"], patch_size=vision["patch_size"],
+      **common)
 
 
-def _resnet_config(model, sizes):
+def _resnet_config(model, common):
   vision = _read(model["vision_cfg"], _RESNET, "vision_cfg", _NOT_OF_RESNET)
   if "quick_gelu" not in model:
     # Its own configuration of RN50 lacks it, and texts of all its weights need
@@ -141,7 +142,7 @@ def _resnet_config(model, sizes):
       vision=resnet.ResNetConfig(
           width=vision["width"], layers=tuple(vision["layers"]),
           heads=vision["width"] * resnet.STRIDE // vision["head_width"]),
-      image_size=vision["image_size"], **sizes)
+      image_size=vision["image_size"], **common)
 
 
 def preprocessing(
