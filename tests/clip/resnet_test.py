@@ -286,15 +286,16 @@ class ConfigTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ({"layers": [3, 4, 6]}, "four numbers of blocks"),
-      ({"layers": [3, 4, 6, 0]}, "four numbers of blocks"),
-      ({"layers": [3, 4, 6, "3"]}, "four numbers of blocks"),
-      ({"layers": [3, 4, 6, True]}, "four numbers of blocks"),
-      ({"width": 63}, "an even width"), ({"width": 0}, "an even width"),
+      ({"layers": [3, 4, 6, 0]}, "blocks|layers is 0"),
+      ({"layers": [3, 4, 6, "3"]}, "blocks|layers is '3'"),
+      ({"layers": [3, 4, 6, True]}, "blocks|layers is True"),
+      ({"width": 63}, "an even width"),
+      ({"width": 0}, "an even width|width is 0"),
       ({"head_width": 60}, "width 2048 does not split into 34 heads"),
       ({"head_width": 4096}, "into 0 heads"),
       ({"image_size": 250}, "a multiple of 32 pixels"),
-      ({"image_size": 0}, "a multiple of 32 pixels"),
-      ({"image_size": -32}, "a multiple of 32 pixels"),
+      ({"image_size": 0}, "a multiple of 32 pixels|image_size is 0"),
+      ({"image_size": -32}, "a multiple of 32 pixels|image_size is -32"),
       ({"ls_init_value": 1e-5}, "vision_cfg has ls_init_value=1e-05"))
   def test_refused(self, changes, message):
     settings = _settings("RN50", quick_gelu=True)
