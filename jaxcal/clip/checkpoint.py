@@ -456,6 +456,8 @@ def _checked(tree, config, dtype, path):
       wrong = int(np.size(array) - np.isfinite(flat[name]).sum())
       if wrong:
         problems.append(f"{name}: {wrong} values are not finite in {dtype}")
+      elif name.endswith("/var") and (flat[name] < 0).any():
+        problems.append(f"{name}: a variance is below 0")
   if problems:
     raise ValueError(_describe(problems, path))
   return flat

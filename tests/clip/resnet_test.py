@@ -355,6 +355,12 @@ class CheckpointTest(parameterized.TestCase):
         r"layer1/2/conv1/kernel: not of this model.*"
         r"layer3/1/batch_norm2/bias: 16 values are not finite")
 
+  def test_a_variance_below_0(self):
+    weights = make_resnet_oracle.weights(make_resnet_oracle.MODELS["small"])
+    weights["visual.layer2.0.downsample.1.running_var"][3] = -1e-3
+    tiny.write_resnet(self.folder, weights)
+    self._refuses("layer2/0/downsample_norm/var: a variance is below 0")
+
   def test_another_number_of_blocks(self):
     weights = make_resnet_oracle.weights(make_resnet_oracle.MODELS["small"])
     tiny.write_resnet(self.folder, weights, layers=[1, 1, 2, 1])
