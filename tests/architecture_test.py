@@ -41,7 +41,7 @@ _MAY_IMPORT = {
     "storage": {"typing"},
     "losses": {"typing"},
     "metrics": {"typing"},
-    "clip": {"typing"},
+    "clip": {"typing", "storage"},
     "data": {"typing", "storage"},
     "posterior": {"typing", "storage"},
     "recalibration": {"typing"},

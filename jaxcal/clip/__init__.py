@@ -3,8 +3,9 @@
 from jaxcal import lazy
 
 __all__ = [
-    "captions", "checkpoint", "encoder", "layout", "open_clip", "prefix",
-    "preprocess", "prompts", "resnet", "siglip", "towers"
+    "captions", "checkpoint", "cleaning", "encoder", "hugging_face", "layout",
+    "open_clip", "prefix", "preprocess", "prompts", "resnet", "siglip", "sizes",
+    "tokenizers", "towers", "weights"
 ]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

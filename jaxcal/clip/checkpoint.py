@@ -4,28 +4,32 @@ Weights are read from safetensors and flax msgpack, never unpickled, and must be
 exactly those that the configuration describes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 from typing import Any, NamedTuple
 
 from absl import logging
-from flax import serialization
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import precision
+from jaxcal.clip import hugging_face
 from jaxcal.clip import layout
 from jaxcal.clip import open_clip
 from jaxcal.clip import preprocess as preprocess_lib
 from jaxcal.clip import prompts
 from jaxcal.clip import siglip
+from jaxcal.clip import sizes
+from jaxcal.clip import tokenizers
 from jaxcal.clip import towers
+from jaxcal.clip import weights as weights_lib
+from jaxcal.storage import damage
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
@@ -39,6 +43,8 @@ _SAFETENSORS = "model.safetensors"
 _SHARDS = "model.safetensors.index.json"
 _MSGPACK = "flax_model.msgpack"
 _OPEN_CLIP = "open_clip_model.safetensors"
+_CONFIG = "config.json"
+_OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 # In the order of preference, with the files that each one takes from the hub.
 _WEIGHTS = {
@@ -50,7 +56,11 @@ _WEIGHTS = {
 _SMALL_FILES = ("*.json", "merges.txt", "spiece.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZER_HOME = "openai/clip-vit-base-patch32"
-_MAX_LISTED = 20
+_HUGGING_FACE = ("clip", "siglip")  # what config.json calls a model
+_INSTEAD = {
+    "siglip2": " (a 'siglip2' takes images as any number of patches, NaFlex; "
+               "take a SigLIP 2 for images of one size, of type 'siglip', such "
+               "as google/siglip2-base-patch16-256)"}
 # What becomes of a parameter, by the precision of its tower.
 _STORED = dict.fromkeys(precision.PRECISIONS, at_least_float32) | {
     "bfloat16": lambda x: x.astype(jnp.bfloat16)}
@@ -66,7 +76,7 @@ class Model:
   Attributes:
     config: Sizes, and the precision of each tower; hashable.
     params: The tree of `towers.init`, in the dtype that was asked for.
-    tokenizer: Tokenizer of transformers; None where the checkpoint has none,
+    tokenizer: Tokenizer, see `tokenizers`; None where the checkpoint has none,
       and then prompts are made by `prompts.from_token_ids`.
     preprocess: Function from a decoded image to `pixels`.
     name: Name as given to `load`.
@@ -122,8 +132,11 @@ def load(
   Raises:
     FileNotFoundError: If there is no such folder or hub repository, or a file
       is missing from it.
-    ValueError: If the checkpoint is of another kind of model, or its weights
-      are not exactly those of the model that its configuration describes.
+    storage.damage.DamagedFile: A file is empty, cut off or not of its format;
+      a ValueError.
+    ValueError: If the checkpoint is of another kind of model, a setting is out
+      of range (of which sizes: see `sizes`), or its weights are not exactly
+      those of the model that its configuration describes, all finite.
     ImportError: The tokenizer needs packages that are not installed.
   """
   dtype = jnp.dtype(dtype)
@@ -131,20 +144,18 @@ def load(
     raise ValueError(f"{dtype} parameters need `with jax.enable_x64(True):`")
   folder = _folder(str(name_or_path), revision, cache_dir)
   weights = _weights_file(folder)
-  if weights.name == _OPEN_CLIP:
-    family = _FAMILIES["open_clip"]
-    settings = image_settings = _read_json(folder, "open_clip_config.json")
-  else:
-    settings = _read_json(folder, "config.json")
-    family = _hugging_face_family(settings, folder)
-    image_settings = _image_processor_settings(folder)
-  config = family.config(settings)
-  preprocess = family.preprocess(image_settings, config.image_size)
-  flat = _checked(_read_weights(weights, family), config, dtype, weights)
+  family, settings_path = _described_by(folder, weights)
+  settings = damage.read_object(settings_path)
+  with _named(settings_path):
+    config = family.config(settings)
+    expected = weights_lib.expected(config)
+  preprocess = _preprocess(folder, family, settings, config.image_size)
   tokenizer = _tokenizer(folder, family, config)
   if tokenizer is None and weights.name == _OPEN_CLIP:
     home = _snapshot(_TOKENIZER_HOME, _SMALL_FILES, None, cache_dir)
     tokenizer = _tokenizer(home, family, config)
+  flat = weights_lib.checked(
+      weights_lib.read(weights, family.tree), expected, dtype, weights)
   computed = "bfloat16" if dtype == jnp.bfloat16 else "highest"
   return Model(
       config=_computing(config, image=computed, text=computed),
@@ -261,11 +272,23 @@ def _folder(name, revision, cache_dir):
     raise ValueError(f"{name} is a file; name the folder that holds the whole "
                      "checkpoint (weights and configuration)")
   folder = _snapshot(name, _SMALL_FILES, revision, cache_dir)
-  for file, patterns in _WEIGHTS.items():
-    _snapshot(name, patterns, revision, cache_dir)
+  for file in _in_order(folder):
+    _snapshot(name, _WEIGHTS[file], revision, cache_dir)
     if (folder / file).exists():
       break
   return folder
+
+
+def _in_order(folder):
+  """The files of weights that there may be, those that are described first.
+
+  The hub's OpenCLIP models have the image tower beside them as timm has it,
+  under the names that a whole model has elsewhere.
+  """
+  described = (folder / _OPEN_CLIP_CONFIG).exists() and not (
+      (folder / _CONFIG).exists() and damage.read_object(
+          folder / _CONFIG).get("model_type") in _HUGGING_FACE)
+  return sorted(_WEIGHTS, key=lambda file: described and file != _OPEN_CLIP)
 
 
 def _snapshot(name, patterns, revision, cache_dir):
@@ -289,7 +312,7 @@ def _snapshot(name, patterns, revision, cache_dir):
 
 
 def _weights_file(folder):
-  for file in _WEIGHTS:
+  for file in _in_order(folder):
     if (folder / file).exists():
       return folder / file
   pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
@@ -301,174 +324,66 @@ def _weights_file(folder):
       f"folder)` writes {_SAFETENSORS}.")
 
 
-def _read_json(folder, file):
-  path = folder / file
+@contextlib.contextmanager
+def _named(path) -> Iterator[None]:
+  """Errors on settings say in which file these stand."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+
+
+def _described_by(folder, weights):
+  """The family of a file of weights, and the file with its settings."""
+  path = folder / (
+      _OPEN_CLIP_CONFIG if weights.name == _OPEN_CLIP else _CONFIG)
   if not path.exists():
     raise FileNotFoundError(
         f"no {path}, which must describe the weights beside it; copy it from "
         "where they came from")
-  return json.loads(path.read_text("utf-8"))
-
-
-def _hugging_face_family(settings, folder):
-  kind = settings.get("model_type")
-  if kind not in ("clip", "siglip"):
+  if weights.name == _OPEN_CLIP:
+    return _FAMILIES["open_clip"], path
+  kind = damage.read_object(path).get("model_type")
+  if kind not in _HUGGING_FACE:
     raise ValueError(
-        f"{folder} holds a model of type {kind!r}; supported are 'clip', "
-        "'siglip' and OpenCLIP's plain transformers and residual networks")
-  return _FAMILIES[kind]
+        f"{path}: a model of type {kind!r}; supported are 'clip', 'siglip' and "
+        "OpenCLIP's plain transformers and residual networks"
+        f"{_INSTEAD.get(str(kind), '')}")
+  return _FAMILIES[kind], path
 
 
-def _clip_config(settings):
-  import transformers
-  full = transformers.CLIPConfig.from_dict(settings)
-  return towers.ClipConfig(
-      **_hugging_face_sizes(full), projection=full.projection_dim,
-      eos_token_id=full.text_config.eos_token_id)
-
-
-def _siglip_config(settings):
-  import transformers
-  full = transformers.SiglipConfig.from_dict(settings)
-  text, vision = full.text_config, full.vision_config
-  if not getattr(vision, "vision_use_head", True):
-    raise ValueError("only a SigLIP with an attention pool is supported, but "
-                     "vision_config has vision_use_head=False")
-  # Older versions have no other size than the width.
-  projection = getattr(text, "projection_size", None) or text.hidden_size
-  return siglip.SiglipConfig(
-      **_hugging_face_sizes(full), projection=projection)
-
-
-def _hugging_face_sizes(full):
-  text, vision = full.text_config, full.vision_config
-  if vision.num_channels != 3:
-    raise ValueError(f"the model takes images of {vision.num_channels} "
-                     "channels; only 3 (RGB) are supported")
-  return {
-      "text": _hugging_face_tower(text),
-      "vision": _hugging_face_tower(vision),
-      "vocab_size": text.vocab_size,
-      "context_length": text.max_position_embeddings,
-      "image_size": vision.image_size,
-      "patch_size": vision.patch_size,
-  }
-
-
-def _hugging_face_tower(tower):
-  return towers.TowerConfig(
-      width=tower.hidden_size,
-      layers=tower.num_hidden_layers,
-      heads=tower.num_attention_heads,
-      mlp_width=tower.intermediate_size,
-      activation=tower.hidden_act,
-      layer_norm_eps=tower.layer_norm_eps,
-  )
+def _preprocess(folder, family, settings, image_size):
+  """How images become what the model takes, as one of the folder's files says.
+  """
+  if family is _FAMILIES["open_clip"]:
+    path = folder / _OPEN_CLIP_CONFIG
+  else:
+    path, settings = _image_processor_settings(folder)
+  with _named(path):
+    return family.preprocess(settings, image_size)
 
 
 def _image_processor_settings(folder):
-  if (folder / "preprocessor_config.json").exists():
-    return _read_json(folder, "preprocessor_config.json")
-  if (folder / "processor_config.json").exists():
-    return _read_json(folder, "processor_config.json").get(
-        "image_processor", {})
+  path = folder / "preprocessor_config.json"
+  if path.exists():
+    return path, damage.read_object(path)
+  path = folder / "processor_config.json"
+  if path.exists():
+    found = damage.read_object(path).get("image_processor", {})
+    with _named(path):
+      return path, sizes.section({"image_processor": found}, "image_processor")
   logging.warning(
       "no preprocessor_config.json in %s: images are resized, cropped and "
       "normalised as is usual for this kind of model", folder)
-  return {}
+  return folder, {}
 
 
 def _tokenizer(folder, family, config):
   """The folder's tokenizer, None where it has no files of one."""
   tokenizer = family.tokenizer(folder)
-  if tokenizer is not None and len(tokenizer) > config.vocab_size:
-    raise ValueError(
-        f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the text "
-        f"tower only {config.vocab_size}; it belongs to another model")
+  if tokenizer is not None:
+    tokenizers.check_fits(tokenizer, config.vocab_size, folder)
   return tokenizer
-
-
-def _clip_tokenizer(folder):
-  whole = (folder / "tokenizer.json").exists()
-  parts = all((folder / file).exists() for file in ("vocab.json", "merges.txt"))
-  if not whole and not parts:
-    return None
-  import transformers
-  return transformers.CLIPTokenizerFast.from_pretrained(
-      folder, local_files_only=True)
-
-
-def _siglip_tokenizer(folder):
-  if not (folder / "spiece.model").exists():
-    return None
-  try:
-    import google.protobuf  # noqa: F401
-    import sentencepiece  # noqa: F401
-  except ImportError as error:
-    raise ImportError(
-        f"the tokenizer in {folder} needs sentencepiece and protobuf: "
-        "pip install 'jaxcal[siglip]'") from error
-  import transformers
-  return transformers.SiglipTokenizer.from_pretrained(
-      folder, local_files_only=True)
-
-
-def _read_weights(path, family):
-  """The tree of arrays in a file of weights, in our layout."""
-  if path.name == _MSGPACK:
-    return serialization.msgpack_restore(path.read_bytes())
-  from safetensors import numpy as safetensors
-  if path.name == _SHARDS:
-    tensors = {}
-    for file in sorted(set(_read_json(
-        path.parent, path.name)["weight_map"].values())):
-      if not (path.parent / file).exists():
-        raise FileNotFoundError(f"no {path.parent / file}, which {path.name} "
-                                "names as a part of the weights")
-      tensors.update(safetensors.load_file(path.parent / file))
-  else:
-    tensors = safetensors.load_file(path)
-  return family.tree(tensors)
-
-
-def _checked(tree, config, dtype, path):
-  """Flat arrays in `dtype`; exactly the model's, all finite."""
-  found = traverse_util.flatten_dict(tree, sep="/")
-  expected = traverse_util.flatten_dict(
-      jax.eval_shape(lambda: towers.init(config, jax.random.key(0))), sep="/")
-  problems = [
-      f"{name}: missing, expected {list(leaf.shape)}"
-      for name, leaf in expected.items() if name not in found]
-  problems += [
-      f"{name}: not of this model, found {list(leaf.shape)}"
-      for name, leaf in found.items() if name not in expected]
-  flat = {}
-  for name in expected.keys() & found.keys():
-    array, shape = found[name], expected[name].shape
-    if array.shape != shape:
-      problems.append(f"{name}: expected {list(shape)}, found "
-                      f"{list(array.shape)}")
-    elif not jnp.issubdtype(array.dtype, jnp.floating):
-      problems.append(f"{name}: expected real numbers, found {array.dtype}")
-    else:
-      with np.errstate(over="ignore"):  # counted in the next line
-        flat[name] = np.asarray(array).astype(dtype)
-      wrong = int(np.size(array) - np.isfinite(flat[name]).sum())
-      if wrong:
-        problems.append(f"{name}: {wrong} values are not finite in {dtype}")
-      elif name.endswith("/var") and (flat[name] < 0).any():
-        problems.append(f"{name}: a variance is below 0")
-  if problems:
-    raise ValueError(_describe(problems, path))
-  return flat
-
-
-def _describe(problems, path):
-  problems = sorted(problems)
-  more = len(problems) - _MAX_LISTED
-  lines = problems[:_MAX_LISTED] + ([f"and {more} more"] if more > 0 else [])
-  return (f"{path} does not hold the model that its configuration describes:"
-          + "".join(f"\n  {line}" for line in lines))
 
 
 def _digest(config, flat):
@@ -499,12 +414,12 @@ class _Family(NamedTuple):
 
 _FAMILIES = {
     "clip": _Family(
-        _clip_config, preprocess_lib.from_image_processor,
-        layout.from_torch_names, _clip_tokenizer),
+        hugging_face.clip_config, preprocess_lib.from_image_processor,
+        layout.from_torch_names, tokenizers.of_clip),
     "siglip": _Family(
-        _siglip_config, siglip.preprocessing, siglip.from_torch_names,
-        _siglip_tokenizer),
+        hugging_face.siglip_config, siglip.preprocessing,
+        siglip.from_torch_names, tokenizers.of_siglip),
     "open_clip": _Family(
         open_clip.config, open_clip.preprocessing,
-        open_clip.from_open_clip_names, _clip_tokenizer),
+        open_clip.from_open_clip_names, tokenizers.of_clip),
 }

@@ -6,7 +6,8 @@ plain causal text transformer; everything else is refused by the name of the
 setting that asks for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import functools
 import re
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from jaxcal.clip import layout
 from jaxcal.clip import preprocess
 from jaxcal.clip import resnet
+from jaxcal.clip import sizes
 from jaxcal.clip import towers
 from jaxcal.typing import PyTree
 
@@ -27,6 +29,11 @@ _VISION = {"image_size": 224, "patch_size": 16, "width": 768, "layers": 12,
 _RESNET = {"image_size": 224, "width": 768, "layers": None, "head_width": 64}
 _TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "layers": 12,
          "heads": 8, "mlp_ratio": 4.0}
+
+# How settings are looked at that are no whole numbers, or have other bounds.
+_CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    "quick_gelu": sizes.truth, "layers": sizes.layers,
+    "mlp_ratio": functools.partial(sizes.positive, high=64)}
 
 # Settings that change nothing in the plain model, at these values. Any other
 # setting must be off (None, False, 0, empty).
@@ -107,10 +114,12 @@ def config(settings: Mapping[str, Any]) -> towers.ClipConfig:
   Raises:
     ValueError: If the model is not a plain one; names the settings.
   """
-  model = settings["model_cfg"]
+  model = sizes.section(settings, "model_cfg")
   shared = _read(model, _MODEL, "model_cfg")
-  text = _read(model["text_cfg"], _TEXT, "text_cfg")
+  text = _read(sizes.section(model, "text_cfg"), _TEXT, "text_cfg")
+  vision = sizes.section(model, "vision_cfg")
   activation = "quick_gelu" if shared["quick_gelu"] else "gelu"
+  sizes.heads(text["heads"], "text_cfg.heads", text["width"])
   common = {
       "text": _tower(text, text["heads"], activation),
       "vocab_size": text["vocab_size"],
@@ -118,9 +127,14 @@ def config(settings: Mapping[str, Any]) -> towers.ClipConfig:
       "eos_token_id": 2,
       "projection": shared["embed_dim"],
   }
-  if isinstance(model["vision_cfg"].get("layers"), (list, tuple)):
+  if isinstance(vision.get("layers"), (list, tuple)):
     return _resnet_config(model, common)
-  vision = _read(model["vision_cfg"], _VISION, "vision_cfg")
+  vision = _read(vision, _VISION, "vision_cfg")
+  sizes.patch(
+      vision["patch_size"], "vision_cfg.patch_size", vision["image_size"])
+  if vision["head_width"] > vision["width"]:
+    raise ValueError(f"vision_cfg.head_width is {vision['head_width']}, but "
+                     f"vision_cfg.width only {vision['width']}")
   return towers.ClipConfig(
       vision=_tower(
           vision, vision["width"] // vision["head_width"], activation),
@@ -129,7 +143,8 @@ def config(settings: Mapping[str, Any]) -> towers.ClipConfig:
 
 
 def _resnet_config(model, common):
-  vision = _read(model["vision_cfg"], _RESNET, "vision_cfg", _NOT_OF_RESNET)
+  vision = _read(model["vision_cfg"], _RESNET, "vision_cfg", _NOT_OF_RESNET,
+                 _CHECKS | {"layers": _blocks})
   if "quick_gelu" not in model:
     # Its own configuration of RN50 lacks it, and texts of all its weights need
     # it; only programs that know the weights by name can put that right.
@@ -152,7 +167,8 @@ def preprocessing(
   Raises:
     ValueError: If the filter is drawn at random, or images are padded.
   """
-  chosen = settings.get("preprocess_cfg", {})
+  chosen = sizes.section({"preprocess_cfg": {}} | dict(settings),
+                         "preprocess_cfg")
   mode = chosen.get("resize_mode", "shortest")
   if mode not in ("shortest", "squash"):
     raise ValueError(f"the resize_mode {mode!r} of preprocess_cfg is not "
@@ -165,13 +181,15 @@ def preprocessing(
       resize=image_size if mode == "shortest" else (image_size, image_size),
       crop=image_size,
       resample=chosen.get("interpolation", "bicubic"),
-      mean=tuple(chosen.get("mean", preprocess.CLIP_MEAN)),
-      std=tuple(chosen.get("std", preprocess.CLIP_STD)),
+      mean=sizes.three(
+          chosen.get("mean", preprocess.CLIP_MEAN), "preprocess_cfg.mean"),
+      std=sizes.three(chosen.get("std", preprocess.CLIP_STD),
+                      "preprocess_cfg.std", above=0),
       offset="round",
   )
 
 
-def _read(settings, known, where, ignored=()):
+def _read(settings, known, where, ignored=(), checks=_CHECKS):
   strange = [
       f"{key}={value!r}" for key, value in settings.items()
       if value and key not in (*known, *_IGNORED, *ignored) and
@@ -188,7 +206,14 @@ def _read(settings, known, where, ignored=()):
   absent = [key for key, value in values.items() if value is None]
   if absent:
     raise ValueError(f"{where} has no {', '.join(absent)}")
+  for key, value in values.items():
+    checks.get(key, sizes.whole)(value, f"{where}.{key}")
   return values
+
+
+def _blocks(values, where):
+  for value in values:
+    sizes.layers(value, where)
 
 
 def _tower(values, heads, activation):

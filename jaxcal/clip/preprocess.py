@@ -10,6 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxcal.clip import sizes
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import DTypeLike
@@ -49,9 +50,11 @@ class Preprocess:
     if self.resample not in _RESAMPLE.values():
       raise ValueError(f"unknown filter {self.resample!r}; choose from: "
                        f"{', '.join(sorted(_RESAMPLE.values()))}.")
-    if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std):
-      raise ValueError("expected a mean and a nonzero deviation for each of "
-                       f"three channels, got {self.mean=}, {self.std=}")
+    sizes.three(self.mean, "the mean of pixels")
+    sizes.three(self.std, "the standard deviation of pixels", above=0)
+    edges = self.resize if isinstance(self.resize, tuple) else (self.resize,)
+    for side in (*edges, self.crop):
+      sizes.whole(side, "a side of images")
 
 
 def normalise_pixels(
@@ -105,11 +108,14 @@ def from_image_processor(
     ValueError: If images would not come out as squares of that side, or a
       setting is not known.
   """
-  if not settings.get("do_resize", True):
+  # Some files have null for what is off.
+  flag = lambda name: settings.get(name, True) is not None and sizes.truth(
+      settings.get(name, True), name)
+  if not flag("do_resize"):
     raise ValueError("the image processor does not resize (do_resize is false),"
                      f" but the model takes only {image_size} x {image_size}")
   resize = made = _resize(settings.get("size", image_size))
-  if settings.get("do_center_crop", True):
+  if flag("do_center_crop"):
     made = _crop(settings.get("crop_size", image_size))
   elif isinstance(resize, int):
     raise ValueError(
@@ -120,34 +126,46 @@ def from_image_processor(
         f"the image processor makes images of {made}, but the model takes "
         f"{image_size} x {image_size}")
   resample = settings.get("resample", 3)
-  if resample not in _RESAMPLE:
+  if not isinstance(resample, int) or resample not in _RESAMPLE:
     raise ValueError(f"unknown resampling number {resample!r}; choose from: "
                      f"{_RESAMPLE}.")
-  mean, std = (0.0,) * 3, (1.0,) * 3
-  if settings.get("do_normalize", True):
-    mean = tuple(settings.get("image_mean", CLIP_MEAN))
-    std = tuple(settings.get("image_std", CLIP_STD))
+  mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+  if flag("do_normalize"):
+    mean = sizes.three(settings.get("image_mean", CLIP_MEAN), "image_mean")
+    std = sizes.three(
+        settings.get("image_std", CLIP_STD), "image_std", above=0)
   # Our pixels are divided by 255; another factor moves into mean and deviation.
-  factor = 255 * settings.get("rescale_factor", 1 / 255)
-  if not settings.get("do_rescale", True):
+  factor = 255 * sizes.positive(
+      settings.get("rescale_factor", 1 / 255), "rescale_factor")
+  if not flag("do_rescale"):
     factor = 255
   if abs(factor - 1) > 1e-9:
-    mean, std = (tuple(x / factor for x in values) for values in (mean, std))
+    mean, std = _divided(mean, factor), _divided(std, factor)
   return Preprocess(resize, image_size, _RESAMPLE[resample], mean, std)
 
 
+def _divided(values, factor):
+  first, second, third = values
+  return first / factor, second / factor, third / factor
+
+
 def _resize(size):
-  if isinstance(size, int):
-    return size
-  if set(size) == {"shortest_edge"}:
-    return size["shortest_edge"]
-  if set(size) == {"height", "width"}:
-    return size["height"], size["width"]
-  raise ValueError("a size of 'shortest_edge', or of 'height' and 'width', "
-                   f"expected in the image processor, but {size=}")
+  if isinstance(size, dict) and set(size) == {"shortest_edge"}:
+    return sizes.whole(size["shortest_edge"], "size.shortest_edge")
+  if isinstance(size, dict):
+    return _height_and_width(size, "size")
+  return sizes.whole(size, "size")
 
 
 def _crop(size):
-  if isinstance(size, int):
-    return size, size
-  return size["height"], size["width"]
+  if isinstance(size, dict):
+    return _height_and_width(size, "crop_size")
+  return (sizes.whole(size, "crop_size"),) * 2
+
+
+def _height_and_width(size, name):
+  if set(size) != {"height", "width"}:
+    raise ValueError("a size of 'shortest_edge', or of 'height' and 'width', "
+                     f"expected in the image processor, but {size=}")
+  return tuple(sizes.whole(size[side], f"{name}.{side}")
+               for side in ("height", "width"))

@@ -2,7 +2,7 @@
 
 from jaxcal import lazy
 
-__all__ = ["arrays", "atomic", "identity", "lock", "output_folder", "pair",
-           "paths", "process", "pytree"]
+__all__ = ["arrays", "atomic", "damage", "identity", "lock", "output_folder",
+           "pair", "paths", "process", "pytree"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

@@ -331,7 +331,8 @@ class RefusalTest(parameterized.TestCase):
   @parameterized.parameters(
       ("visual_projection.weight", (5, 13), r"\[12, 5\], found \[13, 5\]"),
       ("visual_projection.weight", (5,), r"\[12, 5\], found \[5\]"),
-      ("logit_scale", (1,), r"expected \[\], found \[1\]"),
+      ("logit_scale", (2,), r"expected \[\], found \[2\]"),
+      ("logit_scale", (1, 1), r"expected \[\], found \[1, 1\]"),
       ("vision_model.embeddings.patch_embedding.weight", (12, 3, 3),
        r"\[3, 3, 3, 12\], found \[3, 3, 12\]"))
   def test_another_shape(self, name, shape, message):
