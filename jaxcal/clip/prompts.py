@@ -201,6 +201,10 @@ def prompt_bank(
                        "between")
   name_lengths = [
       len(ids) - first - 1 for ids in tokenizer(names)["input_ids"]]
+  if 0 in name_lengths:
+    empty = name_lengths.index(0)
+    raise ValueError(f"class {empty} has a name of which the tokenizer leaves "
+                     f"nothing: {names[empty]!r}")
   in_front = _context_in_front(num_context, class_position)
   placed = [
       _place_name(row, first, num_context, length, in_front)

@@ -20,6 +20,7 @@ _SETTINGS = "tokenizer_config.json"
 # Read by transformers where they are there.
 _BESIDE = (_SETTINGS, "special_tokens_map.json", "added_tokens.json")
 _WORD_END = "</w>"
+_ALL = (_WHOLE, _VOCABULARY, _MERGES, _PIECES, *_BESIDE)
 _SPECIAL = ("pad_token", "eos_token", "bos_token", "unk_token")
 # In a model of sentencepiece: pieces, how it was trained, how texts are
 # normalised, the latter two behind the pieces.
@@ -91,9 +92,11 @@ def of_clip(folder: pathlib.Path) -> Tokenizer | None:
   if all((folder / file).exists() for file in (_VOCABULARY, _MERGES)):
     _check_merges(folder / _VOCABULARY, folder / _MERGES)
   import transformers
-  with damage.told(folder / (_WHOLE if whole else _VOCABULARY)):
-    return Tokenizer(transformers.CLIPTokenizerFast.from_pretrained(
+  with damage.told(_tokenizer_of(folder)):
+    found = Tokenizer(transformers.CLIPTokenizerFast.from_pretrained(
         folder, local_files_only=True), cleaning.clean)
+    _check_ends(found.tokenizer, starts=True)
+  return found
 
 
 def of_siglip(folder: pathlib.Path) -> Any:
@@ -149,8 +152,11 @@ def _of_pieces(folder):
   with damage.told(path):
     if not _PARTS_OF_PIECES <= _fields_of(path.read_bytes()):
       raise ValueError("it is cut off")
-    return transformers.SiglipTokenizer.from_pretrained(
+  with damage.told(_tokenizer_of(folder)):
+    found = transformers.SiglipTokenizer.from_pretrained(
         folder, local_files_only=True)
+    _check_ends(found, starts=False)
+  return found
 
 
 def _of_json(folder):
@@ -164,22 +170,29 @@ def _of_json(folder):
   special = {name: value.get("content") if isinstance(value, dict) else value
              for name in _SPECIAL
              if (value := settings.get(name)) is not None}
-  with damage.told(path):
+  with damage.told(_tokenizer_of(folder)):
     found = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(path), **special)
-    _check_ends(found)
+    _check_ends(found, starts=False)
   return Tokenizer(found, str.lower)
 
 
-def _check_ends(tokenizer):
-  """Prompts are made of rows that begin with words and end with one token."""
-  end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
+def _tokenizer_of(folder):
+  """What to call a tokenizer that several files make together."""
+  files = ", ".join(file for file in _ALL if (folder / file).exists())
+  return f"the tokenizer in {folder} ({files})"
+
+
+def _check_ends(tokenizer, *, starts):
+  """Refuses rows that prompts cannot be made of; a call tells what is wrong."""
+  start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
   row = tokenizer("a")["input_ids"]
-  if padding is None or len(row) < 2 or row[-1] != end or (
-      row[0] == tokenizer.bos_token_id):
+  if not row or row[-1] != end or (row[0] == start) != starts or (
+      tokenizer.pad_token_id is None):
     raise ValueError(
-        f"it makes {row} of 'a'; expected tokens and then the end token, "
-        f"without one for the start, and has {end=}, {padding=}")
+        f"it makes {row} of 'a', with {start=}, {end=} and padding="
+        f"{tokenizer.pad_token_id}; expected "
+        f"{'a start token, ' if starts else ''}tokens and an end token")
 
 
 def _check_object(path):

@@ -148,6 +148,36 @@ class LoadTest(absltest.TestCase):
         checkpoint.load(self.folder)
 
 
+class SeveralWeightsTest(LoadTest):
+  """With the image tower beside it as timm has it, as on the hub."""
+
+  def _write(self, vocab_size):
+    safetensors.save_file({"head.weight": np.zeros((5, 12), np.float32)},
+                          self.folder / "model.safetensors")
+    tiny.write_json(self.folder / "config.json", {
+        "architecture": "vit_tiny_patch3_clip_6", "num_classes": 5})
+    return super()._write(vocab_size)
+
+  def test_on_the_hub(self):
+    """Of the weights, only those that a configuration describes are taken."""
+    self._write(vocab_size=1000)
+    taken = []
+
+    def download(name, *, allow_patterns, **_):
+      taken.extend(allow_patterns)
+      return str(self.folder if name == "timm/tiny" else self.tokenizer)
+
+    with mock.patch("huggingface_hub.snapshot_download", download):
+      checkpoint.load("timm/tiny")
+    self.assertIn("open_clip_model.safetensors", taken)
+    self.assertNotIn("model.safetensors", taken)
+
+  def test_a_model_of_hugging_face_comes_first(self):
+    self._write(vocab_size=1000)
+    tiny.write(self.folder)
+    self.assertEqual(checkpoint.load(self.folder).config, tiny.CONFIG)
+
+
 class ConvertTest(parameterized.TestCase):
 
   def test_back_from_their_layout(self):
