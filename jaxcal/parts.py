@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxcal.storage import arrays as arrays_lib
 from jaxcal.storage import atomic
+from jaxcal.storage import damage
 from jaxcal.storage import identity as identity_lib
 from jaxcal.typing import Int
 from jaxcal.typing import Positions
@@ -163,15 +164,11 @@ def remove(folder: pathlib.Path) -> None:
 
 def _read_about(folder):
   path = folder / _ABOUT
-  try:
-    found = json.loads(path.read_bytes())
-    if not {"ids", "names"} <= set(found):
-      raise ValueError("ids or names are missing")
-  except (ValueError, TypeError) as error:
-    raise ValueError(
-        f"{path} is damaged ({error}), so that nobody knows what {folder} "
-        "holds; remove that folder, and what was in it is computed again"
-    ) from error
+  way_out = (f"nobody knows what {folder} holds: remove that folder, and what "
+             "was in it is computed again")
+  found = damage.read_object(path, way_out)
+  if not {"ids", "names"} <= set(found):
+    raise damage.DamagedFile(path, "ids or names are missing", way_out)
   return found
 
 

@@ -50,7 +50,7 @@ _MAY_IMPORT = {
     "parts": {"typing", "storage"},
     "sharding": {"typing"},
     "adapt": {"typing", "losses", "clip", "posterior", "stages"},
-    "tuning": {"typing", "losses", "clip", "data", "stages"},
+    "tuning": {"typing", "losses", "clip", "data", "stages", "storage"},
     "features": {"typing", "clip", "data", "provenance", "sharding",
                  "storage"},
     "testbed": {"typing", "clip", "data"},
@@ -84,11 +84,10 @@ _MAY_ALSO_IMPORT = {
     "report/posterior.py": {"posterior"},
     # Figures of a run are called after fields of its config.
     "storage/output_folder.py": {"config"},
-    "tuning/checkpoint.py": {"storage"},
-    "tuning/fit.py": {"features", "storage"},
-    "tuning/images.py": {"features", "parts", "storage"},
+    "tuning/fit.py": {"features"},
+    "tuning/images.py": {"features", "parts"},
     "tuning/saved.py": {"predictions"},
-    "tuning/vocabulary.py": {"parts", "storage"},
+    "tuning/vocabulary.py": {"parts"},
     # What the posterior's users call: from images and a model to predictions.
     "posterior/inputs.py": {"clip", "data", "features", "tasks"},
     "posterior/head.py": {"adapt", "clip"},

@@ -11,6 +11,8 @@ import os
 import pathlib
 from typing import Any
 
+from jaxcal.storage import damage
+
 # Those of UTF-32 begin with those of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"),
@@ -57,15 +59,16 @@ def read_json(path: str | os.PathLike) -> Any:
 
   Raises:
     FileNotFoundError: If there is no such file.
-    ValueError: If it is no JSON, or nested too deeply to be read; names it.
+    DamagedFile: If it is no JSON, or nested too deeply to be read; names it.
   """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"no file {path}")
+  damage.refuse_stub(path)
   try:
     return json.loads(read(path))
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{path} is not JSON: {error}") from error
-  except RecursionError as error:
-    raise ValueError(f"{path} is not JSON of lists: it is nested too deeply to "
-                     "be read") from error
+  except (json.JSONDecodeError, RecursionError) as error:
+    raise damage.DamagedFile(path, f"no JSON: {error}") from error
 
 
 def _line(before):

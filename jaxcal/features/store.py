@@ -33,6 +33,7 @@ from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import views
 from jaxcal.storage import atomic
+from jaxcal.storage import damage
 from jaxcal.storage import identity
 from jaxcal.storage import paths
 from jaxcal.typing import Bool
@@ -486,7 +487,7 @@ def _read_chunk(store, names, chunk):
       values[name] = reads[name].result()
       expected = json.loads(path.read_bytes())[name]
       sound = hashlib.sha256(values[name]).hexdigest() == expected
-    except (ValueError, KeyError, TypeError):  # files cut short or mangled
+    except (ValueError, KeyError, TypeError, RecursionError):  # mangled files
       sound = False
     if not sound:
       raise ValueError(
@@ -582,10 +583,7 @@ def _read_manifest(folder):
   if not path.exists():
     raise FileNotFoundError(
         f"no {path}; feature stores are written by `jaxcal features`")
-  try:
-    fields = dict(json.loads(path.read_bytes()))
-  except (ValueError, TypeError) as error:
-    raise ValueError(f"{path} is damaged ({error}). {_WAY_OUT}") from error
+  fields = damage.read_object(path, _WAY_OUT)
   version = fields.get("format_version")
   if version != FORMAT_VERSION:
     raise ValueError(f"{path} has the format version {version}; this program "

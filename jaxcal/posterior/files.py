@@ -21,6 +21,7 @@ from jaxcal.posterior import laplace
 from jaxcal.posterior import marginal
 from jaxcal.storage import arrays
 from jaxcal.storage import atomic
+from jaxcal.storage import damage
 from jaxcal.storage import identity
 from jaxcal.typing import Float
 
@@ -201,10 +202,7 @@ def read(folder: str | os.PathLike) -> Fitted:
           f"no {folder / name}; `jaxcal posterior fit` writes it, and `jaxcal "
           "posterior import` from released factors")
   path = folder / _MANIFEST
-  try:
-    manifest = dict(json.loads(path.read_text(encoding="utf-8")))
-  except (ValueError, TypeError) as error:
-    raise ValueError(f"{path} is damaged ({error}); {_AGAIN}") from error
+  manifest = damage.read_object(path, _AGAIN)
   missing = [key for key in _NEEDED if key not in manifest]
   try:
     matrices = arrays.unpack(folder / "factors.npz")

@@ -6,7 +6,6 @@ of prior precisions. Torch reads the matrices and executes nothing in them.
 """
 
 from collections.abc import Mapping
-import json
 import math
 import os
 import pathlib
@@ -18,6 +17,7 @@ import numpy as np
 from jaxcal.posterior import curvature
 from jaxcal.posterior import files
 from jaxcal.posterior import marginal
+from jaxcal.storage import damage
 
 PUBLISHED_PAIRS = 327_680  # of LAION-400M, behind each published factor
 
@@ -166,10 +166,7 @@ def _read_matrix(path):
 
 def _read_prior(path):
   """The four numbers of a published JSON."""
-  try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise ValueError(f"{path} is no JSON: {error}") from error
+  found = damage.read_json(path)
   for key in _PRIOR_KEYS:
     value = found.get(key) if isinstance(found, dict) else None
     if not isinstance(value, (int, float)) or not 0 < value < math.inf:

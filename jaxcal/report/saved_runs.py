@@ -19,6 +19,7 @@ from jaxcal import stages
 from jaxcal.predictions import Predictions
 from jaxcal.report import summary
 from jaxcal.storage import atomic
+from jaxcal.storage import damage
 
 # Where a set's predictions for images of none of its classes lie, and where
 # earlier versions put them.
@@ -37,6 +38,8 @@ SETTINGS = "settings"
 _BESIDE = (SETTINGS, "fits", "provenance")
 # In run.json, the words of the command line that the run was given by.
 COMMAND = "command"
+
+_RESTORE = "restore it from a copy, or give the command of the run again"
 
 # By the words of a command, what each row of its results has. Those of
 # `jaxcal evaluate` and `jaxcal recalibrate` come last: others have more.
@@ -73,9 +76,7 @@ def parsed(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: It is damaged.
   """
-  if not path.exists():
-    return {}
-  return _parsed(path.read_text(encoding="utf-8"), path)
+  return damage.read_object(path, _RESTORE) if path.exists() else {}
 
 
 def kind(
@@ -232,8 +233,8 @@ def rows(run: pathlib.Path, name: str) -> list[dict[str, Any]]:
     name: Name of the table, such as "results" or "differences".
   """
   path = run / f"{name}.jsonl"
-  lines = path.read_text("utf-8").splitlines() if path.exists() else []
-  return [_as_today(run, _parsed(line, path)) for line in lines]
+  found = damage.read_rows(path, _RESTORE) if path.exists() else []
+  return [_as_today(run, row) for row in found]
 
 
 def _as_today(run, row):
@@ -304,7 +305,7 @@ def out_of_distribution(path: pathlib.Path) -> pathlib.Path | None:
 def is_recalibrated(path: pathlib.Path) -> bool:
   """Whether a calibrator has been at work on predictions."""
   path = path.with_name(f"{path.name}.json")
-  told = _parsed(path.read_text(encoding="utf-8"), path)
+  told = damage.read_object(path, _RESTORE)
   return "recalibrator" in told.get("settings", {})
 
 
@@ -411,10 +412,3 @@ def named(data: str, name: str) -> Iterator[None]:
     yield
   except ValueError as error:
     raise ValueError(f"{data}, {name}: {error}") from error
-
-
-def _parsed(text, path):
-  try:
-    return json.loads(text)
-  except ValueError as error:
-    raise ValueError(f"{path} is damaged, no JSON: {error}") from error

@@ -22,6 +22,7 @@ from jaxcal.report import seeds as seeds_lib
 from jaxcal.report import summary
 from jaxcal.report import tables
 from jaxcal.storage import atomic
+from jaxcal.storage import damage
 from jaxcal.storage import identity as identity_lib
 
 # Of a folder's name, before its hash: up to four bytes each, of 255 in all.
@@ -59,8 +60,9 @@ class Rows:
 
   def __init__(self, path: pathlib.Path):
     self._path = path
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    self.all = [json.loads(line) for line in text.splitlines()]
+    self.all = damage.read_rows(
+        path, "remove it: its rows are made anew of the predictions"
+    ) if path.exists() else []
 
   def has(self, key: _Row) -> bool:
     """Whether a row has these values, and no further fields."""

@@ -55,7 +55,8 @@ def saved(folder: str | os.PathLike) -> Thumbnails:
   try:
     return {data: dict(by_id)
             for data, by_id in json.loads(path.read_text("utf-8")).items()}
-  except (AttributeError, TypeError, ValueError) as error:
+  except (
+      AttributeError, TypeError, ValueError, RecursionError) as error:
     raise ValueError(f"{path} is damaged ({error}); remove it: the page then "
                      "has no images") from error
 

@@ -80,8 +80,11 @@ def read_json(path: pathlib.Path, way_out: str = _AGAIN) -> Any:
     FileNotFoundError: It is not there.
   """
   refuse_stub(path, way_out)
-  with told(path, way_out):
-    return json.loads(path.read_bytes())
+  content = path.read_bytes()
+  try:
+    return json.loads(content)
+  except (ValueError, RecursionError) as error:
+    raise DamagedFile(path, f"no JSON: {error}", way_out) from error
 
 
 def read_object(path: pathlib.Path, way_out: str = _AGAIN) -> dict[str, Any]:
@@ -98,11 +101,12 @@ def read_object(path: pathlib.Path, way_out: str = _AGAIN) -> dict[str, Any]:
   return found
 
 
-def read_lines(path: pathlib.Path, way_out: str = _AGAIN) -> list[Any]:
-  """What the lines of a file hold, JSON each; nothing where it is empty.
+def read_rows(
+    path: pathlib.Path, way_out: str = _AGAIN) -> list[dict[str, Any]]:
+  """The objects of JSON in the lines of a file; none where it is empty.
 
   Raises:
-    DamagedFile: A line is no JSON; says which.
+    DamagedFile: A line holds something else; says which.
     FileNotFoundError: It is not there.
   """
   found = []
@@ -110,7 +114,8 @@ def read_lines(path: pathlib.Path, way_out: str = _AGAIN) -> list[Any]:
     lines = path.read_text(encoding="utf-8").splitlines()
   for number, line in enumerate(lines, 1):
     try:
-      found.append(json.loads(line))
-    except (ValueError, RecursionError) as error:
-      raise DamagedFile(path, f"line {number}: {error}", way_out) from error
+      found.append(dict(json.loads(line)))
+    except (ValueError, TypeError, RecursionError) as error:
+      raise DamagedFile(
+          path, f"no JSON in line {number}: {error}", way_out) from error
   return found

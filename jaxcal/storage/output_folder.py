@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxcal import config
 from jaxcal.storage import atomic
+from jaxcal.storage import damage
 from jaxcal.storage import lock
 
 # In the output folder itself; figures of a sweep are called FIELD-SET.svg.
@@ -73,13 +74,9 @@ def read_settings(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: It is damaged.
   """
-  try:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-  except (ValueError, TypeError) as error:
-    raise ValueError(
-        f"{path} is damaged ({error}), so that nobody knows what "
-        f"{path.parent} holds; give another --output, or remove that folder"
-    ) from error
+  return damage.read_object(
+      path, f"nobody knows what {path.parent} holds: give another --output, or "
+      "remove that folder")
 
 
 def remove_written(

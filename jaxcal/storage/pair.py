@@ -120,7 +120,8 @@ def _read_json(json_path, arrays_path):
   try:
     found = json.loads(json_path.read_bytes())
     checksums = [found.pop(key, None) for key in _CHECKSUMS]
-  except (ValueError, AttributeError, TypeError) as error:
+  except (
+      ValueError, AttributeError, TypeError, RecursionError) as error:
     raise ValueError(f"{json_path} is damaged ({error}). "
                      f"{_way_out(arrays_path)}") from error
   if checksums[1] not in (None, _digest(found)):
@@ -137,7 +138,7 @@ def _is_checked(json_path):
     return _ARRAYS in json.loads(json_path.read_bytes())
   except FileNotFoundError:
     return True
-  except (ValueError, TypeError):
+  except (ValueError, TypeError, RecursionError):
     return False
 
 

@@ -333,7 +333,7 @@ class ReportTest(parameterized.TestCase):
   @parameterized.parameters("results.jsonl", "differences.jsonl", "run.json")
   def test_damaged_tables(self, name):
     (self.run / name).write_text("{\n")
-    self._fails(f"{name} is damaged, no JSON", self.run)
+    self._fails(f"{name} is damaged .no JSON", self.run)
 
   @parameterized.parameters(
       (("--config.views.number=8", "--config.metrics.level=0.9"),

@@ -229,7 +229,7 @@ _DAMAGES = (
     (_no_split_file, (findings.SPLIT_ABSENT, f"no {_SPLIT} for caltech101",
                       f"put the published {_SPLIT} at .*/caltech-101/{_SPLIT}"
                       )),
-    (_cut_split_file, (findings.SPLIT_DAMAGED, "is not JSON", "put the pub")),
+    (_cut_split_file, (findings.SPLIT_DAMAGED, "no JSON", "put the pub")),
     (_deep_split_file, (findings.SPLIT_DAMAGED, "nested too deeply", "put")),
     (_split_file_of_another, (findings.SPLIT_OF_OTHER,
                               "has the classes of dtd, not of caltech101",

@@ -76,7 +76,7 @@ class ReadTest(parameterized.TestCase):
       coop.read(self.path, self.root / "images")
 
   @parameterized.parameters(
-      ("{", "is not JSON"), ("[]", "expected the keys .*found list"),
+      ("{", "is damaged .no JSON"), ("[]", "expected the keys .*found list"),
       ('{"train": [], "test": []}', r"found \['test', 'train'\]"))
   def test_not_a_split_file(self, content, message):
     self.path.write_text(content)

@@ -139,7 +139,7 @@ class ReadFolderTest(parameterized.TestCase):
 
   def test_prior_that_is_no_json(self):
     (self.folder / "prior_precision_analytic.json").write_text("{")
-    with self.assertRaisesRegex(ValueError, "prior.* is no JSON"):
+    with self.assertRaisesRegex(ValueError, "prior.* is damaged .no JSON"):
       released.read_folder(self.folder)
 
   def _save(self, name, matrix):

@@ -36,19 +36,19 @@ class DamageTest(parameterized.TestCase):
   def test_what_is_sound(self):
     self.path.write_bytes(b'\xef\xbb\xbf{"a": [1, null]}')
     self.assertEqual(damage.read_object(self.path), {"a": [1, None]})
-    self.path.write_bytes(b'{"a": 1}\n2\n')
-    self.assertEqual(damage.read_lines(self.path), [{"a": 1}, 2])
+    self.path.write_bytes(b'{"a": 1}\n{}\n')
+    self.assertEqual(damage.read_rows(self.path), [{"a": 1}, {}])
     self.path.write_bytes(b"")
-    self.assertEqual(damage.read_lines(self.path), [])
+    self.assertEqual(damage.read_rows(self.path), [])
 
   @parameterized.parameters(
-      (b'{"a": 1}\n{"a"', "line 2: "), (b"1\n" + b"[" * 100_000, "line 2: "),
-      (b"\xff", "utf-8"))
+      (b'{"a": 1}\n{"a"', "line 2: "), (b"{}\n" + b"[" * 100_000, "line 2: "),
+      (b"{}\n7", "line 2: "), (b"\xff", "utf-8"))
   def test_lines(self, content, reason):
     self.path.write_bytes(content)
     with self.assertRaisesRegex(
         damage.DamagedFile, rf"some\.json is damaged .*{reason}"):
-      damage.read_lines(self.path)
+      damage.read_rows(self.path)
 
   def test_errors_of_the_system_stay(self):
     with self.assertRaises(FileNotFoundError):
