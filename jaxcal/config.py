@@ -28,6 +28,7 @@ NUMBERS = ("weight", "effective_weight", "delta", "quantile", "learning_rate",
 NUM_VIEWS = 64
 # Clean views that take the place of an image with all of its views.
 _CLEAN_VIEWS = 8
+_MOST_GB = 10**6
 # How a flag or a file says that a field is None.
 NONE = ("", "none", "None")
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
@@ -702,6 +703,10 @@ def validate(config: ExperimentConfig) -> None:
         for name, part in method_parts(config.method).items()),
       ("stream.", config.stream,
        [_one_of(config.stream, "order", "shuffled", "given")]),
+      *((f"{name}.", part, _seeds(part)) for name, part in (
+          ("views", config.views), ("stream", config.stream),
+          ("fpp", config.fpp), ("posterior", config.posterior),
+          ("metrics", config.metrics))),
       ("fpp.", config.fpp, _fpp_rows(config.fpp)),
       ("posterior.", config.posterior, _posterior_rows(config.posterior)),
       ("temperature.", config.temperature,
@@ -730,6 +735,11 @@ def _check_own_methods(methods):
       raise ValueError(
           f"config.methods[{name!r}] is {method!r}, expected an instance of a "
           "dataclass of numbers with a method(), such as jaxcal.Tda()")
+    for field in dataclasses.fields(method):
+      value = getattr(method, field.name)
+      if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"config.methods[{name!r}].{field.name} is nan, "
+                         "expected a number")
 
 
 def _wrong(name, value, expected):
@@ -871,8 +881,14 @@ def _rows_of_no_section(config):
   return (
       _one_of(config, "protocol", "defaults", "paper"),
       _positive(config, "memory_gb"),
+      ("memory_gb", config.memory_gb <= _MOST_GB, f"<= {_MOST_GB}"),
       _one_of(config, "linearisation", "auto", "vjp", "jacobian"),
       *_at_least(1, config, "batch_size", "num_threads"))
+
+
+def _seeds(part):
+  """A row of a seed, which both NumPy and JAX take."""
+  return [("seed", 0 <= part.seed < 2**32, "from 0 to 2**32 - 1")]
 
 
 def _at_least(low, part, *names):

@@ -1,6 +1,8 @@
 """Ranges of the experiment's fields, and their descriptions."""
 
 import dataclasses
+import re
+import typing
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -47,13 +49,14 @@ class ConfigTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ("memory_gb", 0.0, "> 0"), ("memory_gb", -1.0, "> 0"),
+      ("memory_gb", 1e308, "<= 1000000"),
       ("linearisation", "jvp", "'auto', 'vjp' or 'jacobian'"),
       ("batch_size", 0, ">= 1"), ("num_threads", 0, ">= 1"))
   def test_values_of_no_part_are_named(self, name, value, expected):
     experiment = config.ExperimentConfig()
     setattr(experiment, name, value)
     with self.assertRaisesRegex(
-        ValueError, rf"^--config\.{name} is {value!r}, expected "
+        ValueError, rf"^--config\.{name} is {re.escape(repr(value))}, expected "
         rf"{expected}$"):
       config.validate(experiment)
 
@@ -100,6 +103,40 @@ class ConfigTest(parameterized.TestCase):
         count(getattr(c, f.name)) if dataclasses.is_dataclass(
             getattr(c, f.name)) else 1 for f in dataclasses.fields(c))
     self.assertLen(rows, count(config.ExperimentConfig()))
+
+  @parameterized.parameters(float("nan"), float("inf"), -float("inf"))
+  def test_no_number_is_nan_or_infinite(self, value):
+    names = [field.name for field in config.fields(config.ExperimentConfig())
+             if float in (field.kind, *typing.get_args(field.kind))]
+    self.assertGreater(len(names), 40)
+    for name in names:
+      experiment = config.ExperimentConfig()
+      field, = (one for one in config.fields(experiment) if one.name == name)
+      setattr(field.part, field.key, value)
+      with self.assertRaisesRegex(
+          ValueError, f"^--{name} is {value}, expected a finite number"):
+        config.check(experiment)
+
+  @parameterized.product(
+      part=("views", "stream", "fpp", "posterior", "metrics"),
+      value=(-1, 2**32, 10**30))
+  def test_seeds_that_cannot_be_drawn_from(self, part, value):
+    experiment = config.ExperimentConfig()
+    getattr(experiment, part).seed = value
+    with self.assertRaisesRegex(
+        ValueError, rf"^--config\.{part}\.seed is {value}, expected from 0 "):
+      config.validate(experiment)
+
+  def test_methods_of_ones_own_have_no_nan(self):
+    @dataclasses.dataclass(frozen=True)
+    class Mine:
+      alpha: float = float("nan")
+
+    experiment = config.ExperimentConfig(methods={"mine": Mine()})
+    with self.assertRaisesRegex(ValueError, r"\['mine'\]\.alpha is nan"):
+      config.validate(experiment)
+    experiment.methods = {"mine": Mine(float("inf"))}
+    config.validate(experiment)
 
   @parameterized.parameters(
       ("views", "seed", 1.0, "a whole number"),

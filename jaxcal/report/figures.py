@@ -478,6 +478,9 @@ def svg(figure: "Figure", *, inline: bool = False) -> str:
   """
   import matplotlib
   text = io.StringIO()
+  # Names of sets and methods may have dollars in them, and no formulas.
+  for label in figure.findobj(lambda part: hasattr(part, "set_parse_math")):
+    label.set_parse_math(False)  # type: ignore[attr-defined]
   # Fixed salt and no date: running twice gives the same page.
   with matplotlib.rc_context({
       "svg.hashsalt": "jaxcal", "font.size": 9,

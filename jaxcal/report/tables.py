@@ -668,13 +668,18 @@ def markdown(rows: Sequence[_Row], columns: Sequence[Column]) -> str:
   """
   headings = [column.heading for column in columns]
   lines = [headings, *(
-      [f"**{cell.text}**" if cell.is_best else cell.text for cell in of_row]
+      [_markdown_text(cell) for cell in of_row]
       for of_row in marked_cells(rows, columns))]
   widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
   write = lambda line: "| " + " | ".join(
       text.ljust(width) for text, width in zip(line, widths)) + " |"
   rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
   return "\n".join([write(headings), rule, *map(write, lines[1:])])
+
+
+def _markdown_text(cell):
+  text = cell.text.replace("|", r"\|")  # or else it would end its column
+  return f"**{text}**" if cell.is_best else text
 
 
 def as_csv(rows: Sequence[_Row]) -> str:

@@ -77,6 +77,13 @@ class TablesTest(parameterized.TestCase):
         "digits", "20", "soc", "50.0 [40.0, 62.5]", "50.0 [40.0, 62.5]", "6.3",
         "0.0", "0.500 [0.400, 0.625]", "0.500 [0.400, 0.625]"])
 
+  def test_a_bar_in_a_name_ends_no_column_of_markdown(self):
+    lines = tables.markdown(
+        [_row(data="a|b"), _row(data="a")], tables.RESULTS).splitlines()
+    self.assertIn(r"| a\|b ", lines[2])
+    bars = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
+    self.assertLen(bars, 1)
+
   def test_csv_has_all_numbers_unrounded(self):
     rows = list(csv.DictReader(io.StringIO(tables.as_csv(
         [{"data": "a,b", "ece": 1 / 3}, {"ece": 0.5, "notes": ['"x"', "y"]}]))))
@@ -191,7 +198,7 @@ class TablesTest(parameterized.TestCase):
     self.assertEqual(tables.best_notes([_row()], 0.95), [])
 
 
-class FiguresTest(absltest.TestCase):
+class FiguresTest(parameterized.TestCase):
 
   def test_bars_are_accuracies_of_filled_bins(self):
     figure = figures.reliability_diagrams({"soc": _BINS, "tpt": _BINS})
@@ -276,6 +283,14 @@ class FiguresTest(absltest.TestCase):
     self.assertEqual(
         figures.panel_title(_row(posterior="full", recalibrator="temperature")),
         "soc+full+temperature\nECE 50.0 %, floor 6.3")
+
+  @parameterized.parameters("a $photo$", "$x^2$", "a$b_$c^", "$\\frac$")
+  def test_names_are_no_formulas(self, name):
+    figure = figures.sweep_curves(
+        {name: [_row(method=name, weight=1.), _row(method=name, weight=2.)]},
+        {}, "weight")
+    self.assertIn(f">{name}</text>", figures.svg(figure, inline=True))
+    figures.svg(figure)
 
   def test_nothing_to_draw(self):
     with self.assertRaisesRegex(ValueError, "no predictions to draw"):
