@@ -298,6 +298,10 @@ def _own(name, class_names, split="test"):
         "%s: %d classes are called the same up to case and spaces (%s): they "
         "have the same prompt and share its probability.", found.name,
         len(names), ", ".join(map(repr, names)))
+  if len(found.class_names) == 1:
+    logging.warning(
+        "%s: the only class is %r: all predictions are of it, with probability "
+        "1, and no measure tells anything.", found.name, found.class_names[0])
   return found
 
 

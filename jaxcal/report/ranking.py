@@ -8,6 +8,7 @@ images, `rank_held_out_classes`.
 
 from collections.abc import Mapping
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -279,6 +280,9 @@ def _scores_of_logits(logits, logit_scale):
 def _scale(predictions, logit_scale):
   """The scale that is given, or that the predictions say, if they do."""
   if logit_scale is not None:
+    if not 0 < logit_scale < math.inf:
+      raise ValueError(f"{logit_scale=}, expected a positive number, as 100 for "
+                       "OpenAI's CLIP")
     return logit_scale
   return predictions.settings.get(predictions_lib.LOGIT_SCALE)
 

@@ -199,6 +199,10 @@ class NamesOfOthersTest(_InAFolder):
     _folder(self.here / "others", ("shirt", "sock"))
     self.assertEqual(self._words("others")[1], "")
 
+  def test_one_class(self):
+    _folder(self.here / "alone", ("sock",))
+    self.assertIn("alone: the only class is 'sock'", self._words("alone")[1])
+
 
 class PairsTest(_InAFolder):
 

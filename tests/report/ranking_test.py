@@ -121,6 +121,9 @@ class FailuresTest(parameterized.TestCase):
       ranking.rank_failures({"a": one, "b": _predictions(1, n=50)}, _QUICK)
     with self.assertRaisesRegex(ValueError, "divide logits"):
       ranking.rank_failures({"a": one}, _QUICK, logit_scale=0.1)
+    for scale in (float("nan"), float("inf"), 0.0, -1.0):
+      with self.assertRaisesRegex(ValueError, "logit_scale=.* a positive num"):
+        ranking.rank_failures({"a": one}, _QUICK, logit_scale=scale)
 
 
 class OutliersTest(parameterized.TestCase):
