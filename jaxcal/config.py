@@ -115,6 +115,18 @@ class DataConfig:
       "benchmark sets alone: 'fine_grained' or 'shift'")
   template: str = _field(
       "a photo of a {}.", "prompt; the words before {} are the initial context")
+  corruption: str | None = _field(
+      None, "corruption of the images as in ImageNet-C, such as "
+      "gaussian_noise, fog or elastic_inet; of imagenet_c, its folder")
+  severity: int | None = _field(
+      None, "severity of the corruption, from 1 to 5")
+  corruption_of: str = _field(
+      "crop", "what is corrupted: 'crop', the central 224 x 224 pixels once "
+      "the shorter side has 256, as in ImageNet-C; or 'image', the whole image")
+  corruption_seed: int = _field(
+      0, "seed of what is random in it, beside the image's id")
+  frost_pictures: str | None = _path(
+      None, "folder with pictures of ice, for the corruption frost")
   out_of_distribution: str | None = _path(
       None, "image set of other things, predicted among the classes of each "
       "of the sets: tells how well uncertainty points out what is none of them")
@@ -795,6 +807,9 @@ def _data_rows(data):
       _one_of(data, "source", "files", "tfds"),
       _one_of(data, "on_bad_image", "fail", "skip"),
       _one_of(data, "classes", "all", "base", "new"),
+      ("severity", data.severity is None or 1 <= data.severity <= 5,
+       "from 1 to 5"),
+      _one_of(data, "corruption_of", "crop", "image"),
       _one_of(data, "family", None, "fine_grained", "shift"),
       ("classes", data.classes == "all" or data.store is None,
        "'all' beside --config.data.store, which has features of whole sets"))

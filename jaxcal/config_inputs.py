@@ -15,6 +15,7 @@ from jaxcal import config as config_lib
 from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.clip import checkpoint
+from jaxcal.data import corruptions
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
 from jaxcal.data import views
@@ -104,6 +105,35 @@ def refuse_store(config: config_lib.DataConfig, what: str) -> None:
   if config.store is not None:
     raise ValueError(f"{what} needs images, which a store does not have; leave "
                      "out --config.data.store")
+
+
+def corruption(
+    config: config_lib.DataConfig) -> corruptions.Corruption | None:
+  """The corruption of the images; None where there is none.
+
+  Raises:
+    ValueError: There is a corruption without a severity, or the reverse.
+  """
+  if config.corruption is None and config.severity is None:
+    return None
+  # Not before: a sweep may go over either of them.
+  if config.corruption is None or config.severity is None:
+    raise ValueError(
+        f"--config.data.corruption is {config.corruption!r} and "
+        f"--config.data.severity is {config.severity!r}; give both, such as "
+        "fog and 3, or none of them")
+  return corruptions.Corruption(
+      config.corruption, config.severity, seed=config.corruption_seed,
+      of=config.corruption_of, pictures=config.frost_pictures)
+
+
+def refuse_corruption(config: config_lib.DataConfig, what: str) -> None:
+  """Refuses corrupted images for what is to see images as they were taken."""
+  if config.corruption is not None:
+    raise ValueError(
+        f"{what} sees images as they were taken; leave out "
+        "--config.data.corruption, which is for what `jaxcal evaluate` and "
+        "`sweep` predict")
 
 
 def load_posterior(

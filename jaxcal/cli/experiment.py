@@ -106,7 +106,8 @@ def load_sets(config: config_lib.DataConfig) -> dict[str, image_sets.ImageSet]:
           source=config.source, partial=config.partial,
           class_names=config.class_names, store=config.store,
           classes=config.classes, limit=config.limit, skip=config.skip,
-          on_bad_image=config.on_bad_image, progress=looked_at)
+          on_bad_image=config.on_bad_image,
+          corruption=config_inputs.corruption(config), progress=looked_at)
     if images.name in loaded:
       raise ValueError(f"two image sets are called {images.name!r}")
     loaded[images.name] = images
@@ -118,6 +119,8 @@ def load_apart(
     names: Sequence[str], *, split: str, limit: int
 ) -> list[image_sets.ImageSet]:
   """Image sets with the classes of the target and without its images.
+
+  They are as they were taken, also where those of the target are corrupted.
 
   Args:
     config: Settings of the target.
@@ -132,8 +135,8 @@ def load_apart(
   config_inputs.refuse_store(
       config, f"the split {split!r} of {', '.join(names)}")
   loaded = list(load_sets(dataclasses.replace(
-      config, name=tuple(names), split=split, limit=limit,
-      skip=0)).values())
+      config, name=tuple(names), split=split, limit=limit, skip=0,
+      corruption=None, severity=None)).values())
   for one in loaded:
     image_sets.check_apart(target, one, split=split)
   return loaded

@@ -69,6 +69,7 @@ _UNITS = {"files": "file", "pairs": "pair", "curvature": "block"}
 def main() -> None:
   """Fits the posterior that the flags describe."""
   config = experiment.checked_config()
+  config_inputs.refuse_corruption(config.data, "fitting a posterior")
   folder = experiment.posterior_to_fill(config.posterior)
   grid = _pseudo_counts()
   shared_flags.check_at_least(

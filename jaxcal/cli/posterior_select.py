@@ -69,6 +69,7 @@ def main() -> None:
   if folder is None:
     raise ValueError("--config.posterior.folder is None: name a posterior of "
                      "`jaxcal posterior fit`")
+  config_inputs.refuse_corruption(config.data, "selection")
   targets = experiment.load_sets(config.data)
   pools = {data: _pools(config, name, targets[data], budgets[-1])
            for name, data in zip(config.data.name, targets)}

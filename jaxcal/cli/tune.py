@@ -53,6 +53,7 @@ def main() -> None:
   config = experiment.checked_config()
   specs = config_tuning.specs(config)
   config_inputs.refuse_store(config.data, "tuning")
+  config_inputs.refuse_corruption(config.data, "tuning")
   images = _outlier_images(config, specs)
   tasks = [_task(config, name) for name in config.data.name]
   model = config_inputs.load_model(config.model)

@@ -1,4 +1,4 @@
-"""The fifteen data sets of test-time prompt tuning, and CIFAR; and loading.
+"""The fifteen data sets of test-time prompt tuning, CIFAR and ImageNet-C.
 
 Class order and file lists are where an evaluation silently drops to chance, so
 what is found on disk is compared with the row before the first image is read.
@@ -14,6 +14,7 @@ from jaxcal import spelling
 from jaxcal.data import aircraft
 from jaxcal.data import cifar
 from jaxcal.data import coop
+from jaxcal.data import corruptions
 from jaxcal.data import decoding
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import sources
@@ -58,7 +59,8 @@ class Row:
       files, or a folder per class of a split ("cifar").
     folders: Where it is looked for below the data root, in this order.
     images: Where the images are looked for below such a folder; {split} stands
-      for train or val.
+      for train or val, and of a set that has its images several times {group},
+      {corruption} and {severity} for what was done to them.
     split_file: The JSON file of the layout "coop".
     few_shot_template: The prompt of the few-shot papers (CoOp and after).
     test_time_template: The prompt of the test-time tuning papers.
@@ -169,6 +171,15 @@ CATALOGUE = {entry.name: entry for entry in (
         licence="see home page",
         home="https://github.com/HaohanWang/ImageNet-Sketch",
         shift=True,
+    ),
+    Row(
+        name="imagenet_c", title="ImageNet-C", num_classes=1000,
+        counts={"test": 50_000}, layout="wnids",
+        folders=("imagenet-c", "ImageNet-C", "imagenet_c"),
+        images=("{corruption}/{severity}", "{group}/{corruption}/{severity}"),
+        licence="CC BY 4.0",
+        home="https://github.com/hendrycks/robustness",
+        of_papers=False,
     ),
     Row(
         name="dtd", title="Describable Textures Dataset", num_classes=47,
@@ -344,6 +355,7 @@ def load(
     split: str = "test",
     source: str = "files",
     partial: bool = False,
+    corruption: corruptions.Corruption | None = None,
 ) -> image_sets.ImageSet:
   """A data set of the catalogue, checked against its row.
 
@@ -360,6 +372,8 @@ def load(
     partial: The copy is known to be incomplete: absent files and class folders
       are left out and the number of images is not checked. All classes stay
       candidates.
+    corruption: Which images of a set that has them corrupted, ImageNet-C; has
+      no meaning for the others.
 
   Returns:
     The images under the catalogue's name and class names. Ids are the paths in
@@ -378,11 +392,36 @@ def load(
     if value not in choices:
       raise ValueError(f"unknown {kind} {value!r} of {name}; choose from: "
                        f"{', '.join(choices)}.")
+  published = None
+  if _is_corrupted(entry):
+    entry, published = _of_corruption(entry, corruption)
   read = _READERS[entry.layout] if source == "files" else _read_prepared
   image_set = read(entry, pathlib.Path(root), split, partial)
   _check_names(entry, image_set.class_names)
   _check_count(entry, split, len(image_set.ids), partial)
-  return image_set._replace(name=name, class_names=entry.class_names)
+  return image_set._replace(
+      name=name, class_names=entry.class_names, corruption=published)
+
+
+def _is_corrupted(entry):
+  return any("{corruption}" in images for images in entry.images)
+
+
+def _of_corruption(entry, corruption):
+  """The row of the images with one corruption, and what identifies it."""
+  if corruption is None or corruption.name not in corruptions.GROUPS:
+    raise ValueError(
+        f"{entry.name} has a folder for each corruption and severity: say "
+        "which, with --config.data.corruption=... and "
+        "--config.data.severity=...; choose from: "
+        f"{', '.join(corruptions.GROUPS)}.")
+  name = corruption.name
+  of = {"group": corruptions.GROUPS[name], "severity": corruption.severity,
+        # As the published folder is called.
+        "corruption": name.replace("elastic_inet", "elastic_transform")}
+  return dataclasses.replace(entry, images=tuple(
+      images.format(**of) for images in entry.images)), (
+          corruptions.published(corruption))
 
 
 def _read_coop(entry, root, split, partial):

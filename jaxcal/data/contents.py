@@ -16,7 +16,8 @@ def identity_of(
     num_threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-  """The identity of a set: ids, labels, class names, and what its files hold.
+  """The identity of a set: ids, labels, class names, what its files hold, and
+  how they are corrupted.
 
   Args:
     image_set: The images; none is decoded.
@@ -29,13 +30,14 @@ def identity_of(
     OSError: A file cannot be read; names it.
   """
   names = image_set.ids, image_set.labels, image_set.class_names
+  corruption = dict(image_set.corruption or {})
   file = image_set.path or image_set.holder
   if file is None:
-    return identity.of_data(*names)
+    return identity.of_data(*names) | corruption
   found = _digests(
       image_set.ids, [file(i) for i in range(len(image_set.ids))], None,
       memory, num_threads, progress)
-  return identity.of_data(*names, found.digests)
+  return identity.of_data(*names, found.digests) | corruption
 
 
 def identity_of_pairs(

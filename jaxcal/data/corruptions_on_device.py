@@ -41,8 +41,8 @@ _BRIGHTNESS = (0.1, 0.2, 0.3, 0.4, 0.5)
 _CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)
 _SATURATE = ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2))  # factor, more
 _PIXELATE = (0.6, 0.5, 0.4, 0.3, 0.25)
-# Of images of 224 pixels: size of the displacement, sigma, shift of corners. (The
-# released program has 244 here, by a slip that it keeps.)
+# Of images of 224 pixels: size of the displacement, sigma, shift of corners.
+# (The released program has 244 here, by a slip that it keeps.)
 _ELASTIC_INET = ((244 * 2, 244 * 0.7, 244 * 0.1),
                  (244 * 2, 244 * 0.08, 244 * 0.2),
                  (244 * 0.05, 244 * 0.01, 244 * 0.02),
@@ -271,7 +271,8 @@ def elastic_inet(
   size, sigma, shift = (
       scale * number for number in _ELASTIC_INET[severity - 1])
   corners, fields = draws
-  x = _sampled(_unit(image), *_affine(height, width, shift * corners), "mirror")
+  rows, columns = _affine(height, width, shift * corners)
+  x = _sampled(_unit(image), rows, columns, "mirror")
   down, right = (
       size * _smoothed(field[..., None], (sigma, sigma), "reflect", 3)[..., 0]
       for field in (fields[1], fields[0]))

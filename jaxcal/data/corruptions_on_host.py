@@ -111,8 +111,8 @@ def snow(
               np.take(flakes, high, axis) * share)
   flakes = _truncated(np.where(flakes < least, 0, flakes))
   # A picture of 8 bits by itself, before and after it is blurred.
-  flakes = np.round(_streaked(
-      flakes[..., None], radius, sigma, angle)) / 255
+  flakes = np.floor(
+      _streaked(flakes[..., None], radius, sigma, angle)) / 255
   x = image / 255
   white = np.maximum(x, (x @ np.array(_GREY))[..., None] * 1.5 + 0.5)
   return _truncated(

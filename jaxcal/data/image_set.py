@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,8 @@ class ImageSet(NamedTuple):
       images are files, or made by code.
     encoded: Position -> what would be the image's file, out of its holder; None
       where holders have pixels.
+    corruption: What identifies the corruption of the images, by the names of
+      the fields of the config; None where they are as they were taken.
   """
 
   name: str
@@ -40,6 +42,7 @@ class ImageSet(NamedTuple):
   left_out: Mapping[str, str] = {}
   holder: Callable[[int], pathlib.Path] | None = None
   encoded: Callable[[int], bytes] | None = None
+  corruption: Mapping[str, Any] | None = None
 
 
 def check(image_set: ImageSet) -> None:

@@ -5,6 +5,7 @@
   load.images("dtd", root="~/data")           # a benchmark set below a folder
   load.images("photos")                       # a folder of a folder per class
   load.images("photos", store="features")     # what was seen of it
+  load.images("photos", corruption=corruptions.Corruption("fog", 3))
   load.pairs("laion/{00000..00059}.tar")      # as img2dataset writes them
 """
 
@@ -20,6 +21,7 @@ from jaxcal import spelling
 from jaxcal.data import catalogue
 from jaxcal.data import class_names as names_lib
 from jaxcal.data import contents
+from jaxcal.data import corruptions
 from jaxcal.data import domains
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import layouts
@@ -55,6 +57,7 @@ def images(
     skip: int = 0,
     on_bad_image: str = "fail",
     num_threads: int = 4,
+    corruption: corruptions.Corruption | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> image_sets.ImageSet:
   """An image set by its name or its path, looked at before hours are spent.
@@ -84,6 +87,7 @@ def images(
       would be kept: "fail", or "skip", which decodes every one and leaves out
       what cannot be, see `screening`.
     num_threads: Threads that look at files.
+    corruption: Corruption of the images; of imagenet_c, which of its folders.
     progress: Function called with (files looked at, files in all) after each
       file.
 
@@ -100,10 +104,13 @@ def images(
     if value not in choices:
       raise ValueError(
           f"unknown {what}={value!r}; choose from: {', '.join(choices)}.")
+  if corruption is not None:
+    corruptions.check(corruption)
   is_path = not isinstance(name, str)
   name = os.path.expanduser(name)
   if store is not None:
     found = _stored(name, store, class_names, is_path, split)
+    _check_corruption(found, store, corruption)
   elif is_path or not is_known(name):
     found = _own(name, class_names, split)
   else:
@@ -111,19 +118,23 @@ def images(
       raise ValueError(f"{name} has no domains; leave out domain "
                        "(--config.data.domain)")
     _say_if_folder(name, root)
-    found = _known(name, root, split, source, partial)
+    found = _known(name, root, split, source, partial, corruption)
   if domain is not None:
     found = domains.keep(found, domain)
   found = _of_classes(found, classes)
   paths.check_name(found.name)  # of folders and files
   if limit or skip:
     found = image_sets.limit(found, limit or len(found.ids), skip=skip)
-  if store is not None or (not is_path and name in testbed_sets.NAMES):
-    return found  # no images are at hand, or they are drawn
-  if on_bad_image == "skip":
-    return screening.usable(
-        found, num_threads=num_threads, progress=progress)
-  screening.check(found, num_threads=num_threads, progress=progress)
+  if store is not None:
+    return found  # no images are at hand
+  if is_path or name not in testbed_sets.NAMES:  # which are drawn
+    if on_bad_image == "skip":
+      found = screening.usable(
+          found, num_threads=num_threads, progress=progress)
+    else:
+      screening.check(found, num_threads=num_threads, progress=progress)
+  if corruption is not None and found.corruption is None:
+    found = corruptions.corrupted(found, corruption)
   return found
 
 
@@ -268,10 +279,11 @@ def identity_of(
         found, memory=memory, num_threads=num_threads, progress=progress)
   return identity.of_data(found.ids, found.labels, found.class_names) | {
       "data.contents":
-          open_store(store, found.name).manifest.contents_fingerprint}
+          open_store(store, found.name).manifest.contents_fingerprint,
+      **(found.corruption or {})}
 
 
-def _known(name, root, split, source, partial):
+def _known(name, root, split, source, partial, corruption):
   """A shipped or a benchmark set."""
   if name in testbed_sets.NAMES:
     return testbed_sets.load(name, split=split)
@@ -280,7 +292,7 @@ def _known(name, root, split, source, partial):
         f"{name} is a benchmark set: name the folder that holds it (root, "
         f"--config.data.root), or write ./{name} for a folder of your own")
   return catalogue.load(name, os.path.expanduser(root), split=split,
-                        source=source, partial=partial)
+                        source=source, partial=partial, corruption=corruption)
 
 
 def _own(name, class_names, split="test"):
@@ -332,6 +344,24 @@ def _stored(name, folder, class_names, is_path, split):
   if os.path.exists(name) and (is_path or not is_known(name)):
     _check_files(store, name, class_names, split)
   return stores.image_set(store)
+
+
+def _check_corruption(found, store, asked):
+  """Refuses stored features of images that were corrupted in another way."""
+  stored = found.corruption or {}
+  names = ("name", "severity", "of", "seed")
+  fields = ("corruption", "severity", "corruption_of", "corruption_seed")
+  for name, field in zip(names, fields):
+    value = None if asked is None else getattr(asked, name)
+    kept = stored.get(f"data.{field}")
+    # Files have no seed, and are no crops.
+    if value != kept and not (
+        stored.get("data.corruption_of") == "files" and name in ("of", "seed")):
+      raise ValueError(
+          f"the store of {found.name} in {store} has features of images with "
+          f"{field} {kept!r}, not {value!r}; make one with `jaxcal features "
+          f"--config.data.corruption=... --config.data.severity=...` in a "
+          "folder of its own, or leave out --config.data.store")
 
 
 def _check_files(store, name, class_names, split):

@@ -73,6 +73,8 @@ class Manifest(NamedTuple):
     dtype: Type of the stored values, one of `DTYPES`. Unit-norm features in
       float16 are within 2.5e-4 of their values in float32.
     chunk_size: Images per chunk. No influence on the values.
+    corruption: What identifies the corruption of the images, see
+      `ImageSet.corruption`; None without.
     computation: Version of the computation, `storage.identity.COMPUTATION`.
     versions: Versions of the programs; for the record.
     format_version: Format version of the files.
@@ -92,6 +94,7 @@ class Manifest(NamedTuple):
   dtype: str = "float16"
   chunk_size: int = 256
   contents_fingerprint: str | None = None
+  corruption: Mapping[str, Any] | None = None
   computation: int = identity.COMPUTATION
   versions: Mapping[str, str] = {}
   format_version: int = FORMAT_VERSION
@@ -161,7 +164,7 @@ def manifest_of(
   return Manifest(
       model=model.name, model_fingerprint=model.fingerprint,
       data=image_set.name, data_fingerprint=data_fingerprint(image_set),
-      contents_fingerprint=contents,
+      contents_fingerprint=contents, corruption=image_set.corruption,
       views=json.loads(json.dumps(dataclasses.asdict(recipe))), seed=seed,
       image_dtype=model.config.vision.precision,
       num_images=len(image_set.ids), num_views=recipe.num_views,
@@ -281,7 +284,8 @@ def image_set(store: Store) -> image_sets.ImageSet:
 
   return image_sets.ImageSet(store.manifest.data, store.class_names,
                              store.image_ids, store.labels, read,
-                             left_out=store.left_out)
+                             left_out=store.left_out,
+                             corruption=store.manifest.corruption)
 
 
 def check(stored: Manifest, asked: Manifest, *,
@@ -583,7 +587,8 @@ def _read_manifest(folder):
   if not path.exists():
     raise FileNotFoundError(
         f"no {path}; feature stores are written by `jaxcal features`")
-  fields = damage.read_object(path, _WAY_OUT)
+  # Stores of earlier versions are of images as they were taken.
+  fields = {"corruption": None} | damage.read_object(path, _WAY_OUT)
   version = fields.get("format_version")
   if version != FORMAT_VERSION:
     raise ValueError(f"{path} has the format version {version}; this program "

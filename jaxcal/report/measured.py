@@ -148,7 +148,8 @@ def measure(
         (_without_seed(through[name], one.settings), sampled[name])
         for name, one in predictions.items()]))
     measured.differences.extend(resampled.adjusted([
-        {"data": data} | stages.fields(through[name]) |
+        {"data": data} | summary.corruption(predictions[name].settings) |
+        stages.fields(through[name]) |
         resampled.difference_row(
             sampled[name], sampled[reference], conventions.level) |
         stages.reference_fields(through[reference])

@@ -151,7 +151,8 @@ def summarise(
       drawn if None.
 
   Returns:
-    `num_images`, `num_classes`; accuracy, ece, nll, brier and aurc (errors and
+    `corruption` and `severity` where the images were corrupted; `num_images`,
+    `num_classes`; accuracy, ece, nll, brier and aurc (errors and
     confidence, see `selective.risk_coverage_area`) with `_low` and `_high`, cut
     at the range of the metric (where all predictions are right, or wrong, the
     accuracy's is exact: `resampled.exact_where_alike`); `ece_floor` (what a
@@ -171,8 +172,19 @@ def summarise(
   if sampled is None:
     sampled = resampled.of(predictions, conventions)
   with jax.enable_x64(True):
-    return _row(scores.of(predictions), sampled, predictions.info, conventions,
-                sizes)
+    return corruption(predictions.settings) | _row(
+        scores.of(predictions), sampled, predictions.info, conventions, sizes)
+
+
+def corruption(settings: Mapping[str, Any]) -> Row:
+  """Corruption and severity of the images that predictions are of, if any.
+
+  Args:
+    settings: Settings of predictions, among them their identity.
+  """
+  of = settings.get("identity", {})
+  return {} if of.get("data.corruption") is None else {
+      name: of[f"data.{name}"] for name in ("corruption", "severity")}
 
 
 def estimate(predictions: Predictions, conventions: Conventions) -> Row:

@@ -341,14 +341,18 @@ def _over_seeds(output, rows, conventions):
 
 def _seeds_of(row):
   """Swept seeds, such as those of views, orders and samples."""
-  return [name for name in row if name.endswith(".seed")]
+  return [name for name in row if _is_seed(name)]
+
+
+def _is_seed(name):
+  return "." in name and name.endswith("seed")
 
 
 def _without_seeds(row):
   """What a row is of, whatever its seeds; and which seeds it has."""
   return (row["data"], row["setting"], tuple(_seeds_of(row)), tuple(
       (name, value) for name, value in row.items()
-      if "." in name and not name.endswith(".seed")))
+      if "." in name and not _is_seed(name)))
 
 
 def _swept(rows):

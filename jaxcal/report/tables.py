@@ -63,6 +63,13 @@ def _three(value):
   return f"{value:z.3f}"
 
 
+def _images_of(row):
+  """The set, and how its images are corrupted where they are."""
+  if row.get("corruption") is None:
+    return row["data"]
+  return f"{row['data']}, {row['corruption']} {row['severity']}"
+
+
 def _signed_three(value):
   text = f"{value:+z.3f}"
   return "0.000" if text == "+0.000" else text
@@ -82,7 +89,7 @@ def method(row: _Row) -> str:
   return stages.of(row).label
 
 
-_DATA = Column("images of", lambda row: row["data"])
+_DATA = Column("images of", lambda row: _images_of(row))
 _METHOD = Column("method", method)
 _AURC = Column("AURC %", _interval("aurc", percent), "aurc")
 

@@ -39,6 +39,7 @@ _FACTS = {
 _OTHERS = {
     "cifar10": (10, 10000, "airplane", "truck"),
     "cifar100": (100, 10000, "apple", "worm"),
+    "imagenet_c": (1000, 50000, "tench", "toilet paper"),
 }
 _SHIFTS = ("imagenet_a", "imagenet_v2", "imagenet_r", "imagenet_sketch")
 # All images of each set without ImageNet and its shifts, by its authors, less
@@ -55,9 +56,14 @@ _INSTALLED = importlib.util.find_spec("tensorflow_datasets") is not None
 class RowsTest(parameterized.TestCase):
 
   def test_the_fifteen_sets_and_the_others(self):
-    self.assertEqual(list(catalogue.CATALOGUE), [*_FACTS, *_OTHERS])
+    self.assertEqual(set(catalogue.CATALOGUE), {*_FACTS, *_OTHERS})
     self.assertEqual([row.name for row in catalogue.CATALOGUE.values()
                       if row.of_papers], list(_FACTS))
+
+  def test_corrupted_imagenet(self):
+    row = catalogue.row("imagenet_c")
+    self.assertEqual(row.class_names, catalogue.row("imagenet").class_names)
+    self.assertEqual(row.counts, {"test": 50_000})
 
   @parameterized.parameters(*_FACTS, *_OTHERS)
   def test_classes_and_test_images(self, name):
@@ -109,7 +115,8 @@ class RowsTest(parameterized.TestCase):
       names = row.class_names
       repeated = {n for n in names if names.count(n) > 1}
       self.assertEqual(repeated, {"missile", "sunglasses"} if name in (
-          "imagenet", "imagenet_v2", "imagenet_sketch") else set())
+          "imagenet", "imagenet_v2", "imagenet_sketch", "imagenet_c") else
+                       set())
 
   def test_names_and_ids_of_the_released_code(self):
     folder = shared.folder("data/class_names")

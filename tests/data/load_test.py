@@ -63,7 +63,7 @@ class ImagesTest(_InAFolder):
     with mock.patch.object(catalogue, "load", autospec=True) as read:
       read.return_value = testbed_sets.load("digits")
       load.images("eurosat", root="~/sets", split="val", source="tfds",
-                  partial=True)
+                  partial=True, corruption=None)
     read.assert_called_once_with(
         "eurosat", f"{self.here}/sets", split="val", source="tfds",
         partial=True)

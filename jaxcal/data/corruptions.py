@@ -1,0 +1,205 @@
+"""The standard corruptions of ImageNet-C, by name, for any image set.
+
+  images = load.images("photos", corruption=Corruption("fog", 3))
+
+Fifteen corruptions, four more and a second elastic transform, at severities 1
+to 5. An image is made as those of ImageNet-C are: its shorter side becomes 256
+pixels, the central 224 x 224 pixels are cut out and corrupted; views are cut
+from the result. (The published files were then saved as JPEG, which changes
+noise a lot; made on the fly, images are not.) What is random depends on the
+seed and the image's id alone.
+"""
+
+import hashlib
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from jaxcal import spelling
+from jaxcal.data import corruptions_on_device as on_device
+from jaxcal.data import corruptions_on_host as on_host
+from jaxcal.data import decoding
+from jaxcal.data import image_set as image_sets
+from jaxcal.data import views
+from jaxcal.typing import UInt8
+
+# Of ImageNet-C, with the group whose archive has each.
+GROUPS = {
+    "gaussian_noise": "noise", "shot_noise": "noise", "impulse_noise": "noise",
+    "defocus_blur": "blur", "glass_blur": "blur", "motion_blur": "blur",
+    "zoom_blur": "blur",
+    "snow": "weather", "frost": "weather", "fog": "weather",
+    "brightness": "weather",
+    "contrast": "digital", "elastic_inet": "digital", "pixelate": "digital",
+    "jpeg_compression": "digital",
+    "speckle_noise": "extra", "gaussian_blur": "extra", "spatter": "extra",
+    "saturate": "extra",
+}
+NAMES = (*GROUPS, "elastic_ic")
+SEVERITIES = (1, 2, 3, 4, 5)
+# What is corrupted: the central crop, or the image as it was read.
+CROP, IMAGE = "crop", "image"
+
+_RESIZED, _SIDE = 256, 224
+_FROST = "frost"
+
+
+class Corruption(NamedTuple):
+  """What is done to the images of a set.
+
+  Attributes:
+    name: One of `NAMES`.
+    severity: Severity, 1 to 5.
+    seed: Seed of what is random, beside the image's id.
+    of: What is corrupted: "crop", the central 224 x 224 pixels once the shorter
+      side has 256, as in ImageNet-C; or "image", the image as it was read, of
+      any size. On a device every size is compiled once.
+    pictures: Folder with pictures of ice; for frost alone.
+  """
+
+  name: str
+  severity: int
+  seed: int = 0
+  of: str = CROP
+  pictures: str | os.PathLike | None = None
+
+
+def check(corruption: Corruption) -> None:
+  """Refuses an unknown corruption, severity or kind of image.
+
+  Raises:
+    ValueError: Says what was expected.
+  """
+  name = corruption.name
+  if name not in NAMES:
+    near = ("choose elastic_inet, as in ImageNet-C, or elastic_ic, as in the "
+            "package imagecorruptions" if name == "elastic_transform" else
+            spelling.choices(name, NAMES))
+    raise ValueError(f"unknown corruption {name!r}; {near}")
+  if corruption.severity not in SEVERITIES:
+    raise ValueError(f"the severity of {name} is {corruption.severity!r}, "
+                     "expected a whole number from 1 to 5")
+  if corruption.of not in (CROP, IMAGE):
+    raise ValueError(f"what is corrupted is {corruption.of!r}, expected "
+                     f"{CROP!r} or {IMAGE!r}")
+
+
+def corrupted(
+    image_set: image_sets.ImageSet, corruption: Corruption
+) -> image_sets.ImageSet:
+  """The set with every image corrupted as it is read.
+
+  Args:
+    image_set: Image set to corrupt; none of its images is read yet.
+    corruption: Corruption of all images.
+
+  Returns:
+    The set with the same name, ids and labels, which says its corruption.
+
+  Raises:
+    FileNotFoundError: There is no folder of pictures where one is named.
+    ValueError: See `check`; frost lacks pictures; or the images are corrupted
+      already.
+  """
+  check(corruption)
+  if image_set.corruption is not None:
+    raise ValueError(f"the images of {image_set.name} are corrupted already: "
+                     f"{image_set.corruption}")
+  pictures = _pictures(corruption)
+
+  def read(position):
+    return corrupt(image_set.read(position), corruption,
+                   image_set.ids[position], pictures=pictures)
+
+  return image_set._replace(
+      read=read, corruption=_identity(corruption, pictures))
+
+
+def corrupt(
+    image: UInt8[np.ndarray, "h w 3"],
+    corruption: Corruption,
+    image_id: str,
+    *,
+    pictures: tuple[UInt8[np.ndarray, "_ _ 3"], ...] = (),
+) -> UInt8[np.ndarray, "H W 3"]:
+  """A corrupted image; may be called from several threads at once.
+
+  Args:
+    image: Image as it was read.
+    corruption: Corruption of it.
+    image_id: Id of the image in its set.
+    pictures: Pictures of ice, for frost alone.
+  """
+  views.check_image(image)
+  name, severity = corruption.name, corruption.severity
+  if corruption.of == CROP:
+    image = central_crop(image)
+  words = views.image_key(corruption.seed, f"corruption of {image_id}")
+  if name in on_device.CORRUPTIONS:
+    key = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+    return np.asarray(on_device.corrupt(name, image, key, severity))
+  kind, generator = on_host.CORRUPTIONS[name], np.random.default_rng(words)
+  return kind.make(
+      image, kind.draw(generator, image, severity, pictures), severity)
+
+
+def central_crop(
+    image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "224 224 3"]:
+  """What ImageNet-C corrupts of an image: 224 x 224 pixels of its middle.
+
+  The shorter side becomes 256 pixels by Pillow's bilinear filter, as in
+  torchvision's Resize and CenterCrop.
+  """
+  height, width = image.shape[:2]
+  short = min(height, width)
+  height, width = (_RESIZED * side // short for side in (height, width))
+  top, left = (round((side - _SIDE) / 2) for side in (height, width))
+  resized = Image.fromarray(image).resize(
+      (width, height), Image.Resampling.BILINEAR)
+  return np.asarray(resized.crop((left, top, left + _SIDE, top + _SIDE)))
+
+
+def published(corruption: Corruption) -> dict[str, Any]:
+  """What identifies the corruption of files that were published."""
+  return {"data.corruption": corruption.name,
+          "data.severity": corruption.severity, "data.corruption_of": "files"}
+
+
+def _identity(corruption, pictures):
+  """What identifies the corruption, as sets, stores and runs record it."""
+  found = {"data.corruption": corruption.name,
+           "data.severity": corruption.severity,
+           "data.corruption_of": corruption.of,
+           "data.corruption_seed": corruption.seed}
+  if pictures:
+    digest = hashlib.sha256()
+    for picture in pictures:
+      digest.update(repr(picture.shape).encode() + picture.tobytes())
+    found["data.frost_pictures"] = digest.hexdigest()[:16]
+  return found
+
+
+def _pictures(corruption):
+  """The pictures that frost is made of; none for the others."""
+  if corruption.name != _FROST:
+    return ()
+  if corruption.pictures is None:
+    raise ValueError(
+        "frost needs pictures of ice, which do not come with jaxcal: name a "
+        "folder that has some (pictures, --config.data.frost_pictures), such "
+        "as the folder frost of the package imagecorruptions")
+  folder = pathlib.Path(corruption.pictures).expanduser()
+  if not folder.is_dir():
+    raise FileNotFoundError(f"no folder {folder} with pictures for frost")
+  paths = [path for path in sorted(folder.iterdir())
+           if path.suffix.lower() in sources.IMAGE_SUFFIXES
+           and not path.name.startswith(".")]
+  if not paths:
+    raise ValueError(f"{folder} has no pictures for frost (known suffixes: "
+                     f"{', '.join(sources.IMAGE_SUFFIXES)})")
+  return tuple(map(decoding.decode, paths))
