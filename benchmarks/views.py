@@ -18,11 +18,11 @@ from benchmarks import timing
 from jaxcal.data import augmix
 from jaxcal.data import views
 
-_SHAPES = ((375, 500), (600, 600))
+SHAPES = ((375, 500), (600, 600))
 _DEFAULT_IMAGES = {"cpu": 1, "gpu": 16, "tpu": 16}
 # Of the plain views, in 1/255. AugMix may spread a single pixel of difference
 # over a whole value of equalize or posterize; so there a share counts.
-_MOST_DIFFERENCE = 2
+MOST_DIFFERENCE = 2
 _LEAST_SHARE_CLOSE = 0.99
 
 
@@ -37,7 +37,7 @@ def main():
   args = parser.parse_args()
 
   rows, claims = [], []
-  for shape in _SHAPES:
+  for shape in SHAPES:
     for mixed in (False, True):
       row = _row(shape, mixed, args)
       rows.append(row)
@@ -47,7 +47,7 @@ def main():
                                    row["close"], floor=_LEAST_SHARE_CLOSE))
       else:
         claims.append(timing.Claim(f"{name}: greatest difference from Pillow",
-                                   row["difference"], ceiling=_MOST_DIFFERENCE))
+                                   row["difference"], ceiling=MOST_DIFFERENCE))
       if jax.default_backend() != "cpu":
         claims.append(timing.Claim(f"{name}: times as fast as all threads",
                                    row["threads_ms"] / row["device_ms"], 1.0))
@@ -78,7 +78,7 @@ def host_views(image, draws, recipe):
 def _row(shape, mixed, args):
   recipe = views.Recipe(args.size, args.size, num_views=args.views,
                         augmix=mixed)
-  images = [_photo(*shape, seed) for seed in range(args.images)]
+  images = [photo(*shape, seed) for seed in range(args.images)]
   canvas = views.canvas_shape(*shape)
   given = (
       np.stack([views.on_canvas(image, canvas) for image in images]),
@@ -88,7 +88,7 @@ def _row(shape, mixed, args):
   given = jax.device_put(given)
   program = timing.compiled(
       jax.vmap(lambda *one: views.make_views(*one, recipe)), *given)
-  draws = _draws(given[1], given[2], recipe)
+  draws = draws_of(given[1], given[2], recipe)
   host = functools.partial(host_views, recipe=recipe)
 
   difference = np.abs(
@@ -101,7 +101,7 @@ def _row(shape, mixed, args):
   return {
       "image": f"{shape[0]}x{shape[1]}", "augmix": mixed,
       "difference": float(difference.max()),
-      "close": float((difference <= _MOST_DIFFERENCE).mean()),
+      "close": float((difference <= MOST_DIFFERENCE).mean()),
       "device_ms": timing.measure(program, *given) / args.images * 1e3,
       "host_ms": timing.measure(host, images[0], draws[0]) * 1e3,
       "threads_ms": threads / args.threads * 1e3,
@@ -110,8 +110,14 @@ def _row(shape, mixed, args):
   }
 
 
-def _draws(sizes, keys, recipe):
-  """For each image what `host_views` takes."""
+def draws_of(sizes, keys, recipe):
+  """For each image what `host_views` takes.
+
+  Args:
+    sizes: int32 [b 2], heights and widths.
+    keys: uint32 [b 2], see `views.image_key`.
+    recipe: Of the views.
+  """
   @jax.jit
   @jax.vmap
   def all_images(key, size):
@@ -131,7 +137,7 @@ def _draws(sizes, keys, recipe):
   ]
 
 
-def _photo(height, width, seed):
+def photo(height, width, seed):
   """Soft shapes with grain."""
   generator = np.random.default_rng(seed)
   coarse = generator.integers(256, size=(12, 16, 3), dtype=np.uint8)

@@ -110,14 +110,14 @@ def corrupted(
   if image_set.corruption is not None:
     raise ValueError(f"the images of {image_set.name} are corrupted already: "
                      f"{image_set.corruption}")
-  pictures = _pictures(corruption)
+  ice = _pictures(corruption)
 
   def read(position):
     return corrupt(image_set.read(position), corruption,
-                   image_set.ids[position], pictures=pictures)
+                   image_set.ids[position], pictures=ice)
 
   return image_set._replace(
-      read=read, corruption=_identity(corruption, pictures))
+      read=read, corruption=_identity(corruption, ice))
 
 
 def corrupt(
@@ -164,21 +164,44 @@ def central_crop(
   return np.asarray(resized.crop((left, top, left + _SIDE, top + _SIDE)))
 
 
+def pictures(
+    folder: str | os.PathLike) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:
+  """The pictures of a folder, of which frost is made.
+
+  Args:
+    folder: Folder; files with other suffixes than images have are left out.
+
+  Raises:
+    FileNotFoundError: There is no such folder.
+    ValueError: It has no pictures, or one cannot be read.
+  """
+  folder = pathlib.Path(folder).expanduser()
+  if not folder.is_dir():
+    raise FileNotFoundError(f"no folder {folder} with pictures for frost")
+  paths = [path for path in sorted(folder.iterdir())
+           if path.suffix.lower() in decoding.IMAGE_SUFFIXES
+           and not path.name.startswith(".")]
+  if not paths:
+    raise ValueError(f"{folder} has no pictures for frost (known suffixes: "
+                     f"{', '.join(decoding.IMAGE_SUFFIXES)})")
+  return tuple(map(decoding.decode, paths))
+
+
 def published(corruption: Corruption) -> dict[str, Any]:
   """What identifies the corruption of files that were published."""
   return {"data.corruption": corruption.name,
           "data.severity": corruption.severity, "data.corruption_of": "files"}
 
 
-def _identity(corruption, pictures):
+def _identity(corruption, ice):
   """What identifies the corruption, as sets, stores and runs record it."""
   found = {"data.corruption": corruption.name,
            "data.severity": corruption.severity,
            "data.corruption_of": corruption.of,
            "data.corruption_seed": corruption.seed}
-  if pictures:
+  if ice:
     digest = hashlib.sha256()
-    for picture in pictures:
+    for picture in ice:
       digest.update(repr(picture.shape).encode() + picture.tobytes())
     found["data.frost_pictures"] = digest.hexdigest()[:16]
   return found
@@ -193,13 +216,4 @@ def _pictures(corruption):
         "frost needs pictures of ice, which do not come with jaxcal: name a "
         "folder that has some (pictures, --config.data.frost_pictures), such "
         "as the folder frost of the package imagecorruptions")
-  folder = pathlib.Path(corruption.pictures).expanduser()
-  if not folder.is_dir():
-    raise FileNotFoundError(f"no folder {folder} with pictures for frost")
-  paths = [path for path in sorted(folder.iterdir())
-           if path.suffix.lower() in sources.IMAGE_SUFFIXES
-           and not path.name.startswith(".")]
-  if not paths:
-    raise ValueError(f"{folder} has no pictures for frost (known suffixes: "
-                     f"{', '.join(sources.IMAGE_SUFFIXES)})")
-  return tuple(map(decoding.decode, paths))
+  return pictures(corruption.pictures)

@@ -228,7 +228,7 @@ def saturate(image: _Image, _: None, severity: int) -> _Image:
   saturation = most / _nonzero(value)
   changed = jnp.clip(saturation * factor + more, 0, 1)
   directions = jnp.where(
-      most > 0, away / _nonzero(most), jnp.float32([0, 1, 1]))
+      most > 0, away / _nonzero(most), jnp.float32([[[0, 1, 1]]]))
   return _truncated((value - value * changed * directions) / 255)
 
 
@@ -477,16 +477,17 @@ def _sampled(x, down, right, beyond):
 def _displaced(x, down, right):
   height, width, _ = x.shape
   return _sampled(x, jnp.arange(height)[:, None] + down,
-                  jnp.arange(width) + right, "reflect")
+                  jnp.arange(width)[None] + right, "reflect")
 
 
 @precision.highest
 def _affine(height, width, shifts):
   """Rows and columns [h w] that show an image whose corners were shifted."""
-  side = min(height, width) // 3
+  side = max(min(height, width) // 3, 1)
   centre = jnp.float32([width // 2, height // 2])
-  before = centre + side * jnp.float32([[1, 1], [1, -1], [-1, -1]])
-  after = jnp.concatenate([before + shifts, jnp.ones((3, 1))], axis=1)
+  before = centre[None] + side * jnp.float32([[1, 1], [1, -1], [-1, -1]])
+  after = jnp.concatenate(
+      [before + shifts, jnp.ones((3, 1), jnp.float32)], axis=1)
   # From where the corners went to where they were.
   back = jnp.linalg.solve(after, before)
   y, x = jnp.mgrid[:height, :width]

@@ -63,7 +63,7 @@ class Corruption(NamedTuple):
 
 
 def glass_blur(
-    image: _Image, shifts: Int[np.ndarray, "r h w 2"], severity: int) -> _Image:
+    image: _Image, shifts: Int[np.ndarray, "r _ _ 2"], severity: int) -> _Image:
   """Blurs, lets pixels show others nearby, and blurs again.
 
   Args:

@@ -63,10 +63,10 @@ class ImagesTest(_InAFolder):
     with mock.patch.object(catalogue, "load", autospec=True) as read:
       read.return_value = testbed_sets.load("digits")
       load.images("eurosat", root="~/sets", split="val", source="tfds",
-                  partial=True, corruption=None)
+                  partial=True)
     read.assert_called_once_with(
         "eurosat", f"{self.here}/sets", split="val", source="tfds",
-        partial=True)
+        partial=True, corruption=None)
     with self.assertRaisesRegex(
         ValueError, r"eurosat is a benchmark set: name the folder that holds "
         r"it \(root, --config.data.root\), or write ./eurosat for a folder"):
