@@ -11,7 +11,7 @@ from PIL import ImageDraw
 
 from benchmarks import views as views_benchmark
 from jaxcal.data import corruptions
-from jaxcal.data import sources
+from jaxcal.data import decoding
 
 _MARGIN = 4
 _LINE = 14  # pixels of a name above its row
@@ -27,7 +27,7 @@ def main():
   args = parser.parse_args()
 
   image = (views_benchmark.photo(375, 500, 0) if args.image is None else
-           sources.decode(args.image))
+           decoding.decode(args.image))
   step = args.side + _MARGIN
   sheet = Image.new("RGB", (
       step * len(corruptions.SEVERITIES), (step + _LINE) * len(args.names)))

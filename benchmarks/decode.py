@@ -16,9 +16,9 @@ from PIL import Image
 
 from benchmarks import timing
 from benchmarks import views as views_benchmark
+from jaxcal.data import decoding
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pipeline
-from jaxcal.data import sources
 from jaxcal.data import views
 
 _LEAST_RATIO = 10
@@ -58,7 +58,7 @@ def _images(folder, shape, count):
         folder / name, quality=_QUALITY)
   return image_sets.ImageSet(
       "photos", ("photo",), names, np.zeros(count, np.int32),
-      lambda position: sources.decode(folder / names[position]))
+      lambda position: decoding.decode(folder / names[position]))
 
 
 def _row(images, args):

@@ -281,8 +281,8 @@ def _scale(predictions, logit_scale):
   """The scale that is given, or that the predictions say, if they do."""
   if logit_scale is not None:
     if not 0 < logit_scale < math.inf:
-      raise ValueError(f"{logit_scale=}, expected a positive number, as 100 for "
-                       "OpenAI's CLIP")
+      raise ValueError(f"{logit_scale=}, expected a positive number, as 100 "
+                       "of OpenAI's CLIP")
     return logit_scale
   return predictions.settings.get(predictions_lib.LOGIT_SCALE)
 
