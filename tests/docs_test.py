@@ -34,7 +34,7 @@ _NUM_SCRIPTS = {
     "docs/data.md": 1,
     "docs/devices.md": 1,
     "docs/few_shot.md": 4,
-    "docs/images.md": 2,
+    "docs/images.md": 3,
     "docs/recalibration.md": 2,
     "docs/regularisers.md": 4,
     "docs/results.md": 7,

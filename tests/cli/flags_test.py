@@ -97,7 +97,7 @@ class ValuesTest(_AtHome):
        "a photo of a {}, a type of pet."),
       (["--config.data.root="], None),
       (["--config.data.root=None"], None),
-      (["--config.views.seed=-1"], -1))
+      (["--config.views.seed=1"], 1))
   def test_forms(self, arguments, expected):
     name = re.search(r"config\.([\w.]+)", arguments[0])[1]
     for order in (["--config=quickstart", *arguments],

@@ -18,6 +18,7 @@ import numpy as np
 from jaxcal import tasks
 from jaxcal.clip import captions
 from jaxcal.clip import checkpoint
+from jaxcal.clip import hugging_face
 from jaxcal.clip import prefix
 from jaxcal.clip import preprocess
 from jaxcal.clip import prompts
@@ -158,7 +159,7 @@ class CheckpointTest(parameterized.TestCase):
     the number of parameters is that of transformers' model."""
     tower = {"hidden_size": 1152, "intermediate_size": 4304,
              "num_hidden_layers": 27, "num_attention_heads": 16}
-    config = checkpoint._siglip_config({
+    config = hugging_face.siglip_config({
         "model_type": "siglip", "text_config": tower | {"vocab_size": 32000},
         "vision_config": tower | {"image_size": 384, "patch_size": 14}})
     self.assertEqual(config.vision, towers.TowerConfig(

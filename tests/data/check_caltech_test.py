@@ -230,7 +230,7 @@ _DAMAGES = (
                       f"put the published {_SPLIT} at .*/caltech-101/{_SPLIT}"
                       )),
     (_cut_split_file, (findings.SPLIT_DAMAGED, "no JSON", "put the pub")),
-    (_deep_split_file, (findings.SPLIT_DAMAGED, "nested too deeply", "put")),
+    (_deep_split_file, (findings.SPLIT_DAMAGED, "no JSON: .*recursion", "put")),
     (_split_file_of_another, (findings.SPLIT_OF_OTHER,
                               "has the classes of dtd, not of caltech101",
                               "put the published")),
