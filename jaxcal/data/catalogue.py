@@ -393,7 +393,7 @@ def load(
       raise ValueError(f"unknown {kind} {value!r} of {name}; choose from: "
                        f"{', '.join(choices)}.")
   published = None
-  if _is_corrupted(entry):
+  if is_corrupted(entry):
     entry, published = _of_corruption(entry, corruption)
   read = _READERS[entry.layout] if source == "files" else _read_prepared
   image_set = read(entry, pathlib.Path(root), split, partial)
@@ -403,7 +403,8 @@ def load(
       name=name, class_names=entry.class_names, corruption=published)
 
 
-def _is_corrupted(entry):
+def is_corrupted(entry: Row) -> bool:
+  """Whether a set has its images once for every corruption, as ImageNet-C."""
   return any("{corruption}" in images for images in entry.images)
 
 

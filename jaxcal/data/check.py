@@ -1,8 +1,6 @@
 """Is a data set on disk what it should be, and what puts it right if not?
 
-  from jaxcal.data import check
-  from jaxcal.data import decoding
-from jaxcal.data import findings
+  from jaxcal.data import check, findings
   print(findings.text(check.benchmark("caltech101", "~/data")))
 
 Nothing is written. What no look at files can tell is said in the notes.
@@ -90,9 +88,15 @@ def benchmark(
     is taken by `catalogue.load`.
 
   Raises:
-    ValueError: The name is unknown.
+    ValueError: The name is unknown, or that of a set which has its images once
+      for every corruption; says how to check one of them.
   """
   entry = catalogue.row(name)
+  if catalogue.is_corrupted(entry):
+    raise ValueError(
+        f"{name} has its images once for every corruption and severity; check "
+        f"the folder of one, such as "
+        f"{pathlib.Path(root, entry.folders[0], 'fog', '3')}")
   root = pathlib.Path(root).expanduser()
   if entry.layout == "cifar":
     return _in_records(entry, root, look)

@@ -111,10 +111,9 @@ def plan(
   source, root = pathlib.Path(archives), pathlib.Path(root)
   if name not in _ARCHIVES:
     raise ValueError(
-        f"the archives of {name} have no folder for each class of the "
-        f"validation images, and are not unpacked here; lay it out as "
-        f"{entry.folders[0]}/{entry.images[0].format(split='val')}/WNID, then "
-        f"check it: jaxcal data check {name} --root={root}")
+        f"the archives of {name} are not unpacked here; lay it out as "
+        f"{entry.folders[0]}/{entry.images[0].replace('{split}', 'val')}/WNID, "
+        f"then check it: jaxcal data check {name} --root={root}")
   if not source.is_dir():
     raise FileNotFoundError(f"no folder {source}; give the one that has the "
                             "archives (--archives)")

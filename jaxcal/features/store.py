@@ -608,12 +608,7 @@ def _read_manifest(folder):
 
 def _read_left_out(path):
   """Reasons by id of the images left out; nothing where none was."""
-  if not path.exists():
-    return {}
-  try:
-    return dict(json.loads(path.read_bytes()))
-  except (ValueError, TypeError) as error:
-    raise ValueError(f"{path} is damaged ({error}). {_WAY_OUT}") from error
+  return damage.read_object(path, _WAY_OUT) if path.exists() else {}
 
 
 def _refuse_foreign(folder):

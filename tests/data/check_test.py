@@ -217,5 +217,12 @@ class OwnTest(_InAFolder):
     self.assertEqual(set(self.check("a.jpg")), {findings.LAYOUT})
 
 
+class CorruptedTest(absltest.TestCase):
+
+  def test_says_how_to_check_one_corruption(self):
+    with self.assertRaisesRegex(ValueError, "/data/imagenet-c/fog/3"):
+      check.benchmark("imagenet_c", "/data")
+
+
 if __name__ == "__main__":
   absltest.main()

@@ -157,6 +157,9 @@ class PrepareTest(parameterized.TestCase):
   def test_imagenet_says_how_it_lies(self):
     with self.assertRaisesRegex(ValueError, "imagenet/images/val/WNID"):
       prepare.plan("imagenet", self.archives, self.root)
+    with self.assertRaisesRegex(
+        ValueError, "imagenet-c/{corruption}/{severity}/WNID"):
+      prepare.plan("imagenet_c", self.archives, self.root)
 
 
 if __name__ == "__main__":
