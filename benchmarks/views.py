@@ -62,7 +62,7 @@ def host_views(image, draws, recipe):
   Args:
     image: uint8 [h w 3].
     draws: (boxes [v - 1, 4], mirrored [v - 1], `augmix.Draw` of each view).
-    recipe: Of the views.
+    recipe: Recipe of the views.
   """
   photo = Image.fromarray(image)
   made = [np.asarray(_clean(photo, recipe))]
@@ -116,7 +116,7 @@ def draws_of(sizes, keys, recipe):
   Args:
     sizes: int32 [b 2], heights and widths.
     keys: uint32 [b 2], see `views.image_key`.
-    recipe: Of the views.
+    recipe: Recipe of the views.
   """
   @jax.jit
   @jax.vmap

@@ -74,7 +74,7 @@ class DataConfig:
       "image sets, separated by commas or by giving the flag several times: "
       "testbed sets, benchmark sets (with root), folders with one sub-folder "
       "per class, CSV files with the columns path,label, parquet files, tars "
-      "or lists (docs/images.md); ./NAME is a folder "
+      "or lists (docs/data.md); ./NAME is a folder "
       "that is called like one of the others")
   root: str | None = _path(
       None, "folder that holds the benchmark sets, each in its usual layout")
@@ -810,6 +810,8 @@ def _data_rows(data):
       ("severity", data.severity is None or 1 <= data.severity <= 5,
        "from 1 to 5"),
       _one_of(data, "corruption_of", "crop", "image"),
+      ("corruption_seed", 0 <= data.corruption_seed < 2**32,
+       "from 0 to 2**32 - 1"),
       _one_of(data, "family", None, "fine_grained", "shift"),
       ("classes", data.classes == "all" or data.store is None,
        "'all' beside --config.data.store, which has features of whole sets"))

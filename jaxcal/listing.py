@@ -102,7 +102,7 @@ def data() -> str:
           "  with --config.data.root=FOLDER: "
           f"{', '.join(catalogue.CATALOGUE)},\n"
           "  a folder with one sub-folder per class, a CSV file "
-          "(path,label),\n  or what others write, see docs/images.md")
+          "(path,label),\n  or what others write, see docs/data.md")
 
 
 def recalibrators() -> Iterator[str]:

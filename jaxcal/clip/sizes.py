@@ -22,7 +22,7 @@ def whole(
   """A whole number out of JSON.
 
   Args:
-    value: What stands there.
+    value: Value of the setting.
     name: Name of the setting, for the error.
     low: Smallest value that is accepted.
     high: Largest value that is accepted.
@@ -46,7 +46,7 @@ def positive(value: Any, name: str, high: float = math.inf) -> float:
   """A positive number out of JSON, whole or not.
 
   Args:
-    value: What stands there.
+    value: Value of the setting.
     name: Name of the setting, for the error.
     high: Largest value that is accepted.
 
@@ -148,7 +148,7 @@ def three(
   """Three numbers, one for each channel.
 
   Args:
-    values: What stands there.
+    values: Value of the setting.
     name: Name of the setting, for the error.
     above: Number that each must exceed.
 

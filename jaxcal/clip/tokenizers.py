@@ -123,7 +123,7 @@ def check_fits(
   Args:
     tokenizer: Tokenizer from `of_clip` or `of_siglip`.
     vocab_size: Number of token vectors of the text tower.
-    folder: Where it comes from, for the error.
+    folder: Folder of the tokenizer, for the error.
 
   Raises:
     ValueError: It does.

@@ -179,9 +179,9 @@ def attend(
   """Means of the values, weighted by softmax head by head.
 
   Args:
-    query: What looks, all heads after each other.
-    key: What is looked for.
-    value: What is found there.
+    query: Queries, all heads after each other.
+    key: Keys, likewise.
+    value: Values, likewise.
     heads: Number of heads.
     mask: True where attention is allowed; everywhere if None.
   """

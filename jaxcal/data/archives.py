@@ -27,6 +27,7 @@ _BLOCK = 2**20  # bytes that are read at a time
 # than this, and to more than this, is a trap.
 _MAX_GROWTH = 30
 _ALWAYS_ALLOWED = 64 * 2**20
+# What readers raise: for ways of packing that zipfile does not know, too.
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError,
             NotImplementedError, RuntimeError, gzip.BadGzipFile)
 

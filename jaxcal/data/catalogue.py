@@ -578,6 +578,14 @@ def split_file_places(entry: Row, root: pathlib.Path) -> list[pathlib.Path]:
       root / entry.split_file, root / "data_splits" / entry.split_file]
 
 
+def split_file_home(entry: Row, root: pathlib.Path) -> pathlib.Path:
+  """Where a split file belongs: into the set's folder, where this is."""
+  assert entry.split_file is not None
+  folder = next((root / name for name in entry.folders
+                 if (root / name).is_dir()), root / entry.folders[0])
+  return folder / entry.split_file
+
+
 def split_file(entry: Row, root: pathlib.Path) -> pathlib.Path:
   """The split file of the layout "coop".
 

@@ -23,6 +23,7 @@ from jaxcal.data import decoding
 from jaxcal.data import findings
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import layouts
+from jaxcal.data import screening
 from jaxcal.data.findings import Count
 from jaxcal.data.findings import Finding
 from jaxcal.data.findings import Report
@@ -122,7 +123,7 @@ def own(
     layout: Sentence on how they lie on disk.
     look: How closely the images are looked at.
   """
-  damaged = check_files.decode_all(
+  damaged = screening.failures(
       _reader(found, look), found.ids, num_threads=look.num_threads,
       progress=look.progress)
   mend = "replace these files, or remove them"
@@ -176,7 +177,7 @@ def _not_read(path, why, look):
   paths: list[str] = []
   if os.path.isdir(path):
     paths = check_files.images_in(check_files.tree(pathlib.Path(path)))
-    wrong += check_files.of_damaged(check_files.decode_all(
+    wrong += check_files.of_damaged(screening.failures(
         lambda position: _look_at(pathlib.Path(path, paths[position]), look),
         paths,
         num_threads=look.num_threads, progress=look.progress),
@@ -282,7 +283,7 @@ def _in_records(entry, root, look):
           kind=findings.COUNT, mend=_fetch(entry, root),
           what=f"{len(found.ids):,} images of the split {split!r}, not "
                f"{expected:,}."))
-    wrong += check_files.of_damaged(check_files.decode_all(
+    wrong += check_files.of_damaged(screening.failures(
         _reader(found, look), found.ids, num_threads=look.num_threads,
         progress=look.progress), _fetch(entry, root))
   return Report(
@@ -295,7 +296,7 @@ def _in_records(entry, root, look):
 def _with_images(entry, root, look, seen) -> Report:
   """The report, once the images were looked at, too."""
   folder, paths = seen.folder, seen.paths
-  damaged = check_files.decode_all(
+  damaged = screening.failures(
       lambda position: _look_at(folder / paths[position], look), paths,
       num_threads=look.num_threads, progress=look.progress)
   notes = list(seen.notes)
@@ -487,11 +488,7 @@ def _put_split(entry, root):
   if entry.layout == "aircraft":
     return ("take variants.txt and images_variant_SPLIT.txt from the archive "
             f"again, see {entry.home}")
-  place = catalogue.split_file_places(entry, root)[0]
-  for folder in entry.folders:
-    if (root / folder).is_dir():
-      place = root / folder / entry.split_file
-      break
+  place = catalogue.split_file_home(entry, root)
   return (f"put the published {entry.split_file} at {place}; it is linked from "
           "DATASETS.md in https://github.com/KaiyangZhou/CoOp")
 

@@ -1,8 +1,7 @@
 """What lies on disk, held against what is listed; and what the files hold."""
 
 import collections
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-import concurrent.futures
+from collections.abc import Collection, Iterator, Mapping
 import os
 import pathlib
 import posixpath
@@ -14,7 +13,6 @@ from jaxcal.data.findings import Finding
 
 # Names of the regular files by their folder, both below the folder of images.
 Tree = Mapping[str, Collection[str]]
-_AT_ONCE = 64  # images between two reports
 # Part of the file names of a class by which a folder is known to be its own.
 _ALMOST_ALL = 0.95
 
@@ -88,37 +86,11 @@ def against_list(
   return found, list(_notes(wanted, there, unused))
 
 
-def decode_all(
-    read: Callable[[int], object], ids: Sequence[str], *,
-    num_threads: int = 4,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, str]:
-  """The images that cannot be read, and why.
-
-  Args:
-    read: Function that looks at the image at a position, and raises where it is
-      damaged.
-    ids: Ids of the images.
-    num_threads: Number of threads that read.
-    progress: Function called with (images looked at, images in all).
-  """
-  bad: dict[str, str] = {}
-  with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-    for position, reason in enumerate(pool.map(
-        lambda position: _reason(read, position), range(len(ids)))):
-      if reason:
-        bad[ids[position]] = reason
-      done = position + 1
-      if progress is not None and (not done % _AT_ONCE or done == len(ids)):
-        progress(done, len(ids))
-  return bad
-
-
 def of_damaged(bad: Mapping[str, str], fetch: str) -> list[Finding]:
   """The finding on images that cannot be read; none without such.
 
   Args:
-    bad: Reason by id, see `decode_all`.
+    bad: Reason by id, see `screening.failures`.
     fetch: Step that brings the images anew.
   """
   if not bad:
@@ -133,15 +105,6 @@ def of_damaged(bad: Mapping[str, str], fetch: str) -> list[Finding]:
 def move(source: pathlib.Path, target: pathlib.Path) -> str:
   """The command that renames a folder or file."""
   return f"mv {shlex.quote(str(source))} {shlex.quote(str(target))}"
-
-
-def _reason(read, position):
-  """Why an image cannot be read; nothing if it can."""
-  try:
-    read(position)
-  except Exception as error:  # damage makes decoders raise anything
-    return f"{error}" or repr(error)
-  return ""
 
 
 def _by_folder(paths) -> dict[str, set[str]]:

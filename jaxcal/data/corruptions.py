@@ -24,6 +24,7 @@ from jaxcal import spelling
 from jaxcal.data import corruptions_on_device as on_device
 from jaxcal.data import corruptions_on_host as on_host
 from jaxcal.data import decoding
+from jaxcal.data import folders
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import views
 from jaxcal.typing import UInt8
@@ -175,12 +176,9 @@ def pictures(
     FileNotFoundError: There is no such folder.
     ValueError: It has no pictures, or one cannot be read.
   """
-  folder = pathlib.Path(folder).expanduser()
-  if not folder.is_dir():
-    raise FileNotFoundError(f"no folder {folder} with pictures for frost")
-  paths = [path for path in sorted(folder.iterdir())
-           if path.suffix.lower() in decoding.IMAGE_SUFFIXES
-           and not path.name.startswith(".")]
+  folder = folders.existing(pathlib.Path(folder).expanduser())
+  paths = [entry.path for entry in folders.entries(folder)
+           if folders.is_image(entry.name)]
   if not paths:
     raise ValueError(f"{folder} has no pictures for frost (known suffixes: "
                      f"{', '.join(decoding.IMAGE_SUFFIXES)})")

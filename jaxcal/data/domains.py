@@ -93,7 +93,7 @@ def keep(found: image_sets.ImageSet, domain: str) -> image_sets.ImageSet:
   if min(map(len, parts)) < 3:
     raise ValueError(
         f"{found.name!r} has no domains, so there is none called {domain!r}; "
-        "expected ROOT/DOMAIN/CLASS/FILE, see docs/images.md")
+        "expected ROOT/DOMAIN/CLASS/FILE, see docs/data.md")
   rows = [row for row, part in enumerate(parts) if part[0] == domain]
   if not rows:
     known = sorted({part[0] for part in parts})

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 
+from jaxcal import spelling
+
 # What is wrong.
 ABSENT = "set not there"
 SPLIT_ABSENT = "split file missing"
@@ -22,8 +24,6 @@ FOLDERS_SWAPPED = "class folders swapped"
 FOLDER_EXTRA = "extra class folder"
 IMAGES = "damaged images"
 CONTENTS = "same content"
-
-_MAX_NAMED = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,9 +90,7 @@ def text(report: Report) -> str:
 
 def some(names: Sequence[str]) -> str:
   """The first names of many, and how many more there are."""
-  more = len(names) - _MAX_NAMED
-  return ", ".join(names[:_MAX_NAMED]) + (f" and {more} more" if more > 0
-                                          else "")
+  return ", ".join(spelling.shortened(names))
 
 
 def _lines(report: Report) -> Iterator[str]:

@@ -127,7 +127,8 @@ def plan(
         f"{catalogue.how_to_obtain(entry)}")
   _check_room(root, sum(step.num_bytes for step in steps))
   return Plan(name=name, root=root, steps=steps, split_file=split,
-              split_place=_split_place(entry, root) if split else None)
+              split_place=(
+                  catalogue.split_file_home(entry, root) if split else None))
 
 
 def text(planned: Plan) -> str:
@@ -223,13 +224,6 @@ def _split_file(entry, source):
                        f"{entry.name}; bring the published one")
     return path
   return None
-
-
-def _split_place(entry, root):
-  """Where a split file is put: beside the images, where these are."""
-  folder = next((root / name for name in entry.folders
-                 if (root / name).is_dir()), root / entry.folders[0])
-  return folder / entry.split_file
 
 
 def _check_room(root, needed):

@@ -4,7 +4,7 @@
   images = screening.usable(images)        # decodes all: leaves out what fails
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import concurrent.futures
 import io
 import itertools
@@ -48,7 +48,8 @@ def check(
         io.BytesIO(encoded(position)))
   else:
     return
-  bad = _failures(image_set, look, num_threads, progress)
+  bad = failures(
+      look, image_set.ids, num_threads=num_threads, progress=progress)
   if bad:
     raise ValueError("\n  ".join([
         f"{len(bad)} of {len(image_set.ids)} files of {image_set.name!r} "
@@ -88,7 +89,8 @@ def usable(
     views.check_image(image)
     views.canvas_shape(*image.shape[:2])
 
-  bad = _failures(image_set, decode, num_threads, progress)
+  bad = failures(
+      decode, image_set.ids, num_threads=num_threads, progress=progress)
   if not bad:
     return image_set
   if len(bad) == len(image_set.ids):
@@ -105,23 +107,35 @@ def usable(
       left_out={**image_set.left_out, **bad})
 
 
-def _failures(image_set, look, num_threads, progress):
-  """Ids of the images at which `look` raises, in order, and why."""
-  n = len(image_set.ids)
+def failures(
+    look: Callable[[int], object],
+    ids: Sequence[str],
+    *,
+    num_threads: int = 4,
+    progress: _Report | None = None,
+) -> dict[str, str]:
+  """The images at which a look raises, in order, and why.
 
+  Args:
+    look: Function of the position of an image, which raises where it is
+      damaged.
+    ids: Ids of the images.
+    num_threads: Threads that look.
+    progress: Function called with (images looked at, images in all).
+  """
   def reasons(positions):
     return [_reason(look, int(position)) for position in positions]
 
   found: dict[str, str] = {}
   done = 0
   with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-    blocks = np.array_split(np.arange(n), -(-n // _AT_ONCE))
+    blocks = np.array_split(np.arange(len(ids)), len(ids) // _AT_ONCE + 1)
     for reason in itertools.chain.from_iterable(pool.map(reasons, blocks)):
       if reason:
-        found[image_set.ids[done]] = reason
+        found[ids[done]] = reason
       done += 1
       if progress is not None:
-        progress(done, n)
+        progress(done, len(ids))
   return found
 
 
