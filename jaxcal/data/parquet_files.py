@@ -6,6 +6,7 @@
 Nothing is downloaded, and no code of the data set runs.
 """
 
+import bisect
 from collections.abc import Mapping, Sequence
 import functools
 import json
@@ -123,7 +124,7 @@ class _Place:
 
   def of(self, row: int) -> tuple[int, int]:
     """Group and place of a row."""
-    group = next(i for i, end in enumerate(self._ends) if row < end)
+    group = bisect.bisect_right(self._ends, row)
     return group, row - (self._ends[group - 1] if group else 0)
 
 

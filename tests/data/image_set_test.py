@@ -140,6 +140,16 @@ class ApartTest(absltest.TestCase):
         "the first one 'w2'; choose another split"):
       image_sets.check_apart(_image_set(), other, split="train")
 
+  def test_corrupted_images_are_still_the_same(self):
+    target = _image_set()
+    corrupted = target._replace(
+        corruption={"data.corruption": "fog"},
+        read=lambda position: 255 - target.read(position))
+    self.assertEqual(
+        image_sets.shared_ids(corrupted, target), list(target.ids))
+    with self.assertRaisesRegex(ValueError, "images of birds are in the spl"):
+      image_sets.check_apart(corrupted, target, split="train")
+
   def test_files_of_one_name_are_compared_by_what_they_hold(self):
     """All of them: that the first ones differ does not say it of the rest."""
     root = pathlib.Path(self.create_tempdir().full_path)
