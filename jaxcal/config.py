@@ -481,8 +481,9 @@ class ExperimentConfig:
   batch_size: int = _field(
       8, "images per device and step; no influence on the numbers")
   num_threads: int = _field(4, "number of threads that read images")
-  memory_gb: float = _field(
-      4.0, "rough bound for the text tower and, apart, for its Jacobian")
+  memory_gb: float | None = _field(
+      None, "bound for what a run holds on each device; if none, three "
+      "quarters of its free memory, and 4 on a CPU")
   evidence: tuple[str, ...] = _field(
       (), "arrays that predictions carry for recalibrators, separated by "
       "commas: "
@@ -493,11 +494,6 @@ class ExperimentConfig:
       "auto", "linearisation of the text tower at the initial context: 'vjp', "
       "'jacobian', or "
       "'auto': the faster one for the number of images")
-
-  @property
-  def max_bytes(self) -> int:
-    """`memory_gb` in bytes."""
-    return int(self.memory_gb * 2**30)
 
   @property
   def clean_batch_size(self) -> int:
@@ -897,8 +893,8 @@ def _metrics_rows(metrics):
 def _rows_of_no_section(config):
   return (
       _one_of(config, "protocol", "defaults", "paper"),
-      _positive(config, "memory_gb"),
-      ("memory_gb", config.memory_gb <= _MOST_GB, f"<= {_MOST_GB}"),
+      ("memory_gb", config.memory_gb is None or config.memory_gb > 0, "> 0"),
+      ("memory_gb", (config.memory_gb or 0) <= _MOST_GB, f"<= {_MOST_GB}"),
       _one_of(config, "linearisation", "auto", "vjp", "jacobian"),
       *_at_least(1, config, "batch_size", "num_threads"))
 

@@ -12,6 +12,7 @@ import pathlib
 from typing import Any
 
 from jaxcal import config as config_lib
+from jaxcal import memory
 from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.clip import checkpoint
@@ -33,6 +34,11 @@ def load_model(config: config_lib.ModelConfig) -> checkpoint.Model:
   """The model, each tower in its precision."""
   return tasks.load(config.name, image_precision=config.image_precision,
                     text_precision=config.text_precision)
+
+
+def budget(config: _Config) -> int:
+  """Bytes that a run may take on each device."""
+  return memory.budget(config.memory_gb)
 
 
 def recipe(
@@ -62,12 +68,14 @@ def source(
   """
   of_views, seed = recipe(config.views, model), config.views.seed
   if config.data.store is None:
-    return sources.from_images(model, images, recipe=of_views, seed=seed,
-                               num_threads=config.num_threads)
+    return sources.from_images(
+        model, images, recipe=of_views, seed=seed,
+        num_threads=config.num_threads,
+        max_bytes=memory.shares(budget(config)).image_tower)
   store = load.open_store(config.data.store, images.name)
   stores.check_holds(store, model, recipe=of_views, seed=seed)
   return sources.from_store(store, image_set=images, config=model.config,
-                            max_bytes=config.max_bytes)
+                            max_bytes=budget(config))
 
 
 def task(
@@ -87,16 +95,17 @@ def task(
     FileNotFoundError, ValueError: See `tuned_context`.
   """
   tuned = tuned_context(config.method, model)
-  budget: dict[str, Any] = dict(
-      max_bytes=config.max_bytes, num_contexts=config.batch_size)
+  limits: dict[str, Any] = dict(
+      max_bytes=memory.shares(budget(config)).text_tower,
+      num_contexts=config.batch_size)
   if tuned is None:
     return tasks.unencoded_task(
-        model, class_names, template=config.data.template, **budget)
+        model, class_names, template=config.data.template, **limits)
   context = tuned.params["context"]
   # As in its training, no words but the name and a full stop.
   return tasks.unencoded_task(
       model, class_names, template="{}.", num_context_tokens=len(context),
-      class_position=tuned.spec.class_position, **budget)._replace(
+      class_position=tuned.spec.class_position, **limits)._replace(
           context=context)
 
 

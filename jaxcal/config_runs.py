@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxcal import config as config_lib
 from jaxcal import config_inputs
+from jaxcal import memory
 from jaxcal import run
 from jaxcal import runs
 from jaxcal import stages
@@ -116,7 +117,8 @@ def predict(
     *,
     posterior: heads.Chosen | None = None,
     on_batch: Callable[[int, int], None] | None = None,
-    on_step: Callable[[int, int], None] = lambda done, total: None,
+    on_step: Callable[[str, float, int], None] | None = None,
+    on_flat_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[str, pathlib.Path]]:
   """Names of the predictions and their paths, as they are saved.
 
@@ -127,8 +129,9 @@ def predict(
     about: Settings to write into each one's predictions, by method.
     posterior: Posterior that predicts in its forms, too; None without.
     on_batch: See `run.iterate`.
-    on_step: Function called with the steps of flatness-aware pre-training done
-      and in all.
+    on_step: See `run.iterate`.
+    on_flat_step: Function called with the steps of flatness-aware pre-training
+      done and in all.
 
   Raises:
     ValueError: Predictions of something else lie there.
@@ -146,15 +149,17 @@ def predict(
       task = task._replace(context=pretraining.flat_context(
           task, _flatness(config.fpp), of.folder / "fpp.npz",
           seed=config.fpp.seed, from_words=config.fpp.from_template,
-          identity=of.common, progress=on_step))
+          identity=of.common, progress=on_flat_step))
     return run.iterate(
         methods, task, config_inputs.source(config, model, of.images),
         order=None if config.stream.order == "given" else run.shuffled(
             num_images, config.stream.seed), head=head,
         evidence=_evidence(config, run.EVIDENCE),
-        linearisation=config.linearisation, max_bytes=config.max_bytes,
+        linearisation=config.linearisation, max_bytes=memory.shares(
+            config_inputs.budget(config)).jacobian,
         batch_size=config.batch_size, parts=parts,
-        identity=of.common, about=settings, on_batch=on_batch)
+        identity=of.common, about=settings, on_batch=on_batch,
+        on_step=on_step)
 
   return runs.predict(of, compute, about)
 

@@ -18,6 +18,61 @@ import jax
 import tqdm
 
 
+class Report:
+  """What a library function calls to say how far it is.
+
+  Units that are half done count half. The bar never goes back.
+  """
+
+  def __init__(
+      self, drawn: Callable[[int], tqdm.tqdm], *, before: int = 0,
+      size: int | None = None):
+    """A report of a bar, or of a part of one.
+
+    Args:
+      drawn: Function from the number of units in all to the bar.
+      before: Units of the bar before the part.
+      size: Units of the part; as many as are reported if None.
+    """
+    self._drawn, self._before, self._size = drawn, before, size
+    self._doing = ""
+
+  def __call__(self, done: float, total: int, loss: float = math.nan) -> None:
+    """Moves the bar.
+
+    Args:
+      done: Units done.
+      total: Units in all.
+      loss: Loss that stands behind the bar, unless it is NaN.
+    """
+    drawn = self._drawn(total)
+    if not math.isnan(loss):
+      drawn.set_postfix_str(f"loss={loss:.3f}", refresh=False)
+    size = total if self._size is None else self._size
+    place = self._before + size * done / max(total, 1)
+    first = not drawn.n and place > 0
+    drawn.update(max(place - drawn.n, 0))
+    if first:  # with it comes the first estimate, at once in a log file, too
+      drawn.refresh()
+
+  def at(self, what: str, done: float, total: int) -> None:
+    """Moves the bar, and says behind it what is being done."""
+    drawn = self._drawn(total)
+    if what != self._doing:
+      self._doing = what
+      drawn.set_postfix_str(what)
+    self(done, total)
+
+
+class _Bar(tqdm.tqdm):
+  """A bar that shows whole units, also where some are half done."""
+
+  @property
+  def format_dict(self):
+    found = super().format_dict
+    return found | {"n": int(found["n"])}
+
+
 @contextlib.contextmanager
 def bar(
     name: str, total: int, unit: str = "image", *, delay: float = 0
@@ -31,44 +86,39 @@ def bar(
     delay: Seconds before the bar is shown, for work that is quick as a rule.
   """
   interval = 0.2 if sys.stderr.isatty() else 30
-  with tqdm.tqdm(total=total, desc=name, unit=unit, mininterval=interval,
-                 disable=bool(jax.process_index()), delay=delay) as drawn:
+  with _Bar(total=total, desc=name, unit=unit, mininterval=interval,
+            disable=bool(jax.process_index()), delay=delay) as drawn:
     yield drawn
 
 
 @contextlib.contextmanager
 def reported(
     name: str, unit: str = "image", *, delay: float = 0
-) -> Iterator[Callable[..., None]]:
+) -> Iterator[Report]:
   """One bar, drawn from the first call on: of quick work there is nothing.
 
   Args:
     name: Text in front of the bar.
     unit: Name of a unit.
     delay: Seconds before the bar is shown, for work that is quick as a rule.
-
-  Yields:
-    What a library function calls with the numbers of units done and in all, and
-    perhaps with a loss, which stands behind the bar unless it is NaN.
   """
   with contextlib.ExitStack() as stack:
-    drawn: Any = None
 
-    def report(done: int, total: int, loss: float = math.nan) -> None:
-      nonlocal drawn
-      if drawn is None:
-        drawn = stack.enter_context(bar(name, total, unit, delay=delay))
-      if not math.isnan(loss):
-        drawn.set_postfix_str(f"loss={loss:.3f}", refresh=False)
-      drawn.update(done - drawn.n)
+    current: tqdm.tqdm | None = None
 
-    yield report
+    def drawn(total):
+      nonlocal current
+      if current is None:
+        current = stack.enter_context(bar(name, total, unit, delay=delay))
+      return current
+
+    yield Report(drawn)
 
 
 @contextlib.contextmanager
 def of_parts(
     name: str, sizes: Sequence[int], unit: str = "image"
-) -> Iterator[list[Callable[[int, int], None]]]:
+) -> Iterator[list[Report]]:
   """One bar over parts that each tell how much of themselves is done.
 
   Args:
@@ -77,17 +127,11 @@ def of_parts(
     unit: Name of a unit.
 
   Yields:
-    For each part, a function of its progress: (done, total), in units of its
-    own.
+    What takes the progress of each part, in units of its own.
   """
   with bar(name, sum(sizes), unit) as drawn:
-
-    def of_part(number):
-      before = sum(sizes[:number])
-      return lambda done, total: drawn.update(
-          before + sizes[number] * done // total - drawn.n)
-
-    yield [of_part(number) for number in range(len(sizes))]
+    yield [Report(lambda total: drawn, before=sum(sizes[:number]), size=size)
+           for number, size in enumerate(sizes)]
 
 
 @contextlib.contextmanager

@@ -13,9 +13,11 @@ import tempfile
 import time
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
+from jaxcal import memory
 from jaxcal import parts as parts_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import sharding
@@ -45,7 +47,6 @@ COMMON_EVIDENCE = ("image_features", "zero_shot_text_features",
 VIEW_EVIDENCE = ("view_logits", "zero_shot_view_logits")
 EVIDENCE = COMMON_EVIDENCE + VIEW_EVIDENCE
 
-_GIGABYTE = 2**30
 _STREAMS = "streams.npz"
 _SAVE_SECONDS = 30  # between two saves of what streams remember
 
@@ -188,13 +189,14 @@ def iterate(
     head: bayesian.Head | None = None,
     evidence: Sequence[str] = (),
     linearisation: str = "auto",
-    max_bytes: int = 4 * _GIGABYTE,
+    max_bytes: int = 2 * memory.GIGABYTE,
     batch_size: int | None = None,
     parts: pathlib.Path | None = None,
     identity: Mapping[str, Any] | None = None,
     about: Mapping[str, Mapping[str, Any]] | None = None,
     devices: Sequence[jax.Device] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
+    on_step: Callable[[str, float, int], None] | None = None,
 ) -> Iterator[tuple[str, Predictions]]:
   """`predict` one method after the other, resumable, on several processes.
 
@@ -213,7 +215,8 @@ def iterate(
     evidence: Names of `predictions.EVIDENCE` to add.
     linearisation: See `tasks.prepare`.
     max_bytes: See `tasks.prepare`.
-    batch_size: See `predict`.
+    batch_size: See `predict`. Where a device has no memory for it, the run goes
+      on with half of it, and says so.
     parts: Folder that receives the outputs batch by batch, and twice a minute
       what methods with a state remember; what lies there from an interrupted
       run with the same arguments is not computed again.
@@ -224,13 +227,16 @@ def iterate(
     devices: Devices that share the images; those of all processes if None.
     on_batch: Function called with (images done, images in all) after each
       batch.
+    on_step: Function called within a batch, too, with (what is being done,
+      images done, images in all); an image that is half done counts half.
 
   Yields:
     (name, Predictions), in the order of the source; the same in each process.
 
   Raises:
     ValueError: See `predict`; an image cannot be read, features or outputs
-      are not finite, or a posterior is given and no method that it goes with.
+      are not finite, a posterior is given and no method that it goes with, or
+      a device has no memory even for one image.
   """
   shaped = tasks.shaped(task)  # traces the text tower: once is enough
   _check_methods(methods, shaped, source)
@@ -254,14 +260,23 @@ def iterate(
     missing = parts_lib.missing(folder, len(source.ids))
     sharding.barrier("missing")  # nobody writes before all have looked
     if len(missing):
+      if on_step is not None:
+        on_step("encoding the prompts", len(source.ids) - len(missing),
+                len(source.ids))
       prepared = _prepared(
           methods, task, shaped, source, linearisation=linearisation,
           max_bytes=max_bytes)
       task = task._replace(text_features=prepared.text_features)
-      _compute(
-          methods, task, source, prepared, folder, missing, order, mesh,
-          head=head, evidence=evidence, batch_size=batch_size,
-          on_batch=on_batch)
+    while len(missing):
+      try:
+        _compute(
+            methods, task, source, prepared, folder, missing, order, mesh,
+            head=head, evidence=evidence, batch_size=batch_size,
+            on_batch=on_batch, on_step=on_step)
+        break
+      except jax.errors.JaxRuntimeError as error:
+        batch_size = _halved(batch_size, error)
+      missing = parts_lib.missing(folder, len(source.ids))
     sharding.barrier("predicted")
     common = _common_evidence(folder, task, evidence)
     for name, settings in about.items():
@@ -279,8 +294,23 @@ def _open(folder, source, names, order, identity):
   parts_lib.open_folder(folder, source.ids, names, order, identity)
 
 
+def _halved(batch_size, error):
+  """Half the images per device, where there was no memory for all of them."""
+  if not memory.is_exhausted(error):
+    raise error
+  advice = ("lower batch_size, the number of views or memory_gb, or take a "
+            "lower precision of the image tower")
+  if batch_size == 1 or jax.process_count() > 1:
+    raise ValueError(f"a device has no memory left with {batch_size} images at "
+                     f"a time; {advice}: {error}") from error
+  logging.warning(
+      "A device has no memory left with %d images at a time; going on with %d. "
+      "To begin with less, %s.", batch_size, batch_size // 2, advice)
+  return batch_size // 2
+
+
 def _compute(methods, task, source, prepared, folder, missing, order, mesh, *,
-             head, evidence, batch_size, on_batch):
+             head, evidence, batch_size, on_batch, on_step):
   """Writes the outputs for all images that have none."""
   task = task._replace(num_images=len(source.ids))
   along = _streams(methods, task)
@@ -295,7 +325,10 @@ def _compute(methods, task, source, prepared, folder, missing, order, mesh, *,
   alone = {name: method for name, method in methods.items()
            if name not in along}
   compute = _episodic(alone, task, prepared, head, evidence, mesh)
-  read = source.batches(batches, mesh, batch_size)
+  total = len(source.ids)
+  told = None if on_step is None else lambda what, count: on_step(
+      what, min(start + count * rows, total), total)
+  read = source.batches(batches, mesh, batch_size, told)
   done, saved = start, time.monotonic()
   for asked, (batch, outputs) in zip(batches, _one_behind(read, compute)):
     outputs = sharding.gather_local(outputs)
@@ -312,7 +345,7 @@ def _compute(methods, task, source, prepared, folder, missing, order, mesh, *,
     _write(folder, source, batch, outputs)
     done += len(asked)
     if on_batch is not None:
-      on_batch(done, len(source.ids))
+      on_batch(done, total)
 
 
 def _prompt_family(methods, task):

@@ -6,6 +6,7 @@ One device is a mesh of one.
 """
 
 from collections.abc import Callable, Sequence
+import time
 from typing import Any
 
 import jax
@@ -22,6 +23,9 @@ from jaxcal.typing import PyTree
 _AXIS = "data"
 _ROWS = PartitionSpec(_AXIS)
 _WHOLE = PartitionSpec()
+# Seconds between two looks at whether a device is done.
+_SHORTEST_NAP = 0.0002
+_LONGEST_NAP = 0.05
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -108,9 +112,21 @@ def over_rows(
       out_specs=_ROWS, check_vma=False))
 
 
+def wait(tree: PyTree) -> None:
+  """Waits until arrays are computed, in short naps.
+
+  So an interrupt is answered at once, and not when a device is done.
+  """
+  nap = _SHORTEST_NAP
+  for leaf in jax.tree.leaves(tree):
+    while not leaf.is_ready():
+      time.sleep(nap)
+      nap = min(2 * nap, _LONGEST_NAP)
+
+
 def gather_local(tree: PyTree) -> PyTree:
   """This process's rows of a batch, on the host; waits for them."""
-
+  wait(tree)
   return jax.tree.map(
       lambda x: np.concatenate([np.asarray(rows) for rows in _in_order(x)]),
       tree)

@@ -40,7 +40,8 @@ from jaxcal.clip import encoder
 from jaxcal.clip import prompts as prompts_lib
 from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
-from jaxcal.features import extract
+from jaxcal.data import views
+from jaxcal.features import encoding
 from jaxcal.losses import orthogonality
 from jaxcal.metrics import calibration
 from jaxcal.posterior import acquisition
@@ -243,11 +244,11 @@ class TowerTest(parameterized.TestCase):
     pooled = _products(model.pooled, pixels)
     self.assertLen(pooled, len(found) - 1)
     self._assert_asks(name, pooled)
-    _, tower = extract._programs(
-        model.config, model.preprocess, extract.recipe_of(model),
-        sharding.data_mesh(jax.devices()[:2]))
+    tower = encoding.tower_program(
+        model.config, model.preprocess, 2, sharding.data_mesh(
+            jax.devices()[:2]))
     views = _shape(2, 3, side, side, 3, dtype=jnp.uint8)
-    batches = _products(tower, model.params, views)
+    batches = _products(tower, (model.params, _shape(dtype=jnp.int32)), views)
     self.assertLen(batches, len(found))
     self._assert_asks(name, batches)
 
@@ -383,9 +384,9 @@ class _World:
 
   def views_program(self):
     for augmix in (False, True):
-      recipe = extract.views.Recipe(
+      recipe = views.Recipe(
           size=48, resize=48, num_views=3, augmix=augmix)
-      program = extract._view_program(recipe, self.mesh)
+      program = encoding.view_program(recipe, self.mesh)
       yield f"views, augmix={augmix}", (
           program, (), (_shape(2, 64, 64, 3, dtype=jnp.uint8),
                         _shape(2, 2, dtype=jnp.int32),

@@ -325,6 +325,82 @@ class MixedTest(_Runs, parameterized.TestCase):
       self.run_all(evidence=("scores",))
 
 
+class MemoryTest(_Runs, absltest.TestCase):
+  """Devices that have no memory for a batch."""
+
+  def _limited(self, most, message="RESOURCE_EXHAUSTED: Out of memory"):
+    """Programs that fail with more images than a device has room for."""
+    program = run._program
+
+    def limited(*options):
+      inner = program(*options)
+
+      def call(shared, rows):
+        if len(rows[0]) > most:
+          raise jax.errors.JaxRuntimeError(message)
+        return inner(shared, rows)
+
+      return call
+
+    return mock.patch.object(run, "_program", limited)
+
+  def test_goes_on_with_half_of_the_batch(self):
+    images, read = watched(self.images)
+    with self._limited(4), self.assertLogs(level="WARNING") as logs:
+      found = self.run_all(images=images, batch_size=8)
+    self.assert_same(found, atol=1e-5)
+    self.assertIn("with 8 images at a time; going on with 4", logs.output[-1])
+    self.assertCountEqual(set(read), range(11))
+
+  def test_methods_with_a_state_go_on_where_they_were(self):
+    expected = run.predict(
+        {"tda": cache.Tda()}, self.task, self.images, model=self.model,
+        num_views=8, batch_size=11)
+    calls = []
+    program = run._program
+
+    def failing(*options):
+      inner = program(*options)
+
+      def call(shared, rows):
+        calls.append(len(rows[0]))
+        if len(calls) == 3:
+          raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: full")
+        return inner(shared, rows)
+
+      return call
+
+    with mock.patch.object(run, "_program", failing):
+      found = run.predict(
+          {"tda": cache.Tda()}, self.task, self.images, model=self.model,
+          num_views=8, batch_size=4, devices=jax.devices()[:1])
+    np.testing.assert_allclose(
+        found["tda"].logits, expected["tda"].logits, atol=1e-4, rtol=0)
+    self.assertEqual(calls[3:], [2] * 6)
+
+  def test_no_memory_for_one_image(self):
+    with self._limited(0), self.assertRaisesRegex(
+        ValueError, "no memory left with 1 images at a time; lower batch_size"):
+      self.run_all(batch_size=8)
+
+  def test_other_errors_are_not_taken_for_it(self):
+    with self._limited(4, "INTERNAL: broken"), self.assertRaisesRegex(
+        jax.errors.JaxRuntimeError, "broken"):
+      self.run_all(batch_size=8)
+
+  def test_steps_are_told_in_images(self):
+    steps, batches = [], []
+    self.run_all(batch_size=4, on_step=lambda *one: steps.append(one),
+                 on_batch=lambda *one: batches.append(one))
+    what, done, total = zip(*steps)
+    self.assertEqual(what, (
+        "encoding the prompts", "compiling the image tower", "image tower",
+        "image tower"))
+    self.assertEqual(done, (0, 0, 4, 8))
+    self.assertEqual(set(total), {11})
+    self.assertEqual(batches[-1], (11, 11))
+
+
 class HeadTest(_Runs, absltest.TestCase):
   """Predictions of a posterior beside those of the settings."""
 

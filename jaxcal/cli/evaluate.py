@@ -193,10 +193,11 @@ def _predict(
     report(0, len(asked.images.ids))
     list(config_runs.predict(
         config, model, asked, about, posterior=part.posterior, on_batch=report,
-        on_step=step))
+        on_step=report.at, on_flat_step=step))
     saved.save(
         model, asked.images, part.tuned, template=part.template,
-        features=output / "features" / asked.place, max_bytes=config.max_bytes,
+        features=output / "features" / asked.place,
+        max_bytes=config_inputs.budget(config),
         batch_size=config.clean_batch_size, num_threads=config.num_threads,
         progress=report)
 

@@ -1,6 +1,6 @@
 """`jaxcal sweep`: many settings in as few passes over the images as can be."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import itertools
 import pathlib
@@ -158,7 +158,7 @@ def _folder_name(variant: config_sweep.Variant) -> str:
 
 def _run_pass(
     one: _Pass, load: config_sweep.Loaded, rows: sweep_report.Rows,
-    report: Callable[[int, int], None]
+    report: progress.Report
 ) -> None:
   """Predictions of one set, and a row for every setting."""
   config, data = one.config, one.asked.images.name
@@ -173,7 +173,7 @@ def _run_pass(
   with progress.reported(f"{data}: flat context", "step") as step:
     for name, path in config_runs.predict(
         config, model, one.asked, of_point, posterior=posterior,
-        on_batch=report, on_step=step):
+        on_batch=report, on_step=report.at, on_flat_step=step):
       point = one.points[one.asked.outputs[name].method]
       rows.measure(
           {"data": data, "setting": name, **fields}, path,

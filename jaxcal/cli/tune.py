@@ -59,7 +59,7 @@ def main() -> None:
   model = config_inputs.load_model(config.model)
   settings = [config_tuning.setting(config, model, spec) for spec in specs]
   for task, setting in itertools.product(tasks, settings):
-    fit.check_memory(model, task, setting, config.max_bytes)
+    fit.check_memory(model, task, setting, config_inputs.budget(config))
   about = config_record.describe(config, model) | saved_runs.left_out({
       place: reasons for task in tasks
       for place, reasons in task.left_out.items()})
@@ -150,7 +150,8 @@ def _tuned(
         model, task, setting, _folder(output, task, setting.spec),
         outliers=outliers.of(setting.spec), about=about,
         features=output / "features" / task.name,
-        seeds_at_once=config.tune.seeds_at_once, max_bytes=config.max_bytes,
+        seeds_at_once=config.tune.seeds_at_once,
+        max_bytes=config_inputs.budget(config),
         batch_size=config.clean_batch_size, num_threads=config.num_threads,
         on_image=on_image, on_epoch=on_epoch)
 
@@ -169,7 +170,8 @@ def _predict(
     with progress.reported(f"{task.name}: {half}") as report:
       saved.save(
           model, images, asked, template=task.template, with_fd_score=True,
-          features=output / "features" / place, max_bytes=config.max_bytes,
+          features=output / "features" / place,
+          max_bytes=config_inputs.budget(config),
           batch_size=config.clean_batch_size, num_threads=config.num_threads,
           progress=report)
 

@@ -9,21 +9,20 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
+from jaxcal import memory
 from jaxcal import sharding
 from jaxcal.clip import checkpoint
-from jaxcal.clip import preprocess
 from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pairs
 from jaxcal.data import pipeline
 from jaxcal.data import views
+from jaxcal.features import encoding
 from jaxcal.features import store as stores
 from jaxcal.typing import Array
-from jaxcal.typing import at_least_float32
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -40,6 +39,11 @@ def recipe_of(
       size=preprocess.crop, resize=preprocess.resize,
       resample=preprocess.resample, offset=preprocess.offset,
       num_views=num_views)
+
+
+# Called with what is being done, and the number of batches that are done; one
+# that is half done counts half.
+OnStep = Callable[[str, float], None]
 
 
 class Batch(NamedTuple):
@@ -71,6 +75,8 @@ def from_images(
     mesh: Mesh,
     batch_size: int,
     num_threads: int,
+    max_bytes: int = memory.GIGABYTE,
+    on_step: OnStep | None = None,
     on_unusable: Callable[[int, str], None] | None = None,
 ) -> Iterator[Batch]:
   """Reads images, cuts their views and runs the image tower.
@@ -86,6 +92,8 @@ def from_images(
     mesh: Devices that share the work.
     batch_size: Images per device.
     num_threads: Threads that read images.
+    max_bytes: See `encoding.image_encoder`.
+    on_step: Function called before each step of the image tower.
     on_unusable: See `pipeline.batches`; the mask is then false for such an
       image, and its features mean nothing.
 
@@ -93,15 +101,18 @@ def from_images(
     ValueError: An image that cannot be read, which is named; too many positions
       for a batch.
   """
-  encode = image_encoder(model, recipe, mesh)
+  encode = encoding.image_encoder(
+      model, recipe, mesh, max_bytes=max_bytes)
   shares = [_share(batch, mesh, batch_size) for batch in batches]
   num_rows = len(sharding.local_rows(mesh, batch_size))
   read = pipeline.batches(
       image_set, shares, seed=seed, batch_size=num_rows,
       num_threads=num_threads, on_unusable=on_unusable)
-  for share, images in zip(shares, read):
+  for number, (share, images) in enumerate(zip(shares, read)):
     positions, _ = _filled(share, num_rows)
-    yield Batch(*encode(images), positions, images.mask)
+    told = None if on_step is None else functools.partial(
+        _told, on_step, number)
+    yield Batch(*encode(images, told), positions, images.mask)
 
 
 def views_from_images(
@@ -118,7 +129,8 @@ def views_from_images(
   Arguments and errors as in `from_images`; the mask is false in rows that only
   fill the batch up.
   """
-  make_views = _view_program(recipe, sharding.data_mesh(jax.devices()[:1]))
+  make_views = encoding.view_program(
+      recipe, sharding.data_mesh(jax.devices()[:1]))
   for images in pipeline.batches(
       image_set, batches, seed=seed, batch_size=batch_size,
       num_threads=num_threads):
@@ -227,63 +239,6 @@ def batches_of(
   return [every[first:first + size] for first in range(0, len(every), size)]
 
 
-def image_encoder(
-    model: checkpoint.Model,
-    recipe: views.Recipe,
-    mesh: Mesh,
-) -> Callable[[pipeline.Batch], tuple[Float[Array, "b v d"], Pooled]]:
-  """From this process's images to features of all views and pooled view 0.
-
-  Views are one program per shape of canvas and small; the tower is one for
-  all, and runs in the model's precision.
-  """
-  local = sharding.local_mesh(mesh)
-  make_views, tower = _programs(model.config, model.preprocess, recipe, mesh)
-  params = sharding.replicate(
-      {name: value for name, value in model.params.items()
-       if name in towers.IMAGE_PARAMS}, mesh)
-
-  def encode(images: pipeline.Batch):
-    pixels = make_views((), sharding.split(
-        (images.canvases, images.sizes, images.keys), local))
-    return tower(params, sharding.split(pixels, mesh))
-
-  return encode
-
-
-@functools.cache  # as `jit` does: further image sets do not compile again
-def _programs(config, preprocessing, recipe, mesh):
-  """Compiled functions: canvases to views, and views to features."""
-  tower = sharding.over_rows(
-      functools.partial(_encode, config, preprocessing), mesh)
-  return _view_program(recipe, sharding.local_mesh(mesh)), tower
-
-
-@functools.cache
-def _view_program(recipe, mesh):
-  # One image after the other on each device: the views of one are work enough,
-  # and those of large images would not fit all at once.
-  return sharding.over_rows(
-      lambda _, rows: jax.lax.map(
-          lambda row: views.make_views(row[0], row[1], row[2], recipe), rows),
-      mesh)
-
-
-def _encode(config, preprocessing, params, pixels):
-  b, v = pixels.shape[:2]
-  projection = towers.image_projection(config, params)
-  dtype = projection.kernel.dtype
-  pixels = preprocess.standardise(
-      pixels.reshape(b * v, *pixels.shape[2:]), preprocessing.mean,
-      preprocessing.std, jnp.promote_types(dtype, jnp.float32))
-  pooled = towers.pooled_image(config, params, pixels.astype(dtype))
-  features = towers.normalise(towers.project(
-      pooled.activations, projection, pooled.residual,
-      precision=config.vision.precision))
-  return features.reshape(b, v, -1), jax.tree.map(
-      lambda x: at_least_float32(x.reshape(b, v, -1)[:, 0]), pooled)
-
-
 def _windows(shares, num_rows):
   """Batches in groups of about so many rows, one batch at least."""
   window: list[Int[np.ndarray, "r"]] = []
@@ -302,6 +257,10 @@ def _row_bytes(store):
   manifest = store.manifest
   values = manifest.num_views * manifest.feature_size + manifest.pooled_size
   return values * np.dtype(manifest.dtype).itemsize
+
+
+def _told(on_step, number, what, share):
+  on_step(what, number + share)
 
 
 def _share(batch, mesh, batch_size):

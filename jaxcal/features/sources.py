@@ -11,6 +11,7 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 import numpy as np
 
+from jaxcal import memory
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
@@ -33,8 +34,9 @@ class Source(NamedTuple):
     class_names: Class names in label order; None where not known.
     order: Positions in the order in which they are had fastest.
     num_views: Views of each image, the clean one included.
-    batches: Function from positions, batch by batch, a mesh and the images per
-      device to `extract.Batch`es.
+    batches: Function from positions, batch by batch, a mesh, the images per
+      device and a function that is told of the steps, or None, to
+      `extract.Batch`es.
   """
 
   ids: tuple[str, ...]
@@ -42,8 +44,8 @@ class Source(NamedTuple):
   class_names: tuple[str, ...] | None
   order: Int[np.ndarray, "n"]
   num_views: int
-  batches: Callable[[Sequence[Int[np.ndarray, "r"]], Mesh, int],
-                    Iterator[extract.Batch]]
+  batches: Callable[[Sequence[Int[np.ndarray, "r"]], Mesh, int,
+                     extract.OnStep | None], Iterator[extract.Batch]]
 
 
 def from_images(
@@ -53,6 +55,7 @@ def from_images(
     recipe: views.Recipe,
     seed: int = 0,
     num_threads: int = 4,
+    max_bytes: int = memory.GIGABYTE,
 ) -> Source:
   """Views are cut from the images, and run through the image tower.
 
@@ -62,16 +65,18 @@ def from_images(
     recipe: Numbers of the views.
     seed: Seed of the random views.
     num_threads: Threads that read images.
+    max_bytes: Budget of the image tower's activations, on each device.
 
   Raises:
     ValueError: The set does not hold together, see `image_set.check`.
   """
   image_sets.check(image_set)
 
-  def batches(positions, mesh, batch_size):
+  def batches(positions, mesh, batch_size, on_step=None):
     return extract.from_images(
         model, image_set, positions, recipe=recipe, seed=seed, mesh=mesh,
-        batch_size=batch_size, num_threads=num_threads)
+        batch_size=batch_size, num_threads=num_threads, max_bytes=max_bytes,
+        on_step=on_step)
 
   return Source(image_set.ids, np.asarray(image_set.labels, np.int32),
                 image_set.class_names, np.arange(len(image_set.ids)),
@@ -110,7 +115,8 @@ def from_store(
   position_of = np.full(len(store.image_ids), -1)
   position_of[rows] = np.arange(len(rows))
 
-  def batches(positions, mesh, batch_size):
+  def batches(positions, mesh, batch_size, on_step=None):
+    del on_step  # reading is quick
     asked = [rows[batch] for batch in positions]
     in_order = bool(np.all(np.diff(np.concatenate([[0], *asked])) >= 0))
     for batch in extract.from_store(
@@ -155,7 +161,8 @@ def from_arrays(
     raise ValueError(f"{len(repeated)} ids occur more than once, the first one "
                      f"{repeated[0]!r}; give each image one of its own")
 
-  def batches(positions, mesh, batch_size):
+  def batches(positions, mesh, batch_size, on_step=None):
+    del on_step
     return extract.from_arrays(
         view_features, positions, mesh=mesh, batch_size=batch_size)
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcal import predictions
-from jaxcal.features import extract
+from jaxcal.features import encoding
 from jaxcal.posterior import files
 from jaxcal.testbed import pairs as testbed_pairs
 from jaxcal.testbed import shipped
@@ -164,7 +164,7 @@ class FitTest(_StaleTest):
 
   def test_features_serve_other_candidates(self):
     folder, fresh = self.folders["features"], self.root / "fresh"
-    with mock.patch.object(extract, "image_encoder") as encoder:
+    with mock.patch.object(encoding, "image_encoder") as encoder:
       self._succeeds(_fit(self.pairs, folder, "--candidates=8"))
     self.assertFalse(encoder.return_value.called)
     self._succeeds(_fit(self.pairs, fresh, "--candidates=8"))

@@ -1,0 +1,83 @@
+"""The image tower in steps, against the tower over all views at once."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from jaxcal import memory
+from jaxcal import sharding
+from jaxcal.clip import checkpoint
+from jaxcal.data import image_set as image_sets
+from jaxcal.data import pipeline
+from jaxcal.data import views
+from jaxcal.features import encoding
+from jaxcal.testbed import sets
+from jaxcal.testbed import shipped
+
+_RECIPE = views.Recipe(size=48, resize=48, num_views=5)
+
+
+class StepsTest(parameterized.TestCase):
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.model = checkpoint.load(shipped.folder())
+    images = image_sets.limit(sets.load("digits"), 6)
+    cls.batch, = pipeline.batches(
+        images, [np.arange(6)], seed=0, batch_size=6, num_threads=1)
+    cls.per_view = encoding._bytes_per_view(cls.model, cls.model.params)
+    cls.features, cls.pooled = cls.encode(cls)
+
+  def encode(self, max_bytes=memory.GIGABYTE, num_devices=1, on_step=None):
+    mesh = sharding.data_mesh(jax.devices()[:num_devices])
+    encode = encoding.image_encoder(
+        self.model, _RECIPE, mesh, max_bytes=max_bytes)
+    return jax.tree.map(np.asarray, encode(self.batch, on_step))
+
+  def test_at_once_it_is_the_model_on_the_views(self):
+    make = jax.jit(views.make_views, static_argnums=3)
+    for row in range(6):
+      pixels = make(self.batch.canvases[row], self.batch.sizes[row],
+                    self.batch.keys[row], _RECIPE)
+      expected = self.model.image_features(np.asarray(pixels))
+      np.testing.assert_allclose(
+          self.features[row], expected, atol=2e-6, rtol=0)
+
+  @parameterized.product(
+      at_once=(1, 7, 8, 15, 29, 30, 31), num_devices=(1, 3))
+  def test_steps_change_nothing(self, at_once, num_devices):
+    found = self.encode(self.per_view * at_once, num_devices)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(
+        (self.features, self.pooled))):
+      self.assertEqual(one.shape, other.shape)
+      np.testing.assert_allclose(one, other, atol=2e-6, rtol=1e-5)
+
+  def test_a_budget_below_one_view_takes_one(self):
+    np.testing.assert_allclose(
+        self.encode(1)[0], self.features, atol=2e-6, rtol=0)
+
+  def test_steps_are_told_before_they_are_done(self):
+    told = []
+    self.encode(self.per_view * 10, on_step=lambda *one: told.append(one))
+    what, shares = zip(*told)
+    self.assertEqual(
+        what, ("compiling the image tower", "image tower", "image tower"))
+    self.assertEqual(shares, (0, 0, 0.25))
+
+  def test_programs_hold_what_the_budget_says(self):
+    """The compiler's count of a step, on the counted number of views."""
+    pixels = jax.ShapeDtypeStruct((6, 5, 48, 48, 3), np.uint8)
+    program = encoding.tower_program(
+        self.model.config, self.model.preprocess, 10,
+        sharding.data_mesh(jax.devices()[:1]))
+    params = {name: self.model.params[name]
+              for name in encoding.towers.IMAGE_PARAMS}
+    compiled = program.lower((params, np.int32(0)), pixels).compile()
+    self.assertLess(compiled.memory_analysis().temp_size_in_bytes,
+                    1.2 * 10 * self.per_view)
+
+
+if __name__ == "__main__":
+  absltest.main()
