@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 import types
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from absl import flags
 
@@ -16,6 +16,7 @@ from jaxcal import config_file
 from jaxcal import printing
 from jaxcal import spelling
 from jaxcal.cli import config_files
+from jaxcal.cli import interrupt
 from jaxcal.cli import output_files
 from jaxcal.cli import shared_flags
 
@@ -116,6 +117,17 @@ def overview() -> str:
       "jaxcal --version prints the version."])
 
 
+def enter() -> NoReturn:
+  """Runs `sys.argv` and ends the process, soon after an interrupt."""
+  with interrupt.answered():
+    status = run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status == interrupt.STATUS:
+      os._exit(status)  # without waiting for devices
+  sys.exit(status)
+
+
 @printing.forgiving()
 def run() -> int:
   """Runs `sys.argv`; returns the exit status.
@@ -192,9 +204,8 @@ def _guarded(
       traceback.print_exc()
     return _fail(_message(error))
   except KeyboardInterrupt:
-    print("\njaxcal: interrupted; the same command goes on from here.",
-          file=sys.stderr)
-    return 130
+    print(f"\n{interrupt.MESSAGE}", file=sys.stderr)
+    return interrupt.STATUS
 
 
 def _message(error: Exception) -> str:
