@@ -12,10 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import math
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import tqdm
+
+# tqdm's own, but for the number of units.
+_FORMAT = ("{l_bar}{bar}| {whole}/{total_fmt} [{elapsed}<{remaining}, "
+           "{rate_fmt}{postfix}]")
+_T = TypeVar("_T")
 
 
 class Report:
@@ -69,8 +74,7 @@ class _Bar(tqdm.tqdm):
 
   @property
   def format_dict(self):
-    found = super().format_dict
-    return found | {"n": int(found["n"])}
+    return super().format_dict | {"whole": int(self.n), "bar_format": _FORMAT}
 
 
 @contextlib.contextmanager
@@ -89,6 +93,14 @@ def bar(
   with _Bar(total=total, desc=name, unit=unit, mininterval=interval,
             disable=bool(jax.process_index()), delay=delay) as drawn:
     yield drawn
+
+
+def each(name: str, items: Sequence[_T], unit: str) -> Iterator[_T]:
+  """The items one by one, beside a bar of those that are done."""
+  with bar(name, len(items), unit) as drawn:
+    for item in items:
+      yield item
+      drawn.update()
 
 
 @contextlib.contextmanager

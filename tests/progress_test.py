@@ -50,6 +50,32 @@ class ProgressTest(absltest.TestCase):
         re.search(r"(\d+)/14", line) for line in lines) if found]
     self.assertEqual(seen, sorted(seen))
 
+  def test_items_beside_a_bar(self):
+    for _ in progress.each("measuring", ["a", "b"], "set"):
+      self.assertNotIn("2/2", self.drawn.getvalue())
+    self.assertRegex(self.drawn.getvalue().split("\r")[-1],
+                     "measuring: 100%.* 2/2 .*set")
+
+  def test_what_is_being_done_and_the_first_estimate_come_at_once(self):
+    """Also in a log file, where a bar is drawn twice a minute."""
+    with progress.reported("digits") as report:
+      report(0, 8)
+      report.at("compiling", 0, 8)
+      report.at("image tower", 0.5, 8)
+      report.at("image tower", 0.75, 8)
+    lines = self.drawn.getvalue().split("\r")
+    self.assertRegex(lines[2], "0/8 .*, compiling")
+    self.assertRegex(lines[3], "0/8 .*, image tower")
+    # Half an image is none yet, but tells how long one takes.
+    self.assertRegex(lines[4], r" 6%.* 0/8 \[\S+<\d")
+
+  def test_a_bar_does_not_go_back(self):
+    with progress.reported("digits") as report:
+      report.at("image tower", 5.5, 8)
+      report(4, 8)
+      report.at("image tower", 5, 8)
+    self.assertRegex(self.drawn.getvalue().split("\r")[-1], " 5/8 ")
+
   def test_only_the_first_process_draws(self):
     with mock.patch.object(jax, "process_index", return_value=1):
       with progress.bar("sweep", 3) as bar:

@@ -210,7 +210,8 @@ def _write_report(
   conventions = experiment.conventions(config.metrics)
   found = measured.measure(
       (measured.read(output / "predictions" / data, names)
-       for data in sets_by_name), conventions)
+       for data in progress.each("measuring", list(sets_by_name), "image set")),
+      conventions)
   small_images = None
   if config.data.store is None:
     small_images = thumbnails.make(

@@ -308,16 +308,7 @@ def clean_view(
     target = resize * size // jnp.min(size)  # type: ignore[operator]
   else:
     target = jnp.asarray(resize)
-  margin = target - crop
-  if offset == "floor":
-    first = margin // 2
-  else:
-    _check_choice("offset", offset, _OFFSETS)
-    # Halves go to the even side; but torchvision, which pads before it crops,
-    # puts the odd pixel of padding last.
-    half = margin // 2
-    odd = margin - 2 * half
-    first = half + jnp.where(margin < 0, odd, odd & half)
+  first = crop_offset(target, crop, offset)
   vertical, horizontal = (
       _coefficients(
           0, size[axis], target[axis], first[axis], crop, canvas.shape[axis],
@@ -325,6 +316,29 @@ def clean_view(
       ) for axis in (0, 1)
   )
   return _resample(canvas, vertical, horizontal)
+
+
+def crop_offset(
+    target: Int[AnyArray, "2"], crop: int, offset: str) -> Int[AnyArray, "2"]:
+  """Where the central square of a resized image starts, perhaps outside of it.
+
+  Args:
+    target: Height and width of the resized image.
+    crop: Side of the square.
+    offset: See `Recipe`.
+
+  Raises:
+    ValueError: If the offset is unknown.
+  """
+  half = (target - crop) // 2
+  if offset == "floor":
+    return half
+  _check_choice("offset", offset, _OFFSETS)
+  # Halves go to the even side; but torchvision, which pads before it crops,
+  # puts the odd pixel of padding last.
+  odd = target - crop - 2 * half
+  outside = target < crop
+  return half + (outside * odd + ~outside * (odd & half))
 
 
 def crop_resized(

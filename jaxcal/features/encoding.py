@@ -20,6 +20,7 @@ from jaxcal import sharding
 from jaxcal.clip import checkpoint
 from jaxcal.clip import preprocess
 from jaxcal.clip import towers
+from jaxcal.data import large_images
 from jaxcal.data import pipeline
 from jaxcal.data import views
 from jaxcal.typing import Array
@@ -53,7 +54,6 @@ def image_encoder(
     done. Without the latter, all steps are handed to the devices at once.
   """
   local = sharding.local_mesh(mesh)
-  make_views = view_program(recipe, local)
   params: Any = {name: value for name, value in model.params.items()
                  if name in towers.IMAGE_PARAMS}
   most = max(1, max_bytes // _bytes_per_view(model, params))
@@ -64,8 +64,7 @@ def image_encoder(
       images: pipeline.Batch,
       on_step: Callable[[str, float], None] | None = None):
     nonlocal doing
-    pixels = sharding.split(make_views((), sharding.split(
-        (images.canvases, images.sizes, images.keys), local)), mesh)
+    pixels = sharding.split(views_of(images, recipe, local), mesh)
     num_views = len(images.mask) // local.devices.size * recipe.num_views
     num_steps = math.ceil(num_views / most)
     at_once = math.ceil(num_views / num_steps)
@@ -83,6 +82,31 @@ def image_encoder(
     return _join_program(recipe.num_views, num_views, mesh)((), tuple(parts))
 
   return encode
+
+
+def views_of(
+    images: pipeline.Batch, recipe: views.Recipe, mesh: Mesh
+) -> UInt8[Array, "b v s s 3"] | Float[Array, "b v s s 3"]:
+  """Views of a batch, split over devices of this process.
+
+  Args:
+    images: The batch; what lies apart was cut with the same recipe.
+    recipe: Recipe of the views.
+    mesh: Devices of this process.
+  """
+  pixels = view_program(recipe, mesh)((), sharding.split(
+      (images.canvases, images.sizes, images.keys), mesh))
+  if not images.apart:
+    return pixels
+  together = np.array(pixels)
+  for row, image in images.apart.items():
+    size, key = np.array(image.size, np.int32), images.keys[row]
+    if image.pixels.ndim == 3:
+      canvas = views.on_canvas(image.pixels, views.canvas_shape(*image.size))
+      together[row] = _views_of_one(canvas, size, key, recipe)
+    else:
+      together[row] = large_images.finish(image.pixels, size, key, recipe)
+  return sharding.split(together, mesh)
 
 
 @functools.cache  # as `jit` does: further image sets do not compile again
@@ -137,6 +161,11 @@ def encode_views(
       pooled.activations, projection, pooled.residual,
       precision=config.vision.precision)), jax.tree.map(
           at_least_float32, pooled)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _views_of_one(canvas, size, key, recipe):
+  return views.make_views(canvas, size, key, recipe)
 
 
 def _bytes_per_view(model, params):

@@ -107,7 +107,7 @@ def from_images(
   num_rows = len(sharding.local_rows(mesh, batch_size))
   read = pipeline.batches(
       image_set, shares, seed=seed, batch_size=num_rows,
-      num_threads=num_threads, on_unusable=on_unusable)
+      num_threads=num_threads, recipe=recipe, on_unusable=on_unusable)
   for number, (share, images) in enumerate(zip(shares, read)):
     positions, _ = _filled(share, num_rows)
     told = None if on_step is None else functools.partial(
@@ -129,13 +129,11 @@ def views_from_images(
   Arguments and errors as in `from_images`; the mask is false in rows that only
   fill the batch up.
   """
-  make_views = encoding.view_program(
-      recipe, sharding.data_mesh(jax.devices()[:1]))
+  mesh = sharding.data_mesh(jax.devices()[:1])
   for images in pipeline.batches(
       image_set, batches, seed=seed, batch_size=batch_size,
-      num_threads=num_threads):
-    yield make_views(
-        (), (images.canvases, images.sizes, images.keys)), images.mask
+      num_threads=num_threads, recipe=recipe):
+    yield encoding.views_of(images, recipe, mesh), images.mask
 
 
 def from_store(

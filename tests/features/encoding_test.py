@@ -1,5 +1,7 @@
 """The image tower in steps, against the tower over all views at once."""
 
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -9,6 +11,7 @@ from jaxcal import memory
 from jaxcal import sharding
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
+from jaxcal.data import large_images
 from jaxcal.data import pipeline
 from jaxcal.data import views
 from jaxcal.features import encoding
@@ -65,6 +68,26 @@ class StepsTest(parameterized.TestCase):
     self.assertEqual(
         what, ("compiling the image tower", "image tower", "image tower"))
     self.assertEqual(shares, (0, 0, 0.25))
+
+  @parameterized.parameters(1, 2)
+  def test_images_that_lie_apart(self, num_devices):
+    """On canvases of their own the views are the same; cut, nearly so."""
+    images = image_sets.limit(sets.load("digits"), 6)
+    mesh = sharding.data_mesh(jax.devices()[:num_devices])
+    together = encoding.views_of(self.batch, _RECIPE, mesh)
+    for limits, most in (
+        ({"_MOST_BYTES": 1, "_SMALL_CANVAS": 1}, 0),
+        ({"_MOST_BYTES": 2**28}, 1)):
+      with mock.patch.multiple(pipeline, **limits), mock.patch.object(
+          large_images, "MOST_PIXELS", 2**24 if not most else 1):
+        batch, = pipeline.batches(
+            images, [np.arange(6)], seed=0, batch_size=6, num_threads=1,
+            recipe=_RECIPE)
+      self.assertLen(batch.apart, 6)
+      apart = encoding.views_of(batch, _RECIPE, mesh)
+      self.assertTrue(apart.sharding.is_equivalent_to(together.sharding, 5))
+      difference = np.abs(np.int32(apart) - np.int32(together))
+      self.assertLessEqual(difference.max(), most)
 
   def test_programs_hold_what_the_budget_says(self):
     """The compiler's count of a step, on the counted number of views."""
