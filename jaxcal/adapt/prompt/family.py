@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcal import precision
 from jaxcal import stages
 from jaxcal.adapt import base
 from jaxcal.adapt import run
@@ -114,8 +115,7 @@ def penalties(
 
   Weights do not enter, so methods that differ in them alone share the work.
   """
-  values: list[Float[Array, ""]] = []
-  cotangents: list[Float[Array, "k d"]] = []
+  different: list[engine.Objective] = []
   place: dict[Hashable, int] = {}
   for name, method in methods.items():
     objective = method.objective()
@@ -124,14 +124,11 @@ def penalties(
         id(leaf) if jnp.ndim(leaf) or isinstance(leaf, jax.core.Tracer) else
         float(leaf) for leaf in leaves))
     if key not in place:
-      place[key] = len(values)
-      value, cotangent = engine.regulariser_at(
-          prepared.text_features, objective)
-      values.append(value)
-      cotangents.append(cotangent)
+      place[key] = len(different)
+      different.append(objective)
     place[name] = place[key]
-  gradients = _pull_all_back(prepared.pull_back, jnp.stack(cotangents))
-  return {name: engine.Penalty(values[place[name]], gradients[place[name]])
+  found = _penalties(prepared, different)
+  return {name: jax.tree.map(lambda x: x[place[name]], found)
           for name in methods}
 
 
@@ -227,9 +224,14 @@ def _outputs_and_uncertainty(
       for form, (logits, uncertainty) in by_form.items()}
 
 
-@jax.jit
-def _pull_all_back(pull_back, cotangents):
-  return jax.lax.map(pull_back, cotangents)
+@jax.jit  # step by step, there would be a hundred small programs to compile
+@precision.highest
+def _penalties(prepared, objectives):
+  values, cotangents = zip(*(
+      engine.regulariser_at(prepared.text_features, objective)
+      for objective in objectives))
+  return engine.Penalty(jnp.stack(values), jax.lax.map(
+      prepared.pull_back, jnp.stack(cotangents)))
 
 
 def _by(key, methods):
