@@ -49,7 +49,7 @@ def main():
 
   with tempfile.TemporaryDirectory() as folder:
     model, output = pathlib.Path(folder, "model"), pathlib.Path(folder, "run")
-    megabytes = _write_model(args.model, args.merges, model)
+    megabytes = write_model(args.model, args.merges, model)
     row = _evaluate(args, model, output)
     found = predictions.load(output / "predictions/caltech101/zero_shot")
     theirs = _of_transformers(model, args.root, found)
@@ -64,7 +64,7 @@ def main():
   timing.finish(claims)
 
 
-def _write_model(name, merges, folder):
+def write_model(name, merges, folder):
   """Writes a checkpoint as the hub has them; megabytes of its weights."""
   config = sizes.MODELS[name]
   params = sizes.text_params(config) | sizes.image_params(config)
