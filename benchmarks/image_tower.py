@@ -1,36 +1,37 @@
 """How much of the device's matrix arithmetic the image tower uses.
 
-Floating point operations are counted from the sizes of the model, the peak is
-that of a large square matrix product of the same precision on the same device.
+Floating point operations are counted in what is traced, the peak is that of a
+large square matrix product of the same precision on the same device.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import jaxprs
 from benchmarks import sizes
 from benchmarks import timing
 from jaxcal import precision
 from jaxcal.clip import towers
 
-_FLOOR = 0.5  # of the peak, in bfloat16 on a GPU
-_DEFAULT_BATCH = {"cpu": 4, "gpu": 1024, "tpu": 1024}
-_MATRIX = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
+_FLOOR = 0.5  # of the peak: transformers in bfloat16 on a GPU
+BATCH = {"cpu": 4, "gpu": 1024, "tpu": 1024}
+MATRIX = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
 
-def flop_per_image(config: towers.ClipConfig) -> int:
-  """Multiplications and additions of all matrix products."""
-  vision = config.vision
-  patches = (config.image_size // config.patch_size)**2
-  tokens, width = patches + 1, vision.width
-  dense = tokens * (4 * width**2 + 2 * width * vision.mlp_width)
-  attention = 2 * tokens**2 * width  # scores, and what they weight
-  embedding = patches * 3 * config.patch_size**2 * width
-  return 2 * (vision.layers * (dense + attention) + embedding +
-              width * config.projection)
+def flop_per_image(config: towers.ClipConfig) -> float:
+  """Multiplications and additions of all matrix products and convolutions."""
+  params = jax.eval_shape(lambda: sizes.image_params(config))
+  side = config.image_size
+  return sum(jaxprs.flop(jaxprs.trace(
+      functools.partial(towers.image_features, config), params,
+      jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))).values())
 
 
 def stored(computed: str) -> jnp.dtype:
@@ -38,9 +39,8 @@ def stored(computed: str) -> jnp.dtype:
   return jnp.dtype("bfloat16" if computed == "bfloat16" else "float32")
 
 
-def peak(computed: str) -> float:
-  """Floating point operations per second of a large matrix product."""
-  size = _MATRIX[jax.default_backend()]
+def peak(computed: str, size: int) -> float:
+  """Floating point operations per second of a square matrix product."""
   keys = jax.random.split(jax.random.key(0))
   one, other = (jax.random.normal(key, (size, size), stored(computed))
                 for key in keys)
@@ -68,32 +68,56 @@ def check(config, computed, pixels, features):
 def main():
   backend = jax.default_backend()
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--model", nargs="+", default=list(sizes.MODELS),
-                      choices=list(sizes.MODELS))
-  parser.add_argument("--batch", type=int, default=_DEFAULT_BATCH[backend])
+  parser.add_argument("--model", nargs="+", default=list(sizes.MODELS_BY_TOWER),
+                      choices=list(sizes.MODELS_BY_TOWER))
+  parser.add_argument("--batch", type=int, default=BATCH[backend])
   parser.add_argument("--precision", nargs="+", choices=precision.PRECISIONS,
                       default=["highest", "bfloat16"])
   args = parser.parse_args()
 
-  rows, claims = [], []
-  for computed in args.precision:
-    fastest = peak(computed)
-    for name in args.model:
-      row = _row(name, computed, args.batch, fastest)
-      rows.append(row)
-      if backend == "gpu" and computed == "bfloat16":
-        claims.append(timing.Claim(
-            f"{name}, {computed}: share of the peak", row["of_peak"], _FLOOR))
+  models = {name: sizes.MODELS_BY_TOWER[name] for name in args.model}
+  rows = measured(models, args.precision, args.batch, MATRIX[backend])
+  claims = claims_of(rows)
   print(timing.table(rows))
   timing.write("image_tower", {"batch": args.batch, "rows": rows}, claims)
   timing.finish(claims)
 
 
-def _row(name, computed, batch, fastest):
-  exact, dtype = sizes.MODELS[name], stored(computed)
+def measured(
+    models: Mapping[str, towers.ClipConfig], precisions: Sequence[str],
+    batch: int, matrix: int,
+) -> list[dict[str, Any]]:
+  """A row for each precision and model.
+
+  Args:
+    models: Models by name.
+    precisions: Precisions of the towers.
+    batch: Images at a time.
+    matrix: Side of the matrices whose product is the peak.
+  """
+  rows = []
+  for computed in precisions:
+    fastest = peak(computed, matrix)
+    rows += [_row(name, config, computed, batch, fastest)
+             for name, config in models.items()]
+  return rows
+
+
+def claims_of(rows: Sequence[Mapping[str, Any]]) -> list[timing.Claim]:
+  """Made on a GPU, of CLIP's transformers in bfloat16."""
+  if jax.default_backend() != "gpu":
+    return []
+  return [timing.Claim(
+      f"{row['model']}, bfloat16: share of the peak", row["of_peak"], _FLOOR)
+          for row in rows
+          if row["precision"] == "bfloat16" and row["model"] in sizes.MODELS]
+
+
+def _row(name, exact, computed, batch, fastest):
+  dtype = stored(computed)
   config = dataclasses.replace(exact, vision=dataclasses.replace(
       exact.vision, precision=computed))
-  params = sizes.image_params(config, dtype)
+  params = sizes.image_params(exact, dtype)
   side = config.image_size
   pixels = jax.random.normal(
       jax.random.key(3), (batch, side, side, 3), dtype)

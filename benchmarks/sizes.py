@@ -2,18 +2,24 @@
 """
 
 from collections.abc import Sequence
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.clip import prompts
+from jaxcal.clip import resnet
+from jaxcal.clip import siglip
 from jaxcal.clip import towers
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 
 _SHARED = dict(vocab_size=49408, context_length=77, eos_token_id=2,
                image_size=224)
+_SIGLIP = dict(width=768, layers=12, heads=12, mlp_width=3072,
+               activation="gelu_pytorch_tanh", layer_norm_eps=1e-6)
 
 MODELS = {
     "ViT-B/16": towers.ClipConfig(
@@ -24,6 +30,19 @@ MODELS = {
         text=towers.TowerConfig(768, layers=12, heads=12, mlp_width=3072),
         vision=towers.TowerConfig(1024, layers=24, heads=16, mlp_width=4096),
         patch_size=14, projection=768, **_SHARED),
+}
+
+# And those whose image tower is another one.
+MODELS_BY_TOWER = MODELS | {
+    "RN50": resnet.ResNetClipConfig(
+        text=towers.TowerConfig(512, layers=12, heads=8, mlp_width=2048),
+        vision=resnet.ResNetConfig(64, layers=(3, 4, 6, 3), heads=32),
+        projection=1024, **_SHARED),
+    "SigLIP-B/16": siglip.SiglipConfig(
+        text=towers.TowerConfig(**_SIGLIP),
+        vision=towers.TowerConfig(**_SIGLIP),
+        patch_size=16, projection=768, image_size=224, vocab_size=32000,
+        context_length=64),
 }
 
 LOGIT_SCALE = 100.0
@@ -38,14 +57,27 @@ NOUNS = (124, 483, 245, 97, 32, 11, 5, 2, 1)
 _START, _CONTEXT, _STOP, _END = 49406, (320, 1125, 539, 320), 269, 49407
 
 
+def small(config: towers.ClipConfig) -> towers.ClipConfig:
+  """The same kind of model with hardly any parameters, to try programs on."""
+  text = dataclasses.replace(
+      config.text, width=32, layers=2, heads=2, mlp_width=64)
+  vision = (
+      dataclasses.replace(config.vision, width=4, layers=(1, 1, 1, 1), heads=4)
+      if isinstance(config, resnet.ResNetClipConfig) else dataclasses.replace(
+          config.vision, width=32, layers=2, heads=2, mlp_width=64))
+  return dataclasses.replace(
+      config, text=text, vision=vision, projection=32,
+      image_size=2 * config.patch_size)
+
+
 def text_params(config: towers.ClipConfig, dtype=jnp.float32) -> towers.Params:
   """Random parameters of the text side; the image tower is never computed."""
-  return _some_params(config, dtype, ("text_model", "text_projection"))
+  return _some_params(config, dtype, towers.TEXT_PARAMS)
 
 
 def image_params(config: towers.ClipConfig, dtype=jnp.float32) -> towers.Params:
   """Random parameters of the image side."""
-  return _some_params(config, dtype, ("vision_model", "visual_projection"))
+  return _some_params(config, dtype, towers.IMAGE_PARAMS)
 
 
 def prompt_bank(
@@ -87,9 +119,10 @@ def _shared_out(number, lengths):
 
 
 def _some_params(config, dtype, names):
-  def init(key):
-    params = towers.init(config, key)
-    return jax.tree.map(lambda leaf: leaf.astype(dtype),
-                        {name: params[name] for name in names})
+  return jax.tree.map(lambda leaf: leaf.astype(dtype), _init(config, names))
 
-  return jax.jit(init)(jax.random.key(0))
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init(config, names):
+  params = towers.init(config, jax.random.key(0))
+  return {name: params[name] for name in names if name in params}
