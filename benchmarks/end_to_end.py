@@ -11,6 +11,7 @@ import functools
 import io
 import pathlib
 import tempfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +32,11 @@ from jaxcal.clip import checkpoint
 from jaxcal.clip import prefix
 from jaxcal.clip import preprocess
 from jaxcal.clip import prompts
-from jaxcal.clip import towers
 from jaxcal.data import decoding
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pipeline
 from jaxcal.data import views
+from jaxcal.features import extract
 from jaxcal.features import sources
 from jaxcal.testbed import sets
 from jaxcal.testbed import shipped
@@ -56,16 +57,35 @@ def main():
       "--image_precision", choices=precision.PRECISIONS, default="highest")
   args = parser.parse_args()
 
-  with tempfile.TemporaryDirectory() as folder:
-    model, images, task = _workload(args, pathlib.Path(folder))
-    rows, stages, whole = _measure(args, model, images, task)
-  print(timing.table(rows))
-  agreed = agreement.differences(stages, whole)
-  print(f"largest difference of logits: {agreed['max_difference']:.2g}")
+  found = record(**vars(args))
+  print(timing.table(found["rows"]))
+  print(f"largest difference of logits: {found['max_difference']:.2g}")
   timing.write(
-      f"end_to_end_{args.model.replace('/', '')}_{args.image_precision}", {
-          **vars(args), "num_views": sizes.NUM_VIEWS, "methods": _METHODS,
-          **agreed, "rows": rows})
+      f"end_to_end_{args.model.replace('/', '')}_{args.image_precision}", found)
+
+
+def record(
+    *, model: str, num_images: int, num_classes: int, batch_size: int,
+    image_precision: str,
+) -> dict[str, Any]:
+  """Rows of the table, and the first batch's logits both ways.
+
+  Args:
+    model: Name of a model, see the flags.
+    num_images: Number of images.
+    num_classes: Number of classes, of models with random weights.
+    batch_size: Images at a time.
+    image_precision: Precision of the image tower.
+  """
+  asked = dict(model=model, num_images=num_images, num_classes=num_classes,
+               batch_size=batch_size, image_precision=image_precision)
+  args = argparse.Namespace(**asked)
+  with tempfile.TemporaryDirectory() as folder:
+    rows, stages, whole = _measure(args, *_workload(args, pathlib.Path(folder)))
+  return {**asked, "num_views": sizes.NUM_VIEWS, "methods": _METHODS,
+          **agreement.differences(
+              stages, whole, half=image_precision == "bfloat16"),
+          "rows": rows}
 
 
 def _workload(args, folder):
@@ -118,7 +138,8 @@ def _measure(args, model, images, task):
       images, chunks, seed=0, batch_size=args.batch_size, num_threads=4))
   batches, decoding = timing.timed(decode)
   cut = jax.jit(jax.vmap(functools.partial(views.make_views, recipe=recipe)))
-  see = jax.jit(functools.partial(_see, model.config, model.preprocess))
+  see = jax.jit(lambda params, pixels: extract._encode(
+      model.config, model.preprocess, params, pixels)[0])
   adapt = jax.jit(jax.vmap(family.adapt, (None, 0)))
   prepare = lambda: tasks.prepare(task, num_images=len(images.ids))
   shared = family.share(task.encode, prepare(), methods)
@@ -152,16 +173,6 @@ def _measure(args, model, images, task):
   first = slice(0, len(chunks[0]))
   return (rows, adapted[0]["soc"].logits[first],
           jnp.asarray(whole["soc"].logits[first]))
-
-
-def _see(config, preprocessing, params, pixels):
-  b, v = pixels.shape[:2]
-  pixels = preprocess.normalise_pixels(
-      pixels.reshape(b * v, *pixels.shape[2:]), preprocessing.mean,
-      preprocessing.std)
-  dtype = params["visual_projection"]["kernel"].dtype
-  features = towers.image_features(config, params, pixels.astype(dtype))
-  return features.reshape(b, v, -1)
 
 
 def _row(stage, seconds, num_images, total):
