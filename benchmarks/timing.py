@@ -93,13 +93,20 @@ def environment() -> dict[str, Any]:
   }
 
 
+def path_of(name: str, backend: str | None = None) -> pathlib.Path:
+  """Where a record lies; that of the backend in use if None is given."""
+  return _RESULTS / f"{name}_{backend or jax.default_backend()}.json"
+
+
 def write(
     name: str,
     record: Mapping[str, Any],
     claims: Sequence[Claim] = (),
+    *,
+    backend: str | None = None,
 ) -> pathlib.Path:
   """Writes results/NAME_BACKEND.json, the environment included."""
-  path = _RESULTS / f"{name}_{jax.default_backend()}.json"
+  path = path_of(name, backend)
   content = {"environment": environment(), **record,
              "claims": [claim.describe() for claim in claims]}
   path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n",
