@@ -39,14 +39,15 @@ from jaxcal import sharding
 
 
 class Chip(NamedTuple):
-  """A chip by its data sheet.
+  """A chip by its data sheet, and by its compiler.
 
   Attributes:
     topology: Chips of a small host, as libtpu names them.
     flop_per_s: Peak of bfloat16 products.
     bytes_per_s: Bandwidth of its memory (HBM).
-    memory: Bytes of its memory.
-    source: Where the numbers are from.
+    memory: Bytes of its memory that programs can have. Those are libtpu's,
+      in its errors on programs that need more.
+    source: Where the other numbers are from.
   """
 
   topology: str
@@ -58,17 +59,20 @@ class Chip(NamedTuple):
 
 _SOURCE = "https://cloud.google.com/tpu/docs/"
 CHIPS = {
-    "v5e": Chip("2x2", 197e12, 819e9, 16e9, _SOURCE + "v5e"),
-    "v5p": Chip("2x2x1", 459e12, 2765e9, 95e9, _SOURCE + "v5p"),
-    "v6e": Chip("2x2", 918e12, 1640e9, 32e9, _SOURCE + "v6e"),
+    "v5e": Chip("2x2", 197e12, 819e9, 15.75 * 2**30, _SOURCE + "v5e"),
+    "v5p": Chip("2x2x1", 459e12, 2765e9, 95.74 * 2**30, _SOURCE + "v5p"),
+    "v6e": Chip("2x2", 918e12, 1640e9, 31.25 * 2**30, _SOURCE + "v6e"),
 }
 # bfloat16 products that stand for one of float32, see `jaxcal.precision`.
 _PASSES = {"highest": 6, "high": 3, "default": 1, "bfloat16": 1}
 # Asked of a product whose operands are float32, wherever one is.
 _PROMISED = "highest"
 _VERSIONS = ("jax", "flax", "optax", "libtpu")
-_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1",
-                "TPU_WORKER_HOSTNAMES": "localhost"}
+# No machine is asked what it is, and no TPU is held, so that several processes
+# may compile at once.
+_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
 def main():
@@ -90,7 +94,7 @@ def main():
 
   topology = args.topology or CHIPS[args.chip].topology
   path = timing.path_of("aot", _backend(args.chip, topology))
-  found = _stored(path)
+  found = _stored(path, CHIPS[args.chip])
   with tempfile.TemporaryDirectory() as scratch:
     folder = args.keep or pathlib.Path(scratch)
     folder.mkdir(exist_ok=True)
@@ -114,9 +118,14 @@ def _backend(chip, topology):
   return chip if same else f"{chip}_{topology}"
 
 
-def _stored(path):
-  return json.loads(path.read_text("utf-8"))["programs"] if (
-      path.exists()) else {}
+def _stored(path, chip):
+  """Programs of a record, unless it is of other numbers of the chip."""
+  if not path.exists():
+    return {}
+  record = json.loads(path.read_text("utf-8"))
+  same = all(record["chip"][name] == value
+             for name, value in chip._asdict().items() if name != "topology")
+  return record["programs"] if same else {}
 
 
 def _write(chip, topology, found):
@@ -149,6 +158,7 @@ def _row(name, chip, topology, folder, limit, before):
     error = processes.alone(
         _compile, name, f"{chip}:{topology}", path, limit=limit).error
     if error is not None:
+      print(f"{name}: {error}", flush=True)
       return {**row, "error": error}
   with gzip.open(path, "rt", encoding="utf-8") as file:
     compiled = json.load(file)
