@@ -19,7 +19,6 @@ import json
 import math
 import os
 import pathlib
-import re
 import tempfile
 import time
 from typing import NamedTuple
@@ -142,7 +141,8 @@ def _write(chip, topology, found):
 def _row(name, chip, topology, folder, limit, before):
   """All that is known of a program; as before where it is still the same."""
   program = programs.PROGRAMS[name](
-      programs.abstract_mesh(devices_of(topology)))
+      programs.abstract_mesh(devices_of(topology)),
+      programs.budget(CHIPS[chip].memory))
   traced = jaxprs.trace(program.function, *program.arguments)
   versions = {one: importlib.metadata.version(one) for one in _VERSIONS}
   row = {"digest": jaxprs.digest(traced), "versions": versions,
@@ -156,7 +156,7 @@ def _row(name, chip, topology, folder, limit, before):
   print(f"{name}: compiling", flush=True)
   if not path.exists():
     error = processes.alone(
-        _compile, name, f"{chip}:{topology}", path, limit=limit).error
+        _compile, name, chip, topology, path, limit=limit).error
     if error is not None:
       print(f"{name}: {error}", flush=True)
       return {**row, "error": error}
@@ -166,14 +166,15 @@ def _row(name, chip, topology, folder, limit, before):
                                            program.exchanges)}
 
 
-def _compile(name, topology, path):
+def _compile(name, chip, topology, path):
   """Writes what the compiler makes of a program and says of it."""
   # One chip is less than a host, which has to be said.
   bounds = {"chips_per_host_bounds": (1, 1, 1)} if (
-      set(re.findall(r"\d+", topology.partition(":")[2])) == {"1"}) else {}
+      devices_of(topology) == 1) else {}
   mesh = sharding.data_mesh(topologies.get_topology_desc(
-      platform="tpu", topology_name=topology, **bounds).devices)
-  program = programs.PROGRAMS[name](mesh)
+      platform="tpu", topology_name=f"{chip}:{topology}", **bounds).devices)
+  program = programs.PROGRAMS[name](
+      mesh, programs.budget(CHIPS[chip].memory))
   start = time.perf_counter()
   lowered = jax.jit(program.function).lower(*_placed(program, mesh))
   lowering = time.perf_counter() - start
@@ -210,7 +211,8 @@ def described(program, traced, num_devices):
       leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
   splits = program.split or (False,) * len(program.arguments)
   return {
-      "images": program.images // num_devices,
+      "images": program.images / num_devices,
+      "planned_bytes": program.planned,
       "handed_over_bytes": sum(
           bytes_of(one) // (num_devices if split else 1)
           for one, split in zip(program.arguments, splits)),
@@ -246,6 +248,9 @@ def measured(row, compiled, chip, exchanges):
                  if not one.startswith("host_")},
       "unread_argument_bytes": unread,
       "needed_bytes": needed, "of_memory": needed / chip.memory,
+      # Of what the run has for it, which is counted before it is compiled.
+      "of_planned": (memory["temp_size"] + memory["output_size"]) / row[
+          "planned_bytes"] if row["planned_bytes"] else None,
       # The compiler's own counts, for which a loop runs once.
       "compiler_flop": compiled["cost"].get("flops"),
       "compiler_bytes": compiled["cost"].get("bytes accessed"),

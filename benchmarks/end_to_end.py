@@ -36,7 +36,7 @@ from jaxcal.data import decoding
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import pipeline
 from jaxcal.data import views
-from jaxcal.features import extract
+from jaxcal.features import encoding
 from jaxcal.features import sources
 from jaxcal.testbed import sets
 from jaxcal.testbed import shipped
@@ -138,8 +138,9 @@ def _measure(args, model, images, task):
       images, chunks, seed=0, batch_size=args.batch_size, num_threads=4))
   batches, decoding = timing.timed(decode)
   cut = jax.jit(jax.vmap(functools.partial(views.make_views, recipe=recipe)))
-  see = jax.jit(lambda params, pixels: extract._encode(
-      model.config, model.preprocess, params, pixels)[0])
+  see = jax.jit(lambda params, pixels: encoding.encode_views(
+      model.config, model.preprocess, params,
+      pixels.reshape(-1, *pixels.shape[2:]))[0].reshape(*pixels.shape[:2], -1))
   adapt = jax.jit(jax.vmap(family.adapt, (None, 0)))
   prepare = lambda: tasks.prepare(task, num_images=len(images.ids))
   shared = family.share(task.encode, prepare(), methods)

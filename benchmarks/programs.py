@@ -2,14 +2,16 @@
 
 Nothing is allocated: parameters, prompts and features are `ShapeDtypeStruct`.
 What is traced is what runs, built as the library builds it, with the batches
-and budgets of the command's defaults. A mesh may be abstract where a program
-is only traced.
+that the command takes by default and a budget of memory that it shares out as
+the command does. A mesh may be abstract where a program is only traced.
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +20,8 @@ from jax.sharding import AxisType
 
 from benchmarks import sizes
 from jaxcal import config
+from jaxcal import memory
 from jaxcal import run
-from jaxcal import sharding
 from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
@@ -30,7 +32,7 @@ from jaxcal.clip import encoder
 from jaxcal.clip import preprocess
 from jaxcal.clip import towers
 from jaxcal.data import views
-from jaxcal.features import extract
+from jaxcal.features import encoding
 from jaxcal.posterior import curvature
 from jaxcal.posterior import fit
 from jaxcal.posterior import inputs
@@ -44,7 +46,6 @@ from jaxcal.typing import Pooled
 # What the command does where nobody says otherwise.
 _DEFAULTS = config.ExperimentConfig()
 _BATCH = _DEFAULTS.batch_size
-_MAX_BYTES = _DEFAULTS.max_bytes
 _NUM_VIEWS = sizes.NUM_VIEWS
 _METHODS = _DEFAULTS.method.name
 # Test images, by the number of classes: DTD and ImageNet.
@@ -61,19 +62,28 @@ class Program(NamedTuple):
     split: Whether each argument is split by rows over the devices; empty for a
       program of one device.
     exchanges: Kinds of collectives that it may have.
-    images: Images that are done by one call; 0 where there are none.
+    images: Images of all devices that one call does, by their views; 0 where
+      it is not images that are done.
+    planned: Bytes that a run has for what the program computes and holds
+      meanwhile, on each device, see `memory.shares`; 0 where it has no share.
   """
 
   function: Callable[..., Any]
   arguments: tuple[Any, ...]
   split: tuple[bool, ...] = ()
   exchanges: tuple[str, ...] = ()
-  images: int = 0
+  images: float = 0
+  planned: int = 0
 
 
 def abstract_mesh(num_devices: int) -> AbstractMesh:
   """As `sharding.data_mesh`, for tracing where there are no such devices."""
   return AbstractMesh((num_devices,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def budget(memory_bytes: float) -> int:
+  """What a run takes of an empty device if nobody says, see `memory.budget`."""
+  return int(memory._SHARE_OF_FREE * memory_bytes)
 
 
 def _shape(*size, dtype=jnp.float32):
@@ -92,25 +102,33 @@ def _model(name, image="highest"):
   return dataclasses.replace(of({}), params=shapes)
 
 
-def _image_tower(name, precision, mesh):
-  """What `features.extract` runs on each batch of views."""
+def _image_tower(name, precision, mesh, max_bytes):
+  """A step of the image tower on a batch of views."""
   model = _model(name, image=precision)
   side, number = model.preprocess.crop, _BATCH * mesh.size
+  params = {key: value for key, value in model.params.items()
+            if key in towers.IMAGE_PARAMS}
+  # As `encoding.image_encoder` shares them out; it counts otherwise on a CPU.
+  with mock.patch.object(jax, "default_backend", return_value="tpu"):
+    of_view = encoding._bytes_per_view(model, params)
+  planned = memory.shares(max_bytes).image_tower
+  views_of_device = _BATCH * _NUM_VIEWS
+  at_once = math.ceil(
+      views_of_device / math.ceil(views_of_device / (planned // of_view)))
   return Program(
-      sharding.over_rows(functools.partial(
-          extract._encode, model.config, model.preprocess), mesh),
-      ({key: value for key, value in model.params.items()
-        if key in towers.IMAGE_PARAMS},
+      encoding.tower_program(model.config, model.preprocess, at_once, mesh),
+      ((params, _shape(dtype=jnp.int32)),
        _shape(number, _NUM_VIEWS, side, side, 3, dtype=jnp.uint8)),
-      (False, True), images=number)
+      (False, True), images=at_once * mesh.size / _NUM_VIEWS, planned=planned)
 
 
-def _views(mesh):
+def _views(mesh, max_bytes):
   """Views of photographs, cut before the image tower sees them."""
+  del max_bytes
   side, number = 224, _BATCH * mesh.size
   recipe = views.Recipe(size=side, resize=side, num_views=_NUM_VIEWS)
   return Program(
-      extract._view_program(recipe, mesh),
+      encoding.view_program(recipe, mesh),
       ((), (_shape(number, *views.canvas_shape(*_PHOTO), 3, dtype=jnp.uint8),
             _shape(number, 2, dtype=jnp.int32),
             _shape(number, 2, dtype=jnp.uint32))),
@@ -123,7 +141,7 @@ def _bank(num_classes):
       num_classes, sizes.CLASS_NAMES if num_classes > 100 else None)
 
 
-def _task(name, num_classes):
+def _task(name, num_classes, max_bytes):
   """The task of a model, as `config_inputs.task` makes it."""
   model, bank = _model(name), _bank(num_classes)
 
@@ -132,31 +150,36 @@ def _task(name, num_classes):
     return base.Task(
         None, jnp.exp(params["logit_scale"]),
         encoder.context_encoder(
-            of, bank, max_bytes=_MAX_BYTES, num_contexts=_BATCH),
+            of, bank, max_bytes=memory.shares(max_bytes).text_tower,
+            num_contexts=_BATCH),
         encoder.initial_context(of, bank))
 
   return jax.eval_shape(task, model.params)
 
 
-def _text(num_classes, mesh):
+def _text(num_classes, mesh, max_bytes):
   """Text features of all classes."""
   del mesh
   return Program(lambda task: tasks.encoded(task).text_features,
-                 (_task("ViT-B/16", num_classes),))
+                 (_task("ViT-B/16", num_classes, max_bytes),),
+                 planned=memory.shares(max_bytes).text_tower)
 
 
-def _prepare(num_classes, mesh):
+def _prepare(num_classes, mesh, max_bytes):
   """What all images share: features and derivative at the first context."""
   del mesh
+  planned = memory.shares(max_bytes).jacobian
   prepare = functools.partial(
-      tasks.prepare, num_images=_NUM_IMAGES[num_classes], max_bytes=_MAX_BYTES)
-  return Program(prepare, (_task("ViT-B/16", num_classes),))
+      tasks.prepare, num_images=_NUM_IMAGES[num_classes], max_bytes=planned)
+  return Program(prepare, (_task("ViT-B/16", num_classes, max_bytes),),
+                 planned=planned)
 
 
-def _shared(names, task, head, num_images):
+def _shared(names, num_images, max_bytes, task, head):
   """What `run` hands to all devices."""
   prepared = tasks.prepare(
-      task, num_images=num_images, max_bytes=_MAX_BYTES)
+      task, num_images=num_images,
+      max_bytes=memory.shares(max_bytes).jacobian)
   methods = {name: methods_lib.method(name) for name in names}
   family = families.family(
       families.share(task.encode, prepared, methods), head)
@@ -165,20 +188,21 @@ def _shared(names, task, head, num_images):
   return task, family, {}
 
 
-def _answer(num_classes, mesh):
+def _answer(num_classes, mesh, max_bytes):
   """Five methods on a batch of images, from features of their views."""
   number = _BATCH * mesh.size
   shared = jax.eval_shape(
-      functools.partial(_shared, _METHODS,
-                        num_images=_NUM_IMAGES[num_classes]),
-      _task("ViT-B/16", num_classes), None)
+      functools.partial(
+          _shared, _METHODS, _NUM_IMAGES[num_classes], max_bytes),
+      _task("ViT-B/16", num_classes, max_bytes), None)
   features = _shape(
       number, _NUM_VIEWS, sizes.MODELS["ViT-B/16"].projection)
   return Program(run._program(mesh, False, ()), (shared, (features, None)),
-                 (False, True), images=number)
+                 (False, True), images=number,
+                 planned=memory.shares(max_bytes).text_tower)
 
 
-def _predictive(num_classes, mesh):
+def _predictive(num_classes, mesh, max_bytes):
   """Zero-shot and the posterior's three forms, from the clean view."""
   name, number = "ViT-B/16", _BATCH * mesh.size
   model = _model(name)
@@ -191,15 +215,15 @@ def _predictive(num_classes, mesh):
       laplace.Posterior(**layers), maps["image"], maps["text"], _shape(),
       _shape(_DEFAULTS.posterior.num_samples, num_classes))
   shared = jax.eval_shape(
-      functools.partial(_shared, ("zero_shot",), num_images=0),
-      _task(name, num_classes), head)
+      functools.partial(_shared, ("zero_shot",), 0, max_bytes),
+      _task(name, num_classes, max_bytes), head)
   rows = (_shape(number, 1, model.config.projection),
           Pooled(_shape(number, model.config.pooled_sizes[0])))
   return Program(run._program(mesh, True, ()), (shared, rows), (False, True),
-                 images=number)
+                 images=number, planned=memory.shares(max_bytes).text_tower)
 
 
-def _coop(num_classes, mesh):
+def _coop(num_classes, mesh, max_bytes):
   """An epoch of CoOp, all seeds together, from stored image features."""
   del mesh
   recipe, tune = presets.recipe("coop", "upstream"), _DEFAULTS.tune
@@ -213,7 +237,7 @@ def _coop(num_classes, mesh):
   def begin(params):
     of = dataclasses.replace(model, params=params)
     encode = encoder.context_encoder(
-        of, bank, max_groups=2, max_bytes=_MAX_BYTES // tune.num_seeds)
+        of, bank, max_groups=2, max_bytes=max_bytes // tune.num_seeds)
     prompts = method_lib.Prompts(
         encode, *[jnp.zeros((num_classes, width))] * 3)
     method = coop.method(
@@ -235,8 +259,9 @@ def _coop(num_classes, mesh):
       (method, state, prompts, data, order))
 
 
-def _fit_block(mesh):
+def _fit_block(mesh, max_bytes):
   """A block of pairs that is added to the posterior's Kronecker factors."""
+  del max_bytes
   config_ = sizes.MODELS["ViT-B/16"]
   p, d, rows = config_.vision.width, config_.projection, fit.CANDIDATES
   add = functools.partial(
@@ -249,8 +274,9 @@ def _fit_block(mesh):
       (False, True, False), exchanges=("all-reduce",))
 
 
-# From the one that compiles fastest on. Each builds a program for a mesh.
-PROGRAMS: Mapping[str, Callable[[Any], Program]] = {
+# About from the one that compiles fastest on. Each builds a program for a mesh
+# and a budget in bytes, see `budget`.
+PROGRAMS: Mapping[str, Callable[[Any, int], Program]] = {
     "posterior, a block of the fit": _fit_block,
     "text, 47 classes": functools.partial(_text, 47),
     "text, 1,000 classes": functools.partial(_text, 1000),

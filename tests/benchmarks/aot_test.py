@@ -25,16 +25,21 @@ _TRACERS = ("jax", "flax", "optax")
 
 
 @functools.cache
-def _today(num_devices):
+def _today(num_devices, memory):
   """Digest and description of every program, from a jaxpr of today."""
   found = {}
   mesh = sharding.data_mesh(jax.devices()[:num_devices])
   for name, build in programs.PROGRAMS.items():
-    program = build(mesh)
+    program = build(mesh, programs.budget(memory))
     traced = jaxprs.trace(program.function, *program.arguments)
     found[name] = (jaxprs.digest(traced),
                    aot.described(program, traced, num_devices))
   return found
+
+
+def _today_of(record):
+  chip = record["chip"]
+  return _today(aot.devices_of(chip["topology"]), chip["memory"])
 
 
 def _anew(record):
@@ -54,7 +59,7 @@ class RecordTest(parameterized.TestCase):
     self.assertEqual(list(record["programs"]), list(programs.PROGRAMS),
                      _anew(record))
     installed = {one: importlib.metadata.version(one) for one in _TRACERS}
-    today = _today(aot.devices_of(record["chip"]["topology"]))
+    today = _today_of(record)
     others = set()
     for program, row in record["programs"].items():
       versions = {one: row["versions"][one] for one in _TRACERS}
@@ -71,7 +76,7 @@ class RecordTest(parameterized.TestCase):
   def test_counts_are_those_of_today(self, name):
     """Which do not hang on versions."""
     record = _RECORDS[name]
-    today = _today(aot.devices_of(record["chip"]["topology"]))
+    today = _today_of(record)
     for program, row in record["programs"].items():
       for field, value in today[program][1].items():
         self.assertEqual(row[field], value,
@@ -132,7 +137,7 @@ class MeasuredTest(absltest.TestCase):
         ("argument_size", "output_size", "temp_size", "generated_code_size",
          "peak_memory"), 0) | memory
     return aot.measured(
-        {"flop": flop, "handed_over_bytes": 1e9},
+        {"flop": flop, "handed_over_bytes": 1e9, "planned_bytes": 0},
         {"lowering_s": 1, "compile_s": 2, "memory": memory, "text": text,
          "cost": {"flops": 1.0, "bytes accessed": 2.0}},
         aot.CHIPS["v5e"], exchanges)
