@@ -129,12 +129,14 @@ def prepare(
   Args:
     task: Task with an encoder and a context; text features tell their shape
       alone.
-    num_images: Images that will be adapted.
+    num_images: Images that will be adapted; if 0, no derivative is kept.
     linearisation: Linearisation, "vjp", "jacobian", or "auto" to choose.
     max_bytes: Budget for the Jacobian.
   """
   features = shaped(task).text_features
-  if linearisation == "auto":
+  if not num_images:
+    linearisation = "none"
+  elif linearisation == "auto":
     linearisation = "vjp"
     if isinstance(task.encode, prefix.Encoder) and task.context is not None:
       num_classes, width = features.shape

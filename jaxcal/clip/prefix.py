@@ -134,9 +134,23 @@ class Encoder:
 
       return jax.jacrev(features)(context)
 
+    classes = jnp.argsort(self.order)
+    dtype = self.projection.kernel.dtype
+    # Each goes to its place at once: this is by far the largest array there is.
+    result = jnp.zeros((len(classes), self.projection.kernel.shape[-1],
+                        *context.shape), jnp.promote_types(dtype, jnp.float32))
+    first = 0
     with precision.at(self.config.precision):
-      rows = [jax.lax.map(one, group) for group in self.groups]
-    return jnp.concatenate(rows)[self.order]
+      for group in self.groups:
+        count = len(group.embeddings)
+
+        def step(number, result, group=group, first=first):
+          tail = jax.tree.map(lambda x: x[number], group)
+          return result.at[classes[first + number]].set(one(tail))
+
+        result = jax.lax.fori_loop(0, count, step, result)
+        first += count
+    return result
 
   def take(self, rows: Int[AnyArray, "r"], *, max_groups: int = 2) -> "Encoder":
     """The encoder of these classes alone; under `jit`, of any as many.

@@ -148,19 +148,22 @@ def prepare(
     linearisation: How gradients by the text features become gradients by the
       context: "vjp" keeps what the backward pass needs, "jacobian" the whole
       derivative [k d m w], which costs about 4 d images and makes every
-      gradient one matrix product. See `choose_linearisation`.
+      gradient one matrix product. See `choose_linearisation`. "none" keeps
+      nothing, for methods that take no step.
 
   Raises:
     ValueError: An unknown linearisation, or "jacobian" for an encoder that
       has no `jacobian` method.
   """
   scale = jnp.asarray(logit_scale)
+  if linearisation == "none":
+    return Prepared(context, encode(context), Partial(_no_derivative), scale)
   if linearisation == "vjp":
     features, pull_back = jax.vjp(encode, context)
     return Prepared(context, features, Partial(_first_of, pull_back), scale)
   if linearisation != "jacobian":
     raise ValueError(f"unknown linearisation {linearisation!r}; choose from: "
-                     "jacobian, vjp.")
+                     "jacobian, none, vjp.")
   if not hasattr(encode, "jacobian"):
     raise ValueError("this encoder has no Jacobian class by class; use "
                      "prefix.context_encoder, or linearisation='vjp'")
@@ -434,6 +437,11 @@ def adapt(
   tuned = tune(encode, prepared, views, start, penalty(prepared, objective),
                objective, optimiser)
   return predict(encode, prepared, views, start, tuned)
+
+
+def _no_derivative(cotangent):
+  raise ValueError("prepared for methods that take no step (linearisation "
+                   f"'none'), but a gradient {cotangent.shape} is wanted")
 
 
 def _first_of(pull_back, cotangent):

@@ -104,32 +104,39 @@ def resolved(
   methods = {name: method.of_classes(prepared.text_features)
              for name, method in methods.items()}
   found = penalties(prepared, methods)
-  return found, {name: method.of_context(prepared, found[name])
-                 for name, method in methods.items()}
+  return found, methods | {
+      name: methods[name].of_context(prepared, penalty)
+      for name, penalty in found.items()}
 
 
 def penalties(
     prepared: engine.Prepared, methods: Methods
 ) -> dict[str, engine.Penalty]:
-  """Every method's regulariser at the initial context; once per data set.
+  """Regularisers at the initial context, once per data set.
 
   Weights do not enter, so methods that differ in them alone share the work.
+  Those that take no step have none.
   """
   different: list[engine.Objective] = []
-  place: dict[Hashable, int] = {}
+  known: dict[Hashable, int] = {}
+  place_of: dict[str, int] = {}
   for name, method in methods.items():
     objective = method.objective()
+    if not objective.num_steps:
+      continue
     leaves, structure = jax.tree.flatten(objective.regulariser)
     key = (structure, *(
         id(leaf) if jnp.ndim(leaf) or isinstance(leaf, jax.core.Tracer) else
         float(leaf) for leaf in leaves))
-    if key not in place:
-      place[key] = len(different)
+    if key not in known:
+      known[key] = len(different)
       different.append(objective)
-    place[name] = place[key]
+    place_of[name] = known[key]
+  if not different:
+    return {}
   found = _penalties(prepared, different)
-  return {name: jax.tree.map(lambda x: x[place[name]], found)
-          for name in methods}
+  return {name: jax.tree.map(lambda x: x[number], found)
+          for name, number in place_of.items()}
 
 
 def adapt(
