@@ -63,7 +63,7 @@ def read(path: str | os.PathLike) -> tuple[str, ...] | dict[str, str]:
     return tuple(name for name, in pairs)
   names = dict(pairs)
   if len(names) < len(pairs):
-    raise ValueError(f"{path} names a folder twice.")
+    raise ValueError(f"{path} names a folder twice; expected each once.")
   return names
 
 

@@ -83,7 +83,8 @@ def entries(
         f"but none is {missing}; expected 0, 1, 2 and so on without a gap."
     )
   if not lists[split]:
-    raise ValueError(f"{path} lists no images under {split!r}.")
+    raise ValueError(f"{path} lists no images under {split!r}; expected a list "
+                     "of [path, label, class name].")
   class_names = tuple(names[label] for label in range(len(names)))
   return class_names, [(image, label) for image, label, _ in lists[split]]
 

@@ -248,7 +248,7 @@ def csv_file(path: str | os.PathLike) -> PairSet:
         if image in rows:
           raise ValueError(f"{image} is listed before; expected each image "
                            "once, with one caption.")
-        if not (path.parent / image).is_file():
+        if not os.path.isfile(path.parent / image):
           raise FileNotFoundError(f"{path}, line {reader.line_num}: no file "
                                   f"{path.parent / image}")
         rows[image] = caption
@@ -256,7 +256,8 @@ def csv_file(path: str | os.PathLike) -> PairSet:
       line = reader.reader.line_num
       raise ValueError(f"{path}, line {line}: {error}") from error
   if not rows:
-    raise ValueError(f"{path} lists no pairs.")
+    raise ValueError(f"{path} lists no pairs; expected a line for each below "
+                     "the names of the columns.")
   ids = tuple(rows)
   return PairSet(
       path.stem, ids, tuple(rows.values()),

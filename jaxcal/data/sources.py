@@ -106,7 +106,7 @@ def csv_file(
   rows = _rows(path)
   root = path.parent if root is None else folders_lib.existing(root)
   for line, image, _ in rows:
-    if not (root / image).is_file():
+    if not os.path.isfile(root / image):
       raise FileNotFoundError(
           f"{path}, line {line}: no file {root / image}; should the paths "
           "start from another root?"
@@ -145,11 +145,13 @@ def listed_files(
     ValueError: If a path is repeated or a label has no class name.
   """
   root = folders_lib.existing(root)
-  absent = [path for path, _ in rows if not (root / path).is_file()]
+  # Of a name that no file can have, pathlib would raise.
+  absent = [path for path, _ in rows if not os.path.isfile(root / path)]
   if absent and (len(absent) == len(rows) or not partial):
     raise FileNotFoundError(
         f"{len(absent)} of the {len(rows)} images listed for {name!r} are not "
-        f"below {root}:\n  " + "\n  ".join(spelling.shortened(absent))
+        f"below {root}; bring them there, or correct the list:\n  " +
+        "\n  ".join(spelling.shortened(absent))
     )
   if absent:
     logging.warning(
@@ -198,7 +200,7 @@ def names_by_folder(
     if unnamed:
       raise ValueError(
           f"{len(unnamed)} folders below {root} have no class name, the first "
-          f"one {unnamed[0]!r}."
+          f"one {unnamed[0]!r}; expected a name for each."
       )
     return dict(class_names)
   if len(class_names) != len(folders):
@@ -242,5 +244,6 @@ def _rows(path):
       line = reader.reader.line_num
       raise ValueError(f"{path}, line {line}: {error}") from error
   if not rows:
-    raise ValueError(f"{path} lists no images.")
+    raise ValueError(f"{path} lists no images; expected a line for each below "
+                     "the names of the columns.")
   return rows

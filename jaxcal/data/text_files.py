@@ -65,9 +65,10 @@ def read_json(path: str | os.PathLike) -> Any:
   if not path.is_file():
     raise FileNotFoundError(f"no file {path}")
   damage.refuse_stub(path)
+  text = read(path)
   try:
-    return json.loads(read(path))
-  except (json.JSONDecodeError, RecursionError) as error:
+    return json.loads(text)
+  except (ValueError, RecursionError) as error:  # a number of 5,000 digits, too
     raise damage.DamagedFile(path, f"no JSON: {error}") from error
 
 

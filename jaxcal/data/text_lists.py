@@ -36,7 +36,8 @@ def read(
   path = pathlib.Path(path)
   rows = list(_rows(path))
   if not rows:
-    raise ValueError(f"{path} lists no images.")
+    raise ValueError(f"{path} lists no images; expected a path and a label in "
+                     "every line.")
   if class_names is None:
     class_names = _folders(path, rows)
   names, labels = names_lib.numbered(

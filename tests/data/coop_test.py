@@ -53,6 +53,9 @@ class ReadTest(parameterized.TestCase):
     self.assertEqual(image_set.ids, ("a/1.jpg",))
     with self.assertRaisesRegex(FileNotFoundError, "13 of the 13 images"):
       coop.read(self.path, self.root, partial=True)
+    miniatures.split_file(self.path, test=[*rows, ["x" * 300, 0, "a"]])
+    image_set = coop.read(self.path, self.root / "images", partial=True)
+    self.assertEqual(image_set.ids, ("a/1.jpg",))
 
   def test_absent_file_and_folder(self):
     with self.assertRaisesRegex(FileNotFoundError, r"no file .*Stripes\.json"):

@@ -375,6 +375,8 @@ class CsvFileTest(parameterized.TestCase):
     with self.assertRaisesRegex(
         FileNotFoundError, "birds.csv, line 3: no file .*c.png"):
       pairs.csv_file(self._write("path,caption\na.png,x\nc.png,y\n"))
+    with self.assertRaisesRegex(FileNotFoundError, "line 2: no file .*ccc"):
+      pairs.csv_file(self._write(f"path,caption\n{'c' * 300}.png,x\n"))
     with self.assertRaisesRegex(FileNotFoundError, "no file .*none.csv"):
       pairs.csv_file(self.root / "none.csv")
 

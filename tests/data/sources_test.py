@@ -233,6 +233,9 @@ class CsvFileTest(files.FolderCase):
     path = self.text("l.csv", "path,label\nb.png,ant\nc.png,ant\n")
     with self.assertRaisesRegex(FileNotFoundError, r"line 3: no file .*c\.png"):
       sources.csv_file(path)
+    path = self.text("l.csv", f"path,label\n{'c' * 300}.png,ant\n")
+    with self.assertRaisesRegex(FileNotFoundError, "line 2: no file .*ccc"):
+      sources.csv_file(path)
     with self.assertRaisesRegex(FileNotFoundError, "no folder .*nowhere"):
       sources.csv_file(path, root=self.root / "nowhere")
 

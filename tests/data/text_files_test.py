@@ -82,6 +82,7 @@ class ReadersTest(files.FolderCase):
 
   @parameterized.parameters(
       ("[" * 100_000, "no JSON: .*recursion"), ("{", "no JSON"),
+      ("9" * 5000, "no JSON: .*5000 digits"),
       ("[]", "expected the keys"), ("3", "expected the keys"),
       ('{"train": null, "val": [], "test": []}', "train: expected a list"),
       ('{"train": [], "val": {}, "test": []}', "val: expected a list"),
