@@ -205,7 +205,7 @@ def _read(settings, known, where, ignored=(), checks=_CHECKS):
   values = known | {key: settings[key] for key in known if key in settings}
   absent = [key for key, value in values.items() if value is None]
   if absent:
-    raise ValueError(f"{where} has no {', '.join(absent)}")
+    raise ValueError(f"{where} has no {', '.join(absent)}, expected there")
   for key, value in values.items():
     checks.get(key, sizes.whole)(value, f"{where}.{key}")
   return values

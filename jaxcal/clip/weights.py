@@ -5,6 +5,7 @@ unpickled.
 """
 
 from collections.abc import Callable, Mapping
+import os
 import pathlib
 from typing import Any
 
@@ -132,10 +133,12 @@ def _shards(path):
         path, "weight_map is no object with the file of each tensor")
   tensors: dict[str, Any] = {}
   for file in sorted(set(parts.values())):
-    shard = paths.inside(path.parent, file)
-    if not shard.exists():
+    with damage.told(path):
+      shard = paths.inside(path.parent, file)
+    if not os.path.exists(shard):
       raise FileNotFoundError(
-          f"no {shard}, which {path.name} names as a part of the weights")
+          f"no {shard}, which {path.name} names as a part of the weights; get "
+          "it from where they came from")
     tensors.update(_safetensors(shard))
   return tensors
 

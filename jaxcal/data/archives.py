@@ -7,8 +7,10 @@ name when it is whole, so unpacking may be interrupted at any time.
 
 from collections.abc import Callable, Iterator
 import contextlib
+import errno
 import gzip
 import io
+import lzma
 import os
 import pathlib
 import stat
@@ -28,8 +30,11 @@ _BLOCK = 2**20  # bytes that are read at a time
 _MAX_GROWTH = 30
 _ALWAYS_ALLOWED = 64 * 2**20
 # What readers raise: for ways of packing that zipfile does not know, too.
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError,
-            NotImplementedError, RuntimeError, gzip.BadGzipFile)
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+            EOFError, NotImplementedError, RuntimeError, OSError)
+# Of errors of the system, those of readers: no number, or a place before the
+# beginning of the file.
+_OF_READERS = (None, errno.EINVAL)
 
 
 class Member(NamedTuple):
@@ -202,7 +207,8 @@ def _limit(path):
 
 def _too_large(path, limit):
   return (f"{path} is not unpacked: it would grow to more than {limit:,} "
-          "bytes, which no archive of pictures of its size does")
+          "bytes, which no archive of pictures of its size does; bring it from "
+          "its home again")
 
 
 @contextlib.contextmanager
@@ -213,6 +219,8 @@ def _opened(path) -> Iterator[Iterator]:
     with contextlib.ExitStack() as stack:
       yield read(path, stack)
   except _DAMAGED as error:
+    if isinstance(error, OSError) and error.errno not in _OF_READERS:
+      raise
     raise ValueError(f"{path} is cut off, damaged or no archive of its kind "
                      f"({error}); bring it again") from error
 
@@ -248,7 +256,8 @@ def _in_zip(path, stack):
     if info.flag_bits & 1:
       problem = "is encrypted"
     yield (info.orig_filename, info.file_size, problem,
-           None if info.is_dir() else lambda: archive.open(info))
+           None if info.filename.endswith("/") else
+           lambda: archive.open(info))
 
 
 class _Bounded(io.RawIOBase):

@@ -126,9 +126,11 @@ def _position(value, positions, num_classes):
         f"{len(named)} classes are called {value!r}; give the position, one of "
         f"{named}."
     )
-  if value.strip().isdecimal() and int(value) < num_classes:
-    return int(value)
+  position = value.strip()
+  if position.isdecimal() and len(position) < 10 and (
+      int(position) < num_classes):
+    return int(position)
   raise ValueError(
-      f"label {value!r} is neither one of the {num_classes} class names nor a "
-      f"position in [0, {num_classes})."
+      f"label {value!r:.200} is neither one of the {num_classes} class names "
+      f"nor a position in [0, {num_classes})."
   )

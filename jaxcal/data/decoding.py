@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import stat
 
 import numpy as np
@@ -105,13 +106,18 @@ def _check_is_file(path):
 
 def _decode(file, name):
   try:
+    if not isinstance(file, io.BytesIO):
+      # From memory, where a length that a header lies about allocates nothing.
+      _check_is_file(file)
+      file = io.BytesIO(pathlib.Path(file).read_bytes())
     with _opened(file) as image:
       return np.asarray(_to_rgb(image))
   # What Pillow raises for damage depends on the format and on the damage: there
   # is hardly an error that it does not.
   except Exception as error:
     raise ValueError(
-        f"cannot read {name} as an image: {error or repr(error)}") from error
+        f"cannot read {name} as an image: {str(error) or repr(error)}"
+    ) from error
 
 
 def _opened(file):

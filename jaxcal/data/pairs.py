@@ -92,8 +92,8 @@ def check(pair_set: PairSet) -> None:
   name, ids, captions, _, skipped, _ = pair_set
   if not ids:
     reasons = ", ".join(f"{why}: {count}" for why, count in skipped.items())
-    raise ValueError(f"{name!r} has no pairs of image and caption; left out: "
-                     f"{reasons or 'none'}.")
+    raise ValueError(f"{name!r} has no pairs of image and caption, but needs "
+                     f"one at least; left out: {reasons or 'none'}.")
   if len(captions) != len(ids):
     raise ValueError(f"{name!r} has {len(ids)} ids but {len(captions)} "
                      "captions; expected one caption per id.")
@@ -389,7 +389,7 @@ def _caption(file, parts):
     return content
   try:
     about = json.loads(content)
-  except ValueError:
+  except (ValueError, RecursionError):
     return None
   caption = about.get("caption") if isinstance(about, dict) else None
   return caption if isinstance(caption, str) else None

@@ -124,7 +124,12 @@ class WeightsTest(parameterized.TestCase):
   def test_a_shard_elsewhere(self):
     path = self.folder / "model.safetensors.index.json"
     tiny.write_json(path, {"weight_map": {"a": "../model.safetensors"}})
-    with self.assertRaisesRegex(ValueError, "cannot be the name of a file"):
+    with self.assertRaisesRegex(
+        damage.DamagedFile, "index.json is damaged .*cannot be the name of a"):
+      self._read(path)
+    tiny.write_json(path, {"weight_map": {"a": "gone.safetensors"}})
+    with self.assertRaisesRegex(
+        FileNotFoundError, "no .*gone.safetensors, which .*index.json names"):
       self._read(path)
 
   def test_a_scale_in_a_vector_of_one(self):

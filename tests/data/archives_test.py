@@ -181,6 +181,32 @@ class RefusedTest(_ArchiveCase):
           ValueError, f"a{suffix} is cut off, damaged or no archive"):
         self.unpack(path)
 
+  def test_a_member_that_would_begin_before_the_file(self):
+    path = self.write("a.zip", {"1.jpg": b"x"})
+    path.write_bytes(path.read_bytes()[40:])
+    with self.assertRaisesRegex(ValueError, "a.zip is cut off, damaged or no"):
+      self.unpack(path)
+    self.assertEqual(self.files(), {})
+
+  def test_a_member_without_a_name(self):
+    path = self.here / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+      info = zipfile.ZipInfo("x")
+      info.filename = ""
+      archive.writestr(info, b"x")
+    self.assert_refused(path, "not unpacked: '' is no name")
+
+  @parameterized.parameters(zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2)
+  def test_a_damaged_member_packed_in_another_way(self, way):
+    path = self.here / "a.zip"
+    with zipfile.ZipFile(path, "w", way) as archive:
+      archive.writestr("1.jpg", bytes(range(256)) * 20)
+    content = path.read_bytes()
+    path.write_bytes(content[:60] + bytes(40) + content[100:])
+    with self.assertRaisesRegex(ValueError, "a.zip is cut off, damaged"):
+      self.unpack(path)
+    self.assertEqual(self.files(), {})
+
   def test_a_damaged_member_does_not_appear(self):
     path = self.write("a.zip", {"1.jpg": bytes(range(256)) * 20})
     content = bytearray(path.read_bytes())

@@ -49,6 +49,13 @@ class ReadTest(files.FolderCase):
     with self.assertRaisesRegex(ValueError, message):
       class_names.read(self.text("names.txt", content))
 
+  @parameterized.parameters("9" * 5000, "2", "-1", "1.0", "\u00b2")
+  def test_a_label_that_is_no_position(self, label):
+    with self.assertRaisesRegex(
+        ValueError, "a.csv, line 2: label .* nor a position in .0, 2.") as told:
+      class_names.numbered("a.csv", [("line 2", label)], ("cat", "dog"))
+    self.assertLess(len(str(told.exception)), 400)
+
   def test_not_utf8(self):
     (self.root / "names.txt").write_bytes(b"caf\xe9\n")
     with self.assertRaisesRegex(ValueError, r"names\.txt is not UTF-8"):

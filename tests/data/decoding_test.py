@@ -4,6 +4,8 @@ import contextlib
 import io
 import os
 import socket
+import tracemalloc
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -116,6 +118,24 @@ class DecodeTest(files.FolderCase):
     Image.MAX_IMAGE_PIXELS = 10
     with self.assertRaisesRegex(ValueError, r"a\.png.*exceeds limit"):
       decoding.decode(path)
+
+  def test_a_length_that_is_a_lie_takes_no_memory(self):
+    path = self.image("a.png", files.pixels(64, 64))
+    start = path.read_bytes().index(b"IDAT") - 4
+    with path.open("r+b") as file:
+      file.seek(start)
+      file.write((2**31 - 1).to_bytes(4, "big"))
+    tracemalloc.start()
+    self.addCleanup(tracemalloc.stop)
+    with contextlib.suppress(ValueError):
+      decoding.decode(path)
+    self.assertLess(tracemalloc.get_traced_memory()[1], 2**24)
+
+  def test_an_error_without_words_is_called_by_its_kind(self):
+    path = self.image("a.png")
+    with mock.patch.object(decoding, "_to_rgb", side_effect=MemoryError()):
+      with self.assertRaisesRegex(ValueError, r"an image: MemoryError\(\)$"):
+        decoding.decode(path)
 
   def test_missing(self):
     with self.assertRaisesRegex(FileNotFoundError, r"none\.png"):

@@ -100,12 +100,13 @@ class WebdatasetTest(parameterized.TestCase):
         ("list.jpg", _png(6)), ("list.json", '["caption"]'),
         ("broken.jpg", _png(7)), ("broken.json", '{"caption'),
         ("bytes.jpg", _png(8)), ("bytes.json", b'{"caption": "\xff"}'),
+        ("deep.jpg", _png(9)), ("deep.json", "[" * 100_000),
         ("README", "left alone"), ("x.cls", "7"), ("._y.jpg", b"of a Mac"),
     ])
     pair_set = pairs.webdataset(self.root / "0.tar")
     self.assertEqual(pair_set.captions, ("pair 0",))
     self.assertEqual(pair_set.skipped, {
-        pairs.NO_IMAGE: 1, pairs.NO_CAPTION: 5, pairs.EMPTY_CAPTION: 1,
+        pairs.NO_IMAGE: 1, pairs.NO_CAPTION: 6, pairs.EMPTY_CAPTION: 1,
         pairs.UNDECODABLE_CAPTION: 2})
 
   def test_where_captions_and_images_are_looked_for(self):

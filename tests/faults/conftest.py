@@ -21,6 +21,9 @@ def pytest_configure(config):
       database=None, deadline=None,  # see `fuzz.bounded`
       suppress_health_check=list(hypothesis.HealthCheck))
   hypothesis.settings.load_profile("faults")
+  # That what it prints of a failure is long.
+  config.addinivalue_line(
+      "filterwarnings", "ignore::hypothesis.errors.HypothesisWarning")
 
 
 def pytest_terminal_summary(terminalreporter, config):

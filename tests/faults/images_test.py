@@ -34,7 +34,7 @@ def _exif():
   return exif
 
 
-_SOUND = {
+SOUND = {
     "JPEG": _encoded("JPEG"), "PNG": _encoded("PNG"), "WEBP": _encoded("WEBP"),
     "BMP": _encoded("BMP"), "TIFF": _encoded("TIFF"), "PPM": _encoded("PPM"),
     "progressive JPEG": _encoded("JPEG", progressive=True),
@@ -51,7 +51,7 @@ _SOUND = {
 
 @st.composite
 def _broken_image(draw):
-  return draw(fuzz.damaged(_SOUND[draw(st.sampled_from(sorted(_SOUND)))]))
+  return draw(fuzz.damaged(SOUND[draw(st.sampled_from(sorted(SOUND)))]))
 
 
 @st.composite
@@ -74,17 +74,16 @@ class ImagesTest(fuzz.FaultCase):
     found = self.read("image", lambda: decoding.decode(path), path.name)
     again = self.read("image", lambda: decoding.decode_bytes(
         content, path.name), path.name)
+    sound = self.read("header of an image", lambda: (
+        decoding.check_header(path), True))
     if found is None:
       self.assertIsNone(again)
       return
     np.testing.assert_array_equal(found, again)
-    try:
-      decoding.check_header(path)
-    except ValueError:
-      return
-    # What a header promises is kept, where the rest can be decoded.
-    views.check_image(found)
-    views.canvas_shape(*found.shape[:2])
+    if sound is not None:
+      # What a header promises is kept, where the rest can be decoded.
+      views.check_image(found)
+      views.canvas_shape(*found.shape[:2])
 
   @hypothesis.given(_broken_image())
   def test_bytes(self, content):
@@ -99,7 +98,7 @@ class ImagesTest(fuzz.FaultCase):
                     st.booleans())
   def test_a_folder_is_refused_or_read_without_them(self, broken, skip):
     (self.fresh() / "pets" / "cat").mkdir(parents=True)
-    for number, content in enumerate([_SOUND["PNG"], *broken]):
+    for number, content in enumerate([SOUND["PNG"], *broken]):
       (self.root / f"pets/cat/{number}.png").write_bytes(content)
     found = self.read("folder of images", lambda: load.images(
         self.root / "pets", on_bad_image="skip" if skip else "fail",
@@ -110,13 +109,13 @@ class ImagesTest(fuzz.FaultCase):
         found.read(position)
 
   def test_what_is_sound(self):
-    for name, content in _SOUND.items():
+    for name, content in SOUND.items():
       with self.subTest(name):
         self.assertIsNotNone(decoding.decode_bytes(content, name))
 
 
 def _picture(path):
-  path.write_bytes(_SOUND["PNG"])
+  path.write_bytes(SOUND["PNG"])
 
 
 def _into(content):
