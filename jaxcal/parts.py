@@ -134,7 +134,8 @@ def gather(
     ValueError: Outputs are missing.
   """
   num_images = len(_read_about(folder)["ids"])
-  done, fields = np.zeros(num_images, bool), {}
+  done = np.zeros(num_images, bool)
+  fields: dict[str, np.ndarray] = {}
   for path in _files(folder):
     part = _read(path, num_images, lambda key: _owner(key) == name)
     if part is None:
@@ -143,6 +144,10 @@ def gather(
     done[positions] = True
     for key, rows in part.items():
       field = _field(key)
+      if rows.shape[1:] != fields.get(field, rows).shape[1:]:
+        raise ValueError(
+            f"{path} has {key!r} in another shape than the parts before it; "
+            "remove it and run the command again to compute its images")
       if field not in fields:
         fields[field] = np.full(
             (num_images, *rows.shape[1:]), _nothing(rows), rows.dtype)
@@ -167,8 +172,11 @@ def _read_about(folder):
   way_out = (f"nobody knows what {folder} holds: remove that folder, and what "
              "was in it is computed again")
   found = damage.read_object(path, way_out)
-  if not {"ids", "names"} <= set(found):
-    raise damage.DamagedFile(path, "ids or names are missing", way_out)
+  for key in ("ids", "names"):
+    if not isinstance(found.get(key), list) or not all(
+        isinstance(one, str) for one in found[key]):
+      raise damage.DamagedFile(
+          path, f"{key} are missing, or no list of texts", way_out)
   return found
 
 
@@ -201,9 +209,9 @@ def _check(part, num_images):
       positions.size and 0 <= positions.min() <= positions.max() < num_images):
     raise ValueError(f"no positions of {num_images} images")
   for key, rows in part.items():
-    if rows.shape[:1] != positions.shape:
-      raise ValueError(f"{key!r} has {rows.shape[:1]} rows for "
-                       f"{len(positions)} images")
+    if rows.shape[:1] != positions.shape or rows.dtype.kind not in "biuf":
+      raise ValueError(f"{key!r} has {rows.shape[:1]} rows of {rows.dtype} for "
+                       f"{len(positions)} images, expected a number each")
 
 
 def _owner(key):

@@ -5,6 +5,7 @@ that metrics, recalibration and figures never need the model again.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import os
 import pathlib
 from types import MappingProxyType
@@ -180,7 +181,8 @@ def is_there(
   identity.check(
       stored["identity"], asked, what=f"{path} holds predictions of something "
       "else than what is asked for", way_out=way_out)
-  return set(evidence) <= set(stored.get("evidence", ()))
+  carried = stored.get("evidence", ())
+  return all(name in carried for name in evidence)
 
 
 def save(predictions: Predictions, path: str | os.PathLike) -> None:
@@ -213,21 +215,20 @@ def load(path: str | os.PathLike) -> Predictions:
       `pair.read` and `check`.
   """
   content, about = _read(path)
-  try:
+  with _damage_named(path):
     arrays = arrays_lib.unpack(content)
     kinds: dict[str, dict[str, np.ndarray]] = {"info": {}, "evidence": {}}
     for key, values in arrays.items():
       kind, _, name = key.partition("/")
       if kind in kinds:
         kinds[kind][name] = values
-    predictions = Predictions(
-        arrays["logits"], arrays.get("labels"), tuple(arrays["ids"].tolist()),
-        tuple(about["class_names"]), settings=about["settings"], **kinds)
-  except KeyError as error:
-    raise pair.damaged(path, _ENDING, f"it has no {error}") from error
-  except (ValueError, TypeError) as error:
-    raise pair.damaged(path, _ENDING, error) from error
-  check(predictions)
+      if values.dtype.kind != "f" and key not in ("ids", "labels"):
+        raise ValueError(f"{key} of {values.dtype}, expected real numbers")
+    logits = arrays["logits"]
+    ids, labels, class_names = _images(arrays, about)
+    predictions = Predictions(logits, labels, ids, class_names,
+                              settings=_settings(about), **kinds)
+    check(predictions)
   return predictions
 
 
@@ -239,13 +240,19 @@ def images(path: str | os.PathLike) -> Images:
     ValueError: One of the two files is damaged, or they do not fit together.
   """
   content, about = _read(path)
+  with _damage_named(path):
+    return _images(arrays_lib.unpack(
+        content, lambda name: name in ("ids", "labels")), about)
+
+
+@contextlib.contextmanager
+def _damage_named(path):
+  """Says of what is wrong with the contents of a pair where they lie."""
   try:
-    arrays = arrays_lib.unpack(content, lambda name: name in ("ids", "labels"))
-    return Images(tuple(arrays["ids"].tolist()), arrays.get("labels"),
-                  tuple(about["class_names"]))
+    yield
   except KeyError as error:
     raise pair.damaged(path, _ENDING, f"it has no {error}") from error
-  except (ValueError, TypeError) as error:
+  except ValueError as error:
     raise pair.damaged(path, _ENDING, error) from error
 
 
@@ -272,6 +279,31 @@ def settings(path: str | os.PathLike) -> dict[str, Any]:
     ValueError: They are damaged.
   """
   about = pair.about(path, _ENDING)
-  if not isinstance(about.get("settings"), dict):
-    raise pair.damaged(path, _ENDING, "no settings")
-  return about["settings"]
+  with _damage_named(path):
+    return _settings(about)
+
+
+def _settings(about):
+  """The settings in what a JSON says; their evidence is a list of names."""
+  found = about.get("settings")
+  if not isinstance(found, dict):
+    raise ValueError("no settings")
+  if not _are_texts(found.get("evidence", [])):
+    raise ValueError("its evidence is no list of names")
+  return found
+
+
+def _images(arrays, about):
+  """What arrays and a JSON say of images, once they are texts and numbers."""
+  ids, labels, names = arrays["ids"], arrays.get("labels"), about["class_names"]
+  if ids.ndim != 1 or ids.dtype.kind != "U":
+    raise ValueError(f"ids of {ids.dtype} {ids.shape}, expected texts")
+  if labels is not None and labels.dtype.kind not in "iu":
+    raise ValueError(f"labels of {labels.dtype}, expected whole numbers")
+  if not _are_texts(names):
+    raise ValueError("class_names are no list of names")
+  return Images(tuple(ids.tolist()), labels, tuple(names))
+
+
+def _are_texts(found):
+  return isinstance(found, list) and all(isinstance(one, str) for one in found)

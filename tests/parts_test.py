@@ -167,6 +167,20 @@ class PartsTest(absltest.TestCase):
       self.assertLen(parts.missing(self.folder, 7), 7)
       self.assertFalse((self.folder / "00000000.npz").exists())
 
+  def test_rows_that_are_no_numbers(self):
+    np.savez(self.folder / "00000000.npz", positions=np.array([0, 1]),
+             **{"zero_shot/logits": np.full((2, 3), "x")})
+    self.assertLen(parts.missing(self.folder, 7), 7)
+    self.assertFalse((self.folder / "00000000.npz").exists())
+
+  def test_rows_of_another_shape_than_before(self):
+    self._write(range(5))
+    np.savez(self.folder / "00000005.npz", positions=np.array([5, 6]),
+             **{f"{_NAMES[0]}/logits": np.ones((2, 4), np.float32)})
+    with self.assertRaisesRegex(
+        ValueError, "00000005.npz has .* in another shape .*; remove it"):
+      parts.gather(self.folder, _NAMES[0])
+
   def test_a_power_loss_undoes_the_renaming(self):
     self._write((0, 1))
     self._write((2, 3))
@@ -175,7 +189,8 @@ class PartsTest(absltest.TestCase):
     self.assertEqual(parts.missing(self.folder, 7).tolist(), [2, 3, 4, 5, 6])
 
   def test_damaged_about(self):
-    for content in (b"", b"{", b"[]", b'{"ids": []}'):
+    for content in (b"", b"{", b"[]", b'{"ids": []}',
+                    b'{"ids": 3, "names": []}', b'{"ids": [], "names": [3]}'):
       (self.folder / "about.json").write_bytes(content)
       self.assertEqual(parts.names(self.folder), ())
       with self.assertRaisesRegex(ValueError, "about.json is damaged.*remove"):

@@ -134,6 +134,44 @@ class PredictionsTest(parameterized.TestCase):
         ValueError, "npz is damaged .it has no 'logits'.. Remove"):
       predictions.load(path)
 
+  @parameterized.parameters(
+      ("logits", np.full((4, 3), "x"), "logits of <U1, expected real numbers"),
+      ("logits", np.ones((4, 3), complex), "logits of complex128"),
+      ("labels", np.ones(4), "labels of float64, expected whole"),
+      ("labels", np.array([0, 3, 1, 1]), "label 3 of .* is outside"),
+      ("ids", np.arange(4), "ids of int64 .4,., expected texts"),
+      ("ids", np.array("a"), "ids of <U1 .., expected texts"),
+      ("info/x", np.full(4, b"x"), "info/x of .S1, expected real numbers"))
+  def test_arrays_that_are_something_else(self, name, value, message):
+    path = self._path()
+    predictions.save(_example(), path)
+    about = json.loads(pathlib.Path(f"{path}.json").read_text())
+    del about["sha256"], about["sha256_json"]
+    pathlib.Path(f"{path}.json").write_text(json.dumps(about))
+    with np.load(f"{path}.npz") as stored:
+      found = dict(stored)
+    np.savez(f"{path}.npz", **found | {name: value})
+    with self.assertRaisesRegex(
+        ValueError, f"v1.npz is damaged .{message}.*Remove o_tpt"):
+      predictions.load(path)
+
+  @parameterized.parameters(
+      ("class_names", "cat", "class_names are no list of names"),
+      ("class_names", [1, 2, 3], "class_names are no list of names"),
+      ("settings", 3, "no settings"),
+      ("settings", {"evidence": 3}, "its evidence is no list of names"))
+  def test_json_that_says_something_else(self, name, value, message):
+    path = self._path()
+    predictions.save(_example(), path)
+    about = json.loads(pathlib.Path(f"{path}.json").read_text())
+    del about["sha256"], about["sha256_json"]
+    pathlib.Path(f"{path}.json").write_text(json.dumps(about | {name: value}))
+    with self.assertRaisesRegex(ValueError, f"v1.npz is damaged .{message}"):
+      predictions.load(path)
+    if name == "settings":
+      with self.assertRaisesRegex(ValueError, f"v1.npz is damaged .{message}"):
+        predictions.is_there(path, {})
+
   def test_round_trip_of_evidence_and_without_labels(self):
     path = self._path()
     evidence = {"image_features": np.ones((4, 5), np.float32),

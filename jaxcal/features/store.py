@@ -23,6 +23,8 @@ import hashlib
 import json
 import os
 import pathlib
+import types
+import typing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -263,16 +265,16 @@ def open_store(folder: str | os.PathLike) -> Store:
       raise FileNotFoundError(
           f"no {folder / name}: making the store was interrupted; run `jaxcal "
           "features` again")
-  index = (folder / _INDEX).read_bytes()
-  if hashlib.sha256(index).hexdigest() != manifest.data_fingerprint:
-    raise ValueError(f"{folder / _INDEX} is damaged: its checksum is not that "
-                     f"of the manifest. {_WAY_OUT}")
-  about = json.loads(index)
-  return Store(
-      folder, manifest, tuple(about["image_ids"]),
-      np.asarray(about["labels"], np.int32), tuple(about["class_names"]),
-      {array: _open_array(folder, manifest, array) for array in _ARRAYS},
-      _read_left_out(folder / _LEFT_OUT))
+  ids, labels, class_names = _read_index(folder, manifest)
+  arrays = {}
+  for array in _ARRAYS:
+    with damage.told(folder / array / "zarr.json", _WAY_OUT):
+      arrays[array] = _open_array(folder, manifest, array)
+  store = Store(folder, manifest, ids, labels, class_names, arrays,
+                _read_left_out(folder / _LEFT_OUT))
+  with damage.told(folder / _INDEX, _WAY_OUT):
+    image_sets.check(image_set(store))
+  return store
 
 
 def image_set(store: Store) -> image_sets.ImageSet:
@@ -597,18 +599,50 @@ def _read_manifest(folder):
   if odd:
     raise ValueError(f"{path} is damaged: these fields are missing or too "
                      f"many: {', '.join(sorted(odd))}. {_WAY_OUT}")
+  for name, value in fields.items():
+    if not _is_a(value, Manifest.__annotations__[name]):
+      raise damage.DamagedFile(path, f"{name} is {value!r}", _WAY_OUT)
+  manifest = Manifest(**fields)
   try:
     # What is computed from the store is written to folders of this name.
-    paths.check_name(fields["data"])
+    _check_values(manifest)
   except ValueError as error:
-    raise ValueError(f"{path} is damaged, or not to be trusted: as data set, "
-                     f"{error}. {_WAY_OUT}") from error
-  return Manifest(**fields)
+    raise ValueError(f"{path} is damaged, or not to be trusted: {error}. "
+                     f"{_WAY_OUT}") from error
+  return manifest
+
+
+def _is_a(value, kind):
+  """Whether a value out of JSON is of the type of a field."""
+  kinds = (typing.get_args(kind) if isinstance(kind, types.UnionType) else
+           (kind,))
+  return not isinstance(value, bool) and isinstance(
+      value, tuple(typing.get_origin(one) or one for one in kinds))
+
+
+def _read_index(folder, manifest):
+  """Ids, labels and class names of the images."""
+  path = folder / _INDEX
+  content = path.read_bytes()
+  if hashlib.sha256(content).hexdigest() != manifest.data_fingerprint:
+    raise ValueError(f"{path} is damaged: its checksum is not that of the "
+                     f"manifest. {_WAY_OUT}")
+  with damage.told(path, _WAY_OUT):
+    about = json.loads(content)
+    ids = tuple(about["image_ids"])
+    if len(ids) != manifest.num_images:
+      raise ValueError(f"{len(ids)} images, of which the manifest has "
+                       f"{manifest.num_images}")
+    return ids, np.asarray(about["labels"], np.int32), tuple(
+        about["class_names"])
 
 
 def _read_left_out(path):
   """Reasons by id of the images left out; nothing where none was."""
-  return damage.read_object(path, _WAY_OUT) if path.exists() else {}
+  found = damage.read_object(path, _WAY_OUT) if path.exists() else {}
+  if not all(isinstance(reason, str) for reason in found.values()):
+    raise damage.DamagedFile(path, "a reason is no text", _WAY_OUT)
+  return found
 
 
 def _refuse_foreign(folder):

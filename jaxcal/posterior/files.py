@@ -10,6 +10,7 @@ A folder of `fit.fit`, `jaxcal posterior fit` or `import` holds
 
 from collections.abc import Mapping
 import json
+import math
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -213,11 +214,16 @@ def read(folder: str | os.PathLike) -> Fitted:
     stored = arrays.unpack(folder / "spectra.npz")
     spectra = {side: (stored[f"{side}/a"], stored[f"{side}/b"])
                for side in SIDES}
-  except (ValueError, KeyError) as error:
+    for side in SIDES:
+      for matrix in (factors[side].a, factors[side].b, *spectra[side]):
+        _check_numbers(np.asarray(matrix))
+  except (ValueError, KeyError, TypeError) as error:
     raise ValueError(f"{folder} is damaged ({error}); {_AGAIN}") from error
-  if missing or manifest["format_version"] != FORMAT_VERSION:
-    raise ValueError(f"{path} is not of format version {FORMAT_VERSION}, or "
-                     f"lacks {', '.join(missing)}; {_AGAIN}")
+  if missing or manifest["format_version"] != FORMAT_VERSION or (
+      not _are_norms(manifest["weight_norm2"])):
+    raise ValueError(
+        f"{path} is not of format version {FORMAT_VERSION}, or lacks "
+        f"{', '.join(missing) or 'numbers in weight_norm2'}; {_AGAIN}")
   for side in SIDES:
     for name, values in zip("ab", spectra[side]):
       matrix = getattr(factors[side], name)
@@ -230,3 +236,19 @@ def read(folder: str | os.PathLike) -> Fitted:
     raise ValueError(f"{folder / 'factors.npz'} holds other factors than those "
                      f"that {_MANIFEST} tells of; {_AGAIN}")
   return found
+
+
+def _check_numbers(values):
+  """Refuses what is no matrix of a Kronecker factor and no spectrum of one."""
+  if values.dtype.kind != "f" or not np.isfinite(values).all():
+    raise ValueError(f"{values.dtype} of shape {values.shape}, expected real "
+                     "numbers, all of them finite")
+  if values.ndim == 1 and (values < 0).any():
+    raise ValueError("an eigenvalue is below 0")
+
+
+def _are_norms(found):
+  """Whether there is a positive number for both sides."""
+  return isinstance(found, dict) and all(
+      isinstance(found.get(side), (int, float)) and 0 < found[side] < math.inf
+      for side in SIDES)

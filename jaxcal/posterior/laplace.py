@@ -167,12 +167,15 @@ def load(path: str | os.PathLike) -> tuple[Posterior, dict[str, Any]]:
     if not needed.exists():
       raise FileNotFoundError(f"no {needed}; a posterior is .npz and .json")
   content, described = pair.read(path, _ENDING)
-  if "about" not in described:
+  if not isinstance(described.get("about"), dict):
     raise pair.damaged(path, _ENDING, f"{json_path} says nothing about it")
-  arrays = arrays_lib.unpack(content)
-  posterior = Posterior(*(
-      Layer(*(_read(arrays, f"{side}.{name}") for name in Layer._fields))
-      for side in Posterior._fields))
+  try:
+    arrays = arrays_lib.unpack(content)
+    posterior = Posterior(*(
+        Layer(*(_read(arrays, f"{side}.{name}") for name in Layer._fields))
+        for side in Posterior._fields))
+  except ValueError as error:
+    raise pair.damaged(path, _ENDING, error) from error
   return posterior, described["about"]
 
 
@@ -205,8 +208,12 @@ def _read(arrays, name):
   """One checked covariance of an .npz."""
   if name not in arrays:
     raise ValueError(f"no matrix {name!r}; found: {', '.join(arrays)}")
-  _check_covariance(name, arrays[name])
-  return jnp.asarray(arrays[name])
+  matrix = arrays[name]
+  if matrix.dtype.kind == "f":
+    with np.errstate(over="ignore"):  # infinite, and refused
+      matrix = matrix.astype(jax.dtypes.canonicalize_dtype(matrix.dtype))
+  _check_covariance(name, matrix)
+  return jnp.asarray(matrix)
 
 
 def _check_covariance(name, matrix):

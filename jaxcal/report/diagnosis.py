@@ -22,6 +22,7 @@ from jaxcal.report import measured
 from jaxcal.report import page
 from jaxcal.report import saved_runs
 from jaxcal.report import tables
+from jaxcal.storage import arrays
 from jaxcal.storage import atomic
 from jaxcal.typing import Float
 
@@ -118,9 +119,9 @@ def read_features(path: str | os.PathLike) -> Float[np.ndarray, "k d"]:
   if not os.path.isfile(path):
     raise FileNotFoundError(f"no file {path}; expected text features, .npy")
   try:
-    values = np.load(path, allow_pickle=False)
+    values = arrays.unpack_one(pathlib.Path(path).read_bytes())
     features = np.asarray(values, np.float64)
-  except (AttributeError, EOFError, TypeError, ValueError) as error:
+  except (TypeError, ValueError) as error:
     raise ValueError(
         f"{path} is no .npy of numbers ({error}); numpy.save writes one"
         ) from error

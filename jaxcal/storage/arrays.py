@@ -7,8 +7,10 @@ what is read is known to be sound.
 """
 
 from collections.abc import Callable, Mapping
+import errno
 import hashlib
 import io
+import math
 import pathlib
 import zipfile
 
@@ -20,6 +22,10 @@ _END = b"PK\x05\x06"
 _END_LENGTH = 22
 _COMMENT_LENGTH = slice(20, 22)
 _DIGEST_LENGTH = 64
+
+# Those of version 3 have names of fields, which no array here has.
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def pack(arrays: Mapping[str, np.ndarray], *,
@@ -60,12 +66,13 @@ def unpack(
         else open(packed, "rb")) as file:
     try:
       return _unpack(file, wanted)
-    except OSError:
-      raise
     except Exception as error:
+      # A place before the file's beginning is damage, too.
+      if isinstance(error, OSError) and error.errno != errno.EINVAL:
+        raise
       # Damage shows as whatever zip, zlib or NumPy's reader come upon first.
       raise ValueError(
-          f"not a whole .npz: {error or type(error).__name__}") from error
+          f"not a whole .npz: {str(error) or type(error).__name__}") from error
 
 
 def _unpack(file, wanted):
@@ -78,9 +85,45 @@ def _unpack(file, wanted):
       if wanted(name):
         # All of it: NumPy reads as much as the header says, and so may stop
         # before the checksum is compared.
-        content = io.BytesIO(archive.read(member))
-        found[name] = np.lib.format.read_array(content, allow_pickle=False)
+        found[name] = _array(archive.read(member))
   return found
+
+
+def unpack_one(content: bytes) -> np.ndarray:
+  """The array of an .npy.
+
+  Args:
+    content: The content of the file.
+
+  Raises:
+    ValueError: It is not a whole .npy, or holds objects.
+  """
+  try:
+    return _array(content)
+  except Exception as error:  # as in `unpack`
+    raise ValueError(
+        f"not a whole .npy: {str(error) or type(error).__name__}") from error
+
+
+def _array(content):
+  """An array in the byte order of this machine.
+
+  The header must agree with the length: nothing is allocated for what does not
+  follow.
+  """
+  file = io.BytesIO(content)
+  version = np.lib.format.read_magic(file)
+  if version not in _HEADERS:
+    raise ValueError(f"an array of the format version {version}")
+  shape, _, dtype = _HEADERS[version](file)
+  announced = math.prod(shape) * dtype.itemsize
+  left = len(content) - file.tell()
+  if announced != left and not dtype.hasobject:
+    raise ValueError(f"an array of {shape} {dtype} in {left} bytes, expected "
+                     f"{announced}")
+  file.seek(0)
+  found = np.lib.format.read_array(file, allow_pickle=False)
+  return found.astype(found.dtype.newbyteorder("="), copy=False)
 
 
 def _check_directory(directory):

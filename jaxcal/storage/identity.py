@@ -15,10 +15,10 @@ import pathlib
 import stat
 import time
 from typing import Any, NamedTuple
-import zipfile
 
 import numpy as np
 
+from jaxcal.storage import arrays as arrays_lib
 from jaxcal.storage import atomic
 from jaxcal.typing import Int
 from jaxcal.typing import UInt8
@@ -59,11 +59,11 @@ def differences(stored: Identity, asked: Identity) -> list[str]:
 
 
 def check(
-    stored: Identity, asked: Identity, *, what: str, way_out: str) -> None:
+    stored: Any, asked: Identity, *, what: str, way_out: str) -> None:
   """Refuses what is of something else.
 
   Args:
-    stored: Identity that lies beside it.
+    stored: Identity that lies beside it; what is no mapping is of nothing.
     asked: Identity of what is wanted.
     what: Beginning of the message, what is refused.
     way_out: End of the message.
@@ -71,7 +71,7 @@ def check(
   Raises:
     ValueError: They differ; names every part with both values.
   """
-  found = differences(stored, asked)
+  found = differences(stored if isinstance(stored, Mapping) else {}, asked)
   if found:
     raise ValueError("\n  ".join([f"{what}:", *found]) + f"\n{way_out}")
 
@@ -188,9 +188,7 @@ def remembered(
   Images that it does not know have a size of -1, which no file has.
   """
   try:
-    content = io.BytesIO(path.read_bytes())
-    with np.load(content, allow_pickle=False) as stored:
-      arrays = {name: stored[name] for name in stored.files}
+    arrays = arrays_lib.unpack(path)
     if arrays["ids"].tobytes() == _joined(ids):
       rows = np.arange(len(ids))
     else:
@@ -198,11 +196,15 @@ def remembered(
           arrays["ids"].tobytes().split(b"\0"))}
       rows = np.array([row_of.get(_joined([image_id]), -1)
                        for image_id in ids])
-    sizes = np.where(rows < 0, -1, arrays["sizes"][rows])
-    return Digests(sizes, arrays["times"][rows], arrays["digests"][rows])
-  except (OSError, ValueError, KeyError, IndexError, EOFError,
-          zipfile.BadZipFile):
+    found = Digests(
+        np.where(rows < 0, -1, arrays["sizes"][rows]).astype(
+            np.int64, casting="same_kind"),
+        arrays["times"][rows].astype(np.int64, casting="same_kind"),
+        arrays["digests"][rows].astype(np.uint8, casting="no"))
+  except (OSError, ValueError, KeyError, IndexError, TypeError):
     return None  # not there, or damaged and easily computed again
+  return found if found.digests.shape == (len(ids), 32) and (
+      found.sizes.shape == found.times.shape == (len(ids),)) else None
 
 
 def remember(

@@ -207,6 +207,6 @@ def _owner(content):
     fields = json.loads(content)
     return Owner(*(kind(fields[name])
                    for name, kind in Owner.__annotations__.items()))
-  except (ValueError, KeyError, TypeError):
+  except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
     return Owner("an unknown machine", "unknown", "an unknown time", "", 0, 0,
                  "")

@@ -15,6 +15,7 @@ from jaxcal.storage import identity as identity_lib
 from jaxcal.typing import PyTree
 
 _IDENTITY = "identity"
+_OF_NOTHING = np.frombuffer(b"{}", np.uint8)
 
 
 def save(
@@ -57,28 +58,33 @@ def load(
   """
   try:
     stored = arrays.unpack(path)
+    made_of = json.loads(stored.pop(_IDENTITY, _OF_NOTHING).tobytes())
   except FileNotFoundError:
     return like
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     logging.warning(
         "%s is damaged (%s); it is called %s now, and the work since its "
         "beginning is done again", path, error, atomic.set_aside(path).name)
     return like
   if identity is not None:
     identity_lib.check(
-        json.loads(stored.get(_IDENTITY, np.frombuffer(b"{}", np.uint8))
-                   .tobytes()), identity,
-        what=f"{path} is of another run",
+        made_of, identity, what=f"{path} is of another run",
         way_out="remove it, or write to another folder")
-  stored.pop(_IDENTITY, None)
-  leaves = [stored[f"arr_{number}"] for number in range(len(stored))]
   old, structure = jax.tree.flatten(like)
-  if [np.shape(_data(leaf)) for leaf in old] != [x.shape for x in leaves]:
+  wanted = {f"arr_{number}": _form(leaf) for number, leaf in enumerate(old)}
+  leaves = [stored[name] for name in wanted if name in stored]
+  if wanted != {name: _form(leaf) for name, leaf in stored.items()}:
     raise ValueError(f"{path} is of another run; remove it, or give another "
                      "--output")
   return jax.tree.unflatten(structure, [
       jax.random.wrap_key_data(jax.numpy.asarray(new)) if _is_key(leaf) else new
       for leaf, new in zip(old, leaves)])
+
+
+def _form(leaf):
+  """Shape and kind of numbers of a leaf."""
+  data = _data(leaf)
+  return np.shape(data), np.dtype(getattr(data, "dtype", type(data))).kind
 
 
 def _data(leaf):

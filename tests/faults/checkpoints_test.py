@@ -80,6 +80,7 @@ def _merges(draw):
 
 
 class CheckpointsTest(fuzz.FaultCase):
+  num_bytes = fuzz.COMPILING_BYTES
 
   def setUp(self):
     super().setUp()

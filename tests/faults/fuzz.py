@@ -16,9 +16,10 @@ and time and memory have bounds.
 """
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import copy
+import io
 import json
 import pathlib
 import re
@@ -26,16 +27,22 @@ import resource
 import shutil
 import signal
 from typing import Any, NoReturn
+import zipfile
 
 from absl.testing import parameterized
 import hypothesis
 from hypothesis import strategies as st
+import numpy as np
+
+from jaxcal.storage import arrays
 
 # Bounds of what a reader takes for one input: seconds of processors, seconds of
 # a clock, where it waits, and bytes beside what the process has already.
 CPU_SECONDS = 5
 SECONDS = 60
 BYTES = 2**30
+# The same where programs are compiled, which reserves much and uses little.
+COMPILING_BYTES = 2**33
 
 # By what is read: how many inputs, and how many of them were refused.
 COUNTS: collections.Counter[str] = collections.Counter()
@@ -53,7 +60,7 @@ class Hung(Exception):
 
 
 @contextlib.contextmanager
-def bounded() -> Iterator[None]:
+def bounded(num_bytes: int = BYTES) -> Iterator[None]:
   """Ends what takes too long, and gives no more memory than the bound."""
 
   def stop(number, frame) -> NoReturn:
@@ -62,7 +69,7 @@ def bounded() -> Iterator[None]:
   limits = resource.getrlimit(resource.RLIMIT_AS)
   before = [(kind, signal.signal(kind, stop))
             for kind in (signal.SIGPROF, signal.SIGALRM)]
-  resource.setrlimit(resource.RLIMIT_AS, (_in_use() + BYTES, limits[1]))
+  resource.setrlimit(resource.RLIMIT_AS, (_in_use() + num_bytes, limits[1]))
   signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
   signal.setitimer(signal.ITIMER_REAL, SECONDS)
   try:
@@ -84,8 +91,11 @@ class FaultCase(parameterized.TestCase):
   """Reads broken inputs in a folder that has others beside it.
 
   Attributes:
+    num_bytes: Bound of what a reader allocates.
     root: Folder that is made anew for each input.
   """
+
+  num_bytes = BYTES
 
   def setUp(self):
     super().setUp()
@@ -111,7 +121,7 @@ class FaultCase(parameterized.TestCase):
     """
     COUNTS[f"{what}, inputs"] += 1
     try:
-      with bounded():
+      with bounded(self.num_bytes):
         found = reader()
     except Exception as error:
       COUNTS[f"{what}, refused"] += 1
@@ -288,3 +298,76 @@ def fewer(share: float) -> Callable[[Any], Any]:
   """A share of the inputs, for what takes long."""
   most = hypothesis.settings().max_examples
   return hypothesis.settings(max_examples=max(5, int(share * most)))
+
+
+@st.composite
+def broken_arrays(draw: st.DrawFn, sound: Mapping[str, np.ndarray]) -> bytes:
+  """An .npz in which one array is another, gone, or not what it says.
+
+  It is packed anew: no checksum tells of it.
+  """
+  found = dict(sound)
+  name = draw(st.sampled_from(sorted(found)))
+  value = found.pop(name)
+  way = draw(st.sampled_from(("other", "other", "gone", "renamed", "lie")))
+  if way == "lie":
+    packed = arrays.pack(found) if found else arrays.pack({"x": np.zeros(1)})
+    file = io.BytesIO(packed)
+    with zipfile.ZipFile(file, "a") as archive:
+      archive.comment = b""
+      archive.writestr(f"{name}.npy", draw(_npy_with_a_lie()))
+    return file.getvalue()
+  if way == "renamed":
+    found[draw(st.sampled_from(("x", "a/b", "/", "info/../../x", "evidence/x",
+                                f"{name}/{name}", name.upper())))] = value
+  elif way == "other":
+    found[name] = draw(_another_array(np.asarray(value)))
+  return arrays.pack(found, compressed=draw(st.booleans()))
+
+
+@st.composite
+def _another_array(draw, value):
+  ways: dict[str, Callable[[], np.ndarray]] = {
+      "text": lambda: np.full(value.shape, "x"),
+      "empty text": lambda: np.full(value.shape, ""),
+      "bytes": lambda: np.full(value.shape, b"x"),
+      "bool": lambda: np.zeros(value.shape, bool),
+      "complex": lambda: np.ones(value.shape, complex),
+      "float16": lambda: np.ones(value.shape, np.float16),
+      "float64": lambda: np.full(value.shape, 1e300),
+      "int8": lambda: np.full(value.shape, -1, np.int8),
+      "int64": lambda: np.full(value.shape, 2**62),
+      "uint64": lambda: np.full(value.shape, 2**64 - 1, np.uint64),
+      "date": lambda: np.full(value.shape, "2020", "datetime64[Y]"),
+      "record": lambda: np.zeros(value.shape, [("a", "f4"), ("b", "i4")]),
+      "NaN": lambda: np.full(value.shape, np.nan, np.float32),
+      "infinite": lambda: np.full(value.shape, np.inf, np.float32),
+      "one": lambda: value.reshape(-1)[:1],
+      "number": lambda: np.asarray(value.reshape(-1)[0]),
+      "none": lambda: value[:0] if value.ndim else value.reshape(-1),
+      "fewer": lambda: value[1:] if value.ndim else value,
+      "more": lambda: np.concatenate([np.atleast_1d(value)] * 2),
+      "axis": lambda: value[..., None], "turned": lambda: value.T,
+      "columns": lambda: np.asfortranarray(value),
+      "other end": lambda: value.astype(value.dtype.newbyteorder()),
+      "wide": lambda: np.broadcast_to(value, (3, *value.shape))}
+  return ways[draw(st.sampled_from(sorted(ways)))]()
+
+
+@st.composite
+def _npy_with_a_lie(draw):
+  """A member of an .npz whose header promises what does not follow."""
+  shape = draw(st.sampled_from(
+      ("(1000000000000,)", "(4,)", "(-1,)", "(0, 10000000000000)", "()",
+       "(2, 2.5)", "'x'", "(True,)", "((1,),)", "(1,) * 3", "1", "(" * 300)))
+  kind = draw(st.sampled_from(
+      ("'<f4'", "'|O'", "'<U9999999'", "'|V0'", "[('a', '<f4')]", "'x'",
+       "None", "'<m8'", "'S0'")))
+  order = draw(st.sampled_from(("False", "True", "0", "None")))
+  header = (f"{{'descr': {kind}, 'fortran_order': {order}, 'shape': {shape}, "
+            "}").encode()
+  magic = draw(st.sampled_from((b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00",
+                                b"\x93NUMPY\x03\x00", b"\x93NUMPY\x09\x00")))
+  width = 2 if magic[6] == 1 else 4
+  return (magic + len(header).to_bytes(width, "little") + header +
+          draw(st.binary(max_size=32)))

@@ -1,5 +1,6 @@
 """A feature store gives back what was written, and survives being killed."""
 
+import hashlib
 import json
 import multiprocessing
 import pathlib
@@ -342,6 +343,42 @@ class StoreTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "cannot be the name of a file"):
       stores.create(folder, _manifest(images), images)
     self.assertFalse(folder.exists())
+
+  @parameterized.parameters(
+      ("num_images", "7"), ("num_images", True), ("num_images", 0),
+      ("num_views", None), ("seed", 0.5), ("views", [1]), ("model", 3),
+      ("corruption", "fog"), ("dtype", "int8"), ("image_dtype", "half"))
+  def test_manifests_with_other_values(self, name, value):
+    store = self._make()
+    path = store.folder / "manifest.json"
+    fields = json.loads(path.read_bytes())
+    path.write_text(json.dumps(fields | {name: value}))
+    with self.assertRaisesRegex(ValueError, "manifest.json is damaged"):
+      stores.open_store(store.folder)
+
+  @parameterized.parameters(
+      ("labels", [0, 1]), ("labels", [9] * 7), ("labels", "x"),
+      ("image_ids", ["a"] * 7), ("class_names", 3), ("image_ids", None))
+  def test_an_index_that_is_none(self, name, value):
+    store = self._make()
+    path, manifest = (store.folder / f"{one}.json"
+                      for one in ("index", "manifest"))
+    content = json.dumps(json.loads(path.read_bytes()) | {name: value})
+    path.write_text(content)
+    manifest.write_text(json.dumps(json.loads(manifest.read_bytes()) | {
+        "data_fingerprint": hashlib.sha256(content.encode()).hexdigest()}))
+    with self.assertRaisesRegex(ValueError, "index.json is damaged"):
+      stores.open_store(store.folder)
+
+  def test_other_files_of_json(self):
+    store = self._make()
+    (store.folder / "left_out.json").write_text('{"a": 3}')
+    with self.assertRaisesRegex(ValueError, "left_out.json is damaged"):
+      stores.open_store(store.folder)
+    (store.folder / "left_out.json").unlink()
+    (store.folder / "pooled/zarr.json").write_text("{")
+    with self.assertRaisesRegex(ValueError, "pooled/zarr.json is damaged"):
+      stores.open_store(store.folder)
 
   def test_refuses_damaged_index(self):
     store = self._make()

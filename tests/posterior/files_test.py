@@ -100,6 +100,32 @@ class FilesTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "format version 1"):
       files.read(self.folder)
 
+  def _put(self, file, name, value):
+    with np.load(self.folder / file) as arrays:
+      content = dict(arrays)
+    np.savez(self.folder / file, **content | {name: value})
+
+  def test_numbers_that_are_none(self):
+    for file, name, value in (
+        ("factors.npz", "image/a", np.full((5, 5), np.nan)),
+        ("factors.npz", "image/a", np.full((5, 5), "x")),
+        ("factors.npz", "text/num_pairs", np.ones((2, 2))),
+        ("spectra.npz", "text/a", np.full(4, -1.0)),
+        ("spectra.npz", "text/a", np.full(4, np.inf))):
+      files.write(self.folder, self.found, self.evidence)
+      self._put(file, name, value)
+      with self.assertRaisesRegex(ValueError, "is damaged.*fit or import"):
+        files.read(self.folder)
+
+  def test_norms_that_are_none(self):
+    path = self.folder / "manifest.json"
+    sound = json.loads(path.read_text())
+    for norms in (3, {}, {"image": 1.0}, {"image": 1.0, "text": "x"},
+                  {"image": -1.0, "text": 1.0}):
+      path.write_text(json.dumps(sound | {"weight_norm2": norms}))
+      with self.assertRaisesRegex(ValueError, "lacks numbers in weight_norm2"):
+        files.read(self.folder)
+
   def test_both_sides_are_needed(self):
     with self.assertRaisesRegex(ValueError, "image, text expected.*got image"):
       files.fitted({"image": self.found.factors["image"]}, {})

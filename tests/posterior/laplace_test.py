@@ -173,6 +173,19 @@ class FileTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "allow_pickle=False"):
       laplace.load(self.path)
 
+  def test_the_file_is_named(self):
+    for value, message in ((np.full((2, 2), 1e300), "not finite"),
+                           (np.full((2, 2), "x"), "must be floating point")):
+      self._write({"image.a_inv": value})
+      with self.assertRaisesRegex(
+          ValueError, f"{self.path.name}.npz is damaged.*{message}.*Remove"):
+        laplace.load(self.path)
+    self._write({"image.a_inv": np.eye(2)})
+    about = self.path.with_name(f"{self.path.name}.json")
+    about.write_text('{"about": 3}')
+    with self.assertRaisesRegex(ValueError, "says nothing about it"):
+      laplace.load(self.path)
+
   def test_failed_write_leaves_the_old_file(self):
     laplace.save(self.path, _posterior(), {"number": 1})
     with self.assertRaises(TypeError):

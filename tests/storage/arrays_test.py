@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import tracemalloc
 import zipfile
 
 from absl.testing import absltest
@@ -73,6 +74,45 @@ class ArraysTest(parameterized.TestCase):
         fewer.writestr(name, archive.read(name))
     with self.assertRaisesRegex(ValueError, "directory does not have its che"):
       arrays.unpack(without.getvalue())
+
+  @parameterized.parameters(
+      "(1000000000000,)", "(4,)", "(2, 2.5)", "(-1,)", "'x'", "(" * 300)
+  def test_a_header_that_lies_takes_no_memory(self, shape):
+    header = (f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, "
+              "}").encode()
+    content = (b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") +
+               header + bytes(8))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+      archive.writestr("x.npy", content)
+    tracemalloc.start()
+    self.addCleanup(tracemalloc.stop)
+    with self.assertRaisesRegex(ValueError, "not a whole .npz: "):
+      arrays.unpack(file.getvalue())
+    with self.assertRaisesRegex(ValueError, "not a whole .npy: "):
+      arrays.unpack_one(content)
+    self.assertLess(tracemalloc.get_traced_memory()[1], 2**22)
+
+  def test_one_array(self):
+    for value in _example().values():
+      file = io.BytesIO()
+      np.save(file, value)
+      np.testing.assert_array_equal(arrays.unpack_one(file.getvalue()), value)
+
+  def test_another_byte_order(self):
+    file = io.BytesIO()
+    np.savez(file, x=np.arange(3, dtype=">f4"))
+    found = arrays.unpack(file.getvalue())["x"]
+    self.assertEqual(found.dtype, np.float32)
+    np.testing.assert_array_equal(found, [0, 1, 2])
+
+  def test_a_member_before_the_beginning(self):
+    path = pathlib.Path(self.create_tempdir().full_path, "x.npz")
+    file = io.BytesIO()
+    np.savez(file, **_example())
+    path.write_bytes(file.getvalue()[100:])
+    with self.assertRaisesRegex(ValueError, "not a whole .npz: "):
+      arrays.unpack(path)
 
   def test_refusals(self):
     file = io.BytesIO()

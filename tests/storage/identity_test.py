@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
+from jaxcal.storage import arrays
 from jaxcal.storage import identity
 
 _LONG_AGO = 10**18
@@ -27,6 +28,9 @@ class IdentityTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "(?s)^this:\n  c: .*\nthat way"):
       identity.check(stored, asked, what="this", way_out="that way")
     identity.check(asked, dict(reversed(asked.items())), what="", way_out="")
+    for none in ("x", 3, [1], None):
+      with self.assertRaisesRegex(ValueError, "new: stored 'nothing', asked T"):
+        identity.check(none, asked, what="this", way_out="that way")
 
   @parameterized.parameters(
       dict(ids=("b", "a")),
@@ -134,7 +138,12 @@ class ContentsTest(absltest.TestCase):
   def test_a_damaged_memory_is_made_anew(self):
     first, _ = self._identity()
     content = self.memory.read_bytes()
-    for damaged in (b"", content[:50], b"x" * 200):
+    with np.load(self.memory) as stored:
+      sound = dict(stored)
+    others = [arrays.pack(sound | {name: value}) for name, value in (
+        ("sizes", np.full(5, "x")), ("times", np.zeros((5, 2))),
+        ("digests", np.zeros((5, 31), np.uint8)), ("digests", np.zeros(5)))]
+    for damaged in (b"", content[:50], b"x" * 200, *others):
       self.memory.write_bytes(damaged)
       self.assertEqual(self._identity(), (first, sorted(self.ids)))
 

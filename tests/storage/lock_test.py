@@ -129,7 +129,10 @@ class LockTest(parameterized.TestCase):
     self._leave(started=0)  # of a process that may be another one by now
     self.assertEqual(self._held_until_stale().pid, os.getpid())
 
-  @parameterized.parameters(b"", b"{", b"[]", b"{}", b"\xff", b'{"pid": "x"}')
+  @parameterized.parameters(b"", b"{", b"[]", b"{}", b"\xff", b'{"pid": "x"}',
+                            b"[" * 100_000,
+                            b'{"host": "", "command": "", "since": "", '
+                            b'"machine": "", "pid": Infinity}')
   def test_damaged(self, content):
     self.path.write_bytes(content)
     self.assertEqual(self._held_until_stale().host, "an unknown machine")

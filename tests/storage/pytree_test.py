@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.storage import arrays
 from jaxcal.storage import atomic
 from jaxcal.storage import process
 from jaxcal.storage import pytree
@@ -68,6 +69,32 @@ class PytreeTest(parameterized.TestCase):
     pytree.save(self.path, _state())
     with self.assertRaisesRegex(ValueError, "is of another run"):
       pytree.load(self.path, (1, np.zeros(3)))
+
+  @parameterized.parameters(
+      (np.full((2, 3), "x"),), (np.ones((2, 3), np.int32),), (None,))
+  def test_other_kinds_and_numbers_of_leaves(self, value):
+    leaves = {f"arr_{i}": np.asarray(leaf) for i, leaf in enumerate((
+        3, np.ones((2, 3), np.float32), np.arange(3, dtype=np.int32),
+        np.zeros(2, np.uint32)))}
+    self.path.parent.mkdir()
+    self.path.write_bytes(arrays.pack(leaves))
+    self.assertEqual(pytree.load(self.path, _state()).step, 3)
+    leaves["arr_1"] = value
+    self.path.write_bytes(arrays.pack(
+        {name: leaf for name, leaf in leaves.items() if leaf is not None}))
+    with self.assertRaisesRegex(ValueError, "is of another run"):
+      pytree.load(self.path, _state())
+
+  @parameterized.parameters(b"{", b"\xff", b"[" * 100_000)
+  def test_an_identity_that_is_no_json_is_damage(self, content):
+    pytree.save(self.path, _state(3))
+    with np.load(self.path) as stored:
+      leaves = dict(stored)
+    leaves["identity"] = np.frombuffer(content, np.uint8)
+    self.path.write_bytes(arrays.pack(leaves))
+    begun = _state()
+    with self.assertLogs("absl", "WARNING"):
+      self.assertIs(pytree.load(self.path, begun, {"seed": 1}), begun)
 
   def test_damaged_states_are_set_aside(self):
     pytree.save(self.path, _state(3), {"seed": 1})
