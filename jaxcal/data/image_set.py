@@ -62,9 +62,11 @@ def check(image_set: ImageSet) -> None:
   name, class_names, ids = image_set.name, image_set.class_names, image_set.ids
   labels = np.asarray(image_set.labels)
   if not ids:
-    raise ValueError(f"image set {name!r} has no images.")
+    raise ValueError(f"image set {name!r} has no images, expected at least "
+                     "one.")
   if not class_names:
-    raise ValueError(f"image set {name!r} has no class names.")
+    raise ValueError(f"image set {name!r} has no class names, expected at "
+                     "least one.")
   for one in (name, *class_names):
     if not _is_text(one):
       raise ValueError(

@@ -100,7 +100,11 @@ def read(
   def encoded(position):
     file, row = rows[position]
     group, offset = of_file[file].of(row)
-    return _bytes_of(reader(file, group)[offset], labels[position][0])
+    cells = reader(file, group)
+    if offset >= len(cells):
+      raise ValueError(f"{file} is damaged: its row group {group} has "
+                       f"{len(cells)} rows, fewer than it says; bring it again")
+    return _bytes_of(cells[offset], labels[position][0])
 
   found = image_sets.ImageSet(
       path.name if path.is_dir() else path.stem, names,
@@ -168,7 +172,7 @@ def _open(path):
         "'jaxcal[parquet]'") from error
   try:
     return parquet.ParquetFile(path)
-  except (OSError, pyarrow.ArrowException) as error:
+  except (OSError, ValueError, pyarrow.ArrowException) as error:
     raise ValueError(f"{path} is no whole .parquet: {error}; bring it again"
                      ) from error
 
@@ -239,7 +243,7 @@ def _pylist(path, take, column):
   import pyarrow
   try:
     return take(_open(path)).column(column).to_pylist()
-  except (OSError, pyarrow.ArrowException) as error:
+  except (OSError, ValueError, pyarrow.ArrowException) as error:
     raise ValueError(f"{path} is damaged: {error}; bring it again") from error
 
 

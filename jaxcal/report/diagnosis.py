@@ -120,15 +120,18 @@ def read_features(path: str | os.PathLike) -> Float[np.ndarray, "k d"]:
     raise FileNotFoundError(f"no file {path}; expected text features, .npy")
   try:
     values = arrays.unpack_one(pathlib.Path(path).read_bytes())
-    features = np.asarray(values, np.float64)
-  except (TypeError, ValueError) as error:
+    if values.dtype.kind not in "biuf":
+      raise ValueError(f"its dtype is {values.dtype}")
+  except ValueError as error:
     raise ValueError(
         f"{path} is no .npy of numbers ({error}); numpy.save writes one"
         ) from error
+  features = np.asarray(values, np.float64)
   if features.ndim != 2 or 0 in features.shape:
     raise ValueError(f"{path} has shape {features.shape}, expected text "
                      "features [classes, dimensions]")
-  norms = np.linalg.norm(features, axis=1, keepdims=True)
+  with np.errstate(over="ignore"):  # infinite, and refused
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
   wrong = ~(np.isfinite(norms) & (norms > 0)).ravel()
   if wrong.any():
     raise ValueError(

@@ -24,6 +24,8 @@ from jaxcal.typing import Shaped
 _LEAST = 2.0 ** -126
 # Where a confidence or probability may lie, but for rounding.
 _ROUNDING = 1e-6
+# From here on, numbers with a fraction cannot be told from whole ones.
+_MOST = 2.0 ** 53
 
 
 class Content(NamedTuple):
@@ -305,7 +307,7 @@ def _whole(values):
     numbers = values.astype(np.float64)
   except ValueError:
     return None
-  whole = np.isfinite(numbers) & (numbers == np.round(numbers))
+  whole = (np.abs(numbers) < _MOST) & (numbers == np.round(numbers))
   return numbers.astype(np.int64) if whole.all() else None
 
 
@@ -352,7 +354,7 @@ def _ids(path, values):
   for row, one in enumerate(ids):
     if first.setdefault(one, row) != row:
       raise ValueError(f"{path}, row {row + 1}, the id: {one!r} is that of row "
-                       f"{first[one] + 1}, too")
+                       f"{first[one] + 1}, too; expected each once")
   return ids
 
 

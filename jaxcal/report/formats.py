@@ -36,6 +36,8 @@ SCORES = {"logits": "logits", "probabilities": "probabilities",
 # What the columns of single classes may begin with.
 PREFIXES = {"logit_": "logits", "prob_": "probabilities"}
 
+_AGAIN = "write it again"
+
 
 class Fields(NamedTuple):
   """What any format holds, before it is looked at.
@@ -107,7 +109,8 @@ def _load_npy(path):
   try:
     return arrays_lib.unpack_one(path.read_bytes())
   except ValueError as error:
-    raise ValueError(f"{path} is no whole .npy of numbers: {error}") from error
+    raise ValueError(f"{path} is no whole .npy of numbers: {error}; {_AGAIN}"
+                     ) from error
 
 
 def _read_npy(path):
@@ -123,7 +126,7 @@ def _read_npz(path):
   try:
     arrays = arrays_lib.unpack(path)
   except ValueError as error:
-    raise ValueError(f"{path}: {error}") from error
+    raise ValueError(f"{path}: {error}; {_AGAIN}") from error
   return _of_arrays(path, arrays)
 
 
@@ -151,7 +154,8 @@ def _read_csv(path):
     try:
       return _of_lines(path, csv.reader(file))
     except (csv.Error, UnicodeDecodeError) as error:
-      raise ValueError(f"{path} is no CSV in UTF-8: {error}") from error
+      raise ValueError(
+          f"{path} is no CSV in UTF-8: {error}; {_AGAIN}") from error
 
 
 def _of_lines(path, lines: Iterator[list[str]]):
@@ -189,6 +193,7 @@ def _numbers_of(path, row, line, headings, columns):
 
 def _read_parquet(path):
   try:
+    import pyarrow
     from pyarrow import parquet
   except ImportError as error:
     raise ImportError(
@@ -196,17 +201,18 @@ def _read_parquet(path):
         "or write the table as .csv") from error
   try:
     table = parquet.read_table(path).to_pydict()
-  except ValueError as error:  # of pyarrow's own kinds
-    raise ValueError(f"{path} is no whole .parquet: {error}") from error
-  columns = {name: np.asarray(column) for name, column in table.items()}
+    columns = {name: np.asarray(column) for name, column in table.items()}
+  except (OSError, pyarrow.ArrowException, ValueError) as error:
+    raise ValueError(
+        f"{path} is no whole .parquet: {error}; {_AGAIN}") from error
   if any(name.lower() in SCORES and values.ndim == 2
          for name, values in columns.items()):
     return _of_arrays(path, columns)
   headings = list(columns)
   layout = _layout(path, headings)
   values = list(columns.values())
-  scores = [floats(path, headings[column], values[column])
-            for column in layout.classes]
+  scores = [floats(path, headings[column], _column(
+      path, headings[column], values[column])) for column in layout.classes]
   return _flat(layout, headings, np.stack(scores, -1) if scores else None, {
       role: _column(path, headings[column], values[column])
       for role, column in layout.roles.items()}, path)
@@ -290,7 +296,13 @@ def _column(path, name, values):
     raise ValueError(
         f"{path}, {name!r}: expected one number or text per image, but the "
         f"dtype is {values.dtype} and the shape {values.shape}")
-  return np.char.decode(values) if values.dtype.kind == "S" else values
+  if values.dtype.kind != "S":
+    return values
+  try:
+    return np.char.decode(values)
+  except UnicodeDecodeError as error:
+    raise ValueError(
+        f"{path}, {name!r}: expected texts in UTF-8, but {error}") from error
 
 
 def floats(
@@ -307,11 +319,12 @@ def floats(
     ValueError: They are no numbers; names the row.
   """
   if values.dtype.kind == "U":
-    for row, text in enumerate(values.tolist()):
+    for place, text in np.ndenumerate(values):
       try:
         float(text)
       except ValueError as error:
-        raise ValueError(f"{path}, row {row + 1}, column {name!r}: {text!r}, "
+        row = place[0] + 1 if place else 1
+        raise ValueError(f"{path}, row {row}, column {name!r}: {str(text)!r}, "
                          "expected a number") from error
     return values.astype(np.float64)
   if values.dtype.kind not in "biuf":

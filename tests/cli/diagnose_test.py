@@ -124,6 +124,8 @@ class FeaturesTest(parameterized.TestCase):
       (np.array([[1., 0], [0, 0]]), "row 1 has norm 0"),
       (np.array([[1., np.nan]]), "row 0 has norm nan"),
       (np.array([["a", "b"]]), "no .npy of numbers"),
+      (np.array([[1j, 2]]), "no .npy of numbers .its dtype is complex"),
+      (np.array([[1e300, 1e300]]), "row 0 has norm inf"),
       (np.array([{}]), "no .npy of numbers"))
   def test_other_files(self, values, words):
     path = pathlib.Path(self.create_tempdir().full_path) / "x.npy"

@@ -227,6 +227,12 @@ class ForeignTest(parameterized.TestCase):
     self._check(foreign.read(path))
     path.write_bytes(b"PAR1")
     self._fails("no whole .parquet", path)
+    parquet.write_table(pyarrow.table(
+        {"cat": [[1.0], [2.0, 3.0]], "label": [0, 1]}), path)
+    self._fails("no whole .parquet.*write it again", path)
+    parquet.write_table(pyarrow.table(
+        {"cat": [[1.0] * 3] * 2, "dog": [1.0, 2.0], "label": [0, 1]}), path)
+    self._fails("'cat': expected one number or text per image", path)
 
   @parameterized.parameters(
       ({"logits": _LOGITS}, "has no labels; expected an array or column"),
@@ -258,7 +264,12 @@ class ForeignTest(parameterized.TestCase):
        "has confidences, but no predicted"),
       ({"confidence": [0.5], "label": [1], "predicted": ["cat"]},
        "both be names"),
-      ({"confidence": [0.5, 0.5], "correct": [1, 3]}, "row 2.*'3'"))
+      ({"confidence": [0.5, 0.5], "correct": [1, 3]}, "row 2.*'3'"),
+      ({"logits": [["1", "2"], ["3", "x"]], "labels": [0, 1]},
+       "row 2, column 'logits': 'x', expected a number"),
+      ({"logits": _LOGITS, "labels": np.full(4, b"\xff")},
+       "'labels': expected texts in UTF-8"),
+      ({"logits": _LOGITS, "labels": np.full(4, 1e300)}, "the label"))
   def test_refused_arrays(self, arrays, message):
     self._fails(f"mine.npz.*{message}", self._npz(**{
         name: np.asarray(values) for name, values in arrays.items()}))
@@ -299,6 +310,10 @@ class ForeignTest(parameterized.TestCase):
     np.save(self.folder / "mine.npy", np.array([{}], object),
             allow_pickle=True)
     self._fails("no whole .npy.*allow_pickle", self.folder / "mine.npy")
+
+  def test_texts_of_numbers(self):
+    self._check(foreign.read(self._npz(
+        logits=_LOGITS.astype(str), labels=_LABELS)), "logits", _LOGITS)
 
   def test_names(self):
     (self.folder / "a=b.csv").touch()
