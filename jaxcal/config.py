@@ -636,7 +636,7 @@ def check(config: ExperimentConfig) -> None:
 
 def _read(field):
   value = field.value
-  if field.kind == tuple[str, ...]:
+  if field.kind == tuple[str, ...] and isinstance(value, (str, tuple, list)):
     try:
       return tuple(name for name in names_of(value, are_paths=field.is_path)
                    if name not in NONE)
@@ -684,8 +684,8 @@ def _written_in_python(text):
   """The names of a tuple or list of Python; None where it is none."""
   try:
     value = ast.literal_eval(text)
-  except (SyntaxError, ValueError):
-    return None
+  except (SyntaxError, ValueError, MemoryError, RecursionError):
+    return None  # the latter two where it is nested deeply
   if isinstance(value, (list, tuple)) and all(
       isinstance(one, str) for one in value):
     return list(value)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 SETTING = "stages"
 # What the fields of the other side of a paired difference begin with.
 _REFERENCE = "reference"
+_EXPECTED = {"tuned_seed": "a number", "additions": "names"}
 
 
 class Stages(NamedTuple):
@@ -55,10 +56,25 @@ def reference_fields(stages: Stages) -> dict[str, Any]:
 
 
 def of(row: Mapping[str, Any]) -> Stages:
-  """The stages that a row, or a mapping from `fields`, tells."""
+  """The stages that a row, or a mapping from `fields`, tells.
+
+  Raises:
+    ValueError: It names no method, or a stage by something else than it should.
+  """
   found = {name: row[name] for name in Stages._fields
            if row.get(name) is not None}
+  for name, value in {"method": None, **found}.items():
+    if not _fits(name, value):
+      raise ValueError(f"the stage {name!r} is {value!r}, expected "
+                       f"{_EXPECTED.get(name, 'a name')}")
   return Stages(**found | {"additions": tuple(found.get("additions", ()))})
+
+
+def _fits(name, value):
+  if name == "additions":
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(one, str) for one in value)
+  return isinstance(value, int if name == "tuned_seed" else str)
 
 
 def reference_of(row: Mapping[str, Any]) -> Stages:
@@ -75,7 +91,8 @@ def of_settings(settings: Mapping[str, Any], name: str) -> Stages:
     settings: Settings of the predictions.
     name: Name of their file, which is all that earlier versions tell.
   """
-  return of(settings.get(SETTING) or {"method": name})
+  found = settings.get(SETTING)
+  return of(found if isinstance(found, Mapping) else {"method": name})
 
 
 def named(settings: Mapping[str, Any], name: str) -> Stages:

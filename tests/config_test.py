@@ -127,6 +127,20 @@ class ConfigTest(parameterized.TestCase):
         ValueError, rf"^--config\.{part}\.seed is {value}, expected from 0 "):
       config.validate(experiment)
 
+  @parameterized.parameters(3, 0.5, True, object)
+  def test_names_that_are_none(self, value):
+    experiment = config.ExperimentConfig()
+    experiment.data.name = value
+    with self.assertRaisesRegex(ValueError, "^--config.data.name is .* names"):
+      config.check(experiment)
+
+  @parameterized.parameters("-" * 9000 + "1", "(1," * 3000, "[" * 9000)
+  def test_texts_that_are_nested_deeply_are_names(self, text):
+    experiment = config.ExperimentConfig()
+    experiment.data.name = (text.replace(",", ""),)
+    config.check(experiment)
+    self.assertEqual(experiment.data.name, (text.replace(",", ""),))
+
   def test_methods_of_ones_own_have_no_nan(self):
     @dataclasses.dataclass(frozen=True)
     class Mine:

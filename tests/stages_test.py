@@ -33,6 +33,14 @@ class StagesTest(parameterized.TestCase):
         stages.reference_fields(stages.Stages("soc", posterior="full")),
         {"reference": "soc", "reference_posterior": "full"})
 
+  @parameterized.parameters(
+      {}, {"method": 3}, {"method": "soc", "additions": "dor"},
+      {"method": "soc", "additions": [3]}, {"method": "soc", "posterior": []},
+      {"method": "soc", "tuned_seed": "1"})
+  def test_rows_without_stages(self, **row):
+    with self.assertRaisesRegex(ValueError, "the stage .* is .*, expected"):
+      stages.of(row)
+
   def test_settings_of_earlier_versions_have_the_name_of_the_file(self):
     self.assertEqual(
         stages.of_settings({"method": "x"}, "soc+full"),

@@ -170,6 +170,11 @@ def of_run(
   about = saved_runs.parsed(run / "sets.json")
   if not rows or not about:
     return [], []
+  with saved_runs.written(run / "sets.json"):
+    return _of_run(run, rows, about, current)
+
+
+def _of_run(run, rows, about, current):
   now = {data: {name: hashed for name, hashed in of_set.items()
                 if "/" not in name} for data, of_set in current.items()}
   if about["predictions"] != now:

@@ -154,6 +154,11 @@ def of_run(
   about = saved_runs.parsed(run / "failure.json")
   if not rows:
     return [], []
+  with saved_runs.written(run / "failure.json"):
+    return _of_run(run, rows, about, current)
+
+
+def _of_run(run, rows, about, current):
   if about.get("predictions") != current:
     return [], [
         "Rankings of failures are left out, since predictions are others than "

@@ -39,6 +39,8 @@ _BESIDE = (SETTINGS, "fits", "provenance")
 # In run.json, the words of the command line that the run was given by.
 COMMAND = "command"
 
+# Tables of which every row is of an image set.
+_OF_SETS = ("results", "differences", "sets", "failure")
 _RESTORE = "restore it from a copy, or give the command of the run again"
 
 # By the words of a command, what each row of its results has. Those of
@@ -66,8 +68,27 @@ class Saved(NamedTuple):
 
 
 def about(run: pathlib.Path) -> dict[str, Any]:
-  """All that run.json holds, nothing where there is none."""
-  return parsed(run / "run.json")
+  """All that run.json holds, nothing where there is none.
+
+  Raises:
+    ValueError: It is damaged, or holds something else under a name of ours.
+  """
+  path = run / "run.json"
+  found = parsed(path)
+  texts = lambda values: all(isinstance(one, str) for one in values)
+  expected = [(COMMAND, list, texts), (SETTINGS, dict, bool)]
+  of_run = found.get(SETTINGS, found)
+  if isinstance(of_run, dict):
+    expected += [(name, dict, lambda reasons: texts(reasons.values()))
+                 for name in of_run if name.startswith(_LEFT_OUT)]
+    expected += [(name, str, bool) for name in of_run
+                 if name.startswith(PROTOCOL)]
+  for name, kind_of, sound in expected:
+    value = of_run[name] if name.startswith((_LEFT_OUT, PROTOCOL)) else (
+        found.get(name, kind_of()))
+    if not isinstance(value, kind_of) or value and not sound(value):
+      raise damage.DamagedFile(path, f"{name} is {value!r}", _RESTORE)
+  return found
 
 
 def parsed(path: pathlib.Path) -> dict[str, Any]:
@@ -219,9 +240,15 @@ def conventions(
     given: Values by the name of the convention that come before the run's.
   """
   settings = settings_of(told)
-  found: dict[str, Any] = {
-      name: settings.get(f"config.metrics.{name}", value)
-      for name, value in summary.Conventions()._asdict().items()}
+  found: dict[str, Any] = {}
+  for name, default in summary.Conventions()._asdict().items():
+    key = f"config.metrics.{name}"
+    value = found[name] = settings.get(key, default)
+    # A whole number may stand for one with a fraction.
+    if type(value) not in (type(default), int) or (
+        isinstance(value, int) and isinstance(default, str)):
+      raise ValueError(f"{key} of run.json is {value!r}, expected such as "
+                       f"{default!r}; {_RESTORE}")
   return summary.Conventions(**found | dict(given or {}))
 
 
@@ -234,6 +261,14 @@ def rows(run: pathlib.Path, name: str) -> list[dict[str, Any]]:
   """
   path = run / f"{name}.jsonl"
   found = damage.read_rows(path, _RESTORE) if path.exists() else []
+  for number, row in enumerate(found, 1):
+    with damage.told(path, _RESTORE):
+      if not isinstance(row.get("data", None if name in _OF_SETS else ""), str):
+        raise ValueError(f"line {number} has no name of an image set")
+      for key, of_row in (("method", stages.of),
+                          ("reference", stages.reference_of)):
+        if key in row or name == "differences":
+          of_row(row)
   return [_as_today(run, row) for row in found]
 
 
@@ -242,7 +277,7 @@ def _as_today(run, row):
   """
   there = lambda name: predictions_lib.exists(
       run / "predictions" / row.get("data", "") / name)
-  if "recalibrator" in row and there(row["method"]) and (
+  if {"recalibrator", "method"} <= row.keys() and there(row["method"]) and (
       not there(stages.of(row).label)):
     return {name: value for name, value in row.items()
             if name != "recalibrator"}
@@ -283,7 +318,7 @@ def predictions_of(
         f"no predictions in {run}; expected predictions/SET/METHOD.npz, as "
         "`jaxcal evaluate` writes them")
   order = {(row["data"], stages.of(row).label): position
-           for position, row in enumerate(results)}
+           for position, row in enumerate(results) if "method" in row}
   sets = list(dict.fromkeys(data for data, _ in order))
   place = {data: position for position, data in enumerate(sets)}
   # A method that the tables lack comes after the others of its set.
@@ -403,6 +438,20 @@ def _sound(path):
         f"{path}.npz or .json is damaged ({type(error).__name__}: {error}); "
         "restore both from a copy, or remove them and give the command of the "
         "run again") from error
+
+
+@contextlib.contextmanager
+def written(path: pathlib.Path) -> Iterator[None]:
+  """What in here does not find what a run has written says so of a file.
+
+  Args:
+    path: File that says what else is there.
+
+  Raises:
+    ValueError: It, or what lies beside it, is of another form.
+  """
+  with damage.told(path, f"or what lies beside it is; {_RESTORE}"):
+    yield
 
 
 @contextlib.contextmanager

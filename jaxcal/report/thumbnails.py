@@ -53,8 +53,12 @@ def saved(folder: str | os.PathLike) -> Thumbnails:
   if not path.exists():
     return {}
   try:
-    return {data: dict(by_id)
-            for data, by_id in json.loads(path.read_text("utf-8")).items()}
+    found = {data: dict(by_id)
+             for data, by_id in json.loads(path.read_text("utf-8")).items()}
+    if not all(isinstance(image, str) and image.startswith("data:image/")
+               for by_id in found.values() for image in by_id.values()):
+      raise ValueError("an image is no `data:` URI")
+    return found
   except (
       AttributeError, TypeError, ValueError, RecursionError) as error:
     raise ValueError(f"{path} is damaged ({error}); remove it: the page then "

@@ -52,8 +52,8 @@ COUNTS: collections.Counter[str] = collections.Counter()
 _DOCUMENTED = (ValueError, OSError, ImportError)
 _WAYS_OUT = re.compile(
     r", but |expected|get |again|remove|give|save|choose|write|restore|call it|"
-    r"convert|install|download|supported|should|must|need|rename|mend|bring|keep|"
-    r"are not built|do not|does not|cannot|takes? only|no file|no images|"
+    r"convert|install|download|supported|should|must|need|rename|mend|bring|"
+    r"keep |are not built|do not|does not|cannot|takes? only|no file|no images|"
     r"belongs to|neither|more than once|both|\?$")
 
 

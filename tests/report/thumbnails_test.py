@@ -43,7 +43,8 @@ class ThumbnailsTest(absltest.TestCase):
   def test_none_and_damaged(self):
     folder = self.create_tempdir()
     self.assertEqual(thumbnails.saved(folder), {})
-    for text in ("[1", "[1]", '{"pets": 3}'):
+    for text in ("[1", "[1]", '{"pets": 3}', '{"pets": {"1": 3}}',
+                 '{"pets": {"1": "http://elsewhere/1.png"}}'):
       folder.create_file("thumbnails.json", text)
       with self.assertRaisesRegex(ValueError, "thumbnails.json is damaged"):
         thumbnails.saved(folder)
