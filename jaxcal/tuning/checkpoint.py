@@ -100,12 +100,15 @@ def read(path: pathlib.Path) -> Tuned:
   try:
     params = traverse_util.unflatten_dict(safetensors.load(content), sep=".")
     spec = _spec(made["spec"])
-    names, labels = made["class_names"], made["labels"]
-  except (SafetensorError, KeyError, TypeError) as error:
+    names = tuple(made["class_names"])
+    labels = np.asarray(made["labels"] or np.zeros(0, int))
+    _check_types(spec, names, labels)
+    methods.check(spec.base_method, spec.additions)
+  except (SafetensorError, ArithmeticError, AttributeError, KeyError, TypeError,
+          ValueError) as error:
     raise ValueError(f"{path}.* is not what `jaxcal tune` writes: {error!r}; "
                      "run it again") from error
-  methods.check(spec.base_method, spec.additions)
-  return Tuned(spec, params, tuple(names), np.asarray(labels, np.int64), made)
+  return Tuned(spec, params, names, labels.astype(np.int64), made)
 
 
 def find(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
@@ -171,6 +174,19 @@ def _spec(made):
             if (one := methods.Spec(name, added)).name == made["name"])
   return plain._replace(
       **{name: value for name, value in made.items() if name != "name"})
+
+
+def _check_types(spec, names, labels):
+  """Refuses what JSON may hold in the place of what `save` wrote."""
+  for name, default in methods.Spec("")._asdict().items():
+    value = getattr(spec, name)
+    if type(value) is not type(default) and not (
+        isinstance(default, float) and type(value) is int):
+      raise TypeError(f"{name} is {value!r}")
+  if not all(isinstance(name, str) for name in (*spec.additions, *names)):
+    raise TypeError("a name is no text")
+  if labels.ndim != 1 or labels.dtype.kind != "i":
+    raise TypeError("labels are no whole numbers")
 
 
 def digest(tuned: Tuned) -> str:

@@ -55,8 +55,9 @@ class FlagsTest(fuzz.FaultCase):
     """Nothing of a run comes about: there are no images."""
     fuzz.COUNTS["command lines, inputs"] += 1
     with fuzz.bounded(self.num_bytes), contextlib.chdir(self.root):
-      status, printed, error = command.here(
-          "evaluate", *arguments, "--config.data.name=./nowhere",
+      # Twice, as the flag before it may take one for its value.
+      status, _, error = command.here(
+          "evaluate", *arguments, *2 * ("--config.data.name=./nowhere",),
           folder=self.root)
     self.assertEqual(status, 0 if "--help" in arguments else 2, error)
     if status:

@@ -1,6 +1,7 @@
 """Files that jaxcal has written itself, broken before it reads them again."""
 
 import json
+from unittest import mock
 
 from absl.testing import absltest
 import hypothesis
@@ -19,6 +20,7 @@ from jaxcal.posterior import laplace
 from jaxcal.storage import identity
 from jaxcal.storage import lock
 from jaxcal.storage import output_folder
+from jaxcal.storage import pair
 from jaxcal.storage import pytree
 from jaxcal.tuning import checkpoint
 from jaxcal.tuning import methods
@@ -57,6 +59,11 @@ class PairCase(fuzz.FaultCase):
 
   what = ""
   ending = "npz"
+
+  def setUp(self):
+    super().setUp()
+    # Between tries to read what another process may be writing.
+    self.enter_context(mock.patch.object(pair, "_PAUSE", 0))
 
   def write(self, path):
     raise NotImplementedError
