@@ -89,14 +89,14 @@ def read(
     order.sort(key=lambda i: (rows[i][0], ids[i]))
   ids = [ids[i] for i in order]
   positions = [rows[i][-1] for i in order]
+  image = lambda i: _example(info, records[positions[i]], decoders)["image"]
   image_set = image_sets.ImageSet(
       name=name,
       class_names=tuple(class_names),
       ids=tuple(ids),
       labels=np.asarray([rows[i][0] for i in order], np.int32),
-      read=lambda i: _pixels(
-          _example(info, records[positions[i]], decoders)["image"], ids[i]
-      ),
+      read=lambda i: _pixels(image(i), ids[i]),
+      encoded=image if "image" in decoders else None,
   )
   image_sets.check(image_set)
   return image_set

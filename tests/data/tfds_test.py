@@ -12,6 +12,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
+from jaxcal.data import screening
 from jaxcal.data import tfds
 from tests.data import miniatures
 
@@ -55,6 +56,22 @@ class ReadTest(parameterized.TestCase):
     one_split = tfds.read(self.root, "dots", split="train",
                           class_names=["banded", "polka-dotted"])
     self.assertEqual(one_split.ids, ("b/2.png",))
+
+  @parameterized.parameters(True, False)
+  def test_headers_are_looked_at_where_images_are_encoded(self, encoded):
+    narrow = np.zeros((2000, 1, 3), np.uint8)
+    miniatures.prepare(
+        self.root, "dots", {"test": [("a.png", 0, narrow)]}, classes=["dot"],
+        encoded=encoded)
+    image_set = tfds.read(
+        self.root, "dots", split="test", class_names=["dot"])
+    if not encoded:
+      self.assertIsNone(image_set.encoded)
+      screening.check(image_set)
+      return
+    with self.assertRaisesRegex(
+        ValueError, r"(?s)1 of 1 files of 'dots' .*a\.png: cannot make views"):
+      screening.check(image_set)
 
   def test_many_threads_read_what_one_reads(self):
     rows = [(f"{i:02}.png", i % 3, miniatures.pixels(i, 5 + i))
