@@ -264,6 +264,13 @@ class ListTest(_InAFolder):
   def test_errors(self, arguments, message):
     self._refused(message, "list", *arguments)
 
+  def test_interrupted(self):
+    with mock.patch.object(main.importlib, "import_module", lambda name: (
+        mock.Mock(main=mock.Mock(side_effect=KeyboardInterrupt)))):
+      status, _, error = self._run("list", "methods")
+    self.assertEqual(status, 130)
+    self.assertRegex(error, "interrupted; the same command goes on from here")
+
 
 if __name__ == "__main__":
   absltest.main()
