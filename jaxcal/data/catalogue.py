@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 
 from jaxcal import spelling
@@ -431,7 +432,7 @@ def _read_coop(entry, root, split, partial):
   # Some layouts have the images one level deeper than others.
   images = next(
       (folder for folder in folders
-       if any((folder / image).is_file() for image, _ in rows)), folders[0])
+       if any(os.path.isfile(folder / image) for image, _ in rows)), folders[0])
   return sources.listed_files(
       entry.name, class_names, rows, images, partial=partial)
 

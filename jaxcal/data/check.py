@@ -362,7 +362,7 @@ def _images(entry, root, listed):
   except FileNotFoundError:
     places = sets
   some = listed[::max(1, len(listed) // 500)]
-  number = lambda place: sum((place / path).is_file() for path in some)
+  number = lambda place: sum(os.path.isfile(place / path) for path in some)
   best = max(places, key=number)
   if not listed or number(best):
     return best, []

@@ -8,6 +8,7 @@ import collections
 from collections.abc import Iterator, Mapping, Sequence
 import csv
 import io
+import os
 import pathlib
 import posixpath
 import re
@@ -122,7 +123,7 @@ def of_csv(path: pathlib.Path) -> Iterator[Finding]:
     image, label = row["path"] or "", row["label"] or ""
     if not image.strip() or not label.strip():
       blank.append(f"line {number}")
-    elif not (path.parent / image).is_file():
+    elif not os.path.isfile(path.parent / image):
       absent.append(image)
     seen[posixpath.normpath(image)] += 1
   twice = [image for image, count in seen.items() if count > 1]

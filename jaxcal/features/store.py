@@ -268,6 +268,8 @@ def open_store(folder: str | os.PathLike) -> Store:
   ids, labels, class_names = _read_index(folder, manifest)
   arrays = {}
   for array in _ARRAYS:
+    # First by our own reader: deep nesting would be the end of TensorStore's.
+    damage.read_object(folder / array / "zarr.json", _WAY_OUT)
     with damage.told(folder / array / "zarr.json", _WAY_OUT):
       arrays[array] = _open_array(folder, manifest, array)
   store = Store(folder, manifest, ids, labels, class_names, arrays,

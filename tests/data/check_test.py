@@ -199,6 +199,12 @@ class OwnTest(_InAFolder):
     self.assertRegex(found[findings.FILES_ABSENT].what, "2 .*3.png, 4.png")
     self.assertRegex(found[findings.REPEATED].what, "1 .*1.png")
 
+  def test_a_list_with_a_name_that_no_file_can_have(self):
+    miniatures.images(self.root, ["1.png"])
+    (self.root / "own.csv").write_text(
+        f"path,label\n1.png,cat\n{'c' * 300}.png,dog\n")
+    self.assertIn(findings.FILES_ABSENT, self.check("own.csv"))
+
   def test_folders_deeper_than_recursion_and_links_in_a_circle(self):
     # Python would remove them by recursion.
     self.addCleanup(subprocess.run, ["rm", "-r", self.root / "a"], check=True)

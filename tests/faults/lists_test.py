@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 from jaxcal.data import aircraft
+from jaxcal.data import catalogue
+from jaxcal.data import check
 from jaxcal.data import class_names
 from jaxcal.data import coop
 from jaxcal.data import image_set as image_sets
@@ -132,6 +134,29 @@ class ListsTest(fuzz.FaultCase):
         _OF_VARIANTS if first else rows)
     self.read("lists of aircraft", lambda: aircraft.read(
         self.root, partial=True), "variants.txt", "images_variant_test")
+
+  @hypothesis.given(fuzz.damaged_json(_SPLIT))
+  def test_what_is_found_in_a_split_file(self, content):
+    """A check tells all that is wrong, and ends with no error."""
+    folder = self.root / "eurosat"
+    folder.mkdir(exist_ok=True)
+    if (self.root / "cat").exists():
+      (folder / "2750").mkdir()
+      for name in ("cat", "dog"):
+        (self.root / name).rename(folder / "2750" / name)
+    (folder / "split_zhou_EuroSAT.json").write_bytes(content)
+    found = self.read("check of a benchmark set", lambda: check.benchmark(
+        "eurosat", self.root), "eurosat")
+    self.assertNotEmpty(found.findings)
+    self.read("benchmark set", lambda: catalogue.load("eurosat", self.root),
+              "EuroSAT", "eurosat")
+
+  @hypothesis.given(_broken(_CSV))
+  def test_what_is_found_in_a_csv(self, content):
+    (self.root / "pets.csv").write_bytes(content)
+    found = self.read("check of a list", lambda: check.own_path(
+        str(self.root / "pets.csv")), "pets.csv")
+    self.assertIsNotNone(found)
 
   def test_what_is_sound(self):
     for reader, name, content in (

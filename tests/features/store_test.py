@@ -376,9 +376,10 @@ class StoreTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "left_out.json is damaged"):
       stores.open_store(store.folder)
     (store.folder / "left_out.json").unlink()
-    (store.folder / "pooled/zarr.json").write_text("{")
-    with self.assertRaisesRegex(ValueError, "pooled/zarr.json is damaged"):
-      stores.open_store(store.folder)
+    for text in ("{", "{}", '{"a":' * 100_000 + "1" + "}" * 100_000):
+      (store.folder / "pooled/zarr.json").write_text(text)
+      with self.assertRaisesRegex(ValueError, "pooled/zarr.json is damaged"):
+        stores.open_store(store.folder)
 
   def test_refuses_damaged_index(self):
     store = self._make()
