@@ -190,7 +190,8 @@ def _check_plain(run: pathlib.Path, one: base.Recalibrator) -> None:
     before = told["recalibrator"]
     names = f"{before}+{one.name}".replace("+", ",")
     raise ValueError(
-        f"{run} is itself a recalibration of the run {told['run']}, by "
+        f"{run} is itself a recalibration of the run "
+        f"{told.get('run', 'that it does not name')}, by "
         f"{before}; for {before} and then {one.name}, recalibrate that run "
         f"with --recalibrator={names}, which fits both to the same images")
 

@@ -70,6 +70,13 @@ class RunsTest(absltest.TestCase):
     for row in (rows[1], rows[3]):
       for note in row["recalibration_notes"]:
         self.assertIn(f"pets, {stages.of(row).label}: {note}", said.notes)
+    about = plan.folder / "run.json"
+    told = json.loads(about.read_text())
+    for change, message in ((told, f"of the run {self.run.name}, by temp"),
+                            ({"recalibrator": "x"}, "that it does not name")):
+      about.write_text(json.dumps(change))
+      with self.assertRaisesRegex(ValueError, message):
+        recalibrated.plan(plan.folder, recalibrated.Share(0.25))
     # Another draw is another folder.
     other = recalibrated.plan(self.run, recalibrated.Share(0.25))
     self.assertNotEqual(other.folder, plan.folder)
