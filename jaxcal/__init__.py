@@ -70,6 +70,7 @@ _EXPORTS = {
         "ATpt", "ATptInverted", "CTpt", "CTptTwoStep", "OTpt", "OTptPublished",
         "Regularised", "Soc", "SocQuantile", "Tpt", "ZeroShot")},
     "Mta": ("jaxcal.adapt.modes", "Mta"),
+    "OnZeta": ("jaxcal.adapt.classifier", "OnZeta"),
     "Tda": ("jaxcal.adapt.cache", "Tda"),
     "Zero": ("jaxcal.adapt.votes", "Zero"),
 }

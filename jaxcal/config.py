@@ -243,6 +243,21 @@ class TdaConfig:
       None, "images per class in the negative cache")
 
 
+@dataclasses.dataclass(kw_only=True, slots=True)
+class OnZetaConfig:
+  """Numbers of OnZeta."""
+
+  beta: float | None = _field(
+      None, "weight of the learned classifier at the end of the stream")
+  balance: float | None = _field(
+      None, "share of 1 / classes that each class is to have at least")
+  proxy_temperature: float | None = _field(
+      None, "temperature of the learned classifier")
+  proxy_step: float | None = _field(
+      None, "step size of the learned classifier")
+  dual_step: float | None = _field(None, "step size of the balance")
+
+
 def _section(kind: type) -> Any:
   return dataclasses.field(default_factory=kind)
 
@@ -295,6 +310,7 @@ class MethodConfig:
   mta: MtaConfig = _section(MtaConfig)
   zero: ZeroConfig = _section(ZeroConfig)
   tda: TdaConfig = _section(TdaConfig)
+  onzeta: OnZetaConfig = _section(OnZetaConfig)
   context: str = _path(
       "template", "context at which every image starts: 'template', the words "
       "before the "

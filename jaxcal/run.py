@@ -238,6 +238,7 @@ def iterate(
       are not finite, a posterior is given and no method that it goes with, or
       a device has no memory even for one image.
   """
+  task = task._replace(num_images=len(source.ids))
   shaped = tasks.shaped(task)  # traces the text tower: once is enough
   _check_methods(methods, shaped, source)
   _check_evidence(evidence, methods, task)
@@ -312,7 +313,6 @@ def _halved(batch_size, error):
 def _compute(methods, task, source, prepared, folder, missing, order, mesh, *,
              head, evidence, batch_size, on_batch, on_step):
   """Writes the outputs for all images that have none."""
-  task = task._replace(num_images=len(source.ids))
   along = _streams(methods, task)
   start, states = _resumed(folder, along, task, order, missing)
   if along:

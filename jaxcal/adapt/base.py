@@ -33,7 +33,8 @@ class Task(NamedTuple):
     encode: Text features as a function of the prompts' context; None where
       only features are at hand, and no prompt can be tuned.
     context: Context at which every image starts; goes with `encode`.
-    num_images: Length of the stream, for methods that need it beforehand.
+    num_images: Length of the stream, for methods that need it beforehand; the
+      runners fill it in. A plain number in `init`, where it may decide shapes.
   """
 
   text_features: Float[Array, "k d"]
@@ -108,7 +109,14 @@ def episodic(
 
 def has_state(method: TestTimeMethod, task: Task) -> bool:
   """Whether an image can see what came before it in the stream."""
-  return bool(jax.tree.leaves(jax.eval_shape(method.init, task)))
+  return bool(jax.tree.leaves(state_shapes(method, task)))
+
+
+def state_shapes(method: TestTimeMethod, task: Task) -> PyTree:
+  """Shapes of a method's state; those of the task's arrays will do."""
+  init = lambda arrays: method.init(
+      arrays._replace(num_images=task.num_images))
+  return jax.eval_shape(init, task._replace(num_images=0))
 
 
 @precision.highest

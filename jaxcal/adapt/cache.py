@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 from jaxcal import precision
 from jaxcal.adapt import base
+from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
@@ -98,11 +99,7 @@ class Tda:
     Raises:
       ValueError: A capacity that is no positive integer.
     """
-    for name in ("capacity", "negative_capacity"):
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got "
-                         f"{value!r}")
+    numbers_lib.refuse_no_counts(self, "capacity", "negative_capacity")
     return base.TestTimeMethod(Partial(_init, self), Partial(_step, self))
 
 

@@ -51,7 +51,7 @@ def check(
     raise TypeError("method() must return what jaxcal.episodic or "
                     f"jaxcal.TestTimeMethod gives, got {_kind(functions)}")
   _check_leaves(functions)
-  state = _told("init cannot be traced", jax.eval_shape, functions.init, task)
+  state = _told("init cannot be traced", base.state_shapes, functions, task)
   returned = _told("step cannot be traced", jax.eval_shape, functions.step,
                    task, state, views)
   if not isinstance(returned, tuple) or len(returned) != 2:

@@ -7,6 +7,7 @@ from typing import Any
 from jaxcal import spelling
 from jaxcal.adapt import base
 from jaxcal.adapt import cache
+from jaxcal.adapt import classifier
 from jaxcal.adapt import modes
 from jaxcal.adapt import votes
 from jaxcal.adapt.prompt import methods as prompt
@@ -25,6 +26,7 @@ METHODS: Mapping[str, type[base.Numbers]] = {
     "mta": modes.Mta,
     "zero": votes.Zero,
     "tda": cache.Tda,
+    "onzeta": classifier.OnZeta,
 }
 
 # Those that tune a prompt by the entropy and a regulariser together.

@@ -1,6 +1,6 @@
 """A method's numbers and definition as JSON has them: what it is, on disk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import inspect
@@ -62,6 +62,44 @@ def refuse_both(method: base.Numbers) -> None:
       raise ValueError(
           f"{type(method).__name__} has {other} {value:g} and {one} {given:g}, "
           f"which stands in its place; give one of them")
+
+
+def refuse_no_counts(method: base.Numbers, *names: str) -> None:
+  """Refuses numbers that are to be positive integers and are not.
+
+  Raises:
+    ValueError: Names the first one.
+  """
+  for name in names:
+    value = getattr(method, name)
+    if not isinstance(value, int) or value < 1:
+      raise ValueError(f"{name} must be an integer of at least 1, got "
+                       f"{value!r}")
+
+
+def refuse_outside(
+    method: base.Numbers, name: str, low: float, high: float) -> None:
+  """Refuses a number outside [low, high]; not what is traced.
+
+  Raises:
+    ValueError: Says what was expected.
+  """
+  value = known(getattr(method, name))
+  if value is not None and not low <= value <= high:
+    raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value:g}")
+
+
+def refuse_unknown(
+    method: base.Numbers, name: str, choices: Sequence[str]) -> None:
+  """Refuses a choice that there is not.
+
+  Raises:
+    ValueError: Lists the choices.
+  """
+  value = getattr(method, name)
+  if value not in choices:
+    raise ValueError(
+        f"unknown {name} {value!r}; choose from: {', '.join(choices)}.")
 
 
 def definition_of(method: base.Numbers) -> str:

@@ -38,13 +38,14 @@ def episodic(
     task: base.Task,
     images: PyTree[Float[Array, "n ..."]],
 ) -> base.Outputs:
-  """Every image on its own, from the initial state.
+  """Every image on its own, from the initial state: as many streams of one.
 
   For `jit`; images can be split over devices.
 
   Returns:
     Outputs with a leading axis of images.
   """
+  task = task._replace(num_images=1)
   state = method.init(task)
   return jax.vmap(lambda image: method.step(task, state, image)[1])(images)
 
@@ -69,6 +70,7 @@ def stream(
     Outputs with leading axes [r n]; row i is image i, wherever in the stream
     it came.
   """
+  task = task._replace(num_images=orders.shape[1])
   _, outputs = advance(
       method, task, begin(method, task, len(orders)), images, orders)
   place = lambda order, x: jnp.zeros_like(x).at[order].set(x)
@@ -144,6 +146,7 @@ def stream_in_chunks(
   if not 0 <= start <= length or (states is None) != (start == 0):
     raise ValueError(f"expected a start in [0, {length}], 0 without states and "
                      f"not 0 with them, got {start}")
+  task = task._replace(num_images=length)
   if states is None:
     states = begin(method, task, num_streams)
   for first in range(start, length, chunk_size):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal.adapt import base
+from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.losses import entropy
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -59,9 +60,7 @@ class Zero:
     if not 0 < self.selection_fraction <= 1:
       raise ValueError("selection_fraction must lie in (0, 1], got "
                        f"{self.selection_fraction:g}")
-    if self.fallback not in FALLBACKS:
-      raise ValueError(f"unknown fallback {self.fallback!r}; choose from: "
-                       f"{', '.join(FALLBACKS)}.")
+    numbers_lib.refuse_unknown(self, "fallback", FALLBACKS)
     return base.episodic(_step, self)
 
 

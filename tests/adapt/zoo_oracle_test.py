@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcal.adapt import base
 from jaxcal.adapt import cache
+from jaxcal.adapt import classifier
 from jaxcal.adapt import modes
 from jaxcal.adapt import run
 from jaxcal.adapt import votes
@@ -17,6 +18,10 @@ from tests import shared
 
 _TDA = {"tda_DTD": cache.Tda(alpha=2.0, beta=3.0),
         "tda_eurosat": cache.Tda(alpha=4.0, beta=8.0)}
+
+_ONZETA = {"onzeta_A": classifier.OnZeta(),
+           "onzeta_DTD": classifier.OnZeta(beta=0.4),
+           "onzeta_Caltech101": classifier.OnZeta(beta=0.4, balance=0.0)}
 
 _episodic = jax.jit(run.episodic)
 _stream = jax.jit(run.stream)
@@ -67,6 +72,32 @@ class ZooOracleTest(parameterized.TestCase):
         np.exp(outputs.log_probs),
         (votes_cast + 1 / 7) / (votes_cast.sum(1, keepdims=True) + 1),
         atol=1e-12)
+
+  def _along(self, numbers):
+    """States at the end of three streams, and outputs by image."""
+    method = numbers.method()
+    states, outputs = run.advance(
+        method, self.task, run.begin(method, self.task, 3), self.views,
+        self.orders)
+    back = jnp.argsort(self.orders, axis=1)
+    return states, jax.tree.map(
+        lambda x: jnp.stack([one[row] for one, row in zip(x, back)]), outputs)
+
+  def _stored(self, name, key):
+    """Of three orders."""
+    return np.stack([self.oracle[f"{name}/order{r}/{key}"] for r in range(3)])
+
+  def _assert_equal(self, ours, name, key, atol=1e-9):
+    np.testing.assert_allclose(
+        ours, self._stored(name, key), atol=atol, err_msg=f"{name}: {key}")
+
+  @parameterized.parameters(*_ONZETA)
+  def test_onzeta(self, name):
+    states, outputs = self._along(_ONZETA[name])
+    self._assert_equal(outputs.scores, name, "probs")
+    self._assert_equal(np.exp(outputs.log_probs), name, "probs")
+    self._assert_equal(states.proxies, name, "state_w")
+    self._assert_equal(states.duals, name, "state_rho")
 
   @parameterized.parameters(*_TDA)
   def test_tda_in_three_orders(self, name):
