@@ -69,7 +69,10 @@ _EXPORTS = {
     **{name: ("jaxcal.adapt.prompt.methods", name) for name in (
         "ATpt", "ATptInverted", "CTpt", "CTptTwoStep", "OTpt", "OTptPublished",
         "Regularised", "Soc", "SocQuantile", "Tpt", "ZeroShot")},
+    "Dmn": ("jaxcal.adapt.memory", "Dmn"),
+    "DmnWeak": ("jaxcal.adapt.memory", "DmnWeak"),
     "Mta": ("jaxcal.adapt.modes", "Mta"),
+    "BoostAdapter": ("jaxcal.adapt.cache", "BoostAdapter"),
     "OnZeta": ("jaxcal.adapt.classifier", "OnZeta"),
     "Tda": ("jaxcal.adapt.cache", "Tda"),
     "Zero": ("jaxcal.adapt.votes", "Zero"),

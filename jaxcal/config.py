@@ -241,6 +241,47 @@ class TdaConfig:
       None, "images per class in the positive cache")
   negative_capacity: int | None = _field(
       None, "images per class in the negative cache")
+  negative_keeps: str | None = _field(
+      None, "what a full class of the negative cache keeps: 'lowest_entropy' "
+      "or 'newest'")
+  predict_first: bool | None = _field(
+      None, "predict an image before it enters the caches")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class BoostAdapterConfig(TdaConfig):
+  """Numbers of BoostAdapter."""
+
+  extra_capacity: int | None = _field(
+      None, "further entries per class while an image is predicted")
+  selection_fraction: float | None = _field(
+      None, "share of the views, those of lowest entropy, that join the cache")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class DmnWeakConfig:
+  """Numbers of DMN with one view."""
+
+  alpha: float | None = _field(None, "weight of the memory's predictions")
+  beta: float | None = _field(None, "sharpness of the memory's kernel")
+  capacity: int | None = _field(None, "images per class in the memory")
+  replacement: str | None = _field(
+      None, "rule of a full class: 'always' replaces the highest entropy, as "
+      "the benchmark does, 'lower_entropy' by a lower one alone, as the "
+      "original does")
+  predict_first: bool | None = _field(
+      None, "predict an image before it enters the memory")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class DmnConfig(DmnWeakConfig):
+  """Numbers of DMN."""
+
+  selection_fraction: float | None = _field(
+      None, "share of the views, those of lowest entropy, that count")
+  average: str | None = _field(
+      None, "mean over these that labels an image: of 'logits', as the "
+      "benchmark does, or of 'probabilities', as the original does")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -310,6 +351,9 @@ class MethodConfig:
   mta: MtaConfig = _section(MtaConfig)
   zero: ZeroConfig = _section(ZeroConfig)
   tda: TdaConfig = _section(TdaConfig)
+  boostadapter: BoostAdapterConfig = _section(BoostAdapterConfig)
+  dmn: DmnConfig = _section(DmnConfig)
+  dmn_weak: DmnWeakConfig = _section(DmnWeakConfig)
   onzeta: OnZetaConfig = _section(OnZetaConfig)
   context: str = _path(
       "template", "context at which every image starts: 'template', the words "
@@ -854,7 +898,7 @@ def _numbers_rows(part, views):
   return (
       *_at_least(0, part, *(name for name in (
           "effective_weight", "learning_rate", "weight_decay", "num_steps",
-          "smoothing")
+          "smoothing", "extra_capacity")
                             if hasattr(part, name))),
       *_at_least(1, part, *(name for name in ("capacity", "negative_capacity")
                             if hasattr(part, name))),

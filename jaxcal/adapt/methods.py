@@ -8,6 +8,7 @@ from jaxcal import spelling
 from jaxcal.adapt import base
 from jaxcal.adapt import cache
 from jaxcal.adapt import classifier
+from jaxcal.adapt import memory
 from jaxcal.adapt import modes
 from jaxcal.adapt import votes
 from jaxcal.adapt.prompt import methods as prompt
@@ -26,6 +27,9 @@ METHODS: Mapping[str, type[base.Numbers]] = {
     "mta": modes.Mta,
     "zero": votes.Zero,
     "tda": cache.Tda,
+    "boostadapter": cache.BoostAdapter,
+    "dmn": memory.Dmn,
+    "dmn_weak": memory.DmnWeak,
     "onzeta": classifier.OnZeta,
 }
 

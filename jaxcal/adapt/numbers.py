@@ -64,16 +64,17 @@ def refuse_both(method: base.Numbers) -> None:
           f"which stands in its place; give one of them")
 
 
-def refuse_no_counts(method: base.Numbers, *names: str) -> None:
-  """Refuses numbers that are to be positive integers and are not.
+def refuse_no_counts(
+    method: base.Numbers, *names: str, least: int = 1) -> None:
+  """Refuses numbers that are to be integers of at least `least` and are not.
 
   Raises:
     ValueError: Names the first one.
   """
   for name in names:
     value = getattr(method, name)
-    if not isinstance(value, int) or value < 1:
-      raise ValueError(f"{name} must be an integer of at least 1, got "
+    if not isinstance(value, int) or value < least:
+      raise ValueError(f"{name} must be an integer of at least {least}, got "
                        f"{value!r}")
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
+from jaxcal.typing import Int
 
 
 def prediction_entropy(logits: Float[Array, "*batch k"]) -> Float[
@@ -86,9 +87,7 @@ def confident_views(
     logits: Float[Array, "v k"], fraction: float) -> Bool[Array, "v"]:
   """Which views of one image have the lowest prediction entropies.
 
-  Exactly `int(v * fraction)` views are kept, by Python's product and floor (64
-  views and 0.1 keep 6). Equal entropies are taken in the order of their index.
-  The selection is not differentiated.
+  They are those of `most_confident`.
 
   Args:
     logits: Logits, one row per view; the clean view competes with the others.
@@ -96,6 +95,25 @@ def confident_views(
 
   Returns:
     True for the kept views.
+
+  Raises:
+    ValueError: `fraction` is outside (0, 1] or would keep no view.
+  """
+  kept = most_confident(logits, fraction)
+  return jnp.zeros(logits.shape[0], bool).at[kept].set(True)
+
+
+def most_confident(
+    logits: Float[Array, "v k"], fraction: float) -> Int[Array, "s"]:
+  """Positions of the views of lowest prediction entropy, by rising entropy.
+
+  Exactly `int(v * fraction)` views are kept, by Python's product and floor (64
+  views and 0.1 keep 6). Equal entropies are taken in the order of their index.
+  The selection is not differentiated.
+
+  Args:
+    logits: Logits, one row per view; the clean view competes with the others.
+    fraction: Share of the views to keep, in (0, 1].
 
   Raises:
     ValueError: `fraction` is outside (0, 1] or would keep no view.
@@ -114,8 +132,7 @@ def confident_views(
         f"{fraction=} of {num_views} views keeps none; use at least "
         f"{1 / num_views:.4g} or more views.")
   entropy = prediction_entropy(jax.lax.stop_gradient(logits))
-  kept = jnp.argsort(entropy, stable=True)[:num_kept]
-  return jnp.zeros(num_views, bool).at[kept].set(True)
+  return jnp.argsort(entropy, stable=True)[:num_kept]
 
 
 def _log_probs(logits):

@@ -42,3 +42,102 @@ def onzeta(text, scale, stream, *, beta=0.8, balance=1.0, temperature=0.04,
     proxies = unit(proxies - proxy_step * rate / temperature * (
         np.outer(by_proxies - by_text, x)))
   return np.array(found), proxies, duals
+
+
+def dmn(text, scale, stream, *, alpha=1.0, beta=5.5, capacity=50,
+        replacement="always", predict_first=False, selection_fraction=None,
+        average="logits"):
+  """Sums of two predictions of each image of the stream; the memory's lists."""
+  memory = [[] for _ in text]  # of (entropy, features)
+  found = []
+  for views in stream:
+    x, logits = views[0], scale * views @ text.T
+    probs = softmax(logits[0])
+    if selection_fraction is not None:
+      kept = logits[most_confident(logits, selection_fraction)]
+      probs = (softmax(kept.mean(0)) if average == "logits" else
+               softmax(kept).mean(0))
+    entry = entropy(probs, 1e-5), x
+    after = [list(one) for one in memory]
+    own = after[probs.argmax()]
+    if len(own) < capacity:
+      own.append(entry)
+    else:
+      worst = int(np.argmax([one for one, _ in own]))
+      if replacement == "always" or entry[0] < own[worst][0]:
+        own[worst] = entry
+    rows = []
+    for name, own in zip(text, memory if predict_first else after):
+      own = np.array([features for _, features in own] + [name])
+      rows.append(unit(np.exp(-beta * (1 - own @ x)) @ own))
+    found.append(softmax(logits[0]) + alpha * softmax(
+        scale * np.array(rows) @ x))
+    memory = after
+  return np.array(found), memory
+
+
+class _Negative:
+  """Entries of one class: (entropy, features, classes spoken against)."""
+
+  def __init__(self):
+    self.entries = []
+
+  def enter(self, entry, capacity, keeps):
+    if keeps == "newest":
+      self.entries = (self.entries + [entry])[-capacity:]
+    elif len(self.entries) < capacity:
+      self.entries.append(entry)
+    else:
+      worst = int(np.argmax([one[0] for one in self.entries]))
+      if entry[0] < self.entries[worst][0]:
+        self.entries[worst] = entry
+
+
+def _lowest(entries, capacity):
+  return sorted(entries, key=lambda entry: entry[0])[:capacity]
+
+
+def tda(text, scale, stream, *, alpha=2.0, beta=5.0, negative_alpha=0.117,
+        negative_beta=1.0, capacity=3, negative_capacity=2, extra_capacity=0,
+        selection_fraction=None, negative_keeps="lowest_entropy",
+        predict_first=False):
+  """Logits of each image by TDA, or BoostAdapter with selection_fraction.
+
+  And the lists of the positive and of the negative cache, by class.
+  """
+  k = len(text)
+  positive, negative = [[] for _ in text], [_Negative() for _ in text]
+  found = []
+
+  def predict(x, logits):
+    clean = logits[0].copy()
+    boosted = [list(entries) for entries in positive]
+    if selection_fraction is not None:
+      for view in most_confident(logits, selection_fraction):
+        label, probs = logits[view].argmax(), softmax(logits[view])
+        boosted[label] = _lowest(
+            boosted[label] + [(entropy(probs, 1e-5), x[view])],
+            capacity + extra_capacity)
+    for label, entries in enumerate(boosted):
+      for _, features in entries:
+        clean[label] += alpha * np.exp(-beta * (1 - features @ x[0]))
+    for one in negative:
+      for _, features, against in one.entries:
+        clean -= against * negative_alpha * np.exp(
+            -negative_beta * (1 - features @ x[0]))
+    found.append(clean)
+
+  for x in stream:
+    logits = scale * x @ text.T
+    probs, label = softmax(logits[0]), logits[0].argmax()
+    e = entropy(probs, 1e-5)
+    if predict_first:
+      predict(x, logits)
+    positive[label] = _lowest(positive[label] + [(e, x[0])], capacity)
+    if 0.2 < e / np.log2(k) < 0.5:
+      negative[label].enter(
+          (e, x[0], (probs > 0.03) & (probs < 1)), negative_capacity,
+          negative_keeps)
+    if not predict_first:
+      predict(x, logits)
+  return np.array(found), positive, [one.entries for one in negative]

@@ -14,6 +14,7 @@ from jaxcal.adapt import methods
 from jaxcal.adapt import run
 
 _K, _V, _D = 5, 10, 8
+_STREAMS = ("tda", "boostadapter", "dmn", "dmn_weak", "onzeta")
 
 
 def _task():
@@ -107,7 +108,7 @@ class ContractTest(parameterized.TestCase):
     orders = jnp.stack([jnp.arange(6), jnp.arange(6)[::-1]])
     forth, back = jax.jit(run.stream)(method, task, views, orders).log_probs
     has_state = base.has_state(method, task)
-    self.assertEqual(has_state, name in ("tda", "onzeta"))
+    self.assertEqual(has_state, name in _STREAMS)
     self.assertEqual(has_state, not np.allclose(forth, back, atol=1e-5))
     if not has_state:
       np.testing.assert_allclose(

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.adapt import base
+from jaxcal.adapt import cache
 from jaxcal.adapt import classifier
+from jaxcal.adapt import memory
 from jaxcal.adapt import run
 from tests.adapt import loops
 
@@ -52,6 +54,52 @@ class OnlineTest(parameterized.TestCase):
         self.text, _SCALE, self.views[self.order], **changed)
     np.testing.assert_allclose(outputs.scores, expected, atol=1e-12)
     np.testing.assert_allclose(np.exp(outputs.log_probs), expected, atol=1e-12)
+
+  @parameterized.parameters(
+      dict(alpha=0.3, beta=2.0), dict(predict_first=True),
+      dict(replacement="lower_entropy"), dict(capacity=1, alpha=0.0),
+      dict(selection_fraction=0.3), dict(
+          selection_fraction=1.0, average="probabilities",
+          replacement="lower_entropy", predict_first=True))
+  def test_dmn(self, **changed):
+    given = {"capacity": 3, **changed}
+    kind = (memory.Dmn if "selection_fraction" in given else
+            memory.DmnWeak)
+    outputs = self._streamed(kind(**given))
+    expected, lists = loops.dmn(
+        self.text, _SCALE, self.views[self.order], **given)
+    self.assertGreater(self._filled(lists, given["capacity"]), 0)
+    np.testing.assert_allclose(outputs.scores, expected, atol=1e-12)
+    np.testing.assert_allclose(
+        np.exp(outputs.log_probs), expected / expected.sum(-1, keepdims=True),
+        atol=1e-12)
+
+  @parameterized.parameters(
+      {}, dict(predict_first=True), dict(negative_keeps="newest"),
+      dict(capacity=1, negative_capacity=1, predict_first=True),
+      dict(boosted=True), dict(boosted=True, predict_first=True),
+      dict(boosted=True, negative_keeps="lowest_entropy", capacity=2),
+      dict(boosted=True, extra_capacity=0, selection_fraction=0.8),
+      dict(boosted=True, extra_capacity=20, selection_fraction=1.0,
+           capacity=1))
+  def test_caches(self, boosted=False, **changed):
+    kind, given = cache.Tda, {}
+    if boosted:
+      kind = cache.BoostAdapter
+      given = {"selection_fraction": 0.5, "extra_capacity": 1,
+               "negative_keeps": "newest"}
+    given |= {"negative_alpha": 0.5, **changed}
+    outputs = self._streamed(kind(**given))
+    expected, positive, negative = loops.tda(
+        self.text, _SCALE, self.views[self.order], **given)
+    self.assertGreater(self._filled(positive, given.get("capacity", 3)), 0)
+    self.assertGreater(
+        self._filled(negative, given.get("negative_capacity", 2)), 0)
+    np.testing.assert_allclose(outputs.scores, expected, atol=1e-12)
+
+  def _filled(self, lists, capacity):
+    """How many classes are full, so that entries were replaced."""
+    return sum(len(one) == capacity for one in lists)
 
 
 class OnZetaTest(absltest.TestCase):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxcal.adapt import base
 from jaxcal.adapt import cache
 from jaxcal.adapt import classifier
+from jaxcal.adapt import memory
 from jaxcal.adapt import modes
 from jaxcal.adapt import run
 from jaxcal.adapt import votes
@@ -22,6 +23,16 @@ _TDA = {"tda_DTD": cache.Tda(alpha=2.0, beta=3.0),
 _ONZETA = {"onzeta_A": classifier.OnZeta(),
            "onzeta_DTD": classifier.OnZeta(beta=0.4),
            "onzeta_Caltech101": classifier.OnZeta(beta=0.4, balance=0.0)}
+
+_BOOST = {
+    "boostadapter_Caltech101": cache.BoostAdapter(
+        alpha=5.0, beta=5.0, extra_capacity=2, selection_fraction=0.25),
+    "boostadapter_DTD": cache.BoostAdapter(
+        alpha=2.0, beta=3.0, extra_capacity=0, selection_fraction=0.25)}
+_DMN = {f"{name}_len{capacity}": kind(capacity=capacity, **more)
+        for name, kind, more in (
+            ("dmn", memory.Dmn, {"selection_fraction": 0.25}),
+            ("dmn_weak", memory.DmnWeak, {})) for capacity in (4, 50)}
 
 _episodic = jax.jit(run.episodic)
 _stream = jax.jit(run.stream)
@@ -99,39 +110,50 @@ class ZooOracleTest(parameterized.TestCase):
     self._assert_equal(states.proxies, name, "state_w")
     self._assert_equal(states.duals, name, "state_rho")
 
-  @parameterized.parameters(*_TDA)
-  def test_tda_in_three_orders(self, name):
+  @parameterized.parameters(*_DMN)
+  def test_dmn(self, name):
+    states, outputs = self._along(_DMN[name])
+    self._assert_equal(outputs.scores, name, "output")
+    np.testing.assert_allclose(
+        np.exp(outputs.log_probs), outputs.scores / 2, atol=1e-12)
+    filled = np.isfinite(states.memory.entropy)
+    np.testing.assert_array_equal(
+        filled.sum(-1), self._stored(name, "state_count"))
+    if name.endswith("len4"):
+      self._assert_equal(states.memory.features, name, "state_memory")
+      self._assert_equal(
+          np.where(filled, states.memory.entropy, 0),
+          name, "state_entropy")
+
+  @parameterized.parameters(*_TDA, *_BOOST)
+  def test_caches_in_three_orders(self, name):
     outputs = _stream(
-        _TDA[name].method(), self.task, self.views, self.orders)
+        (_TDA | _BOOST)[name].method(), self.task, self.views, self.orders)
     np.testing.assert_allclose(
         outputs.scores,
         [self.oracle[f"{name}/order{r}/logits"] for r in range(3)], atol=1e-9)
 
-  @parameterized.parameters(*_TDA)
-  def test_what_tda_remembers(self, name):
-    method = _TDA[name].method()
-    states, _ = jax.jit(run.advance)(
-        method, self.task, run.begin(method, self.task, 3), self.views,
-        self.orders)
-    for r in range(3):
-      state = jax.tree.map(lambda x, r=r: np.asarray(x[r]), states)
-      stored = lambda key, r=r: self.oracle[f"{name}/order{r}/state_{key}"]
-      for ours, kind in ((state.positive, "pos"), (state.negative, "neg")):
-        order = np.argsort(ours.entropy, axis=1)
-        np.testing.assert_allclose(
-            np.take_along_axis(ours.entropy, order, 1), stored(f"{kind}_ent"),
-            atol=1e-9)
-        np.testing.assert_allclose(
-            np.take_along_axis(ours.features, order[..., None], 1),
-            stored(f"{kind}_feat"), atol=1e-9)
-        np.testing.assert_array_equal(
-            np.isfinite(ours.entropy).sum(1), stored(f"{kind}_count"))
-        if kind == "neg":
-          probs = stored("neg_prob")
-          filled = np.isfinite(stored("neg_ent"))
-          np.testing.assert_array_equal(
-              np.take_along_axis(state.against, order[..., None], 1)[filled],
-              ((probs > 0.03) & (probs < 1))[filled])
+  @parameterized.parameters(*_TDA, *_BOOST)
+  def test_what_caches_remember(self, name):
+    states, _ = self._along((_TDA | _BOOST)[name])
+    newest = name in _BOOST
+    for kind, ours in (("pos", states.positive), ("neg", states.negative)):
+      features, entropy = map(np.asarray, ours)
+      # In the order of the stored ones, empty places last.
+      empty = np.isinf(entropy)
+      order = np.argsort(empty if newest and kind == "neg" else entropy,
+                         axis=-1, kind="stable")
+      sort = lambda x: np.take_along_axis(x, order, -1)
+      self._assert_equal(sort(entropy), name, f"state_{kind}_ent")
+      self._assert_equal(np.take_along_axis(features, order[..., None], -2),
+                         name, f"state_{kind}_feat")
+      np.testing.assert_array_equal(
+          (~empty).sum(-1), self._stored(name, f"state_{kind}_count"))
+    probs, filled = self._stored(name, "state_neg_prob"), ~sort(empty)
+    np.testing.assert_array_equal(
+        np.take_along_axis(
+            np.asarray(states.against), order[..., None], -2)[filled],
+        ((probs > 0.03) & (probs < 1))[filled])
 
   def test_two_settings_of_a_method_are_one_program(self):
     stream = jax.jit(chex.assert_max_traces(run.stream, n=1))
