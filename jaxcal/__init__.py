@@ -75,6 +75,7 @@ _EXPORTS = {
     "BoostAdapter": ("jaxcal.adapt.cache", "BoostAdapter"),
     "OnZeta": ("jaxcal.adapt.classifier", "OnZeta"),
     "Tda": ("jaxcal.adapt.cache", "Tda"),
+    "Tps": ("jaxcal.adapt.shifts", "Tps"),
     "Zero": ("jaxcal.adapt.votes", "Zero"),
 }
 

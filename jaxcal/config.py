@@ -226,6 +226,11 @@ class ZeroConfig(ZeroShotConfig):
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class TpsConfig(TptConfig):
+  """Numbers of TPS, those of TPT."""
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class TdaConfig:
   """Numbers of TDA."""
 
@@ -350,6 +355,7 @@ class MethodConfig:
   soc_quantile: SocQuantileConfig = _section(SocQuantileConfig)
   mta: MtaConfig = _section(MtaConfig)
   zero: ZeroConfig = _section(ZeroConfig)
+  tps: TpsConfig = _section(TpsConfig)
   tda: TdaConfig = _section(TdaConfig)
   boostadapter: BoostAdapterConfig = _section(BoostAdapterConfig)
   dmn: DmnConfig = _section(DmnConfig)

@@ -10,6 +10,7 @@ from jaxcal.adapt import cache
 from jaxcal.adapt import classifier
 from jaxcal.adapt import memory
 from jaxcal.adapt import modes
+from jaxcal.adapt import shifts
 from jaxcal.adapt import votes
 from jaxcal.adapt.prompt import methods as prompt
 
@@ -26,6 +27,7 @@ METHODS: Mapping[str, type[base.Numbers]] = {
     "soc_quantile": prompt.SocQuantile,
     "mta": modes.Mta,
     "zero": votes.Zero,
+    "tps": shifts.Tps,
     "tda": cache.Tda,
     "boostadapter": cache.BoostAdapter,
     "dmn": memory.Dmn,

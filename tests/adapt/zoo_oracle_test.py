@@ -13,10 +13,14 @@ from jaxcal.adapt import classifier
 from jaxcal.adapt import memory
 from jaxcal.adapt import modes
 from jaxcal.adapt import run
+from jaxcal.adapt import shifts
 from jaxcal.adapt import votes
 from jaxcal.adapt.prompt import methods
 from tests import shared
 
+_TPS = {name: shifts.Tps(selection_fraction=0.25, **more) for name, more in (
+    ("tps_imagenet", {}), ("tps_fine", {"learning_rate": 1e-3}),
+    ("tps_fine_2step", {"learning_rate": 1e-3, "num_steps": 2}))}
 _TDA = {"tda_DTD": cache.Tda(alpha=2.0, beta=3.0),
         "tda_eurosat": cache.Tda(alpha=4.0, beta=8.0)}
 
@@ -83,6 +87,15 @@ class ZooOracleTest(parameterized.TestCase):
         np.exp(outputs.log_probs),
         (votes_cast + 1 / 7) / (votes_cast.sum(1, keepdims=True) + 1),
         atol=1e-12)
+
+  @parameterized.parameters(*_TPS)
+  def test_tps(self, name):
+    np.testing.assert_allclose(
+        self._each(_TPS[name]).scores, self.oracle[f"{name}/logits"], atol=1e-9)
+    tuned = jax.jit(jax.vmap(shifts.tuned, (None, None, 0)))
+    shift, _ = tuned(_TPS[name], self.task, self.views[:6])
+    np.testing.assert_allclose(
+        shift, self.oracle[f"{name}/shift"], atol=1e-9)
 
   def _along(self, numbers):
     """States at the end of three streams, and outputs by image."""
