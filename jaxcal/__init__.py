@@ -71,6 +71,7 @@ _EXPORTS = {
         "Regularised", "Soc", "SocQuantile", "Tpt", "ZeroShot")},
     "Dmn": ("jaxcal.adapt.memory", "Dmn"),
     "DmnWeak": ("jaxcal.adapt.memory", "DmnWeak"),
+    "Dpe": ("jaxcal.adapt.prototypes", "Dpe"),
     "Mta": ("jaxcal.adapt.modes", "Mta"),
     "BoostAdapter": ("jaxcal.adapt.cache", "BoostAdapter"),
     "OnZeta": ("jaxcal.adapt.classifier", "OnZeta"),

@@ -290,6 +290,32 @@ class DmnConfig(DmnWeakConfig):
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class DpeConfig:
+  """Numbers of DPE."""
+
+  alpha: float | None = _field(None, "weight of the prototypes of images")
+  beta: float | None = _field(None, "sharpness of their kernel")
+  learning_rate: float | None = _field(
+      None, "step size of AdamW for both kinds of prototypes")
+  alignment: float | None = _field(None, "weight of InfoNCE")
+  temperature: float | None = _field(None, "temperature of InfoNCE")
+  sure_below: float | None = _field(
+      None, "entropy, in nats over log2 of the classes, below which an image "
+      "counts for the prototypes of texts")
+  capacity: int | None = _field(None, "images per class in the cache")
+  selection_fraction: float | None = _field(
+      None, "share of the views, those of lowest entropy, that count")
+  entropy_gradient: bool | None = _field(
+      None, "let the entropy move the texts, as the original does and the "
+      "benchmark does not")
+  predicted: str | None = _field(
+      None, "what is predicted: 'clean', or the mean of the 'confident' views, "
+      "as the benchmark does for ImageNet-A")
+  predict_first: bool | None = _field(
+      None, "predict an image before it enters the cache")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class OnZetaConfig:
   """Numbers of OnZeta."""
 
@@ -360,6 +386,7 @@ class MethodConfig:
   boostadapter: BoostAdapterConfig = _section(BoostAdapterConfig)
   dmn: DmnConfig = _section(DmnConfig)
   dmn_weak: DmnWeakConfig = _section(DmnWeakConfig)
+  dpe: DpeConfig = _section(DpeConfig)
   onzeta: OnZetaConfig = _section(OnZetaConfig)
   context: str = _path(
       "template", "context at which every image starts: 'template', the words "

@@ -3,6 +3,6 @@
 from jaxcal import lazy
 
 __all__ = ["base", "cache", "classifier", "contract", "memory", "methods",
-           "modes", "numbers", "prompt", "run", "shifts", "votes"]
+           "modes", "numbers", "prompt", "prototypes", "run", "shifts", "votes"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

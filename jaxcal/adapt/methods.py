@@ -10,6 +10,7 @@ from jaxcal.adapt import cache
 from jaxcal.adapt import classifier
 from jaxcal.adapt import memory
 from jaxcal.adapt import modes
+from jaxcal.adapt import prototypes
 from jaxcal.adapt import shifts
 from jaxcal.adapt import votes
 from jaxcal.adapt.prompt import methods as prompt
@@ -32,6 +33,7 @@ METHODS: Mapping[str, type[base.Numbers]] = {
     "boostadapter": cache.BoostAdapter,
     "dmn": memory.Dmn,
     "dmn_weak": memory.DmnWeak,
+    "dpe": prototypes.Dpe,
     "onzeta": classifier.OnZeta,
 }
 

@@ -141,3 +141,67 @@ def tda(text, scale, stream, *, alpha=2.0, beta=5.0, negative_alpha=0.117,
     if not predict_first:
       predict(x, logits)
   return np.array(found), positive, [one.entries for one in negative]
+
+
+def dpe(text, scale, stream, *, alpha=6.0, beta=5.0, learning_rate=6e-4,
+        alignment=0.5, temperature=0.01, sure_below=0.1, capacity=3,
+        selection_fraction=0.1, entropy_gradient=False, predicted="clean",
+        predict_first=False):
+  """Logits of each image; the cache's lists, the mean texts and their number.
+
+  The gradient is that of central differences.
+  """
+  bits, mean, number = np.log2(len(text)), text.copy(), 0
+  lists, found = [[] for _ in text], []
+
+  def confident(x, texts):
+    logits = scale * x @ texts.T
+    kept = most_confident(logits, selection_fraction)
+    return x[kept].mean(0), logits[kept].mean(0)
+
+  for x in stream:
+    f, logits = confident(x, unit(mean))
+    entry = entropy(softmax(logits), 1e-5) / bits, f
+    after = [list(one) for one in lists]
+    label = logits.argmax()
+    after[label] = _lowest(after[label] + [entry], capacity)
+    seen = lists if predict_first else after
+    there = [c for c, entries in enumerate(seen) if entries]
+    centres = np.array([np.mean([one for _, one in seen[c]], axis=0)
+                        for c in there]).reshape(len(there), text.shape[1])
+
+    def moved(residuals):
+      r = residuals.reshape(-1, text.shape[1])
+      return unit(mean + r[:len(text)]), unit(centres + r[len(text):])
+
+    def with_images(given, images, of):
+      given = given.copy()
+      given[there] += alpha * np.exp(-beta * (1 - images @ of))
+      return given
+
+    def loss(residuals):
+      texts, images = moved(residuals)
+      given = scale * texts @ f if entropy_gradient else logits
+      value = entropy(softmax(with_images(given, images, f)))
+      if there:
+        pairs = softmax(images @ texts[there].T / temperature)
+        value -= alignment * np.mean(np.log(np.diagonal(pairs)))
+      return value
+
+    gradient = _central(loss, (len(text) + len(there)) * text.shape[1])
+    texts, images = moved(
+        -learning_rate * gradient / (np.abs(gradient) + 1e-3))
+    of = f if predicted == "confident" else x[0]
+    found.append(with_images(
+        confident(x, texts)[1] if predicted == "confident" else
+        scale * texts @ x[0], images, of))
+    if entropy(softmax(found[-1])) / bits < sure_below:
+      number += 1
+      mean = number / (number + 1) * mean + texts / (number + 1)
+    lists = after
+  return np.array(found), lists, mean, number
+
+
+def _central(function, size, step=1e-6):
+  sides = [(function(move), function(-move)) for move in step * np.eye(size)]
+  return np.array([(up - down) / (2 * step) for up, down in sides])

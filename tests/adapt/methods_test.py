@@ -14,7 +14,7 @@ from jaxcal.adapt import methods
 from jaxcal.adapt import run
 
 _K, _V, _D = 5, 10, 8
-_STREAMS = ("tda", "boostadapter", "dmn", "dmn_weak", "onzeta")
+_STREAMS = ("tda", "boostadapter", "dmn", "dmn_weak", "dpe", "onzeta")
 
 
 def _task():

@@ -10,6 +10,7 @@ from jaxcal.adapt import base
 from jaxcal.adapt import cache
 from jaxcal.adapt import classifier
 from jaxcal.adapt import memory
+from jaxcal.adapt import prototypes
 from jaxcal.adapt import run
 from tests.adapt import loops
 
@@ -41,9 +42,10 @@ class OnlineTest(parameterized.TestCase):
 
   def _streamed(self, numbers):
     """Outputs in the order of the stream, of one order."""
-    outputs = _stream(numbers.method(), self.task, jnp.asarray(self.views),
-                      jnp.asarray(self.order)[None])
-    return jax.tree.map(lambda x: np.asarray(x)[0, self.order], outputs)
+    outputs = _stream(
+        numbers.method(), self.task, jnp.asarray(self.views[self.order]),
+        jnp.arange(len(self.order))[None])
+    return jax.tree.map(lambda x: np.asarray(x)[0], outputs)
 
   @parameterized.parameters(
       {}, dict(beta=1.0, balance=0.0), dict(beta=0.0, balance=0.5),
@@ -96,6 +98,21 @@ class OnlineTest(parameterized.TestCase):
     self.assertGreater(
         self._filled(negative, given.get("negative_capacity", 2)), 0)
     np.testing.assert_allclose(outputs.scores, expected, atol=1e-12)
+
+  @parameterized.parameters(
+      {}, dict(predict_first=True),
+      dict(entropy_gradient=True, predict_first=True, capacity=1),
+      dict(predicted="confident", alignment=0.0, predict_first=True))
+  def test_dpe(self, **changed):
+    given = {"selection_fraction": 0.3, "alpha": 2.0, "learning_rate": 0.01,
+             **changed}
+    self.order = self.order[:25]
+    outputs = self._streamed(prototypes.Dpe(**given))
+    expected, lists, _, number = loops.dpe(
+        self.text, _SCALE, self.views[self.order], **given)
+    self.assertGreater(self._filled(lists, given.get("capacity", 3)), 0)
+    self.assertGreater(number, 3)
+    np.testing.assert_allclose(outputs.scores, expected, atol=1e-6)
 
   def _filled(self, lists, capacity):
     """How many classes are full, so that entries were replaced."""

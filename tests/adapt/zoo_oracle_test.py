@@ -12,6 +12,7 @@ from jaxcal.adapt import cache
 from jaxcal.adapt import classifier
 from jaxcal.adapt import memory
 from jaxcal.adapt import modes
+from jaxcal.adapt import prototypes
 from jaxcal.adapt import run
 from jaxcal.adapt import shifts
 from jaxcal.adapt import votes
@@ -33,6 +34,14 @@ _BOOST = {
         alpha=5.0, beta=5.0, extra_capacity=2, selection_fraction=0.25),
     "boostadapter_DTD": cache.BoostAdapter(
         alpha=2.0, beta=3.0, extra_capacity=0, selection_fraction=0.25)}
+_DPE = {
+    f"{prefix}_{name}": prototypes.Dpe(
+        selection_fraction=0.25, entropy_gradient=prefix != "dpe", **more)
+    for prefix in ("dpe", "dpe_textgrad") for name, more in (
+        ("DTD", dict(alpha=6.0, beta=3.0, learning_rate=6e-4, alignment=0.2)),
+        ("A", dict(alpha=6.0, beta=5.0, learning_rate=3e-4, alignment=2.5,
+                   predicted="confident")),
+        ("R", dict(alpha=3.0, beta=8.0, learning_rate=6e-4, alignment=0.0)))}
 _DMN = {f"{name}_len{capacity}": kind(capacity=capacity, **more)
         for name, kind, more in (
             ("dmn", memory.Dmn, {"selection_fraction": 0.25}),
@@ -137,6 +146,23 @@ class ZooOracleTest(parameterized.TestCase):
       self._assert_equal(
           np.where(filled, states.memory.entropy, 0),
           name, "state_entropy")
+
+  @parameterized.parameters(*_DPE)
+  def test_dpe(self, name):
+    states, outputs = self._along(_DPE[name])
+    self._assert_equal(outputs.scores, name, "logits")
+    self._assert_equal(states.text, name, "state_text")
+    np.testing.assert_array_equal(
+        states.averaged, self._stored(name, "state_num_avg"))
+    if "textgrad" not in name:
+      features, entropy = map(np.asarray, states.cache)
+      order = np.argsort(entropy, axis=-1)
+      self._assert_equal(
+          np.take_along_axis(entropy, order, -1), name, "state_pos_ent")
+      self._assert_equal(np.take_along_axis(features, order[..., None], -2),
+                         name, "state_pos_feat")
+      np.testing.assert_array_equal(
+          np.isfinite(entropy).sum(-1), self._stored(name, "state_pos_count"))
 
   @parameterized.parameters(*_TDA, *_BOOST)
   def test_caches_in_three_orders(self, name):
