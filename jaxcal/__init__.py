@@ -72,6 +72,7 @@ _EXPORTS = {
     "Dmn": ("jaxcal.adapt.memory", "Dmn"),
     "DmnWeak": ("jaxcal.adapt.memory", "DmnWeak"),
     "Dpe": ("jaxcal.adapt.prototypes", "Dpe"),
+    "Ecalp": ("jaxcal.adapt.graph", "Ecalp"),
     "Mta": ("jaxcal.adapt.modes", "Mta"),
     "BoostAdapter": ("jaxcal.adapt.cache", "BoostAdapter"),
     "OnZeta": ("jaxcal.adapt.classifier", "OnZeta"),

@@ -330,6 +330,21 @@ class OnZetaConfig:
   dual_step: float | None = _field(None, "step size of the balance")
 
 
+@dataclasses.dataclass(kw_only=True, slots=True)
+class EcalpConfig:
+  """Numbers of ECALP."""
+
+  sharpness: float | None = _field(
+      None, "factor of the scores in the distribution")
+  image_neighbours: int | None = _field(
+      None, "edges from an image to images")
+  text_neighbours: int | None = _field(None, "edges from an image to texts")
+  power: int | None = _field(None, "power of a similarity in a weight, even")
+  num_rounds: int | None = _field(None, "rounds in which labels spread")
+  length: int | None = _field(
+      None, "images that there is room for; as many as there are if None")
+
+
 def _section(kind: type) -> Any:
   return dataclasses.field(default_factory=kind)
 
@@ -388,6 +403,7 @@ class MethodConfig:
   dmn_weak: DmnWeakConfig = _section(DmnWeakConfig)
   dpe: DpeConfig = _section(DpeConfig)
   onzeta: OnZetaConfig = _section(OnZetaConfig)
+  ecalp: EcalpConfig = _section(EcalpConfig)
   context: str = _path(
       "template", "context at which every image starts: 'template', the words "
       "before the "
@@ -933,7 +949,9 @@ def _numbers_rows(part, views):
           "effective_weight", "learning_rate", "weight_decay", "num_steps",
           "smoothing", "extra_capacity")
                             if hasattr(part, name))),
-      *_at_least(1, part, *(name for name in ("capacity", "negative_capacity")
+      *_at_least(1, part, *(name for name in (
+          "capacity", "negative_capacity", "image_neighbours",
+          "text_neighbours", "power", "num_rounds", "length")
                             if hasattr(part, name))),
       ("selection_fraction", fraction is None or 0 < fraction <= 1,
        "in (0, 1]"),

@@ -69,7 +69,7 @@ class FaceTest(parameterized.TestCase):
       ("Predictons", "did you mean predictions or Predictions"),
       ("conventions", "did you mean Conventions?"),
       ("metric", "did you mean metrics?"),
-      ("xyz", "it has: ATpt, ATptInverted, CTpt, "))
+      ("xyz", "it has: ATpt, ATptInverted, Boost"))
   def test_an_unknown_name_says_what_is_near(self, name, message):
     with self.assertRaises(AttributeError) as caught:
       getattr(jaxcal, name)

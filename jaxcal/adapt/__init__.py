@@ -2,7 +2,7 @@
 
 from jaxcal import lazy
 
-__all__ = ["base", "cache", "classifier", "contract", "memory", "methods",
-           "modes", "numbers", "prompt", "prototypes", "run", "shifts", "votes"]
+__all__ = ["base", "cache", "classifier", "contract", "graph", "memory",
+           "methods", "modes", "numbers", "prompt", "prototypes", "run", "shifts", "votes"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

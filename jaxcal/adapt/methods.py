@@ -8,6 +8,7 @@ from jaxcal import spelling
 from jaxcal.adapt import base
 from jaxcal.adapt import cache
 from jaxcal.adapt import classifier
+from jaxcal.adapt import graph
 from jaxcal.adapt import memory
 from jaxcal.adapt import modes
 from jaxcal.adapt import prototypes
@@ -35,6 +36,7 @@ METHODS: Mapping[str, type[base.Numbers]] = {
     "dmn_weak": memory.DmnWeak,
     "dpe": prototypes.Dpe,
     "onzeta": classifier.OnZeta,
+    "ecalp": graph.Ecalp,
 }
 
 # Those that tune a prompt by the entropy and a regulariser together.

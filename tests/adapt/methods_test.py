@@ -14,7 +14,8 @@ from jaxcal.adapt import methods
 from jaxcal.adapt import run
 
 _K, _V, _D = 5, 10, 8
-_STREAMS = ("tda", "boostadapter", "dmn", "dmn_weak", "dpe", "onzeta")
+_STREAMS = ("tda", "boostadapter", "dmn", "dmn_weak", "dpe", "onzeta",
+            "ecalp")
 
 
 def _task():

@@ -10,6 +10,7 @@ import numpy as np
 from jaxcal.adapt import base
 from jaxcal.adapt import cache
 from jaxcal.adapt import classifier
+from jaxcal.adapt import graph
 from jaxcal.adapt import memory
 from jaxcal.adapt import modes
 from jaxcal.adapt import prototypes
@@ -163,6 +164,10 @@ class ZooOracleTest(parameterized.TestCase):
                          name, "state_pos_feat")
       np.testing.assert_array_equal(
           np.isfinite(entropy).sum(-1), self._stored(name, "state_pos_count"))
+
+  def test_ecalp(self):
+    _, outputs = self._along(graph.Ecalp())
+    self._assert_equal(outputs.scores, "ecalp_clean", "scores", atol=1e-12)
 
   @parameterized.parameters(*_TDA, *_BOOST)
   def test_caches_in_three_orders(self, name):
