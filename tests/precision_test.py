@@ -325,7 +325,7 @@ class _World:
     tuning = {name: method for name, method in named.items()
               if isinstance(method, prompt_methods.PromptMethod)}
     alone = {name: method.method() for name, method in named.items()
-             if name in ("mta", "zero")}
+             if name in ("mta", "zero", "tps")}
     pooled = Pooled(_shape(2, self.model.config.pooled_sizes[0]))
     evidence = ("image_features", "zero_shot_logits")
     for head in (None, self.head()):
@@ -366,13 +366,16 @@ class _World:
       if isinstance(method, prompt_methods.PromptMethod):
         continue
       method = method.method()
+      # Some memories have the size of the stream.
       states = jax.eval_shape(
-          lambda task, m=method: runners.begin(m, task, 2), self.encoded)
+          lambda task, m=method: runners.begin(
+              m, task._replace(num_images=6), 2), self.encoded)
       yield f"stream of {name}", (
           runners.advance, method, self.encoded, states,
           _shape(6, _VIEWS, self.d), _shape(2, 4, dtype=jnp.int32))
       yield f"one image of {name}", (
-          lambda task, views, m=method: m.step(task, m.init(task), views),
+          lambda task, views, m=method: m.step(
+              task, m.init(task._replace(num_images=1)), views),
           self.encoded, _shape(_VIEWS, self.d))
     yield "logits", (base.logits, self.encoded, _shape(self.d))
 

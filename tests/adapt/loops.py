@@ -205,3 +205,37 @@ def dpe(text, scale, stream, *, alpha=6.0, beta=5.0, learning_rate=6e-4,
 def _central(function, size, step=1e-6):
   sides = [(function(move), function(-move)) for move in step * np.eye(size)]
   return np.array([(up - down) / (2 * step) for up, down in sides])
+
+
+def ecalp(text, stream, *, image_neighbours=8, text_neighbours=3, power=10,
+          num_rounds=3):
+  """Scores of each image, from matrices of all nodes that are made anew."""
+  k, omega, found = len(text), unit(text.var(axis=0, ddof=1)), []
+  start = []  # of (class, score) of each image so far
+  images = [views[0] for views in stream]
+  for number in range(1, len(images) + 1):
+    nodes = images[:number] + [images[number - 1]]
+    size = k + len(nodes)
+    directed = np.zeros((size, size))
+    for i, x in enumerate(nodes):
+      alike = [
+          (unit(omega * nodes[min(i, j)]) @ nodes[max(i, j)], min(j, number - 1))
+          for j in range(len(nodes))]
+      # The duplicate is as similar to all as the image itself: no rounding.
+      alike = [(alike[same][0], j) for j, (_, same) in enumerate(alike)]
+      for value, j in sorted(alike, reverse=True)[:image_neighbours]:
+        directed[k + i, k + j] = value ** power
+      cosines = text @ x
+      for c in np.argsort(-cosines)[:text_neighbours]:
+        directed[k + i, c] = cosines[c] ** power
+    both = directed + directed.T
+    root = 1 / (np.sqrt(both.sum(1)) + 1e-6)
+    scaled = root[:, None] * both * root
+    labels = np.zeros((len(nodes), k))
+    for row, (c, score) in zip(labels, start):
+      row[c] = score / 5
+    for _ in range(num_rounds):
+      labels = scaled[k:] @ np.concatenate([np.eye(k), labels])
+    found.append(labels[-1])
+    start = [(row.argmax(), row.max()) for row in labels[:-1]]
+  return np.array(found)

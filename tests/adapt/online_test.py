@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxcal
 from jaxcal.adapt import base
 from jaxcal.adapt import cache
 from jaxcal.adapt import classifier
+from jaxcal.adapt import graph
 from jaxcal.adapt import memory
+from jaxcal.adapt import methods
 from jaxcal.adapt import prototypes
 from jaxcal.adapt import run
 from tests.adapt import loops
@@ -28,6 +31,8 @@ def _toy(seed=0):
   return text, loops.unit(views)
 
 
+_STREAMS = [name for name in methods.METHODS if base.has_state(
+    methods.method(name).method(), base.Task(np.eye(3, dtype=np.float32), 1.0))]
 _stream = jax.jit(run.stream)
 
 
@@ -114,9 +119,153 @@ class OnlineTest(parameterized.TestCase):
     self.assertGreater(number, 3)
     np.testing.assert_allclose(outputs.scores, expected, atol=1e-6)
 
+  @parameterized.parameters(
+      {}, dict(image_neighbours=1, text_neighbours=1, num_rounds=1),
+      dict(image_neighbours=50, text_neighbours=50, power=2, num_rounds=5))
+  def test_ecalp(self, **changed):
+    outputs = self._streamed(graph.Ecalp(sharpness=20.0, **changed))
+    expected = loops.ecalp(self.text, self.views[self.order], **changed)
+    np.testing.assert_allclose(outputs.scores, expected, atol=1e-12)
+    np.testing.assert_allclose(
+        np.exp(outputs.log_probs), loops.softmax(20 * expected), atol=1e-10)
+
   def _filled(self, lists, capacity):
     """How many classes are full, so that entries were replaced."""
     return sum(len(one) == capacity for one in lists)
+
+
+class StreamTest(parameterized.TestCase):
+  """What every method with a state keeps to."""
+
+  def setUp(self):
+    super().setUp()
+    text, views = _toy()
+    self.text = jnp.asarray(text, jnp.float32)
+    self.views = jnp.asarray(views, jnp.float32)
+    self.task = base.Task(self.text, jnp.float32(_SCALE), num_images=_N)
+    rng = np.random.default_rng(5)
+    self.orders = np.array([rng.permutation(_N), rng.permutation(_N)])
+
+  def _chunks(self, name, size, **more):
+    return list(run.stream_in_chunks(
+        _numbers(name).method(), self.task, lambda rows: self.views[rows],
+        self.orders, chunk_size=size, **more))
+
+  @parameterized.parameters(*_STREAMS)
+  def test_where_it_is_cut_and_killed_does_not_matter(self, name):
+    whole, = self._chunks(name, _N)
+    for size in (13, 39):
+      chunks = self._chunks(name, size)
+      together = jax.tree.map(
+          lambda *x: np.concatenate(x, axis=1),
+          *[chunk.outputs for chunk in chunks])
+      jax.tree.map(np.testing.assert_array_equal, together, whole.outputs)
+      at = chunks[0]
+      resumed = self._chunks(name, size, states=at.states, start=at.stop)
+      jax.tree.map(np.testing.assert_array_equal, resumed, chunks[1:])
+
+  @parameterized.parameters(*_STREAMS)
+  def test_company_in_the_batch_does_not_matter(self, name):
+    self.enterContext(jax.enable_x64(True))
+    method = _numbers(name).method()
+    task, views = jax.tree.map(
+        lambda x: jnp.asarray(x, float), (self.task, self.views))
+    both = _stream(method, task, views, self.orders)
+    for i, order in enumerate(self.orders):
+      alone = _stream(method, task, views, order[None])
+      np.testing.assert_allclose(
+          both.log_probs[i], alone.log_probs[0], atol=1e-9)
+
+  @parameterized.parameters(*_STREAMS)
+  def test_nothing_comes_out_of_empty_places(self, name):
+    method = _numbers(name).method()
+    states = run.begin(method, self.task, 2)
+    planted = _planted(states)
+    self.assertEqual(
+        name == "onzeta", jax.tree.all(jax.tree.map(
+            lambda *both: np.array_equal(*both), states, planted)))
+    outputs = [run.advance(method, self.task, one, self.views, self.orders)[1]
+               for one in (states, planted)]
+    jax.tree.map(np.testing.assert_array_equal, *outputs)
+    self.assertTrue(np.isfinite(outputs[0].log_probs).all())
+
+  @parameterized.parameters(*_STREAMS)
+  def test_the_same_image_again_and_again(self, name):
+    outputs = _stream(
+        _numbers(name).method(), self.task, jnp.tile(self.text[:1], (9, _V, 1)),
+        np.arange(9)[None])
+    self.assertTrue(np.isfinite(outputs.log_probs).all())
+    if name != "onzeta":  # whose classes are to come equally often
+      np.testing.assert_array_equal(outputs.scores.argmax(-1), 0)
+
+
+def _numbers(name):
+  share = ({"selection_fraction": 0.3}
+           if "selection_fraction" in methods.numbers_of(name) else {})
+  return methods.method(name, **share)
+
+
+def _planted(states):
+  """The states before the first image with something in every empty place."""
+  def plant(path, leaf):
+    if path[-1].name in ("features", "weighted", "value"):
+      return jnp.full_like(leaf, 7.0)
+    return jnp.full_like(leaf, True) if path[-1].name == "against" else leaf
+
+  return jax.tree_util.tree_map_with_path(plant, states)
+
+
+class LengthTest(parameterized.TestCase):
+  """ECALP has room for a stream whose length is known beforehand."""
+
+  def setUp(self):
+    super().setUp()
+    self.text, self.views = _toy()
+
+  def _task(self, num_images):
+    return base.Task(jnp.asarray(self.text, jnp.float32), jnp.float32(_SCALE),
+                     num_images=num_images)
+
+  def test_it_is_that_of_the_stream(self):
+    found = jaxcal.predict(
+        {"ecalp": jaxcal.Ecalp(), "roomy": jaxcal.Ecalp(length=_N + 9)},
+        jaxcal.Task(self.text, _SCALE), self.views.astype(np.float32))
+    np.testing.assert_allclose(
+        found["ecalp"].logits, found["roomy"].logits, rtol=1e-3, atol=0.05)
+    expected = loops.ecalp(self.text, self.views)
+    np.testing.assert_allclose(
+        found["ecalp"].evidence["scores"], expected, atol=1e-5)
+
+  def test_a_longer_stream_is_refused_at_once(self):
+    with self.assertRaisesRegex(
+        ValueError, f"^ecalp: there is room for length=39 images, but the "
+        f"stream has {_N}; give a length of at least that"):
+      jaxcal.predict({"ecalp": jaxcal.Ecalp(length=39)},
+                     jaxcal.Task(self.text, _SCALE), self.views)
+
+  def test_an_unknown_length_is_refused(self):
+    begin = jax.jit(lambda task: run.begin(jaxcal.Ecalp().method(), task, 1))
+    with self.assertRaisesRegex(ValueError, r"give Ecalp\(length=...\)"):
+      begin(self._task(_N))
+    states = jax.jit(lambda task: run.begin(
+        jaxcal.Ecalp(length=3).method(), task, 1))(self._task(_N))
+    self.assertEqual(states.weighted.shape, (1, 3, _D))
+
+  def test_images_beyond_it_are_not_predicted(self):
+    method, task = jaxcal.Ecalp(length=3).method(), self._task(0)
+    _, outputs = run.advance(
+        method, task, run.begin(method, task, 1),
+        jnp.asarray(self.views, jnp.float32), np.arange(5)[None])
+    np.testing.assert_array_equal(
+        np.isnan(outputs.scores).all(-1), [[False] * 3 + [True] * 2])
+
+  @parameterized.parameters(
+      ({"length": 0}, "length must be an integer of at least 1, got 0"),
+      ({"power": 3}, "power must be even, got 3"),
+      ({"num_rounds": 0}, "num_rounds must be an integer of at least 1"))
+  def test_numbers_out_of_range(self, changed, message):
+    with self.assertRaisesRegex(ValueError, message):
+      jaxcal.Ecalp(**changed).method()
 
 
 class OnZetaTest(absltest.TestCase):

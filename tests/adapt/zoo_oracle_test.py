@@ -168,6 +168,8 @@ class ZooOracleTest(parameterized.TestCase):
   def test_ecalp(self):
     _, outputs = self._along(graph.Ecalp())
     self._assert_equal(outputs.scores, "ecalp_clean", "scores", atol=1e-12)
+    self._assert_equal(
+        np.exp(outputs.log_probs), "ecalp_clean", "probs", atol=1e-7)
 
   @parameterized.parameters(*_TDA, *_BOOST)
   def test_caches_in_three_orders(self, name):
