@@ -219,8 +219,8 @@ def ecalp(text, stream, *, image_neighbours=8, text_neighbours=3, power=10,
     directed = np.zeros((size, size))
     for i, x in enumerate(nodes):
       alike = [
-          (unit(omega * nodes[min(i, j)]) @ nodes[max(i, j)], min(j, number - 1))
-          for j in range(len(nodes))]
+          (unit(omega * nodes[min(i, j)]) @ nodes[max(i, j)],
+           min(j, number - 1)) for j in range(len(nodes))]
       # The duplicate is as similar to all as the image itself: no rounding.
       alike = [(alike[same][0], j) for j, (_, same) in enumerate(alike)]
       for value, j in sorted(alike, reverse=True)[:image_neighbours]:
