@@ -8,6 +8,7 @@ same numbers on all sets.
   jaxcal.Tda(**per_set.numbers("tda", "eurosat"))
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxcal import spelling
@@ -20,7 +21,7 @@ _SETS = (
 _CACHE = {
     "alpha": (5, 2, 4, 1, 1, 1, 3, 2, 2, 2, 2, 1, 2.363, 1, 2),
     "beta": (5, 3, 8, 1, 5, 7, 8, 7, 3, 2, 5, 8, 7.45, 8, 5)}
-_COLUMNS = {
+_COLUMNS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "tda": _CACHE,
     "boostadapter": {
         **_CACHE,
