@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from jaxcal import precision
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
+from jaxcal.adapt import places
 from jaxcal.losses import entropy as entropies
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
@@ -224,10 +225,10 @@ def insert(
   place = jnp.argmax(cache.entropy[label])
   lower = always | (entropy < cache.entropy[label, place])
   admitted = allowed & lower
-  keep = lambda new, old: old.at[label, place].set(
-      jnp.where(admitted, new, old[label, place]))
-  return Inserted(Cache(keep(features, cache.features),
-                        keep(entropy, cache.entropy)), admitted, place)
+  write = lambda old, new: places.write(
+      old, (label, place), new, where=admitted)
+  return Inserted(Cache(*map(write, cache, (features, entropy))), admitted,
+                  place)
 
 
 @precision.highest
@@ -290,15 +291,15 @@ def _enter_by_entropy(state, label, entry, allowed):
   features, entropy, against = entry
   negative, entered, place = insert(
       state.negative, label, features, entropy, allowed=allowed)
-  return negative, state.against.at[label, place].set(
-      jnp.where(entered, against, state.against[label, place]))
+  return negative, places.write(
+      state.against, (label, place), against, where=entered)
 
 
 def _enter_as_newest(state, label, entry, allowed):
   """Likewise; the oldest entry of the class makes room, the newest is last."""
   def shift(old, new):
     shifted = jnp.concatenate([old[label, 1:], new[None]])
-    return old.at[label].set(jnp.where(allowed, shifted, old[label]))
+    return places.write(old, (label,), shifted, where=allowed)
 
   *negative, against = map(shift, (*state.negative, state.against), entry)
   return Cache(*negative), against

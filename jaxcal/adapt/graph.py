@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 from jaxcal import precision
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
+from jaxcal.adapt import places
 from jaxcal.clip import towers
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -176,17 +177,16 @@ def _entered(numbers, task, state, features):
   is left as it was.
   """
   number, rows = state.seen, jnp.arange(len(state.label))
+  write = lambda old, new: places.write(old, (number,), new)
   variance = jnp.var(task.text_features, axis=0, ddof=1)
-  weighted = state.weighted.at[number].set(
-      towers.normalise(towers.normalise(variance) * features))
+  weighted = write(state.weighted, towers.normalise(
+      towers.normalise(variance) * features))
   similarity = jnp.where(rows <= number, weighted @ features, -jnp.inf)
   images = jax.tree.map(
-      lambda lists, own: lists.at[number].set(own),
-      _with(state.images, similarity, number),
+      write, _with(state.images, similarity, number),
       _most_similar(similarity, numbers.image_neighbours))
-  texts = jax.tree.map(
-      lambda lists, own: lists.at[number].set(own), state.texts,
-      _nearest_texts(task, features, state.texts.node.shape[1]))
+  texts = jax.tree.map(write, state.texts, _nearest_texts(
+      task, features, state.texts.node.shape[1]))
   started = rows < number
   return state._replace(
       weighted=weighted, images=images, texts=texts,

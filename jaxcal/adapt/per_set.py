@@ -55,8 +55,9 @@ def numbers(name: str, data: str) -> dict[str, Any]:
     if value not in known:
       raise ValueError(f"no numbers by test set for the {what} {value!r}; "
                        f"{spelling.choices(value, sorted(known))}")
-  found = {key: values[_SETS.index(data)]
-           for key, values in _COLUMNS[name].items()}
+  found: dict[str, Any] = {
+      key: values[_SETS.index(data)]
+      for key, values in _COLUMNS[name].items()}
   if (name, data) == ("dpe", "imagenet_a"):
     found["predicted"] = "confident"
   return found
