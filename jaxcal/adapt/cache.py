@@ -1,6 +1,7 @@
 """Caches of confident test images, which later images are compared with."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -276,7 +277,7 @@ def _remember(numbers, state, features, logits):
   """The caches after an image, and whether it is in the positive one."""
   probs, label = jax.nn.softmax(logits), jnp.argmax(logits)
   entropy = entropy_of(probs)
-  relative = entropy / jnp.log2(len(probs))
+  relative = entropy / math.log2(len(probs))
   unsure = ((numbers.entropy_above < relative) &
             (relative < numbers.entropy_below))
   positive, admitted, _ = insert(state.positive, label, features, entropy)

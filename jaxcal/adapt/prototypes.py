@@ -1,6 +1,7 @@
 """Prototypes of classes in text and in images, which evolve together."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -177,7 +178,7 @@ def _confident(numbers, task, text, views):
 
 def _over_bits(entropy, logits):
   """An entropy in nats over the largest one in bits, as released."""
-  return entropy / jnp.log2(len(logits))
+  return entropy / math.log2(len(logits))
 
 
 def _evolved(numbers, task, prototypes, features, logits):

@@ -201,6 +201,23 @@ class ZooOracleTest(parameterized.TestCase):
             np.asarray(states.against), order[..., None], -2)[filled],
         ((probs > 0.03) & (probs < 1))[filled])
 
+  @parameterized.product(name=(
+      "tda_eurosat", "boostadapter_DTD", "dmn_len4", "dpe_textgrad_DTD",
+      "onzeta_A", "ecalp_clean"))
+  def test_float32_is_close(self, name):
+    numbers = {"ecalp_clean": graph.Ecalp()} | (
+        _TDA | _BOOST | _DMN | _DPE | _ONZETA)
+    single = lambda x: jnp.asarray(x, jnp.float32)
+    self.views = single(self.views)
+    self.task = self.task._replace(
+        text_features=single(self.task.text_features),
+        logit_scale=single(self.task.logit_scale))
+    _, outputs = self._along(numbers[name])
+    key = {"dmn_len4": "output", "onzeta_A": "probs",
+           "ecalp_clean": "scores"}.get(name, "logits")
+    self.assertEqual(outputs.scores.dtype, np.float32)
+    self._assert_equal(outputs.scores, name, key, atol=2e-3)
+
   def test_two_settings_of_a_method_are_one_program(self):
     stream = jax.jit(chex.assert_max_traces(run.stream, n=1))
     for numbers in _TDA.values():
