@@ -375,7 +375,8 @@ class MethodConfig:
       None, "quantile of the similarities at which soc_quantile has its "
       "margin; 0.2 if None")
   learning_rate: float | None = _field(
-      None, "step size of AdamW; the method's own (0.005) if None")
+      None, "step size of AdamW; the method's own (0.005, or 0.0006 for dpe) "
+      "if None")
   weight_decay: float | None = _field(
       None, "decay of AdamW; the method's own (0.01 as in PyTorch) if None")
   num_steps: int | None = _field(

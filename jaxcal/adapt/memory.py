@@ -24,6 +24,12 @@ REPLACEMENTS = ("always", "lower_entropy")
 AVERAGES = ("logits", "probabilities")
 
 
+class State(NamedTuple):
+  """What DMN remembers of the stream."""
+
+  memory: caches.Cache
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DmnWeak:
@@ -74,8 +80,7 @@ class DmnWeak:
     numbers_lib.refuse_unknown(self, "replacement", REPLACEMENTS)
     return base.TestTimeMethod(Partial(_init, self), Partial(_step, self))
 
-  def trusted(
-      self, logits: Float[Array, "v k"]) -> Float[Array, "k"]:
+  def trusted(self, logits: Float[Array, "v k"]) -> Float[Array, "k"]:
     """Probabilities that say which class an image enters, and how surely."""
     return jax.nn.softmax(logits[0])
 
@@ -113,19 +118,12 @@ class Dmn(DmnWeak):
     numbers_lib.refuse_unknown(self, "average", AVERAGES)
     return super().method()
 
-  def trusted(
-      self, logits: Float[Array, "v k"]) -> Float[Array, "k"]:
+  def trusted(self, logits: Float[Array, "v k"]) -> Float[Array, "k"]:
     """See `DmnWeak.trusted`."""
     kept = logits[entropies.most_confident(logits, self.selection_fraction)]
     if self.average == "probabilities":
       return jnp.mean(jax.nn.softmax(kept), axis=0)
     return jax.nn.softmax(jnp.mean(kept, axis=0))
-
-
-class State(NamedTuple):
-  """What DMN remembers of the stream."""
-
-  memory: caches.Cache
 
 
 def _init(numbers: DmnWeak, task: base.Task) -> State:

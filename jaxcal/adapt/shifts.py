@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcal import precision
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.clip import towers
@@ -63,6 +64,7 @@ class Tps:
     return base.episodic(_step, self)
 
 
+@precision.highest
 def tuned(
     numbers: Tps, task: base.Task, views: Float[Array, "v d"]
 ) -> tuple[Float[Array, "k d"], Float[Array, ""]]:

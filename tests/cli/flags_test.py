@@ -492,6 +492,9 @@ def get_config():
        "no field.*soc_quantile.effective_weight"),
       ("--config.method.effective_weight=-1", "effective_weight is -1"),
       ("--config.method.soc.delta_quantile=2", r"expected in \[0, 1\]"),
+      ("--config.method.boostadapter.extra_capacity=-1",
+       "extra_capacity is -1, expected >= 0"),
+      ("--config.method.ecalp.length=0", "ecalp.length is 0, expected >= 1"),
       ("--config.method.c_tpt.num_steps=-1", "c_tpt.num_steps is -1, expected"),
       ("--config.method.c_tpt.selection_fraction=2", "expected in .0, 1.|0, 1"))
   def test_refused(self, flag, message):
