@@ -299,7 +299,7 @@ class DpeConfig:
       None, "step size of AdamW for both kinds of prototypes")
   alignment: float | None = _field(None, "weight of InfoNCE")
   temperature: float | None = _field(None, "temperature of InfoNCE")
-  sure_below: float | None = _field(
+  entropy_below: float | None = _field(
       None, "entropy, in nats over log2 of the classes, below which an image "
       "counts for the prototypes of texts")
   capacity: int | None = _field(None, "images per class in the cache")

@@ -278,13 +278,13 @@ def _remember(numbers, state, features, logits):
   probs, label = jax.nn.softmax(logits), jnp.argmax(logits)
   entropy = entropy_of(probs)
   relative = entropy / math.log2(len(probs))
-  unsure = ((numbers.entropy_above < relative) &
+  uncertain = ((numbers.entropy_above < relative) &
             (relative < numbers.entropy_below))
   positive, admitted, _ = insert(state.positive, label, features, entropy)
   entry = features, entropy, (probs > _LEAST_PROBABILITY) & (probs < 1)
   enter = (_enter_as_newest if numbers.negative_keeps == "newest" else
            _enter_by_entropy)
-  return State(positive, *enter(state, label, entry, unsure)), admitted
+  return State(positive, *enter(state, label, entry, uncertain)), admitted
 
 
 def _enter_by_entropy(state, label, entry, allowed):

@@ -75,8 +75,8 @@ class Ecalp:
             B = D^{-1/2} (W + W^T) D^{-1/2}
 
   Scores are those of the current image's second node. Their distribution is
-  softmax(sharpness * scores): the released factor is arbitrary and makes nearly
-  every prediction sure, so a calibration error of ECALP measures that factor.
+  softmax(sharpness * scores): the released factor is arbitrary and takes nearly
+  every confidence to 1, so a calibration error of ECALP measures that factor.
 
   Memory grows with the stream, time per image too. So the length of the stream
   must be known: `jaxcal.predict`, the command and the runners say it.

@@ -81,7 +81,7 @@ class DmnWeak:
     return base.TestTimeMethod(Partial(_init, self), Partial(_step, self))
 
   def trusted(self, logits: Float[Array, "v k"]) -> Float[Array, "k"]:
-    """Probabilities that say which class an image enters, and how surely."""
+    """Probabilities that say which class an image enters, and its entropy."""
     return jax.nn.softmax(logits[0])
 
 

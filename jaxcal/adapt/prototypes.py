@@ -70,7 +70,7 @@ class Dpe:
 
   .. math:: s T' x + \alpha e^{-\beta (1 - C' x)}
 
-  of the clean view x. Where they are sure enough, T' enters the running mean G.
+  of the clean view x. Where their entropy is low, T' enters the running mean G.
 
   The default numbers are those of ImageNet. The released ones differ by test
   set, on which they were tuned.
@@ -81,8 +81,8 @@ class Dpe:
     learning_rate: Step size of AdamW, for both residuals.
     alignment: Weight of InfoNCE (a).
     temperature: Temperature of InfoNCE.
-    sure_below: Entropy of the scores, in nats over log2 K (so that the largest
-      is 0.69), below which T' enters G.
+    entropy_below: Largest entropy of the scores with which T' enters G, in nats
+      over log2 K (so that the largest is 0.69).
     capacity: Images per class in the cache, at least one.
     selection_fraction: Share of the views, those of lowest entropy, that f and
       l are means of, in (0, 1]; rounded down.
@@ -107,7 +107,7 @@ class Dpe:
   learning_rate: Number = 6e-4
   alignment: Number = 0.5
   temperature: Number = 0.01
-  sure_below: Number = 0.1
+  entropy_below: Number = 0.1
   capacity: int = dataclasses.field(default=3, metadata={"static": True})
   selection_fraction: float = dataclasses.field(
       default=0.1, metadata={"static": True})
@@ -237,8 +237,8 @@ def _scores(numbers, task, prototypes, views, features):
 
 def _averaged(numbers, state, text, scores):
   """The running mean of texts after an image, and how many are in it."""
-  sure = _over_bits(
-      entropies.prediction_entropy(scores), scores) < numbers.sure_below
-  count = state.averaged + sure
-  weight = jnp.where(sure, 1 / (count + 1), 0).astype(text.dtype)
+  confident = _over_bits(
+      entropies.prediction_entropy(scores), scores) < numbers.entropy_below
+  count = state.averaged + confident
+  weight = jnp.where(confident, 1 / (count + 1), 0).astype(text.dtype)
   return (1 - weight) * state.text + weight * text, count

@@ -144,7 +144,7 @@ def tda(text, scale, stream, *, alpha=2.0, beta=5.0, negative_alpha=0.117,
 
 
 def dpe(text, scale, stream, *, alpha=6.0, beta=5.0, learning_rate=6e-4,
-        alignment=0.5, temperature=0.01, sure_below=0.1, capacity=3,
+        alignment=0.5, temperature=0.01, entropy_below=0.1, capacity=3,
         selection_fraction=0.1, entropy_gradient=False, predicted="clean",
         predict_first=False):
   """Logits of each image; the cache's lists, the mean texts and their number.
@@ -195,7 +195,7 @@ def dpe(text, scale, stream, *, alpha=6.0, beta=5.0, learning_rate=6e-4,
     found.append(with_images(
         confident(x, texts)[1] if predicted == "confident" else
         scale * texts @ x[0], images, of))
-    if entropy(softmax(found[-1])) / bits < sure_below:
+    if entropy(softmax(found[-1])) / bits < entropy_below:
       number += 1
       mean = number / (number + 1) * mean + texts / (number + 1)
     lists = after
