@@ -279,7 +279,7 @@ def _remember(numbers, state, features, logits):
   entropy = entropy_of(probs)
   relative = entropy / math.log2(len(probs))
   uncertain = ((numbers.entropy_above < relative) &
-            (relative < numbers.entropy_below))
+               (relative < numbers.entropy_below))
   positive, admitted, _ = insert(state.positive, label, features, entropy)
   entry = features, entropy, (probs > _LEAST_PROBABILITY) & (probs < 1)
   enter = (_enter_as_newest if numbers.negative_keeps == "newest" else
