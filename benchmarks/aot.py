@@ -153,8 +153,8 @@ def _row(name, chip, topology, folder, limit, before):
   if same and before["error"] is None and not path.exists():
     print(f"{name}: compiled before", flush=True)
     return before
-  print(f"{name}: compiling", flush=True)
   if not path.exists():
+    print(f"{name}: compiling", flush=True)
     error = processes.alone(
         _compile, name, chip, topology, path, limit=limit).error
     if error is not None:
