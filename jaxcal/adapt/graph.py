@@ -187,18 +187,17 @@ def _entered(numbers, task, state, features):
       _most_similar(similarity, numbers.image_neighbours))
   texts = jax.tree.map(write, state.texts, _nearest_texts(
       task, features, state.texts.node.shape[1]))
-  started = rows < number
   return state._replace(
       weighted=weighted, images=images, texts=texts,
-      value=jnp.where(started, state.value, 0)), similarity
+      value=jnp.where(rows < number, state.value, 0)), similarity
 
 
 def _most_similar(similarity, count):
   """The nodes of highest similarity, of equal ones the later."""
   missing = jnp.full(count, -jnp.inf, similarity.dtype)
-  values, places = jax.lax.top_k(
+  values, from_last = jax.lax.top_k(
       jnp.concatenate([similarity[::-1], missing]), count)
-  return Neighbours(values, jnp.maximum(0, len(similarity) - 1 - places))
+  return Neighbours(values, jnp.maximum(0, len(similarity) - 1 - from_last))
 
 
 def _nearest_texts(task, features, count):
@@ -213,13 +212,13 @@ def _with(lists, similarity, node):
     similarity: Similarity of the node to each image.
     node: Position of the node.
   """
-  places = jnp.arange(lists.node.shape[1])[None]
+  column = jnp.arange(lists.node.shape[1])[None]
   rank = jnp.sum(
       lists.similarity > similarity[:, None], axis=1, keepdims=True)
 
   def enter(old, new):
     moved = jnp.concatenate([old[:, :1], old[:, :-1]], axis=1)
-    return jnp.where(places < rank, old, jnp.where(places > rank, moved, new))
+    return jnp.where(column < rank, old, jnp.where(column > rank, moved, new))
 
   return Neighbours(enter(lists.similarity, similarity[:, None]),
                     enter(lists.node, jnp.asarray(node, jnp.int32)))
