@@ -40,7 +40,7 @@ class Report:
       size: Units of the part; as many as are reported if None.
     """
     self._drawn, self._before, self._size = drawn, before, size
-    self._doing = ""
+    self._told: set[str] = set()
 
   def __call__(self, done: float, total: int, loss: float = math.nan) -> None:
     """Moves the bar.
@@ -62,10 +62,9 @@ class Report:
 
   def at(self, what: str, done: float, total: int) -> None:
     """Moves the bar, and says behind it what is being done."""
-    drawn = self._drawn(total)
-    if what != self._doing:
-      self._doing = what
-      drawn.set_postfix_str(what)
+    # What is new comes at once, in a log file, too.
+    self._drawn(total).set_postfix_str(what, refresh=what not in self._told)
+    self._told.add(what)
     self(done, total)
 
 

@@ -8,6 +8,7 @@ with a state see the images one after the other, in one pass with the rest.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
+import itertools
 import pathlib
 import tempfile
 import time
@@ -329,6 +330,7 @@ def _compute(methods, task, source, prepared, folder, missing, order, mesh, *,
   told = None if on_step is None else lambda what, count: on_step(
       what, min(start + count * rows, total), total)
   read = source.batches(batches, mesh, batch_size, told)
+  compute = _told(compute, told)
   done, saved = start, time.monotonic()
   for asked, (batch, outputs) in zip(batches, _one_behind(read, compute)):
     outputs = sharding.gather_local(outputs)
@@ -346,6 +348,22 @@ def _compute(methods, task, source, prepared, folder, missing, order, mesh, *,
     done += len(asked)
     if on_batch is not None:
       on_batch(done, total)
+
+
+def _told(compute, on_step):
+  """The function, which says before each batch that it begins."""
+  if on_step is None:
+    return compute
+  numbers = itertools.count()
+
+  def telling(batch):
+    number = next(numbers)
+    # The image tower is through, or about to be: half of the batch.
+    on_step("predicting" if number else "compiling the predictions",
+            number + 0.5)
+    return compute(batch)
+
+  return telling
 
 
 def _prompt_family(methods, task):

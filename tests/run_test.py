@@ -397,9 +397,10 @@ class MemoryTest(_Runs, absltest.TestCase):
                  on_batch=lambda *one: batches.append(one))
     what, done, total = zip(*steps)
     self.assertEqual(what, (
-        "encoding the prompts", "compiling the image tower", "image tower",
-        "image tower"))
-    self.assertEqual(done, (0, 0, 4, 8))
+        "encoding the prompts", "compiling the image tower",
+        "compiling the predictions", "image tower", "predicting",
+        "image tower", "predicting"))
+    self.assertEqual(done, (0, 0, 2, 4, 6, 8, 10))
     self.assertEqual(set(total), {11})
     self.assertEqual(batches[-1], (11, 11))
 
