@@ -61,6 +61,25 @@ def _count_traces_anew():
   chex.clear_trace_counter()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+  """File names that are no UTF-8, in what a test has logged or is told of.
+
+  Between processes of a run they cannot be sent, and the whole run would end.
+  """
+  report = yield
+  report.sections = [tuple(map(_printable, one)) for one in report.sections]
+  if report.longrepr and not isinstance(report.longrepr, tuple):
+    text = str(report.longrepr)
+    if text != _printable(text):
+      report.longrepr = _printable(text)
+  return report
+
+
+def _printable(text):
+  return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def pytest_configure():
   flags.FLAGS.mark_as_parsed()
 
