@@ -137,6 +137,14 @@ class EncoderTest(parameterized.TestCase):
         quick.jit(lambda e, c: e.jacobian(c))(encode, context), expected,
         atol=1e-10)
 
+  def test_a_jacobian_has_no_copies_beside_it(self):
+    """But for the one that XLA makes of the place where it is written."""
+    encode = self._encoder(_bank(lengths=[1, 2, 3, 5] * 25), max_groups=3)
+    program = jax.jit(lambda e, c: e.jacobian(c)).lower(
+        encode, _random(_M, _CONFIG.text.width)).compile().memory_analysis()
+    self.assertLess(program.temp_size_in_bytes,
+                    1.2 * program.output_size_in_bytes)
+
   def test_offset(self, in_front=1):
     bank, params = _bank(in_front=in_front), _params(jnp.float64)
     encode = self._encoder(bank, max_groups=1, classes_per_chunk=2)

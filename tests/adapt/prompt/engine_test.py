@@ -360,10 +360,22 @@ class PrepareTest(parameterized.TestCase):
       engine.prepare(
           encode, prepared.context, 10.0, linearisation="jacobian")
 
+  def test_without_a_derivative(self):
+    encode, prepared, views = _setting()
+    other = engine.prepare(
+        encode, prepared.context, 10.0, linearisation="none")
+    self.assertEmpty(jax.tree.leaves(other.pull_back))
+    zero_shot = _objective("zero_shot")
+    jax.tree.map(np.testing.assert_array_equal,
+                 _adapt(zero_shot, encode, other, views),
+                 _adapt(zero_shot, encode, prepared, views))
+    with self.assertRaisesRegex(ValueError, "take no step.*a gradient"):
+      _adapt(_objective("tpt"), encode, other, views)
+
   def test_unknown_linearisation(self):
     encode, prepared, _ = _setting()
     with self.assertRaisesRegex(
-        ValueError, "'jvp'; choose from: jacobian, vjp"):
+        ValueError, "'jvp'; choose from: jacobian, none, vjp"):
       engine.prepare(encode, prepared.context, 10.0, linearisation="jvp")
 
   @parameterized.parameters(
