@@ -822,9 +822,8 @@ def validate(config: ExperimentConfig) -> None:
       ("stream.", config.stream,
        [_one_of(config.stream, "order", "shuffled", "given")]),
       *((f"{name}.", part, _seeds(part)) for name, part in (
-          ("views", config.views), ("stream", config.stream),
-          ("fpp", config.fpp), ("posterior", config.posterior),
-          ("metrics", config.metrics))),
+          ("stream", config.stream), ("fpp", config.fpp),
+          ("posterior", config.posterior), ("metrics", config.metrics))),
       ("fpp.", config.fpp, _fpp_rows(config.fpp)),
       ("posterior.", config.posterior, _posterior_rows(config.posterior)),
       ("temperature.", config.temperature,
@@ -926,6 +925,8 @@ def _data_rows(data):
 def _views_rows(views):
   return (
       *_at_least(1, views, "number"),
+      # Of the images' ids it makes keys, whatever its sign.
+      ("seed", abs(views.seed) < 2**32, "from 1 - 2**32 to 2**32 - 1"),
       ("min_area", 0 < views.min_area <= views.max_area,
        "in (0, --config.views.max_area]"),
       ("max_area", views.max_area <= 1, "<= 1"),

@@ -118,7 +118,7 @@ class ConfigTest(parameterized.TestCase):
         config.check(experiment)
 
   @parameterized.product(
-      part=("views", "stream", "fpp", "posterior", "metrics"),
+      part=("stream", "fpp", "posterior", "metrics"),
       value=(-1, 2**32, 10**30))
   def test_seeds_that_cannot_be_drawn_from(self, part, value):
     experiment = config.ExperimentConfig()
@@ -126,6 +126,17 @@ class ConfigTest(parameterized.TestCase):
     with self.assertRaisesRegex(
         ValueError, rf"^--config\.{part}\.seed is {value}, expected from 0 "):
       config.validate(experiment)
+
+  def test_seeds_of_views(self):
+    experiment = config.ExperimentConfig()
+    for seed in (-1, 2**32 - 1, 1 - 2**32):
+      experiment.views.seed = seed
+      config.validate(experiment)
+    for seed in (2**32, -2**32, 10**30):
+      experiment.views.seed = seed
+      with self.assertRaisesRegex(
+          ValueError, rf"^--config\.views\.seed is {seed}, expected from 1 - "):
+        config.validate(experiment)
 
   @parameterized.parameters(3, 0.5, True, object)
   def test_names_that_are_none(self, value):
