@@ -23,6 +23,7 @@ __all__ = [
     "folders",
     "image_set",
     "labelled_tars",
+    "large_images",
     "layouts",
     "load",
     "pairs",

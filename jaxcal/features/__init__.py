@@ -2,6 +2,6 @@
 
 from jaxcal import lazy
 
-__all__ = ["extract", "fill", "pooled", "sources", "store"]
+__all__ = ["encoding", "extract", "fill", "pooled", "sources", "store"]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)
