@@ -12,8 +12,11 @@ from jaxcal.cli import interrupt
 
 _START = """
 import hashlib
+import signal
 import sys
 import threading
+# It is ignored in what a shell has started in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import jax
 import jax.numpy as jnp
 from jaxcal import sharding
@@ -51,9 +54,12 @@ class InterruptTest(parameterized.TestCase):
         [sys.executable, "-c", program], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env={
             **os.environ, "JAX_PLATFORMS": "cpu"}) as process:
-      self.assertEqual(process.stdout.readline(), "begun\n")
-      process.send_signal(signal.SIGINT)
-      _, errors = process.communicate(timeout=120)
+      try:
+        self.assertEqual(process.stdout.readline(), "begun\n")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+      finally:
+        process.kill()
     self.assertEqual(process.returncode, interrupt.STATUS, errors)
     self.assertEqual(errors.count(interrupt.MESSAGE), 1, errors)
     self.assertEqual("cannot be stopped half way" in errors, forced)
