@@ -557,7 +557,10 @@ def _stored_values(store, name, positions, values):
 def _check_values(manifest):
   """Refuses numbers and names of a manifest that are out of range."""
   precision.check(manifest.image_dtype)
-  paths.check_name(manifest.data)
+  try:
+    paths.check_name(manifest.data)
+  except ValueError as error:
+    raise ValueError(f"as data set, {error}") from error
   if manifest.dtype not in DTYPES:
     raise ValueError(f"unknown dtype {manifest.dtype!r} of a store; choose "
                      f"from: {', '.join(DTYPES)}")
