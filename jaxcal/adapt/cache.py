@@ -119,10 +119,10 @@ class Tda:
     return base.TestTimeMethod(Partial(_init, self), Partial(_step, self))
 
   def support(
-      self, cache: Cache, views: Float[Array, "v d"],
-      logits: Float[Array, "v k"]) -> Float[Array, "k"]:
+      self, task: base.Task, cache: Cache, views: Float[Array, "v d"]
+  ) -> Float[Array, "k"]:
     """What the positive cache adds to the logits of the clean view."""
-    del logits
+    del task
     return jnp.sum(
         similarities(cache, views[0], self.alpha, self.beta), axis=1)
 
@@ -173,10 +173,12 @@ class BoostAdapter(Tda):
     numbers_lib.refuse_no_counts(self, "extra_capacity", least=0)
     return super().method()
 
+  @precision.highest
   def support(
-      self, cache: Cache, views: Float[Array, "v d"],
-      logits: Float[Array, "v k"]) -> Float[Array, "k"]:
+      self, task: base.Task, cache: Cache, views: Float[Array, "v d"]
+  ) -> Float[Array, "k"]:
     """See `Tda.support`."""
+    logits = base.logits(task, views)
     kept = entropies.most_confident(logits, self.selection_fraction)
     entropy = entropy_of(jax.nn.softmax(logits[kept]))
     kernel = self.alpha * jnp.exp(
@@ -260,12 +262,12 @@ def _init(numbers: Tda, task: base.Task) -> State:
 @precision.highest
 def _step(numbers: Tda, task: base.Task, state: State,
           views: Float[Array, "v d"]):
-  logits = base.logits(task, views)
-  after, admitted = _remember(numbers, state, views[0], logits[0])
+  logits = base.logits(task, views[0])  # of the others only who needs them
+  after, admitted = _remember(numbers, state, views[0], logits)
   seen = state if numbers.predict_first else after
   opposed = similarities(
       seen.negative, views[0], numbers.negative_alpha, numbers.negative_beta)
-  scores = (logits[0] + numbers.support(seen.positive, views, logits)
+  scores = (logits + numbers.support(task, seen.positive, views)
             - jnp.einsum("kc,kcm->m", opposed, seen.against))
   return after, base.from_logits(scores, {
       "admitted": admitted.astype(scores.dtype),

@@ -80,9 +80,10 @@ class DmnWeak:
     numbers_lib.refuse_unknown(self, "replacement", REPLACEMENTS)
     return base.TestTimeMethod(Partial(_init, self), Partial(_step, self))
 
-  def trusted(self, logits: Float[Array, "v k"]) -> Float[Array, "k"]:
+  def trusted(
+      self, task: base.Task, views: Float[Array, "v d"]) -> Float[Array, "k"]:
     """Probabilities that say which class an image enters, and its entropy."""
-    return jax.nn.softmax(logits[0])
+    return jax.nn.softmax(base.logits(task, views[0]))
 
 
 @jax.tree_util.register_dataclass
@@ -118,8 +119,10 @@ class Dmn(DmnWeak):
     numbers_lib.refuse_unknown(self, "average", AVERAGES)
     return super().method()
 
-  def trusted(self, logits: Float[Array, "v k"]) -> Float[Array, "k"]:
+  def trusted(
+      self, task: base.Task, views: Float[Array, "v d"]) -> Float[Array, "k"]:
     """See `DmnWeak.trusted`."""
+    logits = base.logits(task, views)
     kept = logits[entropies.most_confident(logits, self.selection_fraction)]
     if self.average == "probabilities":
       return jnp.mean(jax.nn.softmax(kept), axis=0)
@@ -134,8 +137,7 @@ def _init(numbers: DmnWeak, task: base.Task) -> State:
 @precision.highest
 def _step(numbers: DmnWeak, task: base.Task, state: State,
           views: Float[Array, "v d"]):
-  logits = base.logits(task, views)
-  trusted = numbers.trusted(logits)
+  trusted = numbers.trusted(task, views)
   after = caches.insert(
       state.memory, jnp.argmax(trusted), views[0], caches.entropy_of(trusted),
       always=numbers.replacement == "always").cache
@@ -144,7 +146,7 @@ def _step(numbers: DmnWeak, task: base.Task, state: State,
       views[0], numbers.beta)
   by_memory = task.logit_scale * classifier @ views[0]
   log_probs = jnp.logaddexp(
-      jax.nn.log_softmax(logits[0]),
+      jax.nn.log_softmax(base.logits(task, views[0])),
       jnp.log(numbers.alpha) + jax.nn.log_softmax(by_memory)
   ) - jnp.log1p(numbers.alpha)
   scores = (1 + numbers.alpha) * jnp.exp(log_probs)
