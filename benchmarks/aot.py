@@ -46,7 +46,7 @@ class Chip(NamedTuple):
     bytes_per_s: Bandwidth of its memory (HBM).
     memory: Bytes of its memory that programs can have. Those are libtpu's,
       in its errors on programs that need more.
-    source: Where the other numbers are from.
+    source: Address of the data sheet with the other numbers.
   """
 
   topology: str
@@ -223,8 +223,8 @@ def measured(row, compiled, chip, exchanges):
   """What follows from a compiled program, of one device.
 
   Args:
-    row: What `described` says of it.
-    compiled: What the compiler made and said.
+    row: Result of `described`.
+    compiled: Content of the file that `_compile` writes.
     chip: The chip.
     exchanges: Kinds of collectives that it may have.
   """

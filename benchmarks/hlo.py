@@ -46,7 +46,7 @@ class Operation(NamedTuple):
     shape: Shape of the result, with its layout.
     kind: Name of the operation.
     operands: Names of the operands, or the number of a parameter.
-    rest: What follows the operands.
+    rest: Text behind the operands.
     is_root: Whether it is the result of its computation.
   """
 

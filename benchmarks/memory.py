@@ -38,7 +38,7 @@ class _Case(NamedTuple):
   """A run.
 
   Attributes:
-    name: What it shows.
+    name: Name in the table.
     memory_gb: Budget; the default of a CPU if None, which is 4.
     num_classes: Number of classes.
     num_views: Views of an image.

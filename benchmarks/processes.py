@@ -13,8 +13,8 @@ class Outcome(NamedTuple):
   """What became of a call.
 
   Attributes:
-    result: What the function returned, as JSON has it; None after an error.
-    error: What went wrong in words; None where nothing did.
+    result: Result of the function, as JSON has it; None after an error.
+    error: Words on what went wrong; None where nothing did.
     seconds: Seconds that it took, the start of the process included.
   """
 

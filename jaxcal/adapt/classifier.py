@@ -121,7 +121,7 @@ def _proxies_after(numbers, proxies, features, time, surplus):
     proxies: The proxies before.
     features: Features of the image.
     time: Number of images, this one included.
-    surplus: What the proxies say too much of each class.
+    surplus: Probabilities of the proxies less those of the texts.
   """
   rate = numbers.proxy_step / (jnp.sqrt(time) * numbers.proxy_temperature)
   return towers.normalise(proxies - rate * jnp.outer(surplus, features))

@@ -1,6 +1,6 @@
 """Images are decoded on a few threads and become batches of canvases.
 
-Images of a batch lie on canvases of one shape, of which there are few, and
+Images of a batch lie on canvases of one shape, one of a few shapes, and
 every batch has the same number of entries; so compiled functions see few
 shapes. Views are made from the canvases on the device, see `views`. An image
 that would make the canvases of its batch too large lies apart.
