@@ -82,8 +82,8 @@ def abstract_mesh(num_devices: int) -> AbstractMesh:
 
 
 def budget(memory_bytes: float) -> int:
-  """What a run takes of an empty device if nobody says, see `memory.budget`."""
-  return int(memory._SHARE_OF_FREE * memory_bytes)
+  """What a run takes of a device if nobody says, see `memory.budget`."""
+  return int(memory.SHARE_OF_DEVICE * memory_bytes)
 
 
 def _shape(*size, dtype=jnp.float32):
@@ -110,7 +110,7 @@ def _image_tower(name, precision, mesh, max_bytes):
             if key in towers.IMAGE_PARAMS}
   # As `encoding.image_encoder` shares them out; it counts otherwise on a CPU.
   with mock.patch.object(jax, "default_backend", return_value="tpu"):
-    of_view = encoding._bytes_per_view(model, params)
+    of_view = encoding.bytes_per_view(model)
   planned = memory.shares(max_bytes).image_tower
   views_of_device = _BATCH * _NUM_VIEWS
   at_once = math.ceil(

@@ -593,7 +593,7 @@ class ExperimentConfig:
   num_threads: int = _field(4, "number of threads that read images")
   memory_gb: float | None = _field(
       None, "bound for what a run holds on each device; if none, three "
-      "quarters of its free memory, and 4 on a CPU")
+      "quarters of its memory, and 4 on a CPU")
   evidence: tuple[str, ...] = _field(
       (), "arrays that predictions carry for recalibrators, separated by "
       "commas: "

@@ -75,7 +75,7 @@ def source(
   store = load.open_store(config.data.store, images.name)
   stores.check_holds(store, model, recipe=of_views, seed=seed)
   return sources.from_store(store, image_set=images, config=model.config,
-                            max_bytes=budget(config))
+                            max_bytes=min(budget(config), memory.ON_HOST))
 
 
 def task(

@@ -14,9 +14,9 @@ import numpy as np
 
 GIGABYTE = 2**30
 # Where the host's memory is the device's, what may be taken if nobody says.
-_ON_HOST = 4 * GIGABYTE
-# Of what an accelerator has free; the rest is the allocator's.
-_SHARE_OF_FREE = 0.75
+ON_HOST = 4 * GIGABYTE
+# Of what programs can have on an accelerator.
+SHARE_OF_DEVICE = 0.75
 
 
 class Shares(NamedTuple):
@@ -37,13 +37,16 @@ def budget(gigabytes: float | None = None) -> int:
   """Bytes that a run may take on each device.
 
   Args:
-    gigabytes: What was asked for; three quarters of what the fullest device of
-      this process has free if None, and 4 where devices do not tell (a CPU).
+    gigabytes: Budget that was asked for; three quarters of what programs can
+      have on the smallest device of this process if None, and 4 where devices
+      do not tell (a CPU).
   """
-  free = [_free(device) for device in jax.local_devices()]
-  known = [size for size in free if size is not None]
+  # Not what is free at the moment: a run that goes on must choose as before.
+  limits = [(device.memory_stats() or {}).get("bytes_limit")
+            for device in jax.local_devices()]
+  known = [limit for limit in limits if limit is not None]
   if gigabytes is None:
-    return int(_SHARE_OF_FREE * min(known)) if known else _ON_HOST
+    return int(SHARE_OF_DEVICE * min(known)) if known else ON_HOST
   return min([int(gigabytes * GIGABYTE), *known])
 
 
@@ -68,13 +71,6 @@ def live_bytes(function: Callable[..., Any], *args: Any) -> int:
   return _peak(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _free(device):
-  stats = device.memory_stats()
-  if not stats or "bytes_limit" not in stats:
-    return None
-  return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-
-
 def _peak(jaxpr):
   """Peak over the equations of a jaxpr, each result dropped after its use."""
   last: dict[Any, int] = {}
@@ -85,7 +81,7 @@ def _peak(jaxpr):
   peak = 0
   for number, equation in enumerate(jaxpr.eqns):
     results = {x: _bytes(x.aval) for x in equation.outvars}
-    inner = max([_peak(inner) for inner in _inner(equation)], default=0)
+    inner = max(map(_peak, core.jaxprs_in_params(equation.params)), default=0)
     held = sum(alive.values())
     peak = max(peak, held + max(inner, sum(results.values())))
     if _is_loop(equation):  # what a step holds, beside what steps leave
@@ -95,16 +91,6 @@ def _peak(jaxpr):
       if last[x] == number:
         alive.pop(x, None)
   return peak
-
-
-def _inner(equation):
-  for value in jax.tree.leaves(
-      list(equation.params.values()),
-      is_leaf=lambda x: isinstance(x, (core.Jaxpr, core.ClosedJaxpr))):
-    if isinstance(value, core.ClosedJaxpr):
-      yield value.jaxpr
-    elif isinstance(value, core.Jaxpr):
-      yield value
 
 
 def _is_loop(equation):

@@ -73,9 +73,9 @@ class BudgetTest(absltest.TestCase):
       self.assertEqual(self._budget(None, [stats]), 4 * 2**30)
       self.assertEqual(self._budget(1.5, [stats]), 1.5 * 2**30)
 
-  def test_the_fullest_device_counts(self):
+  def test_the_smallest_device_counts_however_full(self):
     stats = [{"bytes_limit": 16 * 2**30, "bytes_in_use": 2**30},
-             {"bytes_limit": 16 * 2**30, "bytes_in_use": 4 * 2**30}]
+             {"bytes_limit": 12 * 2**30, "bytes_in_use": 4 * 2**30}]
     self.assertEqual(self._budget(None, stats), 9 * 2**30)
     self.assertEqual(self._budget(3, stats), 3 * 2**30)
     self.assertEqual(self._budget(100, stats), 12 * 2**30)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from jaxcal.data import augmix
 from jaxcal.data import views
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -23,11 +22,6 @@ from jaxcal.typing import UInt32
 
 # Pixels of the largest image that is put on a canvas.
 MOST_PIXELS = 2**24
-
-_FILTERS = {"nearest": Image.Resampling.NEAREST,
-            "bilinear": Image.Resampling.BILINEAR,
-            "bicubic": Image.Resampling.BICUBIC,
-            "lanczos": Image.Resampling.LANCZOS}
 
 
 def is_large(image: UInt8[np.ndarray, "h w 3"]) -> bool:
@@ -77,10 +71,7 @@ def finish(
   if recipe.num_views == 1:
     return clean
 
-  def one(view, draw):
-    view = jnp.where(draw.mirrored, views.flip(view), view)
-    return augmix.mix(draw.mix_key, view) if recipe.augmix else view
-
+  one = lambda view, draw: views.finish(view, draw, recipe)
   return jnp.concatenate([clean, jax.vmap(one)(
       cuts[1:], views.draw(key, size, recipe))])
 
@@ -92,11 +83,8 @@ def _draws(key, size, recipe):
 
 def _clean(picture, recipe):
   """As `views.clean_view`: resized; its centre, padded with black."""
-  sides = np.array([picture.height, picture.width])
-  if isinstance(recipe.resize, tuple):
-    target = np.array(recipe.resize)
-  else:
-    target = recipe.resize * sides // sides.min()
+  target = views.resized(
+      np.array([picture.height, picture.width]), recipe.resize)
   height, width = target.tolist()
   resized = np.asarray(_resized(picture, height, width, recipe.resample))
   result = np.zeros((recipe.size, recipe.size, 3), np.uint8)
@@ -109,6 +97,6 @@ def _clean(picture, recipe):
 
 def _resized(picture, height, width, resample):
   """Both passes, the horizontal one first whatever Pillow prefers."""
-  chosen = _FILTERS[resample]
+  chosen = Image.Resampling[resample.upper()]
   return picture.resize((width, picture.height), chosen).resize(
       (width, height), chosen)

@@ -304,10 +304,7 @@ def clean_view(
     ValueError: If the filter or the offset is unknown.
   """
   size = jnp.asarray(size)
-  if np.ndim(resize) == 0:
-    target = resize * size // jnp.min(size)  # type: ignore[operator]
-  else:
-    target = jnp.asarray(resize)
+  target = resized(size, resize)
   first = crop_offset(target, crop, offset)
   vertical, horizontal = (
       _coefficients(
@@ -316,6 +313,16 @@ def clean_view(
       ) for axis in (0, 1)
   )
   return _resample(canvas, vertical, horizontal)
+
+
+def resized(
+    size: Int[AnyArray, "2"], resize: int | tuple[int, int] | Int[Array, "2"]
+) -> Int[AnyArray, "2"]:
+  """Height and width that an image of a size is resized to, see `Recipe`."""
+  if np.ndim(resize) == 0:
+    return resize * size // size.min()  # type: ignore[operator]
+  return resize if isinstance(resize, jax.Array) else np.asarray(
+      resize, np.int32)
 
 
 def crop_offset(
@@ -444,13 +451,19 @@ def flip(view: UInt8[Array, "s s 3"]) -> UInt8[Array, "s s 3"]:
   return view[:, ::-1]
 
 
-def _random_view(canvas, draw, recipe):
-  """One random view: a box of the image, perhaps mirrored, perhaps mixed."""
-  view = crop_resized(
-      canvas, draw.box, recipe.size, resample=recipe.random_resample
-  )
+def finish(
+    view: UInt8[Array, "s s 3"], draw: Draw, recipe: Recipe
+) -> UInt8[Array, "s s 3"] | Float[Array, "s s 3"]:
+  """A box that was cut out and resized, perhaps mirrored, perhaps mixed."""
   view = jnp.where(draw.mirrored, flip(view), view)
   return augmix.mix(draw.mix_key, view) if recipe.augmix else view
+
+
+def _random_view(canvas, draw, recipe):
+  """One random view: a box of the image, finished."""
+  return finish(crop_resized(
+      canvas, draw.box, recipe.size, resample=recipe.random_resample
+  ), draw, recipe)
 
 
 def _stretches(ratio):

@@ -54,10 +54,8 @@ def image_encoder(
     done. Without the latter, all steps are handed to the devices at once.
   """
   local = sharding.local_mesh(mesh)
-  params: Any = {name: value for name, value in model.params.items()
-                 if name in towers.IMAGE_PARAMS}
-  most = max(1, max_bytes // _bytes_per_view(model, params))
-  params = sharding.replicate(params, mesh)
+  most = max(1, max_bytes // bytes_per_view(model))
+  params = sharding.replicate(_image_params(model), mesh)
   doing = "compiling the image tower"
 
   def encode(
@@ -168,11 +166,26 @@ def _views_of_one(canvas, size, key, recipe):
   return views.make_views(canvas, size, key, recipe)
 
 
-def _bytes_per_view(model, params):
-  side = model.preprocess.crop
+def bytes_per_view(model: checkpoint.Model) -> int:
+  """Bytes of activations that the image tower holds of a view."""
+  leaves, structure = jax.tree.flatten(jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _image_params(model)))
+  return _bytes_per_view(
+      model.config, model.preprocess, tuple(leaves), structure)
+
+
+@functools.cache  # a tower is traced once, not for every image set
+def _bytes_per_view(config, preprocessing, leaves, structure):
+  side = preprocessing.crop
   return memory.live_bytes(
-      functools.partial(encode_views, model.config, model.preprocess), params,
+      functools.partial(encode_views, config, preprocessing),
+      jax.tree.unflatten(structure, leaves),
       jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
+
+
+def _image_params(model):
+  return {name: value for name, value in model.params.items()
+          if name in towers.IMAGE_PARAMS}
 
 
 @functools.cache

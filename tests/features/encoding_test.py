@@ -30,7 +30,7 @@ class StepsTest(parameterized.TestCase):
     images = image_sets.limit(sets.load("digits"), 6)
     cls.batch, = pipeline.batches(
         images, [np.arange(6)], seed=0, batch_size=6, num_threads=1)
-    cls.per_view = encoding._bytes_per_view(cls.model, cls.model.params)
+    cls.per_view = encoding.bytes_per_view(cls.model)
     cls.features, cls.pooled = cls.encode(cls)
 
   def encode(self, max_bytes=memory.GIGABYTE, num_devices=1, on_step=None):
