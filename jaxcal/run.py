@@ -190,7 +190,7 @@ def iterate(
     head: bayesian.Head | None = None,
     evidence: Sequence[str] = (),
     linearisation: str = "auto",
-    max_bytes: int = 2 * memory.GIGABYTE,
+    max_bytes: int = memory.shares(memory.ON_HOST).jacobian,
     batch_size: int | None = None,
     parts: pathlib.Path | None = None,
     identity: Mapping[str, Any] | None = None,

@@ -55,7 +55,10 @@ def _without_checksums(path):
 
 
 class PairCase(fuzz.FaultCase):
-  """Two files that belong together, of which one is broken."""
+  """Two files that belong together, of which one is broken.
+
+  A case of its own has `write(path)`, which writes both, and `readers(path)`.
+  """
 
   what = ""
   ending = "npz"
@@ -64,12 +67,6 @@ class PairCase(fuzz.FaultCase):
     super().setUp()
     # Between tries to read what another process may be writing.
     self.enter_context(mock.patch.object(pair, "_PAUSE", 0))
-
-  def write(self, path):
-    raise NotImplementedError
-
-  def readers(self, path):
-    raise NotImplementedError
 
   def _check(self, files):
     """Reads files of which some are others, in each way there is."""
