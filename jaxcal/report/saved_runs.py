@@ -75,20 +75,24 @@ def about(run: pathlib.Path) -> dict[str, Any]:
   """
   path = run / "run.json"
   found = parsed(path)
-  texts = lambda values: all(isinstance(one, str) for one in values)
-  expected = [(COMMAND, list, texts), (SETTINGS, dict, bool)]
-  of_run = found.get(SETTINGS, found)
-  if isinstance(of_run, dict):
-    expected += [(name, dict, lambda reasons: texts(reasons.values()))
-                 for name in of_run if name.startswith(_LEFT_OUT)]
-    expected += [(name, str, bool) for name in of_run
-                 if name.startswith(PROTOCOL)]
-  for name, kind_of, sound in expected:
-    value = of_run[name] if name.startswith((_LEFT_OUT, PROTOCOL)) else (
-        found.get(name, kind_of()))
-    if not isinstance(value, kind_of) or value and not sound(value):
+  settings, command = found.get(SETTINGS, found), found.get(COMMAND, [])
+  checked = [(COMMAND, command, _are_texts(command)),
+             (SETTINGS, settings, isinstance(settings, dict))]
+  if isinstance(settings, dict):
+    checked += [
+        (name, value, isinstance(value, dict) and _are_texts([*value.values()])
+         if name.startswith(_LEFT_OUT) else isinstance(value, str))
+        for name, value in settings.items()
+        if name.startswith((_LEFT_OUT, PROTOCOL))]
+  for name, value, is_sound in checked:
+    if not is_sound:
       raise damage.DamagedFile(path, f"{name} is {value!r}", _RESTORE)
   return found
+
+
+def _are_texts(values):
+  return isinstance(values, list) and all(
+      isinstance(one, str) for one in values)
 
 
 def parsed(path: pathlib.Path) -> dict[str, Any]:
