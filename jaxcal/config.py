@@ -411,6 +411,10 @@ class MethodConfig:
       "class name, 'fpp', a context pre-trained to be flat, or a "
       "seed-N.safetensors of `jaxcal tune` with a context that all classes "
       "share")
+  adapter: str | None = _path(
+      None, "adapter below every method: a seed-N.safetensors of `jaxcal tune` "
+      "with clip_adapter, which moves the features of images, or with taskres, "
+      "which moves those of its classes; prompts are those of its training")
   tuned: tuple[str, ...] = _path(
       (), "tuned parameters that predict beside these methods: a "
       "folder tuned/SET/METHOD or a single seed-N.safetensors; several by "
@@ -825,7 +829,8 @@ def validate(config: ExperimentConfig) -> None:
           ("stream", config.stream), ("fpp", config.fpp),
           ("posterior", config.posterior), ("metrics", config.metrics))),
       ("fpp.", config.fpp, _fpp_rows(config.fpp)),
-      ("posterior.", config.posterior, _posterior_rows(config.posterior)),
+      ("posterior.", config.posterior, _posterior_rows(
+          config.posterior, config.method)),
       ("temperature.", config.temperature,
        _at_least(0, config.temperature, "limit")),
       ("tune.", config.tune, _tune_rows(config.tune)),
@@ -939,6 +944,12 @@ def _method_rows(method, views):
       ("context", method.context in ("template", "fpp") or
        method.context.endswith(".safetensors"),
        "'template', 'fpp' or the path of a seed-N.safetensors"),
+      ("adapter", method.adapter is None or
+       method.adapter.endswith(".safetensors"),
+       "the path of a seed-N.safetensors"),
+      ("adapter", method.adapter is None or method.context == "template",
+       "none beside --config.method.context: what was trained with the one "
+       "was not trained with the other"),
       *_numbers_rows(method, views))
 
 
@@ -972,8 +983,11 @@ def _fpp_rows(fpp):
       _positive(fpp, "learning_rate"))
 
 
-def _posterior_rows(posterior):
+def _posterior_rows(posterior, method):
   return (
+      ("folder", posterior.folder is None or method.adapter is None,
+       "none beside --config.method.adapter, which comes after the layers "
+       "that a posterior is of"),
       _positive(posterior, "pseudo_count"),
       *_at_least(2, posterior, "num_samples"))
 

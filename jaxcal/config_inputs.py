@@ -7,7 +7,9 @@
   task = config_inputs.task(config, model, images.class_names)
 """
 
+from collections.abc import Iterable, Mapping
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -15,6 +17,7 @@ from jaxcal import config as config_lib
 from jaxcal import memory
 from jaxcal import tasks
 from jaxcal.adapt import base
+from jaxcal.adapt.prompt import methods as prompt
 from jaxcal.clip import checkpoint
 from jaxcal.data import corruptions
 from jaxcal.data import image_set as image_sets
@@ -25,7 +28,9 @@ from jaxcal.features import pooled
 from jaxcal.features import sources
 from jaxcal.features import store as stores
 from jaxcal.posterior import head
+from jaxcal.tuning import adapters
 from jaxcal.tuning import checkpoint as tuned_files
+from jaxcal.tuning import protocol
 
 _Config = config_lib.ExperimentConfig
 
@@ -66,6 +71,15 @@ def source(
     FileNotFoundError: There is no such store.
     ValueError: The store is of another model, of other views or images.
   """
+  found, adapter = _source(config, model, images), tuned_adapter(config, model)
+  if adapter is None or not adapters.moves_images(adapter):
+    return found
+  return sources.mapped(
+      found, functools.partial(adapters.image_features, adapter))
+
+
+def _source(config, model, images):
+  """The features as the image tower gives them."""
   of_views, seed = recipe(config.views, model), config.views.seed
   if config.data.store is None:
     return sources.from_images(
@@ -95,12 +109,21 @@ def task(
     FileNotFoundError, ValueError: See `tuned_context`.
   """
   tuned = tuned_context(config.method, model)
+  adapter = tuned_adapter(config, model)
   limits: dict[str, Any] = dict(
-      max_bytes=memory.shares(budget(config)).text_tower,
-      num_contexts=config.batch_size)
+      max_bytes=memory.shares(budget(config)).text_tower)
+  template = config.data.template
+  if adapter is not None:
+    template = adapters.template_of(adapter, template)
+    if not adapters.moves_images(adapter):
+      return base.Task(
+          adapters.text_features(
+              adapter, model, class_names, template=template, **limits),
+          tasks.logit_scale_of(model))
+  limits["num_contexts"] = config.batch_size
   if tuned is None:
     return tasks.unencoded_task(
-        model, class_names, template=config.data.template, **limits)
+        model, class_names, template=template, **limits)
   context = tuned.params["context"]
   # As in its training, no words but the name and a full stop.
   return tasks.unencoded_task(
@@ -176,6 +199,61 @@ def tuned_context(
     raise ValueError(f"--config.method.context: {error}") from error
 
 
+def tuned_adapter(
+    config: _Config, model: checkpoint.Model) -> tuned_files.Tuned | None:
+  """The adapter that config.method.adapter names by path; None without one.
+
+  Raises:
+    FileNotFoundError: Nothing lies there.
+    ValueError: See `tuning.checkpoint.adapter`.
+  """
+  if config.method.adapter is None:
+    return None
+  try:
+    return tuned_files.adapter(pathlib.Path(config.method.adapter), model)
+  except ValueError as error:
+    raise ValueError(f"--config.method.adapter: {error}") from error
+
+
+def check_start(
+    config: _Config, model: checkpoint.Model,
+    sets: Iterable[image_sets.ImageSet],
+    methods: Mapping[str, base.Numbers],
+) -> None:
+  """Refuses tuned parameters that methods cannot begin with, before the work.
+
+  Args:
+    config: Settings of the experiment.
+    model: Model from `load_model`.
+    sets: The image sets that are to be predicted.
+    methods: Numbers of the methods by name.
+
+  Raises:
+    FileNotFoundError, ValueError: See `tuned_context` and `tuned_adapter`; or
+      a set has classes that an adapter of classes does not know, or a method
+      tunes prompts, which such an adapter does not see.
+  """
+  tuned_context(config.method, model)
+  adapter = tuned_adapter(config, model)
+  if adapter is None or adapters.moves_images(adapter):
+    return
+  tuning = [name for name, method in methods.items()
+            if isinstance(method, prompt.PromptMethod) and
+            method.objective().num_steps]
+  if tuning:
+    raise ValueError(
+        f"{', '.join(tuning)} would tune prompts, of which "
+        f"--config.method.adapter={config.method.adapter} does not see "
+        "anything: its text features belong to the classes of its training; "
+        "leave them out, or take a clip_adapter")
+  for images in sets:
+    try:
+      protocol.class_positions(images.class_names, adapter.class_names)
+    except ValueError as error:
+      raise ValueError(f"--config.method.adapter={config.method.adapter} "
+                       f"cannot predict {images.name}: {error}") from error
+
+
 def is_tuned(context: str) -> bool:
   """Whether config.method.context is the path of a tuned one."""
   return context.endswith(f".{tuned_files.ENDING}")
@@ -195,6 +273,9 @@ def identity_of_prompts(config: _Config) -> dict[str, Any]:
   found = {"prompt.template": config.data.template, "prompt.context": context}
   if is_tuned(context):
     found["prompt.context"] = tuned_files.content_of(pathlib.Path(context))
+  if config.method.adapter is not None:
+    found["adapter"] = tuned_files.content_of(
+        pathlib.Path(config.method.adapter))
   if context == "fpp":
     found |= {f"fpp.{name}": value
               for name, value in dataclasses.asdict(config.fpp).items()}

@@ -53,4 +53,7 @@ def _by_content(config: config_lib.MethodConfig) -> dict[str, Any]:
   if config_inputs.is_tuned(config.context):
     fields["config.method.context"] = tuned_files.content_of(
         pathlib.Path(config.context))
+  if config.adapter is not None:
+    fields["config.method.adapter"] = tuned_files.content_of(
+        pathlib.Path(config.adapter))
   return fields

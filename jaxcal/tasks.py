@@ -17,6 +17,7 @@ from jaxcal.clip import encoder
 from jaxcal.clip import prefix
 from jaxcal.testbed import shipped
 from jaxcal.testbed import variant
+from jaxcal.typing import Array
 from jaxcal.typing import as_numpy
 from jaxcal.typing import Float
 
@@ -113,8 +114,13 @@ def unencoded_task(
   encode = encoder.context_encoder(
       model, bank, max_bytes=max_bytes, num_contexts=num_contexts)
   return base.Task(
-      None, jnp.exp(model.params["logit_scale"]),  # type: ignore[arg-type]
+      None, logit_scale_of(model),  # type: ignore[arg-type]
       encode, encoder.initial_context(model, bank))
+
+
+def logit_scale_of(model: checkpoint.Model) -> Float[Array, ""]:
+  """The factor of the cosines in a model's logits."""
+  return jnp.exp(model.params["logit_scale"])
 
 
 def prepare(

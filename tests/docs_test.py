@@ -33,7 +33,7 @@ _NUM_SCRIPTS = {
     "docs/costs.md": 1,
     "docs/data.md": 1,
     "docs/devices.md": 1,
-    "docs/few_shot.md": 4,
+    "docs/few_shot.md": 5,
     "docs/images.md": 3,
     "docs/recalibration.md": 2,
     "docs/regularisers.md": 4,

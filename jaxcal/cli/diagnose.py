@@ -37,8 +37,9 @@ FLAGS = ("config", "features", "output", "compilation_cache", "debug")
 FIELDS = config_lib.field_names(
     "protocol", "model", "data.name", "data.class_names", "data.classes",
     "data.family", "data.template", "method", "memory_gb",
-    without=("method.tuned", "method.learning_rate", "method.weight_decay",
-             "method.num_steps", "method.selection_fraction"))
+    without=("method.tuned", "method.adapter", "method.learning_rate",
+             "method.weight_decay", "method.num_steps",
+             "method.selection_fraction"))
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
 

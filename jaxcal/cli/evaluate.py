@@ -91,7 +91,8 @@ def main() -> None:
   model = config_inputs.load_model(config.model)
   posterior = config_inputs.load_posterior(config.posterior, model)
   # Errors come before the work.
-  config_inputs.tuned_context(config.method, model)
+  config_inputs.check_start(config, model, sets_by_name.values(),
+                            config_methods.methods_of(config))
   seeds = saved.load(tuned, model)
   saved.check_classes(seeds, sets_by_name.values())
   about = config_record.describe(config, model, posterior) | {

@@ -83,8 +83,10 @@ def main() -> None:
     # Errors come before the work.
     if of.posterior.folder is not None:
       load.posterior(of)
-    if config_inputs.is_tuned(of.method.context):
-      config_inputs.tuned_context(of.method, load.model(of))
+    if config_inputs.is_tuned(of.method.context) or of.method.adapter:
+      config_inputs.check_start(
+          of, load.model(of), load_sets(of.data).values(),
+          config_methods.methods_of(of))
   first = variants[0].config
   remarks = config_methods.remarks(first, load_sets(first.data))
   about = _about(config, load, [axis.name for axis in axes]) | {

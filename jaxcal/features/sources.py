@@ -18,6 +18,7 @@ from jaxcal.data import image_set as image_sets
 from jaxcal.data import views
 from jaxcal.features import extract
 from jaxcal.features import store as stores
+from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
@@ -128,6 +129,26 @@ def from_store(
   return Source(images.ids, np.asarray(images.labels, np.int32),
                 images.class_names, np.argsort(rows),
                 store.manifest.num_views, batches)
+
+
+def mapped(
+    source: Source,
+    function: Callable[[Float[Array, "b v d"]], Float[Array, "b v d"]],
+) -> Source:
+  """The same images, of which every view feature goes through a function.
+
+  Args:
+    source: The images.
+    function: Function of a batch of unit-norm features, to such features.
+  """
+
+  def batches(*given):
+    for batch in source.batches(*given):
+      # What the projection sees no longer leads to these features.
+      yield batch._replace(
+          view_features=function(batch.view_features), pooled=None)
+
+  return source._replace(batches=batches)
 
 
 def from_arrays(

@@ -3,6 +3,7 @@
 from jaxcal import lazy
 
 __all__ = [
+    "adapters",
     "checkpoint",
     "classes",
     "clip_adapter",

@@ -20,6 +20,8 @@ from jaxcal.tuning import methods
 from jaxcal.typing import Int
 
 ENDING = "safetensors"
+# Methods after which there still are features of images and of classes.
+ADAPTERS = ("clip_adapter", "taskres")
 
 
 class Tuned(NamedTuple):
@@ -150,6 +152,23 @@ def context(path: pathlib.Path, model: checkpoint.Model) -> Tuned:
         f"{path} is of {one.spec.name}: {_other_than(one.spec)}; images can "
         "start from contexts of coop, kgcoop and prograd. To predict with it "
         f"as it is: --config.method.tuned={path}")
+  return one
+
+
+def adapter(path: pathlib.Path, model: checkpoint.Model) -> Tuned:
+  """Tuned parameters that move features of images or of classes, as they are.
+
+  Raises:
+    FileNotFoundError: Nothing lies there.
+    ValueError: It is damaged, of another model, or is no such adapter.
+  """
+  one = load(path, model)
+  if one.spec.base_method not in ADAPTERS:
+    raise ValueError(
+        f"{path} is of {one.spec.name}, which does not map features to "
+        f"features; methods can stand on {' and '.join(ADAPTERS)}, and on "
+        "contexts of coop, kgcoop and prograd (--config.method.context). To "
+        f"predict with it as it is: --config.method.tuned={path}")
   return one
 
 

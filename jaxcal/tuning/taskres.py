@@ -11,6 +11,8 @@ from jaxcal.clip import towers
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import AnyArray
+from jaxcal.typing import Array
+from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import Number
 
@@ -53,6 +55,32 @@ def take_classes(
   return {"residual": params["residual"][positions]}
 
 
+@precision.highest
+def text_features(
+    params: method_lib.Params,
+    embeddings: Float[Array, "k d"],
+    *,
+    residual_weight: Number = 0.5,
+) -> Float[Array, "k d"]:
+  """Unit-norm text features with the residual.
+
+  Args:
+    params: Parameters of these classes.
+    embeddings: Text features of the classes before normalisation.
+    residual_weight: Weight of the residual.
+
+  Raises:
+    ValueError: Another number of classes.
+  """
+  residual = params["residual"]
+  if residual.shape != embeddings.shape:
+    raise ValueError(
+        f"the residual is of {len(residual)} classes and predicts these "
+        f"alone, but there are {len(embeddings)} names; for some of the "
+        "classes use take_classes, for new ones another method")
+  return towers.normalise(embeddings + residual_weight * residual)
+
+
 def _init(key, prompts):
   del key  # Begins at zero.
   return {"residual": jnp.zeros_like(prompts.embeddings)}
@@ -60,13 +88,7 @@ def _init(key, prompts):
 
 @precision.highest
 def _logits(scale, weight, params, prompts, images):
-  residual = params["residual"]
-  if residual.shape != prompts.embeddings.shape:
-    raise ValueError(
-        f"the residual is of {len(residual)} classes and predicts these "
-        f"alone, but there are {len(prompts.embeddings)} names; for some of "
-        "the classes use take_classes, for new ones another method")
-  text = towers.normalise(prompts.embeddings + weight * residual)
+  text = text_features(params, prompts.embeddings, residual_weight=weight)
   return scale * images.features @ text.T
 
 

@@ -431,6 +431,124 @@ class StartTest(_Saved):
                 "--config.method.context=mine")
 
 
+class AdapterTest(_Saved):
+  """Test-time methods on the features of a tuned adapter."""
+
+  @parameterized.parameters("clip_adapter", "taskres")
+  def test_methods_begin_with_it(self, name):
+    folder = self._save(name)
+    output, _ = self._runs(
+        *_BASE, f"--config.method.adapter={folder}/seed-1.safetensors",
+        "--config.method.name=zero_shot,zero,tda,onzeta", "--config.evidence="
+        "image_features,zero_shot_text_features,zero_shot_logits")
+    found = {one: predictions.load(output / "predictions" / "shapes" / one)
+             for one in ("zero_shot", "zero", "tda", "onzeta")}
+    start = found["zero_shot"]
+    expected = self._by_library(folder, start, self.images)
+    np.testing.assert_allclose(start.logits, expected, atol=1e-4)
+    np.testing.assert_allclose(
+        start.evidence["zero_shot_logits"], expected, atol=1e-4)
+    scale = np.exp(self.model.params["logit_scale"])
+    np.testing.assert_allclose(
+        scale * start.evidence["image_features"] @
+        start.evidence["zero_shot_text_features"].T, expected, atol=1e-3)
+    # The first image of a stream finds nothing in TDA's caches but itself.
+    alone = found["tda"].logits - start.logits
+    self.assertTrue((np.abs(alone - 2 * np.eye(9)[
+        start.logits.argmax(-1)]).max(-1) < 1e-3).any())
+
+  def test_stored_features_give_the_same(self):
+    """Their norm is lost, which CLIP-Adapter does not need."""
+    folder = self._save("clip_adapter")
+    store = self._folder("store")
+    status, _, error = command.here(
+        "features", *command.small("features"),
+        "--config.data.name=shapes", f"--store={store}")
+    self.assertEqual(status, 0, error)
+    given = (f"--config.method.adapter={folder}/seed-1.safetensors",
+             "--config.data.name=shapes", "--config.method.name=zero_shot,tpt")
+    found = [predictions.load(self._runs(*given, *more)[0] / "predictions" /
+                              "shapes" / "tpt")
+             for more in ((), (f"--config.data.store={store}",))]
+    self.assertGreater(found[0].info["context_shift"].min(), 0)
+    # Stored in half precision.
+    np.testing.assert_allclose(found[0].logits, found[1].logits, atol=0.1)
+
+  def test_prompts_are_those_of_its_training(self):
+    folder = self._save("clip_adapter")
+    about = json.loads((folder / "seed-1.json").read_text())
+    del about["sha256_json"]
+    (folder / "seed-1.json").write_text(json.dumps(
+        about | {"identity": {"prompt.template": "{}."}}))
+    output, _ = self._runs(
+        *_BASE, *_PLAIN,
+        f"--config.method.adapter={folder}/seed-1.safetensors")
+    start = predictions.load(output / "predictions" / "shapes" / "zero_shot")
+    one = tuned.load(folder / "seed-1", self.model)
+    taken = image_sets.take(
+        self.images, [self.images.ids.index(one) for one in start.ids])
+    expected, = predict.logits(
+        self.model, taken._replace(class_names=start.class_names), [one],
+        template="{}.")
+    np.testing.assert_allclose(start.logits, expected, atol=1e-4)
+
+  def test_another_adapter_is_another_run(self):
+    first, second = self._save("taskres"), self._folder("taskres")
+    self._save("taskres", folder=second, seed=1)
+    given = lambda folder: (
+        *_BASE, *_PLAIN,
+        f"--config.method.adapter={folder}/seed-1.safetensors")
+    output, _ = self._runs(*given(first))
+    self._runs(*given(second), output=output)  # the same, elsewhere
+    self._save("taskres", folder=second, seed=3)
+    status, _, error = command.here(
+        "evaluate", *_SMALL, *_BASE, *_PLAIN, f"--output={output}",
+        f"--config.method.adapter={second}/seed-3.safetensors")
+    self.assertEqual(status, 2)
+    self.assertRegex(error, "adapter: stored 'taskres/seed-1 ")
+    status, _, error = command.here(
+        "evaluate", *_SMALL, *_BASE, *_PLAIN, f"--output={output}")
+    self.assertEqual(status, 2)
+    self.assertRegex(error, "adapter: stored 'taskres/seed-1 ")
+
+  def test_sweep_stands_on_it(self):
+    folder = self._save("clip_adapter")
+    path = f"{folder}/seed-1.safetensors"
+    output, _ = self._runs(
+        *_BASE, f"--sweep=method.adapter=none,{path}", *_PLAIN, tool="sweep")
+    found = [predictions.load(one.with_suffix("")) for one in sorted(
+        (output / "predictions").rglob("*.npz"))]
+    expected = self._by_library(folder, found[0], self.images)
+    differences = sorted(
+        float(np.abs(one.logits - expected).max()) for one in found)
+    self.assertLen(differences, 2)
+    self.assertLess(differences[0], 1e-4)
+    self.assertGreater(differences[1], 0.01)
+
+  @parameterized.parameters("coop", "tip_adapter", "cocoop", "maple")
+  def test_what_is_no_map_of_features(self, name):
+    folder = self._save(name)
+    self._fails(
+        rf"adapter: .*seed-1.* is of {name}, which does not map.*"
+        "--config.method.context", *_BASE,
+        f"--config.method.adapter={folder}/seed-1.safetensors")
+
+  def test_what_does_not_go_with_it(self):
+    folder = self._save("taskres")
+    given = f"--config.method.adapter={folder}/seed-1.safetensors"
+    self._fails("taskres.* cannot predict shapes: .*class",
+                "--config.data.name=shapes", given)
+    self._fails(
+        "method.adapter is .*none beside --config.method.context", *_BASE,
+        given, "--config.method.context=fpp")
+    self._fails("folder is 'somewhere', expected none beside", *_BASE, given,
+                "--config.posterior.folder=somewhere")
+    self._fails("tpt, soc would tune prompts, of which .*taskres.*clip_adapter",
+                *_BASE, given, "--config.method.name=tpt,soc")
+    self._fails("adapter is 'mine', expected the path", *_BASE,
+                "--config.method.adapter=mine")
+
+
 def _tuned(*paths):
   return [f"--config.method.tuned={path}" for path in paths]
 
