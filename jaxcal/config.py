@@ -474,6 +474,21 @@ class TemperatureConfig:
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class ChoiceConfig:
+  """Numbers of methods chosen on other images, by a sweep over these."""
+
+  sweep: str | None = _path(
+      None, "folder of a `jaxcal sweep` over images of another split, of which "
+      "each method takes the best numbers where none are given; none if None")
+  by: str = _field(
+      "nll", "score by which they are the best: 'nll', 'brier', 'ece', 'aurc' "
+      "or 'accuracy'")
+  scope: str = _field(
+      "each", "images on which: those of 'each' image set for itself, or of "
+      "'all' sets, for one choice by the mean over them")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class TuneConfig:
   """Few-shot tuning on the base classes, `jaxcal tune`."""
 
@@ -590,6 +605,7 @@ class ExperimentConfig:
       default_factory=PosteriorConfig)
   temperature: TemperatureConfig = dataclasses.field(
       default_factory=TemperatureConfig)
+  choice: ChoiceConfig = dataclasses.field(default_factory=ChoiceConfig)
   tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
   metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
   batch_size: int = _field(
@@ -833,6 +849,10 @@ def validate(config: ExperimentConfig) -> None:
           config.posterior, config.method)),
       ("temperature.", config.temperature,
        _at_least(0, config.temperature, "limit")),
+      ("choice.", config.choice, (
+          _one_of(config.choice, "by", "nll", "brier", "ece", "aurc",
+                  "accuracy"),
+          _one_of(config.choice, "scope", "each", "all"))),
       ("tune.", config.tune, _tune_rows(config.tune)),
       ("metrics.", config.metrics, _metrics_rows(config.metrics)),
       ("", config, _rows_of_no_section(config))):

@@ -10,9 +10,11 @@ import dataclasses
 from typing import Any
 
 from jaxcal import config as config_lib
+from jaxcal import config_choice
 from jaxcal.adapt import base
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.adapt import numbers
+from jaxcal.adapt import per_set
 from jaxcal.adapt.prompt import methods as prompt
 from jaxcal.adapt.prompt import published
 from jaxcal.data import catalogue
@@ -149,32 +151,50 @@ def prefer(config: _Config, fields: Mapping[str, Any]) -> None:
 
 
 def for_set(config: _Config, data: str) -> _Config:
-  """The config with the published values for an image set, where it has None.
+  """The config with the values of an image set, where it has None.
 
-  Only with config.protocol "paper", see `adapt.prompt.published`. Methods that
-  are given an effective weight need no other.
+  First those that were chosen for it, see `config_choice`; then, with
+  config.protocol "paper", what is published, see `adapt.prompt.published` and
+  `adapt.per_set`. Methods that are given an effective weight need no other.
 
   Args:
     config: Settings of the experiment.
     data: Name of the image set.
 
   Raises:
-    ValueError: The family of the set is not known.
+    ValueError: The family of the set is not known; or see
+      `config_choice.chosen`.
   """
-  if config.protocol != "paper":
+  if config.protocol != "paper" and config.choice.sweep is None:
     return config
-  family, augmix = _family(config, data)
   config = copy.deepcopy(config)
+  config_choice.fill(config, data)
+  if config.protocol == "paper":
+    _publish(config, data)
+  return config
+
+
+def _publish(config, data):
+  """Writes what is published for a set to where the config has None."""
+  family, augmix = _family(config, data)
   if config.views.number is None:
     config.views.number = published.NUM_VIEWS
   if config.views.augmix is None:
     config.views.augmix = augmix
   parts = config_lib.method_parts(config.method)
-  for name, weight in published.WEIGHTS[family].items():
-    if all(getattr(part, key) is None for part in (config.method, parts[name])
-           for key in _WEIGHTS):
-      parts[name].weight = weight
-  return config
+  for name, values in _published(config, data, family).items():
+    for key, value in values.items():
+      if not config_choice.is_given(config, name, key):
+        setattr(parts[name], key, value)
+
+
+def _published(config, data, family):
+  """Numbers by method and name, for a set and its family."""
+  of_family = {name: {"weight": weight}
+               for name, weight in published.WEIGHTS[family].items()}
+  # Not for a folder that is called like a set.
+  known = per_set.methods_of(data) if data in config.data.name else ()
+  return of_family | {name: per_set.numbers(name, data) for name in known}
 
 
 def remarks(config: _Config, sets: Iterable[str]) -> dict[str, str]:
@@ -184,9 +204,14 @@ def remarks(config: _Config, sets: Iterable[str]) -> dict[str, str]:
     config: Settings of the experiment.
     sets: Names of the image sets.
   """
-  if config.protocol != "paper":
-    return {}
-  return {data: _remark(config, data) for data in sets}
+  found = {}
+  for data in sets:
+    told = [remark(config, data) for remark, holds in (
+        (config_choice.remark, config.choice.sweep is not None),
+        (_remark, config.protocol == "paper")) if holds]
+    if told:
+      found[data] = ". ".join(told)
+  return found
 
 
 def _remark(config, data):
@@ -207,8 +232,18 @@ def _remark(config, data):
       f"{data}: protocol of the papers for the family {family}: "
       f"{used.views.number} views, AugMix "
       f"{'on' if used.views.augmix else 'off'}, weights "
-      f"{', '.join(told) or 'none'}" +
+      f"{', '.join(told) or 'none'}" + _on_test_set(config, data, family) +
       (f"; given: {', '.join(given)}" if given else ""))
+
+
+def _on_test_set(config, data, family):
+  """What a remark says of numbers that were tuned on a test set."""
+  told = [
+      f"{name} {', '.join(f'{key} {value}' for key, value in values.items())}"
+      for name, values in _published(config, data, family).items()
+      if name in config.method.name and name not in published.WEIGHTS[family]]
+  return "; ".join(["", "tuned on this test set by their authors: " +
+                    "; ".join(told)]) if told else ""
 
 
 def _told(name, of):

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from jaxcal import config as config_lib
+from jaxcal import config_choice
 from jaxcal import config_file
 from jaxcal import config_inputs
 from jaxcal import provenance
@@ -34,7 +35,7 @@ def describe(
   settings[config_file.OWN_METHODS] = {
       name: numbers.definition_of(method)
       for name, method in config.methods.items()}
-  settings |= _by_content(config.method) | {
+  settings |= _by_content(config.method, config.choice) | {
       "model.fingerprint": model.fingerprint,
       "model.image_precision": model.config.vision.precision,
       "model.features": load.kind_of_features(
@@ -46,13 +47,17 @@ def describe(
   return json.loads(json.dumps(settings))
 
 
-def _by_content(config: config_lib.MethodConfig) -> dict[str, Any]:
+def _by_content(
+    config: config_lib.MethodConfig, choice: config_lib.ChoiceConfig
+) -> dict[str, Any]:
   """Fields that name files, by what these hold: they may move, not change."""
   fields: dict[str, Any] = {"config.method.tuned": [
       tuned_files.content_of(path) for path in tuned_files.find(config.tuned)]}
   if config_inputs.is_tuned(config.context):
     fields["config.method.context"] = tuned_files.content_of(
         pathlib.Path(config.context))
+  if choice.sweep is not None:
+    fields["config.choice.sweep"] = config_choice.content_of(choice)
   if config.adapter is not None:
     fields["config.method.adapter"] = tuned_files.content_of(
         pathlib.Path(config.adapter))

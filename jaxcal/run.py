@@ -467,8 +467,7 @@ def _program(mesh, with_posterior, evidence):
     task, family, alone = shared
     features, *pooled = rows
     features = features.astype(tasks.dtype_of(task))
-    outputs = {name: runners.episodic(method, task, features)
-               for name, method in alone.items()}
+    outputs = runners.episodic_each(alone, task, features)
     if family is not None:
       # Of these it is known that the scores are logits.
       together: Any = runners.episodic(

@@ -38,7 +38,7 @@ _NUM_SCRIPTS = {
     "docs/recalibration.md": 2,
     "docs/regularisers.md": 4,
     "docs/results.md": 7,
-    "docs/sweeps.md": 1,
+    "docs/sweeps.md": 2,
     "docs/test_time.md": 1,
     "docs/testbed.md": 2,
 }

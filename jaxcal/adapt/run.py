@@ -1,6 +1,6 @@
 """Runners: a method over images without order, or along streams of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +48,32 @@ def episodic(
   task = task._replace(num_images=1)
   state = method.init(task)
   return jax.vmap(lambda image: method.step(task, state, image)[1])(images)
+
+
+def episodic_each(
+    methods: Mapping[str, base.TestTimeMethod],
+    task: base.Task,
+    images: PyTree[Float[Array, "n ..."]],
+) -> dict[str, base.Outputs]:
+  """`episodic` for several methods; of a grid of numbers, one program.
+
+  Those that differ in numbers alone run one after the other through the same
+  code, so that compile time and memory do not grow with the grid.
+  """
+  groups: dict[Any, list[str]] = {}
+  for name, method in methods.items():
+    shapes = tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(method))
+    groups.setdefault((jax.tree.structure(method), shapes), []).append(name)
+  found: dict[str, base.Outputs] = {}
+  for names in groups.values():
+    if len(names) == 1:
+      found[names[0]] = episodic(methods[names[0]], task, images)
+      continue
+    outputs = jax.lax.map(lambda method: episodic(method, task, images),
+                          stack([methods[name] for name in names]))
+    found |= {name: jax.tree.map(lambda x, i=i: x[i], outputs)
+              for i, name in enumerate(names)}
+  return {name: found[name] for name in methods}
 
 
 def stream(

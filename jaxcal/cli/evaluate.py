@@ -7,6 +7,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from jaxcal import config as config_lib
+from jaxcal import config_choice
 from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import config_record
@@ -41,7 +42,7 @@ stopped."""
 
 FLAGS = (*experiment.SHARED_FLAGS, "dry_run")
 FIELDS = config_lib.field_names(
-    "protocol", "model", "data", "views", "method", "stream", "fpp",
+    "protocol", "choice", "model", "data", "views", "method", "stream", "fpp",
     "posterior", "temperature", "tune.template", "metrics", "batch_size",
     "num_threads", "memory_gb", "evidence", "linearisation")
 help_text = functools.partial(
@@ -95,6 +96,7 @@ def main() -> None:
                             config_methods.methods_of(config))
   seeds = saved.load(tuned, model)
   saved.check_classes(seeds, sets_by_name.values())
+  config_choice.check(config, model, sets_by_name)
   about = config_record.describe(config, model, posterior) | {
       f"{saved_runs.PROTOCOL}{data}": remark
       for data, remark in remarks.items()}

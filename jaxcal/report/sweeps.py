@@ -194,11 +194,11 @@ def redraw(
   """
   for row in results:
     saved_runs.check_there(
-        run, f"{row['data']}, {row['setting']}", _path(run, row))
+        run, f"{row['data']}, {row['setting']}", path_of(run, row))
   rows, numbers = [], {}
   for row in results:
     with saved_runs.named(row["data"], row["setting"]):
-      one = predictions_lib.load(_path(run, row))
+      one = predictions_lib.load(path_of(run, row))
       rows.append({**row, **summary.summarise(one, conventions),
                    "identity": _identity(
                        one.settings.get("identity", {}), conventions)})
@@ -210,8 +210,13 @@ def redraw(
       remarks, about=saved_runs.about(run), run=run, page_by=page_by)
 
 
-def _path(run, row):
-  """Where the predictions of a row lie."""
+def path_of(run: pathlib.Path, row: _Row) -> pathlib.Path:
+  """Where the predictions of a row lie.
+
+  Args:
+    run: Folder of the sweep.
+    row: Row of its results.
+  """
   apart = {name: value for name, value in row.items() if "." in name}
   return (run / "predictions" / row["data"] / folder_name(apart) /
           row["setting"])
@@ -316,7 +321,7 @@ def _over_seeds(output, rows, conventions):
     kinds = [[row[name] for row in group] for name in _seeds_of(group[0])]
     kept = {name: value for name, value in group[0].items()
             if name not in _seeds_of(group[0])}
-    paths = [_path(output, row) for row in group]
+    paths = [path_of(output, row) for row in group]
     if len(group) == 1:
       drawn.append(kept)
     elif len(group) < math.prod(len(set(kind)) for kind in kinds):

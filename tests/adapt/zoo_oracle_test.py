@@ -234,6 +234,26 @@ class ZooOracleTest(parameterized.TestCase):
           lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-12),
           together, jax.jit(stream)(numbers))
 
+  def test_a_grid_of_numbers_is_as_long_a_program_as_two(self):
+    def program(*rates):
+      methods_of = {f"tps-{rate}": shifts.Tps(learning_rate=rate).method()
+                    for rate in rates} | {"mta": modes.Mta().method()}
+      return jax.jit(lambda methods: run.episodic_each(
+          methods, self.task, self.views)), methods_of
+
+    sizes = []
+    for rates in ((1e-3, 5e-3), (1e-3, 2e-3, 5e-3, 1e-2, 3e-2)):
+      function, methods_of = program(*rates)
+      sizes.append(len(str(function.trace(methods_of).jaxpr).splitlines()))
+      found = function(methods_of)
+      self.assertCountEqual(found, methods_of)
+      for name, method in methods_of.items():
+        alone = jax.jit(run.episodic)(method, self.task, self.views)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12),
+                     found[name], alone)
+    # Each further number is stacked before, and taken out after.
+    self.assertLess(sizes[1], 1.2 * sizes[0])
+
   @parameterized.parameters(1, 7, 25, 60)
   def test_a_stream_in_chunks_is_one_scan(self, chunk_size):
     method = _TDA["tda_DTD"].method()

@@ -40,7 +40,8 @@ _FIELDS = [field for field in config_lib.fields(config_lib.ExperimentConfig())
 _SOME = {float: "0.5", int: "3", str: "something", bool: "True"}
 # Of fields that not every text fits.
 _SOME_OF = {"config.data.family": "shift", "config.data.template": "a {}.",
-            "config.tune.template": "a {}."}
+            "config.tune.template": "a {}.",
+            "config.method.adapter": "tuned/seed-1.safetensors"}
 
 
 @contextlib.contextmanager

@@ -56,6 +56,31 @@ class ProtocolTest(parameterized.TestCase):
         "shift: 64 views, AugMix on, weights c_tpt 20, o_tpt 2, a_tpt 10, "
         "soc 14"})
 
+  def test_methods_on_features_have_the_numbers_of_their_test_set(self):
+    config = _config("eurosat")
+    config.method.name = ("tda", "boostadapter", "dpe", "tps", "onzeta", "mta")
+    config.method.tda.beta = 7.0
+    found = config_methods.for_set(config, "eurosat")
+    of = lambda name: config_methods.method_of(found, name)
+    self.assertEqual((of("tda").alpha, of("tda").beta), (4, 7))
+    self.assertEqual((of("boostadapter").alpha, of("boostadapter").beta,
+                      of("boostadapter").extra_capacity), (4, 8, 0))
+    self.assertAlmostEqual(of("dpe").learning_rate, 5e-5)
+    self.assertAlmostEqual(of("tps").learning_rate, 1e-3)
+    self.assertAlmostEqual(of("onzeta").beta, 0.4)
+    self.assertIn(
+        "; tuned on this test set by their authors: tda alpha 4, beta 8; "
+        "boostadapter alpha 4", config_methods.remarks(
+            config, ["eurosat"])["eurosat"])
+    config.method.learning_rate = 0.5  # of all that have one
+    found = config_methods.for_set(config, "eurosat")
+    self.assertEqual((of("tps").learning_rate, of("dpe").learning_rate),
+                     (0.5, 0.5))
+    config = _config("./eurosat", family="shift")  # a folder
+    config.method.name = ("tda",)
+    self.assertEqual(config_methods.method_of(config_methods.for_set(
+        config, "eurosat"), "tda").beta, 5)
+
   def test_what_is_given_wins(self):
     config = _config("imagenet_a")
     config.method.soc.weight, config.views.augmix = 5.0, False
