@@ -608,6 +608,9 @@ class ExperimentConfig:
   choice: ChoiceConfig = dataclasses.field(default_factory=ChoiceConfig)
   tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
   metrics: MetricsConfig = dataclasses.field(default_factory=MetricsConfig)
+  reference: str | None = _field(
+      None, "predictions that all others are compared with: one of the "
+      "methods; tpt if None, or zero_shot without it")
   batch_size: int = _field(
       8, "images per device and step; no influence on the numbers")
   num_threads: int = _field(4, "number of threads that read images")

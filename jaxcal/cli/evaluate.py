@@ -17,6 +17,7 @@ from jaxcal import plan
 from jaxcal import progress
 from jaxcal import runs
 from jaxcal import sharding
+from jaxcal import spelling
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
@@ -43,7 +44,8 @@ stopped."""
 FLAGS = (*experiment.SHARED_FLAGS, "dry_run")
 FIELDS = config_lib.field_names(
     "protocol", "choice", "model", "data", "views", "method", "stream", "fpp",
-    "posterior", "temperature", "tune.template", "metrics", "batch_size",
+    "posterior", "temperature", "tune.template", "metrics", "reference",
+    "batch_size",
     "num_threads", "memory_gb", "evidence", "linearisation")
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS,
@@ -117,6 +119,11 @@ def main() -> None:
         plan.row(part.asked, part.config.num_views_computed, part.tuned)
         for part in parts], output)
     return
+  known, reference = [
+      *parts[0].asked.outputs, *(of.label for of in seeds)], config.reference
+  if reference is not None and reference not in known:
+    raise ValueError(f"--config.reference={reference} is not among the "
+                     f"predictions; {spelling.choices(reference, known)}")
   for part in parts:  # what lies there, before anything is computed
     runs.missing(part.asked)
     saved.missing(part.tuned)
@@ -125,11 +132,11 @@ def main() -> None:
     _predict(model, part, output)
   if sharding.is_first():
     labels = [of.label for of in seeds]
-    scaled = [] if not validation else recalibrated.by_split(
+    scaled = {} if not validation else recalibrated.by_split(
         output / "predictions", sets_by_name, str(config.temperature.split),
         [*config_methods.methods_of(config), *labels])
     _write_report(config, output, sets_by_name,
-                  [*parts[0].asked.outputs, *labels, *scaled])
+                  [*parts[0].asked.outputs, *labels], scaled)
   sharding.barrier("done")
 
 
@@ -207,12 +214,14 @@ def _predict(
 
 def _write_report(
     config: _Config, output: pathlib.Path, sets_by_name: _Sets,
-    names: Sequence[str]
+    plain: Sequence[str], scaled: Mapping[str, str]
 ) -> None:
   """Predictions on disk become results.jsonl, the page and a printed table."""
   conventions = experiment.conventions(config.metrics)
+  names = [*plain, *scaled]
+  pairs = measured.references(names, scaled, config.reference)
   found = measured.measure(
-      (measured.read(output / "predictions" / data, names)
+      (measured.read(output / "predictions" / data, names, pairs)
        for data in progress.each("measuring", list(sets_by_name), "image set")),
       conventions)
   small_images = None

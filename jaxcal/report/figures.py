@@ -127,6 +127,46 @@ def accuracy_against_error(rows: Sequence[summary.Row]) -> "Figure":
   return figure
 
 
+def before_and_after(
+    rows: Sequence[summary.Row], score: str, heading: str) -> "Figure":
+  """Methods by accuracy and a score, which a temperature has moved.
+
+  Args:
+    rows: Rows from `repaired.rows`.
+    score: Name of the score.
+    heading: What it is called; "NLL" has a logarithmic axis.
+
+  Raises:
+    ValueError: Nothing to draw.
+  """
+  if not rows:
+    raise ValueError("no methods to draw")
+  from matplotlib import ticker
+  figure, panel = _narrow(3.2)
+  factor = _factor(heading)
+  for number, row in enumerate(rows):
+    across = [factor * row[score], factor * row[f"{score}_after"]]
+    upwards = 2 * [100 * row["accuracy"]]
+    panel.plot(across, upwards, linewidth=0.6, color=_colour(number))
+    for x, fill in zip(across, (_colour(number), "white")):
+      panel.plot([x], upwards[:1], marker="o^sDvPX"[number % 7], linewidth=0,
+                 markersize=4, markerfacecolor=fill,
+                 markeredgecolor=_colour(number))
+    panel.annotate(str(number + 1), (across[0], upwards[0]), xytext=(3, 3),
+                   textcoords="offset points", fontsize=8,
+                   color=_colour(number))
+  if heading == "NLL":
+    panel.set_xscale("log")
+    # Powers of ten are not drawn as text, and there may be one of them.
+    panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+  else:
+    panel.set_xlim(left=0)
+  _plain_axes(panel, heading, "accuracy %")
+  return figure
+
+
 def prototype_similarities(found: prototypes.Similarities) -> "Figure":
   """Pairs of classes by the cosine of their text features, before and after.
 

@@ -14,6 +14,7 @@ from jaxcal.report import page
 from jaxcal.report import per_image
 from jaxcal.report import prototypes
 from jaxcal.report import published
+from jaxcal.report import repaired
 from jaxcal.report import resampled
 from jaxcal.report import saved_runs
 from jaxcal.report import sections
@@ -84,11 +85,23 @@ class Written(NamedTuple):
   notes: list[str]
 
 
-def references(labels: Sequence[str]) -> dict[str, str]:
-  """What each of the others is compared with, if it is there; all by label."""
-  reference = next((name for name in _REFERENCES if name in labels), None)
+def references(
+    labels: Sequence[str], recalibrated: Mapping[str, str] | None = None,
+    reference: str | None = None
+) -> dict[str, str]:
+  """What each of the others is compared with, if it is there; all by label.
+
+  Args:
+    labels: Labels of predictions.
+    recalibrated: Of recalibrated ones, the label of what they were before,
+      with which they are compared.
+    reference: Label of what the others are compared with; `tpt` if None, or
+      `zero_shot` without it.
+  """
+  if reference is None:
+    reference = next((name for name in _REFERENCES if name in labels), None)
   return {name: reference for name in labels
-          if reference not in (None, name)}
+          if reference not in (None, name)} | dict(recalibrated or {})
 
 
 def read(
@@ -241,6 +254,7 @@ def write(
       _title(about), _lead(rows),
       [sections.means(measured.means, conventions),
        sections.overview(rows, conventions, remarks),
+       *_repaired(measured),
        *sections.of_sets(
            rows, measured.images, conventions, similar=measured.similar,
            small_images=small_images),
@@ -345,6 +359,15 @@ def _lead(rows):
   return (f"Accuracy and calibration of {many(methods, 'method')} on "
           f"{many(len(sets), 'image set')} ({', '.join(sets)}) of {size} "
           "images.")
+
+
+def _repaired(measured):
+  """What a temperature does to each method, by the means if there are any."""
+  if measured.means:
+    return [repaired.section(
+        measured.means, f"means over {measured.means[0]['sets']} sets")]
+  return [repaired.section(group, data)
+          for data, group in summary.by_data(measured.rows).items()]
 
 
 def _fitted_to(about):

@@ -13,6 +13,7 @@ import pytest
 from jaxcal import config
 from jaxcal import config_methods
 from jaxcal import predictions
+from jaxcal import stages
 from jaxcal.data import catalogue
 from tests.cli import command
 from tests.data import miniatures
@@ -109,6 +110,23 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(one.class_names, ("cat", "hot dog"))
     self.assertEqual(one.ids[0], "cat/0.png")
 
+  def test_what_others_are_compared_with(self):
+    output = self._folder("run")
+    status, _, error = _evaluate(
+        "--config.method.name=zero_shot,tpt,zero,mta",
+        "--config.reference=zero", "--config.temperature.split=validation",
+        "--config.temperature.limit=20", f"--output={output}")
+    self.assertEqual(status, 0, error)
+    rows = map(json.loads,
+               (output / "differences.jsonl").read_text().splitlines())
+    self.assertEqual(
+        {stages.of(row).label: stages.reference_of(row).label for row in rows},
+        {**dict.fromkeys(("zero_shot", "tpt", "mta"), "zero"),
+         **{f"{name}+temperature": name
+            for name in ("zero_shot", "tpt", "zero", "mta")}})
+    self.assertIn("What a temperature repairs: digits",
+                  (output / "report.html").read_text())
+
   def test_a_temperature_without_an_optimum_is_not_applied_and_says_so(self):
     """One validation image, and that one is right."""
     output = self._folder("run")
@@ -200,6 +218,8 @@ class EvaluateTest(parameterized.TestCase):
       (("--config.evidence=scores",),
        "evidence=scores cannot be computed here; choose from: image_features,"),
       (("--config.method.wight=3",), "wight"),
+      (("--config.reference=zero_sot",),
+       "reference=zero_sot is not among the predictions; did you mean zero_"),
       (("--config.batch_size=abc",), "'abc' is not a whole number"),
       (("--config.method.selection_fraction=0.1",), "keep one of 8 views"),
       (("--config.data.name=eurosat",),

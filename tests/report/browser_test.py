@@ -52,7 +52,8 @@ def _write(folder):
   for number in range(_SETS):
     labels = rng.integers(_CLASSES, size=_IMAGES)
     sets.append(measured.Predicted(f"set_{number}", {
-        f"method_{method}_with_more": _predictions(rng, labels, method / 6)
+        f"method_{method}_with_more+temperature": _predictions(
+            rng, labels, method / 6)
         for method in range(_METHODS)}, {}))
   conventions = summary.Conventions(num_resamples=50)
   measured.write(folder, measured.measure(sets, conventions),

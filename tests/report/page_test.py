@@ -242,6 +242,24 @@ class FiguresTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "no methods"):
       figures.accuracy_against_error([])
 
+  def test_before_and_after_of_each_method(self):
+    row = {"method": "ecalp", "accuracy": 0.6, "nll": 20.0, "nll_after": 1.0,
+           "ece": 0.3, "ece_after": 0.1}
+    for score, heading, ends, scale in (
+        ("nll", "NLL", (20, 1), "log"), ("ece", "ECE %", (30, 10), "linear")):
+      panel, = figures.before_and_after([row, row], score, heading).axes
+      self.assertEqual(panel.get_xscale(), scale)
+      _, before, after, *_ = panel.get_lines()
+      np.testing.assert_allclose(
+          [*before.get_xdata(), *after.get_xdata()], ends)
+      np.testing.assert_allclose([*before.get_ydata(), *after.get_ydata()], 60)
+      self.assertEqual(after.get_markerfacecolor(), "white")
+      self.assertEqual([text.get_text() for text in panel.texts], ["1", "2"])
+    self.assertNotIn("mathdefault", figures.svg(
+        figures.before_and_after([row], "nll", "NLL"), inline=True))
+    with self.assertRaisesRegex(ValueError, "no methods"):
+      figures.before_and_after([], "ece", "ECE %")
+
   def test_risk_coverage_curves_in_percent(self):
     curve = per_image.Curve(np.array([0.5, 1.0]), np.array([0.0, 0.25]))
     figure = figures.risk_coverage({"soc": curve, "tpt": curve})
