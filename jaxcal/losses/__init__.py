@@ -10,6 +10,7 @@ __all__ = [
     "entropy",
     "logit_range",
     "orthogonality",
+    "rewards",
 ]
 
 __getattr__, __dir__ = lazy.modules(__name__, __all__)

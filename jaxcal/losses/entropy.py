@@ -83,6 +83,56 @@ def marginal_entropy(
   return -jnp.sum(jnp.exp(log_mean) * log_mean)
 
 
+def mean_entropy(
+    logits: Float[Array, "v k"],
+    *,
+    where: Bool[Array, "v"] | None = None,
+) -> Float[Array, ""]:
+  r"""Mean entropy of the predictions of one image's views, in nats.
+
+  .. math:: \frac{1}{|S|} \sum_{v \in S} H(p_v)
+
+  It is at most the entropy of the mean (`marginal_entropy`), and also falls
+  where the views grow certain of different classes.
+
+  Args:
+    logits: Logits, one row per view.
+    where: The views S that enter the mean; all if None.
+
+  Raises:
+    ValueError: Wrong shapes, or no view.
+
+  Source: Sheng et al., R-TPT: Improving Adversarial Robustness of
+  Vision-Language Models through Test-Time Prompt Tuning, CVPR 2025
+  (TomSheng21/R-TPT @e085f13).
+  Differs from the released code in: nothing.
+  """
+  _check_views(logits)
+  return jnp.mean(prediction_entropy(logits), where=where)
+
+
+def confidence_weighted_entropy(
+    logits: Float[Array, "*batch k"], margin: float | Float[Array, ""]
+) -> Float[Array, "*batch"]:
+  r"""Entropy of each prediction, times how confident it is, in nats.
+
+  .. math:: e^{m - H(p)} H(p)
+
+  The factor is not differentiated.
+
+  Args:
+    logits: Logits with any leading axes; classes last.
+    margin: Entropy m at which the factor is one.
+
+  Source: Imam et al., Test-Time Low Rank Adaptation via Confidence
+  Maximization for Zero-Shot Generalization of Vision-Language Models, WACV 2025
+  (Razaimam45/TTL-Test-Time-Low-Rank-Adaptation @cc754df).
+  Differs from the released code in: nothing.
+  """
+  entropy = prediction_entropy(logits)
+  return jnp.exp(jax.lax.stop_gradient(margin - entropy)) * entropy
+
+
 def confident_views(
     logits: Float[Array, "v k"], fraction: float) -> Bool[Array, "v"]:
   """Which views of one image have the lowest prediction entropies.
@@ -123,16 +173,25 @@ def most_confident(
   code goes on with an empty mean (NaN); ties are resolved by index.
   """
   _check_views(logits)
+  num_kept = num_confident(logits.shape[0], fraction)
+  entropy = prediction_entropy(jax.lax.stop_gradient(logits))
+  return jnp.argsort(entropy, stable=True)[:num_kept]
+
+
+def num_confident(num_views: int, fraction: float) -> int:
+  """How many views `most_confident` keeps.
+
+  Raises:
+    ValueError: `fraction` is outside (0, 1] or would keep no view.
+  """
   if not 0 < fraction <= 1:
     raise ValueError(f"fraction must lie in (0, 1], but {fraction=}.")
-  num_views = logits.shape[0]
   num_kept = int(num_views * fraction)
   if num_kept == 0:
     raise ValueError(
         f"{fraction=} of {num_views} views keeps none; use at least "
         f"{1 / num_views:.4g} or more views.")
-  entropy = prediction_entropy(jax.lax.stop_gradient(logits))
-  return jnp.argsort(entropy, stable=True)[:num_kept]
+  return num_kept
 
 
 def _log_probs(logits):

@@ -28,6 +28,13 @@ from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Number
 
+# What is minimised over views in place of the entropy of their mean prediction:
+# a function of their logits [v k], of which ones count [v], and of what judges
+# them, see `Start`.
+LossOfViews = Callable[
+    [Float[Array, "v k"], Bool[Array, "v"], Float[Array, "v k"] | None],
+    Float[Array, ""]]
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +52,16 @@ class Objective:
     num_steps: Optimiser steps per image; 0 leaves the context as it is.
     turns: Whether entropy and regulariser take turns, a step each beginning
       with the entropy, instead of being summed.
+    of_views: Loss that takes the place of the entropy; None for the entropy.
+      Hashable and equal to others like it.
   """
 
   regulariser: Partial | None = None
   weighting: Partial | None = None
   num_steps: int = dataclasses.field(default=1, metadata={"static": True})
   turns: bool = dataclasses.field(default=False, metadata={"static": True})
+  of_views: LossOfViews | None = dataclasses.field(
+      default=None, metadata={"static": True})
 
 
 class Prepared(NamedTuple):
@@ -72,11 +83,20 @@ class Penalty(NamedTuple):
 
 
 class Start(NamedTuple):
-  """What all methods share of one image, at the initial context."""
+  """What methods with one loss of views share of an image, where it starts.
 
-  kept: Bool[Array, "v"]  # views that enter the entropy
-  entropy: Float[Array, ""]  # nats, of their mean prediction
-  gradient: Float[Array, "m w"]  # of the entropy
+  Attributes:
+    kept: Views that enter the loss.
+    entropy: Entropy of their mean prediction, in nats.
+    gradient: Gradient of the loss, which is this entropy for most methods.
+    judged: Cosines of the views with the classes that a loss of its own may
+      look at, the same in all steps; None where the loss is the entropy.
+  """
+
+  kept: Bool[Array, "v"]
+  entropy: Float[Array, ""]
+  gradient: Float[Array, "m w"]
+  judged: Float[Array, "v k"] | None = None
 
 
 class Step(NamedTuple):
@@ -95,7 +115,8 @@ class Tuned(NamedTuple):
   gradient_ratio: Float[Array, ""]  # |weight * regulariser's| / |entropy's|
   weight: Float[Array, ""]  # size of the regulariser's factor there
   effective_weight: Float[Array, ""]  # |weight * gradient of the regulariser|
-  entropy_gradient: Float[Array, ""]  # |gradient of the entropy|
+  # |gradient of the entropy|, or of the loss in its place
+  entropy_gradient: Float[Array, ""]
 
 
 class Info(NamedTuple):
@@ -123,7 +144,8 @@ class RandomViews(NamedTuple):
 class Adapted(NamedTuple):
   """Prediction for one image."""
 
-  logits: Float[Array, "k"]  # of the clean view with the tuned context
+  # Of the clean view with the tuned context, or of all views by their weights.
+  logits: Float[Array, "k"]
   context: Float[Array, "m w"] | None  # None where none was needed
   info: Info
   random_views: RandomViews | None = None  # where asked for
@@ -219,14 +241,20 @@ def begin(
     prepared: Prepared,
     views: Float[Array, "v d"],
     selection_fraction: float,
+    of_views: LossOfViews | None = None,
+    *,
+    judged: Float[Array, "v k"] | None = None,
 ) -> Start:
-  """Selects an image's views and differentiates their entropy.
+  """Selects an image's views and differentiates their entropy, or their loss.
 
   Args:
     prepared: Result of `prepare`.
     views: Unit-norm features of the views.
     selection_fraction: Part of the views, rounded down, with the lowest
       entropies that is kept; in (0, 1].
+    of_views: Loss of views of the method; the entropy if None.
+    judged: Cosines of the views with the classes for this loss; those with the
+      prepared text features if None.
 
   Raises:
     ValueError: No view would be kept, or `views` and the text features differ
@@ -235,7 +263,9 @@ def begin(
   _check_views(views, prepared)
   logits = prepared.logit_scale * views @ prepared.text_features.T
   kept = entropy.confident_views(logits, selection_fraction)
-  return entropy_at(prepared, views, kept)
+  if of_views is not None and judged is None:
+    judged = views @ prepared.text_features.T
+  return entropy_at(prepared, views, kept, of_views, judged)
 
 
 @precision.highest
@@ -243,13 +273,28 @@ def entropy_at(
     prepared: Prepared,
     views: Float[Array, "v d"],
     kept: Bool[Array, "v"],
+    of_views: LossOfViews | None = None,
+    judged: Float[Array, "v k"] | None = None,
 ) -> Start:
-  """Entropy of the kept views and its gradient, at the prepared context."""
-  value, cotangent = jax.value_and_grad(
-      lambda features: entropy.marginal_entropy(
-          prepared.logit_scale * views @ features.T, where=kept))(
-              prepared.text_features)
-  return Start(kept, value, prepared.pull_back(cotangent))
+  """Entropy of the kept views and its gradient, at the prepared context.
+
+  Args:
+    prepared: Result of `prepare`.
+    views: Unit-norm features of the views.
+    kept: Views that enter the entropy.
+    of_views: Loss whose gradient is wanted in place of the entropy's.
+    judged: Cosines that this loss looks at, see `begin`.
+  """
+  logits = lambda features: prepared.logit_scale * views @ features.T
+  marginal = lambda features: entropy.marginal_entropy(
+      logits(features), where=kept)
+  if of_views is None:
+    value, cotangent = jax.value_and_grad(marginal)(prepared.text_features)
+  else:
+    value = marginal(prepared.text_features)
+    cotangent = jax.grad(lambda features: of_views(
+        logits(features), kept, judged))(prepared.text_features)
+  return Start(kept, value, prepared.pull_back(cotangent), judged)
 
 
 def combine(
@@ -320,7 +365,9 @@ def tune(
   for number in range(objective.num_steps):
     if number:
       here = prepare(encode, context, prepared.logit_scale)
-      at, pulled = entropy_at(here, views, start.kept), penalty(here, objective)
+      at = entropy_at(
+          here, views, start.kept, objective.of_views, start.judged)
+      pulled = penalty(here, objective)
     step = combine(objective, at, pulled, number)
     if not number:
       ratio = _norm(step.pull) / jnp.maximum(
@@ -339,10 +386,11 @@ def predict(
     views: Float[Array, "v d"],
     start: Start,
     tuned: Tuned,
+    weights: Float[Array, "v"] | None = None,
     *,
     num_random: int = 0,
 ) -> Adapted:
-  """Predicts the clean view (row 0) with a tuned context.
+  """Predicts the clean view (row 0), or all of them, with a tuned context.
 
   Args:
     encode: Function as in `prepare`.
@@ -350,6 +398,8 @@ def predict(
     views: Unit-norm features of the views.
     start: Start of the image, from `begin`.
     tuned: Tuned context, from `tune`.
+    weights: Weights of the views, whose logits are summed; the clean view alone
+      if None.
     num_random: Random views whose logits are wanted, too, those of lowest
       entropy with the tuned context.
   """
@@ -359,7 +409,7 @@ def predict(
   features = jnp.where(moved, encode(tuned.context), prepared.text_features)
   logits = prepared.logit_scale * views @ features.T
   return Adapted(
-      logits[0], tuned.context,
+      _predicted(logits, weights), tuned.context,
       Info(entropy_before=start.entropy,
            entropy_after=entropy.marginal_entropy(logits, where=start.kept),
            regulariser=tuned.regulariser,
@@ -379,13 +429,14 @@ def untuned(
     views: Float[Array, "v d"],
     selection_fraction: float,
     *,
+    weights: Float[Array, "v"] | None = None,
     num_random: int = 0,
 ) -> Adapted:
-  """Predicts the clean view with text features as they are.
+  """Predicts with text features as they are.
 
   The entropy of the diagnostics is that of the confident views; of the clean
-  view alone where `selection_fraction` would keep none. `num_random` as in
-  `predict`.
+  view alone where `selection_fraction` would keep none. `weights` and
+  `num_random` as in `predict`.
   """
   logits = logit_scale * views @ text_features.T
   if int(len(views) * selection_fraction):
@@ -394,8 +445,9 @@ def untuned(
     kept = jnp.arange(len(views)) == 0
   value = entropy.marginal_entropy(logits, where=kept)
   zero = jnp.zeros_like(value)
-  return Adapted(logits[0], None, Info(value, value, *[zero] * 6),
-                 _random_views(logits, logits, num_random))
+  return Adapted(
+      _predicted(logits, weights), None, Info(value, value, *[zero] * 6),
+      _random_views(logits, logits, num_random))
 
 
 def adapt(
@@ -406,6 +458,8 @@ def adapt(
     *,
     optimiser: optax.GradientTransformation,
     selection_fraction: float = 0.1,
+    weights: Float[Array, "v"] | None = None,
+    judged: Float[Array, "v k"] | None = None,
 ) -> Adapted:
   """Tunes the context on one image and predicts its clean view.
 
@@ -418,10 +472,12 @@ def adapt(
     encode: Function as in `prepare`; the same function.
     prepared: Result of `prepare`.
     views: Unit-norm features of the views; row 0 is the clean view, the only
-      one that is predicted.
+      one that is predicted unless there are weights.
     objective: Objective of the method.
     optimiser: Optimiser that takes the steps, e.g. `methods.Tpt().optimiser`.
     selection_fraction: See `begin`.
+    weights: See `predict`.
+    judged: See `begin`.
 
   Raises:
     ValueError: See `begin`.
@@ -431,12 +487,18 @@ def adapt(
   silently left unadapted; an error instead of NaN where no view is kept.
   """
   if not objective.num_steps:
-    return untuned(prepared.text_features, prepared.logit_scale, views,
-                   selection_fraction)._replace(context=prepared.context)
-  start = begin(prepared, views, selection_fraction)
+    return untuned(
+        prepared.text_features, prepared.logit_scale, views,
+        selection_fraction, weights=weights)._replace(context=prepared.context)
+  start = begin(prepared, views, selection_fraction, objective.of_views,
+                judged=judged)
   tuned = tune(encode, prepared, views, start, penalty(prepared, objective),
                objective, optimiser)
-  return predict(encode, prepared, views, start, tuned)
+  return predict(encode, prepared, views, start, tuned, weights)
+
+
+def _predicted(logits, weights):
+  return logits[0] if weights is None else weights @ logits
 
 
 def _no_derivative(cotangent):

@@ -158,29 +158,33 @@ def adapt(
   # As many as enter the entropy.
   num_random = lambda method: shared.random_views and int(
       len(views) * method.selection_fraction)
-  steps = {name: method.objective().num_steps
-           for name, method in methods.items()}
+  objectives = {name: method.objective() for name, method in methods.items()}
   result = {
       name: engine.untuned(
           prepared.text_features, prepared.logit_scale, views,
-          method.selection_fraction, num_random=num_random(method))._replace(
-              context=prepared.context)
-      for name, method in methods.items() if not steps[name]}
-  tuning = {name: method for name, method in methods.items() if steps[name]}
-  starts = {fraction: engine.begin(prepared, views, fraction)
-            for fraction in sorted({
-                method.selection_fraction for method in tuning.values()})}
-  start_of = lambda name: starts[methods[name].selection_fraction]
+          method.selection_fraction, weights=method.view_weights(views),
+          num_random=num_random(method))._replace(context=prepared.context)
+      for name, method in methods.items() if not objectives[name].num_steps}
+  tuning = [name for name in methods if objectives[name].num_steps]
+  kind_of = lambda name: (
+      methods[name].selection_fraction, objectives[name].of_views)
+  starts = {kind: engine.begin(prepared, views, *kind) for kind in sorted(
+      _by(kind_of, tuning), key=lambda kind: kind[0])}
+  start_of = lambda name: starts[kind_of(name)]
   tuned: dict[str, engine.Tuned] = {}
-  for group in _by(jax.tree.structure, tuning).values():
+  for group in _by(
+      lambda name: jax.tree.structure(methods[name]), tuning).values():
     together = _tune(shared, views, start_of(group[0]), group)
     tuned |= {name: jax.tree.map(lambda x, i=i: x[i], together)
               for i, name in enumerate(group)}
-  for number, names in _by(num_random, tuning).items():
+  predicted_like = lambda name: (
+      num_random(methods[name]), methods[name].predicts_clean_view)
+  for (number, _), names in _by(predicted_like, tuning).items():
     adapted = jax.lax.map(
         lambda given, n=number: engine.predict(
             encode, prepared, views, *given, num_random=n),
-        run.stack([(start_of(name), tuned[name]) for name in names]))
+        run.stack([(start_of(name)._replace(judged=None), tuned[name],
+                    methods[name].view_weights(views)) for name in names]))
     result |= {name: jax.tree.map(lambda x, i=i: x[i], adapted)
                for i, name in enumerate(names)}
   return {name: result[name] for name in methods}
@@ -241,11 +245,11 @@ def _penalties(prepared, objectives):
       prepared.pull_back, jnp.stack(cotangents)))
 
 
-def _by(key, methods):
-  """Names of the methods, by what a function makes of their numbers."""
+def _by(key, names):
+  """Names of methods, by what a function makes of each."""
   groups: dict[Hashable, list[str]] = {}
-  for name, method in methods.items():
-    groups.setdefault(key(method), []).append(name)
+  for name in names:
+    groups.setdefault(key(name), []).append(name)
   return groups
 
 

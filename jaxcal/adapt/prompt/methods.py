@@ -16,6 +16,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import types
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,9 @@ class PromptMethod:
 
   selection_fraction: float = _static(default=0.1)
 
+  # Whether `view_weights` has none; a posterior knows of no other view.
+  predicts_clean_view: ClassVar[bool] = True
+
   def objective(self) -> engine.Objective:
     """What is minimised; the base class takes no step."""
     return engine.Objective(num_steps=0)
@@ -75,11 +79,7 @@ class PromptMethod:
                        f"{self.selection_fraction:g}")
     if not self.objective().num_steps:
       return
-    if task.encode is None or task.context is None:
-      raise ValueError(
-          f"{type(self).__name__} tunes a prompt, but the task has text "
-          "features alone; give it `encode` and `context` as well, for example "
-          "by jaxcal.task_of(model, class_names)")
+    check_encoder(self, task)
     if int(num_views * self.selection_fraction) < 1:
       raise ValueError(
           f"a selection_fraction of {self.selection_fraction:g} keeps none of "
@@ -101,6 +101,13 @@ class PromptMethod:
       ValueError: Says which.
     """
     numbers_lib.refuse_both(self)
+
+  def view_weights(
+      self, views: Float[Array, "v d"]) -> Float[Array, "v"] | None:
+    """Weights by which the views are predicted; None for the clean one alone.
+    """
+    del views
+    return None
 
   def of_classes(self, text_features: Float[Array, "k d"]) -> "PromptMethod":
     """The method with numbers where its own depend on the classes.
@@ -424,6 +431,19 @@ class Regularised(Weighted):
     return _sum(self, self.regulariser, self.weight)
 
 
+def check_encoder(method: base.Numbers, task: base.Task) -> None:
+  """Refuses a task without prompts for a method that tunes them.
+
+  Raises:
+    ValueError: Says how to get one.
+  """
+  if task.encode is None or task.context is None:
+    raise ValueError(
+        f"{type(method).__name__} tunes a prompt, but the task has text "
+        "features alone; give it `encode` and `context` as well, for example "
+        "by jaxcal.task_of(model, class_names)")
+
+
 def resolved(
     method: PromptMethod, prepared: engine.Prepared) -> PromptMethod:
   """The method with the weight and margin that its numbers mean for classes.
@@ -476,17 +496,18 @@ def _constant(weight, entropy, value):
 
 def _alone(numbers, task, views):
   """One method on one image, from nothing but the task."""
+  weights = numbers.view_weights(views)
   if not numbers.objective().num_steps:
     return output(engine.untuned(
         task.text_features, task.logit_scale, views,
-        numbers.selection_fraction))
+        numbers.selection_fraction, weights=weights))
   numbers.check(task, len(views))
   prepared = engine.prepare(task.encode, task.context, task.logit_scale)
   numbers = resolved(numbers, prepared)
   return output(engine.adapt(
       task.encode, prepared, views, numbers.objective(),
       optimiser=numbers.optimiser,
-      selection_fraction=numbers.selection_fraction))
+      selection_fraction=numbers.selection_fraction, weights=weights))
 
 
 def output(adapted: engine.Adapted) -> base.Output:
