@@ -197,8 +197,8 @@ def _answer(num_classes, mesh, max_bytes):
       _task("ViT-B/16", num_classes, max_bytes), None)
   features = _shape(
       number, _NUM_VIEWS, sizes.MODELS["ViT-B/16"].projection)
-  return Program(run._program(mesh, False, ()), (shared, (features, None)),
-                 (False, True), images=number,
+  return Program(run._program(mesh, False, ()),
+                 (shared, (features, None, None)), (False, True), images=number,
                  planned=memory.shares(max_bytes).text_tower)
 
 
@@ -218,7 +218,7 @@ def _predictive(num_classes, mesh, max_bytes):
       functools.partial(_shared, ("zero_shot",), 0, max_bytes),
       _task(name, num_classes, max_bytes), head)
   rows = (_shape(number, 1, model.config.projection),
-          Pooled(_shape(number, model.config.pooled_sizes[0])))
+          Pooled(_shape(number, model.config.pooled_sizes[0])), None)
   return Program(run._program(mesh, True, ()), (shared, rows), (False, True),
                  images=number, planned=memory.shares(max_bytes).text_tower)
 

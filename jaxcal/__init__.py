@@ -69,6 +69,10 @@ _EXPORTS = {
     **{name: ("jaxcal.adapt.prompt.methods", name) for name in (
         "ATpt", "ATptInverted", "CTpt", "CTptTwoStep", "OTpt", "OTptPublished",
         "Regularised", "Soc", "SocQuantile", "Tpt", "ZeroShot")},
+    "RTpt": ("jaxcal.adapt.prompt.reliability", "RTpt"),
+    "Rlcf": ("jaxcal.adapt.prompt.rewards", "Rlcf"),
+    "DynaPrompt": ("jaxcal.adapt.prompt.dynamic", "DynaPrompt"),
+    "Ttl": ("jaxcal.adapt.low_rank", "Ttl"),
     "Dmn": ("jaxcal.adapt.memory", "Dmn"),
     "DmnWeak": ("jaxcal.adapt.memory", "DmnWeak"),
     "Dpe": ("jaxcal.adapt.prototypes", "Dpe"),

@@ -207,6 +207,24 @@ class SocQuantileConfig(TptConfig):
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
+class RTptConfig(TptConfig):
+  """Numbers of R-TPT."""
+
+  num_neighbours: int | None = _field(
+      None, "views nearest to a view that tell how reliable it is")
+  temperature: float | None = _field(
+      None, "temperature of the weights of the views")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class RlcfConfig(TptConfig):
+  """Numbers of RLCF."""
+
+  num_sampled: int | None = _field(
+      None, "classes of each view whose likelihood is rewarded")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
 class MtaConfig:
   """Numbers of MTA."""
 
@@ -345,6 +363,40 @@ class EcalpConfig:
       None, "images that there is room for; as many as there are if None")
 
 
+@dataclasses.dataclass(kw_only=True, slots=True)
+class DynaPromptConfig:
+  """Numbers of DynaPrompt."""
+
+  learning_rate: float | None = _field(None, "step size of AdamW")
+  weight_decay: float | None = _field(None, "decay of AdamW")
+  num_prompts: int | None = _field(None, "number of prompts")
+  selection_fraction: float | None = _field(
+      None, "share of the views, those of lowest entropy, that count")
+  reset_optimiser: bool | None = _field(
+      None, "let the optimiser begin anew with each image, as the original "
+      "does and the benchmark does not")
+  by_position: bool | None = _field(
+      None, "take prompts for positions in the order of entropy, as all "
+      "released code does by a slip")
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class TtlConfig:
+  """Numbers of TTL."""
+
+  learning_rate: float | None = _field(None, "step size of AdamW")
+  weight_decay: float | None = _field(None, "decay of AdamW")
+  num_steps: int | None = _field(None, "optimiser steps per image")
+  margin: float | None = _field(
+      None, "entropy in nats at which the weight of a view is one")
+  alpha: float | None = _field(
+      None, "size of a change, times the product of its factors over the rank")
+  rank: int | None = _field(None, "rank of each change")
+  num_blocks: int | None = _field(
+      None, "blocks of the image tower that are changed, the last ones")
+  seed: int | None = _field(None, "seed of the random factors")
+
+
 def _section(kind: type) -> Any:
   return dataclasses.field(default_factory=kind)
 
@@ -375,13 +427,14 @@ class MethodConfig:
       None, "quantile of the similarities at which soc_quantile has its "
       "margin; 0.2 if None")
   learning_rate: float | None = _field(
-      None, "step size of AdamW; the method's own (0.005, or 0.0006 for dpe) "
-      "if None")
+      None, "step size of AdamW; the method's own (0.005, 0.007 for rlcf, or "
+      "0.0006 for dpe) if None")
   weight_decay: float | None = _field(
-      None, "decay of AdamW; the method's own (0.01 as in PyTorch) if None")
+      None, "decay of AdamW; the method's own (0.01 as in PyTorch, or 0.0005 "
+      "for rlcf) if None")
   num_steps: int | None = _field(
-      None, "optimiser steps per image; the method's own (1, or 2 for "
-      "c_tpt_two_step) if None")
+      None, "optimiser steps per image; the method's own (1, 2 for "
+      "c_tpt_two_step, or 3 for rlcf) if None")
   selection_fraction: float | None = _field(
       None, "share of the views, those of lowest entropy, that count; the "
       "method's own (0.1, or 0.3 for zero) if None")
@@ -395,6 +448,8 @@ class MethodConfig:
   a_tpt_inverted: RegularisedConfig = _section(RegularisedConfig)
   soc: SocConfig = _section(SocConfig)
   soc_quantile: SocQuantileConfig = _section(SocQuantileConfig)
+  r_tpt: RTptConfig = _section(RTptConfig)
+  rlcf: RlcfConfig = _section(RlcfConfig)
   mta: MtaConfig = _section(MtaConfig)
   zero: ZeroConfig = _section(ZeroConfig)
   tps: TpsConfig = _section(TpsConfig)
@@ -405,6 +460,8 @@ class MethodConfig:
   dpe: DpeConfig = _section(DpeConfig)
   onzeta: OnZetaConfig = _section(OnZetaConfig)
   ecalp: EcalpConfig = _section(EcalpConfig)
+  dynaprompt: DynaPromptConfig = _section(DynaPromptConfig)
+  ttl: TtlConfig = _section(TtlConfig)
   context: str = _path(
       "template", "context at which every image starts: 'template', the words "
       "before the "
@@ -979,7 +1036,7 @@ def _method_rows(method, views):
 def _numbers_rows(part, views):
   """Of a method's numbers, or of those below config.method for all."""
   number = lambda name: getattr(part, name, None)
-  fraction, delta = map(number, ("selection_fraction", "delta"))
+  fraction, delta, seed = map(number, ("selection_fraction", "delta", "seed"))
   return (
       *_at_least(0, part, *(name for name in (
           "effective_weight", "learning_rate", "weight_decay", "num_steps",
@@ -987,8 +1044,13 @@ def _numbers_rows(part, views):
                             if hasattr(part, name))),
       *_at_least(1, part, *(name for name in (
           "capacity", "negative_capacity", "image_neighbours",
-          "text_neighbours", "power", "num_rounds", "length")
+          "text_neighbours", "power", "num_rounds", "length", "num_neighbours",
+          "num_prompts", "rank", "num_blocks")
                             if hasattr(part, name))),
+      *_at_least(2, part, *(
+          name for name in ("num_sampled",) if hasattr(part, name))),
+      # As an argument of a program, where JAX has no wider integers.
+      ("seed", seed is None or 0 <= seed < 2**31, "from 0 to 2**31 - 1"),
       ("selection_fraction", fraction is None or 0 < fraction <= 1,
        "in (0, 1]"),
       ("selection_fraction", fraction is None or

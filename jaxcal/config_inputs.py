@@ -17,7 +17,6 @@ from jaxcal import config as config_lib
 from jaxcal import memory
 from jaxcal import tasks
 from jaxcal.adapt import base
-from jaxcal.adapt.prompt import methods as prompt
 from jaxcal.clip import checkpoint
 from jaxcal.data import corruptions
 from jaxcal.data import image_set as image_sets
@@ -238,8 +237,7 @@ def check_start(
   if adapter is None or adapters.moves_images(adapter):
     return
   tuning = [name for name, method in methods.items()
-            if isinstance(method, prompt.PromptMethod) and
-            method.objective().num_steps]
+            if base.num_contexts(method)]
   if tuning:
     raise ValueError(
         f"{', '.join(tuning)} would tune prompts, of which "

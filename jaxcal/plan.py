@@ -6,7 +6,6 @@ from typing import Any
 from jaxcal import parts
 from jaxcal import runs
 from jaxcal.adapt import base
-from jaxcal.adapt.prompt import methods as prompt_methods
 from jaxcal.report import tables
 from jaxcal.tuning import saved
 
@@ -49,7 +48,7 @@ def row(
   from_pixels = [one.tuned is not None and one.tuned.spec.kind.from_pixels
                  for one in lacking]
   passes = sum(from_pixels) + (not all(from_pixels))
-  steps = sum(count * _num_steps(of.methods[of.outputs[name].method])
+  steps = sum(count * base.num_contexts(of.methods[of.outputs[name].method])
               for name, count in left.items())
   missing += [one.stages.label for one in lacking]
   return {
@@ -81,10 +80,3 @@ def _listed(names):
   more = len(names) - _MOST_NAMES
   listed = ", ".join(names[:_MOST_NAMES]) or "nothing"
   return f"{listed} and {more} more" if more > 0 else listed
-
-
-def _num_steps(method: base.Numbers) -> int:
-  """How often a context of an image is encoded after the initial one."""
-  if not isinstance(method, prompt_methods.PromptMethod):
-    return 0
-  return method.objective().num_steps

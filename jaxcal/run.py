@@ -171,10 +171,18 @@ def shuffled(num_images: int, seed: int) -> Positions:
 def output_names(
     methods: Methods, *, with_posterior: bool = False
 ) -> dict[str, stages.Stages]:
-  """Names of the predictions that `iterate` gives, and the stages of each."""
+  """Names of the predictions that `iterate` gives, and the stages of each.
+
+  Raises:
+    ValueError: A posterior beside a method that predicts more than clean views.
+  """
   names: dict[str, stages.Stages] = {}
   for name, method in methods.items():
     if isinstance(method, prompt_methods.PromptMethod):
+      if with_posterior and not method.predicts_clean_view:
+        raise ValueError(
+            f"{name} predicts an image by all of its views, but a posterior "
+            "sees the clean one alone; leave one of them out")
       names |= families.names({name: method}, with_posterior=with_posterior)
     else:
       names[name] = stages.Stages(name)
@@ -240,8 +248,12 @@ def iterate(
       a device has no memory even for one image.
   """
   task = task._replace(num_images=len(source.ids))
+  _check_names(methods)
+  deeper = _deeper(methods, source)
+  if deeper is not None:
+    source, task = deeper.source, task._replace(image_blocks=deeper.blocks)
   shaped = tasks.shaped(task)  # traces the text tower: once is enough
-  _check_methods(methods, shaped, source)
+  _check_methods(methods, shaped, source, deeper)
   _check_evidence(evidence, methods, task)
   if head is not None and not _prompt_family(methods, task):
     raise ValueError(
@@ -251,6 +263,8 @@ def iterate(
     batch_size = 8 if _prompt_family(methods, task) else 256
   if batch_size < 1:
     raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+  if deeper is not None:
+    batch_size = min(batch_size, deeper.most_images)
   mesh = sharding.data_mesh(devices)
   names = output_names(methods, with_posterior=head is not None)
   about = {name: {} for name in names} if about is None else about
@@ -286,6 +300,29 @@ def iterate(
           **stages.setting(names[name]), **_scale(methods, task, names[name]),
           **settings}, common)
       yield name, _with_numbers(found, methods[names[name].method], task)
+
+
+def _deeper(methods, source):
+  """The images for methods that adapt the image tower; None without any.
+
+  Raises:
+    ValueError: The tower is not at hand, or does not have so many blocks.
+  """
+  number, name = max(
+      ((base.image_blocks(method), name) for name, method in methods.items()),
+      default=(0, ""))
+  if not number:
+    return None
+  if source.deeper is None:
+    raise ValueError(
+        f"{name}: adapts the image tower, so it needs the images themselves; "
+        "features, in a store or in arrays, or behind an adapter, do not tell "
+        "what goes on in the tower. Give an image set and the model, or leave "
+        "the method out")
+  try:
+    return source.deeper(number)
+  except ValueError as error:
+    raise ValueError(f"{name}: {error}") from error
 
 
 def _open(folder, source, names, order, identity):
@@ -448,7 +485,8 @@ def _episodic(methods, task, prepared, head, evidence, mesh):
       task = task._replace(encode=None, context=None)
   common = tuple(name for name in COMMON_EVIDENCE if name in evidence)
   shared = sharding.replicate((task, family, alone), mesh)
-  program = _program(mesh, head is not None, common)
+  program = _program(mesh, head is not None, common, tuple(
+      name for name in alone if base.image_blocks(methods[name])))
 
   def pooled_of(batch):
     if head is not None and batch.pooled is None:
@@ -457,21 +495,28 @@ def _episodic(methods, task, prepared, head, evidence, mesh):
           "arrays do not tell: give an image set or a feature store, and model")
     return batch.pooled if head is not None else None
 
-  return lambda batch: program(shared, (batch.view_features, pooled_of(batch)))
+  return lambda batch: program(
+      shared, (batch.view_features, pooled_of(batch), batch.states))
 
 
 @functools.cache  # as `jit` does: another pass does not compile again
-def _program(mesh, with_posterior, evidence):
+def _program(mesh, with_posterior, evidence, of_tower=()):
 
   def outputs_of(shared, rows):
     task, family, alone = shared
-    features, *pooled = rows
+    features, pooled, states = rows
     features = features.astype(tasks.dtype_of(task))
-    outputs = runners.episodic_each(alone, task, features)
+    outputs = runners.episodic_each(
+        {name: method for name, method in alone.items()
+         if name not in of_tower}, task, features)
+    if of_tower:
+      outputs |= runners.episodic_each(
+          {name: alone[name] for name in of_tower}, task,
+          base.Seen(features, states))
     if family is not None:
       # Of these it is known that the scores are logits.
       together: Any = runners.episodic(
-          family, task, (features, *pooled) if with_posterior else features)
+          family, task, (features, pooled) if with_posterior else features)
       outputs |= {name: output._replace(log_probs=None)
                   for name, output in together.items()}
     clean = {"image_features": lambda: features[:, 0],
@@ -593,12 +638,16 @@ def _checked_order(order, num_images):
   return order
 
 
-def _check_methods(methods, task, source):
-  """Refuses methods that break the contract or lack what they need."""
+def _check_names(methods):
+  """Refuses what are no methods by name."""
   if not isinstance(methods, Mapping) or not methods or not all(
       isinstance(name, str) and name for name in methods):
     raise TypeError("expected at least one method by its name, as in {\"tda\": "
                     f"jaxcal.Tda()}}, got {methods!r}")
+
+
+def _check_methods(methods, task, source, deeper):
+  """Refuses methods that break the contract or lack what they need."""
   views = jax.ShapeDtypeStruct(
       (source.num_views, task.text_features.shape[-1]), tasks.dtype_of(task))
   for name, method in methods.items():
@@ -606,7 +655,10 @@ def _check_methods(methods, task, source):
       if isinstance(method, prompt_methods.PromptMethod):
         method.check(task, source.num_views)
       else:
-        _check_fields(contract.check(method, task, views).evidence)
+        seen: Any = views
+        if base.image_blocks(method):
+          seen = base.Seen(seen, deeper.states)
+        _check_fields(contract.check(method, task, seen).evidence)
     except (TypeError, ValueError) as error:
       raise type(error)(f"{name}: {error}") from error
 

@@ -37,6 +37,7 @@ from jaxcal.adapt.prompt import methods as prompt_methods
 from jaxcal.clip import captions
 from jaxcal.clip import checkpoint
 from jaxcal.clip import encoder
+from jaxcal.clip import last_blocks
 from jaxcal.clip import prompts as prompts_lib
 from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
@@ -71,7 +72,7 @@ from tests.clip import tiny
 from tests.posterior import small
 
 _NAMES = ("red circle", "blue square", "star")
-_VIEWS = 10
+_VIEWS = 21
 _EXACT = (lax.Precision.HIGHEST,) * 2
 # What a tower's products ask for, by its precision.
 _ASKED = {"highest": _EXACT, "high": (lax.Precision.HIGH,) * 2,
@@ -303,8 +304,17 @@ class _World:
     self.k, self.d = len(_NAMES), self.model.config.projection
     self.scale = jnp.asarray(100.0)
     self.encoded = self.task._replace(
-        text_features=_shape(self.k, self.d), logit_scale=_shape())
+        text_features=_shape(self.k, self.d), logit_scale=_shape(),
+        image_blocks=last_blocks.of(self.model.config, self.model.params, 3))
     self.views = _shape(2, _VIEWS, self.d)
+
+  def seen(self, numbers, *rows):
+    """What a method sees of images."""
+    views = _shape(*rows, _VIEWS, self.d)
+    if not base.image_blocks(numbers):
+      return views
+    states = encoding.states_of_image(self.model, 1, _VIEWS)
+    return base.Seen(views, _shape(*rows, *states.shape, dtype=states.dtype))
 
   def prepared(self, linearisation="vjp"):
     return jax.eval_shape(
@@ -337,7 +347,7 @@ class _World:
       program = run._program(self.mesh, head is not None, evidence)
       yield f"predict, head={head is not None}", (
           program, jax.eval_shape(shared, self.prepared(), head),
-          (self.views, pooled))
+          (self.views, pooled, None))
     for linearisation in ("vjp", "jacobian"):
       yield f"prepare, {linearisation}", (
           functools.partial(engine.prepare, linearisation=linearisation),
@@ -365,6 +375,7 @@ class _World:
       method = adapt_methods.method(name)
       if isinstance(method, prompt_methods.PromptMethod):
         continue
+      seen = lambda *rows, m=method: self.seen(m, *rows)
       method = method.method()
       # Some memories have the size of the stream.
       states = jax.eval_shape(
@@ -372,11 +383,11 @@ class _World:
               m, task._replace(num_images=6), 2), self.encoded)
       yield f"stream of {name}", (
           runners.advance, method, self.encoded, states,
-          _shape(6, _VIEWS, self.d), _shape(2, 4, dtype=jnp.int32))
+          seen(6), _shape(2, 4, dtype=jnp.int32))
       yield f"one image of {name}", (
           lambda task, views, m=method: m.step(
               task, m.init(task._replace(num_images=1)), views),
-          self.encoded, _shape(_VIEWS, self.d))
+          self.encoded, seen())
     yield "logits", (base.logits, self.encoded, _shape(self.d))
 
   def other_texts(self):

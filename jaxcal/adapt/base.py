@@ -13,6 +13,7 @@ import jax
 from jax.tree_util import Partial
 
 from jaxcal import precision
+from jaxcal.clip import last_blocks
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -35,6 +36,8 @@ class Task(NamedTuple):
     context: Context at which every image starts; goes with `encode`.
     num_images: Length of the stream, for methods that need it beforehand; the
       runners fill it in. A plain number in `init`, where it may decide shapes.
+    image_blocks: Last blocks of the image tower, for methods that adapt them,
+      see `image_blocks`; `jaxcal.run` fills them in.
   """
 
   text_features: Float[Array, "k d"]
@@ -42,6 +45,19 @@ class Task(NamedTuple):
   encode: Encode | None = None
   context: Float[Array, "m w"] | None = None
   num_images: int | Int[Array, ""] = 0
+  image_blocks: last_blocks.LastBlocks | None = None
+
+
+class Seen(NamedTuple):
+  """What a method that adapts the image tower sees of an image.
+
+  Attributes:
+    views: Unit-norm features of its views.
+    states: States of all views that enter the task's `image_blocks`.
+  """
+
+  views: Float[Array, "v d"]
+  states: Float[Array, "v t w"]
 
 
 class Output(NamedTuple):
@@ -74,8 +90,8 @@ class TestTimeMethod(NamedTuple):
     init: State before the first image, from the task; () for methods without
       one, of which no image sees another.
     step: Function of task, state and one image's unit-norm view features
-      [v d], of which row 0 is the clean view; gives the next state and the
-      output, or an output for each name.
+      [v d], of which row 0 is the clean view (or `Seen`, see `image_blocks`);
+      gives the next state and the output, or an output for each name.
   """
 
   init: Callable[[Task], PyTree]
@@ -105,6 +121,24 @@ def episodic(
   """
   return TestTimeMethod(Partial(_no_state), Partial(_stateless, step=Partial(
       step, *bound)))
+
+
+def image_blocks(method: Numbers) -> int:
+  """How many of the last blocks of the image tower a method adapts.
+
+  None unless its numbers have a property `image_blocks`. Then its step takes
+  `Seen` in place of the view features, and the task has these blocks and
+  perhaps more before them.
+  """
+  return getattr(method, "image_blocks", 0)
+
+
+def num_contexts(method: Numbers) -> int:
+  """How many contexts a method encodes for each image, after the initial one.
+
+  None unless its numbers have a property `num_contexts`.
+  """
+  return getattr(method, "num_contexts", 0)
 
 
 def has_state(method: TestTimeMethod, task: Task) -> bool:

@@ -25,14 +25,16 @@ _ORDER_TOLERANCE = 1e-2
 
 
 def check(
-    method: base.Numbers, task: base.Task, views: Float[Any, "v d"]
+    method: base.Numbers, task: base.Task,
+    views: Float[Any, "v d"] | base.Seen
 ) -> base.Output:
   """Refuses a method before it sees an image, by shapes and types alone.
 
   Args:
     method: Dataclass of the method's numbers.
     task: Task of the images; shapes will do.
-    views: Features of an image's views; their shape and dtype will do.
+    views: Features of an image's views, or what else the method sees of it;
+      shapes and dtypes will do.
 
   Returns:
     The shapes of an output.

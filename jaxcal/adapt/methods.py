@@ -9,12 +9,16 @@ from jaxcal.adapt import base
 from jaxcal.adapt import cache
 from jaxcal.adapt import classifier
 from jaxcal.adapt import graph
+from jaxcal.adapt import low_rank
 from jaxcal.adapt import memory
 from jaxcal.adapt import modes
 from jaxcal.adapt import prototypes
 from jaxcal.adapt import shifts
 from jaxcal.adapt import votes
+from jaxcal.adapt.prompt import dynamic
 from jaxcal.adapt.prompt import methods as prompt
+from jaxcal.adapt.prompt import reliability
+from jaxcal.adapt.prompt import rewards
 
 METHODS: Mapping[str, type[base.Numbers]] = {
     "zero_shot": prompt.ZeroShot,
@@ -27,6 +31,8 @@ METHODS: Mapping[str, type[base.Numbers]] = {
     "a_tpt_inverted": prompt.ATptInverted,
     "soc": prompt.Soc,
     "soc_quantile": prompt.SocQuantile,
+    "r_tpt": reliability.RTpt,
+    "rlcf": rewards.Rlcf,
     "mta": modes.Mta,
     "zero": votes.Zero,
     "tps": shifts.Tps,
@@ -37,6 +43,8 @@ METHODS: Mapping[str, type[base.Numbers]] = {
     "dpe": prototypes.Dpe,
     "onzeta": classifier.OnZeta,
     "ecalp": graph.Ecalp,
+    "dynaprompt": dynamic.DynaPrompt,
+    "ttl": low_rank.Ttl,
 }
 
 # Those that tune a prompt by the entropy and a regulariser together.

@@ -79,7 +79,7 @@ def episodic_each(
 def stream(
     method: base.TestTimeMethod,
     task: base.Task,
-    images: Float[Array, "n v d"],
+    images: PyTree[Float[Array, "n ..."]],
     orders: Int[Array, "r n"],
 ) -> base.Outputs:
   """Streams of all images, each in an order of its own, all at once.
@@ -117,7 +117,7 @@ def advance(
     method: base.TestTimeMethod,
     task: base.Task,
     states: PyTree,
-    images: Float[Array, "u v d"],
+    images: PyTree[Float[Array, "u ..."]],
     positions: Int[Array, "r c"],
 ) -> tuple[PyTree, base.Outputs]:
   """The next images of each stream, compiled.
@@ -134,7 +134,8 @@ def advance(
   """
   def run(state, order):
     return jax.lax.scan(
-        lambda state, row: method.step(task, state, images[row]), state, order)
+        lambda state, row: method.step(
+            task, state, jax.tree.map(lambda x: x[row], images)), state, order)
 
   return jax.vmap(run)(states, positions)
 

@@ -65,6 +65,9 @@ class SiglipConfig(towers.ClipConfig):
   def image_tower(self) -> nn.Module:
     return VisionTower(self)
 
+  def image_end(self) -> nn.Module:
+    return VisionEnd(self)
+
 
 class VisionEmbeddings(nn.Module):
   """Patches and their positions."""
@@ -121,8 +124,23 @@ class VisionTower(nn.Module):
     vision = self.config.vision
     x = VisionEmbeddings(self.config, name="embeddings")(pixels)
     x = towers.Encoder(vision, name="encoder")(x)
-    x = towers.layer_norm(vision.layer_norm_eps, "post_layernorm")(x)
-    return AttentionPool(vision, name="head")(x)
+    return _pooled(vision, x)
+
+
+class VisionEnd(nn.Module):
+  """What comes behind the blocks of `VisionTower`, by the same parameters."""
+
+  config: SiglipConfig
+
+  @nn.compact
+  def __call__(self, x):
+    return _pooled(self.config.vision, x)
+
+
+def _pooled(config, x):
+  """Images read off by the attention pool; within a module."""
+  x = towers.layer_norm(config.layer_norm_eps, "post_layernorm")(x)
+  return AttentionPool(config, name="head")(x)
 
 
 def from_torch_names(tensors: Mapping[str, np.ndarray]) -> PyTree:

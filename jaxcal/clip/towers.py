@@ -133,6 +133,10 @@ class ClipConfig:
     """From normalised pixels to `Pooled`."""
     return VisionTower(self)
 
+  def image_end(self) -> nn.Module:
+    """From the states behind the last block to `Pooled`."""
+    return VisionEnd(self)
+
   def text_tower(self) -> nn.Module:
     """From token vectors and end positions to activations."""
     return TextTower(self)
@@ -254,6 +258,8 @@ class Layers(nn.Module):
   @nn.compact
   def __call__(self, x, mask=None, deep=None):
     for layer in range(self.config.layers):
+      # Kept only where asked for, see `image_states`.
+      self.sow("intermediates", f"entering_{layer}", x)
       if deep is not None and 0 < layer <= len(deep.vectors):
         x = place(x, deep.vectors[layer - 1], deep.positions)
       x = Block(self.config, name=str(layer))(x, mask)
@@ -385,8 +391,22 @@ class VisionTower(nn.Module):
     # The missing letter is the checkpoint's.
     x = layer_norm(vision.layer_norm_eps, "pre_layrnorm")(x)
     x = Encoder(vision, name="encoder")(x, deep=deep)
-    return Pooled(
-        layer_norm(vision.layer_norm_eps, "post_layernorm")(x[:, 0]))
+    return _class_token(vision, x)
+
+
+class VisionEnd(nn.Module):
+  """What comes behind the blocks of `VisionTower`, by the same parameters."""
+
+  config: ClipConfig
+
+  @nn.compact
+  def __call__(self, x):
+    return _class_token(self.config.vision, x)
+
+
+def _class_token(config, x):
+  """Images read off at their first token; within a module."""
+  return Pooled(layer_norm(config.layer_norm_eps, "post_layernorm")(x[:, 0]))
 
 
 def init(config: ClipConfig, key: Key[Array, ""]) -> Params:
@@ -526,10 +546,7 @@ def pooled_image(
     ValueError: Images of another size than the model's, or prompts that do not
       fit the tower or that it does not take.
   """
-  side = config.image_size
-  if pixels.ndim != 4 or pixels.shape[1:] != (side, side, 3):
-    raise ValueError(f"pixels of shape [n, {side}, {side}, 3] expected, but "
-                     f"{pixels.shape=}")
+  _check_pixels(config, pixels)
   vision = config.vision
   inputs = [pixels]
   if prompts is not None:
@@ -543,6 +560,35 @@ def pooled_image(
   with precision_lib.at(vision.precision):
     return config.image_tower().apply(  # type: ignore[return-value]
         {"params": params["vision_model"]}, *inputs)
+
+
+def image_states(
+    config: ClipConfig,
+    params: Params,
+    pixels: Float[AnyArray, "n s s 3"],
+    block: int,
+) -> tuple[Pooled, Float[Array, "n t w"]]:
+  """`pooled_image`, and the states of all tokens that enter a block.
+
+  Args:
+    config: Sizes of the model.
+    params: The whole parameter tree.
+    pixels: The images, normalised.
+    block: Number of the block, from 0; see `last_blocks.check`.
+  """
+  _check_pixels(config, pixels)
+  with precision_lib.at(config.vision.precision):
+    pooled, sown = config.image_tower().apply(
+        {"params": params["vision_model"]}, pixels, mutable=["intermediates"])
+  states, = sown["intermediates"]["encoder"]["layers"][f"entering_{block}"]
+  return pooled, states
+
+
+def _check_pixels(config, pixels):
+  side = config.image_size
+  if pixels.ndim != 4 or pixels.shape[1:] != (side, side, 3):
+    raise ValueError(f"pixels of shape [n, {side}, {side}, 3] expected, but "
+                     f"{pixels.shape=}")
 
 
 def image_features(

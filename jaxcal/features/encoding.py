@@ -18,6 +18,7 @@ import numpy as np
 from jaxcal import memory
 from jaxcal import sharding
 from jaxcal.clip import checkpoint
+from jaxcal.clip import last_blocks
 from jaxcal.clip import preprocess
 from jaxcal.clip import towers
 from jaxcal.data import large_images
@@ -36,7 +37,9 @@ def image_encoder(
     mesh: Mesh,
     *,
     max_bytes: int = memory.GIGABYTE,
-) -> Callable[..., tuple[Float[Array, "b v d"], Pooled]]:
+    block: int | None = None,
+) -> Callable[..., tuple[
+    Float[Array, "b v d"], Pooled, Float[Array, "b v t w"] | None]]:
   """From this process's images to features of all views and pooled view 0.
 
   Views are one program per shape of canvas and small; the tower is one for
@@ -47,6 +50,8 @@ def image_encoder(
     recipe: Recipe of the views.
     mesh: Devices that share the work.
     max_bytes: Budget of the tower's activations, on each device.
+    block: Number of a block of which the states are wanted, too, that enter it,
+      of all views; None for none.
 
   Returns:
     A function of a batch, and of a function that it calls before each step of
@@ -66,7 +71,8 @@ def image_encoder(
     num_views = len(images.mask) // local.devices.size * recipe.num_views
     num_steps = math.ceil(num_views / most)
     at_once = math.ceil(num_views / num_steps)
-    tower = tower_program(model.config, model.preprocess, at_once, mesh)
+    tower = tower_program(
+        model.config, model.preprocess, at_once, mesh, block)
     parts: list[Any] = []
     for step in range(num_steps):
       if on_step is not None:
@@ -113,6 +119,7 @@ def tower_program(
     preprocessing: preprocess.Preprocess,
     at_once: int,
     mesh: Mesh,
+    block: int | None = None,
 ) -> Callable[..., Any]:
   """Features of some of the views [b v s s 3] of a batch, see `encode_views`.
 
@@ -125,7 +132,7 @@ def tower_program(
     pixels = pixels.reshape(-1, *pixels.shape[2:])
     return encode_views(
         config, preprocessing, params,
-        jax.lax.dynamic_slice_in_dim(pixels, first, at_once))
+        jax.lax.dynamic_slice_in_dim(pixels, first, at_once), block)
 
   return sharding.over_rows(encode, mesh)
 
@@ -147,18 +154,24 @@ def encode_views(
     preprocessing: preprocess.Preprocess,
     params: towers.Params,
     pixels: UInt8[Array, "n s s 3"] | Float[Array, "n s s 3"],
-) -> tuple[Float[Array, "n d"], Pooled]:
-  """Features of views, and what the projection sees of them."""
+    block: int | None = None,
+) -> tuple[Float[Array, "n d"], Pooled, Float[Array, "n t w"] | None]:
+  """Features of views, what the projection sees of them, what enters a block.
+  """
   projection = towers.image_projection(config, params)
   dtype = projection.kernel.dtype
   pixels = preprocess.standardise(
       pixels, preprocessing.mean, preprocessing.std,
       jnp.promote_types(dtype, jnp.float32))
-  pooled = towers.pooled_image(config, params, pixels.astype(dtype))
+  pixels, states = pixels.astype(dtype), None
+  if block is None:
+    pooled = towers.pooled_image(config, params, pixels)
+  else:
+    pooled, states = towers.image_states(config, params, pixels, block)
   return towers.normalise(towers.project(
       pooled.activations, projection, pooled.residual,
       precision=config.vision.precision)), jax.tree.map(
-          at_least_float32, pooled)
+          at_least_float32, pooled), states
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -183,6 +196,36 @@ def _bytes_per_view(config, preprocessing, leaves, structure):
       jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
 
 
+def states_of_image(
+    model: checkpoint.Model, block: int, num_views: int
+) -> jax.ShapeDtypeStruct:
+  """Shape [v t w] and dtype of what enters a block, of all views of an image.
+  """
+  side = model.preprocess.crop
+  *_, states = jax.eval_shape(
+      functools.partial(
+          encode_views, model.config, model.preprocess, block=block),
+      _image_params(model),
+      jax.ShapeDtypeStruct((num_views, side, side, 3), jnp.float32))
+  return states
+
+
+def bytes_per_gradient(
+    model: checkpoint.Model, number: int, states: jax.ShapeDtypeStruct) -> int:
+  """Bytes that a backward pass through the last blocks holds of a view.
+
+  Args:
+    model: Model from `checkpoint.load`.
+    number: Number of blocks.
+    states: Shape and dtype from `states_of_image`.
+  """
+  one = jax.ShapeDtypeStruct((1, *states.shape[1:]), states.dtype)
+  blocks = last_blocks.of(model.config, model.params, number)
+  return memory.live_bytes(
+      lambda blocks, states: jax.grad(
+          lambda states: jnp.sum(blocks(states)))(states), blocks, one)
+
+
 def _image_params(model):
   return {name: value for name, value in model.params.items()
           if name in towers.IMAGE_PARAMS}
@@ -193,10 +236,10 @@ def _join_program(num_views, num_rows, mesh):
   """Steps of the tower become images again; the last one may overlap."""
 
   def join(_, parts):
-    features, pooled = jax.tree.map(
+    features, pooled, states = jax.tree.map(
         lambda *x: _in_a_row(x, num_rows).reshape(
-            -1, num_views, x[0].shape[-1]), *parts)
-    return features, jax.tree.map(lambda x: x[:, 0], pooled)
+            -1, num_views, *x[0].shape[1:]), *parts)
+    return features, jax.tree.map(lambda x: x[:, 0], pooled), states
 
   return sharding.over_rows(join, mesh)
 

@@ -57,12 +57,15 @@ class Batch(NamedTuple):
     positions: Positions of this process's rows in the set.
     mask: Mask, false for rows of this process that only fill the batch up, or
       whose image cannot be used.
+    states: States of all views that enter a block of the image tower; None
+      where nobody asked for them.
   """
 
   view_features: Float[Array, "b v d"]
   pooled: Pooled | None
   positions: Int[np.ndarray, "r"]
   mask: Bool[np.ndarray, "r"]
+  states: Float[Array, "b v t w"] | None = None
 
 
 def from_images(
@@ -76,6 +79,7 @@ def from_images(
     batch_size: int,
     num_threads: int,
     max_bytes: int = memory.GIGABYTE,
+    block: int | None = None,
     on_step: OnStep | None = None,
     on_unusable: Callable[[int, str], None] | None = None,
 ) -> Iterator[Batch]:
@@ -93,6 +97,7 @@ def from_images(
     batch_size: Images per device.
     num_threads: Threads that read images.
     max_bytes: See `encoding.image_encoder`.
+    block: See `encoding.image_encoder`.
     on_step: Function called before each step of the image tower.
     on_unusable: See `pipeline.batches`; the mask is then false for such an
       image, and its features mean nothing.
@@ -102,7 +107,7 @@ def from_images(
       for a batch.
   """
   encode = encoding.image_encoder(
-      model, recipe, mesh, max_bytes=max_bytes)
+      model, recipe, mesh, max_bytes=max_bytes, block=block)
   shares = [_share(batch, mesh, batch_size) for batch in batches]
   num_rows = len(sharding.local_rows(mesh, batch_size))
   read = pipeline.batches(
@@ -112,7 +117,8 @@ def from_images(
     positions, _ = _filled(share, num_rows)
     told = None if on_step is None else functools.partial(
         _told, on_step, number)
-    yield Batch(*encode(images, told), positions, images.mask)
+    view_features, pooled, states = encode(images, told)
+    yield Batch(view_features, pooled, positions, images.mask, states)
 
 
 def views_from_images(

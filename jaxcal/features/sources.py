@@ -6,16 +6,21 @@ whether they are cut from pictures, read from a store or lie in memory.
 
 import collections
 from collections.abc import Callable, Iterator, Sequence
+import functools
+import math
 from typing import NamedTuple
 
+import jax
 from jax.sharding import Mesh
 import numpy as np
 
 from jaxcal import memory
 from jaxcal.clip import checkpoint
+from jaxcal.clip import last_blocks
 from jaxcal.clip import towers
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import views
+from jaxcal.features import encoding
 from jaxcal.features import extract
 from jaxcal.features import store as stores
 from jaxcal.typing import Array
@@ -24,6 +29,24 @@ from jaxcal.typing import Int
 
 # Of a store that is read in its own order, held at a time.
 _WINDOW = 2**28
+# Of the states of a batch: from the tower and joined, of it and of the next.
+_COPIES = 4
+
+
+class Deeper(NamedTuple):
+  """The same images, for what adapts the last blocks of the image tower.
+
+  Attributes:
+    source: The images; their batches have `states`, what enters these blocks.
+    blocks: Last blocks of the tower.
+    states: Shape and dtype of the states of one image, [v t w].
+    most_images: Most images per device and step whose states fit the budget.
+  """
+
+  source: "Source"
+  blocks: last_blocks.LastBlocks
+  states: jax.ShapeDtypeStruct
+  most_images: int
 
 
 class Source(NamedTuple):
@@ -38,6 +61,8 @@ class Source(NamedTuple):
     batches: Function from positions, batch by batch, a mesh, the images per
       device and a function that is told of the steps, or None, to
       `extract.Batch`es.
+    deeper: Function from a number of last blocks of the image tower to the
+      images for what adapts these; None where the tower is not at hand.
   """
 
   ids: tuple[str, ...]
@@ -47,6 +72,7 @@ class Source(NamedTuple):
   num_views: int
   batches: Callable[[Sequence[Int[np.ndarray, "r"]], Mesh, int,
                      extract.OnStep | None], Iterator[extract.Batch]]
+  deeper: Callable[[int], Deeper] | None = None
 
 
 def from_images(
@@ -73,15 +99,31 @@ def from_images(
   """
   image_sets.check(image_set)
 
-  def batches(positions, mesh, batch_size, on_step=None):
+  def batches(positions, mesh, batch_size, on_step=None, block=None):
     return extract.from_images(
         model, image_set, positions, recipe=recipe, seed=seed, mesh=mesh,
         batch_size=batch_size, num_threads=num_threads, max_bytes=max_bytes,
-        on_step=on_step)
+        block=block, on_step=on_step)
 
-  return Source(image_set.ids, np.asarray(image_set.labels, np.int32),
-                image_set.class_names, np.arange(len(image_set.ids)),
-                recipe.num_views, batches)
+  source = Source(image_set.ids, np.asarray(image_set.labels, np.int32),
+                  image_set.class_names, np.arange(len(image_set.ids)),
+                  recipe.num_views, batches)
+
+  def deeper(number):
+    last_blocks.check(model.config, number)
+    block = model.config.vision.layers - number
+    states = encoding.states_of_image(model, block, recipe.num_views)
+    # Half of the budget each for the states and for the gradients.
+    of_view = encoding.bytes_per_gradient(model, number, states)
+    of_image = _COPIES * math.prod(states.shape) * states.dtype.itemsize
+    blocks = last_blocks.of(
+        model.config, model.params, number,
+        views_at_once=max(1, max_bytes // 2 // of_view))
+    return Deeper(
+        source._replace(batches=functools.partial(batches, block=block)),
+        blocks, states, max(1, max_bytes // 2 // of_image))
+
+  return source._replace(deeper=deeper)
 
 
 def from_store(
@@ -148,7 +190,7 @@ def mapped(
       yield batch._replace(
           view_features=function(batch.view_features), pooled=None)
 
-  return source._replace(batches=batches)
+  return source._replace(batches=batches, deeper=None)
 
 
 def from_arrays(

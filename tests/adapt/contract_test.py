@@ -13,8 +13,9 @@ from jaxcal.adapt import base
 from jaxcal.adapt import cache
 from jaxcal.adapt import contract
 from jaxcal.adapt import methods
+from tests.adapt import small_tower
 
-_K = 3
+_K, _V = 3, 21
 _TASK = base.Task(np.eye(_K, dtype=np.float32), jnp.float32(2.0))
 _VIEWS = np.eye(_K, dtype=np.float32)
 
@@ -85,9 +86,11 @@ class CheckTest(parameterized.TestCase):
     task = _TASK._replace(
         encode=Partial(lambda context: context / jnp.linalg.norm(
             context, axis=-1, keepdims=True)),
-        context=jnp.eye(_K) + 0.1)
-    views = jax.ShapeDtypeStruct((10, _K), np.float32)
-    output = contract.check(methods.method(name), task, views)
+        context=jnp.eye(_K) + 0.1, image_blocks=small_tower.blocks(_K))
+    method = methods.method(name)
+    views = jax.eval_shape(
+        lambda: small_tower.seen(method, jnp.zeros((_V, _K))))
+    output = contract.check(method, task, views)
     self.assertEqual(output.log_probs.shape, (_K,))
 
   @parameterized.parameters(

@@ -12,10 +12,11 @@ import numpy as np
 from jaxcal.adapt import base
 from jaxcal.adapt import methods
 from jaxcal.adapt import run
+from tests.adapt import small_tower
 
-_K, _V, _D = 5, 10, 8
+_K, _V, _D = 5, 21, 8
 _STREAMS = ("tda", "boostadapter", "dmn", "dmn_weak", "dpe", "onzeta",
-            "ecalp")
+            "ecalp", "dynaprompt")
 
 
 def _task():
@@ -30,7 +31,7 @@ def _task():
   encode = jax.tree_util.Partial(encode, weights)
   context = jnp.asarray(0.3 * rng.standard_normal((2, 3)), jnp.float32)
   return base.Task(encode(context), jnp.asarray(20.0), encode, context,
-                   num_images=len(text))
+                   num_images=len(text), image_blocks=small_tower.blocks(_D))
 
 
 def _views(n=6):
@@ -79,11 +80,14 @@ class ContractTest(parameterized.TestCase):
     return methods.method(name, **{
         key: value for key, value in share.items() if key in known}).method()
 
+  def _seen(self, name, views):
+    return small_tower.seen(methods.method(name), views)
+
   @parameterized.parameters(*methods.METHODS)
   def test_outputs_are_distributions_and_their_argmax_is_the_scores(self, name):
     method, task, views = self._method(name), _task(), _views()
     outputs = jax.jit(run.stream)(
-        method, task, views, jnp.arange(len(views))[None])
+        method, task, self._seen(name, views), jnp.arange(len(views))[None])
     self.assertEqual(outputs.scores.shape, (1, len(views), _K))
     np.testing.assert_allclose(
         np.exp(outputs.log_probs).sum(-1), 1, rtol=1e-5)
@@ -98,25 +102,28 @@ class ContractTest(parameterized.TestCase):
     """Other orders of the random views change nothing."""
     method, task, views = self._method(name), _task(), _views()
     order = np.r_[0, 1 + np.random.default_rng(0).permutation(_V - 1)]
+    seen = self._seen(name, views)
     outputs = [
         jax.jit(run.episodic)(method, task, some).log_probs
-        for some in (views, views[:, order])]
+        for some in (seen, jax.tree.map(lambda x: x[:, order], seen))]
     np.testing.assert_allclose(*outputs, atol=2e-4)
 
   @parameterized.parameters(*methods.METHODS)
   def test_only_methods_with_a_state_see_other_images(self, name):
     method, task, views = self._method(name), _task(), _views()
     orders = jnp.stack([jnp.arange(6), jnp.arange(6)[::-1]])
-    forth, back = jax.jit(run.stream)(method, task, views, orders).log_probs
+    seen = self._seen(name, views)
+    forth, back = jax.jit(run.stream)(method, task, seen, orders).log_probs
     has_state = base.has_state(method, task)
     self.assertEqual(has_state, name in _STREAMS)
     self.assertEqual(has_state, not np.allclose(forth, back, atol=1e-5))
     if not has_state:
       np.testing.assert_allclose(
-          jax.jit(run.episodic)(method, task, views).log_probs, forth,
+          jax.jit(run.episodic)(method, task, seen).log_probs, forth,
           atol=2e-4)
 
-  @parameterized.parameters("tpt", "soc", "c_tpt_two_step")
+  @parameterized.parameters(
+      "tpt", "soc", "c_tpt_two_step", "rlcf", "r_tpt", "dynaprompt")
   def test_methods_that_tune_prompts_need_an_encoder(self, name):
     task = _task()._replace(encode=None, context=None)
     with self.assertRaisesRegex(ValueError, "tunes a prompt, but the task has "

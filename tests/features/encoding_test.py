@@ -31,7 +31,7 @@ class StepsTest(parameterized.TestCase):
     cls.batch, = pipeline.batches(
         images, [np.arange(6)], seed=0, batch_size=6, num_threads=1)
     cls.per_view = encoding.bytes_per_view(cls.model)
-    cls.features, cls.pooled = cls.encode(cls)
+    cls.features, cls.pooled, _ = cls.encode(cls)
 
   def encode(self, max_bytes=memory.GIGABYTE, num_devices=1, on_step=None):
     mesh = sharding.data_mesh(jax.devices()[:num_devices])

@@ -103,6 +103,11 @@ class DynaPrompt:
       default=True, metadata={"static": True})
 
   @property
+  def num_contexts(self) -> int:
+    """Contexts that are encoded for each image: all of them move."""
+    return self.num_prompts
+
+  @property
   def optimiser(self) -> optax.GradientTransformation:
     """AdamW, over all prompts at once."""
     return optax.adamw(self.learning_rate, weight_decay=self.weight_decay)
@@ -170,12 +175,10 @@ def choose(
 
 
 def _init(numbers: DynaPrompt, task: base.Task) -> State:
-  methods.check_encoder(numbers, task)
-  context = task.context
-  assert context is not None
-  count = numbers.num_prompts
+  count, features = numbers.num_prompts, task.text_features
+  # That there is a state is known without an encoder; a step needs one.
+  context = jnp.zeros((0, 0)) if task.context is None else task.context
   offsets = jnp.zeros((count, *context.shape), context.dtype)
-  features = task.text_features
   return State(
       offsets, jnp.broadcast_to(features[None], (count, *features.shape)),
       jnp.arange(count), jnp.zeros(count, int),
@@ -185,6 +188,7 @@ def _init(numbers: DynaPrompt, task: base.Task) -> State:
 @precision.highest
 def _step(numbers: DynaPrompt, task: base.Task, state: State,
           views: Float[Array, "v d"]):
+  methods.check_encoder(numbers, task)
   state = _renewed(task, state)
   # One after the other: equal prompts are computed alike.
   logits = jax.lax.map(

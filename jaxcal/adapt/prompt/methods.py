@@ -57,6 +57,11 @@ class PromptMethod:
   # Whether `view_weights` has none; a posterior knows of no other view.
   predicts_clean_view: ClassVar[bool] = True
 
+  @property
+  def num_contexts(self) -> int:
+    """Contexts that are encoded for each image, after the initial one."""
+    return self.objective().num_steps
+
   def objective(self) -> engine.Objective:
     """What is minimised; the base class takes no step."""
     return engine.Objective(num_steps=0)
