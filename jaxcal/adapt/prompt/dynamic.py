@@ -42,7 +42,7 @@ class Choice(NamedTuple):
   """The prompts that an image is tuned and predicted with.
 
   Attributes:
-    counts: How often each prompt is among them, from 0 to 2.
+    counts: How often each prompt is among them; twice by a slip alone.
     queue: The queue afterwards.
   """
 
@@ -83,8 +83,9 @@ class DynaPrompt:
       the original. In the benchmark it does not, so that prompts drift on
       after they were chosen.
     by_position: Whether the numbers of the prompts found are taken for
-      positions in the order of entropy, a slip of all released code; the
-      prompts themselves are chosen if not.
+      positions in the order of entropy, a slip of all released code, by which a
+      prompt may also count twice; the prompts themselves are chosen if not,
+      each once.
 
   Source: Xiao et al., DynaPrompt: Dynamic Test-Time Prompt Tuning, ICLR 2025
   (zzzx1224/DynaPrompt @acd33cf), in the form of the benchmark
@@ -162,9 +163,8 @@ def choose(
   bound = by_entropy[queue[0]]
   found = ((by_entropy >= jnp.minimum(bound + 1, count - 1)) &
            (by_gain < bound))
-  if by_position:
-    found = found[by_entropy]
   waited = jnp.arange(count) == queue[0]
+  found = found[by_entropy] if by_position else found & ~waited
   # Those found go to the end in the order in which they were found, and last
   # the one that had waited, which may be among them.
   place = jnp.zeros(count, int).at[queue].set(jnp.arange(count))

@@ -13,6 +13,8 @@ from jaxcal.adapt import run
 from jaxcal.adapt.prompt import engine
 from jaxcal.adapt.prompt import family
 from jaxcal.adapt.prompt import methods
+from jaxcal.adapt.prompt import reliability
+from jaxcal.adapt.prompt import rewards
 from jaxcal.clip import prompts
 from jaxcal.losses import orthogonality
 from tests import quick
@@ -56,6 +58,13 @@ _METHODS = {
     "quantile": methods.SocQuantile(quantile=0.4, selection_fraction=0.25),
     "turns": methods.CTptTwoStep(weight=4.0, selection_fraction=0.25),
     "twice": methods.OTpt(num_steps=2, selection_fraction=0.1),
+    "r_tpt": reliability.RTpt(num_neighbours=3, selection_fraction=0.25),
+    "r_tpt_soft": reliability.RTpt(
+        num_neighbours=3, temperature=0.5, selection_fraction=0.25),
+    "r_tpt_none": reliability.RTpt(num_steps=0, num_neighbours=3),
+    "rlcf": rewards.Rlcf(num_steps=2, selection_fraction=0.25),
+    "rlcf_two": rewards.Rlcf(
+        num_steps=2, num_sampled=2, selection_fraction=0.25),
 }
 
 
@@ -74,7 +83,8 @@ class AdaptTest(absltest.TestCase):
         alone = engine.adapt(
             encode, prepared, views[image], method.objective(),
             optimiser=method.optimiser,
-            selection_fraction=method.selection_fraction)
+            selection_fraction=method.selection_fraction,
+            weights=method.view_weights(views[image]))
         with self.subTest(f"{name}, image {image}"):
           jax.tree.map(
               lambda a, b, i=image: np.testing.assert_allclose(
