@@ -39,7 +39,7 @@ _NUM_SCRIPTS = {
     "docs/regularisers.md": 4,
     "docs/results.md": 7,
     "docs/sweeps.md": 2,
-    "docs/test_time.md": 1,
+    "docs/test_time.md": 2,
     "docs/testbed.md": 2,
 }
 # Few images and views; otherwise the commands are those that are printed.
@@ -47,6 +47,9 @@ _SMALL = ("--config.data.limit=3 --config.data.name=digits "
           "--config.views.number=8 "
           "--config.method.selection_fraction=0.25 "
           "--config.metrics.num_resamples=20")
+# R-TPT has more neighbours than there are views then.
+_FEW_VIEWS = (("--config.data.limit=250",
+               "--config.method.r_tpt.num_neighbours=5"),)
 _STORED = ("--config.data.limit=3 --config.data.name=digits "
            "--config.views.number=8")
 
@@ -104,7 +107,7 @@ def _scripts(page):
 def _shortened(script):
   """The script with few images, and with paths that exist here."""
   for told, changes in (("bayesvlm", _POSTERIOR), ("dor_", _FEW_SHOT),
-                        ("set_sizes", _SET_SIZES)):
+                        ("set_sizes", _SET_SIZES), ("r_tpt", _FEW_VIEWS)):
     for printed, run in changes if told in script else ():
       script = script.replace(printed, run)
   # No download: the shipped weights stand in for those of the hub.

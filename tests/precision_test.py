@@ -608,6 +608,7 @@ class CommandTest(parameterized.TestCase):
   @parameterized.named_parameters(
       ("evaluate", [("evaluate", *command.SMALL, "--config.method.name=" +
                      ",".join(adapt_methods.METHODS),
+                     "--config.method.r_tpt.num_neighbours=5",
                      "--config.evidence=view_logits,mean_cosine",
                      "--config.temperature.split=validation",
                      "--config.temperature.limit=10", "--output={}/run")]),

@@ -1,7 +1,8 @@
 """Numbers of methods that differ by test set in their released programs.
 
 Those of TDA, BoostAdapter and DPE were tuned on each test set (the author of
-DPE says so in zhangce01/DPE-CLIP, issue 4), those of TPS and OnZeta by family.
+DPE says so in zhangce01/DPE-CLIP, issue 4), those of TPS, OnZeta and DynaPrompt
+by family.
 For comparisons with published tables alone: methods are compared fairly by the
 same numbers on all sets, or by numbers that were chosen on other images.
 
@@ -35,6 +36,7 @@ _COLUMNS: Mapping[str, Mapping[str, Sequence[float]]] = {
         "alignment": (0.2, 0.2, 0.2, 0.2, 0.2, 1.5, 0.2, 0.2, 0.2, 0.2, 2.5, 0,
                       0.2, 0.5, 0.5)},
     "tps": {"learning_rate": 10 * (1e-3,) + 5 * (5e-3,)},
+    "dynaprompt": {"learning_rate": 10 * (3e-3,) + 5 * (5e-3,)},
     "onzeta": {"beta": 10 * (0.4,) + 5 * (0.8,),
                "balance": (0,) + 14 * (1,)},
 }

@@ -7,7 +7,7 @@ from jaxcal.adapt import methods
 from jaxcal.adapt import per_set
 from jaxcal.data import catalogue
 
-_METHODS = ("tda", "boostadapter", "dpe", "tps", "onzeta")
+_METHODS = ("tda", "boostadapter", "dpe", "tps", "dynaprompt", "onzeta")
 
 
 class PerSetTest(parameterized.TestCase):
@@ -36,6 +36,7 @@ class PerSetTest(parameterized.TestCase):
           alpha=6, beta=5, learning_rate=3e-4, alignment=2.5,
           predicted="confident")),
       ("tps", "sun397", dict(learning_rate=1e-3)),
+      ("dynaprompt", "dtd", dict(learning_rate=3e-3)),
       ("onzeta", "caltech101", dict(beta=0.4, balance=0)))
   def test_some(self, name, data, expected):
     found = per_set.numbers(name, data)
