@@ -18,6 +18,7 @@ from jaxcal import memory
 from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.clip import checkpoint
+from jaxcal.clip import last_blocks
 from jaxcal.data import corruptions
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
@@ -219,7 +220,7 @@ def check_start(
     sets: Iterable[image_sets.ImageSet],
     methods: Mapping[str, base.Numbers],
 ) -> None:
-  """Refuses tuned parameters that methods cannot begin with, before the work.
+  """Refuses what methods cannot begin with, before the work.
 
   Args:
     config: Settings of the experiment.
@@ -230,10 +231,14 @@ def check_start(
   Raises:
     FileNotFoundError, ValueError: See `tuned_context` and `tuned_adapter`; or
       a set has classes that an adapter of classes does not know, or a method
-      tunes prompts, which such an adapter does not see.
+      tunes prompts, which such an adapter does not see, or adapts an image
+      tower that is not there.
   """
   tuned_context(config.method, model)
   adapter = tuned_adapter(config, model)
+  for name, method in methods.items():
+    if base.image_blocks(method):
+      _check_tower(config, model, adapter, name, base.image_blocks(method))
   if adapter is None or adapters.moves_images(adapter):
     return
   tuning = [name for name, method in methods.items()
@@ -250,6 +255,20 @@ def check_start(
     except ValueError as error:
       raise ValueError(f"--config.method.adapter={config.method.adapter} "
                        f"cannot predict {images.name}: {error}") from error
+
+
+def _check_tower(config, model, adapter, name, number):
+  """Refuses a method that adapts an image tower of which it sees nothing."""
+  refuse_store(config.data, f"{name} adapts the image tower: it")
+  if adapter is not None and adapters.moves_images(adapter):
+    raise ValueError(
+        f"{name} adapts the image tower, but --config.method.adapter="
+        f"{config.method.adapter} comes behind it and was not trained with "
+        "that; leave one of them out")
+  try:
+    last_blocks.check(model.config, number)
+  except ValueError as error:
+    raise ValueError(f"{name}: {error}") from error
 
 
 def is_tuned(context: str) -> bool:

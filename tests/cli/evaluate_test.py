@@ -71,7 +71,7 @@ class EvaluateTest(parameterized.TestCase):
   def test_killed_at_random_moments_and_resumed_is_the_undisturbed_run(self):
     """A method with a state among the others; every bit is the same."""
     arguments = ("evaluate", *command.SMALL, "--config.data.limit=40",
-                 "--config.method.name=soc,zero,tda")
+                 "--config.method.name=soc,zero,tda,dynaprompt")
     whole, killed = self._folder("whole"), self._folder("killed")
     command.run_timed(*arguments, f"--output={whole}")  # and compiles
     _, _, took = command.run_timed(
@@ -85,7 +85,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(status, 0, error)
     self.assertEqual((killed / "results.jsonl").read_bytes(),
                      (whole / "results.jsonl").read_bytes())
-    for name in ("soc", "zero", "tda"):
+    for name in ("soc", "zero", "tda", "dynaprompt"):
       ours, theirs = (predictions.load(
           output / "predictions" / "digits" / name) for output in (
               killed, whole))

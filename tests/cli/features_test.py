@@ -64,6 +64,14 @@ class FeaturesTest(parameterized.TestCase):
         "--config.views.seed=1", f"--output={self._folder('run')}")
     self.assertEqual(status, 2)
     self.assertIn("seed", error)
+    output = self._folder("run")
+    status, _, error = command.here(
+        "evaluate", *small, "--config.method.name=ttl",
+        f"--config.data.store={store}", f"--output={output}")
+    self.assertEqual(status, 2)
+    self.assertIn("ttl adapts the image tower: it needs images, which a store "
+                  "does not have; leave out --config.data.store", error)
+    self.assertFalse(output.exists())
 
   @parameterized.parameters(
       ((), "--store is missing"),

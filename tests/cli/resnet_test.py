@@ -123,6 +123,15 @@ class ResNetTest(parameterized.TestCase):
                      f"{self.model}.*choose from: coop, ")
     self.assertFalse(output.exists())
 
+  def test_blocks_of_a_transformer_are_refused_before_the_run(self):
+    output = self._folder("run")
+    status, _, error = self._here(
+        "evaluate", *command.SMALL, "--config.method.name=zero_shot,ttl",
+        f"--output={output}")
+    self.assertEqual(status, 2)
+    self.assertRegex(error, "jaxcal: ttl: .* this model is a residual network")
+    self.assertFalse(output.exists())
+
   def test_diagnosis(self):
     output = self._folder("run")
     self.assertIn("| c_tpt ", self._runs(

@@ -545,6 +545,12 @@ class AdapterTest(_Saved):
                 "--config.posterior.folder=somewhere")
     self._fails("tpt, soc would tune prompts, of which .*taskres.*clip_adapter",
                 *_BASE, given, "--config.method.name=tpt,soc")
+    self._fails("dynaprompt would tune prompts", *_BASE, given,
+                "--config.method.name=dynaprompt")
+    behind = self._save("clip_adapter") / "seed-1.safetensors"
+    self._fails("ttl adapts the image tower, but .* comes behind it", *_BASE,
+                f"--config.method.adapter={behind}",
+                "--config.method.name=ttl")
     self._fails("adapter is 'mine', expected the path", *_BASE,
                 "--config.method.adapter=mine")
 
