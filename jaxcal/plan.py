@@ -41,7 +41,7 @@ def row(
   left = dict.fromkeys(missing, len(of.images.ids))
   for folder, names in runs.groups(of, missing).items():
     if parts.names(folder):
-      left |= dict.fromkeys(names, len(parts.missing(
+      left |= dict.fromkeys(set(names) & set(missing), len(parts.missing(
           folder, len(of.images.ids), set_aside=False)))
   # All that predict from features share one pass over the clean views.
   lacking = saved.missing(tuned)

@@ -6,7 +6,6 @@ unfinished work alike lie beside their identity (`storage.identity`).
 
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import hashlib
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -63,11 +62,6 @@ class Asked(NamedTuple):
   def size(self) -> int:
     """Number of images, as often as there are methods."""
     return len(self.images.ids) * len(self.methods)
-
-  @property
-  def digest(self) -> str:
-    """Of what is common, for names of folders."""
-    return identity_lib.of_lines([json.dumps(self.common, sort_keys=True)])
 
   def stages_of(self, name: str) -> stages.Stages:
     """The stages of predictions, as rows and settings have them."""
@@ -135,24 +129,36 @@ def groups(
     of: Asked, names: Sequence[str]) -> dict[pathlib.Path, Sequence[str]]:
   """Names to be computed together, by the folder of their unfinished work.
 
-  Those that an interrupted run had begun together are finished together.
+  Those that an interrupted run had begun together are finished together, also
+  where some of them are saved already: in other company they would round
+  otherwise. Their folder goes by the identity of each of them.
 
   Args:
     of: What is asked for.
     names: Names of the predictions that are missing.
   """
-  prefix = f"{_PARTS}{of.digest[:8]}-"
   found: dict[pathlib.Path, Sequence[str]] = {}
   left = list(names)
-  for parts in sorted(of.folder.glob(f"{prefix}*")):
+  for parts in sorted(of.folder.glob(f"{_PARTS}*")):
     begun = parts_lib.names(parts)
-    if begun and set(begun) <= set(left):
+    if set(begun) & set(left) and set(begun) <= set(of.by_name) and (
+        parts == _parts_folder(of, begun)):
       found[parts] = begun
       left = [name for name in left if name not in begun]
   if left:
-    digest = hashlib.sha256("\n".join(left).encode()).hexdigest()[:8]
-    found[of.folder / f"{prefix}{digest}"] = tuple(left)
+    together = {of.outputs[name].method for name in left}
+    group = tuple(name for name, one in of.outputs.items()
+                  if one.method in together)
+    found[_parts_folder(of, group)] = group
   return found
+
+
+def _parts_folder(of, names):
+  """Where unfinished work of some predictions lies."""
+  digest = identity_lib.of_lines([json.dumps(
+      [of.common, {name: of.by_name[name] for name in names}],
+      sort_keys=True)])
+  return of.folder / f"{_PARTS}{digest}"
 
 
 def predict(

@@ -44,12 +44,12 @@ class ConfigRunsTest(parameterized.TestCase):
     super().setUp()
     self.output = pathlib.Path(self.create_tempdir().full_path)
 
-  def _predict(self, config, store=None):
+  def _predict(self, config, store=None, **options):
     asked = config_runs.asked(
         config, self.model, self.images, config_methods.methods_of(config),
         self.output, identity=load.identity_of(self.images, store=store))
     return dict(config_runs.predict(
-        config, self.model, asked, dict.fromkeys(asked.methods, {})))
+        config, self.model, asked, dict.fromkeys(asked.methods, {}), **options))
 
   def test_predictions_are_those_of_predict_and_are_made_once(self):
     found = self._predict(self.config)
@@ -68,6 +68,43 @@ class ConfigRunsTest(parameterized.TestCase):
     other.views.seed = 1
     with self.assertRaisesRegex(ValueError, "views.seed"):
       self._predict(other)
+
+  def _logits(self, found):
+    return {name: predictions_lib.load(path).logits
+            for name, path in found.items()}
+
+  def test_work_begun_with_other_numbers_is_not_gone_on_with(self):
+    def stop(done, total):
+      if done == total:
+        raise KeyboardInterrupt
+
+    config = _config()
+    config.method.name, config.method.zero.smoothing = ("zero",), 50.0
+    with self.assertRaises(KeyboardInterrupt):
+      self._predict(config, on_batch=stop)
+    self.assertLen(list(self.output.rglob("parts-*/0*.npz")), 1)
+    config.method.zero.smoothing = None
+    found = self._logits(self._predict(config))
+    self.assertEmpty(list(self.output.rglob("parts-*")))
+    self.output = pathlib.Path(self.create_tempdir().full_path)
+    jax.tree.map(np.testing.assert_array_equal, found, self._logits(
+        self._predict(config)))
+
+  def test_what_was_begun_together_is_finished_together(self):
+    """Also where a run was killed between two saves."""
+    config, save = _config(), predictions_lib.save
+    config.method.name = ("zero", "mta")
+
+    def stop(one, path):
+      if path.name == "mta":
+        raise KeyboardInterrupt
+      save(one, path)
+
+    with (mock.patch.object(predictions_lib, "save", stop),
+          self.assertRaises(KeyboardInterrupt)):
+      self._predict(config)
+    with mock.patch.object(run, "_compute", side_effect=AssertionError):
+      self.assertEqual(list(self._predict(config)), ["zero", "mta"])
 
   def test_a_store_of_other_views_is_refused(self):
     config, features = _config(), self.output / "features"
