@@ -483,9 +483,20 @@ class StreamConfig:
   """How methods with a state, such as tda, see the images."""
 
   order: str = _field(
-      "shuffled", "order of the images: 'shuffled' at random, or 'given', as "
-      "they come")
+      "shuffled", "order of the images: 'shuffled' at random, 'given', as they "
+      "come, or 'sorted', one class after the other, the classes and the "
+      "images of each at random")
   seed: int = _field(0, "seed of the random order")
+  orders: int = _field(
+      1, "orders that every method with a state sees the images in, of seeds "
+      "stream.seed, stream.seed + 1, ...: METHOD-orderSEED, and means over "
+      "them")
+
+  @property
+  def seeds(self) -> tuple[int, ...]:
+    """Seeds of several orders; none where there is one order."""
+    return () if self.orders == 1 else tuple(
+        range(self.seed, self.seed + self.orders))
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -899,8 +910,7 @@ def validate(config: ExperimentConfig) -> None:
       ("method.", config.method, _method_rows(config.method, config.views)),
       *((f"method.{name}.", part, _numbers_rows(part, config.views))
         for name, part in method_parts(config.method).items()),
-      ("stream.", config.stream,
-       [_one_of(config.stream, "order", "shuffled", "given")]),
+      ("stream.", config.stream, _stream_rows(config.stream)),
       *((f"{name}.", part, _seeds(part)) for name, part in (
           ("stream", config.stream), ("fpp", config.fpp),
           ("posterior", config.posterior), ("metrics", config.metrics))),
@@ -1060,6 +1070,16 @@ def _numbers_rows(part, views):
       *((name, value is None or 0 <= value <= 1, "in [0, 1]")
         for name in ("quantile", "delta_quantile")
         for value in [number(name)]))
+
+
+def _stream_rows(stream):
+  return (
+      _one_of(stream, "order", "shuffled", "given", "sorted"),
+      *_at_least(1, stream, "orders"),
+      ("orders", stream.orders == 1 or stream.order != "given",
+       "1 with --config.stream.order=given, which is one order"),
+      ("orders", stream.orders == 1 or stream.seed + stream.orders <= 2**32,
+       "few enough for seeds up to 2**32 - 1"))
 
 
 def _fpp_rows(fpp):

@@ -7,7 +7,7 @@
   task = config_inputs.task(config, model, images.class_names)
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 import pathlib
@@ -58,7 +58,11 @@ def recipe(
 
 
 def source(
-    config: _Config, model: checkpoint.Model, images: image_sets.ImageSet
+    config: _Config, model: checkpoint.Model, images: image_sets.ImageSet,
+    *,
+    store: pathlib.Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> sources.Source:
   """The images' features: stored, or to be computed.
 
@@ -66,30 +70,40 @@ def source(
     config: Settings of the experiment.
     model: Model from `load_model`.
     images: The images, their name that of a store if the config has one.
+    store: Folder of the run in which features are kept that are had in several
+      orders; they are not kept if None.
+    identity: Identity of the images, for that folder.
+    progress: See `sources.through_store`.
 
   Raises:
     FileNotFoundError: There is no such store.
     ValueError: The store is of another model, of other views or images.
   """
-  found, adapter = _source(config, model, images), tuned_adapter(config, model)
+  found = _source(config, model, images, store, identity, progress)
+  adapter = tuned_adapter(config, model)
   if adapter is None or not adapters.moves_images(adapter):
     return found
   return sources.mapped(
       found, functools.partial(adapters.image_features, adapter))
 
 
-def _source(config, model, images):
+def _source(config, model, images, store, identity, progress):
   """The features as the image tower gives them."""
   of_views, seed = recipe(config.views, model), config.views.seed
-  if config.data.store is None:
-    return sources.from_images(
-        model, images, recipe=of_views, seed=seed,
-        num_threads=config.num_threads,
-        max_bytes=memory.shares(budget(config)).image_tower)
-  store = load.open_store(config.data.store, images.name)
-  stores.check_holds(store, model, recipe=of_views, seed=seed)
-  return sources.from_store(store, image_set=images, config=model.config,
-                            max_bytes=min(budget(config), memory.ON_HOST))
+  on_host = min(budget(config), memory.ON_HOST)
+  if config.data.store is not None:
+    found = load.open_store(config.data.store, images.name)
+    stores.check_holds(found, model, recipe=of_views, seed=seed)
+    return sources.from_store(found, image_set=images, config=model.config,
+                              max_bytes=on_host)
+  shared: dict[str, Any] = dict(
+      recipe=of_views, seed=seed, num_threads=config.num_threads,
+      max_bytes=memory.shares(budget(config)).image_tower)
+  if store is None:
+    return sources.from_images(model, images, **shared)
+  return sources.through_store(
+      model, images, store, identity=identity, batch_size=config.batch_size,
+      window_bytes=on_host, progress=progress, **shared)
 
 
 def task(

@@ -18,6 +18,8 @@ from jaxcal import memory
 from jaxcal import run
 from jaxcal import runs
 from jaxcal import stages
+from jaxcal import streams
+from jaxcal.adapt import orders
 from jaxcal.adapt.prompt import flatness
 from jaxcal.adapt.prompt import pretraining
 from jaxcal.clip import checkpoint
@@ -65,8 +67,11 @@ def asked(
       place, output / "predictions" / place, images, methods, common=common,
       order={"stream.order": config.stream.order,
              "stream.seed": config.stream.seed},
-      feature_size=model.config.projection, posterior=of_posterior,
-      evidence=_evidence(config, run.EVIDENCE), called=called)
+      feature_size=model.config.projection,
+      order_seeds=config.stream.seeds, posterior=of_posterior,
+      evidence=_evidence(config, run.EVIDENCE), called=called,
+      # A set's place may lie within that of another one, its store must not.
+      store=output / "features" / f"{place.replace('/', ' ')}.views")
 
 
 def asked_of_tuned(
@@ -136,11 +141,12 @@ def predict(
   Raises:
     ValueError: Predictions of something else lie there.
   """
-  num_images, num_classes = len(of.images.ids), len(of.images.class_names)
+  num_classes = len(of.images.class_names)
 
   def compute(
       methods: run.Methods, settings: Mapping[str, Mapping[str, Any]],
-      parts: pathlib.Path) -> Iterator[tuple[str, run.Predictions]]:
+      parts: pathlib.Path, seeds: Sequence[int]
+  ) -> Iterator[tuple[str, run.Predictions]]:
     head = None if posterior is None else heads.head(
         posterior, model, num_classes,
         num_samples=config.posterior.num_samples, seed=config.posterior.seed)
@@ -150,16 +156,26 @@ def predict(
           task, _flatness(config.fpp), of.folder / "fpp.npz",
           seed=config.fpp.seed, from_words=config.fpp.from_template,
           identity=of.common, progress=on_flat_step))
+    source = config_inputs.source(
+        config, model, of.images, store=of.store, identity=of.common,
+        progress=None if on_step is None else (
+            lambda what, done, total: on_step("image tower", done, total)))
+    shared: dict[str, Any] = dict(
+        evidence=_evidence(config, run.EVIDENCE), parts=parts,
+        identity=of.common, about=settings, on_batch=on_batch)
+    order = lambda seed: orders.order(
+        config.stream.order, of.images.labels, seed)
+    if seeds:
+      run.check(methods, task, source)
+      run.check_head(head, of.methods, task)
+      return streams.iterate(
+          methods, task, source, {seed: order(seed) for seed in seeds},
+          **shared)
     return run.iterate(
-        methods, task, config_inputs.source(config, model, of.images),
-        order=None if config.stream.order == "given" else run.shuffled(
-            num_images, config.stream.seed), head=head,
-        evidence=_evidence(config, run.EVIDENCE),
+        methods, task, source, order=order(config.stream.seed), head=head,
         linearisation=config.linearisation, max_bytes=memory.shares(
             config_inputs.budget(config)).jacobian,
-        batch_size=config.batch_size, parts=parts,
-        identity=of.common, about=settings, on_batch=on_batch,
-        on_step=on_step)
+        batch_size=config.batch_size, on_step=on_step, **shared)
 
   return runs.predict(of, compute, about)
 

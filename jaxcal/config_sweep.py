@@ -54,8 +54,13 @@ def variants(config: _Config, axes: Sequence[sweep.Axis]) -> list[Variant]:
     axes: Swept fields with their values.
 
   Raises:
-    ValueError: A value is out of range, or no method has a swept number.
+    ValueError: A value is out of range, no method has a swept number, or the
+      config has several orders of a stream.
   """
+  if config.stream.orders > 1:
+    raise ValueError(
+        f"--config.stream.orders is {config.stream.orders}, which is for "
+        "`jaxcal evaluate`; a sweep goes over --sweep=stream.seed=0,1,2")
   axes = list(axes)
   if not any(axis.name == "method.name" for axis in axes):
     axes.insert(0, sweep.Axis(

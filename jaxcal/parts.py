@@ -159,9 +159,14 @@ def gather(
 
 
 def remove(folder: pathlib.Path) -> None:
-  """Removes a folder whose outputs are gathered; damaged files stay."""
+  """Removes a folder whose outputs are gathered, and those that it holds.
+
+  Damaged files stay.
+  """
   for path in folder.glob("*"):
-    if not path.match("*.damaged*"):
+    if path.is_dir():
+      remove(path)
+    elif not path.match("*.damaged*"):
       path.unlink(missing_ok=True)
   if folder.exists() and not any(folder.glob("*")):
     folder.rmdir()

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxcal import parts
 from jaxcal import runs
+from jaxcal import streams
 from jaxcal.adapt import base
 from jaxcal.report import tables
 from jaxcal.tuning import saved
@@ -41,8 +42,9 @@ def row(
   left = dict.fromkeys(missing, len(of.images.ids))
   for folder, names in runs.groups(of, missing).items():
     if parts.names(folder):
-      left |= dict.fromkeys(set(names) & set(missing), len(parts.missing(
-          folder, len(of.images.ids), set_aside=False)))
+      left |= dict.fromkeys(set(names) & set(missing), _images_left(
+          folder, [of.outputs[name].order_seed for name in names],
+          len(of.images.ids)))
   # All that predict from features share one pass over the clean views.
   lacking = saved.missing(tuned)
   from_pixels = [one.tuned is not None and one.tuned.spec.kind.from_pixels
@@ -73,6 +75,13 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
           f"{sum(row['views'] for row in rows):,}; prompts through the text "
           f"tower, for tuned contexts: {sum(row['prompts'] for row in rows):,}."
           )
+
+
+def _images_left(folder, seeds, num_images):
+  """How many images unfinished work has no outputs of, in some order."""
+  if None in seeds:
+    return len(parts.missing(folder, num_images, set_aside=False))
+  return len(streams.missing(folder, seeds, num_images))
 
 
 def _listed(names):

@@ -44,6 +44,13 @@ EVIDENCE = {
 # features to the logits; only where the logits are nothing else.
 LOGIT_SCALE = "logit_scale"
 
+# Info of methods with a state: how many images of the stream came before, and
+# where in a cache the image was put, a class and a place in it; -1 where it was
+# not. These tell places, no sizes: means and medians of them say nothing.
+STREAM_POSITION = "stream_position"
+ENTERED = ("entered_class", "entered_place")
+PLACES = (STREAM_POSITION, *ENTERED)
+
 
 class Predictions(NamedTuple):
   """Predictions of one method on one image set, in the order of the set.

@@ -19,13 +19,16 @@ import jax
 import numpy as np
 
 from jaxcal import memory
+from jaxcal import outputs as outputs_lib
 from jaxcal import parts as parts_lib
 from jaxcal import predictions as predictions_lib
 from jaxcal import sharding
 from jaxcal import stages
+from jaxcal import streams
 from jaxcal import tasks
 from jaxcal.adapt import base
 from jaxcal.adapt import contract
+from jaxcal.adapt import orders as orders_lib
 from jaxcal.adapt import run as runners
 from jaxcal.adapt.prompt import bayesian
 from jaxcal.adapt.prompt import family as families
@@ -63,7 +66,7 @@ def predict(
     model: checkpoint.Model | None = None,
     num_views: int = 64,
     seed: int = 0,
-    order: Positions | None = None,
+    order: Positions | Mapping[int, Positions] | None = None,
     head: bayesian.Head | None = None,
     evidence: Sequence[str] = (),
     batch_size: int | None = None,
@@ -88,7 +91,9 @@ def predict(
     num_views: Views that are cut from each image, the clean one included.
     seed: Seed of the random views.
     order: Positions of the images as methods with a state see them, such as a
-      random permutation; as they come if None.
+      random permutation; as they come if None. Several orders by their seeds,
+      such as `orders.orders("shuffled", labels, range(5))` gives them: of these
+      methods there are then METHOD-order0, METHOD-order1, ...
     head: Posterior from `posterior.head.head`, which predicts in its forms,
       too: METHOD+diagonal, METHOD+full, METHOD+tangent.
     evidence: Names of `predictions.EVIDENCE` to add, for recalibrators.
@@ -109,23 +114,89 @@ def predict(
     TypeError: Something that is no source, no task or no method.
   """
   task = tasks.checked(task)
-  images = _as_source(
-      source, task, labels=labels, ids=ids, class_names=class_names,
-      model=model, num_views=num_views, seed=seed)
-  return dict(iterate(
-      methods, task, images, order=order, head=head, evidence=evidence,
-      batch_size=batch_size, devices=devices, on_batch=on_batch))
+  with tempfile.TemporaryDirectory() as scratch:
+    images = _as_source(
+        source, task, labels=labels, ids=ids, class_names=class_names,
+        model=model, num_views=num_views, seed=seed,
+        store=(pathlib.Path(scratch, "store") if isinstance(order, Mapping)
+               else None))
+    options: dict[str, Any] = dict(
+        head=head, evidence=evidence, batch_size=batch_size, devices=devices,
+        on_batch=on_batch)
+    if isinstance(order, Mapping):
+      return _along_orders(methods, task, images, order, **options)
+    return dict(iterate(methods, task, images, order=order, **options))
+
+
+def _along_orders(methods, task, source, orders, *, head, evidence, batch_size,
+                  devices, on_batch):
+  """Predictions of methods with a state along each order, of others once."""
+  along = _streams(methods, check(methods, task, source))
+  _check_evidence(evidence, methods, task)
+  check_head(head, methods, task)
+  for order in orders.values():
+    orders_lib.checked(order, len(source.ids))
+  alone = {name: method for name, method in methods.items()
+           if name not in along}
+  shared: dict[str, Any] = dict(
+      evidence=evidence, devices=devices, on_batch=on_batch)
+  found: dict[str, Predictions] = {}
+  if alone:
+    found |= iterate(
+        alone, task, source, head=head, batch_size=batch_size, **shared)
+  if along and orders:
+    found |= streams.iterate({name: methods[name] for name in along}, task,
+                             source, orders, **shared)
+  rank = {name: number for number, name in enumerate(methods)}
+  return dict(sorted(found.items(), key=lambda item: rank[
+      stages.of_settings(item[1].settings, item[0]).method]))
+
+
+def check(
+    methods: Methods, task: base.Task, source: sources.Source) -> base.Task:
+  """Refuses methods that break the contract or lack what they need.
+
+  Args:
+    methods: Dataclasses of numbers by name.
+    task: Task with text features, or with an encoder and a context.
+    source: Source of the images.
+
+  Returns:
+    The task, its text features by their shape where they are not there.
+
+  Raises:
+    TypeError, ValueError: See `predict`.
+  """
+  return _checked(methods, task, source)[0]
+
+
+def _checked(methods, task, source):
+  """What `check` returns, and the images for what adapts the image tower."""
+  _check_names(methods)
+  deeper = _deeper(methods, source)
+  task = task._replace(num_images=len(source.ids))
+  if deeper is not None:
+    task = task._replace(image_blocks=deeper.blocks)
+  shaped = tasks.shaped(task)  # traces the text tower: once is enough
+  _check_methods(methods, shaped, source, deeper)
+  return shaped, deeper
 
 
 def _as_source(source, task, *, labels, ids, class_names, model, num_views,
-               seed):
-  """Whatever was given, as a source with these labels and names."""
+               seed, store):
+  """Whatever was given, as a source with these labels and names.
+
+  Of images by way of a store, where there is a folder for one.
+  """
   if isinstance(source, image_sets.ImageSet):
     if model is None:
       raise ValueError("an image set needs the model that sees its images: "
                        "predict(..., model=jaxcal.load(...))")
     recipe = extract.recipe_of(model, num_views=num_views)
-    found = sources.from_images(model, source, recipe=recipe, seed=seed)
+    found = (
+        sources.from_images(model, source, recipe=recipe, seed=seed)
+        if store is None else
+        sources.through_store(model, source, store, recipe=recipe, seed=seed))
   elif isinstance(source, stores.Store):
     found = sources.from_store(
         source, config=None if model is None else model.config)
@@ -163,9 +234,22 @@ def _checked_labels(labels, task, num_images):
   return labels.astype(np.int32)
 
 
-def shuffled(num_images: int, seed: int) -> Positions:
-  """Positions of images at random, as methods with a state may see them."""
-  return np.random.default_rng(seed).permutation(num_images)
+def check_head(
+    head: bayesian.Head | None, methods: Methods, task: base.Task) -> None:
+  """Refuses a posterior without a method that it goes with.
+
+  Args:
+    head: Head of the posterior; None without one.
+    methods: Dataclasses of numbers by name.
+    task: Task of the images.
+
+  Raises:
+    ValueError: There is none.
+  """
+  if head is not None and not _prompt_family(methods, task):
+    raise ValueError(
+        "a posterior goes with zero_shot and methods that tune prompts, but "
+        f"there are only {', '.join(methods)}; add one, or leave it out")
 
 
 def output_names(
@@ -247,18 +331,13 @@ def iterate(
       are not finite, a posterior is given and no method that it goes with, or
       a device has no memory even for one image.
   """
-  task = task._replace(num_images=len(source.ids))
-  _check_names(methods)
-  deeper = _deeper(methods, source)
+  shaped, deeper = _checked(methods, task, source)
+  task = task._replace(num_images=shaped.num_images,
+                       image_blocks=shaped.image_blocks)
   if deeper is not None:
-    source, task = deeper.source, task._replace(image_blocks=deeper.blocks)
-  shaped = tasks.shaped(task)  # traces the text tower: once is enough
-  _check_methods(methods, shaped, source, deeper)
+    source = deeper.source
   _check_evidence(evidence, methods, task)
-  if head is not None and not _prompt_family(methods, task):
-    raise ValueError(
-        "a posterior goes with zero_shot and methods that tune prompts, but "
-        f"there are only {', '.join(methods)}; add one, or leave it out")
+  check_head(head, methods, task)
   if batch_size is None:
     batch_size = 8 if _prompt_family(methods, task) else 256
   if batch_size < 1:
@@ -269,7 +348,7 @@ def iterate(
   names = output_names(methods, with_posterior=head is not None)
   about = {name: {} for name in names} if about is None else about
   along = _streams(methods, shaped)
-  order = _checked_order(order, len(source.ids))
+  order = orders_lib.checked(order, len(source.ids))
   with tempfile.TemporaryDirectory() as scratch:
     folder = parts or pathlib.Path(scratch)
     _open(folder, source, tuple(names), order if along else None, identity)
@@ -294,9 +373,9 @@ def iterate(
         batch_size = _halved(batch_size, error)
       missing = parts_lib.missing(folder, len(source.ids))
     sharding.barrier("predicted")
-    common = _common_evidence(folder, task, evidence)
+    common = outputs_lib.common_evidence(folder, task, evidence)
     for name, settings in about.items():
-      found = _gathered(folder, name, source, {
+      found = outputs_lib.gathered(folder, name, source, {
           **stages.setting(names[name]), **_scale(methods, task, names[name]),
           **settings}, common)
       yield name, _with_numbers(found, methods[names[name].method], task)
@@ -373,15 +452,19 @@ def _compute(methods, task, source, prepared, folder, missing, order, mesh, *,
     outputs = sharding.gather_local(outputs)
     if along:
       before = done, states
-      states, more = _follow(along, task, states, batch, len(asked), mesh,
-                             batch_size)
+      states, more = _follow(along, task, states, batch, done, len(asked),
+                             mesh, batch_size)
       outputs |= more
       if time.monotonic() - saved > _SAVE_SECONDS:
         # As it was before this batch: all processes have come here by now, so
         # the parts before it are written. Those after it are computed again.
         pytree.save(folder / _STREAMS, before)
         saved = time.monotonic()
-    _write(folder, source, batch, outputs)
+    if batch.mask.any():
+      # This process's share of the batch, without the filling.
+      outputs_lib.write(
+          folder, source.ids, batch.positions[batch.mask],
+          jax.tree.map(lambda x: x[batch.mask], outputs))
     done += len(asked)
     if on_batch is not None:
       on_batch(done, total)
@@ -438,7 +521,7 @@ def _resumed(folder, along, task, order, missing):
   return int(done), states
 
 
-def _follow(along, task, states, batch, count, mesh, batch_size):
+def _follow(along, task, states, batch, first, count, mesh, batch_size):
   """The images of a batch one after the other, for methods with a state.
 
   Every process sees all of them; each hands back its own rows.
@@ -450,7 +533,8 @@ def _follow(along, task, states, batch, count, mesh, batch_size):
   for name, method in along.items():
     states[name], found = runners.advance(
         method, task, states[name], seen, np.arange(count)[None])
-    outputs[name] = jax.tree.map(lambda x: np.asarray(x)[0, mine], found)
+    outputs[name] = outputs_lib.in_stream(
+        jax.tree.map(lambda x: np.asarray(x)[0, mine], found), first + mine)
   return states, outputs
 
 
@@ -540,55 +624,6 @@ def _one_behind(batches, function):
     yield waiting
 
 
-def _write(folder, source, batch, outputs):
-  """Checks and writes this process's share of a batch, without the filling."""
-  if not batch.mask.any():
-    return
-  positions = batch.positions[batch.mask]
-  outputs = jax.tree.map(lambda x: x[batch.mask], outputs)
-  for name, output in outputs.items():
-    if name:
-      try:
-        contract.check_values(
-            output, [source.ids[position] for position in positions])
-      except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-  parts_lib.write(folder, positions, {
-      name: _fields(output) if name else output
-      for name, output in outputs.items()})
-
-
-def _fields(output):
-  """An output as it is saved: float32, nothing that follows from the rest."""
-  output = jax.tree.map(lambda x: np.asarray(x, np.float32), output)
-  fields = {"scores": output.scores}
-  log_probs = output.log_probs
-  if log_probs is not None and not np.allclose(
-      _log_softmax(output.scores), log_probs, atol=1e-4):
-    fields["log_probs"] = log_probs  # else the scores are logits
-  return (fields |
-          {f"info.{name}": value for name, value in output.info.items()} |
-          {f"evidence.{name}": value
-           for name, value in output.evidence.items()})
-
-
-def _gathered(folder, name, source, settings, common):
-  """The predictions under a name, from all parts."""
-  kinds = {"": {}, "info": {}, "evidence": dict(common)}
-  for field, values in parts_lib.gather(folder, name).items():
-    kind, dot, rest = field.partition(".")
-    kinds[kind if dot else ""][rest or field] = values
-  logits, log_probs = kinds[""]["scores"], kinds[""].get("log_probs")
-  if log_probs is not None:
-    kinds["evidence"]["scores"] = logits
-    # A batch whose scores happen to be logits has them alone.
-    logits = np.where(np.isnan(log_probs), _log_softmax(logits), log_probs)
-  class_names = source.class_names or tuple(map(str, range(logits.shape[1])))
-  return Predictions(
-      logits, source.labels, source.ids, class_names, kinds["info"], settings,
-      kinds["evidence"])
-
-
 def _with_numbers(found, method, task):
   """Predictions that say to which weight and margin a method's numbers led."""
   numbers = {}
@@ -602,40 +637,6 @@ def _with_numbers(found, method, task):
     return found
   return found._replace(settings={**found.settings, "numbers": {
       **found.settings.get("numbers", {}), **numbers}})
-
-
-def _common_evidence(folder, task, evidence):
-  """What was asked for and is the same for all methods."""
-  common = {name: values for name, values in parts_lib.gather(
-      folder, "").items() if name in evidence}
-  if {"zero_shot_text_features", "mean_cosine"} & set(evidence):
-    features = np.asarray(tasks.encoded(task).text_features, np.float32)
-    if "zero_shot_text_features" in evidence:
-      common["zero_shot_text_features"] = features
-    if "mean_cosine" in evidence:
-      cosines = features @ features.T
-      others = ~np.eye(len(features), dtype=bool)
-      common["mean_cosine"] = np.asarray(
-          cosines[others].mean() if others.any() else 1, np.float32)
-  return common
-
-
-def _log_softmax(x):
-  x = x - x.max(axis=-1, keepdims=True)
-  return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
-
-
-def _checked_order(order, num_images):
-  if order is None:
-    return np.arange(num_images)
-  order = as_numpy(order)
-  if order.dtype.kind not in "iu" or not np.array_equal(
-      np.sort(order, axis=None), np.arange(num_images)):
-    raise ValueError(
-        f"expected an order that has each position in [0, {num_images}) once, "
-        "such as np.random.default_rng(0).permutation(len(features)), got "
-        f"{order.dtype}{list(order.shape)}")
-  return order
 
 
 def _check_names(methods):

@@ -18,6 +18,7 @@ from jaxcal import predictions as predictions_lib
 from jaxcal import run
 from jaxcal import sharding
 from jaxcal import stages
+from jaxcal import streams
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers
 from jaxcal.data import image_set as image_sets
@@ -26,10 +27,11 @@ from jaxcal.storage import paths
 
 _PARTS = "parts-"  # what folders of unfinished work begin with
 
-# From methods, settings by name and the folder of unfinished work to
-# (name, Predictions), as `run.iterate` gives them.
+# From methods, settings by name, the folder of unfinished work and the seeds of
+# several orders, if there are any, to (name, Predictions), as `run.iterate` and
+# `streams.iterate` give them.
 Compute = Callable[
-    [run.Methods, Mapping[str, Mapping[str, Any]], pathlib.Path],
+    [run.Methods, Mapping[str, Mapping[str, Any]], pathlib.Path, Sequence[int]],
     Iterator[tuple[str, predictions_lib.Predictions]]]
 
 
@@ -46,6 +48,8 @@ class Asked(NamedTuple):
     by_name: Identity of each one's predictions, `common` among it.
     evidence: Names of the arrays that they are to carry.
     called: Names of the methods in rows, where they are not those of `methods`.
+    store: Folder for features that are had in several orders; None where there
+      are none.
   """
 
   place: str
@@ -57,6 +61,7 @@ class Asked(NamedTuple):
   by_name: Mapping[str, Mapping[str, Any]]
   evidence: tuple[str, ...] = ()
   called: Mapping[str, str] = {}
+  store: pathlib.Path | None = None
 
   @property
   def size(self) -> int:
@@ -78,9 +83,11 @@ def asked(
     common: Mapping[str, Any],
     order: Mapping[str, Any],
     feature_size: int,
+    order_seeds: Sequence[int] = (),
     posterior: Mapping[str, Any] | None = None,
     evidence: tuple[str, ...] = (),
     called: Mapping[str, str] = {},
+    store: pathlib.Path | None = None,
 ) -> Asked:
   """Everything that some methods are to predict for an image set.
 
@@ -92,26 +99,38 @@ def asked(
     common: Identity of images, model, views and prompts.
     order: Identity of the order of the images, for methods with a state.
     feature_size: Size of the joint space of images and texts.
+    order_seeds: Seeds of several orders, for methods with a state; the one that
+      `order` tells if empty.
     posterior: Identity of what predicts in the posterior's forms, too; None
       without a posterior.
     evidence: Names of the arrays that predictions are to carry.
     called: See `Asked`.
+    store: See `Asked`.
   """
   features: Any = jax.ShapeDtypeStruct(
       (len(images.class_names), feature_size), np.float32)
-  outputs = run.output_names(methods, with_posterior=posterior is not None)
-  by_name = {}
-  for name, of in outputs.items():
+  outputs: dict[str, stages.Stages] = {}
+  by_name: dict[str, dict[str, Any]] = {}
+  for name, of in run.output_names(
+      methods, with_posterior=posterior is not None).items():
     method = methods[of.method]
-    by_name[name] = {**common, **numbers.identity_of(method)}
-    if base.has_state(method.method(), base.Task(features, 1.0)):
-      by_name[name] |= order
+    found = {**common, **numbers.identity_of(method)}
+    has_state = base.has_state(method.method(), base.Task(features, 1.0))
+    if has_state and order_seeds:
+      along = streams.names([name], order_seeds)
+      outputs |= along
+      by_name |= {label: {**found, **order, "stream.seed": one.order_seed}
+                  for label, one in along.items()}
+      continue
+    outputs[name] = of
+    by_name[name] = {**found, **(order if has_state else {})}
     if of.posterior is not None:
       by_name[name] |= {**(posterior or {}), "posterior.form": of.posterior}
   # More evidence than asked for does no harm to what is there.
+  several = any(one.order_seed is not None for one in outputs.values())
   return Asked(place, folder, images, methods, outputs,
                {**common, "evidence": list(evidence)}, by_name, evidence,
-               called)
+               called, store if several else None)
 
 
 def missing(of: Asked) -> list[str]:
@@ -145,12 +164,21 @@ def groups(
         parts == _parts_folder(of, begun)):
       found[parts] = begun
       left = [name for name in left if name not in begun]
-  if left:
-    together = {of.outputs[name].method for name in left}
-    group = tuple(name for name, one in of.outputs.items()
-                  if one.method in together)
-    found[_parts_folder(of, group)] = group
+  for in_orders in (False, True):
+    found |= _begun_now(of, {
+        name: one for name, one in of.outputs.items()
+        if (one.order_seed is not None) == in_orders}, left)
   return found
+
+
+def _begun_now(of, outputs, left):
+  """The group of what is left of some outputs, with all that comes with it."""
+  together = [outputs[name] for name in left if name in outputs]
+  methods = {one.method for one in together}
+  seeds = {one.order_seed for one in together}
+  group = tuple(name for name, one in outputs.items()
+                if one.method in methods and one.order_seed in seeds)
+  return {_parts_folder(of, group): group} if group else {}
 
 
 def _parts_folder(of, names):
@@ -182,10 +210,11 @@ def predict(
   found: dict[str, Any] = {}  # by name, the iterator over its group
   for parts, names in groups(of, todo).items():
     together = dict.fromkeys(of.outputs[name].method for name in names)
+    seeds = dict.fromkeys(of.outputs[name].order_seed for name in names)
     settings = {name: _settings(of, name, about) for name in todo
                 if name in names and sharding.is_first()}
     group = compute({name: of.methods[name] for name in together}, settings,
-                    parts)
+                    parts, [seed for seed in seeds if seed is not None])
     found |= dict.fromkeys(names, group)
   if not sharding.is_first():
     for group in dict.fromkeys(found.values()):

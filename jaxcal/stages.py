@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 SETTING = "stages"
 # What the fields of the other side of a paired difference begin with.
 _REFERENCE = "reference"
-_EXPECTED = {"tuned_seed": "a number", "additions": "names"}
+_EXPECTED = {"tuned_seed": "a number", "order_seed": "a number",
+             "additions": "names"}
 
 
 class Stages(NamedTuple):
@@ -25,6 +26,8 @@ class Stages(NamedTuple):
     posterior: Form of the posterior, of `adapt.prompt.bayesian.FORMS`.
     recalibrator: Name of the calibrator; of several, one after the other,
       joined by "+".
+    order_seed: Seed of the order of the images, where a method with a state
+      sees them in several.
   """
 
   method: str
@@ -32,6 +35,7 @@ class Stages(NamedTuple):
   tuned_seed: int | None = None
   posterior: str | None = None
   recalibrator: str | None = None
+  order_seed: int | None = None
 
   @property
   def label(self) -> str:
@@ -39,6 +43,8 @@ class Stages(NamedTuple):
     tuned = "+".join((self.method, *self.additions))
     if self.tuned_seed is not None:
       tuned += f"-{self.tuned_seed}"
+    if self.order_seed is not None:
+      tuned += f"-order{self.order_seed}"
     return "+".join(filter(None, (tuned, self.posterior, self.recalibrator)))
 
 
@@ -74,7 +80,7 @@ def _fits(name, value):
   if name == "additions":
     return isinstance(value, (list, tuple)) and all(
         isinstance(one, str) for one in value)
-  return isinstance(value, int if name == "tuned_seed" else str)
+  return isinstance(value, int if name.endswith("_seed") else str)
 
 
 def reference_of(row: Mapping[str, Any]) -> Stages:

@@ -14,11 +14,14 @@ from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import config_record
 from jaxcal import config_runs
+from jaxcal import config_sweep
 from jaxcal import config_tuning
 from jaxcal import predictions as predictions_lib
 from jaxcal import run
+from jaxcal import streams
 from jaxcal import tasks
 from jaxcal.data import load
+from jaxcal.features import extract
 from jaxcal.features import fill
 
 
@@ -105,6 +108,48 @@ class ConfigRunsTest(parameterized.TestCase):
       self._predict(config)
     with mock.patch.object(run, "_compute", side_effect=AssertionError):
       self.assertEqual(list(self._predict(config)), ["zero", "mta"])
+
+  def test_several_orders(self):
+    config = _config()
+    config.method.name, config.stream.seed = ("zero_shot", "tda"), 4
+    one = self._logits(self._predict(config))
+    config.stream.orders = 2
+    found = self._predict(config)
+    self.assertEqual(list(found), ["zero_shot", "tda-order4", "tda-order5"])
+    logits = self._logits(found)
+    np.testing.assert_allclose(logits["tda-order4"], one["tda"], atol=1e-4)
+    settings = predictions_lib.settings(found["tda-order5"])
+    self.assertEqual(settings["identity"]["stream.seed"], 5)
+    self.assertEqual(settings["identity"]["features"], "computed")
+    # Further orders are computed alone, out of the features that are kept.
+    config.stream.orders = 3
+    iterate = streams.iterate
+    with (mock.patch.object(run, "iterate", side_effect=AssertionError),
+          mock.patch.object(extract, "from_images", return_value=iter(())),
+          mock.patch.object(streams, "iterate", side_effect=iterate) as called):
+      more = self._predict(config)
+    self.assertEqual(list(called.call_args.args[3]), [6])
+    self.assertEqual(list(more), [*found, "tda-order6"])
+    with self.assertRaisesRegex(ValueError, "stream.order: stored 'shuffled'"):
+      config.stream.order = "sorted"
+      self._predict(config)
+
+  def test_orders_of_a_sweep_are_swept(self):
+    config = _config()
+    config.stream.orders = 2
+    with self.assertRaisesRegex(ValueError, "--sweep=stream.seed=0,1,2"):
+      config_sweep.variants(config, [])
+
+  @parameterized.parameters(
+      ({"orders": 0}, "orders is 0, expected >= 1"),
+      ({"orders": 2, "order": "given"}, "1 with --config.stream.order=given"),
+      ({"orders": 9, "seed": 2**32 - 3}, "few enough for seeds"),
+      ({"order": "hard"}, "'shuffled', 'given' or 'sorted'"))
+  def test_streams_out_of_range(self, fields, message):
+    config = _config()
+    config.stream = config_lib.StreamConfig(**fields)
+    with self.assertRaisesRegex(ValueError, message):
+      config_lib.validate(config)
 
   def test_a_store_of_other_views_is_refused(self):
     config, features = _config(), self.output / "features"

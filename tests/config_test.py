@@ -88,8 +88,9 @@ class ConfigTest(parameterized.TestCase):
 
   def test_names_of_the_fields_of_sections(self):
     self.assertEqual(
-        config.field_names("stream", "views.seed", without=("stream.seed",)),
-        ("config.views.seed", "config.stream.order"))
+        config.field_names("stream", "views.seed", without=(
+            "stream.seed", "stream.imbalance")),
+        ("config.views.seed", "config.stream.order", "config.stream.orders"))
     # A section and not what begins like it.
     self.assertNotIn("config.methods", config.field_names("method"))
     self.assertIn("config.method.soc.delta", config.field_names("method"))

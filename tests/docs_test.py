@@ -188,7 +188,9 @@ class DocsTest(parameterized.TestCase):
          # Runs in metrics/page_test.py.
          "docs/metrics.md": 1,
          "docs/own_method.md": 4, "docs/recalibration.md": 2,
-         "docs/regularisers.md": 1})
+         "docs/regularisers.md": 1,
+         # Runs in streams_test.py.
+         "docs/test_time.md": 1})
     for page, text in _PAGES.items():
       fences = re.findall(r"^ *```(.*)$", text, re.MULTILINE)
       self.assertContainsSubset(fences[::2], ["bash", "python"], page)

@@ -12,6 +12,8 @@ _LABELS = {
     "soc+full": stages.Stages("soc", posterior="full"),
     "coop+zs_norm+dor-2+temperature": stages.Stages(
         "coop", ("zs_norm", "dor"), 2, recalibrator="temperature"),
+    "tda-order3+temperature": stages.Stages(
+        "tda", recalibrator="temperature", order_seed=3),
     # A name of one's own may look like anything.
     "my-2": stages.Stages("my-2"),
 }
@@ -36,7 +38,8 @@ class StagesTest(parameterized.TestCase):
   @parameterized.parameters(
       {}, {"method": 3}, {"method": "soc", "additions": "dor"},
       {"method": "soc", "additions": [3]}, {"method": "soc", "posterior": []},
-      {"method": "soc", "tuned_seed": "1"})
+      {"method": "soc", "tuned_seed": "1"},
+      {"method": "tda", "order_seed": "1"})
   def test_rows_without_stages(self, **row):
     with self.assertRaisesRegex(ValueError, "the stage .* is .*, expected"):
       stages.of(row)

@@ -48,7 +48,7 @@ FIELDS = config_lib.field_names(
     "protocol", "model", "data", "views", "method", "stream", "fpp",
     "posterior", "metrics", "batch_size", "num_threads", "memory_gb",
     "linearisation",
-    without=("data.out_of_distribution", "method.tuned"))
+    without=("data.out_of_distribution", "method.tuned", "stream.orders"))
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
 

@@ -1,13 +1,15 @@
 """Images go through the tower, and what it sees into a store; resumable."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
 import os
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
 
+from jaxcal import memory
 from jaxcal import sharding
 from jaxcal.clip import checkpoint
 from jaxcal.data import contents
@@ -29,6 +31,8 @@ def fill(
     share: tuple[int, int] | None = None,
     batch_size: int = 8,
     num_threads: int = 4,
+    max_bytes: int = memory.GIGABYTE,
+    identity: Mapping[str, Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> stores.Store:
   """Computes and writes the chunks that a store lacks.
@@ -49,6 +53,9 @@ def fill(
     share: Number of this process, from 0, and of how many.
     batch_size: Images per device.
     num_threads: Threads that read images.
+    max_bytes: Budget of the image tower's activations, on each device.
+    identity: Identity of the images from `contents.identity_of`, where it is
+      known; their files are looked at if None.
     progress: Function called with a stage ("SET: files" or "SET"), and the
       numbers of its images done and in all.
 
@@ -61,13 +68,14 @@ def fill(
   folder = pathlib.Path(folder)
   report = progress or (lambda stage, done, total: None)
   recipe = recipe or extract.recipe_of(model)
-  found = contents.identity_of(
-      images, memory=folder.parent / ".digests" / f"{images.name}.npz",
-      num_threads=num_threads,
-      progress=functools.partial(report, f"{images.name}: files"))
+  if identity is None:
+    identity = contents.identity_of(
+        images, memory=folder.parent / ".digests" / f"{images.name}.npz",
+        num_threads=num_threads,
+        progress=functools.partial(report, f"{images.name}: files"))
   store = stores.create(folder, stores.manifest_of(
       model, images, recipe=recipe, seed=seed, dtype=dtype,
-      chunk_size=chunk_size, contents=found["data.contents"]), images)
+      chunk_size=chunk_size, contents=identity["data.contents"]), images)
   todo = stores.missing(
       store, *(share or (jax.process_index(), jax.process_count())))
   # Every process works on chunks of its own, so on its own devices.
@@ -78,7 +86,7 @@ def fill(
       stores.chunk_positions(store, chunk), batch_size * mesh.devices.size)]
   _write(store, todo, extract.from_images(
       model, images, positions, recipe=recipe, seed=seed, mesh=mesh,
-      batch_size=batch_size, num_threads=num_threads),
+      batch_size=batch_size, num_threads=num_threads, max_bytes=max_bytes),
          functools.partial(report, images.name))
   return store
 

@@ -5,16 +5,18 @@ whether they are cut from pictures, read from a store or lie in memory.
 """
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
 import math
-from typing import NamedTuple
+import os
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 import numpy as np
 
 from jaxcal import memory
+from jaxcal import sharding
 from jaxcal.clip import checkpoint
 from jaxcal.clip import last_blocks
 from jaxcal.clip import towers
@@ -22,6 +24,7 @@ from jaxcal.data import image_set as image_sets
 from jaxcal.data import views
 from jaxcal.features import encoding
 from jaxcal.features import extract
+from jaxcal.features import fill
 from jaxcal.features import store as stores
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -29,6 +32,8 @@ from jaxcal.typing import Int
 
 # Of a store that is read in its own order, held at a time.
 _WINDOW = 2**28
+# Images of a chunk of a store that is a run's own: what a kill costs at most.
+_CHUNK = 64
 # Of the states of a batch: from the tower and joined, of it and of the next.
 _COPIES = 4
 
@@ -124,6 +129,60 @@ def from_images(
         blocks, states, max(1, max_bytes // 2 // of_image))
 
   return source._replace(deeper=deeper)
+
+
+def through_store(
+    model: checkpoint.Model,
+    image_set: image_sets.ImageSet,
+    folder: str | os.PathLike,
+    *,
+    recipe: views.Recipe,
+    seed: int = 0,
+    identity: Mapping[str, Any] | None = None,
+    num_threads: int = 4,
+    batch_size: int = 8,
+    max_bytes: int = memory.GIGABYTE,
+    window_bytes: int = memory.ON_HOST,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Source:
+  """The same as `from_images`, by way of a store, for features at any position.
+
+  The store is filled when features are first asked for: the images go through
+  the tower once, however often and in whatever order their features are had.
+
+  Args:
+    model: Model from `checkpoint.load`.
+    image_set: The images.
+    folder: Folder of the store, new or of the same features.
+    recipe: Recipe of the views.
+    seed: Seed of the random views.
+    identity: See `fill.fill`.
+    num_threads: Threads that read images.
+    batch_size: Images per device in the tower.
+    max_bytes: Budget of the image tower's activations, on each device.
+    window_bytes: Features that are held at a time, see `from_store`.
+    progress: See `fill.fill`.
+
+  Raises:
+    ValueError: The set does not hold together, see `image_set.check`.
+  """
+  direct = from_images(
+      model, image_set, recipe=recipe, seed=seed, num_threads=num_threads,
+      max_bytes=max_bytes)
+
+  def batches(positions, mesh, size, on_step=None):
+    if not len(positions):
+      return
+    store = fill.fill(
+        model, image_set, folder, recipe=recipe, seed=seed, dtype="float32",
+        chunk_size=_CHUNK, batch_size=batch_size, num_threads=num_threads,
+        max_bytes=max_bytes, identity=identity, progress=progress)
+    sharding.barrier("features stored")
+    yield from from_store(
+        store, config=model.config, max_bytes=window_bytes).batches(
+            positions, mesh, size, on_step)
+
+  return direct._replace(batches=batches)
 
 
 def from_store(

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal import predictions as predictions_lib
 from jaxcal import stages
 from jaxcal.metrics import binning
 from jaxcal.metrics import calibration
 from jaxcal.metrics import selective
 from jaxcal.metrics import statistics
-from jaxcal.predictions import Predictions
 from jaxcal.report import inputs
 from jaxcal.report import resampled
 from jaxcal.report import scores
@@ -28,6 +28,8 @@ from jaxcal.report.resampled import Row
 from jaxcal.report.scores import Conventions
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
+
+Predictions = predictions_lib.Predictions
 
 # torch's spacing of float32 at one, to which it clamps probabilities.
 _CLAMP = 2.0 ** -23
@@ -356,7 +358,8 @@ def _row(scored, sampled, info, conventions, sizes):
   if scored.nll is not None:
     row["nll_clamped"] = jnp.mean(jnp.clip(
         scored.nll, -math.log1p(-_CLAMP), -math.log(_CLAMP)))
-  row |= {f"median_{name}": np.median(values) for name, values in info.items()}
+  row |= {f"median_{name}": np.median(values) for name, values in info.items()
+          if name not in predictions_lib.PLACES}
   return {name: value if isinstance(value, int) else float(value)
           for name, value in row.items()}
 

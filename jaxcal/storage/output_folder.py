@@ -30,10 +30,11 @@ FILES = (
 # Sub-folders that hold nothing but predictions, parameters, parts and states;
 # "answers" are predictions of earlier versions.
 FOLDERS = ("predictions", "answers", "features", "tuned", "digests")
-# Parts of an unfinished run, and states to go on from.
+# Parts of an unfinished run, states to go on from, and files of stores.
 _ALONE = re.compile(
     r"about\.json|(\d{8}|streams|fpp|sums|state-\d+(-\d+)?)\.npz"
-    r"|(.+\.)?digests\.npz")
+    r"|(.+\.)?digests\.npz"
+    r"|(manifest|index|left_out|zarr|\d{8})\.json|c(\.\d+)+")
 _PAIRS = {".npz": (".json",), ".safetensors": (".json",),
           ".json": (".npz", ".safetensors")}
 

@@ -67,11 +67,16 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(status, 2)
     self.assertIn("method.weight: stored 3.0, asked 4.0", error)
 
+  @parameterized.parameters(
+      ((), ("tda", "dynaprompt")),
+      (("--config.stream.orders=2", "--config.stream.order=sorted"),
+       ("tda-order0", "tda-order1", "dynaprompt-order0", "dynaprompt-order1")))
   @pytest.mark.slow
-  def test_killed_at_random_moments_and_resumed_is_the_undisturbed_run(self):
+  def test_killed_at_random_moments_and_resumed_is_the_undisturbed_run(
+      self, given, along):
     """A method with a state among the others; every bit is the same."""
     arguments = ("evaluate", *command.SMALL, "--config.data.limit=40",
-                 "--config.method.name=soc,zero,tda,dynaprompt")
+                 "--config.method.name=soc,zero,tda,dynaprompt", *given)
     whole, killed = self._folder("whole"), self._folder("killed")
     command.run_timed(*arguments, f"--output={whole}")  # and compiles
     _, _, took = command.run_timed(
@@ -85,7 +90,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(status, 0, error)
     self.assertEqual((killed / "results.jsonl").read_bytes(),
                      (whole / "results.jsonl").read_bytes())
-    for name in ("soc", "zero", "tda", "dynaprompt"):
+    for name in ("soc", "zero", *along):
       ours, theirs = (predictions.load(
           output / "predictions" / "digits" / name) for output in (
               killed, whole))

@@ -24,6 +24,13 @@ _OWN = (
     "predictions/digits/parts-0a1b/about.json",
     "predictions/digits/parts-0a1b/00000008.npz",
     "predictions/digits/parts-0a1b/streams.npz", "predictions/digits/fpp.npz",
+    "predictions/digits/parts-0a1b/order3/00000008.npz",
+    "features/digits.views/manifest.json", "features/digits.views/index.json",
+    "features/digits.views/left_out.json",
+    "features/digits.views/view_features/zarr.json",
+    "features/digits.views/view_features/c.0.0.0",
+    "features/digits.views/pooled/c.12.0",
+    "features/digits.views/finished/00000000.json",
     "features/train/about.json", "features/train/00000000.npz",
     "tuned/shapes/coop/seed-1.safetensors", "tuned/shapes/coop/seed-1.json",
     "tuned/shapes/coop/state-1.npz")
