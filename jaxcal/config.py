@@ -491,6 +491,10 @@ class StreamConfig:
       1, "orders that every method with a state sees the images in, of seeds "
       "stream.seed, stream.seed + 1, ...: METHOD-orderSEED, and means over "
       "them")
+  imbalance: float = _field(
+      1.0, "number of times that the first class is as frequent as the last: "
+      "the share of its images that is kept of a class falls exponentially "
+      "from 1 to 1 / imbalance, for all methods; 1 keeps all")
 
   @property
   def seeds(self) -> tuple[int, ...]:
@@ -1075,7 +1079,7 @@ def _numbers_rows(part, views):
 def _stream_rows(stream):
   return (
       _one_of(stream, "order", "shuffled", "given", "sorted"),
-      *_at_least(1, stream, "orders"),
+      *_at_least(1, stream, "orders", "imbalance"),
       ("orders", stream.orders == 1 or stream.order != "given",
        "1 with --config.stream.order=given, which is one order"),
       ("orders", stream.orders == 1 or stream.seed + stream.orders <= 2**32,

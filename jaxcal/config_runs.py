@@ -58,8 +58,10 @@ def asked(
     called: See `runs.Asked`.
   """
   place = images.name if place is None else place
+  imbalance = config.stream.imbalance
   common = {**identity, **config_inputs.identity_of_features(config, model),
-            **config_inputs.identity_of_prompts(config)}
+            **config_inputs.identity_of_prompts(config),
+            **({} if imbalance == 1 else {"stream.imbalance": imbalance})}
   of_posterior = None if posterior is None else heads.identity_of_head(
       posterior, num_samples=config.posterior.num_samples,
       seed=config.posterior.seed)
@@ -72,6 +74,32 @@ def asked(
       evidence=_evidence(config, run.EVIDENCE), called=called,
       # A set's place may lie within that of another one, its store must not.
       store=output / "features" / f"{place.replace('/', ' ')}.views")
+
+
+def remarks(
+    config: _Config, sets: Mapping[str, image_sets.ImageSet]
+) -> dict[str, str]:
+  """Sentences on streams that are not at random or not of all images.
+
+  Args:
+    config: Settings of the experiment.
+    sets: The image sets before images are left out.
+
+  Returns:
+    Sentences by the name of the set, or "order" for all of them.
+  """
+  found, ratio = {}, config.stream.imbalance
+  if config.stream.order == "sorted":
+    found["order"] = ("Methods with a state see the images sorted, one class "
+                      "after the other (stream.order).")
+  for data, images in sets.items():
+    kept = len(image_sets.imbalanced(images, ratio).ids)
+    if ratio > 1:
+      found[data] = (
+          f"{data}: {kept:,} of {len(images.ids):,} images are kept; the share "
+          f"of a class falls exponentially from 1 to 1/{ratio:g}, in the order "
+          "of the classes (stream.imbalance).")
+  return found
 
 
 def asked_of_tuned(

@@ -68,6 +68,12 @@ class Asked(NamedTuple):
     """Number of images, as often as there are methods."""
     return len(self.images.ids) * len(self.methods)
 
+  @property
+  def plain(self) -> list[str]:
+    """Names of the predictions without a posterior."""
+    return [name for name, one in self.outputs.items()
+            if one.posterior is None]
+
   def stages_of(self, name: str) -> stages.Stages:
     """The stages of predictions, as rows and settings have them."""
     found = self.outputs[name]

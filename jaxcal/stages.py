@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 # In the settings of predictions, the fields of their stages.
 SETTING = "stages"
+# In rows that are means over orders of the images, the seeds of these.
+ORDERS = "order_seeds"
 # What the fields of the other side of a paired difference begin with.
 _REFERENCE = "reference"
 _EXPECTED = {"tuned_seed": "a number", "order_seed": "a number",
@@ -88,6 +90,35 @@ def reference_of(row: Mapping[str, Any]) -> Stages:
   return of({name: row.get(
       _REFERENCE if name == "method" else f"{_REFERENCE}_{name}")
              for name in Stages._fields})
+
+
+def labels(row: Mapping[str, Any]) -> list[str]:
+  """Labels of the predictions that a row is of: those of each order."""
+  return _labels(of(row), row.get(ORDERS))
+
+
+def reference_labels(row: Mapping[str, Any]) -> list[str]:
+  """The same of what a row of differences is compared with."""
+  return _labels(reference_of(row), row.get(f"{_REFERENCE}_{ORDERS}"))
+
+
+def pairs(row: Mapping[str, Any]) -> dict[str, str]:
+  """Labels of what each of the predictions is compared with, by theirs.
+
+  Args:
+    row: Row of differences.
+  """
+  ours, theirs = labels(row), reference_labels(row)
+  return dict(zip(ours, theirs if len(theirs) > 1 else theirs * len(ours)))
+
+
+def _labels(one, orders):
+  if orders is None:
+    return [one.label]
+  if not isinstance(orders, list) or not all(
+      isinstance(seed, int) for seed in orders):
+    raise ValueError(f"{ORDERS} are {orders!r}, expected numbers")
+  return [one._replace(order_seed=seed).label for seed in orders]
 
 
 def of_settings(settings: Mapping[str, Any], name: str) -> Stages:

@@ -134,6 +134,23 @@ class ConfigRunsTest(parameterized.TestCase):
       config.stream.order = "sorted"
       self._predict(config)
 
+  def test_imbalance_is_part_of_the_identity_and_said(self):
+    config = _config()
+    config.method.name = ("zero",)
+    images = load.images("digits", limit=20)
+    self.assertEmpty(config_runs.remarks(config, {"digits": images}))
+    self._predict(config)
+    config.stream.imbalance, config.stream.order = 4.0, "sorted"
+    self.assertEqual(config_runs.remarks(config, {"digits": images}), {
+        "order": "Methods with a state see the images sorted, one class after "
+                 "the other (stream.order).",
+        "digits": "digits: 11 of 20 images are kept; the share of a class "
+                  "falls exponentially from 1 to 1/4, in the order of the "
+                  "classes (stream.imbalance)."})
+    with self.assertRaisesRegex(
+        ValueError, "stream.imbalance: stored 'nothing', asked 4.0"):
+      self._predict(config)
+
   def test_orders_of_a_sweep_are_swept(self):
     config = _config()
     config.stream.orders = 2
@@ -144,6 +161,7 @@ class ConfigRunsTest(parameterized.TestCase):
       ({"orders": 0}, "orders is 0, expected >= 1"),
       ({"orders": 2, "order": "given"}, "1 with --config.stream.order=given"),
       ({"orders": 9, "seed": 2**32 - 3}, "few enough for seeds"),
+      ({"imbalance": 0.5}, "imbalance is 0.5, expected >= 1"),
       ({"order": "hard"}, "'shuffled', 'given' or 'sorted'"))
   def test_streams_out_of_range(self, fields, message):
     config = _config()

@@ -87,7 +87,8 @@ def main() -> None:
     config_inputs.refuse_store(config.data, "--config.method.tuned")
   config_runs.check_evidence(config)
   experiment.join_processes()
-  sets_by_name = experiment.load_sets(config.data)
+  loaded = experiment.load_sets(config.data)
+  sets_by_name = experiment.as_streams(config.stream, loaded)
   remarks = config_methods.remarks(config, sets_by_name)
   validation = _validation_sets(config, sets_by_name)
   outside = _outside_set(config)
@@ -102,6 +103,8 @@ def main() -> None:
   about = config_record.describe(config, model, posterior) | {
       f"{saved_runs.PROTOCOL}{data}": remark
       for data, remark in remarks.items()}
+  about |= {f"{saved_runs.STREAM}{what}": remark
+            for what, remark in config_runs.remarks(config, loaded).items()}
   about |= saved_runs.left_out({
       place: images.left_out for data, target in sets_by_name.items()
       for place, images, _ in _parts_of(
@@ -134,7 +137,7 @@ def main() -> None:
     labels = [of.label for of in seeds]
     scaled = {} if not validation else recalibrated.by_split(
         output / "predictions", sets_by_name, str(config.temperature.split),
-        [*config_methods.methods_of(config), *labels])
+        [*parts[0].asked.plain, *labels])
     _write_report(config, output, sets_by_name,
                   [*parts[0].asked.outputs, *labels], scaled)
   sharding.barrier("done")
@@ -227,7 +230,7 @@ def _write_report(
   small_images = None
   if config.data.store is None:
     small_images = thumbnails.make(
-        found.images, lambda data, image_id: image_sets.read_by_id(
+        found.pictured, lambda data, image_id: image_sets.read_by_id(
             sets_by_name[data], image_id))
   printing.show(*measured.write(
       output, found, about=saved_runs.about(output), conventions=conventions,

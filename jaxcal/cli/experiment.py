@@ -114,6 +114,14 @@ def load_sets(config: config_lib.DataConfig) -> dict[str, image_sets.ImageSet]:
   return loaded
 
 
+def as_streams(
+    config: config_lib.StreamConfig, sets: Mapping[str, image_sets.ImageSet]
+) -> dict[str, image_sets.ImageSet]:
+  """The image sets by name, of later classes as few images as is asked for."""
+  return {data: image_sets.imbalanced(images, config.imbalance)
+          for data, images in sets.items()}
+
+
 def load_apart(
     config: config_lib.DataConfig, target: image_sets.ImageSet,
     names: Sequence[str], *, split: str, limit: int

@@ -100,7 +100,8 @@ def main() -> None:
     experiment.take(output)
   # What lies there is looked at before anything is computed.
   passes = [_pass(variant, load, images, output) for variant in variants
-            for images in load_sets(variant.config.data).values()]
+            for images in experiment.as_streams(
+                variant.config.stream, load_sets(variant.config.data)).values()]
   if dry_run.ASKED.value:
     dry_run.show([plan_lib.row(one.asked, one.config.num_views_computed)
                   for one in passes], output)

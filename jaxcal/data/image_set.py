@@ -242,6 +242,43 @@ def limit(
   return take(image_set, order[skip:skip + num_images])
 
 
+def imbalanced(image_set: ImageSet, ratio: float) -> ImageSet:
+  """The images, those of later classes ever fewer: a long tail.
+
+  Of each class a share of its images is kept that falls exponentially from 1,
+  of the first class, to 1 / `ratio`, of the last one, rounded down and at least
+  one image, as in the long-tailed sets made of CIFAR. There is no randomness:
+  the first images of each class are kept, so that a higher ratio keeps some of
+  those that a lower one does.
+
+  Args:
+    image_set: The set to take from.
+    ratio: How many times as often as the last class the first one occurs, where
+      they have as many images; 1 keeps all.
+
+  Returns:
+    The images that are kept, in their order.
+
+  Raises:
+    ValueError: A ratio below 1.
+
+  Source: Cui et al., Class-Balanced Loss Based on Effective Number of Samples,
+  CVPR 2019.
+  """
+  if ratio < 1:
+    raise ValueError(f"expected a ratio of at least 1, got {ratio}")
+  if ratio == 1:
+    return image_set
+  labels = np.asarray(image_set.labels)
+  classes, counts = np.unique(labels, return_counts=True)
+  fall = np.arange(len(classes)) / max(1, len(classes) - 1)
+  # A hair more: of a power that rounding left just below a whole number, too.
+  kept = np.maximum(1, np.floor(counts * ratio ** -fall + 1e-9)).astype(int)
+  return take(image_set, np.sort(np.concatenate([
+      np.flatnonzero(labels == label)[:number]
+      for label, number in zip(classes, kept)])))
+
+
 def _same_files(pairs):
   """Of each pair of files, whether they hold the same; few need be read."""
   stats = [(os.stat(one), os.stat(other)) for one, other in pairs]

@@ -10,6 +10,7 @@ from jaxcal.recalibration import predicted
 from jaxcal.report import aggregate
 from jaxcal.report import figures
 from jaxcal.report import inputs
+from jaxcal.report import over_orders
 from jaxcal.report import page
 from jaxcal.report import per_image
 from jaxcal.report import prototypes
@@ -50,8 +51,10 @@ class Measured(NamedTuple):
   """What is reported of all sets.
 
   Attributes:
-    rows: Measures of each method on each set; `best` says by which scores it is
-      the best there, see `resampled.best`.
+    rows: Measures of each method on each set, of several orders of the images
+      the means over these, see `over_orders.row`; `best` says by which scores
+      it is the best there, see `resampled.best`.
+    by_order: Measures in each of several orders.
     differences: Paired differences, their p-values adjusted by Holm's method
       set by set.
     images: Predictions per image, by set and method.
@@ -65,12 +68,21 @@ class Measured(NamedTuple):
   """
 
   rows: list[summary.Row]
+  by_order: list[summary.Row]
   differences: list[summary.Row]
   images: dict[str, dict[str, per_image.PerImage]]
   similar: dict[str, dict[str, prototypes.Similarities]]
   over_seeds: list[summary.Row]
   means: list[summary.Row]
   notes: list[str]
+
+  @property
+  def pictured(self) -> dict[str, dict[str, per_image.PerImage]]:
+    """Predictions per image of what is in pictures: of orders, the first."""
+    labels = [(row["data"], stages.labels(row)[0]) for row in self.rows]
+    return {data: {label: by_method[label] for of, label in labels
+                   if of == data and label in by_method}
+            for data, by_method in self.images.items()}
 
 
 class Written(NamedTuple):
@@ -140,7 +152,7 @@ def measure(
   names. Rows of differences have the stages of the other side, too, see
   `stages.reference_fields`.
   """
-  measured = Measured([], [], {}, {}, [], [], [])
+  measured = Measured([], [], [], {}, {}, [], [], [])
   entries: list[aggregate.Entry] = []
   compared = []
   for data, predictions, pairs, outside in sets:
@@ -148,34 +160,61 @@ def measure(
                for name, one in predictions.items()}
     sampled = {name: resampled.of(one, conventions)
                for name, one in predictions.items()}
-    best, notes = _best(data, sampled, conventions.level)
-    measured.notes.extend(notes)
-    rows = [
-        {"data": data} | stages.fields(through[name]) |
+    each = {
+        name: {"data": data} | stages.fields(through[name]) |
         one.settings.get("numbers", {}) |
-        summary.summarise(one, conventions, sampled[name]) | best[name] |
-        _detected(one, outside.get(name), conventions) | _fit(one)
-        for name, one in predictions.items()]
-    measured.rows.extend(rows)
+        summary.summarise(one, conventions, sampled[name])
+        for name, one in predictions.items()}
+    more = {name: _detected(one, outside.get(name), conventions) | _fit(one)
+            for name, one in predictions.items()}
+    groups = over_orders.groups(through)
+    means = {of: resampled.mean([sampled[name] for name in names])
+             for of, names in groups.items()}
+    best, notes = _best(data, means, conventions.level)
+    measured.notes.extend(notes)
+    for of, names in groups.items():
+      if len(names) == 1:
+        measured.rows.append(each[names[0]] | best[of] | more[names[0]])
+        continue
+      of_orders = [each[name] | more[name] for name in names]
+      measured.by_order.extend(of_orders)
+      measured.rows.append(over_orders.row(
+          of_orders, [sampled[name] for name in names], conventions.level)
+                           | best[of])
     measured.over_seeds.extend(_over_seeds(data, conventions.level, [
         (_without_seed(through[name], one.settings), sampled[name])
         for name, one in predictions.items()]))
+    compared.append(_compared(groups, pairs))
     measured.differences.extend(resampled.adjusted([
-        {"data": data} | summary.corruption(predictions[name].settings) |
-        stages.fields(through[name]) |
-        resampled.difference_row(
-            sampled[name], sampled[reference], conventions.level) |
-        stages.reference_fields(through[reference])
-        for name, reference in pairs.items()]))
-    entries += [aggregate.Entry(data, through[name], one)
-                for name, one in sampled.items()]
-    compared.append({through[name]: through[reference]
-                     for name, reference in pairs.items()})
+        {"data": data} |
+        summary.corruption(predictions[groups[of][0]].settings) |
+        stages.fields(of) | _orders(through, groups[of]) |
+        over_orders.difference_row(
+            [sampled[name] for name in groups[of]],
+            [sampled[name] for name in groups[reference]], conventions.level) |
+        stages.reference_fields(reference) |
+        _orders(through, groups[reference], "reference_")
+        for of, reference in compared[-1].items()]))
+    entries += [aggregate.Entry(data, of, one) for of, one in means.items()]
     measured.images[data] = {
         name: per_image.of(one) for name, one in predictions.items()}
     measured.similar[data] = dict(_similar(predictions))
   means, notes = _means(entries, compared, conventions)
   return measured._replace(means=means, notes=measured.notes + notes)
+
+
+def _compared(groups, pairs):
+  """What each group is compared with, another one, where it is."""
+  group_of = {name: of for of, names in groups.items() for name in names}
+  return {of: group_of[pairs[names[0]]] for of, names in groups.items()
+          if names[0] in pairs}
+
+
+def _orders(through, names, side=""):
+  """Seeds of the orders that a row is the mean over; nothing of a single one.
+  """
+  return {} if len(names) == 1 else {
+      f"{side}{stages.ORDERS}": [through[name].order_seed for name in names]}
 
 
 def _best(data, sampled, level):
@@ -237,11 +276,13 @@ def write(
   output.mkdir(parents=True, exist_ok=True)
   rows, differences = measured.rows, measured.differences
   remarks = [*saved_runs.remarks(about), *_fitted_to(about), *remarks,
+             *over_orders.remarks(rows),
              *tables.floor_notes(rows),
              *tables.best_notes(rows, conventions.level), *measured.notes]
   _write_sets(output, measured, conventions, with_images)
   for name, some, columns in (
       ("results", rows, tables.RESULTS),
+      ("orders", measured.by_order, tables.RESULTS),
       ("differences", differences, tables.DIFFERENCES),
       ("means", measured.means,
        tables.present(measured.means, tables.MEASURED_MEANS))):
@@ -256,8 +297,9 @@ def write(
        sections.overview(rows, conventions, remarks),
        *_repaired(measured),
        *sections.of_sets(
-           rows, measured.images, conventions, similar=measured.similar,
-           small_images=small_images),
+           rows, measured.pictured, conventions, by_order=measured.by_order,
+           similar=measured.similar, small_images=small_images),
+       sections.over_orders(rows, measured.by_order, conventions),
        *sections.more(rows, differences, beside, conventions), *more],
       _page_settings(about, conventions),
       {**commands} | saved_runs.commands(about, page_by)))
@@ -265,32 +307,33 @@ def write(
   atomic.write_whole(output / "results.md", f"{text}\n".encode())
   return Written(
       f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, results.md, "
-      f"results{', means' * bool(measured.means)} and differences as .jsonl, "
-      ".csv and .tex" +
+      f"results{', orders' * bool(measured.by_order)}"
+      f"{', means' * bool(measured.means)} and differences as .jsonl, .csv and "
+      ".tex" +
       ("" if beside is None else ", published.jsonl") +
       (", images-*.csv" if with_images else ""), tables.fit_notes(rows))
 
 
 def _write_sets(output, measured, conventions, with_images):
   """Files of each set: its diagrams and, where asked for, all images."""
-  for data, group in summary.by_data(measured.rows).items():
-    images = measured.images[data]
+  pictured = over_orders.pictured(measured.rows, measured.by_order)
+  for data, group in summary.by_data(pictured).items():
     diagram = figures.svg(figures.reliability_diagrams({
         figures.panel_title(row): one.bins(conventions)
-        for row, one in zip(group, images.values())}))
+        for row, one in zip(group, measured.pictured[data].values())}))
     atomic.write_whole(output / f"diagram-{data}.svg", diagram.encode())
     if with_images:
       atomic.write_whole(output / f"images-{data}.csv",
-                         per_image.as_csv(images).encode())
+                         per_image.as_csv(measured.images[data]).encode())
 
 
 def _write_table(path, rows, columns):
-  """Files of a table; of no means, none, nor those of an earlier report."""
+  """Files of a table; of none that may be empty, nor of an earlier report."""
   texts = {"jsonl": saved_runs.as_lines(rows), "csv": tables.as_csv(rows),
            "tex": tables.latex(rows, columns)}
   for ending, text in texts.items():
     file = path.with_name(f"{path.name}.{ending}")
-    if rows or path.name != "means":
+    if rows or path.name not in ("means", "orders"):
       atomic.write_whole(file, text.encode())
     else:
       file.unlink(missing_ok=True)
@@ -416,6 +459,7 @@ def _blocks(measured, conventions, remarks, beside):
          "that of a perfectly calibrated model with these confidences; "
          f"brackets: {100 * conventions.level:g} % bootstrap.")
   yield from aggregate.blocks(measured.means, conventions)
+  yield from over_orders.blocks(rows, conventions.level)
   yield from seeds.blocks(measured.over_seeds, conventions.level)
   for heading, some, columns in (
       ("Fitted calibrators:", of("recalibration_images"), tables.FITS),

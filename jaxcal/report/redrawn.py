@@ -121,8 +121,8 @@ def read(
   differences = saved_runs.rows(run, "differences")
   for folder, group in itertools.groupby(saved, lambda one: one.path.parent):
     yield measured.read(folder, [one.name for one in group], {
-        stages.of(row).label: stages.reference_of(row).label
-        for row in differences if row["data"] == folder.name})
+        name: reference for row in differences if row["data"] == folder.name
+        for name, reference in stages.pairs(row).items()})
 
 
 def changes(
@@ -178,13 +178,14 @@ def _beside(run):
 def _check_complete(run, saved, results, differences):
   """Refuses tables that name predictions which are gone."""
   there = {one[:2] for one in saved}
-  named = [(row["data"], stages.of(row)) for row in results + differences]
-  named += [(row["data"], stages.reference_of(row)) for row in differences]
-  for data, one in named:
-    if (data, one.label) not in there:
+  named = [(row["data"], label) for row in results + differences
+           for label in stages.labels(row)]
+  named += [(row["data"], label) for row in differences
+            for label in stages.reference_labels(row)]
+  for data, label in named:
+    if (data, label) not in there:
       saved_runs.check_there(
-          run, f"{data}, {one.label}",
-          run / "predictions" / data / one.label)
+          run, f"{data}, {label}", run / "predictions" / data / label)
 
 
 def _older(run, saved, about):

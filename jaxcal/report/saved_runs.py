@@ -28,6 +28,8 @@ OUTSIDE = (OUT_OF_DISTRIBUTION, "unknown")
 
 # In run.json, what the settings of a set's remark begin with.
 PROTOCOL = "protocol."
+# What sentences on the streams of images begin with.
+STREAM = "stream."
 # In run.json, what the images left out of a set begin with: reasons by id.
 _LEFT_OUT = "left_out."
 # In that of a report of files, what is said of each begins with this.
@@ -83,7 +85,7 @@ def about(run: pathlib.Path) -> dict[str, Any]:
         (name, value, isinstance(value, dict) and _are_texts([*value.values()])
          if name.startswith(_LEFT_OUT) else isinstance(value, str))
         for name, value in settings.items()
-        if name.startswith((_LEFT_OUT, PROTOCOL))]
+        if name.startswith((_LEFT_OUT, PROTOCOL, STREAM))]
   for name, value, is_sound in checked:
     if not is_sound:
       raise damage.DamagedFile(path, f"{name} is {value!r}", _RESTORE)
@@ -158,7 +160,7 @@ def remarks(told: Mapping[str, Any]) -> list[str]:
     told: What run.json holds, from `about`.
   """
   return [*(text for name, text in settings_of(told).items()
-            if name.startswith(PROTOCOL)), *on_left_out(told)]
+            if name.startswith((PROTOCOL, STREAM))), *on_left_out(told)]
 
 
 def on_left_out(told: Mapping[str, Any]) -> list[str]:
@@ -269,8 +271,8 @@ def rows(run: pathlib.Path, name: str) -> list[dict[str, Any]]:
     with damage.told(path, _RESTORE):
       if not isinstance(row.get("data", None if name in _OF_SETS else ""), str):
         raise ValueError(f"line {number} has no name of an image set")
-      for key, of_row in (("method", stages.of),
-                          ("reference", stages.reference_of)):
+      for key, of_row in (("method", stages.labels),
+                          ("reference", stages.reference_labels)):
         if key in row or name == "differences":
           of_row(row)
   return [_as_today(run, row) for row in found]
@@ -321,8 +323,9 @@ def predictions_of(
     raise FileNotFoundError(
         f"no predictions in {run}; expected predictions/SET/METHOD.npz, as "
         "`jaxcal evaluate` writes them")
-  order = {(row["data"], stages.of(row).label): position
-           for position, row in enumerate(results) if "method" in row}
+  order = {one: position for position, one in enumerate(
+      (row["data"], label) for row in results if "method" in row
+      for label in stages.labels(row))}
   sets = list(dict.fromkeys(data for data, _ in order))
   place = {data: position for position, data in enumerate(sets)}
   # A method that the tables lack comes after the others of its set.

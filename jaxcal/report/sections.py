@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxcal.report import aggregate
 from jaxcal.report import figures
+from jaxcal.report import over_orders as orders
 from jaxcal.report import page
 from jaxcal.report import per_image
 from jaxcal.report import prototypes
@@ -33,6 +34,7 @@ def of_sets(
     images: Mapping[str, _ByMethod],
     conventions: summary.Conventions,
     *,
+    by_order: Sequence[summary.Row] = (),
     similar: Mapping[str, Mapping[str, prototypes.Similarities]] | None = None,
     small_images: thumbnails.Thumbnails | None = None,
 ) -> Iterator[page.Section]:
@@ -40,8 +42,10 @@ def of_sets(
 
   Args:
     rows: Rows from `summary.summarise`, with `data` and their stages.
-    images: Predictions per image of the same methods, by set.
+    images: Predictions per image of the same methods, by set; of means over
+      orders those of the first order.
     conventions: What ECE and intervals mean.
+    by_order: Rows of each order where rows are means over several.
     similar: Similarities of the classes' features, by set and method.
     small_images: Thumbnails of images of these sets.
   """
@@ -51,7 +55,7 @@ def of_sets(
     yield page.Section(data, [
         page.Table(group, tables.RESULTS[1:] + tables.MORE),
         *([page.Bullets([f"{note}." for note in notes])] if notes else []),
-        *_diagrams(group, by_method, conventions),
+        *_diagrams(orders.pictured(group, by_order), by_method, conventions),
         *_classes(by_method),
         *_prototypes((similar or {}).get(data, {})),
         *_mistakes(by_method, (small_images or {}).get(data, {}))])
@@ -116,6 +120,25 @@ def means(
         compared, tables.MEASURED_DIFFERENCES)))
   return page.Section(aggregate.title(rows), [
       *blocks, *aggregate.remarks(rows, conventions)])
+
+
+def over_orders(
+    rows: Sequence[summary.Row], by_order: Sequence[summary.Row],
+    conventions: summary.Conventions
+) -> page.Section:
+  """Means over orders of the images and each order; nothing without several.
+
+  Args:
+    rows: Rows of all sets, those with several orders among them.
+    by_order: Rows of each order.
+    conventions: Conventions of the intervals.
+  """
+  several = orders.of_several(rows)
+  return page.Section(orders.HEADING, [
+      page.Table(several, tables.OVER_ORDERS),
+      orders.legend(conventions.level),
+      page.Table(by_order, tables.RESULTS, "Each order by itself"),
+  ] if several else [])
 
 
 def more(

@@ -157,11 +157,16 @@ def blocks(rows: Sequence[Row], level: float) -> list[str]:
           legend(level)]
 
 
-def legend(level: float) -> str:
-  """What the columns of means over seeds mean."""
+def legend(level: float, over: str = "seeds") -> str:
+  """What the columns of means over seeds mean.
+
+  Args:
+    level: Level of the intervals.
+    over: What the means are over, in the plural.
+  """
   return (f"Brackets: {100 * level:g} % bootstrap over the images, for these "
-          "seeds; +-: standard deviation over seeds; in parentheses: "
-          f"{100 * level:g} % for other images and other seeds.")
+          f"{over}; +-: standard deviation over {over}; in parentheses: "
+          f"{100 * level:g} % for other images and other {over}.")
 
 
 def _each(seeds, names):

@@ -55,6 +55,29 @@ def _if_there(name, form=percent):
   return lambda row: _interval(name, form)(row) if name in row else ""
 
 
+def _and_total(name, cell, form=percent):
+  """A cell and, in parentheses, the interval over images and seeds."""
+  ends = [f"{name}_total_{end}" for end in ("low", "high")]
+
+  def with_total(row):
+    # Of a single seed there is none.
+    if ends[0] not in row:
+      return cell(row)
+    return f"{cell(row)} ({form(row[ends[0]])}, {form(row[ends[1]])})"
+
+  return with_total
+
+
+def _over_seeds_and_images(name, form=percent):
+  return _and_total(name, _interval(name, form), form)
+
+
+def _of_difference(name, form):
+  """A difference, of means over orders or seeds with the interval over both."""
+  cell = _over_seeds_and_images(name, form)
+  return lambda row: cell(row) if name in row else ""
+
+
 def _present(name):
   return lambda row: f"{row[name]:.3g}" if name in row else ""
 
@@ -110,13 +133,14 @@ _DIFFERENCES = {
         "method", lambda row: (f"{stages.of(row).label} - "
                                f"{stages.reference_of(row).label}")),
     "accuracy_difference": Column(
-        "accuracy points", _interval("accuracy_difference", signed_percent)),
+        "accuracy points",
+        _of_difference("accuracy_difference", signed_percent)),
     "ece_difference": Column(
-        "ECE points", _interval("ece_difference", signed_percent)),
+        "ECE points", _of_difference("ece_difference", signed_percent)),
     "nll_difference": Column(
-        "NLL", _if_there("nll_difference", _signed_three)),
+        "NLL", _of_difference("nll_difference", _signed_three)),
     "brier_difference": Column(
-        "Brier", _if_there("brier_difference", _signed_three)),
+        "Brier", _of_difference("brier_difference", _signed_three)),
 }
 
 
@@ -322,28 +346,11 @@ def _plus_minus(name, form=percent):
   return cell
 
 
-def _and_total(name, cell, form=percent):
-  """A cell and, in parentheses, the interval over images and seeds."""
-  ends = [f"{name}_total_{end}" for end in ("low", "high")]
-
-  def with_total(row):
-    # Of a single seed there is none.
-    if ends[0] not in row:
-      return cell(row)
-    return f"{cell(row)} ({form(row[ends[0]])}, {form(row[ends[1]])})"
-
-  return with_total
-
-
-def _with_spread(name, form=percent):
+def _with_spread(name, form=percent, spread=None):
   """Mean, interval over images, spread of the seeds, and both together."""
   return _and_total(
       name, lambda row: (f"{_interval(name, form)(row)} "
-                         f"+- {form(row[f'{name}_std'])}"), form)
-
-
-def _over_seeds_and_images(name, form=percent):
-  return _and_total(name, _interval(name, form), form)
+                         f"+- {(spread or form)(row[f'{name}_std'])}"), form)
 
 
 def _or_nothing(name, form):
@@ -392,6 +399,15 @@ OVER_SEEDS = (
     *_TUNED,
     Column("seeds", lambda row: str(row["seeds"])),
     Column("accuracy %", _with_spread("accuracy")),
+    Column("ECE %", _with_spread("ece")),
+    Column("NLL", _with_spread("nll", _three)),
+)
+
+OVER_ORDERS = (
+    *_TUNED,
+    Column("orders", lambda row: str(len(row[stages.ORDERS]))),
+    Column("accuracy %", _with_spread("accuracy")),
+    Column("conf - acc", _with_spread("gap", signed_percent, percent)),
     Column("ECE %", _with_spread("ece")),
     Column("NLL", _with_spread("nll", _three)),
 )

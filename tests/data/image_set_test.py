@@ -75,6 +75,45 @@ class TakeTest(parameterized.TestCase):
       image_sets.take(_image_set(), indices)
 
 
+class ImbalancedTest(parameterized.TestCase):
+
+  def _set(self, *counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    # Classes by turns, so that the order of the set matters.
+    labels = labels[np.argsort(np.concatenate(
+        [np.arange(count) for count in counts]), kind="stable")]
+    return _image_set(
+        class_names=tuple(map(str, range(len(counts)))),
+        ids=tuple(f"{number}" for number in range(sum(counts))), labels=labels)
+
+  def test_frequencies_are_those_of_long_tailed_cifar(self):
+    found = image_sets.imbalanced(self._set(*[500] * 10), 100)
+    np.testing.assert_array_equal(
+        np.bincount(found.labels),
+        [int(500 * 0.01 ** (label / 9)) for label in range(10)])
+    image_sets.check(found)
+
+  def test_each_class_keeps_a_share_of_its_own_and_its_first_images(self):
+    whole = self._set(40, 7, 64, 3)
+    found = image_sets.imbalanced(whole, 8)
+    np.testing.assert_array_equal(np.bincount(found.labels), [40, 3, 16, 1])
+    self.assertEqual(list(found.ids), sorted(found.ids, key=int))
+    for label, number in enumerate((40, 3, 16, 1)):
+      own = lambda of, label=label: [
+          one for one, its in zip(of.ids, of.labels) if its == label]
+      self.assertEqual(own(found), own(whole)[:number])
+    more = image_sets.imbalanced(whole, 20)
+    self.assertContainsSubset(more.ids, found.ids)
+
+  def test_no_imbalance(self):
+    whole = self._set(3, 4)
+    self.assertIs(image_sets.imbalanced(whole, 1.0), whole)
+    one_class = image_sets.imbalanced(self._set(5), 10)
+    self.assertLen(one_class.ids, 5)
+    with self.assertRaisesRegex(ValueError, "a ratio of at least 1, got 0.5"):
+      image_sets.imbalanced(whole, 0.5)
+
+
 class LimitTest(parameterized.TestCase):
 
   def test_classes_take_turns(self):

@@ -14,6 +14,7 @@ _OWN = (
     "digests/pets base.digests.npz",
     "run.json", "results.jsonl", "results.md", "differences.jsonl",
     "means.jsonl", "means.csv", "means.tex", "seeds.jsonl",
+    "orders.jsonl", "orders.csv", "orders.tex",
     "report.html", "diagram-my set.svg", "sets.json", "sets.md", "sets.html",
     "failure.html", "failure.json", "failure.jsonl", "failure.md",
     "sets-my set.svg", "losses-shapes.svg",
