@@ -43,7 +43,14 @@ class Inserted(NamedTuple):
 
   cache: Cache
   admitted: Bool[Array, ""]
+  label: Int[Array, ""]
   place: Int[Array, ""]
+
+  def info(self, dtype: jnp.dtype) -> dict[str, Float[Array, ""]]:
+    """Class and place that the image took, -1 if it took none, as an info."""
+    told = lambda x: jnp.where(self.admitted, x, -1).astype(dtype)
+    return {"entered_class": told(self.label),
+            "entered_place": told(self.place)}
 
 
 class State(NamedTuple):
@@ -109,7 +116,8 @@ class Tda:
       default=False, metadata={"static": True})
 
   def method(self) -> base.TestTimeMethod:
-    """Scores are logits; info has the filled share of the positive cache.
+    """Scores are logits; info has the filled share of the positive cache, and
+    where in it the image was put.
 
     Raises:
       ValueError: A capacity that is no positive integer, or an unknown rule.
@@ -231,7 +239,7 @@ def insert(
   write = lambda old, new: places.write(
       old, (label, place), new, where=admitted)
   return Inserted(Cache(*map(write, cache, (features, entropy))), admitted,
-                  place)
+                  label, place)
 
 
 @precision.highest
@@ -263,39 +271,40 @@ def _init(numbers: Tda, task: base.Task) -> State:
 def _step(numbers: Tda, task: base.Task, state: State,
           views: Float[Array, "v d"]):
   logits = base.logits(task, views[0])  # of the others only who needs them
-  after, admitted = _remember(numbers, state, views[0], logits)
+  after, entered = _remember(numbers, state, views[0], logits)
   seen = state if numbers.predict_first else after
   opposed = similarities(
       seen.negative, views[0], numbers.negative_alpha, numbers.negative_beta)
   scores = (logits + numbers.support(task, seen.positive, views)
             - jnp.einsum("kc,kcm->m", opposed, seen.against))
   return after, base.from_logits(scores, {
-      "admitted": admitted.astype(scores.dtype),
+      "admitted": entered.admitted.astype(scores.dtype),
+      **entered.info(scores.dtype),
       "cache_filled": jnp.mean(jnp.isfinite(after.positive.entropy),
                                dtype=scores.dtype)})
 
 
 def _remember(numbers, state, features, logits):
-  """The caches after an image, and whether it is in the positive one."""
+  """The caches after an image, and how it entered the positive one."""
   probs, label = jax.nn.softmax(logits), jnp.argmax(logits)
   entropy = entropy_of(probs)
   relative = entropy / math.log2(len(probs))
   uncertain = ((numbers.entropy_above < relative) &
                (relative < numbers.entropy_below))
-  positive, admitted, _ = insert(state.positive, label, features, entropy)
+  positive = insert(state.positive, label, features, entropy)
   entry = features, entropy, (probs > _LEAST_PROBABILITY) & (probs < 1)
   enter = (_enter_as_newest if numbers.negative_keeps == "newest" else
            _enter_by_entropy)
-  return State(positive, *enter(state, label, entry, uncertain)), admitted
+  return State(
+      positive.cache, *enter(state, label, entry, uncertain)), positive
 
 
 def _enter_by_entropy(state, label, entry, allowed):
   """The negative cache and what it speaks against, by the rule of `insert`."""
   features, entropy, against = entry
-  negative, entered, place = insert(
-      state.negative, label, features, entropy, allowed=allowed)
-  return negative, places.write(
-      state.against, (label, place), against, where=entered)
+  negative = insert(state.negative, label, features, entropy, allowed=allowed)
+  return negative.cache, places.write(
+      state.against, (label, negative.place), against, where=negative.admitted)
 
 
 def _enter_as_newest(state, label, entry, allowed):

@@ -71,7 +71,8 @@ class DmnWeak:
       default=False, metadata={"static": True})
 
   def method(self) -> base.TestTimeMethod:
-    """Scores as above; info has the filled share of the memory.
+    """Scores as above; info has the filled share of the memory, and where in it
+    the image was put.
 
     Raises:
       ValueError: A capacity that is no positive integer, or an unknown rule.
@@ -138,9 +139,10 @@ def _init(numbers: DmnWeak, task: base.Task) -> State:
 def _step(numbers: DmnWeak, task: base.Task, state: State,
           views: Float[Array, "v d"]):
   trusted = numbers.trusted(task, views)
-  after = caches.insert(
+  entered = caches.insert(
       state.memory, jnp.argmax(trusted), views[0], caches.entropy_of(trusted),
-      always=numbers.replacement == "always").cache
+      always=numbers.replacement == "always")
+  after = entered.cache
   classifier = _read(
       state.memory if numbers.predict_first else after, task.text_features,
       views[0], numbers.beta)
@@ -151,6 +153,7 @@ def _step(numbers: DmnWeak, task: base.Task, state: State,
   ) - jnp.log1p(numbers.alpha)
   scores = (1 + numbers.alpha) * jnp.exp(log_probs)
   return State(after), base.Output(scores, log_probs, {
+      **entered.info(scores.dtype),
       "memory_filled": jnp.mean(jnp.isfinite(after.entropy),
                                 dtype=scores.dtype)})
 

@@ -119,7 +119,8 @@ class Dpe:
       default=False, metadata={"static": True})
 
   def method(self) -> base.TestTimeMethod:
-    """Scores are logits; info has the filled share of the cache.
+    """Scores are logits; info has the filled share of the cache, and where in
+    it the image was put.
 
     Raises:
       ValueError: A capacity that is no positive integer, or unknown views.
@@ -141,16 +142,18 @@ def _step(numbers: Dpe, task: base.Task, state: State,
           views: Float[Array, "v d"]):
   features, logits = _confident(
       numbers, task, towers.normalise(state.text), views)
-  after, admitted, _ = caches.insert(
+  entered = caches.insert(
       state.cache, jnp.argmax(logits), features,
       _over_bits(caches.entropy_of(jax.nn.softmax(logits)), logits))
+  after = entered.cache
   seen = state.cache if numbers.predict_first else after
   evolved = _evolved(
       numbers, task, prototypes_of(seen, state.text), features, logits)
   scores = _scores(numbers, task, evolved, views, features)
   text, averaged = _averaged(numbers, state, evolved.text, scores)
   return State(after, text, averaged), base.from_logits(scores, {
-      "admitted": admitted.astype(scores.dtype),
+      "admitted": entered.admitted.astype(scores.dtype),
+      **entered.info(scores.dtype),
       "cache_filled": jnp.mean(jnp.isfinite(after.entropy),
                                dtype=scores.dtype),
       "text_shift": jnp.mean(jnp.linalg.norm(

@@ -334,6 +334,46 @@ def sweep_curve(
   return _legend_below(figure, panel)
 
 
+def along_stream(
+    rows: Sequence[summary.Row], score: str, heading: str) -> "Figure":
+  """Differences to zero-shot by quarter of the stream, a line for each method.
+
+  Args:
+    rows: Rows of an image set, from `along_stream.rows`.
+    score: Name of the score.
+    heading: Name of the difference; fractions are drawn in points where this
+      ends with "points".
+
+  Raises:
+    ValueError: Nothing to draw.
+  """
+  name = f"{score}_difference"
+  lines: dict[str, list[summary.Row]] = {}
+  for row in rows:
+    if name in row and row["part"] != "change":
+      lines.setdefault(stages.of(row).label, []).append(row)
+  if not lines:
+    raise ValueError(f"no rows with a {name} to draw")
+  figure, panel = _narrow(2.9)
+  factor = 100 if heading.endswith("points") else 1
+  for number, (label, line) in enumerate(lines.items()):
+    values, low, high = (
+        factor * np.array([row[f"{name}{end}"] for row in line])
+        for end in ("", "_low", "_high"))
+    # Beside each other, so that intervals can be told apart.
+    across = [row["part"] + 0.4 * (number + 0.5) / len(lines) - 0.2
+              for row in line]
+    panel.errorbar(
+        across, values, yerr=np.maximum([values - low, high - values], 0),
+        label=label, **_points(number) | {
+            "elinewidth": 0.5, "linestyle": _style(number), "linewidth": 1.0})
+  panel.axhline(0, color=_QUIET, linewidth=0.8)
+  panel.set_xticks(sorted({row["part"] for row in rows
+                           if row["part"] != "change"}))
+  _plain_axes(panel, "quarter of the stream", heading)
+  return _legend_below(figure, panel)
+
+
 def spectra(
     eigenvalues: Mapping[str, Sequence[np.ndarray]],
     priors: Mapping[str, float],

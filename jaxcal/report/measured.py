@@ -8,6 +8,7 @@ from jaxcal import stages
 from jaxcal.predictions import Predictions
 from jaxcal.recalibration import predicted
 from jaxcal.report import aggregate
+from jaxcal.report import along_stream
 from jaxcal.report import figures
 from jaxcal.report import inputs
 from jaxcal.report import over_orders
@@ -27,6 +28,10 @@ from jaxcal.storage import atomic
 
 # Paired differences are taken to the first of these that is there.
 _REFERENCES = ("tpt", "zero_shot")
+
+
+# Tables that most reports do not have.
+_MAY_BE_EMPTY = ("means", "orders", "stream")
 
 
 class Predicted(NamedTuple):
@@ -55,6 +60,8 @@ class Measured(NamedTuple):
       the means over these, see `over_orders.row`; `best` says by which scores
       it is the best there, see `resampled.best`.
     by_order: Measures in each of several orders.
+    along_stream: Scores early and late in the stream, as from
+      `along_stream.rows`.
     differences: Paired differences, their p-values adjusted by Holm's method
       set by set.
     images: Predictions per image, by set and method.
@@ -69,6 +76,7 @@ class Measured(NamedTuple):
 
   rows: list[summary.Row]
   by_order: list[summary.Row]
+  along_stream: list[summary.Row]
   differences: list[summary.Row]
   images: dict[str, dict[str, per_image.PerImage]]
   similar: dict[str, dict[str, prototypes.Similarities]]
@@ -152,7 +160,7 @@ def measure(
   names. Rows of differences have the stages of the other side, too, see
   `stages.reference_fields`.
   """
-  measured = Measured([], [], [], {}, {}, [], [], [])
+  measured = Measured([], [], [], [], {}, {}, [], [], [])
   entries: list[aggregate.Entry] = []
   compared = []
   for data, predictions, pairs, outside in sets:
@@ -181,6 +189,9 @@ def measure(
       measured.rows.append(over_orders.row(
           of_orders, [sampled[name] for name in names], conventions.level)
                            | best[of])
+    measured.along_stream.extend(
+        {"data": data} | row for row in along_stream.rows(
+            groups, predictions, conventions))
     measured.over_seeds.extend(_over_seeds(data, conventions.level, [
         (_without_seed(through[name], one.settings), sampled[name])
         for name, one in predictions.items()]))
@@ -283,6 +294,8 @@ def write(
   for name, some, columns in (
       ("results", rows, tables.RESULTS),
       ("orders", measured.by_order, tables.RESULTS),
+      ("stream", measured.along_stream,
+       along_stream.columns(measured.along_stream)),
       ("differences", differences, tables.DIFFERENCES),
       ("means", measured.means,
        tables.present(measured.means, tables.MEASURED_MEANS))):
@@ -300,7 +313,8 @@ def write(
            rows, measured.pictured, conventions, by_order=measured.by_order,
            similar=measured.similar, small_images=small_images),
        sections.over_orders(rows, measured.by_order, conventions),
-       *sections.more(rows, differences, beside, conventions), *more],
+       *sections.more(rows, differences, beside, conventions),
+       sections.along_stream(measured.along_stream, conventions), *more],
       _page_settings(about, conventions),
       {**commands} | saved_runs.commands(about, page_by)))
   text = "\n\n".join(_blocks(measured, conventions, remarks, beside))
@@ -308,6 +322,7 @@ def write(
   return Written(
       f"{text}\n\nWritten to {output}: report.html, diagram-*.svg, results.md, "
       f"results{', orders' * bool(measured.by_order)}"
+      f"{', stream' * bool(measured.along_stream)}"
       f"{', means' * bool(measured.means)} and differences as .jsonl, .csv and "
       ".tex" +
       ("" if beside is None else ", published.jsonl") +
@@ -333,7 +348,7 @@ def _write_table(path, rows, columns):
            "tex": tables.latex(rows, columns)}
   for ending, text in texts.items():
     file = path.with_name(f"{path.name}.{ending}")
-    if rows or path.name not in ("means", "orders"):
+    if rows or path.name not in _MAY_BE_EMPTY:
       atomic.write_whole(file, text.encode())
     else:
       file.unlink(missing_ok=True)
@@ -473,6 +488,7 @@ def _blocks(measured, conventions, remarks, beside):
       yield tables.markdown(some, columns)
   if differences:
     yield tables.set_p_value_note(differences, conventions.num_resamples)
+  yield from along_stream.blocks(measured.along_stream, conventions.level)
   if beside is not None:
     yield "Beside published numbers:"
     yield from published.blocks(beside)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxcal.report import aggregate
+from jaxcal.report import along_stream as streams
 from jaxcal.report import figures
 from jaxcal.report import over_orders as orders
 from jaxcal.report import page
@@ -139,6 +140,39 @@ def over_orders(
       orders.legend(conventions.level),
       page.Table(by_order, tables.RESULTS, "Each order by itself"),
   ] if several else [])
+
+
+def along_stream(
+    rows: Sequence[summary.Row], conventions: summary.Conventions
+) -> page.Section:
+  """Early against late in the stream; nothing without rows.
+
+  Args:
+    rows: Rows from `along_stream.rows`, with `data`.
+    conventions: Conventions of the intervals.
+  """
+  if not rows:
+    return page.Section("", [])
+  return page.Section(streams.HEADING, [
+      page.Table(streams.ends(rows), streams.columns(
+          rows, tables.ALONG_STREAM_BRIEFLY)),
+      streams.legend(conventions.level),
+      *_drawn_along(rows),
+      page.Table(rows, streams.columns(rows), "All quarters, all scores")])
+
+
+def _drawn_along(rows) -> Iterator[page.Block]:
+  """Differences to zero-shot by quarter, where there are some."""
+  groups: dict[str, list[summary.Row]] = {}
+  for row in rows:
+    if "accuracy_difference" in row:
+      groups.setdefault(row["data"], []).append(row)
+  if groups:
+    yield page.Figures([
+        page.Figure(figures.svg(figures.along_stream(
+            group, score, heading), inline=True), f"{data}: {heading}")
+        for data, group in groups.items()
+        for score, heading in streams.DRAWN.items()])
 
 
 def more(

@@ -413,6 +413,45 @@ OVER_ORDERS = (
 )
 
 
+def _part(row):
+  """A part of a stream, or the last less the first."""
+  parts = row["parts"]
+  return (f"{parts} - 1" if row["part"] == "change" else
+          f"{row['part']} of {parts}")
+
+
+def _wrong_entries(row):
+  spread = (f" +- {percent(row['wrong_entries_std'])}"
+            if "wrong_entries_std" in row else "")
+  return f"{percent(row['wrong_entries'])}{spread} of {row['entries']:,.0f}"
+
+
+def _along_stream():
+  """Columns of scores in a part of a stream, and of their differences."""
+  for heading, name, form, signed in (
+      ("accuracy", "accuracy", percent, signed_percent),
+      ("conf - acc", "gap", signed_percent, signed_percent),
+      ("ECE", "ece", percent, signed_percent),
+      ("NLL", "nll", _three, _signed_three)):
+    unit = " %" if form is percent else ""
+    minus = f"({heading})" if " " in heading else heading
+    yield name, Column(f"{heading}{unit}", _interval(name, form))
+    yield f"{name}_difference", Column(
+        f"{minus} - zero_shot", _interval(f"{name}_difference", signed))
+
+
+ALONG_STREAM = {
+    "data": _DATA, "method": _METHOD, "part": Column("quarter", _part),
+    "num_images": Column("n", lambda row: str(row["num_images"])),
+    **dict(_along_stream()),
+    "wrong_entries": Column("wrong in cache %", _wrong_entries),
+}
+
+# Fewer of them, where a page should be wide enough.
+ALONG_STREAM_BRIEFLY = {
+    name: column for name, column in ALONG_STREAM.items()
+    if name not in ("num_images", "ece", "nll")}
+
 PRIORS = (
     Column("side", lambda row: row["side"]),
     Column("prior precision as released",

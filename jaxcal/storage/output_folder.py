@@ -20,7 +20,8 @@ from jaxcal.storage import lock
 # In the output folder itself; figures of a sweep are called FIELD-SET.svg.
 FILES = (
     r"run\.json|results\.(jsonl|md|csv|tex)"
-    r"|(differences|means|orders)\.(jsonl|csv|tex)|(published|seeds)\.jsonl"
+    r"|(differences|means|orders|stream)\.(jsonl|csv|tex)"
+    r"|(published|seeds)\.jsonl"
     r"|images-.+\.csv|thumbnails\.json"
     r"|report\.html|(sets|failure)\.(jsonl|json|md|html)"
     r"|diagnosis\.(html|jsonl|md)|compare\.(md|jsonl)|per_image\.csv"

@@ -1,5 +1,7 @@
 """Methods along a stream against loops as the released programs have them."""
 
+import dataclasses
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcal
+from jaxcal import predictions
 from jaxcal.adapt import base
 from jaxcal.adapt import cache
 from jaxcal.adapt import classifier
@@ -176,6 +179,33 @@ class StreamTest(parameterized.TestCase):
       alone = _stream(method, task, views, order[None])
       np.testing.assert_allclose(
           both.log_probs[i], alone.log_probs[0], atol=1e-9)
+
+  @parameterized.parameters("tda", "boostadapter", "dmn", "dmn_weak", "dpe")
+  def test_info_says_which_image_is_in_which_place(self, name):
+    numbers = dataclasses.replace(_numbers(name), capacity=3)
+    method = numbers.method()
+    states, outputs = run.advance(
+        method, self.task, run.begin(method, self.task, 2), self.views,
+        self.orders)
+    replaced = 0
+    for stream, order in enumerate(self.orders):
+      inside = {}
+      for label, place, image in zip(*(
+          outputs.info[key][stream] for key in predictions.ENTERED), order):
+        self.assertEqual(label < 0, place < 0)
+        if label >= 0:
+          replaced += (int(label), int(place)) in inside
+          inside[int(label), int(place)] = image
+      caches = [one for one in jax.tree.leaves(
+          states, is_leaf=lambda x: isinstance(x, cache.Cache))
+                if isinstance(one, cache.Cache)]
+      filled = np.isfinite(caches[0].entropy[stream])
+      self.assertCountEqual(inside, map(tuple, np.argwhere(filled).tolist()))
+      if name != "dpe":  # which keeps means of several views
+        for place, image in inside.items():
+          np.testing.assert_array_equal(
+              caches[0].features[stream][place], self.views[image, 0])
+    self.assertGreater(replaced, 0)
 
   @parameterized.parameters(*_STREAMS)
   def test_nothing_comes_out_of_empty_places(self, name):
