@@ -138,10 +138,11 @@ def legend(level: float) -> str:
   return (
       f"Quarters of the stream; brackets: {100 * level:g} % bootstrap over the "
       "images, of several orders for these orders. Differences to zero_shot "
-      "are paired, on the same images; \"4 - 1\": by how much they are larger in "
-      "the last quarter than in the first. Wrong in cache: share of the "
-      "entries that lie in another class than their own, at the end of the "
-      "quarter. An ECE of a quarter has a higher floor than one of all images.")
+      "are paired, on the same images; \"4 - 1\": by how much they are "
+      "larger in the last quarter than in the first. Wrong in cache: share of "
+      "the entries that lie in another class than their own, at the end of "
+      "the quarter. An ECE of a quarter has a higher floor than one of all "
+      "images.")
 
 
 def _is_along(one):
