@@ -64,7 +64,8 @@ def rows(
     conventions: Conventions of the ECE and of the intervals.
 
   Returns:
-    Of each method that says where in the stream its images came, a row for each
+    Of each method that says where in the stream its images came, and that is
+    not recalibrated, as zero-shot is not, a row for each
     quarter: the stages, `part` and `parts`, `num_images`, the scores (accuracy,
     gap, ece and nll) with `_low` and `_high`, and where zero-shot is there, its
     own as `reference_...` and the paired differences `..._difference`; of
@@ -79,7 +80,7 @@ def rows(
   found = []
   for of, names in groups.items():
     along = [predictions[name] for name in names]
-    if all(_is_along(one) for one in along):
+    if of.recalibrator is None and all(map(_is_along, along)):
       found += [stages.fields(of) | row for row in _of_method(
           along, reference, conventions)]
   return found

@@ -124,6 +124,9 @@ class AlongStreamTest(parameterized.TestCase):
     self.assertEqual([row["part"] for row in alone], [1, 2, 3, 4])
     self.assertEqual(alone[0]["order_seed"], 3)
     self.assertNotIn("nll_difference", alone[0])
+    recalibrated = _one(3, stages.Stages("tda", recalibrator="temperature"),
+                        np.arange(_N))
+    self.assertEmpty(_rows({"tda+temperature": recalibrated}))
     few = {name: jaxcal.predictions.take(one, range(79))
            for name, one in found.items()}
     self.assertEmpty(_rows(few))
