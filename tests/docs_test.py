@@ -39,7 +39,7 @@ _NUM_SCRIPTS = {
     "docs/regularisers.md": 4,
     "docs/results.md": 7,
     "docs/sweeps.md": 2,
-    "docs/test_time.md": 2,
+    "docs/test_time.md": 3,
     "docs/testbed.md": 2,
 }
 # Few images and views; otherwise the commands are those that are printed.
