@@ -168,6 +168,44 @@ class MarginalEntropyTest(parameterized.TestCase):
       entropy.marginal_entropy(jnp.zeros((2, 3)), where=jnp.ones(2))
 
 
+class SingleViewsTest(parameterized.TestCase):
+  """Losses of the views one by one."""
+
+  def test_mean_entropy_by_plain_loop(self):
+    logits = _logits(0, 5, 7)
+    each = [_loop_entropy(_loop_softmax(row)) for row in logits]
+    self.assertAlmostEqual(
+        float(entropy.mean_entropy(jnp.asarray(logits))), np.mean(each),
+        places=5)
+    where = np.array([True, False, True, False, False])
+    found, gradient = jax.value_and_grad(
+        lambda x: entropy.mean_entropy(x, where=jnp.asarray(where)))(
+            jnp.asarray(logits))
+    self.assertAlmostEqual(float(found), np.mean(np.array(each)[where]),
+                           places=5)
+    np.testing.assert_array_equal(np.any(gradient != 0, axis=1), where)
+    with self.assertRaisesRegex(ValueError, "of one image"):
+      entropy.mean_entropy(jnp.zeros((2, 3, 4)))
+
+  def test_confident_predictions_weigh_more(self):
+    logits = jnp.asarray(_logits(1, 4, 6))
+    each = entropy.prediction_entropy(logits)
+    weighted = lambda x: jnp.sum(entropy.confidence_weighted_entropy(x, 0.4))
+    np.testing.assert_allclose(
+        entropy.confidence_weighted_entropy(logits, 0.4),
+        np.exp(0.4 - np.asarray(each)) * each, rtol=1e-5)
+    # The factor is a constant of the gradient.
+    np.testing.assert_allclose(
+        jax.grad(weighted)(logits), np.exp(0.4 - np.asarray(each))[:, None] *
+        jax.grad(lambda x: jnp.sum(entropy.prediction_entropy(x)))(logits),
+        atol=1e-6)
+
+  def test_how_many_are_confident(self):
+    self.assertEqual(entropy.num_confident(64, 0.1), 6)
+    with self.assertRaisesRegex(ValueError, "keeps none"):
+      entropy.num_confident(8, 0.1)
+
+
 class ConfidentViewsTest(parameterized.TestCase):
 
   @parameterized.parameters(
