@@ -1,8 +1,8 @@
 """Every test-time method, along three orders: who gains, and who pays for it?
 
-The four testbed sets and sketches of them; a temperature for each method, fitted
-to validation images, says what of its miscalibration is scale alone. Interrupt
-it as you like: the same command goes on where it stopped.
+The four testbed sets and sketches of them; a temperature for each method,
+fitted to validation images, says what of its miscalibration is scale alone.
+Interrupt it as you like: the same command goes on where it stopped.
 """
 
 from jaxcal import config
