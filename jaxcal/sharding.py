@@ -5,7 +5,8 @@ own rows, and every process hands in and takes back the rows of its own devices.
 One device is a mesh of one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import time
 from typing import Any
 
@@ -134,7 +135,7 @@ def gather_local(tree: PyTree) -> PyTree:
 
 def gather(tree: PyTree) -> PyTree:
   """The rows of a batch of all processes, on the host of each."""
-  if jax.process_count() == 1:
+  if not several():
     return gather_local(tree)
   from jax.experimental import multihost_utils
   return jax.tree.map(
@@ -145,6 +146,11 @@ def _in_order(x: Array) -> list[Array]:
   """What lies on each of this process's devices, in the order of the rows."""
   shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
   return [shard.data for shard in shards]
+
+
+def several() -> bool:
+  """Whether this process shares its work with others."""
+  return jax.process_count() > 1
 
 
 def is_first() -> bool:
@@ -173,16 +179,41 @@ def first_does(what: str, work: Callable[[], Any]) -> None:
     raise failed or ValueError(f"process 0 could not {what}; it says why")
 
 
+@contextlib.contextmanager
+def shared_out(
+    rows: np.ndarray, size: int, *, together: bool = True
+) -> Iterator[np.ndarray]:
+  """The rows of a work list that this process does; waits for the others.
+
+  Args:
+    rows: What is left to do, read off a folder that all processes see.
+    size: Rows of a batch. Batches are those of one process, to the last bit.
+    together: Whether all processes do this at once; if not, this one does all.
+
+  Yields:
+    Whole batches that follow each other; those of all processes make up the
+    list.
+  """
+  if not together or not several():
+    yield rows
+    return
+  barrier("shared out")  # nobody writes before all have looked
+  batch = np.arange(len(rows)) // size
+  own = np.array_split(np.unique(batch), jax.process_count())
+  yield rows[np.isin(batch, own[jax.process_index()])]
+  barrier("done together")
+
+
 def barrier(name: str) -> None:
   """Waits until all processes have come here; nothing for a single one."""
-  if jax.process_count() > 1:
+  if several():
     from jax.experimental import multihost_utils
     multihost_utils.sync_global_devices(name)
 
 
 def any_process(value: bool) -> bool:
   """Whether it is true in any of the processes; waits for all of them."""
-  if jax.process_count() == 1:
+  if not several():
     return value
   from jax.experimental import multihost_utils
   return bool(multihost_utils.process_allgather(np.asarray(value)).any())

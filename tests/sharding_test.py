@@ -177,5 +177,36 @@ class FirstProcessTest(absltest.TestCase):
     work.assert_not_called()
 
 
+def _process(number, count):
+  """As if this were one of several processes."""
+  return mock.patch.multiple(
+      jax, process_count=lambda: count, process_index=lambda: number)
+
+
+class SharedOutTest(absltest.TestCase):
+
+  def _shares(self, num_rows, size, count):
+    rows, found = 10 * np.arange(num_rows), []
+    for number in range(count):
+      with (_process(number, count),
+            mock.patch.object(sharding, "barrier") as barrier,
+            sharding.shared_out(rows, size) as own):
+        found.append(own.tolist())
+        barrier.assert_called_once()
+    return found
+
+  def test_whole_batches_of_each_process(self):
+    self.assertEqual(self._shares(7, 2, 2), [[0, 10, 20, 30], [40, 50, 60]])
+    self.assertEqual(self._shares(3, 2, 4), [[0, 10], [20], [], []])
+    self.assertEqual(self._shares(0, 2, 2), [[], []])
+
+  def test_all_rows_where_nothing_is_shared(self):
+    rows = np.arange(5)
+    with sharding.shared_out(rows, 2) as own:
+      self.assertIs(own, rows)
+    with _process(1, 2), sharding.shared_out(rows, 2, together=False) as own:
+      self.assertIs(own, rows)
+
+
 if __name__ == "__main__":
   absltest.main()

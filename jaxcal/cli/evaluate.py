@@ -83,7 +83,6 @@ def main() -> None:
   config_methods.methods_of(config, config_files.overrides())
   tuned = tuned_files.find(config.method.tuned)
   if tuned:
-    experiment.refuse_processes()
     config_inputs.refuse_store(config.data, "--config.method.tuned")
   config_runs.check_evidence(config)
   experiment.join_processes()
@@ -209,7 +208,7 @@ def _predict(
         on_step=report.at, on_flat_step=step))
     saved.save(
         model, asked.images, part.tuned, template=part.template,
-        features=output / "features" / asked.place,
+        features=output / "features" / asked.place, together=True,
         max_bytes=config_inputs.budget(config),
         batch_size=config.clean_batch_size, num_threads=config.num_threads,
         progress=report)

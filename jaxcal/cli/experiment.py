@@ -82,19 +82,6 @@ def join_processes() -> None:
   jax.distributed.initialize(_COORDINATOR.value, count, number)
 
 
-def refuse_processes() -> None:
-  """For what one process does, with all of its devices.
-
-  Raises:
-    ValueError: The flags ask for several.
-  """
-  if any(flag.value is not None
-         for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)):
-    raise ValueError("this is done by one process, with all of its devices; "
-                     "leave out --coordinator, --num_processes and "
-                     "--process_id")
-
-
 def load_sets(config: config_lib.DataConfig) -> dict[str, image_sets.ImageSet]:
   """The image sets by name, checked; of some classes, shortened."""
   loaded = {}

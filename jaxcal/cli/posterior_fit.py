@@ -10,6 +10,7 @@ import tqdm
 from jaxcal import config as config_lib
 from jaxcal import config_inputs
 from jaxcal import progress as bars
+from jaxcal import sharding
 from jaxcal.cli import experiment
 from jaxcal.cli import output_files
 from jaxcal.cli import shared_flags
@@ -55,7 +56,8 @@ _PSEUDO_COUNTS = flags.DEFINE_list(
     "pseudo_counts", [f"{count:g}" for count in fit.PSEUDO_COUNTS],
     "to choose from, with --choose=validation")
 FLAGS = ("pairs", "pairs_split", "caption", "num_pairs", "candidates", "choose",
-         "pseudo_counts", "config", "overwrite", "compilation_cache", "debug")
+         "pseudo_counts", *(flag for flag in experiment.SHARED_FLAGS
+                            if flag != "output"))
 FIELDS = config_lib.field_names(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "batch_size", "num_threads",
@@ -75,11 +77,13 @@ def main() -> None:
   shared_flags.check_at_least(
       2, _CANDIDATES, why=": there must be something to tell apart")
   shared_flags.check_at_least(2, _NUM_PAIRS)
+  experiment.join_processes()
   validation = _validation_sets(config)
   model = config_inputs.load_model(config.model)
   pairs = _pairs(config)
   # Late: a mistake in the flags costs no posterior.
-  output_files.take(folder, fit.clear)
+  sharding.first_does(f"take {folder}", lambda: output_files.take(
+      folder, fit.clear))
   with bars.of_stages(_UNITS) as progress:
     found, evidence = fit.fit(
         model, pairs, folder, candidates=_CANDIDATES.value,
@@ -88,7 +92,9 @@ def main() -> None:
         progress=progress,
         on_unusable=lambda image_id, reason: tqdm.tqdm.write(
             f"left out: {image_id}: {reason}"))
-  print(report.write_fit(folder, found, evidence))
+  if sharding.is_first():
+    print(report.write_fit(folder, found, evidence))
+  sharding.barrier("done")
 
 
 def _pseudo_counts() -> list[float]:
@@ -148,5 +154,6 @@ def _choose(
         progress=functools.partial(progress, images.name))
              for images in validation]
   best = fit.validated(found, model, tasks, pseudo_counts=grid)
-  print(tables.markdown(best.rows, tables.VALIDATION), end="\n\n")
+  if sharding.is_first():
+    print(tables.markdown(best.rows, tables.VALIDATION), end="\n\n")
   return best.evidence

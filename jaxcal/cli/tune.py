@@ -12,6 +12,7 @@ from jaxcal import config_inputs
 from jaxcal import config_record
 from jaxcal import config_tuning
 from jaxcal import progress
+from jaxcal import sharding
 from jaxcal.cli import experiment
 from jaxcal.clip import checkpoint as models
 from jaxcal.data import image_set as image_sets
@@ -24,6 +25,7 @@ from jaxcal.tuning import methods
 from jaxcal.tuning import outliers as outliers_lib
 from jaxcal.tuning import saved
 from jaxcal.tuning import task as task_lib
+from jaxcal.tuning import units
 from jaxcal.tuning import vocabulary
 
 EXAMPLE = "jaxcal tune --config=dor_base_to_new"
@@ -33,10 +35,11 @@ predicts the test images of base and of new classes, each among the classes of
 its half. Writes tuned/SET/METHOD/seed-N (.safetensors and .json), which
 `jaxcal evaluate` takes up, predictions/, results.jsonl, results.md,
 report.html, diagram-SET.svg and losses-SET.svg. An interrupted run goes on
-where it stopped, and a finished one grows by methods, image sets and
-seeds."""
+where it stopped, and a finished one grows by methods, image sets and seeds.
+Several processes take image sets and methods in turns; seeds, too, with
+--config.tune.seeds_at_once=1."""
 
-FLAGS = experiment.FLAGS_OF_ONE_PROCESS
+FLAGS = experiment.SHARED_FLAGS
 FIELDS = config_lib.field_names(
     "model", "data", "views", "tune", "metrics", "batch_size", "num_threads",
     "memory_gb",
@@ -54,6 +57,7 @@ def main() -> None:
   specs = config_tuning.specs(config)
   config_inputs.refuse_store(config.data, "tuning")
   config_inputs.refuse_corruption(config.data, "tuning")
+  experiment.join_processes()
   images = _outlier_images(config, specs)
   tasks = [_task(config, name) for name in config.data.name]
   model = config_inputs.load_model(config.model)
@@ -71,20 +75,24 @@ def main() -> None:
     fit.look(model, task, setting, _folder(output, task, setting.spec),
              outliers=outliers[task.name].of(setting.spec))
   experiment.write_settings(output, about)
-  for task in tasks:
-    _predict(config, model, task, {1: None}, output, about)
-    for setting in settings:
-      own = about | outliers[task.name].about(setting.spec)
-      seeds = _tuned(config, model, task, setting, outliers[task.name], output,
-                     own | {"data": task.name, "method": setting.spec.name})
-      _predict(config, model, task, dict(zip(task.seeds, seeds)), output, own)
-  text = few_shot.write(
-      output, few_shot.of_tuning(tasks, specs, {
-          name: found.shared for name, found in outliers.items()}),
-      experiment.conventions(config.metrics))
-  print(f"{text}\n\nWritten to {output}: results.md, report.html, "
-        "results.jsonl, differences.jsonl, diagram-*.svg, losses-*.svg, "
-        "tuned/, predictions/")
+  work = units.of(
+      tasks, settings, seeds_at_once=config.tune.seeds_at_once)
+  with progress.of_stages() as report:
+    units.share_features(
+        model, work, output / "features", outliers,
+        batch_size=config.clean_batch_size, num_threads=config.num_threads,
+        progress=report)
+  for unit in units.claimed(work, output):
+    _do(config, model, unit, outliers[unit.task.name], output, about)
+  if sharding.is_first():
+    text = few_shot.write(
+        output, few_shot.of_tuning(tasks, specs, {
+            name: found.shared for name, found in outliers.items()}),
+        experiment.conventions(config.metrics))
+    print(f"{text}\n\nWritten to {output}: results.md, report.html, "
+          "results.jsonl, differences.jsonl, diagram-*.svg, losses-*.svg, "
+          "tuned/, predictions/")
+  sharding.barrier("done")
 
 
 def _task(config: _Config, name: str) -> task_lib.Task:
@@ -131,16 +139,34 @@ def _outliers(
     known = vocabulary.encode(
         model, outliers_lib.of_source(config.tune.outliers, model.tokenizer),
         num_context=max(spec.num_context for spec in specs),
-        folder=output / "features" / "outlier-words", on_words=report)
+        folder=output / "features" / "outlier-words", together=True,
+        on_words=report)
   return vocabulary.candidates(
       known, model, tasks, images=images, num_kept=config.tune.num_outliers,
       exclude_new=config.tune.exclude_new)
 
 
+def _do(
+    config: _Config, model: models.Model, unit: units.Unit,
+    outliers: vocabulary.Candidates, output: pathlib.Path,
+    about: Mapping[str, Any]
+) -> None:
+  """Trains and predicts; for the zero-shot model there is nothing to train."""
+  task, setting, seeds = unit
+  tuned: Mapping[int, checkpoint.Tuned | None] = {1: None}
+  if setting is not None:
+    about = {**about, **outliers.about(setting.spec)}
+    tuned = dict(zip(seeds, _tuned(
+        config, model, task, setting, seeds, outliers, output,
+        {**about, "data": task.name, "method": setting.spec.name})))
+  _predict(config, model, task, tuned, output, about)
+
+
 def _tuned(
     config: _Config, model: models.Model, task: task_lib.Task,
-    setting: fit.Setting, outliers: vocabulary.Candidates,
-    output: pathlib.Path, about: Mapping[str, Any]
+    setting: fit.Setting, seeds: Sequence[int],
+    outliers: vocabulary.Candidates, output: pathlib.Path,
+    about: Mapping[str, Any]
 ) -> list[checkpoint.Tuned]:
   """The seeds of a method: what an earlier run saved, or trained now."""
   label = f"{task.name}: {setting.spec.name}"
@@ -148,8 +174,8 @@ def _tuned(
         progress.reported(label, "epoch") as on_epoch):
     return fit.fit(
         model, task, setting, _folder(output, task, setting.spec),
-        outliers=outliers.of(setting.spec), about=about,
-        features=output / "features" / task.name,
+        outliers=outliers.of(setting.spec), about=about, seeds=seeds,
+        features=units.features_of(output / "features", task),
         seeds_at_once=config.tune.seeds_at_once,
         max_bytes=config_inputs.budget(config),
         batch_size=config.clean_batch_size, num_threads=config.num_threads,
@@ -170,7 +196,7 @@ def _predict(
     with progress.reported(f"{task.name}: {half}") as report:
       saved.save(
           model, images, asked, template=task.template, with_fd_score=True,
-          features=output / "features" / place,
+          features=units.features_of(output / "features", task, half),
           max_bytes=config_inputs.budget(config),
           batch_size=config.clean_batch_size, num_threads=config.num_threads,
           progress=report)

@@ -135,7 +135,7 @@ def views_from_images(
   Arguments and errors as in `from_images`; the mask is false in rows that only
   fill the batch up.
   """
-  mesh = sharding.data_mesh(jax.devices()[:1])
+  mesh = sharding.data_mesh(jax.local_devices()[:1])
   for images in pipeline.batches(
       image_set, batches, seed=seed, batch_size=batch_size,
       num_threads=num_threads, recipe=recipe):

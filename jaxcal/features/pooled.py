@@ -37,6 +37,7 @@ def from_images(
     images: image_sets.ImageSet,
     folder: pathlib.Path | None = None,
     *,
+    together: bool = False,
     batch_size: int = BATCH_SIZE,
     num_threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
@@ -48,6 +49,8 @@ def from_images(
     images: The images.
     folder: Folder of what an interrupted call has computed; nothing is kept if
       None.
+    together: Whether all processes make this call at once, and share the images
+      out; it takes a folder that all of them see.
     batch_size: Images per device.
     num_threads: Threads that read images.
     progress: Function called with the numbers of images done and in all.
@@ -67,13 +70,15 @@ def from_images(
       **identity_of(model),
       **identity_of_images(images, folder, num_threads=num_threads)})
   todo = parts.missing(folder, total)
-  done = total - len(todo)
-  report(done, total)
-  for asked, batch in batches(model, images, todo, batch_size=batch_size,
-                              num_threads=num_threads):
-    write(folder, asked, "image", rows_of(batch, len(asked)))
-    done += len(asked)
+  size = batch_size * jax.local_device_count()
+  with sharding.shared_out(todo, size, together=together) as own:
+    done = total - len(own)
     report(done, total)
+    for asked, batch in batches(model, images, own, batch_size=batch_size,
+                                num_threads=num_threads):
+      write(folder, asked, "image", rows_of(batch, len(asked)))
+      done += len(asked)
+      report(done, total)
   return gather(folder, "image")
 
 
@@ -141,8 +146,8 @@ def batches(
 ) -> Iterator[tuple[Int[np.ndarray, "r"], extract.Batch]]:
   """Clean views of images at some positions: these, and their features.
 
-  By one process with all of its devices; the rows of a batch begin with those
-  that were asked for.
+  On all devices of this process; the rows of a batch begin with those that were
+  asked for.
 
   Args:
     model: Model from `checkpoint.load`.
@@ -152,7 +157,7 @@ def batches(
     num_threads: Threads that read images.
     on_unusable: See `extract.from_images`.
   """
-  mesh = sharding.data_mesh()
+  mesh = sharding.data_mesh(jax.local_devices())
   asked = extract.batches_of(positions, batch_size * mesh.devices.size)
   return zip(asked, extract.from_images(
       model, images, asked, recipe=extract.recipe_of(model, num_views=1),

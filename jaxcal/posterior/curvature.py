@@ -256,7 +256,8 @@ def add(
     logit_bias: Bias added to the logits of the sigmoid loss; None for InfoNCE.
     where: Rows that count, in the number of pairs too; all if None.
     rows_per_chunk: See `ggn_sum`.
-    mesh: Devices of this process that share the rows, each with all targets.
+    mesh: Devices that share the rows, each with all targets. Where they are of
+      several processes, each makes this call with the same arguments.
 
   Raises:
     ValueError: Shapes that do not fit; where not traced, a row that is not
@@ -275,10 +276,9 @@ def add(
   rows = activations, embeddings, where
   shared = targets, logit_scale, logit_bias
   if mesh is not None:
-    rows = jax.device_put(
-        tuple(_pad(x, mesh.size, 0) for x in rows),
-        NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
-    sums, shared = jax.device_put(
+    rows = _place(tuple(_pad(x, mesh.size, 0) for x in rows),
+                  NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+    sums, shared = _place(
         (sums, shared), NamedSharding(mesh, PartitionSpec()))
   return _add(sums, rows, shared, rows_per_chunk=rows_per_chunk, mesh=mesh)
 
@@ -350,6 +350,18 @@ def with_one(activations: Float[AnyArray, "*n p"]) -> Float[Array, "*n p+1"]:
   activations = jnp.asarray(activations)
   one = jnp.ones((*activations.shape[:-1], 1), activations.dtype)
   return jnp.concatenate([activations, one], axis=-1)
+
+
+def _place(tree, sharding):
+  """Arrays that every process has whole, on the devices."""
+  if sharding.is_fully_addressable:
+    return jax.device_put(tree, sharding)
+
+  def place(x):
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+
+  return jax.tree.map(place, tree)
 
 
 @functools.partial(jax.jit, static_argnames=("rows_per_chunk", "mesh"))

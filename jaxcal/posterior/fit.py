@@ -97,9 +97,9 @@ def fit(
 ) -> Fit:
   """Fills a folder with the Laplace posterior of a model, see `files`.
 
-  By one process, with all of its devices. An interrupted call goes on where it
-  stopped when it is made again; where the factors are there already, only the
-  choice is made anew.
+  An interrupted call goes on where it stopped when it is made again; where the
+  factors are there already, only the choice is made anew. Several processes
+  share the work where each makes this call, with a folder that all of them see.
 
   Args:
     model: Model from `tasks.load`.
@@ -137,8 +137,11 @@ def fit(
                        report)
     found = files.fitted(factors, _describe(model, pairs, factors, asked))
   evidence = choose(found)
-  files.write(folder, found, evidence)
-  _remove_work(folder / _WORK)
+  sharding.barrier("chosen")
+  if sharding.is_first():
+    files.write(folder, found, evidence)
+    _remove_work(folder / _WORK)
+  sharding.barrier("posterior")
   return Fit(found, evidence)
 
 
@@ -305,20 +308,23 @@ def _features(
   todo = parts.missing(folder, len(pairs.ids))
   num_broken, num_seen = 0, 0
   tell = on_unusable or (lambda image_id, reason: None)
-  report("pairs", len(pairs.ids) - len(todo), len(pairs.ids))
-  for positions, batch in pooled.batches(
-      model, pairs, todo, batch_size=batch_size, num_threads=num_threads,
-      on_unusable=lambda position, reason: tell(pairs.ids[position], reason)):
-    count = len(positions)
-    text = captions.pooled(model, [pairs.captions[i] for i in positions])
-    pooled.write(folder, positions, "image", pooled.rows_of(batch, count), {
-        "text": {"activations": np.asarray(text)},
-        "pair": {"sound": batch.mask[:count]}})
-    num_broken += int((~batch.mask[:count]).sum())
-    num_seen += count
-    report("pairs", len(pairs.ids) - len(todo) + num_seen, len(pairs.ids))
-    if num_seen >= _FIRST_PAIRS:
-      _refuse_unusable(num_broken, num_seen, pairs)
+  with sharding.shared_out(todo, batch_size * jax.local_device_count()) as own:
+    done = len(pairs.ids) - len(own)
+    report("pairs", done, len(pairs.ids))
+    for positions, batch in pooled.batches(
+        model, pairs, own, batch_size=batch_size, num_threads=num_threads,
+        on_unusable=lambda position, reason: tell(
+            pairs.ids[position], reason)):
+      count = len(positions)
+      text = captions.pooled(model, [pairs.captions[i] for i in positions])
+      pooled.write(folder, positions, "image", pooled.rows_of(batch, count), {
+          "text": {"activations": np.asarray(text)},
+          "pair": {"sound": batch.mask[:count]}})
+      num_broken += int((~batch.mask[:count]).sum())
+      num_seen += count
+      report("pairs", done + num_seen, len(pairs.ids))
+      if num_seen >= _FIRST_PAIRS:
+        _refuse_unusable(num_broken, num_seen, pairs)
   sound = parts.gather(folder, "pair")["sound"]
   _refuse_unusable((~sound).sum(), len(sound), pairs)
   image = jax.tree.map(lambda x: x[sound], pooled.gather(folder, "image"))
@@ -365,6 +371,7 @@ def _factors(model, features, candidates, work, asked, report):
         for side in files.SIDES}
     pytree.save(work / _SUMS, (number + 1, sums), asked)
     report("curvature", number + 1, len(blocks))
+  sums = jax.tree.map(np.asarray, sums)
   return {side: curvature.finish(sums[side]) for side in files.SIDES}
 
 

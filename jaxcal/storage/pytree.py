@@ -20,16 +20,18 @@ _OF_NOTHING = np.frombuffer(b"{}", np.uint8)
 
 def save(
     path: pathlib.Path, tree: PyTree,
-    identity: Mapping[str, Any] | None = None,
+    identity: Mapping[str, Any] | None = None, *, own: bool = False,
 ) -> None:
-  """Writes the leaves, whole or not at all; the first process alone.
+  """Writes the leaves, whole or not at all.
 
   Args:
     path: Place of the file; its folder is made.
     tree: Tree of arrays, numbers and keys.
     identity: What the tree is of, anything that JSON holds; see `load`.
+    own: Whether the tree is this process's own; of one that all processes have,
+      the first alone writes.
   """
-  if jax.process_index():
+  if jax.process_index() and not own:
     return
   atomic.make_folder(path.parent)
   leaves = {f"arr_{number}": np.asarray(_data(leaf))

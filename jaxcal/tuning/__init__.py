@@ -31,6 +31,7 @@ __all__ = [
     "tip_adapter",
     "training",
     "two_towers",
+    "units",
     "vocabulary",
 ]
 

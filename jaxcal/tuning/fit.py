@@ -110,6 +110,7 @@ def fit(
     outliers: Outliers = None,
     features: str | os.PathLike | None = None,
     about: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
     seeds_at_once: int = 0,
     max_bytes: int = 2**32,
     batch_size: int = images_lib.BATCH_SIZE,
@@ -117,7 +118,7 @@ def fit(
     on_image: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[int, int, float], None] | None = None,
 ) -> list[checkpoint.Tuned]:
-  """The tuned parameters of all seeds: what is there, and the rest trained.
+  """The tuned parameters of some seeds: what is there, and the rest trained.
 
   Args:
     model: The frozen model.
@@ -130,6 +131,7 @@ def fit(
     features: Folder that keeps features of training images and of outliers;
       none if None.
     about: Anything else to be written beside the parameters.
+    seeds: Seeds that are asked for; all of the data set if None.
     seeds_at_once: Number of seeds that are trained together; fewer need less
       memory, 0 for all.
     max_bytes: Budget of the text tower's activations.
@@ -149,18 +151,19 @@ def fit(
   folder = pathlib.Path(folder)
   features = None if features is None else pathlib.Path(features)
   identities, missing = look(model, task, setting, folder, outliers=outliers)
-  groups = _groups(missing, seeds_at_once or max(1, len(missing)))
-  if groups:
+  seeds = task.seeds if seeds is None else seeds
+  todo = groups([seed for seed in missing if seed in seeds], seeds_at_once)
+  if todo:
     prepared = _prepare(
         model, task, setting, outliers, features,
-        max_bytes=max_bytes // len(groups[0]), batch_size=batch_size,
+        max_bytes=max_bytes // len(todo[0]), batch_size=batch_size,
         num_threads=num_threads, on_image=on_image)
   num_epochs = setting.recipe.num_epochs
-  for number, group in enumerate(groups):
-    report = _report_of(on_epoch, number, len(groups), num_epochs)
+  for number, group in enumerate(todo):
+    report = _report_of(on_epoch, number, len(todo), num_epochs)
     _train(model, prepared, group, folder, identities, dict(about or {}),
            report)
-  return [checkpoint.load(_path(folder, seed), model) for seed in task.seeds]
+  return [checkpoint.load(_path(folder, seed), model) for seed in seeds]
 
 
 def look(
@@ -235,6 +238,23 @@ def _is_there(path, asked):
   return True
 
 
+def groups(seeds: Sequence[int], size: int) -> list[Sequence[int]]:
+  """Seeds that are trained together, `size` at a time; all of them if 0."""
+  size = size or max(1, len(seeds))
+  return [seeds[first:first + size] for first in range(0, len(seeds), size)]
+
+
+def outliers_folder(
+    features: pathlib.Path, outliers: image_sets.ImageSet) -> pathlib.Path:
+  """Folder of the features of images that methods draw outliers from.
+
+  Args:
+    features: Folder of the features of a data set.
+    outliers: The images.
+  """
+  return features / f"outliers-{_identity_of_outliers(outliers)}"
+
+
 def check_memory(
     model: models.Model,
     task: task_lib.Task,
@@ -280,10 +300,6 @@ def _identity_of_outliers(outliers):
   return identity.of_lines(outliers)
 
 
-def _groups(seeds, size):
-  return [seeds[first:first + size] for first in range(0, len(seeds), size)]
-
-
 def _report_of(on_epoch, number, num_groups, num_epochs):
   """From epochs of a group and their loss to those of all groups."""
   def report(done, loss):
@@ -313,8 +329,7 @@ def _prepare(model, task, setting, outliers, features, *, max_bytes, batch_size,
     table = methods.prompts_of(
         spec, model, outliers, max_bytes=max_bytes, as_table=True)
   elif spec.outliers == "images":
-    place = features and features / (
-        f"outliers-{_identity_of_outliers(outliers)}")
+    place = features and outliers_folder(features, outliers)
     table = images_lib.features(
         model, outliers, folder=place, batch_size=batch_size,
         num_threads=num_threads)
@@ -335,7 +350,7 @@ def _train(model, one, seeds, folder, identities, about, report):
              for name, value in identities[seed].items()}
   state, losses = pytree.load(path, (state, losses), made_of)
   state = _run(one, several, state, losses, report,
-               lambda *found: pytree.save(path, found, made_of))
+               lambda *found: pytree.save(path, found, made_of, own=True))
   params = state.params if recipe.aggregation is None else state.average
   for number, seed in enumerate(seeds):
     checkpoint.save(_path(folder, seed), checkpoint.Tuned(

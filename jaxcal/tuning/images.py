@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import parts
+from jaxcal import sharding
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
 from jaxcal.data import contents
@@ -33,6 +34,7 @@ def features(
     images: image_sets.ImageSet,
     *,
     folder: pathlib.Path | None = None,
+    together: bool = False,
     batch_size: int = BATCH_SIZE,
     num_threads: int = 4,
     progress: Progress = None,
@@ -43,6 +45,7 @@ def features(
     model: The frozen model.
     images: The images.
     folder: Folder that keeps the features; none if None.
+    together: See `pooled.from_images`.
     batch_size: Images of a batch.
     num_threads: Threads that read images.
     progress: Function called with the numbers of images done and in all.
@@ -52,8 +55,8 @@ def features(
       images or of another model.
   """
   return from_pooled(model, pooled.from_images(
-      model, images, folder, batch_size=batch_size, num_threads=num_threads,
-      progress=progress))
+      model, images, folder, together=together, batch_size=batch_size,
+      num_threads=num_threads, progress=progress))
 
 
 def training(
@@ -64,6 +67,7 @@ def training(
     seed: int = 0,
     with_pixels: bool = False,
     folder: pathlib.Path | None = None,
+    together: bool = False,
     batch_size: int = BATCH_SIZE,
     num_threads: int = 4,
     progress: Progress = None,
@@ -79,6 +83,7 @@ def training(
     with_pixels: Whether the views themselves are wanted, too.
     folder: Folder that keeps features, those of each model, set and recipe in a
       sub-folder of their own; none if None.
+    together: See `pooled.from_images`.
     batch_size: Views of a batch.
     num_threads: Threads that read images.
     progress: Function called with the numbers of images done and in all.
@@ -95,14 +100,17 @@ def training(
         model, images, recipe, seed)
     parts.open_folder(place, images.ids, ("image",))
     todo = parts.missing(place, len(images.ids))
-    done = len(images.ids) - len(todo)
-    for asked, views in read(todo):
-      rows = model.pooled(views.reshape(-1, *views.shape[2:]))
-      pooled.write(place, asked, "image", jax.tree.map(
-          lambda x: as_numpy(x).reshape(*views.shape[:2], -1), rows))
-      done += len(asked)
-      if progress is not None:
-        progress(done, len(images.ids))
+    size = _images_at_once(recipe, batch_size)
+    with sharding.shared_out(todo, size, together=together) as own:
+      done = len(images.ids) - len(own)
+      for asked, views in read(own):
+        rows = model.pooled(views.reshape(-1, *views.shape[2:]))
+        pooled.write(place, asked, "image", jax.tree.map(
+            lambda x, views=views: as_numpy(x).reshape(*views.shape[:2], -1),
+            rows))
+        done += len(asked)
+        if progress is not None:
+          progress(done, len(images.ids))
     found = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]),
                          pooled.gather(place, "image"))
   pixels = None
@@ -157,13 +165,18 @@ def _views(model, images, positions, recipe, seed, batch_size, num_threads):
   """Positions and the views [b v s s 3] that training may see of them."""
   if not len(positions):
     return
-  asked = extract.batches_of(
-      positions, size := max(1, batch_size // recipe.num_views))
+  size = _images_at_once(recipe, batch_size)
+  asked = extract.batches_of(positions, size)
   first = min(1, recipe.num_views - 1)
   for batch, (views, mask) in zip(asked, extract.views_from_images(
       images, asked, recipe=recipe, seed=seed, batch_size=size,
       num_threads=num_threads)):
     yield batch, views[mask, first:]
+
+
+def _images_at_once(recipe, batch_size):
+  """Images of a batch that has so many views."""
+  return max(1, batch_size // recipe.num_views)
 
 
 def _digest(model, images, recipe, seed):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcal import predictions as predictions_lib
+from jaxcal import sharding
 from jaxcal import stages
 from jaxcal.clip import checkpoint as models
 from jaxcal.data import image_set as image_sets
@@ -181,6 +182,7 @@ def save(
     template: str = classes.GENERIC,
     with_fd_score: bool = False,
     features: pathlib.Path | None = None,
+    together: bool = False,
     max_bytes: int = 2**32,
     batch_size: int = images_lib.BATCH_SIZE,
     num_threads: int = 4,
@@ -195,6 +197,8 @@ def save(
     template: Prompt of what is not tuned.
     with_fd_score: Whether settings tell `fd_score`, see `predict.divergence`.
     features: See `predict.logits`.
+    together: Whether all processes make this call at once; they share the
+      images out first, then the predictions. It takes `features`.
     max_bytes: Budget of the text tower's activations.
     batch_size: Images per step of the image tower.
     num_threads: Number of threads that read images.
@@ -204,41 +208,54 @@ def save(
     ValueError: Predictions of something else lie there; or see
       `predict.logits`.
   """
-  groups: dict[Any, list[Asked]] = {}
-  for one in missing(asked):
-    groups.setdefault(one.tuned and one.tuned.spec, []).append(one)
-  for group in groups.values():
-    found = predict.logits(
-        model, images, [one.tuned for one in group], template=template,
-        features=features, max_bytes=max_bytes, batch_size=batch_size,
+  todo = missing(asked)
+  if together and sharding.several() and not all(
+      one.tuned and one.tuned.spec.kind.from_pixels for one in todo):
+    images_lib.features(
+        model, images, folder=features, together=True, batch_size=batch_size,
         num_threads=num_threads, progress=progress)
-    arrays = functools.partial(
-        evidence_lib.arrays, model, images, template=template,
-        features=features, max_bytes=max_bytes, batch_size=batch_size,
-        num_threads=num_threads)
-    # The seeds of a method share all that tuning leaves as it is.
-    alike: dict[Hashable, Any] = {}
-    for one, logits in zip(group, found, strict=True):
-      carried: dict[str, Any] = {}
-      if one.tuned is not None:
-        keys = {name: evidence_lib.shared_by(name, one.tuned)
-                for name in one.evidence}
-        carried = arrays(
-            one.tuned, [name for name, key in keys.items() if key not in alike])
-        alike |= {keys[name]: values for name, values in carried.items()
-                  if keys[name] is not None}
-        carried |= {name: alike[key] for name, key in keys.items()
-                    if key in alike}
-      about = {**one.about, **stages.setting(one.stages),
-               **_scale(model, one.tuned), "identity": one.identity,
-               "evidence": list(one.evidence)}
-      if with_fd_score:
-        about["fd_score"] = predict.divergence(
-            model, images.class_names, one.tuned, template=template,
-            max_bytes=max_bytes)
-      predictions_lib.save(predictions_lib.Predictions(
-          np.asarray(logits, np.float32), np.asarray(images.labels),
-          images.ids, images.class_names, {}, about, carried), one.path)
+  predicted = functools.partial(
+      predict.logits, model, images, template=template, features=features,
+      max_bytes=max_bytes, batch_size=batch_size, num_threads=num_threads,
+      progress=progress)
+  arrays = functools.partial(
+      evidence_lib.arrays, model, images, template=template, features=features,
+      max_bytes=max_bytes, batch_size=batch_size, num_threads=num_threads)
+  divergence = functools.partial(
+      predict.divergence, model, images.class_names, template=template,
+      max_bytes=max_bytes) if with_fd_score else None
+  groups: dict[Any, list[Asked]] = {}
+  with sharding.shared_out(np.arange(len(todo)), 1, together=together) as own:
+    for one in (todo[number] for number in own):
+      groups.setdefault(one.tuned and one.tuned.spec, []).append(one)
+    for group in groups.values():
+      _save(model, images, group, predicted, arrays, divergence)
+
+
+def _save(model, images, group, predicted, arrays, divergence):
+  """What the seeds of one method predict, or the zero-shot model."""
+  found = predicted([one.tuned for one in group])
+  # The seeds of a method share all that tuning leaves as it is.
+  alike: dict[Hashable, Any] = {}
+  for one, logits in zip(group, found, strict=True):
+    carried: dict[str, Any] = {}
+    if one.tuned is not None:
+      keys = {name: evidence_lib.shared_by(name, one.tuned)
+              for name in one.evidence}
+      carried = arrays(
+          one.tuned, [name for name, key in keys.items() if key not in alike])
+      alike |= {keys[name]: values for name, values in carried.items()
+                if keys[name] is not None}
+      carried |= {name: alike[key] for name, key in keys.items()
+                  if key in alike}
+    about = {**one.about, **stages.setting(one.stages),
+             **_scale(model, one.tuned), "identity": one.identity,
+             "evidence": list(one.evidence)}
+    if divergence is not None:
+      about["fd_score"] = divergence(one.tuned)
+    predictions_lib.save(predictions_lib.Predictions(
+        np.asarray(logits, np.float32), np.asarray(images.labels),
+        images.ids, images.class_names, {}, about, carried), one.path)
 
 
 def _scale(model, tuned):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import parts
+from jaxcal import sharding
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
 from jaxcal.storage import identity
@@ -61,6 +62,7 @@ def encode(
     *,
     num_context: int = 16,
     folder: pathlib.Path | None = None,
+    together: bool = False,
     on_words: Callable[[int, int], None] | None = None,
 ) -> Vocabulary:
   """The words that the model has room for, with their features.
@@ -72,6 +74,8 @@ def encode(
       at most.
     folder: Folder that keeps the features, each vocabulary and model in one of
       its own; none if None.
+    together: Whether all processes make this call at once, and share the words
+      out; it takes a folder that all of them see.
     on_words: Function called with (words done, words in all).
 
   Raises:
@@ -90,14 +94,16 @@ def encode(
           model.config.text.precision, *fitting])
     parts.open_folder(place, fitting, ("text",))
     todo = parts.missing(place, len(fitting))
-    _report(on_words, len(fitting) - len(todo), len(fitting))
-    for first in range(0, len(todo), _WORDS_AT_ONCE):
-      rows = todo[first:first + _WORDS_AT_ONCE]
-      found = classes.prompts_of(model, [fitting[row] for row in rows])
-      parts.write(place, rows, {
-          "text": {"features": np.asarray(found.zero_shot)}})
-      _report(on_words, len(fitting) - len(todo) + first + len(rows),
-              len(fitting))
+    with sharding.shared_out(
+        todo, _WORDS_AT_ONCE, together=together) as own:
+      done = len(fitting) - len(own)
+      _report(on_words, done, len(fitting))
+      for first in range(0, len(own), _WORDS_AT_ONCE):
+        rows = own[first:first + _WORDS_AT_ONCE]
+        found = classes.prompts_of(model, [fitting[row] for row in rows])
+        parts.write(place, rows, {
+            "text": {"features": np.asarray(found.zero_shot)}})
+        _report(on_words, done + first + len(rows), len(fitting))
     return Vocabulary(fitting, parts.gather(place, "text")["features"])
 
 

@@ -270,7 +270,6 @@ class PredictionsTest(_Saved):
           *_tuned(coop / "seed-9.safetensors"))
     fails("two tuned parameters have the name coop-1: .*seed-1.safetensors",
           *_tuned(coop, coop / "seed-1.safetensors"))
-    fails("done by one process", *_tuned(coop), "--num_processes=2")
     fails("classes is 'old', expected 'all', 'base' or 'new'",
           "--config.data.classes=old")
     fails("expected 'all' beside --config.data.store",
