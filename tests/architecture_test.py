@@ -18,7 +18,9 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MAY_IMPORT = {
     "__main__": {"cli"},
     "compilation_cache": set(),
+    "last_words": {"storage"},
     "lazy": set(),
+    "peers": {"sharding", "storage"},
     "spelling": set(),
     "precision": set(),
     "stages": set(),

@@ -6,12 +6,12 @@ import pathlib
 from typing import Any
 
 from absl import flags
-import jax
 
 from jaxcal import config as config_lib
 from jaxcal import config_inputs
 from jaxcal import config_methods
 from jaxcal import listing
+from jaxcal import peers
 from jaxcal import progress
 from jaxcal import sharding
 from jaxcal.cli import config_files
@@ -74,12 +74,12 @@ def join_processes() -> None:
       raise ValueError("--num_processes and --process_id need --coordinator")
     return
   if _COORDINATOR.value == "auto":
-    jax.distributed.initialize()
+    peers.join()
     return
   if count is None or number is None or not 0 <= number < count:
     raise ValueError("--coordinator=HOST:PORT needs --num_processes and "
                      f"--process_id from 0 to one less, got {(count, number)}")
-  jax.distributed.initialize(_COORDINATOR.value, count, number)
+  peers.join(_COORDINATOR.value, count, number)
 
 
 def load_sets(config: config_lib.DataConfig) -> dict[str, image_sets.ImageSet]:

@@ -119,10 +119,15 @@ def overview() -> str:
 
 def enter() -> NoReturn:
   """Runs `sys.argv` and ends the process, soon after an interrupt."""
-  with interrupt.answered():
-    status = run()
+  with interrupt.answered(_leave):
+    try:
+      status = run()
+    except Exception:
+      traceback.print_exc()
+      status = 1  # as Python has it
     sys.stdout.flush()
     sys.stderr.flush()
+    _leave(status)
     if status == interrupt.STATUS:
       os._exit(status)  # without waiting for devices
   sys.exit(status)
@@ -203,9 +208,24 @@ def _guarded(
     if debug:
       traceback.print_exc()
     return _fail(_message(error))
+  except RuntimeError as error:
+    from jaxcal import peers  # late: it needs JAX
+    if not peers.is_loss(error):
+      raise
+    if debug:
+      traceback.print_exc()
+    peers.lost(error)
+    return 2
   except KeyboardInterrupt:
     print(f"\n{interrupt.MESSAGE}", file=sys.stderr)
     return interrupt.STATUS
+
+
+def _leave(status: int) -> None:
+  """Takes leave of other processes; only where this is one of several."""
+  if "jaxcal.peers" in sys.modules:
+    from jaxcal import peers
+    peers.leave(status, at_once=status == interrupt.STATUS)
 
 
 def _message(error: Exception) -> str:

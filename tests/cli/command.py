@@ -33,7 +33,7 @@ KILLS = int(os.environ.get("JAXCAL_KILLS", "2"))
 # Flags that were first defined within `here` would be gone after it.
 for _command in main.COMMANDS.values():
   importlib.import_module(f"jaxcal.cli.{_command.module}")
-_CODE = "import sys; from jaxcal.cli import main; sys.exit(main.run())"
+_CODE = "from jaxcal.cli import main; main.enter()"
 
 
 def small(name):

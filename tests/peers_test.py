@@ -1,0 +1,82 @@
+"""Processes that share a run meet, fail and lose each other."""
+
+import socket
+import subprocess
+import sys
+from unittest import mock
+
+from absl.testing import absltest
+import jax
+import pytest
+
+from jaxcal import peers
+from jaxcal import sharding
+
+_LATE = """
+from jaxcal import peers
+peers.join("localhost:{port}", 2, {number}, meet_seconds=3)
+"""
+_FAILS = """
+import time
+from jaxcal import peers
+peers.join("localhost:{port}", 2, {number})
+if {number}:
+  print("failed")
+  peers.leave(3)
+try:
+  from jaxcal import sharding
+  sharding.barrier("never")
+except RuntimeError as error:
+  assert peers.is_loss(error)
+  peers.lost(error)
+  peers.leave(2)
+"""
+
+
+def _start(code, *numbers):
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    port = probe.getsockname()[1]
+  return [subprocess.Popen(
+      [sys.executable, "-c", code.format(port=port, number=number)],
+      text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+          for number in numbers]
+
+
+class PeersTest(absltest.TestCase):
+
+  @pytest.mark.slow
+  def test_one_that_never_comes(self):
+    for process in _start(_LATE, 1):
+      _, error = process.communicate()
+      self.assertNotEqual(process.returncode, 0)
+      self.assertIn("the processes have not met: within 3 s", error)
+
+  @pytest.mark.slow
+  def test_one_that_fails_alone_ends_the_other_in_words(self):
+    first, second = _start(_FAILS, 0, 1)
+    printed, error = second.communicate()
+    self.assertEqual(second.returncode, 3, error)
+    self.assertEndsWith(printed, "failed\n")
+    self.assertNotIn("jaxcal:", error)
+    _, error = first.communicate()
+    self.assertEqual(first.returncode, 2, error)
+    self.assertRegex(error, r"process 0 of 2 ends here, as process 1 is gone "
+                     r"\(.*Gloo.*\): it says why, or was killed.")
+
+  def test_what_tells_that_another_process_is_gone(self):
+    error = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: ...")
+    self.assertFalse(peers.is_loss(error))  # of a single process
+    with mock.patch.object(sharding, "several", return_value=True):
+      self.assertTrue(peers.is_loss(error))
+      self.assertFalse(peers.is_loss(RuntimeError("UNAVAILABLE")))
+      self.assertFalse(peers.is_loss(
+          jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: ...")))
+
+  def test_a_single_process_takes_leave_of_nobody(self):
+    peers.leave(2)
+    self.assertEqual(sharding.told_by_all("here"), ["here"])
+
+
+if __name__ == "__main__":
+  absltest.main()
