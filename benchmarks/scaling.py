@@ -1,17 +1,26 @@
-"""How the time of a prediction grows with devices, classes and images.
+"""How the time of a prediction grows with images, classes, views and devices.
 
-From view features to logits of C-TPT with ViT-B/16's text tower. On a machine
-without accelerators the devices are virtual ones, which share its cores: their
-number then says what sharing out costs, not what it gains.
+From view features to logits of C-TPT with ViT-B/16's text tower, and views
+through its image tower. Slopes are those of the seconds of all cores, which
+other work on the machine does not change by much; those of the clock are beside
+them.
+
+On a machine without accelerators the devices are virtual ones, which share its
+cores. They show that a batch is shared out rightly and exchanges nothing, and
+what sharing out costs: the seconds of all cores should stay what they are with
+one device. They cannot show that more devices take less time, nor what it
+costs to feed devices of their own or a network between them.
 """
 
 import argparse
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import agreement
+from benchmarks import hlo
 from benchmarks import sizes
 from benchmarks import timing
 from jaxcal import sharding
@@ -20,14 +29,20 @@ from jaxcal.adapt.prompt import family
 from jaxcal.adapt.prompt import methods
 from jaxcal.clip import prefix
 from jaxcal.clip import prompts
+from jaxcal.clip import towers
 
 _CONFIG = sizes.MODELS["ViT-B/16"]
 _METHODS = {"c_tpt": methods.CTpt()}
 _VIRTUAL_DEVICES = 4
+_NOTE = ("virtual devices that share the machine's cores: they show that "
+         "numbers are equal, that nothing is exchanged and what sharing out "
+         "costs, and no gain in time")
+# Seconds of all cores, where four virtual devices share the work of one.
+_COST = 1.5
 
 
 def predictor(num_classes, devices):
-  """The compiled function from features [b v d] to logits on these devices."""
+  """A function from features [b v d] to logits, and the collectives in it."""
   params, bank = sizes.text_params(_CONFIG), sizes.prompt_bank(num_classes)
   encode = prefix.context_encoder(_CONFIG, params, bank)
   prepared = jax.jit(engine.prepare)(
@@ -38,7 +53,28 @@ def predictor(num_classes, devices):
   compiled = sharding.over_rows(
       lambda shared, views: jax.vmap(family.adapt, (None, 0))(
           shared, views)["c_tpt"].logits, mesh)
-  return lambda views: compiled(shared, sharding.split(views, mesh))
+
+  def predict(views):
+    return compiled(shared, sharding.split(views, mesh))
+
+  def collectives(views):
+    text = compiled.lower(
+        shared, sharding.split(views, mesh)).compile().as_text()
+    return sum(hlo.collectives(hlo.parse(text)).values())
+
+  return predict, collectives
+
+
+def measured(function, *given, repeats=3):
+  """Seconds of the clock and of all cores: the least of some calls."""
+  jax.block_until_ready(function(*given))
+  found = []
+  for _ in range(repeats):
+    before = time.process_time()
+    _, seconds = timing.timed(function, *given)
+    found.append((seconds, time.process_time() - before))
+  seconds, cores = (min(some) for some in zip(*found))
+  return {"seconds": seconds, "core_seconds": cores}
 
 
 def over_devices(num_classes, num_images):
@@ -47,35 +83,66 @@ def over_devices(num_classes, num_images):
   counts = [2**i for i in range(jax.device_count().bit_length())]
   rows, first = [], None
   for count in counts:
-    predict = predictor(num_classes, jax.devices()[:count])
+    predict, collectives = predictor(num_classes, jax.devices()[:count])
     logits = np.asarray(predict(views))
     first = logits if first is None else first
-    rows.append({"devices": count, "seconds": timing.measure(predict, views),
+    rows.append({"devices": count, **measured(predict, views),
+                 "collectives": collectives(views),
                  **agreement.differences(logits, first)})
   return rows
 
 
 def over_classes(all_classes, num_images):
   views = sizes.view_features(num_images, _CONFIG)
-  return [{"classes": count,
-           "seconds": timing.measure(
-               predictor(count, jax.devices()[:1]), views)}
+  return [{"classes": count, **measured(
+      predictor(count, jax.devices()[:1])[0], views)}
           for count in all_classes]
 
 
 def over_images(num_classes, all_images):
-  predict = predictor(num_classes, jax.devices()[:1])
-  return [{"images": count,
-           "seconds": timing.measure(
-               predict, sizes.view_features(count, _CONFIG))}
+  predict, _ = predictor(num_classes, jax.devices()[:1])
+  return [{"images": count, **measured(
+      predict, sizes.view_features(count, _CONFIG))}
           for count in all_images]
 
 
-def slope(rows):
-  """Exponent p of a fit seconds = c * size^p."""
+def over_views(num_classes, num_images, all_views):
+  """Predictions, which look at ever more views of the same images."""
+  predict, _ = predictor(num_classes, jax.devices()[:1])
+  features = sizes.view_features(num_images, _CONFIG)
+  return [{"views": count, **measured(predict, features[:, :count])}
+          for count in all_views]
+
+
+def over_views_of_the_tower(all_views):
+  """Views of one image through the image tower."""
+  params, side = sizes.image_params(_CONFIG), _CONFIG.image_size
+  tower = jax.jit(towers.image_features, static_argnums=0)
+  pixels = jax.random.normal(
+      jax.random.key(3), (max(all_views), side, side, 3))
+  return [{"views": count, **measured(tower, _CONFIG, params, pixels[:count])}
+          for count in all_views]
+
+
+def slope(rows, of):
+  """Exponent p of a fit seconds = c * size^p; None of a single size."""
   size = next(iter(rows[0]))
+  if len(rows) < 2:
+    return None
   return float(np.polyfit(np.log([row[size] for row in rows]),
-                          np.log([row["seconds"] for row in rows]), 1)[0])
+                          np.log([row[of] for row in rows]), 1)[0])
+
+
+def claims_of(rows):
+  """Claims on the same images on ever more devices."""
+  cores = [row["core_seconds"] for row in rows]
+  return [
+      timing.Claim("largest difference of a logit over devices", max(
+          row["max_difference"] for row in rows), ceiling=1e-4),
+      timing.Claim("collectives", max(row["collectives"] for row in rows),
+                   ceiling=0),
+      timing.Claim("seconds of all cores, of those with one device",
+                   max(cores) / cores[0], ceiling=_COST)]
 
 
 def main():
@@ -84,31 +151,35 @@ def main():
                       default=[10, 20, 40, 80])
   parser.add_argument("--num_images", type=int, nargs="+",
                       default=[1, 2, 4, 8, 16])
+  parser.add_argument("--num_views", type=int, nargs="+",
+                      default=[16, 32, 64])
   args = parser.parse_args()
   # Has an effect on the CPU backend only, and before its first use.
   jax.config.update("jax_num_cpu_devices", _VIRTUAL_DEVICES)
 
   few, several = min(args.num_classes), 8
+  devices = over_devices(few, several)
   series = {
-      f"{several} images, {few} classes, more devices":
-          over_devices(few, several),
+      f"{few} classes, more images": over_images(few, args.num_images),
       f"{several} images, more classes":
           over_classes(args.num_classes, several),
-      f"{few} classes, more images": over_images(few, args.num_images),
+      f"{several} images, {few} classes, more views":
+          over_views(few, several, args.num_views),
+      "image tower, more views": over_views_of_the_tower(args.num_views),
+      f"{several} images, {few} classes, more devices": devices,
   }
   slopes = {}
   for name, rows in series.items():
-    slopes[name] = slope(rows) if len(rows) > 1 else None
+    slopes[name] = {of: slope(rows, of) for of in ("core_seconds", "seconds")}
     print(name, timing.table(rows), sep="\n")
-    print(f"seconds grow with the power {slopes[name]} of the first column\n")
-  virtual = jax.default_backend() == "cpu"
-  note = ("virtual devices that share the machine's cores: no gain can be seen"
-          if virtual else "devices of their own")
+    print(f"they grow with the powers {slopes[name]} of the first column\n")
+  note = (_NOTE if jax.default_backend() == "cpu" else "devices of their own")
   print(f"Devices: {note}.")
+  claims = claims_of(devices)
   timing.write("scaling", {"model": "ViT-B/16", "method": "c_tpt",
                            "dtype": "float32", "devices": note,
-                           "series": series, "slopes": slopes})
-  timing.finish([])
+                           "series": series, "slopes": slopes}, claims)
+  timing.finish(claims)
 
 
 if __name__ == "__main__":
