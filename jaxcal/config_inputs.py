@@ -46,6 +46,11 @@ def budget(config: _Config) -> int:
   return memory.budget(config.memory_gb)
 
 
+def image_tower_bytes(config: _Config) -> int:
+  """Bytes that activations of the image tower may take on each device."""
+  return memory.shares(budget(config)).image_tower
+
+
 def recipe(
     config: config_lib.ViewsConfig, model: checkpoint.Model,
     number: int | None = None
@@ -98,7 +103,7 @@ def _source(config, model, images, store, identity, progress):
                               max_bytes=on_host)
   shared: dict[str, Any] = dict(
       recipe=of_views, seed=seed, num_threads=config.num_threads,
-      max_bytes=memory.shares(budget(config)).image_tower)
+      max_bytes=image_tower_bytes(config))
   if store is None:
     return sources.from_images(model, images, **shared)
   return sources.through_store(

@@ -56,8 +56,8 @@ _MAY_IMPORT = {
     "parts": {"typing", "storage"},
     "sharding": {"typing"},
     "adapt": {"typing", "losses", "clip", "posterior", "stages"},
-    "tuning": {"typing", "losses", "clip", "data", "sharding", "stages",
-               "storage"},
+    "tuning": {"typing", "losses", "clip", "data", "memory", "sharding",
+               "stages", "storage"},
     "memory": set(),
     "features": {"typing", "clip", "data", "memory", "provenance", "sharding",
                  "storage"},
@@ -101,11 +101,12 @@ _MAY_ALSO_IMPORT = {
     "tuning/saved.py": {"predictions"},
     "tuning/vocabulary.py": {"parts"},
     # What the posterior's users call: from images and a model to predictions.
-    "posterior/inputs.py": {"clip", "data", "features", "tasks"},
+    "posterior/inputs.py": {"clip", "data", "features", "memory", "tasks"},
     "posterior/head.py": {"adapt", "clip"},
-    "posterior/fit.py": {"adapt", "clip", "data", "features", "metrics",
-                         "parts", "provenance", "sharding"},
-    "posterior/select.py": {"clip", "data", "features", "predictions"},
+    "posterior/fit.py": {"adapt", "clip", "data", "features", "memory",
+                         "metrics", "parts", "provenance", "sharding"},
+    "posterior/select.py": {"clip", "data", "features", "memory",
+                            "predictions"},
 }
 # Those of them that no module of their room and of these others may import.
 _ABOVE = ("recalibration/predicted.py", "conformal/predicted.py",

@@ -36,6 +36,7 @@ FLAGS = ("store", "dtype", "chunk_size", "shard", *(
     if flag not in ("output", "overwrite")))
 FIELDS = config_lib.field_names(
     "protocol", "model", "data", "views", "batch_size", "num_threads",
+    "memory_gb",
     without=("data.template", "data.out_of_distribution"))
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
@@ -64,6 +65,7 @@ def main() -> None:
           model, images, pathlib.Path(_STORE.value, name),
           recipe=config_inputs.recipe(of_set, model), seed=of_set.seed,
           dtype=_DTYPE.value, chunk_size=_CHUNK_SIZE.value, share=share,
+          max_bytes=config_inputs.image_tower_bytes(config),
           batch_size=config.batch_size, num_threads=config.num_threads,
           progress=report)
   sharding.barrier("done")

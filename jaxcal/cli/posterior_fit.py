@@ -60,7 +60,7 @@ FLAGS = ("pairs", "pairs_split", "caption", "num_pairs", "candidates", "choose",
                             if flag != "output"))
 FIELDS = config_lib.field_names(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
-    "temperature", "batch_size", "num_threads",
+    "temperature", "batch_size", "num_threads", "memory_gb",
     without=("data.out_of_distribution", "data.classes", "data.family"))
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
@@ -88,6 +88,7 @@ def main() -> None:
     found, evidence = fit.fit(
         model, pairs, folder, candidates=_CANDIDATES.value,
         choose=lambda found: _choose(config, model, found, grid, validation),
+        max_bytes=config_inputs.image_tower_bytes(config),
         batch_size=config.clean_batch_size, num_threads=config.num_threads,
         progress=progress,
         on_unusable=lambda image_id, reason: tqdm.tqdm.write(
@@ -149,6 +150,7 @@ def _choose(
   with bars.of_stages() as progress:
     tasks = [inputs.task(
         model, images, template=config.data.template,
+        max_bytes=config_inputs.image_tower_bytes(config),
         batch_size=config.clean_batch_size,
         num_threads=config.num_threads,
         progress=functools.partial(progress, images.name))

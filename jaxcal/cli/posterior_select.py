@@ -55,6 +55,7 @@ FLAGS = (*_FLAGS, *experiment.FLAGS_OF_ONE_PROCESS)
 FIELDS = config_lib.field_names(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
     "temperature", "metrics", "batch_size", "num_threads",
+    "memory_gb",
     without=("data.out_of_distribution", "data.classes", "data.family"))
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
@@ -106,6 +107,7 @@ def main() -> None:
     with bars.of_stages({"choices": "choice"}, name=f"{name}: ") as progress:
       found[name] = select.select(
           study, _folder(output, study), **asked, about=about,
+          max_bytes=config_inputs.image_tower_bytes(config),
           batch_size=config.clean_batch_size, num_threads=config.num_threads,
           progress=progress)
   print(report.write_selection(

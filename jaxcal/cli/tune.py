@@ -80,6 +80,7 @@ def main() -> None:
   with progress.of_stages() as report:
     units.share_features(
         model, work, output / "features", outliers,
+        max_bytes=config_inputs.budget(config),
         batch_size=config.clean_batch_size, num_threads=config.num_threads,
         progress=report)
   for unit in units.claimed(work, output):

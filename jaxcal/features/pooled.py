@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcal import memory
 from jaxcal import parts
 from jaxcal import sharding
 from jaxcal.clip import checkpoint
@@ -38,6 +39,7 @@ def from_images(
     folder: pathlib.Path | None = None,
     *,
     together: bool = False,
+    max_bytes: int = memory.GIGABYTE,
     batch_size: int = BATCH_SIZE,
     num_threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
@@ -51,6 +53,7 @@ def from_images(
       None.
     together: Whether all processes make this call at once, and share the images
       out; it takes a folder that all of them see.
+    max_bytes: Budget of the image tower's activations, on each device.
     batch_size: Images per device.
     num_threads: Threads that read images.
     progress: Function called with the numbers of images done and in all.
@@ -62,8 +65,8 @@ def from_images(
   if folder is None:
     with tempfile.TemporaryDirectory() as scratch:
       return from_images(
-          model, images, pathlib.Path(scratch), batch_size=batch_size,
-          num_threads=num_threads, progress=progress)
+          model, images, pathlib.Path(scratch), max_bytes=max_bytes,
+          batch_size=batch_size, num_threads=num_threads, progress=progress)
   report = progress or (lambda done, total: None)
   total = len(images.ids)
   parts.open_folder(folder, images.ids, ("image",), identity={
@@ -74,8 +77,9 @@ def from_images(
   with sharding.shared_out(todo, size, together=together) as own:
     done = total - len(own)
     report(done, total)
-    for asked, batch in batches(model, images, own, batch_size=batch_size,
-                                num_threads=num_threads):
+    for asked, batch in batches(
+        model, images, own, max_bytes=max_bytes, batch_size=batch_size,
+        num_threads=num_threads):
       write(folder, asked, "image", rows_of(batch, len(asked)))
       done += len(asked)
       report(done, total)
@@ -140,6 +144,7 @@ def batches(
     images: image_sets.ImageSet | pairs.PairSet,
     positions: Int[np.ndarray, "n"],
     *,
+    max_bytes: int = memory.GIGABYTE,
     batch_size: int = BATCH_SIZE,
     num_threads: int = 4,
     on_unusable: Callable[[int, str], None] | None = None,
@@ -153,6 +158,7 @@ def batches(
     model: Model from `checkpoint.load`.
     images: Images, or pairs.
     positions: Positions of the images.
+    max_bytes: Budget of the image tower's activations, on each device.
     batch_size: Images per device.
     num_threads: Threads that read images.
     on_unusable: See `extract.from_images`.
@@ -162,7 +168,7 @@ def batches(
   return zip(asked, extract.from_images(
       model, images, asked, recipe=extract.recipe_of(model, num_views=1),
       seed=0, mesh=mesh, batch_size=batch_size, num_threads=num_threads,
-      on_unusable=on_unusable))
+      max_bytes=max_bytes, on_unusable=on_unusable))
 
 
 def rows_of(batch: extract.Batch, count: int) -> Pooled:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal import memory
 from jaxcal import parts
 from jaxcal import provenance
 from jaxcal import sharding
@@ -90,6 +91,7 @@ def fit(
     *,
     candidates: int = CANDIDATES,
     choose: Callable[[files.Fitted], files.Evidence] = files.maximise_evidence,
+    max_bytes: int = memory.GIGABYTE,
     batch_size: int = pooled.BATCH_SIZE,
     num_threads: int = 4,
     progress: inputs.Progress | None = None,
@@ -109,6 +111,7 @@ def fit(
       round.
     choose: What finds the pseudo-data count and the prior precisions; the
       evidence with a pseudo-data count of 4 if not given, see `validated`.
+    max_bytes: Budget of the image tower's activations, on each device.
     batch_size: Images per device.
     num_threads: Threads that read images.
     progress: Function called with a stage ("files", "pairs" or "curvature"),
@@ -132,7 +135,7 @@ def fit(
   if found is None:
     features = _features(
         model, pairs, folder / _WORK / "features", asked, report, on_unusable,
-        batch_size=batch_size, num_threads=num_threads)
+        max_bytes=max_bytes, batch_size=batch_size, num_threads=num_threads)
     factors = _factors(model, features, candidates, folder / _WORK, asked,
                        report)
     found = files.fitted(factors, _describe(model, pairs, factors, asked))
@@ -297,8 +300,8 @@ def _weight_norm2(model):
 
 
 def _features(
-    model, pairs, folder, asked, report, on_unusable, *, batch_size,
-    num_threads
+    model, pairs, folder, asked, report, on_unusable, *, max_bytes,
+    batch_size, num_threads
 ) -> tuple[Pooled, Float[np.ndarray, "n w"]]:
   """Features before the projections, of the pairs whose image is sound."""
   # Other candidates can do with the same features.
@@ -312,8 +315,8 @@ def _features(
     done = len(pairs.ids) - len(own)
     report("pairs", done, len(pairs.ids))
     for positions, batch in pooled.batches(
-        model, pairs, own, batch_size=batch_size, num_threads=num_threads,
-        on_unusable=lambda position, reason: tell(
+        model, pairs, own, max_bytes=max_bytes, batch_size=batch_size,
+        num_threads=num_threads, on_unusable=lambda position, reason: tell(
             pairs.ids[position], reason)):
       count = len(positions)
       text = captions.pooled(model, [pairs.captions[i] for i in positions])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxcal import memory
 from jaxcal import tasks
 from jaxcal.clip import checkpoint
 from jaxcal.clip import towers
@@ -57,6 +58,7 @@ def task(
     folder: pathlib.Path | None = None,
     *,
     template: str = TEMPLATE,
+    max_bytes: int = memory.GIGABYTE,
     batch_size: int = pooled.BATCH_SIZE,
     num_threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
@@ -68,6 +70,7 @@ def task(
     images: The image set.
     folder: See `pooled.from_images`, as all that is not named here.
     template: Prompt, with {} for the class name.
+    max_bytes: Budget of the image tower's activations, on each device.
     batch_size: Images per device.
     num_threads: Threads that read images.
     progress: Function called with the numbers of images done and in all.
@@ -75,7 +78,7 @@ def task(
   text: Any = tasks.unencoded_task(model, images.class_names, template=template)
   return Task(
       pooled.from_images(
-          model, images, folder, batch_size=batch_size,
+          model, images, folder, max_bytes=max_bytes, batch_size=batch_size,
           num_threads=num_threads, progress=progress),
       np.asarray(images.labels),
       np.asarray(text.encode.pooled(text.context), np.float32))

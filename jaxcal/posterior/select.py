@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal import memory
 from jaxcal import predictions as predictions_lib
 from jaxcal import spelling
 from jaxcal.clip import checkpoint
@@ -113,6 +114,7 @@ def select(
     budgets: Sequence[int],
     seeds: Sequence[int] = (0, 1, 2),
     about: Mapping[str, Any] | None = None,
+    max_bytes: int = memory.GIGABYTE,
     batch_size: int = pooled.BATCH_SIZE,
     num_threads: int = 4,
     progress: inputs.Progress | None = None,
@@ -131,6 +133,7 @@ def select(
     budgets: Numbers of labels.
     seeds: Seeds of choosing and of the order in tuning.
     about: Settings to write into the predictions.
+    max_bytes: Budget of the image tower's activations, on each device.
     batch_size: Images per device.
     num_threads: Threads that read images.
     progress: Function called with a stage ("target", "pool-NAME", "validation",
@@ -153,8 +156,8 @@ def select(
   if len(done) == len(asked):
     return found
   problem, validation = _problem(
-      study, folder / _FEATURES, report, batch_size=batch_size,
-      num_threads=num_threads)
+      study, folder / _FEATURES, report, max_bytes=max_bytes,
+      batch_size=batch_size, num_threads=num_threads)
 
   def save(name, cosines, **more):
     _save(found[name], study.target, cosines, {
@@ -290,12 +293,12 @@ def _places(study):
   return found
 
 
-def _problem(study, folder, report, *, batch_size, num_threads):
+def _problem(study, folder, report, *, max_bytes, batch_size, num_threads):
   """Pool, targets and model; and the validation images, if any."""
   tasks = {
       place: inputs.task(
           study.model, images, folder / place, template=study.template,
-          batch_size=batch_size, num_threads=num_threads,
+          max_bytes=max_bytes, batch_size=batch_size, num_threads=num_threads,
           progress=functools.partial(report, place))
       for place, images in _places(study).items()}
   target, apart = tasks.pop("target"), tasks.pop("validation", None)

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from jaxcal import memory
 from jaxcal.clip import checkpoint as models
 from jaxcal.data import image_set as image_sets
 from jaxcal.tuning import checkpoint
@@ -47,7 +48,7 @@ def arrays(
     *,
     template: str = classes.GENERIC,
     features: pathlib.Path | None = None,
-    max_bytes: int = 2**32,
+    max_bytes: int = memory.ON_HOST,
     batch_size: int = images_lib.BATCH_SIZE,
     num_threads: int = 4,
 ) -> dict[str, Float[np.ndarray, "..."]]:
@@ -63,7 +64,8 @@ def arrays(
     names: Names of `NAMES`.
     template: Prompt of what is not tuned.
     features: Folder that keeps features of the images; none if None.
-    max_bytes: Budget of the text tower's activations.
+    max_bytes: Budget on each device: of the text tower's activations, and in
+      its share (`memory.shares`) of those of the image tower.
     batch_size: Images per step of the image tower.
     num_threads: Number of threads that read images.
   """
@@ -77,8 +79,9 @@ def arrays(
     if one.spec.kind.from_pixels or one.spec.base_method == "clip_adapter":
       return None
     return images_lib.features(
-        model, images, folder=features, batch_size=batch_size,
-        num_threads=num_threads).features
+        model, images, folder=features,
+        max_bytes=memory.shares(max_bytes).image_tower,
+        batch_size=batch_size, num_threads=num_threads).features
 
   def zero_shot_logits():
     return predict.logits(

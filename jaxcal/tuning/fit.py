@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcal import memory
 from jaxcal.clip import checkpoint as models
 from jaxcal.data import contents
 from jaxcal.data import image_set as image_sets
@@ -112,7 +113,7 @@ def fit(
     about: Mapping[str, Any] | None = None,
     seeds: Sequence[int] | None = None,
     seeds_at_once: int = 0,
-    max_bytes: int = 2**32,
+    max_bytes: int = memory.ON_HOST,
     batch_size: int = images_lib.BATCH_SIZE,
     num_threads: int = 4,
     on_image: Callable[[int, int], None] | None = None,
@@ -134,7 +135,8 @@ def fit(
     seeds: Seeds that are asked for; all of the data set if None.
     seeds_at_once: Number of seeds that are trained together; fewer need less
       memory, 0 for all.
-    max_bytes: Budget of the text tower's activations.
+    max_bytes: Budget on each device: of the text tower's activations, and in
+      its share (`memory.shares`) of those of the image tower.
     batch_size: Images per step of the image tower.
     num_threads: Threads that read images.
     on_image: Function called with (training images done, images in all).
@@ -156,7 +158,7 @@ def fit(
   if todo:
     prepared = _prepare(
         model, task, setting, outliers, features,
-        max_bytes=max_bytes // len(todo[0]), batch_size=batch_size,
+        max_bytes=max_bytes, num_seeds=len(todo[0]), batch_size=batch_size,
         num_threads=num_threads, on_image=on_image)
   num_epochs = setting.recipe.num_epochs
   for number, group in enumerate(todo):
@@ -309,9 +311,11 @@ def _report_of(on_epoch, number, num_groups, num_epochs):
   return report
 
 
-def _prepare(model, task, setting, outliers, features, *, max_bytes, batch_size,
-             num_threads, on_image) -> _Training:
+def _prepare(model, task, setting, outliers, features, *, max_bytes, num_seeds,
+             batch_size, num_threads, on_image) -> _Training:
   """Features, prompts and outliers."""
+  tower = memory.shares(max_bytes).image_tower
+  max_bytes //= num_seeds
   spec = setting.spec
   found = images_lib.training(
       model, task.train, setting.views, seed=setting.seed,
@@ -331,7 +335,7 @@ def _prepare(model, task, setting, outliers, features, *, max_bytes, batch_size,
   elif spec.outliers == "images":
     place = features and outliers_folder(features, outliers)
     table = images_lib.features(
-        model, outliers, folder=place, batch_size=batch_size,
+        model, outliers, folder=place, max_bytes=tower, batch_size=batch_size,
         num_threads=num_threads)
   return _Training(
       setting, task.class_names, prompts,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal import memory
 from jaxcal import parts
 from jaxcal import sharding
 from jaxcal.clip import checkpoint
@@ -35,6 +36,7 @@ def features(
     *,
     folder: pathlib.Path | None = None,
     together: bool = False,
+    max_bytes: int = memory.GIGABYTE,
     batch_size: int = BATCH_SIZE,
     num_threads: int = 4,
     progress: Progress = None,
@@ -45,7 +47,8 @@ def features(
     model: The frozen model.
     images: The images.
     folder: Folder that keeps the features; none if None.
-    together: See `pooled.from_images`.
+    together: See `pooled.from_images`, as the next.
+    max_bytes: Budget of the image tower's activations, on each device.
     batch_size: Images of a batch.
     num_threads: Threads that read images.
     progress: Function called with the numbers of images done and in all.
@@ -55,8 +58,8 @@ def features(
       images or of another model.
   """
   return from_pooled(model, pooled.from_images(
-      model, images, folder, together=together, batch_size=batch_size,
-      num_threads=num_threads, progress=progress))
+      model, images, folder, together=together, max_bytes=max_bytes,
+      batch_size=batch_size, num_threads=num_threads, progress=progress))
 
 
 def training(

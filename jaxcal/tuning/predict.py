@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 import numpy as np
 
+from jaxcal import memory
 from jaxcal import precision
 from jaxcal.clip import checkpoint as models
 from jaxcal.clip import towers
@@ -32,7 +33,7 @@ def logits(
     *,
     template: str = classes.GENERIC,
     features: pathlib.Path | None = None,
-    max_bytes: int = 2**32,
+    max_bytes: int = memory.ON_HOST,
     batch_size: int = images_lib.BATCH_SIZE,
     num_threads: int = 4,
     progress: images_lib.Progress = None,
@@ -46,7 +47,8 @@ def logits(
     template: Prompt of what is not tuned.
     features: Folder that keeps features of the images, where a method needs no
       pixels; none if None.
-    max_bytes: Budget of the text tower's activations.
+    max_bytes: Budget on each device: of the text tower's activations, and in
+      its share (`memory.shares`) of those of the image tower.
     batch_size: Images per step of the image tower.
     num_threads: Threads that read images.
     progress: Function called with the numbers of images done and in all.
@@ -56,9 +58,10 @@ def logits(
       predict these alone.
   """
   first, *_ = seeds
+  tower = memory.shares(max_bytes).image_tower
   if first is None:
     known = images_lib.features(
-        model, images, folder=features, batch_size=batch_size,
+        model, images, folder=features, max_bytes=tower, batch_size=batch_size,
         num_threads=num_threads, progress=progress).features
     text = _zero_shot(model, images.class_names, template, max_bytes)
     return np.asarray(
@@ -78,7 +81,7 @@ def logits(
         _known, _text_features(*one, prompts))) for one in prepared]
   else:
     batches = [images_lib.features(
-        model, images, folder=features, batch_size=batch_size,
+        model, images, folder=features, max_bytes=tower, batch_size=batch_size,
         num_threads=num_threads, progress=progress)]
   found = [np.stack([np.asarray(_logits(*one, names, batch))
                      for one, names in zip(prepared, asked)])

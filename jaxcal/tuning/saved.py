@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcal import memory
 from jaxcal import predictions as predictions_lib
 from jaxcal import sharding
 from jaxcal import stages
@@ -183,7 +184,7 @@ def save(
     with_fd_score: bool = False,
     features: pathlib.Path | None = None,
     together: bool = False,
-    max_bytes: int = 2**32,
+    max_bytes: int = memory.ON_HOST,
     batch_size: int = images_lib.BATCH_SIZE,
     num_threads: int = 4,
     progress: images_lib.Progress = None,
@@ -199,7 +200,8 @@ def save(
     features: See `predict.logits`.
     together: Whether all processes make this call at once; they share the
       images out first, then the predictions. It takes `features`.
-    max_bytes: Budget of the text tower's activations.
+    max_bytes: Budget on each device: of the text tower's activations, and in
+      its share (`memory.shares`) of those of the image tower.
     batch_size: Images per step of the image tower.
     num_threads: Number of threads that read images.
     progress: Function called with the numbers of images done and in all.
@@ -212,7 +214,8 @@ def save(
   if together and sharding.several() and not all(
       one.tuned and one.tuned.spec.kind.from_pixels for one in todo):
     images_lib.features(
-        model, images, folder=features, together=True, batch_size=batch_size,
+        model, images, folder=features, together=True,
+        max_bytes=memory.shares(max_bytes).image_tower, batch_size=batch_size,
         num_threads=num_threads, progress=progress)
   predicted = functools.partial(
       predict.logits, model, images, template=template, features=features,

@@ -8,10 +8,12 @@ one process finds. What the image tower sees is computed before, by all.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import functools
 import itertools
 import pathlib
 from typing import NamedTuple
 
+from jaxcal import memory
 from jaxcal import sharding
 from jaxcal.clip import checkpoint as models
 from jaxcal.storage import atomic
@@ -92,6 +94,7 @@ def share_features(
     folder: pathlib.Path,
     outliers: Mapping[str, vocabulary.Candidates],
     *,
+    max_bytes: int = memory.ON_HOST,
     batch_size: int = images_lib.BATCH_SIZE,
     num_threads: int = 4,
     progress: Callable[[str, int, int], None] | None = None,
@@ -105,6 +108,7 @@ def share_features(
     units: The units.
     folder: Folder that keeps the features, see `features_of`.
     outliers: What methods draw outliers from, by data set.
+    max_bytes: Budget of the run on each device, see `memory.shares`.
     batch_size: Images per step of the image tower.
     num_threads: Threads that read images.
     progress: Function called with what images they are, and the numbers of
@@ -113,27 +117,28 @@ def share_features(
   if not sharding.several():
     return
   report = progress or (lambda what, done, total: None)
+  tower = memory.shares(max_bytes).image_tower
 
-  def share(fill, images, place, what, **given):
-    fill(model, images, folder=place, together=True, batch_size=batch_size,
-         num_threads=num_threads, **given,
-         progress=lambda done, total: report(what, done, total))
+  def features(images, place, what):
+    images_lib.features(
+        model, images, folder=place, together=True, max_bytes=tower,
+        batch_size=batch_size, num_threads=num_threads,
+        progress=functools.partial(report, what))
 
   for task in {unit.task.name: unit.task for unit in units}.values():
     settings = [unit.setting for unit in units
                 if unit.setting is not None and unit.task.name == task.name]
     own, name = features_of(folder, task), task.name
     for views, seed in dict.fromkeys((one.views, one.seed) for one in settings):
-      share(lambda model, images, views=views, **given: images_lib.training(
-          model, images, views, **given), task.train, own,
-            f"{name}: training images", seed=seed)
+      images_lib.training(
+          model, task.train, views, seed=seed, folder=own, together=True,
+          batch_size=batch_size, num_threads=num_threads,
+          progress=functools.partial(report, f"{name}: training images"))
     images = outliers[name].images
     if images is not None:
-      share(images_lib.features, images, fit.outliers_folder(own, images),
-            f"{name}: outliers")
+      features(images, fit.outliers_folder(own, images), f"{name}: outliers")
     for half, images in task.tests.items():
-      share(images_lib.features, images, features_of(folder, task, half),
-            f"{name}: {half}")
+      features(images, features_of(folder, task, half), f"{name}: {half}")
 
 
 def features_of(
