@@ -53,6 +53,9 @@ def join(
     meet_seconds: Seconds within which all must come.
     heartbeat_seconds: Seconds without a sign of life after which a process
       counts as gone.
+
+  Raises:
+    ValueError: JAX cannot open the coordinator's port, such as one in use.
   """
   # Not of the folder that the command was called in, as `-m` would have it.
   path = os.pathsep.join(filter(None, sys.path))
@@ -61,10 +64,15 @@ def join(
       stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": path},
       start_new_session=True))  # it hears no Ctrl-C
   _tell(seconds=meet_seconds)
-  jax.distributed.initialize(
-      coordinator, count, number, initialization_timeout=meet_seconds,
-      heartbeat_timeout_seconds=heartbeat_seconds,
-      shutdown_timeout_seconds=heartbeat_seconds)
+  try:
+    jax.distributed.initialize(
+        coordinator, count, number, initialization_timeout=meet_seconds,
+        heartbeat_timeout_seconds=heartbeat_seconds,
+        shutdown_timeout_seconds=heartbeat_seconds)
+  except jax.errors.JaxRuntimeError as error:
+    _tell(done=True)
+    raise ValueError(f"the processes cannot meet at {coordinator}: {error}; is "
+                     "its port in use? Give another one to all") from error
   _tell(number=jax.process_index(), everyone=[
       json.loads(one) for one in sharding.told_by_all(
           json.dumps(process.current()))])
