@@ -105,12 +105,13 @@ def leave(status: int, *, at_once: bool = False) -> None:
     at_once: Whether the others are not given the time to fail with the same
       error in words of their own.
   """
-  if not jax.distributed.is_initialized():
+  met = jax.distributed.is_initialized()
+  if not met and not _beside:
     return
   _tell(done=True)
   if not status:
     return
-  if _beside and not at_once:
+  if met and _beside and not at_once:
     farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     farewell.start()
     farewell.join(_LEAVE_SECONDS)

@@ -16,6 +16,14 @@ _LATE = """
 from jaxcal import peers
 peers.join("localhost:{port}", 2, {number}, meet_seconds=3)
 """
+_REFUSED = """
+from jaxcal import peers
+try:
+  peers.join("localhost:{port}", 2, 0, meet_seconds=3)
+except ValueError as error:
+  print(error, flush=True)
+  peers.leave(2)
+"""
 _FAILS = """
 import time
 from jaxcal import peers
@@ -58,11 +66,11 @@ class PeersTest(absltest.TestCase):
       other.bind(("", 0))
       other.listen()
       done = subprocess.run(
-          [sys.executable, "-c", _LATE.format(
-              port=other.getsockname()[1], number=0)],
+          [sys.executable, "-c", _REFUSED.format(
+              port=other.getsockname()[1])],
           text=True, capture_output=True, check=False)
-    self.assertEqual(done.returncode, 1)
-    self.assertRegex(done.stderr, r"cannot meet at localhost:\d+: .*; is its "
+    self.assertEqual(done.returncode, 2)
+    self.assertRegex(done.stdout, r"cannot meet at localhost:\d+: .*; is its "
                      "port in use")
     self.assertNotIn("have not met", done.stderr)
 
