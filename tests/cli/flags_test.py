@@ -378,7 +378,7 @@ class ForeignTest(_AtHome):
       ("tune", "--config.method.weight=3"), ("tune", "--config.views.number=3"),
       ("features", "--config.metrics.level=0.9"),
       ("sweep", "--config.temperature.limit=3"),
-      ("posterior fit", "--config.memory_gb=3"),
+      ("posterior fit", "--config.stream.seed=3"),
       ("posterior import", "--config.data.limit=3"),
       ("tune", "--config.data.family=shift"),
       ("posterior select", "--config.method.name=tpt"),
