@@ -11,7 +11,7 @@ from jaxcal.storage import output_folder
 from jaxcal.storage import process
 
 _OWN = (
-    "digests/pets base.digests.npz",
+    "digests/pets base.digests.npz", "claims/12.claim",
     "run.json", "results.jsonl", "results.md", "differences.jsonl",
     "means.jsonl", "means.csv", "means.tex", "seeds.jsonl",
     "orders.jsonl", "orders.csv", "orders.tex", "stream.jsonl", "stream.csv",
