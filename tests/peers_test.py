@@ -1,5 +1,6 @@
 """Processes that share a run meet, fail and lose each other."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,13 @@ try:
 except ValueError as error:
   print(error, flush=True)
   peers.leave(2)
+"""
+_COMPUTES = """
+import time
+from jaxcal import peers
+peers.join("localhost:{port}", 2, {number}, heartbeat_seconds=5)
+print("met", flush=True)
+time.sleep(300)
 """
 _FAILS = """
 import time
@@ -73,6 +81,18 @@ class PeersTest(absltest.TestCase):
     self.assertRegex(done.stdout, r"cannot meet at localhost:\d+: .*; is its "
                      "port in use")
     self.assertNotIn("have not met", done.stderr)
+
+  @pytest.mark.slow
+  def test_one_that_waits_for_nobody_ends_when_heartbeats_are_missed(self):
+    first, second = _start(_COMPUTES, 0, 1)
+    while "met" not in second.stdout.readline():
+      self.assertIsNone(second.poll())
+    second.kill()
+    second.communicate()
+    _, error = first.communicate()
+    self.assertEqual(first.returncode, -signal.SIGABRT, error)
+    self.assertIn("process 0 of 2 ends here, as process 1 is gone: it says "
+                  "why, or was killed.", error)
 
   @pytest.mark.slow
   def test_one_that_fails_alone_ends_the_other_in_words(self):
