@@ -14,6 +14,7 @@ They show no gain in time, and nothing of a network.
 
 import argparse
 from collections.abc import Sequence
+import json
 import os
 import pathlib
 import shutil
@@ -250,6 +251,12 @@ def _said(others, victim):
       "is kept; start all processes" in end.last_line for end in others)
 
 
+def _shown(rows):
+  return timing.table([{name: value for name, value in row.items()
+                        if name not in ("last_line", "source")}
+                       for row in rows])
+
+
 def claims_of(rows):
   gaps = [np.inf if row["difference"] is None else row["difference"]
           for row in rows]
@@ -273,16 +280,18 @@ def main():
                       choices=list(CASES))
   parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
   args = parser.parse_args()
+  source, path = timing.environment()["source"], timing.path_of("scale_out")
   rows = []
+  if path.exists():  # commands that are not rehearsed anew keep their rows
+    rows = [row for row in json.loads(path.read_text("utf-8"))["rows"]
+            if row["command"] not in args.commands]
   with tempfile.TemporaryDirectory() as scratch:
     for name in args.commands:
       for row in rehearse(name, args.processes, pathlib.Path(scratch)):
-        rows.append(row)
-        print(timing.table([{
-            key: value for key, value in row.items()
-            if key != "last_line"}]), row["last_line"], sep="\n", flush=True)
-  print(timing.table([{key: value for key, value in row.items()
-                       if key != "last_line"} for row in rows]))
+        rows.append({**row, "source": source[:12]})
+        print(_shown([row]), row["last_line"], sep="\n", flush=True)
+  rows.sort(key=lambda row: list(CASES).index(row["command"]))
+  print(_shown(rows))
   claims = claims_of(rows)
   timing.write("scale_out", {
       "devices": f"{_DEVICES} virtual ones of each process, on one machine",

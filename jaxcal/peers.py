@@ -9,6 +9,7 @@ each (`last_words`) speaks for those that no longer can.
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -55,8 +56,10 @@ def join(
       counts as gone.
 
   Raises:
-    ValueError: JAX cannot open the coordinator's port, such as one in use.
+    ValueError: The first process cannot open the coordinator's port.
   """
+  if number == 0 and coordinator is not None:
+    _check_port(coordinator)
   # Not of the folder that the command was called in, as `-m` would have it.
   path = os.pathsep.join(filter(None, sys.path))
   _beside.append(subprocess.Popen(
@@ -64,15 +67,10 @@ def join(
       stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": path},
       start_new_session=True))  # it hears no Ctrl-C
   _tell(seconds=meet_seconds)
-  try:
-    jax.distributed.initialize(
-        coordinator, count, number, initialization_timeout=meet_seconds,
-        heartbeat_timeout_seconds=heartbeat_seconds,
-        shutdown_timeout_seconds=heartbeat_seconds)
-  except jax.errors.JaxRuntimeError as error:
-    _tell(done=True)
-    raise ValueError(f"the processes cannot meet at {coordinator}: {error}; is "
-                     "its port in use? Give another one to all") from error
+  jax.distributed.initialize(
+      coordinator, count, number, initialization_timeout=meet_seconds,
+      heartbeat_timeout_seconds=heartbeat_seconds,
+      shutdown_timeout_seconds=heartbeat_seconds)
   _tell(number=jax.process_index(), everyone=[
       json.loads(one) for one in sharding.told_by_all(
           json.dumps(process.current()))])
@@ -105,17 +103,28 @@ def leave(status: int, *, at_once: bool = False) -> None:
     at_once: Whether the others are not given the time to fail with the same
       error in words of their own.
   """
-  met = jax.distributed.is_initialized()
-  if not met and not _beside:
+  if not jax.distributed.is_initialized():
     return
   _tell(done=True)
   if not status:
     return
-  if met and _beside and not at_once:
+  if _beside and not at_once:
     farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     farewell.start()
     farewell.join(_LEAVE_SECONDS)
   os._exit(status)
+
+
+def _check_port(coordinator: str) -> None:
+  """Refuses a port that is in use, of which JAX may die without words."""
+  _, _, port = coordinator.rpartition(":")
+  try:
+    with socket.socket() as probe:
+      probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      probe.bind(("", int(port)))
+  except (OSError, ValueError, OverflowError) as error:
+    raise ValueError(f"the processes cannot meet at {coordinator}: {error}; "
+                     "give another HOST:PORT to all of them") from error
 
 
 def _tell(**facts: Any) -> None:
