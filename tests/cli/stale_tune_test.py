@@ -148,8 +148,8 @@ class StaleTuneTest(absltest.TestCase):
     tuned = self.output / "tuned/test/taskres"
     save = pytree.save
 
-    def save_and_stop(*given):
-      save(*given)
+    def save_and_stop(*given, own):
+      save(*given, own=own)
       raise command.Stopped
 
     with (mock.patch.object(pytree, "save", save_and_stop),
