@@ -29,7 +29,6 @@ def fill(
     dtype: str = "float16",
     chunk_size: int = 256,
     share: tuple[int, int] | None = None,
-    max_bytes: int = memory.GIGABYTE,
     batch_size: int = 8,
     num_threads: int = 4,
     max_bytes: int = memory.GIGABYTE,
@@ -52,7 +51,6 @@ def fill(
     dtype: Type of the stored values, one of `store.DTYPES`.
     chunk_size: Images per chunk, the unit of writing and resuming.
     share: Number of this process, from 0, and of how many.
-    max_bytes: Budget of the image tower's activations, on each device.
     batch_size: Images per device.
     num_threads: Threads that read images.
     max_bytes: Budget of the image tower's activations, on each device.

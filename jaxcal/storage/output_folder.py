@@ -28,24 +28,15 @@ FILES = (
     r"|selected-.+\.json"
     r"|(diagram|sets|losses|learning|cosines|pairs|[a-z_.]+\.[a-z_.]+|" +
     "|".join(config.number_names()) + r")-.+\.svg")
-<<<<<<< HEAD
-# Sub-folders that hold nothing but predictions, parameters, parts and states;
-# "answers" are predictions of earlier versions.
-FOLDERS = ("predictions", "answers", "features", "tuned", "digests")
-# Parts of an unfinished run, states to go on from, and files of stores.
-_ALONE = re.compile(
-    r"about\.json|(\d{8}|streams|fpp|sums|state-\d+(-\d+)?)\.npz"
-    r"|(.+\.)?digests\.npz"
-    r"|(manifest|index|left_out|zarr|\d{8})\.json|c(\.\d+)+")
-=======
 # Sub-folders that hold nothing but predictions, parameters, parts, states and
 # claims; "answers" are predictions of earlier versions.
 FOLDERS = ("predictions", "answers", "features", "tuned", "digests", "claims")
-# Parts of an unfinished run, states to go on from, and who has begun with what.
+# Parts of an unfinished run, states to go on from, files of stores, and who has
+# begun with what.
 _ALONE = re.compile(
     r"about\.json|(\d{8}|streams|fpp|sums|state-\d+(-\d+)?)\.npz"
-    r"|(.+\.)?digests\.npz|\d+\.claim")
->>>>>>> 9b60287 (--overwrite clears the claims of a tune that was killed)
+    r"|(.+\.)?digests\.npz|\d+\.claim"
+    r"|(manifest|index|left_out|zarr|\d{8})\.json|c(\.\d+)+")
 _PAIRS = {".npz": (".json",), ".safetensors": (".json",),
           ".json": (".npz", ".safetensors")}
 
