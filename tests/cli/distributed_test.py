@@ -16,6 +16,7 @@ from tests.cli import command
 
 _SMALL = ("evaluate", *command.SMALL, "--config.data.limit=11",
           "--config.method.name=soc", "--config.batch_size=1")
+_ORDERS = (*_SMALL, "--config.method.name=tda,soc", "--config.stream.orders=2")
 _LONGER = (*_SMALL, "--config.data.limit=60")
 _TUNE = ("tune", "--config=configs/dor_base_to_new.py",
          "--config.data.name=shapes", "--config.data.limit=20",
@@ -64,7 +65,8 @@ class DistributedTest(parameterized.TestCase):
 
   @pytest.mark.slow
   @parameterized.parameters(
-      (_TUNE, "--output", 0), (_FIT, "--config.posterior.folder", 1e-5))
+      (_TUNE, "--output", 0), (_FIT, "--config.posterior.folder", 1e-5),
+      (_ORDERS, "--output", 1e-4))
   def test_work_that_is_shared_is_that_of_one_process(
       self, given, flag, tolerance):
     expected, table = self._whole(given, flag)
