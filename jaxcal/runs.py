@@ -223,7 +223,9 @@ def predict(
                     parts, [seed for seed in seeds if seed is not None])
     found |= dict.fromkeys(names, group)
   if not sharding.is_first():
-    for group in dict.fromkeys(found.values()):
+    # In the order in which the first process comes to them.
+    for group in dict.fromkeys(found[name] for name in of.outputs
+                               if name in todo):
       collections.deque(group, maxlen=0)  # runs, and yields nothing
     return
   for name in of.outputs:
