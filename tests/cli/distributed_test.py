@@ -16,7 +16,8 @@ from tests.cli import command
 
 _SMALL = ("evaluate", *command.SMALL, "--config.data.limit=11",
           "--config.method.name=soc", "--config.batch_size=1")
-_ORDERS = (*_SMALL, "--config.method.name=tda,soc", "--config.stream.orders=2")
+_ORDERS = ("evaluate", "--config.method.name=tda", *_SMALL[1:],
+           "--config.stream.orders=2")
 _LONGER = (*_SMALL, "--config.data.limit=60")
 _TUNE = ("tune", "--config=configs/dor_base_to_new.py",
          "--config.data.name=shapes", "--config.data.limit=20",
