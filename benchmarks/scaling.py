@@ -13,6 +13,7 @@ feed devices of their own or a network between them.
 """
 
 import argparse
+import json
 import time
 
 import jax
@@ -34,6 +35,7 @@ from jaxcal.clip import towers
 _CONFIG = sizes.MODELS["ViT-B/16"]
 _METHODS = {"c_tpt": methods.CTpt()}
 _VIRTUAL_DEVICES = 4
+_SERIES = ("images", "classes", "views", "tower", "devices")
 _NOTE = ("virtual devices that share the machine's cores: they show that "
          "numbers are equal, that nothing is exchanged and what sharing out "
          "costs, and no gain in time")
@@ -160,21 +162,32 @@ def main():
                       default=[1, 2, 4, 8, 16])
   parser.add_argument("--num_views", type=int, nargs="+",
                       default=[16, 32, 64])
+  parser.add_argument(
+      "--series", nargs="+", choices=_SERIES, default=list(_SERIES),
+      help="what is measured anew; the others keep their rows")
   args = parser.parse_args()
   # Has an effect on the CPU backend only, and before its first use.
   jax.config.update("jax_num_cpu_devices", _VIRTUAL_DEVICES)
 
   few, several = min(args.num_classes), 8
-  devices = over_devices(few, several)
-  series = {
-      f"{few} classes, more images": over_images(few, args.num_images),
-      f"{several} images, more classes":
-          over_classes(args.num_classes, several),
-      f"{several} images, {few} classes, more views":
-          over_views(few, several, args.num_views),
-      "image tower, more views": over_views_of_the_tower(args.num_views),
-      f"{several} images, {few} classes, more devices": devices,
+  measure = {
+      "images": lambda: over_images(few, args.num_images),
+      "classes": lambda: over_classes(args.num_classes, several),
+      "views": lambda: over_views(few, several, args.num_views),
+      "tower": lambda: over_views_of_the_tower(args.num_views),
+      "devices": lambda: over_devices(few, several),
   }
+  names = {
+      "images": f"{few} classes, more images",
+      "classes": f"{several} images, more classes",
+      "views": f"{several} images, {few} classes, more views",
+      "tower": "image tower, more views",
+      "devices": f"{several} images, {few} classes, more devices",
+  }
+  path = timing.path_of("scaling")
+  series = json.loads(path.read_text("utf-8"))["series"] if (
+      path.exists()) else {}
+  series |= {names[one]: measure[one]() for one in args.series}
   slopes = {}
   for name, rows in series.items():
     slopes[name] = {of: slope(rows, of) for of in ("core_seconds", "seconds")}
@@ -182,7 +195,8 @@ def main():
     print(f"they grow with the powers {slopes[name]} of the first column\n")
   note = (_NOTE if jax.default_backend() == "cpu" else "devices of their own")
   print(f"Devices: {note}.")
-  claims = claims_of(devices)
+  claims = claims_of(series[names["devices"]]) if (
+      names["devices"] in series) else []
   timing.write("scaling", {"model": "ViT-B/16", "method": "c_tpt",
                            "dtype": "float32", "devices": note,
                            "series": series, "slopes": slopes}, claims)

@@ -322,7 +322,8 @@ class FitTest(_Fitted):
       (("--config.posterior.pseudo_count=-4",), "pseudo_count is -4.*> 0"),
       (("--config.posterior.folder=none",), "name the folder to fill"),
       (("--output=x",), "--output has no effect on `jaxcal posterior fit`"),
-      (("--coordinator=localhost:1",), "--coordinator has no effect"))
+      (("--coordinator=localhost:1",),
+       "--coordinator=HOST:PORT needs --num_processes and --process_id"))
   def test_errors_come_before_the_work(self, arguments, message):
     folder = self._folder("fit")
     self._fails(message, *_fit(folder, *arguments))
@@ -721,7 +722,7 @@ class CommandTest(parameterized.TestCase):
     self.assertEqual((status, error), (0, ""))
     self.assertIn(f"Example:\n  jaxcal posterior {name}", printed)
     self.assertIn(f"\n  {flag}\n", printed)
-    self.assertNotIn("--coordinator", printed)
+    self.assertEqual("--coordinator" in printed, name == "fit")
 
   @parameterized.parameters(
       (("posterior", "fti"), "unknown command 'posterior fti'; did you mean"),
