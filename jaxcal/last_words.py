@@ -13,13 +13,12 @@ import json
 import os
 import select
 import sys
-import time
 from typing import Any, NamedTuple
 
 from jaxcal.storage import process
 
 _PAUSE = 1.0  # seconds between two looks
-_LAST_SECONDS = 0.5  # for what JAX says, which may end the process, too
+_LAST_SECONDS = 3  # for what JAX says at the end of a process
 
 
 class Told(NamedTuple):
@@ -89,8 +88,8 @@ def main() -> None:
     content += more or b""
     told = _read(content)
     seen = seen or gone(told)  # who was gone first; others follow
-    if told.lost:
-      time.sleep(_LAST_SECONDS)
+    if told.lost:  # unless JAX ends the process, too, it waits for this one
+      select.select([0], [], [], _LAST_SECONDS)
     if more == b"" or told.lost:
       break
   if not told.done:
