@@ -147,7 +147,16 @@ def read(
       if other is not None:
         outside[name] = saved_runs.load(other)
   return Predicted(
-      folder.name, found, pairs or references(names), outside)
+      folder.name, found, pairs or references(names, _before(found)), outside)
+
+
+def _before(found):
+  """Of recalibrated predictions, the name of what they were before."""
+  before = {
+      name: stages.named(one.settings, name)._replace(recalibrator=None).label
+      for name, one in found.items()}
+  return {name: plain for name, plain in before.items()
+          if plain != name and plain in found}
 
 
 def measure(
