@@ -15,6 +15,9 @@ from jaxcal.typing import Float
 from jaxcal.typing import Int
 from jaxcal.typing import PyTree
 
+# Bytes of a state from which streams run one after the other.
+LARGE_STATE = 2**22
+
 
 class Chunk(NamedTuple):
   """A stretch of streams that is done.
@@ -125,19 +128,29 @@ def advance(
   Args:
     method: What sees the images.
     task: What they share.
-    states: States from `begin`, or of the stretch before.
+    states: States from `begin`, or of the stretch before. Streams run at once,
+      but one after the other where a state has more than `LARGE_STATE` bytes.
     images: View features of the images that are seen, of all streams.
     positions: Rows of `images`, in the order of each stream.
 
   Returns:
     The states afterwards, and outputs [r c] in the order of the streams.
   """
-  def run(state, order):
+  def run(given):
+    state, order = given
     return jax.lax.scan(
         lambda state, row: method.step(
             task, state, jax.tree.map(lambda x: x[row], images)), state, order)
 
-  return jax.vmap(run)(states, positions)
+  # Under `vmap` a write into one place of each state is a copy of all of them
+  # on a CPU, for every image: with the memory of DMN that doubled the time.
+  if len(positions) > 1 and _num_bytes(states) > len(positions) * LARGE_STATE:
+    return jax.lax.map(run, (states, positions))
+  return jax.vmap(run)((states, positions))
+
+
+def _num_bytes(tree):
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def stream_in_chunks(

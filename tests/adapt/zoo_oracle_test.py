@@ -1,5 +1,7 @@
 """Methods on features against numbers of the released programs, in float64."""
 
+from unittest import mock
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import chex
@@ -217,6 +219,13 @@ class ZooOracleTest(parameterized.TestCase):
            "ecalp_clean": "scores"}.get(name, "logits")
     self.assertEqual(outputs.scores.dtype, np.float32)
     self._assert_equal(outputs.scores, name, key, atol=2e-3)
+
+  @mock.patch.object(run, "LARGE_STATE", 100)
+  def test_large_states_one_stream_after_the_other(self):
+    method = memory.Dmn(selection_fraction=0.25, capacity=4).method()
+    outputs = jax.jit(lambda: run.stream(
+        method, self.task, self.views, self.orders))()
+    self._assert_equal(outputs.scores, "dmn_len4", "output", atol=1e-9)
 
   def test_two_settings_of_a_method_are_one_program(self):
     stream = jax.jit(chex.assert_max_traces(run.stream, n=1))
