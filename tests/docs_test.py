@@ -41,6 +41,7 @@ _NUM_SCRIPTS = {
     "docs/sweeps.md": 2,
     "docs/test_time.md": 3,
     "docs/testbed.md": 2,
+    "docs/zoo.md": 1,
 }
 # Few images and views; otherwise the commands are those that are printed.
 _SMALL = ("--config.data.limit=3 --config.data.name=digits "
@@ -89,9 +90,10 @@ _SET_SIZES = (
 _NEEDS_FILES = (r"no tar matches laion/00000\.tar",
                 r"no hessians/hessian_CLIP-ViT-B-32.*/A_img_analytic\.pt")
 # Long runs, whose results lie in benchmarks/results: not done again here.
-_RECORDED = ("--store=full", "data.store=full", "configs/testbed.py",
-             "image_precision=bfloat16", "data.name=caltech101",
-             "effective_weight=0.01,0.02", "configs/stress.py")
+_RECORDED = ("configs/zoo.py", "--store=full", "data.store=full",
+             "configs/testbed.py", "image_precision=bfloat16",
+             "data.name=caltech101", "effective_weight=0.01,0.02",
+             "configs/stress.py")
 
 
 def _blocks(page, language):
