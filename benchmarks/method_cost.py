@@ -42,13 +42,16 @@ def main():
   parser.add_argument("--repeats", type=int, default=3)
   args = parser.parse_args()
 
+  if args.num_images % (4 * _BATCH):
+    parser.error(f"--num_images must be a multiple of {4 * _BATCH}: batches "
+                 "that are not full take as long as full ones")
   model = tasks.load(args.model)
   images = image_sets.limit(sets.load(args.data), args.num_images)
   task = tasks.task_of(model, images.class_names)
   names = args.methods.split(",")
   deep = [name for name in names
           if base.image_blocks(methods_lib.method(name))]
-  few = max(1, args.num_images // 4)
+  few = args.num_images // 4
   by_size = []
   for size in (few, args.num_images):
     some = image_sets.take(images, range(size))
