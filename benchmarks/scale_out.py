@@ -96,8 +96,8 @@ class Ending(NamedTuple):
   Attributes:
     status: Exit status; negative for a signal.
     seconds: Seconds since the start, or since the kill of another one.
-    printed: What it wrote to standard output.
-    said: What it wrote to standard error.
+    printed: Text that it wrote to standard output.
+    said: Text that it wrote to standard error.
   """
 
   status: int | None

@@ -44,7 +44,7 @@ def words(told: Told, gone: Sequence[int]) -> str:
   """Why a process has ended, and what to do.
 
   Args:
-    told: What it has told of itself.
+    told: Facts that it has told of itself.
     gone: Numbers of those that were gone before it, as far as can be seen from
       its machine.
   """

@@ -18,6 +18,7 @@ from jaxcal import progress
 from jaxcal import runs
 from jaxcal import sharding
 from jaxcal import spelling
+from jaxcal import stages
 from jaxcal.adapt import methods as methods_lib
 from jaxcal.adapt import numbers
 from jaxcal.cli import config_files
@@ -45,8 +46,7 @@ FLAGS = (*experiment.SHARED_FLAGS, "dry_run")
 FIELDS = config_lib.field_names(
     "protocol", "choice", "model", "data", "views", "method", "stream", "fpp",
     "posterior", "temperature", "tune.template", "metrics", "reference",
-    "batch_size",
-    "num_threads", "memory_gb", "evidence", "linearisation")
+    "batch_size", "num_threads", "memory_gb", "evidence", "linearisation")
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS,
     "Methods: " + ", ".join(methods_lib.METHODS) + ";\n  with "
@@ -121,11 +121,7 @@ def main() -> None:
         plan.row(part.asked, part.config.num_views_computed, part.tuned)
         for part in parts], output)
     return
-  known, reference = [
-      *parts[0].asked.outputs, *(of.label for of in seeds)], config.reference
-  if reference is not None and reference not in known:
-    raise ValueError(f"--config.reference={reference} is not among the "
-                     f"predictions; {spelling.choices(reference, known)}")
+  reference = _reference(config, [*parts[0].asked.outputs.values(), *seeds])
   for part in parts:  # what lies there, before anything is computed
     runs.missing(part.asked)
     saved.missing(part.tuned)
@@ -134,12 +130,27 @@ def main() -> None:
     _predict(model, part, output)
   if sharding.is_first():
     labels = [of.label for of in seeds]
-    scaled = {} if not validation else recalibrated.by_split(
+    scaled = [] if not validation else recalibrated.by_split(
         output / "predictions", sets_by_name, str(config.temperature.split),
         [*parts[0].asked.plain, *labels])
     _write_report(config, output, sets_by_name,
-                  [*parts[0].asked.outputs, *labels], scaled)
+                  [*parts[0].asked.outputs, *labels, *scaled], reference)
   sharding.barrier("done")
+
+
+def _reference(
+    config: _Config, predicted: Sequence[stages.Stages]) -> str | None:
+  """Label of what all are compared with: of several orders, that of the first.
+  """
+  asked = config.reference
+  if asked is None:
+    return None
+  known = {one._replace(order_seed=None).label: one.label
+           for one in reversed(predicted)}
+  if asked not in known:
+    raise ValueError(f"--config.reference={asked} is not among the "
+                     f"predictions; {spelling.choices(asked, [*known])}")
+  return known[asked]
 
 
 def _validation_sets(config: _Config, sets_by_name: _Sets) -> _Sets:
@@ -216,14 +227,12 @@ def _predict(
 
 def _write_report(
     config: _Config, output: pathlib.Path, sets_by_name: _Sets,
-    plain: Sequence[str], scaled: Mapping[str, str]
+    names: Sequence[str], reference: str | None
 ) -> None:
   """Predictions on disk become results.jsonl, the page and a printed table."""
   conventions = experiment.conventions(config.metrics)
-  names = [*plain, *scaled]
-  pairs = measured.references(names, scaled, config.reference)
   found = measured.measure(
-      (measured.read(output / "predictions" / data, names, pairs)
+      (measured.read(output / "predictions" / data, names, reference=reference)
        for data in progress.each("measuring", list(sets_by_name), "image set")),
       conventions)
   small_images = None

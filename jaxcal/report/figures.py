@@ -134,7 +134,7 @@ def before_and_after(
   Args:
     rows: Rows from `repaired.rows`.
     score: Name of the score.
-    heading: What it is called; "NLL" has a logarithmic axis.
+    heading: Heading of the score; "NLL" has a logarithmic axis.
 
   Raises:
     ValueError: Nothing to draw.

@@ -113,8 +113,8 @@ def references(
 
   Args:
     labels: Labels of predictions.
-    recalibrated: Of recalibrated ones, the label of what they were before,
-      with which they are compared.
+    recalibrated: Labels of predictions before recalibration, by the labels of
+      those after it, which are compared with them.
     reference: Label of what the others are compared with; `tpt` if None, or
       `zero_shot` without it.
   """
@@ -128,6 +128,7 @@ def read(
     folder: pathlib.Path,
     names: Sequence[str],
     pairs: Mapping[str, str] | None = None,
+    reference: str | None = None,
 ) -> Predicted:
   """What a run has saved of an image set.
 
@@ -135,6 +136,7 @@ def read(
     folder: Folder of the set's predictions, RUN/predictions/SET.
     names: Names of the files of predictions, in the order of the tables.
     pairs: Names of what each is compared with; `references` if empty or None.
+    reference: See `references`.
 
   Raises:
     ValueError: Images without labels, or damaged files; names set and method.
@@ -146,8 +148,8 @@ def read(
       other = saved_runs.out_of_distribution(folder / name)
       if other is not None:
         outside[name] = saved_runs.load(other)
-  return Predicted(
-      folder.name, found, pairs or references(names, _before(found)), outside)
+  pairs = pairs or references(names, _before(found), reference)
+  return Predicted(folder.name, found, pairs, outside)
 
 
 def _before(found):

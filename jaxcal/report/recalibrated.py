@@ -215,7 +215,7 @@ def by_split(
     split: str,
     methods: Sequence[str],
     calibrator: base.Calibrator = temperature.Temperature(),
-) -> dict[str, str]:
+) -> list[str]:
   """Recalibrates predictions by those of a split, and saves them beside these.
 
   Args:
@@ -226,17 +226,17 @@ def by_split(
     calibrator: The calibrator, `Temperature()` if not given.
 
   Returns:
-    Names of the new files, the same for each set, and of the methods' files.
+    Names of the new files, the same for each set.
   """
-  names: dict[str, str] = {}
+  names: dict[str, None] = {}
   for data in sets:
     for method in methods:
       found = predicted.recalibrate_quietly(
           saved_runs.load(folder / data / method),
           saved_runs.load(folder / data / split / method), calibrator)
       predictions_lib.save(found, folder / data / found.settings["method"])
-      names[found.settings["method"]] = method
-  return names
+      names[found.settings["method"]] = None
+  return list(names)
 
 
 def _sources(run, on):

@@ -51,7 +51,7 @@ def section(results: Sequence[summary.Row], of: str) -> page.Section:
 
   Args:
     results: Rows of an image set, or of means over several.
-    of: What they are of, for the heading.
+    of: Name of what they are of, for the heading.
   """
   found = rows(results)
   if len(found) < _LEAST:

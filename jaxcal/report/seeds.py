@@ -162,7 +162,7 @@ def legend(level: float, over: str = "seeds") -> str:
 
   Args:
     level: Level of the intervals.
-    over: What the means are over, in the plural.
+    over: Word for what varies, in the plural.
   """
   return (f"Brackets: {100 * level:g} % bootstrap over the images, for these "
           f"{over}; +-: standard deviation over {over}; in parentheses: "

@@ -132,6 +132,20 @@ class EvaluateTest(parameterized.TestCase):
     self.assertIn("What a temperature repairs: digits",
                   (output / "report.html").read_text())
 
+  def test_a_method_in_several_orders_may_be_what_others_are_compared_with(
+      self):
+    output = self._folder("run")
+    status, _, error = _evaluate(
+        "--config.method.name=zero_shot,tda,dpe", "--config.reference=tda",
+        "--config.stream.orders=2", f"--output={output}")
+    self.assertEqual(status, 0, error)
+    rows = map(json.loads,
+               (output / "differences.jsonl").read_text().splitlines())
+    self.assertEqual(
+        {row["method"]: (row["reference"], row["reference_order_seeds"])
+         for row in rows},
+        dict.fromkeys(("zero_shot", "dpe"), ("tda", [0, 1])))
+
   def test_a_temperature_without_an_optimum_is_not_applied_and_says_so(self):
     """One validation image, and that one is right."""
     output = self._folder("run")

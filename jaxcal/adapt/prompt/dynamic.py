@@ -24,7 +24,7 @@ class State(NamedTuple):
   """What DynaPrompt remembers of the stream, of q prompts.
 
   Attributes:
-    offsets: What is added to the initial context, by prompt.
+    offsets: Differences of the prompts from the initial context.
     text_features: Text features of each prompt, which follow from it.
     queue: Prompts, those that were chosen last at the end.
     uses: How often each prompt was chosen since it was last renewed.
