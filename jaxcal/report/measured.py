@@ -207,22 +207,30 @@ def measure(
         (_without_seed(through[name], one.settings), sampled[name])
         for name, one in predictions.items()]))
     compared.append(_compared(groups, pairs))
-    measured.differences.extend(resampled.adjusted([
-        {"data": data} |
-        summary.corruption(predictions[groups[of][0]].settings) |
-        stages.fields(of) | _orders(through, groups[of]) |
-        over_orders.difference_row(
-            [sampled[name] for name in groups[of]],
-            [sampled[name] for name in groups[reference]], conventions.level) |
-        stages.reference_fields(reference) |
-        _orders(through, groups[reference], "reference_")
-        for of, reference in compared[-1].items()]))
+    measured.differences.extend(_differences(
+        data, predictions, through, sampled, groups, compared[-1],
+        conventions.level))
     entries += [aggregate.Entry(data, of, one) for of, one in means.items()]
     measured.images[data] = {
         name: per_image.of(one) for name, one in predictions.items()}
     measured.similar[data] = dict(_similar(predictions))
   means, notes = _means(entries, compared, conventions)
   return measured._replace(means=means, notes=measured.notes + notes)
+
+
+def _differences(
+    data, predictions, through, sampled, groups, compared, level):
+  """Paired differences of a set, p-values adjusted over all of them."""
+  return resampled.adjusted([
+      {"data": data} |
+      summary.corruption(predictions[groups[of][0]].settings) |
+      stages.fields(of) | _orders(through, groups[of]) |
+      over_orders.difference_row(
+          [sampled[name] for name in groups[of]],
+          [sampled[name] for name in groups[reference]], level) |
+      stages.reference_fields(reference) |
+      _orders(through, groups[reference], "reference_")
+      for of, reference in compared.items()])
 
 
 def _compared(groups, pairs):
