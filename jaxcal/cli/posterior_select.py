@@ -54,8 +54,7 @@ _FLAGS = ("strategies", "budgets", "seeds", "pool", "pool_split", "pool_limit",
 FLAGS = (*_FLAGS, *experiment.FLAGS_OF_ONE_PROCESS)
 FIELDS = config_lib.field_names(
     "model", "data", "posterior.folder", "posterior.pseudo_count",
-    "temperature", "metrics", "batch_size", "num_threads",
-    "memory_gb",
+    "temperature", "metrics", "batch_size", "num_threads", "memory_gb",
     without=("data.out_of_distribution", "data.classes", "data.family"))
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)

@@ -92,6 +92,10 @@ def main() -> None:
   about = _about(config, load, [axis.name for axis in axes]) | {
       f"{saved_runs.PROTOCOL}{data}": remark
       for data, remark in remarks.items()}
+  if not {"stream.order", "stream.imbalance"} & {axis.name for axis in axes}:
+    about |= {f"{saved_runs.STREAM}{what}": remark
+              for what, remark in config_runs.remarks(
+                  first, load_sets(first.data)).items()}
   about |= saved_runs.left_out({
       data: images.left_out for variant in variants
       for data, images in load_sets(variant.config.data).items()})

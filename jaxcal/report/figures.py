@@ -119,9 +119,7 @@ def accuracy_against_error(rows: Sequence[summary.Row]) -> "Figure":
     panel.errorbar(
         across[0], upwards[0], xerr=spread(across), yerr=spread(upwards),
         **{**_points(number), "elinewidth": 0.5, "alpha": 0.8})
-    panel.annotate(str(number + 1), (across[0], upwards[0]), xytext=(3, 3),
-                   textcoords="offset points", fontsize=8,
-                   color=_colour(number))
+    _number(panel, number, (across[0], upwards[0]))
   panel.set_xlim(left=0)
   _plain_axes(panel, "ECE %", "accuracy %")
   return figure
@@ -149,12 +147,10 @@ def before_and_after(
     upwards = 2 * [100 * row["accuracy"]]
     panel.plot(across, upwards, linewidth=0.6, color=_colour(number))
     for x, fill in zip(across, (_colour(number), "white")):
-      panel.plot([x], upwards[:1], marker="o^sDvPX"[number % 7], linewidth=0,
+      panel.plot([x], upwards[:1], marker=_marker(number), linewidth=0,
                  markersize=4, markerfacecolor=fill,
                  markeredgecolor=_colour(number))
-    panel.annotate(str(number + 1), (across[0], upwards[0]), xytext=(3, 3),
-                   textcoords="offset points", fontsize=8,
-                   color=_colour(number))
+    _number(panel, number, (across[0], upwards[0]))
   if heading == "NLL":
     panel.set_xscale("log")
     # Powers of ten are not drawn as text, and there may be one of them.
@@ -689,8 +685,18 @@ def _by_score(rows):
 
 def _points(number):
   """How points with bars look."""
-  return {"fmt": "o^sDvPX"[number % 7], "markersize": 3.5, "linewidth": 0,
+  return {"fmt": _marker(number), "markersize": 3.5, "linewidth": 0,
           "elinewidth": 0.8, "color": _colour(number)}
+
+
+def _marker(number):
+  return "o^sDvPX"[number % 7]
+
+
+def _number(panel, number, place):
+  """The number of a method beside its point."""
+  panel.annotate(str(number + 1), place, xytext=(3, 3),
+                 textcoords="offset points", fontsize=8, color=_colour(number))
 
 
 def _colour(number):

@@ -82,6 +82,23 @@ class SweepTest(parameterized.TestCase):
     for path, written in before.items():
       self.assertEqual(path.stat().st_mtime_ns, written, path)
 
+  def test_streams_of_their_own_are_said_unless_they_are_swept(self):
+    images = ("--config.data.limit=40", "--sweep=method.name=zero_shot,tda",
+              "--config.views.number=2")
+    small = [flag for flag in command.SMALL if "limit" not in flag and
+             "views" not in flag and "selection" not in flag]
+    for flags, said in (
+        (("--config.stream.imbalance=4", "--config.stream.order=sorted"), True),
+        (("--sweep=stream.imbalance=1,4",), False)):
+      output = self._folder("run")
+      status, printed, error = command.here(
+          "sweep", *small, *images, *flags,
+          "--config.method.selection_fraction=0.5", f"--output={output}")
+      self.assertEqual(status, 0, error)
+      for text in (printed, (output / "run.json").read_text()):
+        self.assertEqual("images are kept; the share of a class" in text, said)
+        self.assertEqual("see the images sorted" in text, said)
+
   def test_seeds_that_were_swept_are_pooled(self):
     output = self._folder("seeds")
     status, printed, error = command.here(
