@@ -12,7 +12,7 @@ from jaxcal import config_file
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SHIPPED = ["bayesvlm", "dor_base_to_new", "quickstart", "set_sizes", "stress",
-            "testbed"]
+            "testbed", "zoo"]
 _GOOD = ("from jaxcal import config\n\n\ndef get_config():\n"
          "  experiment = config.ExperimentConfig()\n"
          "  experiment.data.split = 'mine'\n  return experiment\n")
