@@ -31,9 +31,9 @@ class OracleTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    folder = shared.folder("oracles/tpt")
+    folder = shared.path("oracles/tpt")
     self.oracle = np.load(folder / "tpt_oracle.npz", allow_pickle=False)
-    self.zoo = np.load(shared.folder("oracles/zoo") / "zoo_oracle.npz",
+    self.zoo = np.load(shared.path("oracles/zoo") / "zoo_oracle.npz",
                        allow_pickle=False)
     model = checkpoint.load(folder / "hf_clip_tiny")
     self.config = model.config

@@ -59,7 +59,7 @@ class ZooOracleTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.oracle = np.load(
-        shared.folder("oracles/zoo") / "zoo_oracle.npz", allow_pickle=False)
+        shared.path("oracles/zoo") / "zoo_oracle.npz", allow_pickle=False)
     self.enterContext(jax.enable_x64(True))
     self.task = base.Task(
         jnp.asarray(self.oracle["text"]),

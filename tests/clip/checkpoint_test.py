@@ -34,7 +34,7 @@ class ReferenceTest(parameterized.TestCase):
 
   @parameterized.parameters(5, 12)
   def test_test_time_reference(self, k):
-    folder = shared.folder("oracles/tpt")
+    folder = shared.path("oracles/tpt")
     model = checkpoint.load(folder / "hf_clip_tiny")
     self.assertIsNone(model.tokenizer)
     with np.load(folder / "tpt_oracle.npz") as oracle:
@@ -72,7 +72,7 @@ class ReferenceTest(parameterized.TestCase):
           np.testing.assert_array_equal, wide.params, float64(model))
 
   def test_few_shot_reference(self):
-    folder = shared.folder("oracles/few_shot")
+    folder = shared.path("oracles/few_shot")
     model = checkpoint.load(folder / "hf_clip_tiny")
     with np.load(folder / "fewshot_oracle.npz") as oracle:
       names = oracle["names/base"].tolist()

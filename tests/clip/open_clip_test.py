@@ -89,7 +89,7 @@ class LoadTest(absltest.TestCase):
 
   def setUp(self):
     super().setUp()
-    self.tokenizer = shared.folder("oracles/few_shot/hf_clip_tiny")
+    self.tokenizer = shared.path("oracles/few_shot/hf_clip_tiny")
     self.folder = pathlib.Path(self.create_tempdir().full_path)
 
   def _write(self, vocab_size):

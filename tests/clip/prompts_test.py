@@ -60,7 +60,7 @@ BANK = functools.partial(
 def clip_tokenizer():
   """CLIP's own tokenizer from its published list of merges."""
   import transformers
-  path = shared.folder("data/clip_bpe") / "bpe_simple_vocab_16e6.txt.gz"
+  path = shared.path("data/clip_bpe") / "bpe_simple_vocab_16e6.txt.gz"
   lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
   merges = [tuple(line.split()) for line in lines[1:49152 - 256 - 2 + 1]]
   folder = pathlib.Path(absltest.get_default_test_tmpdir()) / "clip_bpe"
@@ -89,7 +89,7 @@ class ClipTokenizerTest(parameterized.TestCase):
 
   @parameterized.parameters(*_ENDS)
   def test_where_the_prompts_of_known_data_sets_end(self, name):
-    folder = shared.folder("data/class_names")
+    folder = shared.path("data/class_names")
     names = json.loads((folder / "class_names.json").read_text())[name]
     bank = self._bank(names)
     ends = np.asarray(bank.end_positions)
@@ -118,7 +118,7 @@ class ReferenceTest(parameterized.TestCase):
       ("pet", "a photo of a {}, a type of pet.", None))
   def test_token_ids_of_the_few_shot_reference(self, key, template, num):
     import transformers
-    folder = shared.folder("oracles/few_shot")
+    folder = shared.path("oracles/few_shot")
     tokenizer = transformers.CLIPTokenizerFast.from_pretrained(
         folder / "hf_clip_tiny")
     with np.load(folder / "fewshot_oracle.npz") as oracle:
@@ -134,7 +134,7 @@ class ReferenceTest(parameterized.TestCase):
   def test_tuned_contexts_of_the_few_shot_reference(self, method):
     """Logits of the released prompt learner, class by class."""
     from jaxcal.clip import checkpoint
-    folder = shared.folder("oracles/few_shot")
+    folder = shared.path("oracles/few_shot")
     model = checkpoint.load(folder / "hf_clip_tiny")
     with np.load(folder / "fewshot_oracle.npz") as oracle:
       names = oracle["names/base"].tolist()

@@ -105,7 +105,7 @@ class ParityTest(parameterized.TestCase):
     self.assert_same(ours, make_oracle.siglip_outputs(theirs, pixels, ids))
 
   def test_pool_of_the_posterior_reference(self):
-    folder = shared.folder("oracles/bayesvlm")
+    folder = shared.path("oracles/bayesvlm")
     with np.load(folder / "bayesvlm_oracle.npz") as oracle:
       case = {key.removeprefix("map_head."): oracle[key]
               for key in oracle if key.startswith("map_head.")}

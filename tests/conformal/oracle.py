@@ -16,13 +16,13 @@ class Features(NamedTuple):
 
 def stored(name):
   """Arrays of the reference file `name`."""
-  return dict(np.load(shared.folder("oracles/conformal") / f"{name}.npz",
+  return dict(np.load(shared.path("oracles/conformal") / f"{name}.npz",
                       allow_pickle=False))
 
 
 def features(model="CLIP_ViT-B-32", prompt=90):
   """Features of an image encoder, and of one prompt's classes."""
-  stored = np.load(shared.folder("data/whurs19") / f"{model}.npz",
+  stored = np.load(shared.path("data/whurs19") / f"{model}.npz",
                    allow_pickle=False)
   return Features(_unit(stored["image_features"]),
                   stored["labels"].astype(int),

@@ -65,7 +65,7 @@ class StoredOperationsTest(parameterized.TestCase):
   @parameterized.parameters(*augmix.OPERATIONS)
   def test_operation(self, name):
     stored = np.load(
-        shared.folder("oracles/tpt") / "views_oracle.npz", allow_pickle=False)
+        shared.path("oracles/tpt") / "views_oracle.npz", allow_pickle=False)
     for number, level in enumerate(stored[f"ops/{name}/levels"]):
       if name in ("posterize", "rotate", "solarize"):
         level = int(level)

@@ -42,7 +42,7 @@ class _CaltechCase(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    self.folder = shared.folder("data/caltech-101")
+    self.folder = shared.path("data/caltech-101")
     self.root = self.folder.parent
     self.images = self.folder / "101_ObjectCategories"
     self.split_file = self.folder / "split_zhou_Caltech101.json"

@@ -119,7 +119,7 @@ class RowsTest(parameterized.TestCase):
                        set())
 
   def test_names_and_ids_of_the_released_code(self):
-    folder = shared.folder("data/class_names")
+    folder = shared.path("data/class_names")
     names = json.loads((folder / "class_names.json").read_text())
     imagenet = json.loads((folder / "imagenet_indices.json").read_text())
     for name, expected in names.items():

@@ -265,7 +265,7 @@ class CaltechTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    self.original = shared.folder("data/caltech-101")
+    self.original = shared.path("data/caltech-101")
 
   def copy(self):
     return _Copy(self.original,

@@ -284,7 +284,7 @@ class ListedFilesTest(files.FolderCase):
 class PhotosTest(absltest.TestCase):
 
   def test_real_photos(self):
-    root = shared.folder("data/photos")
+    root = shared.path("data/photos")
     image_set = sources.image_folder(root)
     self.assertLen(image_set.ids, 38)
     self.assertLen(image_set.class_names, 19)

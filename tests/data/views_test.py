@@ -91,7 +91,7 @@ class StoredViewsTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    path = shared.folder("oracles/tpt") / "views_oracle.npz"
+    path = shared.path("oracles/tpt") / "views_oracle.npz"
     self.stored = np.load(path, allow_pickle=False)
 
   def assert_close(self, view, stored, share):
@@ -601,7 +601,7 @@ class ImageKeyTest(absltest.TestCase):
 class PhotosTest(absltest.TestCase):
 
   def test_views_of_real_photos(self):
-    image_set = sources.image_folder(shared.folder("data/photos"))
+    image_set = sources.image_folder(shared.path("data/photos"))
     recipe = views.Recipe(64, resize=64, num_views=8)
     for position in range(0, 38, 6):
       photo = image_set.read(position)

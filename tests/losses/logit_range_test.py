@@ -12,7 +12,7 @@ from tests import shared
 
 def _oracle():
   return np.load(
-      shared.folder("oracles/few_shot") / "calibration_oracle.npz")
+      shared.path("oracles/few_shot") / "calibration_oracle.npz")
 
 
 def _batch(oracle):

@@ -129,19 +129,20 @@ class RecordedConfidencesTest(parameterized.TestCase):
       "lenet-5-cifar-10", "wideresnet-16-4-cifar-10",
       "densenet-bc-100-cifar-100")
   def test_cifar_networks(self, name):
-    data = shared.folder("data")
-    expected = json.loads((data / "expected_metrics.json").read_text())
-    with np.load(data / "recorded_confidences" / f"{name}.npz") as recorded:
+    expected = json.loads(
+        shared.path("data/expected_metrics.json").read_text())
+    folder = shared.path("data/recorded_confidences")
+    with np.load(folder / f"{name}.npz") as recorded:
       self._check(
           expected[f"{name}.npz"], recorded["predictions"],
           recorded["ground_truth"].ravel())
 
   @parameterized.parameters("CLIP_RN50", "CLIP_ViT-B-32")
   def test_zero_shot_clip(self, name):
-    data = shared.folder("data")
     prompt = "a satellite photo of a"
-    expected = json.loads((data / "expected_metrics.json").read_text())
-    with np.load(data / "whurs19" / f"{name}.npz") as stored:
+    expected = json.loads(
+        shared.path("data/expected_metrics.json").read_text())
+    with np.load(shared.path("data/whurs19") / f"{name}.npz") as stored:
       row = list(stored["prompts"]).index(prompt)
       images, texts = (
           x / np.linalg.norm(x, axis=1, keepdims=True) for x in (
@@ -155,11 +156,11 @@ class RecordedConfidencesTest(parameterized.TestCase):
           stored["labels"])
 
   def test_imagenet_network(self):
-    data = shared.folder("data")
-    expected = json.loads((data / "expected_metrics.json").read_text())[
-        "hollance/ImageNet_torchvision/resnext101_32x8d.csv"]
+    expected = json.loads(
+        shared.path("data/expected_metrics.json").read_text())[
+            "hollance/ImageNet_torchvision/resnext101_32x8d.csv"]
     rows = np.genfromtxt(
-        data / "recorded_confidences" / "resnext101_32x8d.csv",
+        shared.path("data/recorded_confidences/resnext101_32x8d.csv"),
         delimiter=",", names=True)
     correct = rows["true_label"] == rows["pred_label"]
     with jax.enable_x64(True):
@@ -178,7 +179,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
       split=("val", "test", "new"), num_bins=(10, 15), edges=("left", "right"))
   def test_binned_errors(self, split, num_bins, edges):
     numbers = np.load(
-        shared.folder("oracles/few_shot") / "calibration_oracle.npz")
+        shared.path("oracles/few_shot") / "calibration_oracle.npz")
     probs, labels = self._probs(numbers, split)
     confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == labels
     prefix = f"metrics/{split}/"
@@ -197,7 +198,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
   @parameterized.product(split=("val", "test", "new"), num_bins=(10, 15, 20))
   def test_adaptive_error_and_gap(self, split, num_bins):
     numbers = np.load(
-        shared.folder("oracles/few_shot") / "calibration_oracle.npz")
+        shared.path("oracles/few_shot") / "calibration_oracle.npz")
     probs, labels = self._probs(numbers, split)
     confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == labels
     with jax.enable_x64(True):
@@ -215,7 +216,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
   @parameterized.product(num_bins=(4, 8, 10, 16, 20), edges=("left", "right"))
   def test_confidences_on_edges(self, num_bins, edges):
     numbers = np.load(
-        shared.folder("oracles/few_shot") / "calibration_oracle.npz")
+        shared.path("oracles/few_shot") / "calibration_oracle.npz")
     with jax.enable_x64(True):
       errors = _errors(
           numbers["edge/confidence"], numbers["edge/correct"],
@@ -227,7 +228,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
 
   def test_errors_of_each_class(self):
     numbers = np.load(
-        shared.folder("oracles/few_shot") / "calibration_oracle.npz")
+        shared.path("oracles/few_shot") / "calibration_oracle.npz")
     with jax.enable_x64(True):
       errors = calibration.classwise_calibration_errors(
           *self._probs(numbers, "test"), num_bins=15)

@@ -30,9 +30,9 @@ class _Stored:
   """Features of aerial photos and what was found with them."""
 
   def __init__(self, name):
-    folder = shared.folder("oracles/conformal")
+    folder = shared.path("oracles/conformal")
     self.found = np.load(folder / f"ranking_{name}.npz")
-    path = shared.folder("data/whurs19") / f"{_MODELS[name]}.npz"
+    path = shared.path("data/whurs19") / f"{_MODELS[name]}.npz"
     with np.load(path) as stored:
       self.images = _unit(stored["image_features"])
       texts = _unit(stored["text_features"][int(self.found["prompt_index"])])
@@ -121,7 +121,7 @@ class OracleTest(parameterized.TestCase):
 
   @parameterized.parameters("clip", "siglip")
   def test_a_posterior(self, model):
-    path = shared.folder("oracles/bayesvlm") / "bayesvlm_oracle.npz"
+    path = shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz"
     with np.load(path) as stored, jax.enable_x64(True):
       mean, variance = (jnp.asarray(stored[f"{model}.logit_{part}"])
                         for part in ("mean", "var"))

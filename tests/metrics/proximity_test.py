@@ -111,7 +111,7 @@ class PieceTest(parameterized.TestCase):
 
   @parameterized.parameters("val", "test", "new")
   def test_stored_numbers(self, split):
-    path = shared.folder("oracles/few_shot") / "calibration_oracle.npz"
+    path = shared.path("oracles/few_shot") / "calibration_oracle.npz"
     with np.load(path) as stored, jax.enable_x64(True):
       probs = jax.nn.softmax(jnp.asarray(stored[f"data/{split}_logits"]))
       hits = probs.argmax(-1) == stored[f"data/{split}_labels"]

@@ -202,7 +202,7 @@ class OracleTest(parameterized.TestCase):
 
   @parameterized.parameters("test", "new")
   def test_stored_areas(self, part):
-    path = shared.folder("oracles/few_shot") / "calibration_oracle.npz"
+    path = shared.path("oracles/few_shot") / "calibration_oracle.npz"
     with np.load(path) as stored, jax.enable_x64(True):
       logits = jnp.asarray(stored[f"data/{part}_logits"], float)
       wrong = logits.argmax(-1) != stored[f"data/{part}_labels"]
@@ -247,8 +247,8 @@ class OracleTest(parameterized.TestCase):
 
   def test_confidences_of_a_network(self):
     rows = np.genfromtxt(
-        shared.folder("data") / "recorded_confidences" /
-        "resnext101_32x8d.csv", delimiter=",", names=True)
+        shared.path("data/recorded_confidences/resnext101_32x8d.csv"),
+        delimiter=",", names=True)
     wrong = rows["true_label"] != rows["pred_label"]
     confidence = rows["confidence"]
     with jax.enable_x64(True):

@@ -87,7 +87,7 @@ class DefinitionTest(parameterized.TestCase):
 
   @parameterized.parameters("val", "test", "new")
   def test_stored_numbers(self, split):
-    path = shared.folder("oracles/few_shot") / "calibration_oracle.npz"
+    path = shared.path("oracles/few_shot") / "calibration_oracle.npz"
     with np.load(path) as stored, jax.enable_x64(True):
       logits = stored[f"data/{split}_logits"]
       probs = jax.nn.softmax(jnp.asarray(logits))

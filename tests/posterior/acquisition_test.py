@@ -13,7 +13,7 @@ _CASES = (("clip", "clip"), ("siglip", "siglip"))
 
 
 def _oracle(case):
-  path = shared.folder("oracles/bayesvlm") / "bayesvlm_oracle.npz"
+  path = shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz"
   arrays = np.load(path)
   return lambda key: arrays[f"{case}.{key}"]
 

@@ -362,7 +362,7 @@ def _spoilt(rows, row, value):
 
 def _oracle(case):
   """(activations, embeddings) of each side, scale, bias, and all by name."""
-  arrays = np.load(shared.folder("oracles/bayesvlm") / "bayesvlm_oracle.npz")
+  arrays = np.load(shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz")
   stored = lambda name: arrays[f"{case}.{name}"]
   pairs = {}
   for side in ("img", "txt"):

@@ -18,7 +18,7 @@ class KroneckerPosteriorTest(parameterized.TestCase):
 
   @parameterized.parameters("clip", "siglip")
   def test_recorded_inverses(self, name):
-    path = shared.folder("oracles/bayesvlm") / "bayesvlm_oracle.npz"
+    path = shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz"
     with np.load(path) as stored, jax.enable_x64(True):
       number = lambda key: float(stored[f"{name}.{key}"])
       for side in ("img", "txt"):

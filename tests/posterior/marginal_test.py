@@ -19,7 +19,7 @@ _PUBLISHED = {("corrected", 10): (3913.3015, 4180.8232),
 
 
 def _oracle():
-  return np.load(shared.folder("oracles/bayesvlm") / "bayesvlm_oracle.npz")
+  return np.load(shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz")
 
 
 def _factor(seed, size, rank):
@@ -129,7 +129,7 @@ class MarginalLikelihoodTest(parameterized.TestCase):
       import torch
     except ImportError:
       self.skipTest("no torch to read the factors with")
-    folder = shared.folder("data/bayesvlm_factors")
+    folder = shared.path("data/bayesvlm_factors")
     norms = _oracle()["b32.wnorm2_inferred"]
     found = []
     for side, norm in zip(_SIDES, norms):

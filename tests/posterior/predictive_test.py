@@ -34,7 +34,7 @@ class Case:
   """The recorded numbers of a model, and what our functions take of them."""
 
   def __init__(self, name, dtype=np.float64):
-    path = shared.folder("oracles/bayesvlm") / "bayesvlm_oracle.npz"
+    path = shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz"
     ending = "_f32" if dtype == np.float32 else ""
     with np.load(path) as stored:
       self._stored = {key.removeprefix(name + "."): stored[key]

@@ -39,7 +39,7 @@ class ReadFolderTest(parameterized.TestCase):
     self._save_prior(_PRIOR)
 
   def test_published_factors(self):
-    folder = shared.folder("data/bayesvlm_factors")
+    folder = shared.path("data/bayesvlm_factors")
     got = released.read_folder(folder)
     self.assertEqual(
         [matrix.shape[0] for side in (got.image, got.text)
@@ -51,7 +51,7 @@ class ReadFolderTest(parameterized.TestCase):
     self.assertBetween(got.asymmetry["B_img_analytic.pt"], 1e-8, 1e-6)
     for side in (got.image, got.text):
       np.testing.assert_array_equal(side.b, side.b.T)
-    with np.load(shared.folder("oracles/bayesvlm") /
+    with np.load(shared.path("oracles/bayesvlm") /
                  "bayesvlm_oracle.npz") as stored:
       for key, matrix in (("A_img", got.image.a), ("B_img", got.image.b),
                           ("A_txt", got.text.a), ("B_txt", got.text.b)):

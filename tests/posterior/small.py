@@ -14,7 +14,7 @@ CASES = (("clip", "clip"), ("siglip", "siglip"))
 
 def oracle(case):
   """From a name to an array of the released code, for "clip" or "siglip"."""
-  path = shared.folder("oracles/bayesvlm") / "bayesvlm_oracle.npz"
+  path = shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz"
   arrays = np.load(path)
   names = frozenset(arrays.files)
 

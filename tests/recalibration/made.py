@@ -12,7 +12,7 @@ def unit(x):
 
 def oracle():
   """The stored arrays of calibrators, by name."""
-  path = shared.folder("oracles/few_shot") / "calibration_oracle.npz"
+  path = shared.path("oracles/few_shot") / "calibration_oracle.npz"
   with np.load(path) as stored:
     return dict(stored)
 

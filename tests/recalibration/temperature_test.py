@@ -53,7 +53,7 @@ class FitTest(parameterized.TestCase):
       "lenet-5-cifar-10", "wideresnet-16-4-cifar-10",
       "densenet-bc-100-cifar-100")
   def test_recorded_networks(self, name):
-    folder = shared.folder("data") / "recorded_confidences"
+    folder = shared.path("data/recorded_confidences")
     with np.load(folder / f"{name}.npz") as recorded:
       logits = np.log(recorded["predictions"][:4000])
       labels = recorded["ground_truth"][:4000].ravel()
@@ -74,7 +74,7 @@ class FitTest(parameterized.TestCase):
     self.assertLess(error(scaled), error(logits) + 0.003)
 
   def test_stored_oracle(self):
-    path = shared.folder("oracles/few_shot") / "calibration_oracle.npz"
+    path = shared.path("oracles/few_shot") / "calibration_oracle.npz"
     with np.load(path) as stored:
       logits, labels = stored["data/val_logits"], stored["data/val_labels"]
       fitted = temperature.fit_temperature(logits, labels)

@@ -152,7 +152,7 @@ class ForeignTest(parameterized.TestCase):
     self.assertIsNone(content.truth)
 
   def test_recorded_files(self):
-    folder = shared.folder("data/recorded_confidences")
+    folder = shared.path("data/recorded_confidences")
     content = foreign.read(folder / "lenet-5-cifar-10.npz")
     self.assertEqual(content.given.kind, "probabilities")
     content = foreign.read(folder / "resnext101_32x8d.csv")

@@ -38,10 +38,10 @@ class SummaryTest(parameterized.TestCase):
       "lenet-5-cifar-10", "wideresnet-16-4-cifar-10",
       "densenet-bc-100-cifar-100")
   def test_against_recorded_networks(self, name):
-    data = shared.folder("data")
     expected = json.loads(
-        (data / "expected_metrics.json").read_text())[f"{name}.npz"]
-    with np.load(data / "recorded_confidences" / f"{name}.npz") as arrays:
+        shared.path("data/expected_metrics.json").read_text())[f"{name}.npz"]
+    folder = shared.path("data/recorded_confidences")
+    with np.load(folder / f"{name}.npz") as arrays:
       probs = arrays["predictions"].astype(np.float64)
       labels = arrays["ground_truth"].reshape(-1)
     # The recorded likelihoods are clipped there, too.

@@ -30,7 +30,7 @@ class WrappersTest(parameterized.TestCase):
     super().setUp()
     self.enterContext(jax.enable_x64(True))
     self.stored = np.load(
-        shared.folder("oracles/few_shot") / "calibration_oracle.npz")
+        shared.path("oracles/few_shot") / "calibration_oracle.npz")
     rows = self.stored["logit_range/batch_idx"]
     data = lambda name: jnp.asarray(self.stored[f"data/{name}"])
     text = data("text_base_zs")

@@ -119,7 +119,7 @@ class Oracle(NamedTuple):
 @functools.cache
 def load() -> Oracle:
   """The model and the numbers; skips the test where they are absent."""
-  folder = shared.folder("oracles/few_shot")
+  folder = shared.path("oracles/few_shot")
   with np.load(folder / "fewshot_oracle.npz", allow_pickle=False) as file:
     stored = dict(file)
   model = checkpoint.load(folder / "hf_clip_tiny")

@@ -29,7 +29,7 @@ _NOUNS = (
 
 
 def _oracle():
-  return np.load(shared.folder("oracles/few_shot") / "fewshot_oracle.npz")
+  return np.load(shared.path("oracles/few_shot") / "fewshot_oracle.npz")
 
 
 class WordNetTest(absltest.TestCase):

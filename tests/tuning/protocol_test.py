@@ -15,7 +15,7 @@ from tests import shared
 
 
 def _oracle(name="fewshot_oracle"):
-  return np.load(shared.folder("oracles/few_shot") / f"{name}.npz")
+  return np.load(shared.path("oracles/few_shot") / f"{name}.npz")
 
 
 def _set(labels, class_names, name="toy"):

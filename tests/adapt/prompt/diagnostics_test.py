@@ -57,7 +57,7 @@ class DiagnosticsTest(parameterized.TestCase):
 
   @parameterized.named_parameters((name, name) for name in _REAL)
   def test_real_clip(self, name):
-    folder = shared.folder("data/detic_text_features")
+    folder = shared.path("data/detic_text_features")
     features = np.load(folder / f"{name}.npy").astype(np.float64)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     cosines, beyond, values, effective, directions = _REAL[name]

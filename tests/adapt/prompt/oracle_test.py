@@ -61,7 +61,7 @@ class OracleTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    folder = shared.folder("oracles/tpt")
+    folder = shared.path("oracles/tpt")
     self.oracle = np.load(folder / "tpt_oracle.npz", allow_pickle=False)
     self.model = checkpoint.load(folder / "hf_clip_tiny")
     self.enterContext(jax.enable_x64(True))

@@ -15,7 +15,7 @@ from tests import shared
 class WeightsTest(parameterized.TestCase):
 
   def test_oracle(self):
-    oracle = np.load(shared.folder("oracles/zoo") / "zoo_oracle.npz",
+    oracle = np.load(shared.path("oracles/zoo") / "zoo_oracle.npz",
                      allow_pickle=False)
     with jax.enable_x64(True):
       views = jnp.asarray(oracle["views"])

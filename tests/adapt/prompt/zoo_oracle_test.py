@@ -37,9 +37,9 @@ class ZooOracleTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    folder = shared.folder("oracles/tpt")
+    folder = shared.path("oracles/tpt")
     self.oracle = np.load(folder / "tpt_oracle.npz", allow_pickle=False)
-    self.zoo = np.load(shared.folder("oracles/zoo") / "zoo_oracle.npz",
+    self.zoo = np.load(shared.path("oracles/zoo") / "zoo_oracle.npz",
                        allow_pickle=False)
     self.model = checkpoint.load(folder / "hf_clip_tiny")
     self.enterContext(jax.enable_x64(True))
