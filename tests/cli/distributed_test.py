@@ -64,10 +64,10 @@ class DistributedTest(parameterized.TestCase):
     self.assertIsNotNone(found)
     self.assertLessEqual(found, tolerance)
 
-  @pytest.mark.slow
   @parameterized.parameters(
       (_TUNE, "--output", 0), (_FIT, "--config.posterior.folder", 1e-5),
       (_ORDERS, "--output", 1e-4))
+  @pytest.mark.slow
   def test_work_that_is_shared_is_that_of_one_process(
       self, given, flag, tolerance):
     expected, table = self._whole(given, flag)
@@ -77,11 +77,11 @@ class DistributedTest(parameterized.TestCase):
     self.assertNotIn("| ", second)
     self._assert_same(folder, expected, tolerance)
 
-  @pytest.mark.slow
   @parameterized.parameters(
       (_LONGER, 0, "predictions/*/parts-*/0*.npz"),
       (_LONGER, 1, "predictions/*/parts-*/0*.npz"),
       (_TUNE, 1, "tuned/*/*/state-*.npz"))
+  @pytest.mark.slow
   def test_a_kill_ends_the_other_in_words_and_nothing_is_lost(
       self, given, victim, marker):
     folder = pathlib.Path(self.create_tempdir().full_path)
