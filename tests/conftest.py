@@ -7,7 +7,9 @@ import pathlib
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# But not those that take as long to be kept as to be compiled.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # Before jax is imported: the sharding tests need several devices.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") +
@@ -16,7 +18,9 @@ os.environ["XLA_FLAGS"] = (
     # JAXCAL_OPTIMISE=1 to test the programs that users run.
     + ("" if os.environ.get("JAXCAL_OPTIMISE") else
        " --xla_backend_optimization_level=0"
-       " --xla_cpu_use_fusion_emitters=false"))
+       " --xla_cpu_use_fusion_emitters=false"
+       # One part of a program is compiled faster than many, if they are small.
+       " --xla_cpu_parallel_codegen_split_count=1"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import gc  # noqa: E402

@@ -6,6 +6,7 @@ import pathlib
 
 from absl.testing import absltest
 from PIL import Image
+import pytest
 
 from tests.cli import command
 from tests.data import files
@@ -79,6 +80,7 @@ class BadImagesTest(absltest.TestCase):
     self.assertEqual(status, 2)
     self.assertRegex(error, "cannot use image 'cat/1.png'.*truncated")
 
+  @pytest.mark.slow
   def test_skipped_images_are_listed_everywhere(self):
     bad = _damage(self.images)
     for again in range(2):  # the second time, what is there is used
@@ -103,6 +105,7 @@ class BadImagesTest(absltest.TestCase):
     self.assertEqual(status, 2)
     self.assertRegex(error, "data.num_images: stored 5, asked 6")
 
+  @pytest.mark.slow
   def test_a_report_of_several_runs_keeps_what_one_says(self):
     _damage(self.images)
     for images, output in ((self.images, "out"),
@@ -135,6 +138,7 @@ class BadImagesTest(absltest.TestCase):
     self.assertEqual(status, 0, error)
     self._listed(bad)
 
+  @pytest.mark.slow
   def test_a_list_and_a_sweep(self):
     bad = _damage(self.images)
     names = sorted(path.relative_to(self.root).as_posix()
@@ -151,6 +155,7 @@ class BadImagesTest(absltest.TestCase):
                      [f"pets/{bad[0]}", f"pets/{bad[2]}"])
     self.assertIn("pets: 2 images left out", printed)
 
+  @pytest.mark.slow
   def test_shots_of_files_that_are_called_like_the_test_images(self):
     train = _fill(self.root / "train", first=100)
     bad = _damage(train)

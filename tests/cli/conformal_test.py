@@ -5,6 +5,7 @@ import pathlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import pytest
 
 from tests.cli import command
 from tests.report import prediction_sets_test
@@ -24,6 +25,7 @@ class ConformalTest(parameterized.TestCase):
   def _about(self, folder):
     return json.loads((folder / "sets.json").read_text())
 
+  @pytest.mark.slow
   def test_into_the_run_and_elsewhere(self):
     status, printed, error = self._run("--splits=3")
     self.assertEqual(status, 0, error)

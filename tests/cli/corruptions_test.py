@@ -6,6 +6,7 @@ import pathlib
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from tests.cli import command
@@ -29,6 +30,7 @@ class CorruptionsTest(parameterized.TestCase):
   def _logits(self, output, setting="predictions/digits"):
     return predictions.load(self.root / output / setting / "zero_shot").logits
 
+  @pytest.mark.slow
   def test_images_are_corrupted_and_the_run_says_so(self):
     for output, arguments in (
         ("clean", ()), ("noisy", _NOISE), ("again", _NOISE),
@@ -47,6 +49,7 @@ class CorruptionsTest(parameterized.TestCase):
     self.assertEqual(
         (row["corruption"], row["severity"]), ("gaussian_noise", 5))
 
+  @pytest.mark.slow
   def test_a_run_does_not_go_on_with_other_corruptions(self):
     self.assertEqual(self._run("out", *_NOISE)[0], 0)
     for changed in ("--config.data.severity=2", "--config.data.corruption=fog",

@@ -7,6 +7,7 @@ import re
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from jaxcal.adapt.prompt import diagnostics
 from jaxcal.adapt.prompt import methods
@@ -36,6 +37,7 @@ class DiagnoseTest(parameterized.TestCase):
     return {(row["data"], row["method"]): row
             for row in map(json.loads, text.splitlines())}
 
+  @pytest.mark.slow
   def test_classes_of_a_model(self):
     status, printed, error = self._run(
         "--config.data.name=digits,dtd", "--config.method.name=zero_shot,soc",
@@ -74,6 +76,7 @@ class DiagnoseTest(parameterized.TestCase):
     self.assertNotIn("weight", rows["mine", "soc_quantile"])
     self.assertLen(rows, 6)
 
+  @pytest.mark.slow
   def test_effective_weights_and_a_margin_that_follow_the_classes(self):
     status, _, error = self._run(
         "--config.data.name=digits,shapes", "--config.method.name=c_tpt,soc",
@@ -96,6 +99,7 @@ class DiagnoseTest(parameterized.TestCase):
     self.assertIn("text features alone do not tell it", re.sub(
         r"\s+", " ", error))
 
+  @pytest.mark.slow
   def test_under_the_published_weights(self):
     status, _, error = self._run(
         "--config.data.name=imagenet_r", "--config.protocol=paper",

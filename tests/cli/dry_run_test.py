@@ -4,6 +4,7 @@ import pathlib
 import re
 
 from absl.testing import absltest
+import pytest
 
 from tests.cli import command
 
@@ -20,6 +21,7 @@ class DryRunTest(absltest.TestCase):
     return tuple(int(text.replace(",", "")) for text in re.search(
         "image tower: ([0-9,]+);.*contexts: ([0-9,]+)[.]", printed).groups())
 
+  @pytest.mark.slow
   def test_evaluate(self):
     output = pathlib.Path(self.create_tempdir().full_path, "run")
     given = lambda methods: ("evaluate", *command.SMALL, f"--output={output}",
@@ -39,6 +41,7 @@ class DryRunTest(absltest.TestCase):
     self.assertEqual(
         {path: path.stat().st_mtime_ns for path in output.rglob("*")}, before)
 
+  @pytest.mark.slow
   def test_unfinished_work_counts(self):
     root = pathlib.Path(self.create_tempdir().full_path)
     for number in range(1, 20):  # until one of three batches is written

@@ -28,6 +28,7 @@ class EvaluateTest(parameterized.TestCase):
   def _folder(self, name):
     return pathlib.Path(self.create_tempdir().full_path, name)
 
+  @pytest.mark.slow
   def test_from_images_to_report_twice(self):
     arguments = ("--config.method.name=tpt,soc", "--config.method.weight=3")
     output = self._folder("run")
@@ -115,6 +116,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertEqual(one.class_names, ("cat", "hot dog"))
     self.assertEqual(one.ids[0], "cat/0.png")
 
+  @pytest.mark.slow
   def test_what_others_are_compared_with(self):
     output = self._folder("run")
     status, _, error = _evaluate(
@@ -132,6 +134,7 @@ class EvaluateTest(parameterized.TestCase):
     self.assertIn("What a temperature repairs: digits",
                   (output / "report.html").read_text())
 
+  @pytest.mark.slow
   def test_a_method_in_several_orders_may_be_what_others_are_compared_with(
       self):
     output = self._folder("run")

@@ -6,6 +6,7 @@ import pathlib
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from jaxcal import predictions as predictions_lib
 from jaxcal import stages
@@ -46,6 +47,7 @@ class FailureTest(absltest.TestCase):
     return [json.loads(line) for line in
             (folder / "failure.jsonl").read_text().splitlines()]
 
+  @pytest.mark.slow
   def test_all_tables(self):
     status, printed, error = command.here(
         "failure", str(self.run_folder), "--held_out=2", "--draws=20",
@@ -139,6 +141,7 @@ class FailureTest(absltest.TestCase):
     self.assertNotIn("tpt+full", {method for method, *_ in found})
     self.assertIn("| tpt+full ", printed)
 
+  @pytest.mark.slow
   def test_a_folder_of_its_own_and_nothing_asked(self):
     output = self.run_folder / "other"
     status, printed, error = command.here(

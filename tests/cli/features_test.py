@@ -43,6 +43,7 @@ class FeaturesTest(parameterized.TestCase):
     self.assertTrue(stores.is_complete(stores.open_store(folder / "digits")))
     self.assertEqual(_contents(folder), _contents(whole))
 
+  @pytest.mark.slow
   def test_evaluation_from_a_store_is_that_from_pixels(self):
     store = self._folder("store")
     small = (*command.SMALL, "--config.method.name=soc")

@@ -4,6 +4,7 @@ from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import pytest
 
 from jaxcal import memory
 from jaxcal.features import encoding
@@ -25,6 +26,7 @@ class MemoryTest(parameterized.TestCase):
       ("--store", ("features", *command.small("features"),
                    "--config.data.limit=2")),
       ("--output", _TUNE), ("--config.posterior.folder", _FIT))
+  @pytest.mark.slow
   def test_of_the_budget_that_is_asked_for(self, flag, given):
     with mock.patch.object(
         encoding, "image_encoder", wraps=encoding.image_encoder) as encoder:

@@ -177,6 +177,7 @@ class FitTest(_Fitted):
                      _contents(self.folder, "*.npz"))
     self.assertFalse((folder / "work").exists())
 
+  @pytest.mark.slow
   def test_stopped_at_every_file_and_resumed(self):
     whole, folder = self._folder("whole"), self._folder("stopped")
     self._runs(*_fit(whole))
@@ -195,6 +196,7 @@ class FitTest(_Fitted):
       self.assertEqual((folder / name).read_bytes(),
                        (whole / name).read_bytes(), name)
 
+  @pytest.mark.slow
   def test_again_is_at_once_and_other_pairs_are_refused(self):
     folder = self._copy()
     with mock.patch.object(curvature, "add", side_effect=AssertionError):
@@ -339,6 +341,7 @@ class FitTest(_Fitted):
 
 class UseTest(_Fitted):
 
+  @pytest.mark.slow
   def test_evaluate(self):
     output = self._folder("run")
     arguments = (
@@ -449,6 +452,7 @@ class UseTest(_Fitted):
     self._fails("no field 'temperature.split'", *arguments,
                 "--sweep=temperature.split=train,validation")
 
+  @pytest.mark.slow
   def test_select(self):
     output = self._folder("run")
     arguments = ("posterior", "select", *_SMALL, *_SELECT,
@@ -571,6 +575,7 @@ class UseTest(_Fitted):
                 f"--output={output}", *arguments)
     self.assertFalse(output.exists())
 
+  @pytest.mark.slow
   def test_folders_have_no_split_for_a_temperature(self):
     root = self._folder("pets")
     for seed, name in enumerate(("cat", "dog", "owl")):
@@ -657,6 +662,7 @@ class ImportTest(parameterized.TestCase):
         {"lambda_img": 2.0, "n_img": 10, "lambda_txt": 3.0, "n_txt": 10}))
     return folder
 
+  @pytest.mark.slow
   def test_imported_and_used(self):
     source, folder = self._released(128, 128), self._folder("imported")
     arguments = ("posterior", "import", source, _FILE, _posterior(folder))

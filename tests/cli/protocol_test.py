@@ -5,6 +5,7 @@ import pathlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import pytest
 
 from jaxcal import config as config_lib
 from jaxcal import config_methods
@@ -132,6 +133,7 @@ class ProtocolTest(parameterized.TestCase):
 
 class CommandTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_three_methods_at_their_own_weights(self):
     output = pathlib.Path(self.create_tempdir().full_path, "run")
     given = ("evaluate", *command.SMALL, "--config.protocol=paper",
@@ -166,6 +168,7 @@ class CommandTest(absltest.TestCase):
     self.assertRegex(error, "views.augmix: stored False, asked True")
     self.assertFalse((root / "run" / "predictions").exists())
 
+  @pytest.mark.slow
   def test_a_sweep_leaves_the_other_methods_as_published(self):
     output = pathlib.Path(self.create_tempdir().full_path, "run")
     status, _, error = command.here(
@@ -178,6 +181,7 @@ class CommandTest(absltest.TestCase):
     self.assertEqual([(row["method"], row["weight"]) for row in rows],
                      [("c_tpt", 20), ("soc", 1), ("soc", 2)])
 
+  @pytest.mark.slow
   def test_a_sweep_of_effective_weights(self):
     output = pathlib.Path(self.create_tempdir().full_path, "run")
     status, _, error = command.here(

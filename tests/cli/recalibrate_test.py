@@ -12,6 +12,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 from PIL import Image
+import pytest
 from scipy import optimize
 from scipy import special
 
@@ -162,6 +163,7 @@ class RecalibrateTest(parameterized.TestCase):
         _rows(output)[1]["temperature"], _rows(self.digits)[1]["temperature"],
         rtol=1e-4)
 
+  @pytest.mark.slow
   def test_a_share_of_a_folder_of_images_of_ones_own(self):
     run = pathlib.Path(self.create_tempdir().full_path, "run")
     shutil.copytree(self.own, run)
@@ -265,6 +267,7 @@ class RecalibrateTest(parameterized.TestCase):
     about = json.loads((output / "run.json").read_text())
     self.assertEqual(about["recalibrator"], "temperature+top_label_isotonic")
 
+  @pytest.mark.slow
   def test_a_chain_needs_labels_where_one_of_it_does(self):
     self._fails("sals.temperature is fitted to labelled images: give one of",
                 self.digits, "--recalibrator=sals,temperature")

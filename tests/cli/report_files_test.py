@@ -6,6 +6,7 @@ import pathlib
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from jaxcal.storage import lock
@@ -37,6 +38,7 @@ class ReportFilesTest(parameterized.TestCase):
     self.assertRegex(error, message)
     self.assertNotIn("Traceback", error)
 
+  @pytest.mark.slow
   def test_files_beside_published_numbers(self):
     status, printed, error = command.here(
         "report", self.folder / "tpt.npy", f"certain={self.folder / 'top.csv'}",

@@ -12,6 +12,7 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 from scipy import special
 
 from jaxcal import predictions
@@ -124,6 +125,7 @@ class ReportTest(parameterized.TestCase):
     shutil.copytree(source, run)
     return run
 
+  @pytest.mark.slow
   def test_one_at_a_time(self):
     with lock.hold(self.run):
       self._fails("run is in use by another run: process", self.run)
@@ -144,6 +146,7 @@ class ReportTest(parameterized.TestCase):
       self.assertIn(table, printed)
     self.assertNotIn("cannot continue", error)
 
+  @pytest.mark.slow
   def test_without_its_tables_in_the_order_of_names(self):
     rows, differences = _rows(self.run), _rows(self.run, "differences")
     for name in _TABLES:
@@ -181,6 +184,7 @@ class ReportTest(parameterized.TestCase):
                       "tpt+temperature", "a_new"])
 
   @parameterized.parameters((15, "left"), (7, "right"))
+  @pytest.mark.slow
   def test_other_bins(self, num_bins, edges):
     output = self.root / f"bins_{num_bins}"
     printed, _ = self._report(
@@ -207,6 +211,7 @@ class ReportTest(parameterized.TestCase):
         "<dt><code>config.metrics.num_bins</code></dt>"
         f"<dd>{num_bins}</dd>", page)
 
+  @pytest.mark.slow
   def test_what_is_given_comes_before_the_run_even_where_it_is_the_default(
       self):
     self._report(self.run, "--config.metrics.num_resamples=1000",
@@ -228,6 +233,7 @@ class ReportTest(parameterized.TestCase):
   def _before(self):
     return map(json.loads, self.before["results.jsonl"].splitlines())
 
+  @pytest.mark.slow
   def test_a_recalibration(self):
     run = self._other_run(self.recalibrated)
     before = _contents(run)
@@ -244,6 +250,7 @@ class ReportTest(parameterized.TestCase):
     self.assertIn("ECE: 4 right-closed bins", printed)
 
   @parameterized.parameters(True, False)
+  @pytest.mark.slow
   def test_several_seeds_of_a_method(self, earlier):
     folder = self.run / "predictions" / "digits"
     plain = predictions.load(folder / "zero_shot")
@@ -279,6 +286,7 @@ class ReportTest(parameterized.TestCase):
       (self.run / f"{name}.jsonl").write_text("".join(
           json.dumps(_joined(row)) + "\n" for row in _rows(self.run, name)))
 
+  @pytest.mark.slow
   def test_a_run_of_the_first_version(self):
     self._of_the_first_version()
     output = self.root / "first_version"
@@ -424,6 +432,7 @@ class ReportTest(parameterized.TestCase):
     self.assertIn("<dt>Run by, other</dt><dd><code>jaxcal evaluate",
                   (output / "report.html").read_text())
 
+  @pytest.mark.slow
   def test_no_model_and_no_library_for_one_is_loaded(self):
     done = subprocess.run(
         [sys.executable, "-c", _LOADED, "report", str(self.run)],

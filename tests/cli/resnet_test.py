@@ -7,6 +7,7 @@ import tempfile
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from jaxcal.clip import checkpoint
@@ -26,6 +27,7 @@ _TUNE = ("--config=configs/dor_base_to_new.py", "--config.data.name=shapes",
 _POSTERIOR = ("--config=configs/bayesvlm.py", "--config.batch_size=4")
 
 
+@pytest.mark.slow
 class ResNetTest(parameterized.TestCase):
 
   @classmethod

@@ -14,6 +14,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 from PIL import Image
+import pytest
 
 from jaxcal import predictions
 from jaxcal.features import encoding
@@ -89,6 +90,7 @@ class _StaleTest(parameterized.TestCase):
     self.assertNotIn("Traceback", error)
 
 
+@pytest.mark.slow
 class FitTest(_StaleTest):
 
   @classmethod
@@ -210,6 +212,7 @@ class FitTest(_StaleTest):
                 "does not say which pairs it is of: .*--overwrite")
 
 
+@pytest.mark.slow
 class SelectTest(_StaleTest):
 
   @classmethod

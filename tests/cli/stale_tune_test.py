@@ -12,6 +12,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 from safetensors import numpy as safetensors
 
 from jaxcal import predictions
@@ -26,6 +27,7 @@ _SMALL = ("--config.tune.classes=all", "--config.tune.num_shots=2",
 _CLASSES = ("cat", "dog")
 
 
+@pytest.mark.slow
 class StaleTuneTest(absltest.TestCase):
 
   def setUp(self):

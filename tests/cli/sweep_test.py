@@ -53,6 +53,7 @@ class SweepTest(parameterized.TestCase):
       np.testing.assert_array_equal(a.logits, b.logits)
       self.assertEqual(a.ids, b.ids)
 
+  @pytest.mark.slow
   def test_rows_are_those_of_evaluate_and_a_sweep_can_grow(self):
     output, single = self._folder("sweep"), self._folder("single")
     printed, error = self._sweep(output)
@@ -82,6 +83,7 @@ class SweepTest(parameterized.TestCase):
     for path, written in before.items():
       self.assertEqual(path.stat().st_mtime_ns, written, path)
 
+  @pytest.mark.slow
   def test_streams_of_their_own_are_said_unless_they_are_swept(self):
     images = ("--config.data.limit=40", "--sweep=method.name=zero_shot,tda",
               "--config.views.number=2")

@@ -278,6 +278,7 @@ class PredictionsTest(_Saved):
                 "--config.data.store=some")
 
 
+@pytest.mark.slow
 class DryRunTest(_Saved):
 
   def test_views_of_tuned_parameters_count(self):
@@ -296,6 +297,7 @@ class DryRunTest(_Saved):
     self.assertIn("image tower: 6; ", printed)
 
 
+@pytest.mark.slow
 class StartTest(_Saved):
 
   @classmethod
@@ -430,6 +432,7 @@ class StartTest(_Saved):
                 "--config.method.context=mine")
 
 
+@pytest.mark.slow
 class AdapterTest(_Saved):
   """Test-time methods on the features of a tuned adapter."""
 
