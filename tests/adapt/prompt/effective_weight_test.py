@@ -52,7 +52,7 @@ def _prepared(task):
 
 
 def _alone(method, task, views):
-  return quick.jit(run.episodic)(method.method(), task, views)
+  return quick.call(run.episodic, method.method(), task, views)
 
 
 class EffectiveWeightTest(parameterized.TestCase):
@@ -90,8 +90,8 @@ class EffectiveWeightTest(parameterized.TestCase):
     shared = family.share(self.task.encode, prepared, {
         "asked": asked, "given": given,
         "tpt": methods.Tpt(selection_fraction=0.25)})
-    together = quick.jit(run.episodic)(
-        family.family(shared), self.task, self.views)
+    together = quick.call(
+        run.episodic, family.family(shared), self.task, self.views)
     for found in (_alone(asked, self.task, self.views), together["asked"],
                   together["given"]):
       # Not to the last digits: AdamW divides small gradients by their own size,
