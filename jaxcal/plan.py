@@ -1,12 +1,14 @@
 """What a run would compute for image sets, counted before it begins."""
 
 from collections.abc import Mapping, Sequence
+import pathlib
 from typing import Any
 
 from jaxcal import parts
 from jaxcal import runs
 from jaxcal import streams
 from jaxcal.adapt import base
+from jaxcal.features import store as stores
 from jaxcal.report import tables
 from jaxcal.tuning import saved
 
@@ -39,12 +41,11 @@ def row(
     ValueError: Predictions of something else lie there.
   """
   missing = runs.missing(of)
-  left = dict.fromkeys(missing, len(of.images.ids))
-  for folder, names in runs.groups(of, missing).items():
-    if parts.names(folder):
-      left |= dict.fromkeys(set(names) & set(missing), _images_left(
-          folder, [of.outputs[name].order_seed for name in names],
-          len(of.images.ids)))
+  groups = runs.groups(of, missing)
+  count_of = {folder: _images_left(of, folder, names)
+              for folder, names in groups.items()}
+  left = {name: count_of[folder] for folder, names in groups.items()
+          for name in names if name in missing}
   # All that predict from features share one pass over the clean views.
   lacking = saved.missing(tuned)
   from_pixels = [one.tuned is not None and one.tuned.spec.kind.from_pixels
@@ -59,7 +60,7 @@ def row(
       "missing": _listed(missing),
       "images_left": max([*left.values(), *(
           len(of.images.ids) for _ in lacking)], default=0),
-      "views": max(left.values(), default=0) * num_views +
+      "views": _images_seen(of, groups, count_of) * num_views +
                passes * len(of.images.ids),
       "prompts": len(of.images.class_names) * steps}
 
@@ -77,11 +78,31 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
           )
 
 
-def _images_left(folder, seeds, num_images):
+def _images_left(of, folder, names):
   """How many images unfinished work has no outputs of, in some order."""
+  seeds = [of.outputs[name].order_seed for name in names]
   if None in seeds:
-    return len(parts.missing(folder, num_images, set_aside=False))
-  return len(streams.missing(folder, seeds, num_images))
+    return len(parts.missing(folder, len(of.images.ids), set_aside=False))
+  return len(streams.missing(folder, seeds, len(of.images.ids)))
+
+
+def _images_seen(
+    of: runs.Asked, groups: Mapping[pathlib.Path, Sequence[str]],
+    count_of: Mapping[pathlib.Path, int]
+) -> int:
+  """How many images all views are computed of, those of each pass counted.
+
+  Passes over images whose features the run keeps fill its store once. What
+  adapts the image tower does not read there.
+  """
+  passes = [folder for folder in groups if count_of[folder]]
+  direct = [folder for folder in passes if of.store is None or any(
+      base.image_blocks(of.methods[of.outputs[name].method])
+      for name in groups[folder])]
+  seen = sum(count_of[folder] for folder in direct)
+  if of.store is not None and len(passes) > len(direct):
+    seen += stores.num_missing_images(of.store, len(of.images.ids))
+  return seen
 
 
 def _listed(names):

@@ -355,6 +355,26 @@ def num_finished(store: Store) -> int:
   return num_chunks(store) - len(missing(store))
 
 
+def num_missing_images(
+    folder: str | os.PathLike, num_images: int) -> int:
+  """Images whose features a store lacks; all of them where there is no store.
+
+  Nothing is written.
+
+  Args:
+    folder: Folder of the store.
+    num_images: Number of images that it is to have.
+
+  Raises:
+    ValueError: See `open_store`.
+  """
+  try:
+    store = open_store(folder)
+  except FileNotFoundError:
+    return num_images
+  return sum(len(chunk_positions(store, chunk)) for chunk in missing(store))
+
+
 def is_complete(store: Store) -> bool:
   """Whether all chunks can be read."""
   return not missing(store)

@@ -1,12 +1,30 @@
 """--dry_run: what would be computed, and nothing else."""
 
+import contextlib
 import pathlib
 import re
+from unittest import mock
 
 from absl.testing import absltest
 import pytest
 
+from jaxcal.features import extract
+from jaxcal.features import sources
+from jaxcal.features import store as stores
 from tests.cli import command
+
+
+def _stopped_after_one(write):
+  """The function, killed when it is called again."""
+  calls = []
+
+  def write_or_stop(*given):
+    if calls:
+      raise command.Stopped
+    calls.append(given)
+    write(*given)
+
+  return write_or_stop
 
 
 class DryRunTest(absltest.TestCase):
@@ -53,6 +71,36 @@ class DryRunTest(absltest.TestCase):
         break
     printed = self._run(*given, "--dry_run")
     self.assertEqual(self._sums(printed), (32, 40))
+
+  def test_views_that_the_run_keeps_for_its_orders_are_not_counted_again(self):
+    output = pathlib.Path(self.create_tempdir().full_path, "run")
+    given = lambda methods, orders: (
+        "evaluate", *command.SMALL, f"--output={output}",
+        f"--config.method.name={methods}", f"--config.stream.orders={orders}")
+    # Methods with and without a state see the views of one pass.
+    printed = self._run(*given("zero_shot,tda", 2), "--dry_run")
+    self.assertEqual(self._sums(printed), (48, 0))
+    self._run(*given("zero_shot,tda", 2))
+    for methods, orders, views in (
+        ("zero_shot,tda", 3, 0), ("zero_shot,tda,mta,dmn", 4, 0),
+        # It goes on in the image tower, so that no store serves it.
+        ("zero_shot,tda,ttl", 3, 48)):
+      printed = self._run(*given(methods, orders), "--dry_run")
+      self.assertEqual(self._sums(printed)[0], views, methods)
+      self.assertRegex(printed, r"\| tda-order2[ ,].*\| 6 ")
+    with mock.patch.object(extract, "from_images", return_value=iter(())):
+      self._run(*given("zero_shot,tda", 3))
+
+  def test_views_of_a_store_that_is_not_full(self):
+    output = pathlib.Path(self.create_tempdir().full_path, "run")
+    given = ("evaluate", *command.SMALL, f"--output={output}",
+             "--config.method.name=zero_shot,tda", "--config.stream.orders=2")
+    with mock.patch.object(sources, "_CHUNK", 4):
+      with (mock.patch.object(stores, "write_chunk", _stopped_after_one(
+          stores.write_chunk)), contextlib.suppress(command.Stopped)):
+        command.here(*given)
+      printed = self._run(*given, "--dry_run")
+    self.assertEqual(self._sums(printed), (16, 0))
 
   def test_sweep(self):
     output = pathlib.Path(self.create_tempdir().full_path, "run")
