@@ -13,8 +13,15 @@ from jaxcal.typing import Positions
 KINDS = ("shuffled", "given", "sorted")
 
 
-def order(kind: str, labels: Labels, seed: int) -> Int[np.ndarray, "n"]:
+def order(
+    kind: str, labels: Labels, seed: int, *, num_others: int = 0
+) -> Int[np.ndarray, "n"]:
   """Positions of the images in the order of a stream.
+
+  Images of other classes, which come after these in the set, stand among them:
+  "shuffled", at random places; "given", spread evenly; "sorted", all of them
+  together, as a class of their own. The images keep the order that they have
+  without the others.
 
   Args:
     kind: Kind of the order: "shuffled", all images at random; "given", as they
@@ -22,11 +29,17 @@ def order(kind: str, labels: Labels, seed: int) -> Int[np.ndarray, "n"]:
       images of each at random.
     labels: True classes of the images, at which "sorted" alone looks.
     seed: Seed of what is random in it.
+    num_others: Number of images of other classes.
 
   Raises:
     ValueError: An unknown kind.
   """
-  labels = as_numpy(labels)
+  found = _order(kind, as_numpy(labels), seed)
+  return _among(kind, as_numpy(labels)[found], found, num_others, seed) if (
+      num_others) else found
+
+
+def _order(kind, labels, seed):
   if kind == "given":
     return np.arange(len(labels))
   rng = np.random.default_rng(seed)
@@ -41,11 +54,32 @@ def order(kind: str, labels: Labels, seed: int) -> Int[np.ndarray, "n"]:
   return shuffled[np.argsort(place[shuffled], kind="stable")]
 
 
+def _among(kind, labels, order, num_others, seed):
+  """The order with others among its images, whose labels are in that order."""
+  total = len(order) + num_others
+  others = np.arange(len(order), total)
+  if kind == "given":
+    # The middle of each one's share of the stream.
+    middle = lambda number: (np.arange(number) + 0.5) / number
+    return np.argsort(np.concatenate([middle(len(order)), middle(num_others)]),
+                      kind="stable")
+  rng = np.random.default_rng([seed, num_others])
+  others = rng.permutation(others)
+  if kind == "sorted":
+    begins = np.flatnonzero(np.diff(labels)) + 1
+    return np.insert(order, rng.choice([0, *begins, len(order)]), others)
+  found, is_other = np.empty(total, int), np.zeros(total, bool)
+  is_other[rng.choice(total, num_others, replace=False)] = True
+  found[is_other], found[~is_other] = others, order
+  return found
+
+
 def orders(
-    kind: str, labels: Labels, seeds: Sequence[int]
+    kind: str, labels: Labels, seeds: Sequence[int], *, num_others: int = 0
 ) -> dict[int, Int[np.ndarray, "n"]]:
   """An order for each seed, see `order`."""
-  return {seed: order(kind, labels, seed) for seed in seeds}
+  return {seed: order(kind, labels, seed, num_others=num_others)
+          for seed in seeds}
 
 
 def checked(

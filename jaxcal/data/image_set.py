@@ -206,6 +206,44 @@ def unlabelled(
       labels=np.zeros(len(image_set.ids), np.int32))
 
 
+def num_of_share(num_images: int, share: float) -> int:
+  """How many images beside others make a share of all; at least one.
+
+  Args:
+    num_images: Number of the others.
+    share: Share, in (0, 1).
+  """
+  return max(1, round(num_images * share / (1 - share)))
+
+
+def joined(image_set: ImageSet, others: ImageSet) -> ImageSet:
+  """The images and, after them, images of none of their classes.
+
+  Args:
+    image_set: The images.
+    others: Images of other classes.
+
+  Returns:
+    A set with the name and the classes of the first one, which does not tell
+    where images lie. The labels of the others, 0, mean nothing. Those of their
+    ids that the first set has, too, begin with the name of their own set.
+  """
+  num_images, taken = len(image_set.ids), set(image_set.ids)
+  others = unlabelled(others, image_set.class_names)
+  ids = (f"{others.name}/{one}" if one in taken else one for one in others.ids)
+  read = lambda position: (
+      image_set.read(position) if position < num_images else
+      others.read(position - num_images))
+  corruption = {**(image_set.corruption or {}), **{
+      f"others.{name}": value
+      for name, value in (others.corruption or {}).items()}}
+  return image_set._replace(
+      ids=(*image_set.ids, *ids),
+      labels=np.concatenate([image_set.labels, others.labels]),
+      read=read, path=None, holder=None, encoded=None,
+      corruption=corruption or None)
+
+
 def limit(
     image_set: ImageSet, num_images: int, *, skip: int = 0) -> ImageSet:
   """At most `num_images` images, spread over the classes; for short runs.

@@ -45,6 +45,46 @@ class OrdersTest(parameterized.TestCase):
     self.assertEqual(list(found), [2, 9])
     np.testing.assert_array_equal(found[9], orders.order("sorted", _LABELS, 9))
 
+  @parameterized.parameters(*orders.KINDS)
+  def test_images_keep_their_order_with_others_among_them(self, kind):
+    for seed in (0, 4):
+      found = orders.order(kind, _LABELS, seed, num_others=25)
+      np.testing.assert_array_equal(np.sort(found), np.arange(85))
+      np.testing.assert_array_equal(
+          found[found < 60], orders.order(kind, _LABELS, seed))
+      np.testing.assert_array_equal(
+          found, orders.orders(kind, _LABELS, [seed], num_others=25)[seed])
+
+  @parameterized.parameters(1, 7, 25, 60, 200)
+  def test_given_spreads_others_evenly(self, num_others):
+    found = orders.order("given", _LABELS, 3, num_others=num_others)
+    others = found[found >= 60]
+    np.testing.assert_array_equal(others, 60 + np.arange(num_others))
+    come = np.cumsum(found >= 60)
+    share = num_others / (60 + num_others)
+    expected = share * np.arange(1, len(found) + 1)
+    self.assertLessEqual(np.abs(come - expected).max(), 1)
+
+  def test_sorted_has_others_as_a_class_of_their_own(self):
+    firsts, insides = [], set()
+    for seed in range(40):
+      found = orders.order("sorted", _LABELS, seed, num_others=25)
+      labels = np.append(_LABELS, np.full(25, -1))[found]
+      changes = np.flatnonzero(labels[1:] != labels[:-1]) + 1
+      self.assertLen(changes, 5)
+      firsts.append([0, *changes].index(np.argmax(labels == -1)))
+      insides.add(tuple(found[labels == -1]))
+    self.assertEqual(set(firsts), set(range(6)))
+    self.assertLen(insides, 40)
+
+  def test_shuffled_has_others_anywhere(self):
+    found = np.stack([orders.order("shuffled", _LABELS, seed, num_others=20)
+                      for seed in range(500)])
+    # Of a share of 1/4 in 500 draws, the deviation is 0.02.
+    np.testing.assert_allclose((found >= 60).mean(0), 0.25, atol=0.1)
+    places = np.argmax(found == 60, axis=1)
+    self.assertAlmostEqual(places.mean(), 39.5, delta=4)
+
   def test_unknown(self):
     with self.assertRaisesRegex(ValueError, "unknown order 'hard' .* choose"):
       orders.order("hard", _LABELS, 0)

@@ -75,6 +75,47 @@ class TakeTest(parameterized.TestCase):
       image_sets.take(_image_set(), indices)
 
 
+class JoinedTest(parameterized.TestCase):
+
+  def test_others_come_after_the_images_and_are_of_no_class(self):
+    others = _image_set(
+        name="boats", class_names=("yacht",), ids=("b1", "w2"),
+        labels=np.array([0, 0], np.int32), left_out={"b3": "cut off"},
+        read=lambda position: np.full((2, 3, 3), 10 + position, np.uint8))
+    found = image_sets.joined(_image_set(left_out={"w9": "empty"}), others)
+    image_sets.check(found)
+    self.assertEqual((found.name, found.class_names),
+                     ("birds", ("wren", "rook", "owl")))
+    # "w2" is an image of both.
+    self.assertEqual(found.ids, (
+        "w1", "w2", "w3", "r1", "o1", "o2", "b1", "boats/w2"))
+    np.testing.assert_array_equal(found.labels, [0, 0, 0, 1, 2, 2, 0, 0])
+    self.assertEqual([found.read(i)[0, 0, 0] for i in range(8)],
+                     [0, 1, 2, 3, 4, 5, 10, 11])
+
+  def test_it_does_not_tell_where_some_of_the_images_lie(self):
+    path = pathlib.Path
+    found = image_sets.joined(
+        _image_set(path=path, holder=path, encoded=bytes),
+        _image_set(ids=tuple("abcdef")))
+    self.assertEqual((found.path, found.holder, found.encoded), (None,) * 3)
+
+  def test_corruptions_of_both(self):
+    one = image_sets.joined(_image_set(), _image_set(ids=tuple("abcdef")))
+    self.assertIsNone(one.corruption)
+    fog = {"data.corruption": "fog"}
+    found = image_sets.joined(_image_set(corruption=fog), _image_set(
+        ids=tuple("abcdef"), corruption=fog))
+    self.assertEqual(
+        found.corruption, fog | {"others.data.corruption": "fog"})
+
+  @parameterized.parameters(
+      (100, 0.5, 100), (100, 0.2, 25), (250, 0.2, 62), (3, 0.9, 27),
+      (5, 0.001, 1))
+  def test_how_many_make_a_share(self, num_images, share, expected):
+    self.assertEqual(image_sets.num_of_share(num_images, share), expected)
+
+
 class ImbalancedTest(parameterized.TestCase):
 
   def _set(self, *counts):
