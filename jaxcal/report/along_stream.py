@@ -3,7 +3,8 @@
 Zero-shot predicts the same images as well wherever they come, so that its
 difference to a method in the first quarter of the stream and in the last one
 tells what the method has learned by then. What a cache holds at the end of each
-quarter follows from where each image entered.
+quarter follows from where each image entered; images of other classes that come
+in the same stream may be in it, too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ _SCORES = ("accuracy", "gap", "ece", "nll")
 DRAWN = {"accuracy": "accuracy - zero_shot, points",
          "gap": "(conf - acc) - zero_shot, points"}
 _REFERENCE = stages.Stages("zero_shot")
+_OF_NO_CLASS = -1  # the label of images of none of the classes
 
 
 class Held(NamedTuple):
@@ -45,16 +47,19 @@ class Held(NamedTuple):
   Attributes:
     entries: Number of entries.
     wrong: Number of those that lie in another class than their own.
+    outside: Number of those of `wrong` that are of none of the classes.
   """
 
   entries: int
   wrong: int
+  outside: int = 0
 
 
 def rows(
     groups: Mapping[stages.Stages, Sequence[str]],
     predictions: Mapping[str, Predictions | inputs.Given],
     conventions: scores.Conventions,
+    outside: Mapping[str, Predictions] = {},
 ) -> list[Row]:
   """Scores by quarters of the stream, one after the other for each method.
 
@@ -62,6 +67,9 @@ def rows(
     groups: Names of the predictions of each method, one for each order.
     predictions: Predictions by name, for the same images.
     conventions: Conventions of the ECE and of the intervals.
+    outside: Predictions for images of none of the classes, by the same names.
+      Caches may hold these images where they came in the same stream, which
+      their positions tell.
 
   Returns:
     Of each method that says where in the stream its images came, and that is
@@ -70,7 +78,9 @@ def rows(
     gap, ece and nll) with `_low` and `_high`, and where zero-shot is there, its
     own as `reference_...` and the paired differences `..._difference`; of
     caches `entries` and `wrong_entries`, their number at the end of the quarter
-    and the share of them that lies in a wrong class, and `..._std` over orders.
+    and the share of them that lies in a wrong class, and `..._std` over orders;
+    likewise `outside_entries`, the share that is of none of the classes, where
+    such images are in the stream.
     After these a row of `part` "change" with what the last quarter's
     differences are more than the first one's. Of several orders all are means.
     None where a quarter would have fewer than 20 images.
@@ -81,14 +91,18 @@ def rows(
   for of, names in groups.items():
     along = [predictions[name] for name in names]
     if of.recalibrator is None and all(map(_is_along, along)):
+      others = [_in_stream(predictions[name], outside.get(name))
+                for name in names]
       found += [stages.fields(of) | row for row in _of_method(
-          along, reference, conventions)]
+          along, others, reference, conventions)]
   return found
 
 
 def held(
-    info: Mapping[str, Float[np.ndarray, "n"]], labels: Int[np.ndarray, "n"],
-    stop: int
+    info: Mapping[str, Float[np.ndarray, "n"]],
+    labels: Int[np.ndarray, "n"],
+    stop: int,
+    others: Mapping[str, Float[np.ndarray, "m"]] | None = None,
 ) -> Held:
   """What is in a cache after the first `stop` images of the stream.
 
@@ -96,16 +110,24 @@ def held(
     info: Position in the stream of each image, and the class and the place in
       it that it took, see `predictions.PLACES`; -1 where it took none.
     labels: True classes.
-    stop: Number of images that have come.
+    stop: Number of images that have come, others among them.
+    others: The same info of images of none of the classes in this stream; None
+      without any.
   """
+  if others is not None:
+    info = {name: np.concatenate([info[name], others[name]])
+            for name in predictions_lib.PLACES}
+    labels = np.concatenate([labels, np.full(
+        len(others[predictions_lib.STREAM_POSITION]), _OF_NO_CLASS)])
   order = np.argsort(info[predictions_lib.STREAM_POSITION])[:stop]
   entered = np.stack([info[name][order] for name in predictions_lib.ENTERED])
   into = order[entered[0] >= 0]
   entered = entered[:, entered[0] >= 0]
   # Of a place, the last image that took it is in it: the first from behind.
   _, last = np.unique(entered[:, ::-1], axis=1, return_index=True)
-  wrong = labels[into[::-1][last]] != entered[0, ::-1][last]
-  return Held(len(last), int(wrong.sum()))
+  own = labels[into[::-1][last]]
+  wrong = own != entered[0, ::-1][last]
+  return Held(len(last), int(wrong.sum()), int((own == _OF_NO_CLASS).sum()))
 
 
 def ends(rows: Sequence[Row]) -> list[Row]:
@@ -123,7 +145,7 @@ def blocks(rows: Sequence[Row], level: float) -> list[str]:
   if not rows:
     return []
   return [f"{HEADING}:", tables.markdown(ends(rows), columns(
-      rows, tables.ALONG_STREAM_BRIEFLY)), legend(level)]
+      rows, tables.ALONG_STREAM_BRIEFLY)), legend(rows, level)]
 
 
 def columns(
@@ -134,16 +156,24 @@ def columns(
   return tables.present(rows, of)
 
 
-def legend(level: float) -> str:
-  """What the columns mean."""
+def legend(rows: Sequence[Row], level: float) -> str:
+  """What the columns mean.
+
+  Args:
+    rows: Rows from `rows`.
+    level: Level of the intervals.
+  """
+  others = (" Of other classes in cache: share of those that are images of "
+            "none of the classes, which are wrong in any."
+            if any("outside_entries" in row for row in rows) else "")
   return (
       f"Quarters of the stream; brackets: {100 * level:g} % bootstrap over the "
       "images, of several orders for these orders. Differences to zero_shot "
       "are paired, on the same images; \"4 - 1\": by how much they are "
       "larger in the last quarter than in the first. Wrong in cache: share of "
       "the entries that lie in another class than their own, at the end of "
-      "the quarter. An ECE of a quarter has a higher floor than one of all "
-      "images.")
+      f"the quarter.{others} An ECE of a quarter has a higher floor than one "
+      "of all images.")
 
 
 def _is_along(one):
@@ -152,7 +182,19 @@ def _is_along(one):
           and len(one.ids) >= PARTS * _LEAST)
 
 
-def _of_method(along, reference, conventions) -> Iterator[Row]:
+def _in_stream(one, other):
+  """Predictions of images of other classes in the stream; None without any.
+
+  In a stream of their own, they have positions of which there are two.
+  """
+  if other is None or predictions_lib.STREAM_POSITION not in other.info:
+    return None
+  shared = np.intersect1d(*(of.info[predictions_lib.STREAM_POSITION]
+                            for of in (one, other)))
+  return None if len(shared) else other
+
+
+def _of_method(along, others, reference, conventions) -> Iterator[Row]:
   """The rows of a method, from its predictions in each order."""
   parts = np.stack([_parts(one) for one in along])
   ours = _sample(along, parts, conventions)
@@ -166,7 +208,7 @@ def _of_method(along, reference, conventions) -> Iterator[Row]:
     if theirs is not None:
       row |= _prefixed(resampled.score_row(theirs[number], level, _SCORES))
       row |= _differences(ours[number], theirs[number], level)
-    yield row | _held(along, parts[:, :number + 1])
+    yield row | _held(along, others, parts, number)
   if theirs is not None:
     yield {"part": "change", "parts": PARTS} | _differences(
         resampled.difference(ours[-1], theirs[-1]),
@@ -231,15 +273,34 @@ def _prefixed(row):
   return {f"reference_{name}": value for name, value in row.items()}
 
 
-def _held(along, parts) -> dict[str, Any]:
-  """What caches hold after some parts; nothing where nobody says it."""
+def _held(along, others, parts, number) -> dict[str, Any]:
+  """What caches hold after a part; nothing where nobody says it."""
   if not all(name in one.info for one in along
              for name in predictions_lib.ENTERED):
     return {}
-  found = [held(one.info, np.asarray(one.labels), int((rows >= 0).sum()))
-           for one, rows in zip(along, parts)]
-  shares = [one.wrong / max(1, one.entries) for one in found]
-  row = {"entries": float(np.mean([one.entries for one in found])),
-         "wrong_entries": float(np.mean(shares))}
-  return row | ({"wrong_entries_std": float(np.std(shares, ddof=1))}
-                if len(found) > 1 else {})
+  found = [held(one.info, np.asarray(one.labels),
+                _num_come(one, other, rows, number),
+                None if other is None else other.info)
+           for one, other, rows in zip(along, others, parts)]
+  row = {"entries": float(np.mean([one.entries for one in found]))}
+  row |= _shares("wrong_entries", [
+      one.wrong / max(1, one.entries) for one in found])
+  if any(other is None for other in others):
+    return row
+  return row | _shares("outside_entries", [
+      one.outside / max(1, one.entries) for one in found])
+
+
+def _num_come(one, other, parts, number):
+  """How many images of a stream came before the part after this one began."""
+  position = one.info[predictions_lib.STREAM_POSITION]
+  end = np.inf if number + 1 == PARTS else position[parts[number + 1, 0]]
+  return sum(int((of.info[predictions_lib.STREAM_POSITION] < end).sum())
+             for of in (one, other) if of is not None)
+
+
+def _shares(name, of_orders):
+  """Mean of a share over orders, and its spread over several."""
+  return {name: float(np.mean(of_orders))} | (
+      {f"{name}_std": float(np.std(of_orders, ddof=1))}
+      if len(of_orders) > 1 else {})

@@ -202,7 +202,7 @@ def measure(
                            | best[of])
     measured.along_stream.extend(
         {"data": data} | row for row in along_stream.rows(
-            groups, predictions, conventions))
+            groups, predictions, conventions, outside))
     measured.over_seeds.extend(_over_seeds(data, conventions.level, [
         (_without_seed(through[name], one.settings), sampled[name])
         for name, one in predictions.items()]))

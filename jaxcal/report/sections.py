@@ -156,7 +156,7 @@ def along_stream(
   return page.Section(streams.HEADING, [
       page.Table(streams.ends(rows), streams.columns(
           rows, tables.ALONG_STREAM_BRIEFLY)),
-      streams.legend(conventions.level),
+      streams.legend(rows, conventions.level),
       *_drawn_along(rows),
       page.Table(rows, streams.columns(rows), "All quarters, all scores")])
 

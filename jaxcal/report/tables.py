@@ -420,10 +420,13 @@ def _part(row):
           f"{row['part']} of {parts}")
 
 
-def _wrong_entries(row):
-  spread = (f" +- {percent(row['wrong_entries_std'])}"
-            if "wrong_entries_std" in row else "")
-  return f"{percent(row['wrong_entries'])}{spread} of {row['entries']:,.0f}"
+def _of_entries(name):
+  """A share of the entries of a cache, with its spread over orders."""
+  def cell(row):
+    spread = (f" +- {percent(row[f'{name}_std'])}"
+              if f"{name}_std" in row else "")
+    return f"{percent(row[name])}{spread} of {row['entries']:,.0f}"
+  return cell
 
 
 def _along_stream():
@@ -444,7 +447,9 @@ ALONG_STREAM = {
     "data": _DATA, "method": _METHOD, "part": Column("quarter", _part),
     "num_images": Column("n", lambda row: str(row["num_images"])),
     **dict(_along_stream()),
-    "wrong_entries": Column("wrong in cache %", _wrong_entries),
+    "wrong_entries": Column("wrong in cache %", _of_entries("wrong_entries")),
+    "outside_entries": Column(
+        "of other classes in cache %", _of_entries("outside_entries")),
 }
 
 # Fewer of them, where a page should be wide enough.

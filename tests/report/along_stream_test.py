@@ -8,6 +8,7 @@ import numpy as np
 
 import jaxcal
 from jaxcal import stages
+from jaxcal.adapt import orders
 from jaxcal.metrics import statistics
 from jaxcal.report import along_stream
 from jaxcal.report import figures
@@ -16,6 +17,7 @@ from jaxcal.report import over_orders
 from jaxcal.report import scores
 from jaxcal.report import sections
 from jaxcal.report import tables
+from tests.adapt import loops
 from tests.report import drawn
 
 _N, _K = 103, 5
@@ -146,7 +148,86 @@ class AlongStreamTest(parameterized.TestCase):
         inside[label[image], place[image]] = image
     wrong = sum(labels[image] != own for (own, _), image in inside.items())
     self.assertEqual(
-        along_stream.held(info, labels, stop), (len(inside), wrong))
+        along_stream.held(info, labels, stop), (len(inside), wrong, 0))
+
+  @parameterized.parameters(0, 1, 60, 140, 143)
+  def test_what_a_cache_holds_of_other_classes(self, stop):
+    rng = np.random.default_rng(6)
+    n = _N + 40
+    order, labels = rng.permutation(n), rng.integers(3, size=_N)
+    label = rng.integers(-1, 3, size=n)
+    place = np.where(label < 0, -1, rng.integers(4, size=n))
+    info = {name: values.astype(np.float32) for name, values in (
+        ("stream_position", np.argsort(order)), ("entered_class", label),
+        ("entered_place", place), ("other", label))}
+    inside = {}
+    for image in order[:stop]:
+      if label[image] >= 0:
+        inside[label[image], place[image]] = image
+    outside = sum(image >= _N for image in inside.values())
+    wrong = sum(image >= _N or labels[image] != own
+                for (own, _), image in inside.items())
+    own, others = ({name: values[rows] for name, values in info.items()}
+                   for rows in (slice(_N), slice(_N, n)))
+    self.assertEqual(along_stream.held(own, labels, stop, others),
+                     (len(inside), wrong, outside))
+
+  def test_what_tda_admits_of_other_classes(self):
+    """By the lists of a program that is built as the released one is."""
+    rng = np.random.default_rng(2)
+    text = loops.unit(rng.standard_normal((4, 16)))
+    labels, num_others = rng.integers(4, size=90), 60
+    features = loops.unit(np.concatenate([
+        text[labels] + 0.5 * rng.standard_normal((90, 16)),
+        rng.standard_normal((num_others, 16))]))
+    found = jaxcal.predict(
+        {"zero_shot": jaxcal.ZeroShot(), "tda": jaxcal.Tda(capacity=4)},
+        jaxcal.Task(text, 20.0), features,
+        labels=np.append(labels, np.zeros(num_others, int)),
+        order=orders.orders("shuffled", labels, (0, 1), num_others=num_others))
+    own, outside = (
+        {name: jaxcal.predictions.take(one, rows)
+         for name, one in found.items()} for rows in (
+             range(90), range(90, 150)))
+    groups = over_orders.groups({
+        name: stages.of_settings(one.settings, name)
+        for name, one in own.items()})
+    rows = [row for row in along_stream.rows(groups, own, _LEVEL, outside)
+            if row["method"] == "tda"]
+    for part, row in enumerate(rows[:4], 1):
+      wrong, of_others, entries = [], [], []
+      for seed in (0, 1):
+        order = orders.order(
+            "shuffled", labels, seed, num_others=num_others)
+        come = np.flatnonzero(order < 90)
+        # A quarter of the images, and what comes before the next one.
+        stop = 150 if part == 4 else come[
+            sum(map(len, np.array_split(come, 4)[:part]))]
+        _, lists, _ = loops.tda(
+            text, 20.0, features[order[:stop], None], capacity=4)
+        inside = [(own_class, image) for own_class, held in enumerate(lists)
+                  for _, x in held
+                  for image in [int(np.argmax(features @ x))]]
+        entries.append(len(inside))
+        of_others.append(np.mean([image >= 90 for _, image in inside]))
+        wrong.append(np.mean([image >= 90 or labels[image] != own_class
+                              for own_class, image in inside]))
+      self.assertAlmostEqual(row["entries"], np.mean(entries))
+      self.assertAlmostEqual(row["wrong_entries"], np.mean(wrong))
+      self.assertAlmostEqual(row["outside_entries"], np.mean(of_others))
+      self.assertAlmostEqual(
+          row["outside_entries_std"], np.std(of_others, ddof=1))
+      self.assertGreater(row["outside_entries"], 0)
+    text = "\n".join(along_stream.blocks(
+        [{"data": "pets"} | row for row in rows], 0.95))
+    self.assertIn("of other classes in cache %", text)
+    self.assertIn("images of none of the classes", text)
+    # In streams of their own, they do not meet.
+    apart = {name: one._replace(info={**one.info, **({
+        "stream_position": np.arange(60.0)} if one.info else {})})
+             for name, one in outside.items()}
+    alone = along_stream.rows(groups, own, _LEVEL, apart)
+    self.assertNotIn("outside_entries", alone[0])
 
   def test_what_caches_hold_is_in_the_rows(self):
     rng = np.random.default_rng(1)
@@ -158,7 +239,7 @@ class AlongStreamTest(parameterized.TestCase):
       shares = []
       for one in (found["tda-order3"], found["tda-order4"]):
         stop = sum(map(len, _quarters(one)[:part + 1]))
-        entries, wrong = along_stream.held(one.info, one.labels, stop)
+        entries, wrong, _ = along_stream.held(one.info, one.labels, stop)
         shares.append(wrong / entries)
       self.assertAlmostEqual(row["wrong_entries"], np.mean(shares))
       self.assertAlmostEqual(
@@ -172,6 +253,7 @@ class AlongStreamTest(parameterized.TestCase):
     self.assertIn("| 1 of 4 ", table)
     self.assertIn("| 4 - 1 ", table)
     self.assertNotIn("wrong in cache", table)
+    self.assertNotIn("of other classes in cache", table + legend)
     self.assertIn("95 % bootstrap", legend)
     self.assertEmpty(along_stream.blocks([], 0.95))
     every = tables.markdown(rows, along_stream.columns(rows))
