@@ -495,6 +495,14 @@ class StreamConfig:
       1.0, "number of times that the first class is as frequent as the last: "
       "the share of its images that is kept of a class falls exponentially "
       "from 1 to 1 / imbalance, for all methods; 1 keeps all")
+  outlier_share: float = _field(
+      0.0, "share of the stream that is images of data.out_of_distribution, "
+      "mixed into that of each of the sets for all methods; 0 predicts them "
+      "in a stream of their own")
+  corrupted_share: float = _field(
+      1.0, "share of the images, chosen at random by data.corruption_seed and "
+      "the image's id, that data.corruption is done to, for all methods; the "
+      "others stay as they were taken")
 
   @property
   def seeds(self) -> tuple[int, ...]:
@@ -914,7 +922,8 @@ def validate(config: ExperimentConfig) -> None:
       ("method.", config.method, _method_rows(config.method, config.views)),
       *((f"method.{name}.", part, _numbers_rows(part, config.views))
         for name, part in method_parts(config.method).items()),
-      ("stream.", config.stream, _stream_rows(config.stream)),
+      ("stream.", config.stream, _stream_rows(
+          config.stream, config.data.out_of_distribution)),
       *((f"{name}.", part, _seeds(part)) for name, part in (
           ("stream", config.stream), ("fpp", config.fpp),
           ("posterior", config.posterior), ("metrics", config.metrics))),
@@ -1076,10 +1085,16 @@ def _numbers_rows(part, views):
         for value in [number(name)]))
 
 
-def _stream_rows(stream):
+def _stream_rows(stream, out_of_distribution):
   return (
       _one_of(stream, "order", "shuffled", "given", "sorted"),
       *_at_least(1, stream, "orders", "imbalance"),
+      ("outlier_share", 0 <= stream.outlier_share < 1, "in [0, 1)"),
+      ("outlier_share", stream.outlier_share == 0 or
+       out_of_distribution is not None,
+       "0 without --config.data.out_of_distribution, the image set whose "
+       "images are mixed in"),
+      ("corrupted_share", 0 < stream.corrupted_share <= 1, "in (0, 1]"),
       ("orders", stream.orders == 1 or stream.order != "given",
        "1 with --config.stream.order=given, which is one order"),
       ("orders", stream.orders == 1 or stream.seed + stream.orders <= 2**32,

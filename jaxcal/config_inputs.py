@@ -159,13 +159,24 @@ def refuse_store(config: config_lib.DataConfig, what: str) -> None:
 
 
 def corruption(
-    config: config_lib.DataConfig) -> corruptions.Corruption | None:
+    config: config_lib.DataConfig, share: float = 1.0
+) -> corruptions.Corruption | None:
   """The corruption of the images; None where there is none.
 
+  Args:
+    config: Settings of the images.
+    share: Share of the images that are corrupted, config.stream's.
+
   Raises:
-    ValueError: There is a corruption without a severity, or the reverse.
+    ValueError: There is a corruption without a severity, or the reverse; or a
+      share without both.
   """
   if config.corruption is None and config.severity is None:
+    if share != 1:
+      raise ValueError(
+          f"--config.stream.corrupted_share is {share:g}, but no corruption is "
+          "named; give --config.data.corruption and --config.data.severity, "
+          "such as fog and 3, or leave the share out")
     return None
   # Not before: a sweep may go over either of them.
   if config.corruption is None or config.severity is None:
@@ -175,7 +186,7 @@ def corruption(
         "fog and 3, or none of them")
   return corruptions.Corruption(
       config.corruption, config.severity, seed=config.corruption_seed,
-      of=config.corruption_of, pictures=config.frost_pictures)
+      of=config.corruption_of, pictures=config.frost_pictures, share=share)
 
 
 def refuse_corruption(config: config_lib.DataConfig, what: str) -> None:

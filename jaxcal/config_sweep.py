@@ -55,12 +55,17 @@ def variants(config: _Config, axes: Sequence[sweep.Axis]) -> list[Variant]:
 
   Raises:
     ValueError: A value is out of range, no method has a swept number, or the
-      config has several orders of a stream.
+      config has several orders of a stream or images of other classes in it.
   """
   if config.stream.orders > 1:
     raise ValueError(
         f"--config.stream.orders is {config.stream.orders}, which is for "
         "`jaxcal evaluate`; a sweep goes over --sweep=stream.seed=0,1,2")
+  if config.stream.outlier_share:
+    raise ValueError(
+        f"--config.stream.outlier_share is {config.stream.outlier_share:g}, "
+        "which is for `jaxcal evaluate`: a sweep predicts no images of other "
+        "classes; set it to 0")
   axes = list(axes)
   if not any(axis.name == "method.name" for axis in axes):
     axes.insert(0, sweep.Axis(
@@ -113,12 +118,13 @@ def remembered(load: Callable[..., Any]) -> Callable[..., Any]:
   """Remembers what was loaded last, for variants that follow each other.
 
   Args:
-    load: Function of parts of a config.
+    load: Function of parts of a config, and of numbers.
   """
   last: dict[Any, Any] = {}
 
   def loaded(*parts):
-    key = tuple(dataclasses.astuple(part) for part in parts)
+    key = tuple(part if isinstance(part, float) else dataclasses.astuple(part)
+                for part in parts)
     if key not in last:
       last.clear()
       last[key] = load(*parts)

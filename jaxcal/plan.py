@@ -61,7 +61,7 @@ def row(
       "images_left": max([*left.values(), *(
           len(of.images.ids) for _ in lacking)], default=0),
       "views": _images_seen(of, groups, count_of) * num_views +
-               passes * len(of.images.ids),
+               passes * of.num_own,
       "prompts": len(of.images.class_names) * steps}
 
 

@@ -44,6 +44,9 @@ EVIDENCE = {
 # features to the logits; only where the logits are nothing else.
 LOGIT_SCALE = "logit_scale"
 
+# Folder beside a set's predictions of those for images of none of its classes.
+OUT_OF_DISTRIBUTION = "out_of_distribution"
+
 # Info of methods with a state: how many images of the stream came before, and
 # where in a cache the image was put, a class and a place in it; -1 where it was
 # not. These tell places, no sizes: means and medians of them say nothing.

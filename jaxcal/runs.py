@@ -50,6 +50,8 @@ class Asked(NamedTuple):
     called: Names of the methods in rows, where they are not those of `methods`.
     store: Folder for features that are had in several orders; None where there
       are none.
+    num_others: Number of images at the end of the set that are of none of its
+      classes; what is predicted for them lies apart.
   """
 
   place: str
@@ -62,6 +64,18 @@ class Asked(NamedTuple):
   evidence: tuple[str, ...] = ()
   called: Mapping[str, str] = {}
   store: pathlib.Path | None = None
+  num_others: int = 0
+
+  @property
+  def num_own(self) -> int:
+    """Number of images that are of the classes."""
+    return len(self.images.ids) - self.num_others
+
+  @property
+  def folders(self) -> tuple[pathlib.Path, ...]:
+    """Folders of the predictions: for images of the classes, and for others."""
+    beside = self.folder / predictions_lib.OUT_OF_DISTRIBUTION
+    return (self.folder, beside) if self.num_others else (self.folder,)
 
   @property
   def size(self) -> int:
@@ -94,6 +108,7 @@ def asked(
     evidence: tuple[str, ...] = (),
     called: Mapping[str, str] = {},
     store: pathlib.Path | None = None,
+    num_others: int = 0,
 ) -> Asked:
   """Everything that some methods are to predict for an image set.
 
@@ -112,6 +127,7 @@ def asked(
     evidence: Names of the arrays that predictions are to carry.
     called: See `Asked`.
     store: See `Asked`.
+    num_others: See `Asked`.
   """
   features: Any = jax.ShapeDtypeStruct(
       (len(images.class_names), feature_size), np.float32)
@@ -136,7 +152,7 @@ def asked(
   several = any(one.order_seed is not None for one in outputs.values())
   return Asked(place, folder, images, methods, outputs,
                {**common, "evidence": list(evidence)}, by_name, evidence,
-               called, store if several else None)
+               called, store if several else None, num_others)
 
 
 def missing(of: Asked) -> list[str]:
@@ -146,8 +162,9 @@ def missing(of: Asked) -> list[str]:
     ValueError: Predictions of something else lie there.
   """
   return [name for name, one in of.by_name.items()
-          if not predictions_lib.is_there(
-              paths.inside(of.folder, name), one, evidence=of.evidence)]
+          if not all([predictions_lib.is_there(  # each of them is looked at
+              paths.inside(folder, name), one, evidence=of.evidence)
+                      for folder in of.folders])]
 
 
 def groups(
@@ -229,13 +246,25 @@ def predict(
       collections.deque(group, maxlen=0)  # runs, and yields nothing
     return
   for name in of.outputs:
-    path = paths.inside(of.folder, name)
     if name in todo:
       _, one = next(found[name])
-      predictions_lib.save(one, path)
-    yield name, path
+      _save(of, name, one)
+    yield name, paths.inside(of.folder, name)
   for parts in of.folder.glob(f"{_PARTS}*"):
     parts_lib.remove(parts)
+
+
+def _save(of, name, one):
+  """Saves predictions, those of images of other classes apart."""
+  if of.num_others:
+    others = predictions_lib.take(one, range(of.num_own, len(one.ids)))
+    predictions_lib.save(
+        others._replace(settings={
+            **others.settings,
+            "data": f"{of.place}/{predictions_lib.OUT_OF_DISTRIBUTION}"}),
+        paths.inside(of.folders[1], name))
+    one = predictions_lib.take(one, range(of.num_own))
+  predictions_lib.save(one, paths.inside(of.folder, name))
 
 
 def _settings(of, name, about):

@@ -90,7 +90,8 @@ class ConfigTest(parameterized.TestCase):
     self.assertEqual(
         config.field_names("stream", "views.seed", without=(
             "stream.seed", "stream.imbalance")),
-        ("config.views.seed", "config.stream.order", "config.stream.orders"))
+        ("config.views.seed", "config.stream.order", "config.stream.orders",
+         "config.stream.outlier_share", "config.stream.corrupted_share"))
     # A section and not what begins like it.
     self.assertNotIn("config.methods", config.field_names("method"))
     self.assertIn("config.method.soc.delta", config.field_names("method"))

@@ -39,7 +39,7 @@ _NUM_SCRIPTS = {
     "docs/regularisers.md": 4,
     "docs/results.md": 7,
     "docs/sweeps.md": 2,
-    "docs/test_time.md": 3,
+    "docs/test_time.md": 4,
     "docs/testbed.md": 2,
     "docs/zoo.md": 1,
 }
@@ -192,7 +192,7 @@ class DocsTest(parameterized.TestCase):
          "docs/own_method.md": 4, "docs/recalibration.md": 2,
          "docs/regularisers.md": 1,
          # Runs in streams_test.py.
-         "docs/test_time.md": 1})
+         "docs/test_time.md": 2})
     for page, text in _PAGES.items():
       fences = re.findall(r"^ *```(.*)$", text, re.MULTILINE)
       self.assertContainsSubset(fences[::2], ["bash", "python"], page)

@@ -177,14 +177,20 @@ class PageTest(absltest.TestCase):
 
   def test_the_code_of_the_page(self):
     page = pathlib.Path(__file__).parents[1] / "docs" / "test_time.md"
-    code, = re.findall(
+    code, mixed = re.findall(
         r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"),
         re.DOTALL | re.MULTILINE)
     text, views, labels = _images()
-    names = {"jaxcal": jaxcal, "task": jaxcal.Task(text, 20.0),
-             "features": np.repeat(views[:, :1], 10, axis=1), "labels": labels}
+    features = np.repeat(views[:, :1], 10, axis=1)
+    names = {"jaxcal": jaxcal, "np": np, "task": jaxcal.Task(text, 20.0),
+             "features": features, "labels": labels,
+             "features_of_others": features[:7, :, ::-1]}
     exec(code, names)  # what is published
     self.assertLen(names["found"], 6)
+    exec(mixed, names)
+    self.assertLen(names["own"].ids, _N)
+    self.assertEqual(names["found"]["tda"].info["stream_position"].max(),
+                     _N + 6)
 
 
 class FromImagesTest(absltest.TestCase):

@@ -1,6 +1,6 @@
 """`jaxcal evaluate`: images in; predictions, a table and a page out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -14,6 +14,7 @@ from jaxcal import config_record
 from jaxcal import config_runs
 from jaxcal import config_tuning
 from jaxcal import plan
+from jaxcal import predictions as predictions_lib
 from jaxcal import progress
 from jaxcal import runs
 from jaxcal import sharding
@@ -27,7 +28,6 @@ from jaxcal.cli import experiment
 from jaxcal.cli import printing
 from jaxcal.clip import checkpoint
 from jaxcal.data import image_set as image_sets
-from jaxcal.posterior import head
 from jaxcal.report import measured
 from jaxcal.report import recalibrated
 from jaxcal.report import saved_runs
@@ -62,7 +62,7 @@ class _Part(NamedTuple):
 
   Attributes:
     config: Settings for this image set.
-    posterior: What predicts in its forms, too; None without.
+    place: The images.
     asked: Predictions of test-time methods to be made.
     tuned: Predictions of tuned parameters to be made.
     template: Prompt of what was not tuned.
@@ -70,7 +70,7 @@ class _Part(NamedTuple):
   """
 
   config: _Config
-  posterior: head.Chosen | None
+  place: config_runs.Place
   asked: runs.Asked
   tuned: Sequence[saved.Asked]
   template: str
@@ -86,13 +86,17 @@ def main() -> None:
     config_inputs.refuse_store(config.data, "--config.method.tuned")
   config_runs.check_evidence(config)
   experiment.join_processes()
-  loaded = experiment.load_sets(config.data)
+  loaded = experiment.load_sets(config.data, config.stream.corrupted_share)
   sets_by_name = experiment.as_streams(config.stream, loaded)
   remarks = config_methods.remarks(config, sets_by_name)
   validation = _validation_sets(config, sets_by_name)
-  outside = _outside_set(config)
+  outside = _outside_set(config, sets_by_name)
   model = config_inputs.load_model(config.model)
   posterior = config_inputs.load_posterior(config.posterior, model)
+  places = [(data, place) for data, target in sets_by_name.items()
+            for place in config_runs.places(
+                config, data, target, validation=validation, outside=outside,
+                posterior=posterior)]
   # Errors come before the work.
   config_inputs.check_start(config, model, sets_by_name.values(),
                             config_methods.methods_of(config))
@@ -103,19 +107,16 @@ def main() -> None:
       f"{saved_runs.PROTOCOL}{data}": remark
       for data, remark in remarks.items()}
   about |= {f"{saved_runs.STREAM}{what}": remark
-            for what, remark in config_runs.remarks(config, loaded).items()}
+            for what, remark in config_runs.remarks(
+                config, loaded, outside).items()}
   about |= saved_runs.left_out({
-      place: images.left_out for data, target in sets_by_name.items()
-      for place, images, _ in _parts_of(
-          config, data, target, validation, outside, posterior)})
+      place.name: place.images.left_out for _, place in places})
   output = experiment.output_path(about)
   if not dry_run.ASKED.value:
     experiment.take(output)
   parts = [_part(config_methods.for_set(config, data), model, data, output,
-                 seeds, *one)
-           for data, target in sets_by_name.items()
-           for one in _parts_of(
-               config, data, target, validation, outside, posterior)]
+                 seeds, place)
+           for data, place in places if seeds or not place.in_stream]
   if dry_run.ASKED.value:
     dry_run.show([
         plan.row(part.asked, part.config.num_views_computed, part.tuned)
@@ -163,46 +164,41 @@ def _validation_sets(config: _Config, sets_by_name: _Sets) -> _Sets:
   return experiment.load_validation(config, sets_by_name)
 
 
-def _outside_set(config: _Config) -> image_sets.ImageSet | None:
+def _outside_set(
+    config: _Config, sets_by_name: _Sets) -> image_sets.ImageSet | None:
   """Images of other things than those asked for, or None."""
   name = config.data.out_of_distribution
   if name is None:
     return None
   config_inputs.refuse_store(config.data, "--config.data.out_of_distribution")
   images, = experiment.load_sets(dataclasses.replace(
-      config.data, name=(name,), classes="all")).values()
+      config.data, name=(name,), classes="all",
+      limit=config_runs.num_others(config, sets_by_name) or config.data.limit),
+                                  config.stream.corrupted_share).values()
   return images
-
-
-def _parts_of(
-    config: _Config, data: str, images: image_sets.ImageSet,
-    validation: _Sets, outside: image_sets.ImageSet | None,
-    posterior: head.Chosen | None
-) -> Iterator[tuple[str, image_sets.ImageSet, head.Chosen | None]]:
-  """Place, images and posterior of a set and of what is predicted beside it."""
-  yield data, images, posterior
-  if validation:
-    yield f"{data}/{config.temperature.split}", validation[data], None
-  if outside is not None and outside.name != data:
-    yield (f"{data}/{saved_runs.OUT_OF_DISTRIBUTION}",
-           image_sets.unlabelled(outside, images.class_names), posterior)
 
 
 def _part(
     config: _Config, model: checkpoint.Model, data: str, output: pathlib.Path,
-    seeds: Mapping[Any, tuned_files.Tuned], place: str,
-    images: image_sets.ImageSet, posterior: head.Chosen | None
+    seeds: Mapping[Any, tuned_files.Tuned], place: config_runs.Place
 ) -> _Part:
   """All that is to be predicted for the images, and what it is of."""
+  identity_of = lambda images, name: experiment.identity_of_images(
+      config, images, None if dry_run.ASKED.value else output, name)
+  methods = {} if place.in_stream else config_methods.methods_of(config)
   asked = config_runs.asked(
-      config, model, images, config_methods.methods_of(config), output,
-      identity=experiment.identity_of_images(
-          config, images, None if dry_run.ASKED.value else output, place),
-      place=place, posterior=posterior)
+      config, model, place.images, methods, output,
+      identity=identity_of(place.images, place.name), place=place.name,
+      posterior=place.posterior, others=place.others,
+      identity_of_others={} if place.others is None else identity_of(
+          place.others,
+          f"{place.name}/{predictions_lib.OUT_OF_DISTRIBUTION}"))
   template = config_tuning.template(config, data)
-  about = config_record.describe(config, model, posterior) | {"data": place}
-  return _Part(config, posterior, asked, config_runs.asked_of_tuned(
-      config, asked, seeds, about, template=template), template, about)
+  about = config_record.describe(config, model, place.posterior) | {
+      "data": place.name}
+  return _Part(
+      config, place, asked, config_runs.asked_of_tuned(
+          config, asked, seeds, about, template=template), template, about)
 
 
 def _predict(
@@ -215,10 +211,10 @@ def _predict(
         progress.reported(asked.place) as report):
     report(0, len(asked.images.ids))
     list(config_runs.predict(
-        config, model, asked, about, posterior=part.posterior, on_batch=report,
-        on_step=report.at, on_flat_step=step))
+        config, model, asked, about, posterior=part.place.posterior,
+        on_batch=report, on_step=report.at, on_flat_step=step))
     saved.save(
-        model, asked.images, part.tuned, template=part.template,
+        model, part.place.images, part.tuned, template=part.template,
         features=output / "features" / asked.place, together=True,
         max_bytes=config_inputs.budget(config),
         batch_size=config.clean_batch_size, num_threads=config.num_threads,

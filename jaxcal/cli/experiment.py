@@ -82,8 +82,10 @@ def join_processes() -> None:
   peers.join(_COORDINATOR.value, count, number)
 
 
-def load_sets(config: config_lib.DataConfig) -> dict[str, image_sets.ImageSet]:
-  """The image sets by name, checked; of some classes, shortened."""
+def load_sets(
+    config: config_lib.DataConfig, corrupted_share: float = 1.0
+) -> dict[str, image_sets.ImageSet]:
+  """The image sets by name, checked; of some classes, shortened, corrupted."""
   loaded = {}
   what = "headers" if config.on_bad_image == "fail" else "images"
   for name in config.name:
@@ -94,7 +96,8 @@ def load_sets(config: config_lib.DataConfig) -> dict[str, image_sets.ImageSet]:
           class_names=config.class_names, store=config.store,
           classes=config.classes, limit=config.limit, skip=config.skip,
           on_bad_image=config.on_bad_image,
-          corruption=config_inputs.corruption(config), progress=looked_at)
+          corruption=config_inputs.corruption(config, corrupted_share),
+          progress=looked_at)
     if images.name in loaded:
       raise ValueError(f"two image sets are called {images.name!r}")
     loaded[images.name] = images

@@ -36,7 +36,7 @@ FLAGS = ("store", "dtype", "chunk_size", "shard", *(
     if flag not in ("output", "overwrite")))
 FIELDS = config_lib.field_names(
     "protocol", "model", "data", "views", "batch_size", "num_threads",
-    "memory_gb",
+    "memory_gb", "stream.corrupted_share",
     without=("data.template", "data.out_of_distribution"))
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
@@ -56,7 +56,8 @@ def main() -> None:
     raise ValueError("a store has whole sets; leave out --config.data.classes "
                      "and --config.data.domain")
   experiment.join_processes()
-  sets_by_name = experiment.load_sets(config.data)
+  sets_by_name = experiment.load_sets(
+      config.data, config.stream.corrupted_share)
   model = config_inputs.load_model(config.model)
   for name, images in sets_by_name.items():
     of_set = config_methods.for_set(config, name).views

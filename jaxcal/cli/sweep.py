@@ -48,7 +48,8 @@ FIELDS = config_lib.field_names(
     "protocol", "model", "data", "views", "method", "stream", "fpp",
     "posterior", "metrics", "batch_size", "num_threads", "memory_gb",
     "linearisation",
-    without=("data.out_of_distribution", "method.tuned", "stream.orders"))
+    without=("data.out_of_distribution", "method.tuned", "stream.orders",
+             "stream.outlier_share"))
 help_text = functools.partial(
     experiment.help_text, _ABOUT, EXAMPLE, FLAGS, FIELDS)
 
@@ -78,34 +79,35 @@ def main() -> None:
   variants = config_sweep.variants(config, axes)
   experiment.join_processes()
   load = config_sweep.Loaded()
-  load_sets = config_sweep.remembered(experiment.load_sets)
+  remembered = config_sweep.remembered(experiment.load_sets)
+  load_sets = lambda of: remembered(of.data, of.stream.corrupted_share)
   for of in (variant.config for variant in variants):
     # Errors come before the work.
     if of.posterior.folder is not None:
       load.posterior(of)
     if config_inputs.is_tuned(of.method.context) or of.method.adapter:
       config_inputs.check_start(
-          of, load.model(of), load_sets(of.data).values(),
+          of, load.model(of), load_sets(of).values(),
           config_methods.methods_of(of))
   first = variants[0].config
-  remarks = config_methods.remarks(first, load_sets(first.data))
+  loaded = load_sets(first)
+  remarks = config_methods.remarks(first, loaded)
   about = _about(config, load, [axis.name for axis in axes]) | {
       f"{saved_runs.PROTOCOL}{data}": remark
       for data, remark in remarks.items()}
-  if not {"stream.order", "stream.imbalance"} & {axis.name for axis in axes}:
+  if not config_runs.REMARKED & {axis.name for axis in axes}:
     about |= {f"{saved_runs.STREAM}{what}": remark
-              for what, remark in config_runs.remarks(
-                  first, load_sets(first.data)).items()}
+              for what, remark in config_runs.remarks(first, loaded).items()}
   about |= saved_runs.left_out({
       data: images.left_out for variant in variants
-      for data, images in load_sets(variant.config.data).items()})
+      for data, images in load_sets(variant.config).items()})
   output = experiment.output_path(about)
   if not dry_run.ASKED.value:
     experiment.take(output)
   # What lies there is looked at before anything is computed.
   passes = [_pass(variant, load, images, output) for variant in variants
             for images in experiment.as_streams(
-                variant.config.stream, load_sets(variant.config.data)).values()]
+                variant.config.stream, load_sets(variant.config)).values()]
   if dry_run.ASKED.value:
     dry_run.show([plan_lib.row(one.asked, one.config.num_views_computed)
                   for one in passes], output)

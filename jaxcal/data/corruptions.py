@@ -6,8 +6,9 @@ Fifteen corruptions, four more and a second elastic transform, at severities 1
 to 5. An image is made as those of ImageNet-C are: its shorter side becomes 256
 pixels, the central 224 x 224 pixels are cut out and corrupted; views are cut
 from the result. (The published files were then saved as JPEG, which changes
-noise a lot; made on the fly, images are not.) What is random depends on the
-seed and the image's id alone.
+noise a lot; made on the fly, images are not.) What is random, and whether an
+image is corrupted where a share of them is, depends on the seed and the image's
+id alone.
 """
 
 import hashlib
@@ -61,6 +62,8 @@ class Corruption(NamedTuple):
       side has 256, as in ImageNet-C; or "image", the image as it was read, of
       any size. On a device every size is compiled once.
     pictures: Folder with pictures of ice; for frost alone.
+    share: Probability that an image is corrupted, in (0, 1]; the others stay as
+      they were taken. With a higher one further images are corrupted.
   """
 
   name: str
@@ -68,10 +71,11 @@ class Corruption(NamedTuple):
   seed: int = 0
   of: str = CROP
   pictures: str | os.PathLike | None = None
+  share: float = 1.0
 
 
 def check(corruption: Corruption) -> None:
-  """Refuses an unknown corruption, severity or kind of image.
+  """Refuses an unknown corruption, severity, kind of image or share.
 
   Raises:
     ValueError: Says what was expected.
@@ -88,16 +92,19 @@ def check(corruption: Corruption) -> None:
   if corruption.of not in (CROP, IMAGE):
     raise ValueError(f"what is corrupted is {corruption.of!r}, expected "
                      f"{CROP!r} or {IMAGE!r}")
+  if not 0 < corruption.share <= 1:
+    raise ValueError(f"the share of corrupted images is {corruption.share!r}, "
+                     "expected one in (0, 1]")
 
 
 def corrupted(
     image_set: image_sets.ImageSet, corruption: Corruption
 ) -> image_sets.ImageSet:
-  """The set with every image corrupted as it is read.
+  """The set with every image, or a share of them, corrupted as it is read.
 
   Args:
     image_set: Image set to corrupt; none of its images is read yet.
-    corruption: Corruption of all images.
+    corruption: Corruption of the images.
 
   Returns:
     The set with the same name, ids and labels, which says its corruption.
@@ -114,11 +121,25 @@ def corrupted(
   ice = _pictures(corruption)
 
   def read(position):
-    return corrupt(image_set.read(position), corruption,
-                   image_set.ids[position], pictures=ice)
+    image, image_id = image_set.read(position), image_set.ids[position]
+    if not is_corrupted(image_id, corruption):
+      return image
+    return corrupt(image, corruption, image_id, pictures=ice)
 
   return image_set._replace(
       read=read, corruption=_identity(corruption, ice))
+
+
+def is_corrupted(image_id: str, corruption: Corruption) -> bool:
+  """Whether an image is of the share that is corrupted, whatever the others.
+
+  Args:
+    image_id: Id of the image in its set.
+    corruption: Corruption of the set.
+  """
+  words = views.image_key(corruption.seed, f"share of {image_id}")
+  # Never 1, so that a share of 1 is all.
+  return float(np.random.default_rng(words).random()) < corruption.share
 
 
 def corrupt(
@@ -197,6 +218,8 @@ def _identity(corruption, ice):
            "data.severity": corruption.severity,
            "data.corruption_of": corruption.of,
            "data.corruption_seed": corruption.seed}
+  if corruption.share < 1:
+    found["stream.corrupted_share"] = corruption.share
   if ice:
     digest = hashlib.sha256()
     for picture in ice:

@@ -119,6 +119,7 @@ def images(
                        "(--config.data.domain)")
     _say_if_folder(name, root)
     found = _known(name, root, split, source, partial, corruption)
+    _refuse_share(found, corruption)
   if domain is not None:
     found = domains.keep(found, domain)
   found = _of_classes(found, classes)
@@ -295,6 +296,15 @@ def _known(name, root, split, source, partial, corruption):
                         source=source, partial=partial, corruption=corruption)
 
 
+def _refuse_share(found, corruption):
+  """Refuses a share of images that are corrupted where they lie."""
+  if found.corruption is not None and corruption.share < 1:
+    raise ValueError(
+        f"the files of {found.name} are all corrupted, so that a share of "
+        f"{corruption.share:g} cannot be; leave out "
+        "--config.stream.corrupted_share, or corrupt another image set")
+
+
 def _own(name, class_names, split="test"):
   """A folder, list, parquet file or tar of one's own."""
   found = _listed(name, class_names, split)
@@ -349,19 +359,22 @@ def _stored(name, folder, class_names, is_path, split):
 def _check_corruption(found, store, asked):
   """Refuses stored features of images that were corrupted in another way."""
   stored = found.corruption or {}
-  names = ("name", "severity", "of", "seed")
-  fields = ("corruption", "severity", "corruption_of", "corruption_seed")
-  for name, field in zip(names, fields):
-    value = None if asked is None else getattr(asked, name)
-    kept = stored.get(f"data.{field}")
+  for name, field, whole in (
+      ("name", "data.corruption", None), ("severity", "data.severity", None),
+      ("of", "data.corruption_of", None),
+      ("seed", "data.corruption_seed", None),
+      ("share", "stream.corrupted_share", 1.0)):
+    value = whole if asked is None else getattr(asked, name)
+    kept = stored.get(field, whole)
     # Files have no seed, and are no crops.
     if value != kept and not (
         stored.get("data.corruption_of") == "files" and name in ("of", "seed")):
       raise ValueError(
           f"the store of {found.name} in {store} has features of images with "
-          f"{field} {kept!r}, not {value!r}; make one with `jaxcal features "
-          f"--config.data.corruption=... --config.data.severity=...` in a "
-          "folder of its own, or leave out --config.data.store")
+          f"{field.partition('.')[2]} {kept!r}, not {value!r}; make one with "
+          "`jaxcal features --config.data.corruption=... "
+          "--config.data.severity=...` in a folder of its own, or leave out "
+          "--config.data.store")
 
 
 def _check_files(store, name, class_names, split):

@@ -23,8 +23,7 @@ from jaxcal.storage import damage
 
 # Where a set's predictions for images of none of its classes lie, and where
 # earlier versions put them.
-OUT_OF_DISTRIBUTION = "out_of_distribution"
-OUTSIDE = (OUT_OF_DISTRIBUTION, "unknown")
+OUTSIDE = (predictions_lib.OUT_OF_DISTRIBUTION, "unknown")
 
 # In run.json, what the settings of a set's remark begin with.
 PROTOCOL = "protocol."
@@ -370,7 +369,7 @@ def digests(run: pathlib.Path) -> dict[str, dict[str, str]]:
     of_set[name] = digest(path)
     beside = out_of_distribution(path)
     if beside is not None:
-      of_set[f"{OUT_OF_DISTRIBUTION}/{name}"] = digest(beside)
+      of_set[f"{predictions_lib.OUT_OF_DISTRIBUTION}/{name}"] = digest(beside)
   return found
 
 

@@ -181,12 +181,17 @@ def summarise(
 def corruption(settings: Mapping[str, Any]) -> Row:
   """Corruption and severity of the images that predictions are of, if any.
 
+  And the share of the images that were corrupted, where that is not all.
+
   Args:
     settings: Settings of predictions, among them their identity.
   """
   of = settings.get("identity", {})
-  return {} if of.get("data.corruption") is None else {
-      name: of[f"data.{name}"] for name in ("corruption", "severity")}
+  if of.get("data.corruption") is None:
+    return {}
+  row = {name: of[f"data.{name}"] for name in ("corruption", "severity")}
+  share = of.get("stream.corrupted_share")
+  return row if share is None else row | {"corrupted_share": share}
 
 
 def estimate(predictions: Predictions, conventions: Conventions) -> Row:

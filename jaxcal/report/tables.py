@@ -90,7 +90,9 @@ def _images_of(row):
   """The set, and how its images are corrupted where they are."""
   if row.get("corruption") is None:
     return row["data"]
-  return f"{row['data']}, {row['corruption']} {row['severity']}"
+  share = row.get("corrupted_share")
+  of = "" if share is None else f" on a share of {share:g}"
+  return f"{row['data']}, {row['corruption']} {row['severity']}{of}"
 
 
 def _signed_three(value):

@@ -212,6 +212,34 @@ class PredictionsTest(_Saved):
     self.assertIn("| coop-1 ", detection)
     self.assertIn("| coop+temperature ", printed)
 
+  def test_images_of_other_classes_that_are_in_the_stream_of_methods(self):
+    given = ("--config.data.name=digits", "--config.method.name=zero_shot,tda",
+             "--config.data.out_of_distribution=shades",
+             *_tuned(self.folders["coop"] / "seed-1.safetensors"))
+    apart, _ = self._runs(*given)
+    output, printed = self._runs(*given, "--config.stream.outlier_share=0.4")
+    of = lambda run, name: predictions.load(
+        run / "predictions" / "digits" / name)
+    images = len(of(apart, "coop-1").ids)
+    for name in ("coop-1", "zero_shot"):
+      np.testing.assert_allclose(
+          of(output, name).logits, of(apart, name).logits, atol=1e-4)
+      outside = of(output, f"out_of_distribution/{name}")
+      self.assertEqual(
+          outside.ids, of(output, "out_of_distribution/tda").ids)
+      self.assertLen(outside.ids, round(images * 0.4 / 0.6))
+      whole = of(apart, f"out_of_distribution/{name}")
+      rows = [whole.ids.index(one) for one in outside.ids
+              if one in whole.ids]
+      np.testing.assert_allclose(
+          outside.logits[:len(rows)], whole.logits[rows], atol=1e-4)
+    self.assertIn("| coop-1 ", printed.partition("In and out of")[2])
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.npz")}
+    self._runs(*given, "--config.stream.outlier_share=0.4", output=output)
+    for path, written in before.items():
+      if "predictions" in path.parts:
+        self.assertEqual(path.stat().st_mtime_ns, written, path)
+
   def test_evidence_for_recalibrators_of_new_classes(self):
     asked = ("text_features", "zero_shot_text_features", "base_text_features",
              "base_zero_shot_text_features", "zero_shot_logits")

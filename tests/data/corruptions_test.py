@@ -267,11 +267,42 @@ class SetsTest(parameterized.TestCase):
     taken = image_sets.take(made, [2])
     np.testing.assert_array_equal(taken.read(0), found[2])
 
+  def test_a_share_is_chosen_by_seed_and_id_alone(self):
+    plain = load.images(self.folder)
+    fog = _Corruption("fog", 2, seed=1, share=0.5)
+    made = load.images(self.folder, corruption=fog)
+    whole = load.images(self.folder, corruption=fog._replace(share=1.0))
+    chosen = [corruptions.is_corrupted(one, fog) for one in plain.ids]
+    self.assertLen(set(chosen), 2)
+    for position, corrupted in enumerate(chosen):
+      np.testing.assert_array_equal(
+          made.read(position), (whole if corrupted else plain).read(position))
+    # Nor do other images, their order or their number.
+    taken = image_sets.take(made, [3, 0])
+    for position, own in enumerate([3, 0]):
+      np.testing.assert_array_equal(taken.read(position), made.read(own))
+
+  def test_a_higher_share_corrupts_further_images(self):
+    ids = [f"{number}.png" for number in range(2000)]
+    before = set()
+    for share in (0.1, 0.5, 0.9, 1.0):
+      fog = _Corruption("fog", 2, share=share)
+      of = lambda corruption: {
+          one for one in ids if corruptions.is_corrupted(one, corruption)}
+      self.assertAlmostEqual(len(of(fog)) / len(ids), share, delta=0.04)
+      self.assertLess(before, of(fog))
+      self.assertEqual(of(fog), of(fog._replace(name="snow", severity=5)))
+      if share < 1:
+        self.assertNotEqual(of(fog), of(fog._replace(seed=1)))
+      before = of(fog)
+    self.assertLen(before, len(ids))
+
   def test_identity_says_the_corruption(self):
     plain = contents.identity_of(load.images(self.folder))
     asked = [_Corruption("fog", 2), _Corruption("fog", 3),
              _Corruption("snow", 2), _Corruption("fog", 2, seed=1),
-             _Corruption("fog", 2, of="image")]
+             _Corruption("fog", 2, of="image"),
+             _Corruption("fog", 2, share=0.5)]
     found = [contents.identity_of(load.images(self.folder, corruption=one))
              for one in asked]
     for one in found:
@@ -280,6 +311,7 @@ class SetsTest(parameterized.TestCase):
     self.assertEqual(
         found[0]["data.corruption"], "fog")
     self.assertEqual(found[0]["data.severity"], 2)
+    self.assertNotIn("stream.corrupted_share", found[0])
 
   def test_validation_that_shares_images_with_a_corrupted_set_is_refused(self):
     with self.assertRaisesRegex(ValueError, "4 images of pets are in"):
@@ -292,6 +324,8 @@ class SetsTest(parameterized.TestCase):
       (_Corruption("elastic_transform", 1), "elastic_inet.*elastic_ic"),
       (_Corruption("fog", 6), "severity of fog is 6, expected.*1 to 5"),
       (_Corruption("fog", 1, of="views"), "'views', expected 'crop' or"),
+      (_Corruption("fog", 1, share=0.0), "is 0.0, expected one in \\(0, 1"),
+      (_Corruption("fog", 1, share=1.5), "is 1.5, expected one in \\(0, 1"),
       (_Corruption("frost", 1), "needs pictures of ice.*frost_pictures"))
   def test_what_cannot_be_done_is_refused_before_an_image_is_read(
       self, corruption, message):
@@ -334,11 +368,22 @@ class SetsTest(parameterized.TestCase):
         (_Corruption("fog", 3), "severity 2, not 3"),
         (_Corruption("snow", 2), "corruption 'fog', not 'snow'"),
         (_Corruption("fog", 2, seed=4), "corruption_seed 0, not 4"),
+        (_Corruption("fog", 2, share=0.5), "corrupted_share 1.0, not 0.5"),
         (None, "corruption 'fog', not None")):
       with self.assertRaisesRegex(ValueError, message):
         load.images("pets", corruption=asked, **given)
     with self.assertRaisesRegex(ValueError, "corruption: stored {'data.cor"):
       self._store(load.images(self.folder))
+
+  def test_a_store_of_a_share(self):
+    some = _Corruption("fog", 2, share=0.5)
+    self._store(load.images(self.folder, corruption=some))
+    given = {"store": self.root / "stores"}
+    found = load.images("pets", corruption=some, **given)
+    self.assertEqual(load.identity_of(found, store=given["store"])[
+        "stream.corrupted_share"], 0.5)
+    with self.assertRaisesRegex(ValueError, "corrupted_share 0.5, not 1.0"):
+      load.images("pets", corruption=some._replace(share=1.0), **given)
 
   def test_a_store_of_images_as_they_were_taken(self):
     store = self._store(load.images(self.folder))
@@ -387,6 +432,9 @@ class PublishedTest(parameterized.TestCase):
     with self.assertRaisesRegex(FileNotFoundError, f"{name[:7]}.*/4"):
       load.images("imagenet_c", root=root, partial=True,
                   corruption=_Corruption(name, 4))
+    with self.assertRaisesRegex(ValueError, "imagenet_c are all corrupted"):
+      load.images("imagenet_c", root=root, partial=True,
+                  corruption=_Corruption(name, 3, share=0.5))
 
   @parameterized.parameters((None,), (_Corruption("elastic_ic", 1),))
   def test_it_has_a_folder_for_each_corruption(self, corruption):
