@@ -403,6 +403,29 @@ class UseTest(_Fitted):
     self._fails("posterior.pseudo_count: stored", "evaluate", *arguments,
                 "--config.posterior.pseudo_count=40")
 
+  def test_uncertainty_about_images_of_other_classes_in_the_stream(self):
+    """Without a state, the same as in a stream of their own."""
+    found = []
+    for share in (0, 0.5):
+      output = self._folder("run")
+      self._runs("evaluate", *_SMALL, _posterior(self.folder),
+                 "--config.views.number=2", "--config.method.name=zero_shot",
+                 "--config.method.selection_fraction=0.5",
+                 "--config.data.out_of_distribution=shapes",
+                 f"--config.stream.outlier_share={share}",
+                 f"--output={output}")
+      found.append(output / "predictions" / "digits")
+    names = [path.relative_to(found[0]).with_suffix("")
+             for path in sorted(found[0].rglob("*.npz"))]
+    self.assertLen(names, 2 * (1 + len(bayesian.FORMS)) + 2)
+    for name in names:
+      apart, mixed = (predictions.load(folder / name) for folder in found)
+      self.assertEqual(mixed.ids, apart.ids)
+      np.testing.assert_allclose(mixed.logits, apart.logits, atol=1e-4)
+      for key, values in apart.info.items():
+        np.testing.assert_allclose(mixed.info[key], values, rtol=1e-3,
+                                   atol=1e-4)
+
   def test_another_split_has_other_images(self):
     output = self._folder("run")
     plain = (
