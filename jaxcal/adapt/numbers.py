@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import inspect
+import types
 from typing import Any
 
 import jax
@@ -104,14 +105,37 @@ def refuse_unknown(
 
 
 def definition_of(method: base.Numbers) -> str:
-  """A method of one's own: its numbers, and what its source code is."""
-  source = inspect.getsource(inspect.getmodule(type(method)))  # type: ignore
-  return f"{method} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
+  """A method of one's own: its numbers, and what its source code is.
+
+  Functions among its numbers are called by their names, and their source code
+  counts, too.
+  """
+  text, functions = str(method), _functions_of(method)
+  for function in functions:
+    text = text.replace(repr(function), function.__qualname__)
+  modules = dict.fromkeys(
+      inspect.getmodule(one) for one in (type(method), *functions)
+      if not _is_ours(one))
+  source = "".join(map(inspect.getsource, modules))  # type: ignore[arg-type]
+  return f"{text} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
 
 
 def identity_of(method: base.Numbers) -> dict[str, Any]:
   """What decides a method's predictions, see `storage.identity`."""
-  ours = type(method).__module__.partition(".")[0] == "jaxcal"
-  return {"method": type(method).__name__ if ours else definition_of(method),
+  known = _is_ours(type(method)) and not _functions_of(method)
+  return {"method": type(method).__name__ if known else definition_of(method),
           **{f"method.{name}": value
              for name, value in values_of(method).items()}}
+
+
+def _functions_of(method):
+  """Plain functions among a method's numbers, those with bound arguments too.
+  """
+  values = (getattr(method, name) for name in names_of(method))
+  return [function for value in values if isinstance(
+      function := getattr(value, "func", value), types.FunctionType)]
+
+
+def _is_ours(thing):
+  """Whether a class or function is jaxcal's, whose version tells of it."""
+  return thing.__module__.partition(".")[0] == "jaxcal"
