@@ -37,7 +37,15 @@ RANGES = {**{name: (0.0, highest) for name, highest in SCORES.items()},
 
 
 class Conventions(NamedTuple):
-  """What an ECE and an interval mean here."""
+  """What an ECE and an interval mean here.
+
+  Attributes:
+    num_bins: Bins of equal width of the calibration error.
+    edges: Edge that belongs to a bin, "right" or "left".
+    level: Coverage of the intervals, in (0, 1).
+    num_resamples: Bootstrap resamples of the images.
+    seed: Seed of the resamples.
+  """
 
   num_bins: int = 20
   edges: str = "right"

@@ -191,6 +191,7 @@ class Spec(NamedTuple):
 
   @property
   def kind(self) -> Kind:
+    """What the base method asks of those who run it."""
     return METHODS[self.base_method]
 
   @property

@@ -55,6 +55,7 @@ class Recipe:
 
   @property
   def optimiser(self) -> optax.GradientTransformation:
+    """AdamW whose step size falls along a cosine."""
     schedule = optax.cosine_decay_schedule(
         self.learning_rate, self.num_steps,
         self.final_learning_rate / self.learning_rate)
