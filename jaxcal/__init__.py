@@ -51,7 +51,7 @@ _EXPORTS = {
         "conformal", "data", "features", "listing", "losses", "metrics",
         "posterior", "predictions", "printing", "progress", "recalibration",
         "report", "storage", "testbed", "tuning")},
-    "Conventions": ("jaxcal.report.summary", "Conventions"),
+    "Conventions": ("jaxcal.report.scores", "Conventions"),
     "evaluate": ("jaxcal.report.summary", "evaluate"),
     "Predictions": ("jaxcal.predictions", "Predictions"),
     "RECALIBRATORS": ("jaxcal.recalibration.calibrators", "RECALIBRATORS"),
