@@ -70,6 +70,8 @@ def on_page_markdown(
     return markdown
   if path.startswith(_RUNS):
     markdown = _headed(markdown, path)
+    # Every word of a table would be found on each of these pages.
+    page.meta["search"] = {"exclude": True}
   return "".join(
       part if number % 2 else _LINK.sub(
           lambda found: f"]({_moved(found[1], path)}", part)
