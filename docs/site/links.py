@@ -72,6 +72,7 @@ def on_page_markdown(
     markdown = _headed(markdown, path)
     # Every word of a table would be found on each of these pages.
     page.meta["search"] = {"exclude": True}
+    page.meta["hide"] = ["navigation", "toc"]  # so that tables have more room
   return "".join(
       part if number % 2 else _LINK.sub(
           lambda found: f"]({_moved(found[1], path)}", part)
