@@ -167,6 +167,8 @@ class SiteTest(parameterized.TestCase):
         formulas += text.count('<math xmlns')
         self.assertNotIn("math::", text, name)
         self.assertNotRegex(text, r"<p>(Args|Returns|Raises|Attributes):", name)
+        # What griffe makes of "Source: ..." where its second line is indented.
+        self.assertNotIn("<details", text.partition("<article")[2], name)
     self.assertGreater(formulas, 50)
 
   def test_runs_come_along_with_a_heading(self):

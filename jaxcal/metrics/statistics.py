@@ -240,7 +240,7 @@ def combined_interval(
     parts: Intervals of it, one for each reason to vary.
 
   Source: Zou and Donner, Construction of confidence limits about effect
-    measures: a general approach, Statistics in Medicine 27, 2008.
+  measures: a general approach, Statistics in Medicine 27, 2008.
   """
   squares = lambda ends: jnp.sqrt(sum(jnp.square(end) for end in ends))
   return Interval(

@@ -218,7 +218,7 @@ def best(
     Names of the scores by method; no names where there is one method alone.
 
   Source: Gutmann and Maymin, Is the Selected Population the Best?, Annals of
-    Statistics 15, 1987.
+  Statistics 15, 1987.
   """
   claims = {}
   tested = functools.cache(
