@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+from tests import compiler
+
 # Most of the time goes into compiling; all processes of a run share it.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
@@ -14,13 +16,10 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") +
     " --xla_force_host_platform_device_count=4"
-    # Compiling takes most of the time, and optimising most of compiling. Set
-    # JAXCAL_OPTIMISE=1 to test the programs that users run.
+    # Set JAXCAL_OPTIMISE=1 to test the programs that users run.
     + ("" if os.environ.get("JAXCAL_OPTIMISE") else
-       " --xla_backend_optimization_level=0"
-       " --xla_cpu_use_fusion_emitters=false"
        # One part of a program is compiled faster than many, if they are small.
-       " --xla_cpu_parallel_codegen_split_count=1"))
+       f" {compiler.flags()} --xla_cpu_parallel_codegen_split_count=1"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import gc  # noqa: E402
