@@ -18,7 +18,7 @@ case "$1 $2" in
     printf '#!/usr/bin/env bash\\nexit %s\\n' "$PIP" > "$3/bin/pip"
     chmod +x "$3/bin/pip" ;;
   "-m pytest") echo "asked: ${@:3}"; echo "$SAID"; exit "$STATUS" ;;
-  *) echo "3.99.1|0.10.2|0.12.8|5.24.0|2.4.6" ;;
+  *) echo "$VERSION|0.10.2|0.12.8|5.24.0|2.4.6" ;;
 esac
 """
 # All else that there is while it runs: no real Python, above all.
@@ -33,8 +33,8 @@ class FullChecksTest(absltest.TestCase):
     folder = pathlib.Path(self.create_tempdir().full_path)
     for name in _TOOLS:
       (folder / name).symlink_to(shutil.which(name))
-    for name in ("python3", "python3.12"):
-      (folder / name).write_text(_PYTHON)
+    for name, version in (("python3", "3.99.1"), ("python3.12", "3.12.9")):
+      (folder / name).write_text(_PYTHON.replace("$VERSION", version))
       (folder / name).chmod(0o755)
     self.environment = os.environ | {
         "PATH": str(folder), "HOME": str(folder), "PIP": "0",
@@ -66,6 +66,10 @@ class FullChecksTest(absltest.TestCase):
         "transformers4", "3.99.1", "0.10.2", "0.12.8", "5.24.0", "2.4.6", "7",
         "0", "2"])
 
+  def test_the_newest_versions_are_those_of_the_newest_python(self):
+    _, rows, _ = self._run("versions")
+    self.assertEqual(rows[-1][:2], ["versions", "3.12.9"])
+
   def test_failures_and_early_ends_fail(self):
     for said, counted in (("1 failed, 7 passed, 2 errors in 1.0s", ["7", "3"]),
                           ("Killed", ["0", "pytest:", "1"])):
@@ -81,7 +85,7 @@ class FullChecksTest(absltest.TestCase):
     self.assertEqual(status, 0)
     found = {row[0]: row[1:3] for row in rows if row}
     self.assertEqual(found["python3.11"], ["not", "at"])
-    self.assertEqual(found["python3.12"], ["3.99.1", "0.10.2"])
+    self.assertEqual(found["python3.12"], ["3.12.9", "0.10.2"])
     self.assertEqual(found["python3.13"], ["not", "at"])
 
 
