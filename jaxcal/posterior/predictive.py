@@ -157,8 +157,9 @@ def prob_cosine(
   of both `b_inv`.
 
   Directions that the data leave undetermined have much variance, and the
-  diagonal spreads it over all coordinates: variances from this form are too
-  large (by 1.5 to 2.6 in small examples).
+  diagonal spreads it over all coordinates: most variances are too large;
+  where few directions have most of it, some are too small (docs/bayesvlm.md has
+  ratios to the true ones).
 
   Args:
     image: One embedding.
@@ -195,9 +196,9 @@ def prob_cosine_full(
   with spreads q and covariances q B. Mean and variance of the dot product are
   exact. The norms stand in for the random ones, which follow the embedding
   outwards: what moves it along itself, and no cosine feels, counts here by the
-  square of the cosine. Against sampled weights the median variance of small
-  examples is right to 4 percent, single ones with cosines near one are up to
-  three times too large; `prob_cosine_tangent` mends that.
+  square of the cosine c. For small isotropic covariances V is 1 / (1 - c^2)
+  times the true one, for others more or less (docs/bayesvlm.md has ratios).
+  `prob_cosine_tangent` leaves that out.
 
   Source: Follows from Baumann et al., ICLR 2026.
   Differs from the released code in: that one drops everything off the
@@ -235,10 +236,10 @@ def prob_cosine_tangent(
   To first order in the covariances this is the delta method: V is its
   J \Sigma J^T, and E the cosine plus half the trace of its Hessian with \Sigma.
 
-  Against sampled weights of two small examples (d = 6) variances are off by 1
-  and 2 percent in the median (those of `prob_cosine_full` by 10) and 9 of 10 by
-  less than 10 percent; the worst are 0.4 and 1.14 times what they should be.
-  The means' average error is less than a seventh of that of `prob_cosine_full`.
+  V lacks what the variance of |t|^2 adds, about E^2 (tr(T_x^2) / n_x^2 +
+  tr(T_y^2) / n_y^2) / 2. So it is too small for cosines near one, the more so
+  where few directions have most of tr(T) (docs/bayesvlm.md has ratios to the
+  true variances).
 
   Args:
     image: One embedding; its mean must not be zero, nor those of the texts.

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from jaxcal.posterior import acquisition
 from tests import shared
@@ -79,10 +80,11 @@ class BaldTest(parameterized.TestCase):
     np.testing.assert_allclose(got, oracle("bald_official_f32"), atol=1e-4)
     np.testing.assert_array_equal(
         jax.lax.top_k(got, 4)[1], oracle("bald_topk4"))
-    # One set of draws: the same up to the noise of 1000 samples, not equal.
-    shared_draws = acquisition.bald(logits[0])
-    np.testing.assert_allclose(shared_draws, got, atol=0.04)
-    self.assertGreater(np.abs(shared_draws - got).max(), 1e-3)
+    # One set of draws: other by the entropies of the two alone.
+    first, second = (
+        np.mean(acquisition.entropy_of_logits(one), -1) for one in logits)
+    np.testing.assert_allclose(
+        acquisition.bald(logits[0]), got + second - first, atol=1e-5)
 
   def test_against_entropies_in_float64(self):
     logits = 3 * np.random.default_rng(0).standard_normal((4, 7, 5))
@@ -125,19 +127,33 @@ class EpigTest(parameterized.TestCase):
         acquisition.epig_independent(pool, targets), oracle("epig_f64"),
         atol=2e-6)
 
+  def test_independent_samples_score_their_own_number(self):
+    # Two samples that are certain of either of two classes: log 2 where they
+    # differ on both sides, one time in four.
+    certain = 200 * np.eye(2, dtype=np.float32)
+    drawn = np.stack([certain[list(rows)] for rows in np.ndindex(2, 2)])
+    each = jax.vmap(lambda target: acquisition.epig_independent(
+        drawn, target[None]))(drawn)
+    np.testing.assert_allclose(np.mean(each), np.log(2) / 4, rtol=1e-6)
+
   @parameterized.named_parameters(*_CASES)
-  def test_independent_samples_score_their_own_number(self, case):
-    oracle = _oracle(case)
-    rng = np.random.default_rng(1)
+  def test_released_score_is_one_of_independent_draws(self, case):
+    oracle, rng, repeats = _oracle(case), np.random.default_rng(1), 40
+    score = jax.jit(acquisition.epig_independent)
     for num, released in zip(oracle("epig_Ks")[:2], oracle("epig_vs_K")):
-      drawn = [
+      drawn = [np.mean(score(*(
           _normal_logits(
               oracle(mean), oracle(variance),
               rng.standard_normal((len(oracle(mean)), num, 5), np.float32))
           for mean, variance in (("epig_pool_mean_f32", "epig_pool_var_f32"),
-                                 ("logit_mean_f32", "logit_var_f32"))]
-      mean = np.mean(acquisition.epig_independent(*drawn))
-      np.testing.assert_allclose(mean, released.mean(), rtol=0.25)
+                                 ("logit_mean_f32", "logit_var_f32")))))
+               for _ in range(repeats)]
+      # A prediction interval for one draw more, of logarithms as they are
+      # nearer to normal; one in a million is outside.
+      drawn = np.log(drawn)
+      off = abs(np.log(released.mean()) - drawn.mean())
+      self.assertLess(off, stats.t.isf(5e-7, repeats - 1) * drawn.std(ddof=1) *
+                      (1 + 1 / repeats)**0.5)
 
   @parameterized.named_parameters(
       ("one_block", 2**22), ("pairs", 9 * 2), ("one_pair", 1),

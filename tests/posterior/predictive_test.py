@@ -10,8 +10,10 @@ import scipy.stats
 
 from jaxcal.posterior import laplace
 from jaxcal.posterior import predictive
+from tests import error_bars
 from tests import quick
 from tests import shared
+from tests.posterior import exact
 
 _CASES = ("clip", "siglip")
 _SIDES = ("both", "image", "text")
@@ -148,91 +150,27 @@ class WeightSamplesTest(parameterized.TestCase):
   def test_cosines(self, name):
     case, images, texts = _sampled(name)
     logits = _sampled_cosines(images, texts, case.scale)
-    mean, variance = np.mean(logits, 0), np.var(logits, 0)
-    # 20,000 draws know a variance to about 1 percent; so do the recorded ones.
-    np.testing.assert_allclose(variance, case["ref_mc_logit_var"], rtol=0.05)
-    np.testing.assert_array_less(
-        np.abs(mean - case["ref_mc_logit_mean"]), 6 * np.sqrt(variance / 2e4))
-
-    full = case.cosines(predictive.prob_cosine_full)
-    diagonal = case.cosines(predictive.prob_cosine)
-    ratio = lambda cosines: cosines.variance / variance
-    # Not each: cosines near one vary less than either form says.
-    np.testing.assert_allclose(np.median(ratio(full)), 1, atol=0.05)
-    self.assertGreater(np.median(ratio(diagonal)), 1.4)
-    closer = np.abs(ratio(full) - 1) < np.abs(ratio(diagonal) - 1)
-    self.assertGreater(np.mean(closer), 0.85)
-    # The model's own logits are further from the mean than ours.
-    own = case["logit_map"] - case["bias"]
-    off = lambda means: np.abs(means - mean).mean()
-    self.assertLess(off(full.mean), 0.5 * off(own))
-
-  @parameterized.product(name=_CASES, side=_SIDES)
-  def test_tangent(self, name, side):
-    case, images, texts = _sampled(name)
-    if side == "image":
-      texts = jnp.broadcast_to(case.text_means, texts.shape)
-    if side == "text":
-      images = jnp.broadcast_to(case.image_means, images.shape)
-    logits = _sampled_cosines(images, texts, case.scale)
-    # With each draw its mirror image: what is odd in the weights cancels, and
-    # the means are known better than to the errors of the closed forms.
-    mirrored = _sampled_cosines(
-        2 * case.image_means[None] - images,
-        2 * case.text_means[None] - texts, case.scale)
-    mean = np.mean((logits + mirrored) / 2, 0)
-    variance = np.var(np.concatenate([logits, mirrored]), 0)
-
-    posterior = case.only(side)
-    got, full = (case.cosines(form, posterior) for form in (
-        predictive.prob_cosine_tangent, predictive.prob_cosine_full))
-    ratio, full_ratio = got.variance / variance, full.variance / variance
-    off = np.abs(ratio - 1)
-    self.assertLess(np.median(off), {"clip": 0.015, "siglip": 0.03}[name])
-    self.assertGreater(np.mean(off < 0.1), 0.85 if side == "both" else 0.8)
-    self.assertBetween(ratio.min(), 0.38 if side == "both" else 0.28, 1)
-    self.assertBetween(ratio.max(), 1, 1.15)
-    self.assertGreater(np.median(np.abs(full_ratio - 1)), 3 * np.median(off))
-    mean_off = lambda cosines: np.abs(cosines.mean - mean).mean()
-    self.assertLess(mean_off(got), mean_off(full) / 7)
-
-  def test_tangent_where_norms_grow(self):
-    # In 64 dimensions the variance across the embeddings is half their squared
-    # norm: beyond what derivatives at the means can tell.
-    posterior = _random_posterior(p=3, d=64)
-    rng = np.random.default_rng(4)
-    inputs = rng.normal(size=(2, 4, 3)).astype(np.float32)
-    means = 11 * rng.normal(size=(2, 4, 64)).astype(np.float32) / 8 + 1
-    sides, samples = [], []
-    for seed, layer in enumerate(posterior):
-      spread = predictive.embedding(inputs[seed], means[seed], layer).spread
-      # Of activations that give each embedding the same relative variance.
-      square = np.sum(np.square(means[seed]), -1)
-      scale = np.sqrt(0.5 * square / spread / np.trace(layer.b_inv))
-      activations = inputs[seed] * scale[:, None]
-      sides.append(predictive.embedding(activations, means[seed], layer))
-      draws = _draws(jax.random.split(jax.random.key(seed), 20_000), layer)
-      samples.append(_sampled_embeddings(
-          activations, means[seed], draws))
-    logits = _sampled_cosines(*samples, 10.0)
-    tangent = _over_images[predictive.prob_cosine_tangent]
-    got, variance = tangent(*sides, posterior, 10.0), np.var(logits, 0)
-    off = np.abs(got.variance / variance - 1)
-    self.assertLess(np.median(off), 0.03)
-    self.assertLess(off.max(), 0.08)
-    np.testing.assert_allclose(
-        got.mean, np.mean(logits, 0), atol=6 * np.sqrt(variance.max() / 2e4))
-    tiny = jax.tree.map(lambda leaf: 1e-4 * leaf, posterior)
-    first_order = 1e4 * tangent(*sides, tiny, 10.0).variance
-    self.assertGreater(np.median(first_order / variance), 1.5)
+    mean, variance = exact.of_posterior(
+        case.images, case.texts, case.posterior, case.scale)
+    error_bars.assert_means(logits, mean)
+    error_bars.assert_variances(logits, variance)
+    # The recorded ones are of as many draws.
+    for key, expected, error in (
+        ("ref_mc_logit_mean", mean, error_bars.of_mean(logits)),
+        ("ref_mc_logit_var", variance, error_bars.of_variance(logits))):
+      np.testing.assert_array_less(
+          np.abs(case[key] - expected), error_bars.LEVEL * error)
 
   @parameterized.parameters(*_CASES)
   def test_dot_products_over_root_mean_square_norms(self, name):
     # For these, means and (joint) covariances are exact.
     case, images, texts = _sampled(name)
-    unit = lambda x: np.asarray(x) / np.sqrt(
-        np.sum(np.mean(np.square(x), 0), -1))[..., None]
-    logits = case.scale * jnp.einsum("snd,skd->nsk", unit(images), unit(texts))
+    unit = lambda draws, side, layer: np.float64(draws) / np.sqrt(
+        np.sum(side.mean**2, -1) + side.spread * np.trace(layer.b_inv)
+    )[:, None]
+    logits = float(case.scale) * np.einsum(
+        "snd,skd->nsk", unit(images, case.images, case.posterior.image),
+        unit(texts, case.texts, case.posterior.text), optimize=True)
 
     full = case.cosines(predictive.prob_cosine_full)
     spreads = predictive.joint_spread(case.text_inputs, case.posterior.text)
@@ -241,12 +179,11 @@ class WeightSamplesTest(parameterized.TestCase):
     np.testing.assert_allclose(
         np.diagonal(joint, axis1=1, axis2=2), full.variance, rtol=2e-5)
     for samples, mean, covariance in zip(logits, full.mean, joint):
-      deviations = np.sqrt(np.diag(covariance))
-      np.testing.assert_allclose(
-          samples.mean(0), mean, rtol=0.01, atol=6 * deviations.max() / 141)
-      np.testing.assert_allclose(
-          np.cov(samples.T) / np.outer(deviations, deviations),
-          covariance / np.outer(deviations, deviations), atol=0.06)
+      error_bars.assert_means(samples, mean)
+      # Entry by entry; the mean is known.
+      off = samples - np.asarray(mean, np.float64)
+      error_bars.assert_means(
+          off[:, :, None] * off[:, None], covariance, rounding=1e-5)
     # The test would notice classes without common weights.
     correlation = np.asarray(joint[0]) / np.sqrt(
         np.outer(np.diag(joint[0]), np.diag(joint[0])))
@@ -254,12 +191,11 @@ class WeightSamplesTest(parameterized.TestCase):
 
   def test_covariance_of_the_weights(self):
     layer = _random_posterior(p=3, d=2).text
-    draws = _draws(jax.random.split(jax.random.key(3), 20_000), layer)
-    got = np.cov(np.reshape(draws, (20_000, -1)).T)
-    expected = np.einsum("jl,km->jklm", *layer).reshape(got.shape)
-    scale = np.sqrt(np.diag(expected))
-    np.testing.assert_allclose(got / np.outer(scale, scale),
-                               expected / np.outer(scale, scale), atol=0.04)
+    draws = np.reshape(_draws(
+        jax.random.split(jax.random.key(3), 20_000), layer), (20_000, -1))
+    covariance = np.einsum("jl,km->jklm", *layer).reshape(6, 6)
+    white = np.linalg.solve(np.linalg.cholesky(covariance), draws.T).T
+    error_bars.assert_means(white[:, :, None] * white[:, None], np.eye(6))
     certain = laplace.deterministic(3, 2)
     np.testing.assert_array_equal(
         predictive.sample_weights(jax.random.key(0), certain), np.zeros((3, 2)))
@@ -267,13 +203,19 @@ class WeightSamplesTest(parameterized.TestCase):
   def test_jointly_drawn_logits(self):
     root = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     covariance, mean = root @ root.T, np.arange(5.0, dtype=np.float32)
-    noise = jax.random.normal(jax.random.key(0), (20_000, 5))
-    draws = predictive.sample_joint_logits(mean, covariance, noise)
-    largest = np.diag(covariance).max()
-    np.testing.assert_allclose(np.cov(draws.T), covariance, atol=0.05 * largest)
-    np.testing.assert_allclose(np.mean(draws, 0), mean, atol=0.1)
+    # Linear in the noise, so that basis vectors tell all of it.
+    root = np.asarray(predictive.sample_joint_logits(
+        mean, covariance, np.eye(5))) - mean
+    np.testing.assert_allclose(
+        root.T @ root, covariance, atol=1e-5 * covariance.max())
+    np.testing.assert_array_equal(predictive.sample_joint_logits(
+        mean, covariance, np.zeros((1, 5))), mean[None])
+    noise = np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
+    np.testing.assert_allclose(
+        predictive.sample_joint_logits(mean, covariance, noise),
+        mean + noise @ root, rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(
-        predictive.sample_joint_logits(mean, 0 * covariance, noise[:2]),
+        predictive.sample_joint_logits(mean, 0 * covariance, noise),
         np.stack([mean, mean]))
 
 
