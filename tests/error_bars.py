@@ -41,3 +41,26 @@ def binomial_band(number, share):
   """Least and most hits of `number` at a chance of `share`, all but always."""
   law = stats.binom(number, share)
   return int(law.ppf(_CHANCE / 2)), int(law.isf(_CHANCE / 2))
+
+
+def of_quantile(number, share, deviation):
+  """Standard error of a quantile of `number` nearly normal draws."""
+  density = stats.norm.pdf(stats.norm.ppf(share)) / deviation
+  return (share * (1 - share) / number)**0.5 / density
+
+
+def assert_normal(draws, deviation):
+  """Independent draws may be normal, of mean zero and this deviation."""
+  draws = np.ravel(draws).astype(np.float64) / deviation
+  law = stats.chi2(draws.size)
+  low, high = law.ppf(_CHANCE / 2), law.isf(_CHANCE / 2)
+  assert low <= np.sum(draws**2) <= high, (draws.std(), low, high)
+  assert abs(draws.sum()) <= LEVEL * draws.size**0.5, draws.mean()
+
+
+def assert_uniform(draws, bound):
+  """Independent draws may be uniform from -bound to bound."""
+  draws = np.ravel(draws).astype(np.float64) / bound
+  largest = np.abs(draws).max()
+  assert _CHANCE**(1 / draws.size) <= largest <= 1 + 1e-6, largest
+  assert stats.kstest(draws, stats.uniform(-1, 2).cdf).pvalue > _CHANCE

@@ -14,6 +14,7 @@ from jaxcal.adapt import run
 from jaxcal.clip import checkpoint
 from jaxcal.clip import last_blocks
 from jaxcal.clip import towers
+from tests import error_bars
 from tests import quick
 from tests import shared
 from tests.adapt import small_tower
@@ -150,7 +151,7 @@ class TtlTest(parameterized.TestCase):
     for name in ("q_proj", "v_proj"):
       down = np.stack([one[name].down for one in change])
       self.assertEqual(down.shape[1:], (12, 4))
-      self.assertAlmostEqual(down.std(), np.sqrt(2 / 16), delta=0.005)
+      error_bars.assert_normal(down, np.sqrt(2 / 16))
       self.assertFalse(np.any([one[name].up for one in change]))
     with jax.enable_x64(True):
       np.testing.assert_array_equal(

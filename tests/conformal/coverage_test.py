@@ -4,8 +4,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+from scipy import stats
 
 from jaxcal.conformal import coverage
+from tests import error_bars
 
 
 class MeasureTest(absltest.TestCase):
@@ -61,9 +63,8 @@ class PromiseTest(parameterized.TestCase):
   def test_valid_at_the_very_edge(self):
     """With 200 images, 0.895 of them is a whole number."""
     found = coverage.promise(99, 200, 0.1)
-    rng = np.random.default_rng(0)
-    shares = rng.binomial(200, rng.beta(90, 10, 100_000)) / 200
-    self.assertAlmostEqual(found.valid, (shares > 0.8949).mean(), 2)
+    np.testing.assert_allclose(
+        found.valid, stats.betabinom(200, 90, 10).sf(178), rtol=1e-9)
 
 
 class FloorTest(absltest.TestCase):
@@ -84,9 +85,7 @@ class FloorTest(absltest.TestCase):
           lambda s, y: coverage.measure(s, y, 0.1).class_gap)(sets, labels))
     counts = (labels[..., None] == np.arange(k)).sum(1)
     floor = coverage.class_gap_floor(counts, 0.1)
-    error = found.std() / splits ** 0.5
-    np.testing.assert_allclose(
-        found.mean(), floor, atol=4 * error)
+    error_bars.assert_means(found, floor)
 
   def test_classes_without_images_do_not_count(self):
     self.assertAlmostEqual(

@@ -11,6 +11,7 @@ import numpy as np
 from jaxcal.conformal import coverage
 from jaxcal.conformal import full
 from jaxcal.conformal import scores
+from tests import error_bars
 from tests.conformal import oracle
 
 _ALPHAS = (0.1, 0.05)
@@ -248,14 +249,16 @@ class CoverageTest(parameterized.TestCase):
     found = self._mean(
         p_values, lambda rng, labels: rng.permutation(1005)[:38])
     law = coverage.promise(38, _IMAGES, 0.1)
-    self.assertAlmostEqual(found, law.mean, delta=3 * law.std / _DRAWS ** 0.5)
+    self.assertAlmostEqual(
+        found, law.mean, delta=error_bars.LEVEL * law.std / _DRAWS ** 0.5)
 
   def test_two_images_of_every_class_do_not(self):
     """As the docstring of the module says."""
     found = self._mean(full.ss_text, lambda rng, labels: np.concatenate([
         rng.permutation(np.flatnonzero(labels == y))[:2] for y in range(19)]))
     law = coverage.promise(38, _IMAGES, 0.1)
-    self.assertLess(found, law.mean - 3 * law.std / _DRAWS ** 0.5)
+    self.assertLess(
+        found, law.mean - error_bars.LEVEL * law.std / _DRAWS ** 0.5)
 
 
 if __name__ == "__main__":

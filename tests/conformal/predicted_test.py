@@ -13,6 +13,7 @@ from jaxcal.conformal import full
 from jaxcal.conformal import predicted
 from jaxcal.conformal import scores
 from jaxcal.predictions import Predictions
+from tests import error_bars
 
 
 def _predictions(n=300, k=5, seed=0):
@@ -42,9 +43,12 @@ class SetsTest(parameterized.TestCase):
         by_class=by_class)
     labels = one.labels[2000:]
     hits = sets[np.arange(2000), labels]
-    self.assertAlmostEqual(hits.mean(), 0.9, delta=0.03)
-    for y in range(5) if by_class else ():
-      self.assertAlmostEqual(hits[labels == y].mean(), 0.9, delta=0.07)
+    parts = [hits[labels == y] for y in range(5)] if by_class else [hits]
+    for y, part in enumerate(parts):
+      n = np.sum(one.labels[:2000] == y) if by_class else 2000
+      law = coverage.promise(int(n), len(part), 0.1)
+      self.assertAlmostEqual(
+          part.mean(), law.mean, delta=error_bars.LEVEL * float(law.std))
 
   def test_arrays_of_any_kind_constants_and_seeds(self):
     one = _predictions(60)
@@ -122,21 +126,28 @@ class MeasureTest(parameterized.TestCase):
   @parameterized.parameters(*scores.SCORES)
   def test_coverage_is_as_promised(self, score):
     row = predicted.measure(_predictions(200), score=score, num_splits=500)
-    error = row["promised_std"] / 500 ** 0.5
-    self.assertAlmostEqual(
-        row["coverage"], row["promised_mean"], delta=4 * error)
-    self.assertAlmostEqual(row["coverage_std"], row["promised_std"], delta=.01)
-    self.assertAlmostEqual(row["valid"], row["promised_valid"], delta=0.1)
+    level = error_bars.LEVEL
+    self.assertAlmostEqual(row["coverage"], row["promised_mean"],
+                           delta=level * row["promised_std"] / 500**0.5)
+    # The standard error of a deviation, of a law that is nearly normal.
+    self.assertAlmostEqual(row["coverage_std"], row["promised_std"],
+                           delta=level * row["promised_std"] / 1000**0.5)
+    self.assertBetween(
+        round(500 * row["valid"]),
+        *error_bars.binomial_band(500, row["promised_valid"]))
     self.assertBetween(row["promised_low"], 0.7, 0.9)
 
   def test_transport(self):
     one = _predictions(200)
     # One class is too likely everywhere.
     tilted = one._replace(logits=one.logits + np.float32([4, 0, 0, 0, 0]))
-    plain, moved = (predicted.measure(tilted, transported=transported)
+    plain, moved = (predicted.measure(
+        tilted, transported=transported, num_splits=100)
                     for transported in (False, True))
     self.assertLess(moved["mean_size"], plain["mean_size"])
-    self.assertAlmostEqual(moved["coverage"], moved["promised_mean"], delta=.02)
+    self.assertAlmostEqual(
+        moved["coverage"], moved["promised_mean"],
+        delta=error_bars.LEVEL * moved["promised_std"] / 100**0.5)
 
   def test_refusals(self):
     one = _predictions(20)

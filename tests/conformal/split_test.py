@@ -15,6 +15,7 @@ from scipy import stats
 from jaxcal.conformal import coverage
 from jaxcal.conformal import scores
 from jaxcal.conformal import split
+from tests import error_bars
 from tests.conformal import oracle
 
 _LAC = lambda probabilities, uniforms: scores.least_ambiguous(probabilities)
@@ -229,10 +230,11 @@ class SimulatedTest(parameterized.TestCase):
       own = jnp.take_along_axis(found, labels[..., None], axis=-1)[..., 0]
       q = jax.vmap(lambda s: split.threshold(s, alpha))(own[:, :n])
       hits = int((own[:, n] <= q).sum())
-    law = stats.binom(draws, split.threshold_rank(n, alpha) / (n + 1))
-    self.assertGreaterEqual(hits, law.ppf(0.0005))
+    least, most = error_bars.binomial_band(
+        draws, split.threshold_rank(n, alpha) / (n + 1))
+    self.assertGreaterEqual(hits, least)
     if digits is None:
-      self.assertLessEqual(hits, law.ppf(0.9995))
+      self.assertLessEqual(hits, most)
 
   def test_coverage_of_many_images_is_beta_binomial(self):
     rng = np.random.default_rng(0)
@@ -242,15 +244,16 @@ class SimulatedTest(parameterized.TestCase):
       q = np.asarray(jax.vmap(lambda s: split.threshold(s, 0.1))(values[:, :n]))
     found = (values[:, n:] <= q[:, None]).mean(axis=1)
     law = coverage.promise(n, m, 0.1)
-    np.testing.assert_allclose(
-        found.mean(), law.mean, atol=4 * law.std / draws ** 0.5)
-    # Standard error of a deviation, of a law that is nearly normal.
-    np.testing.assert_allclose(
-        found.std(), law.std, rtol=4 / (2 * draws) ** 0.5)
-    np.testing.assert_allclose(
-        (found >= 0.895).mean(), law.valid, atol=4 * 0.5 / draws ** 0.5)
-    inside = ((found >= law.low) & (found <= law.high)).mean()
-    self.assertBetween(inside, 0.94, 1)
+    error_bars.assert_means(found, law.mean)
+    error_bars.assert_variances(found, law.std**2)
+    exactly = stats.betabinom(m, 18, 2)
+    for hits, share in (
+        (found >= 0.895, law.valid),
+        ((found >= law.low) & (found <= law.high),
+         exactly.cdf(np.round(m * law.high)) -
+         exactly.cdf(np.round(m * law.low) - 1))):
+      self.assertBetween(
+          hits.sum(), *error_bars.binomial_band(draws, float(share)))
 
 
 if __name__ == "__main__":

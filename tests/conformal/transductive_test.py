@@ -9,6 +9,7 @@ from jaxcal.conformal import coverage
 from jaxcal.conformal import scores
 from jaxcal.conformal import split
 from jaxcal.conformal import transductive
+from tests import error_bars
 from tests.conformal import oracle
 
 _MODELS = {"vitb32": "CLIP_ViT-B-32", "rn50": "CLIP_RN50"}
@@ -122,8 +123,7 @@ class CoverageTest(absltest.TestCase):
     rng = np.random.default_rng(0)
     self.draws = [np.split(rng.permutation(1005), [57]) for _ in range(200)]
     self.promise = coverage.promise(57, 948, 0.1)
-    # Three standard errors of the mean.
-    self.error = 3 * self.promise.std / 200 ** 0.5
+    self.error = error_bars.LEVEL * self.promise.std / 200 ** 0.5
 
   def _of(self, shares_of):
     transport = jax.jit(transductive.transport)

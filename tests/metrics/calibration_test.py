@@ -8,11 +8,13 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from jaxcal.metrics import binning
 from jaxcal.metrics import calibration
 from jaxcal.metrics import proximity
 from jaxcal.metrics import scoring
+from tests import error_bars
 from tests import shared
 
 _OF_CONFIDENCE = {
@@ -268,9 +270,10 @@ class PropertyTest(parameterized.TestCase):
     self.assertLessEqual(error["rmsce"], error["mce"])
     self.assertAlmostEqual(
         error["ece_over"] + error["ece_under"], error["ece"], places=12)
-    if power == 3.0:
-      self.assertGreater(gap, 0.2)
-      self.assertGreater(error["ece_over"], 10 * error["ece_under"])
+    with jax.enable_x64(True):
+      wrong = _errors(confidence, np.zeros(300, bool))
+    self.assertEqual(wrong["ece_under"], 0)
+    np.testing.assert_allclose(wrong["ece_over"], confidence.mean())
 
   @parameterized.product(
       seed=(0, 1, 2, 3), n=(1, 7, 150), edges=("left", "right"),
@@ -415,17 +418,18 @@ class FloorTest(parameterized.TestCase):
     floor = calibration.calibration_floor(
         confidence, key=jax.random.key(0), num_samples=2000,
         num_bins=num_bins)
-    # Four standard errors of the difference of two means of 2000.
+    # Both are means of 2000.
     np.testing.assert_allclose(
         floor, np.mean(errors), rtol=0,
-        atol=4 * np.std(errors) * (2 / 2000)**0.5)
+        atol=error_bars.LEVEL * 2**0.5 * error_bars.of_mean(errors))
 
   def test_one_bin_has_a_closed_form(self):
-    # |binomial(n, 1/2) / n - 1/2| has the mean sqrt(1 / (2 pi n)) for large n.
+    # The mean of |binomial(n, 1/2) / n - 1/2|, whose square has 1 / 4n.
     floor = calibration.calibration_floor(
         np.full(1000, 0.5), key=jax.random.key(1), num_samples=4000)
-    np.testing.assert_allclose(
-        floor, (2 * np.pi * 1000)**-0.5, rtol=0.06)
+    expected = stats.binom(1000, 0.5).expect(lambda hits: abs(hits / 1000 - .5))
+    error = (1 / 4000 - expected**2)**0.5 / 4000**0.5
+    np.testing.assert_allclose(floor, expected, atol=error_bars.LEVEL * error)
 
   def test_certain_predictions_have_none(self):
     floor = calibration.calibration_floor(

@@ -5,10 +5,12 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from jaxcal.metrics import binning
 from jaxcal.metrics import calibration
 from jaxcal.metrics import debiased
+from tests import error_bars
 
 
 def _draws(seed, shift, *, n=200, num_draws=400):
@@ -20,9 +22,7 @@ def _draws(seed, shift, *, n=200, num_draws=400):
 
 class DebiasedTest(parameterized.TestCase):
 
-  def _check(self, norm, draw):
-    # Fixed confidences; the labels of the bins are noise around them.
-    generator = np.random.default_rng(0)
+  def _check(self, norm, expected):
     confidence, correct = _draws(1, 0.15, n=60, num_draws=1)
     confidence, correct = confidence[0], correct[0]
     bins = binning.bin_statistics(confidence, correct, num_bins=4)
@@ -31,40 +31,45 @@ class DebiasedTest(parameterized.TestCase):
     filled = count > 0
     count = count[filled]
     conf, acc = conf[filled] / count, acc[filled] / count
-    np.testing.assert_allclose(
-        found, draw(generator, count, conf, acc), rtol=1e-2)
+    np.testing.assert_allclose(found, expected(count, conf, acc), rtol=1e-4)
 
-  def test_absolute_gaps_by_drawing(self):
+  def test_absolute_gaps_by_the_mean_of_a_folded_normal(self):
 
-    def draw(generator, count, conf, acc):
-      noisy = generator.normal(
-          acc, np.sqrt(acc * (1 - acc) / count), size=(100_000, len(acc)))
-      excess = np.abs(noisy - conf).mean(0) - np.abs(acc - conf)
-      return np.sum(count / 60 * (np.abs(acc - conf) - excess))
+    def expected(count, conf, acc):
+      gap = np.abs(acc - conf)
+      excess = stats.foldnorm.mean(
+          gap / (deviation := np.sqrt(acc * (1 - acc) / count)),
+          scale=deviation) - gap
+      return np.sum(count / 60 * (gap - excess))
 
-    self._check("l1", draw)
+    self._check("l1", expected)
 
   def test_squared_gaps_by_a_loop(self):
 
-    def draw(generator, count, conf, acc):
+    def expected(count, conf, acc):
       total = 0.
       for n, c, a in zip(count, conf, acc):
         total += n / 60 * ((c - a)**2 - a * (1 - a) / (n - 1))
       return total**0.5
 
-    self._check("l2", draw)
+    self._check("l2", expected)
 
   @parameterized.parameters(0.0, 0.1)
   def test_nearer_to_the_truth_than_the_plain_error(self, shift):
-    confidence, correct = map(jnp.asarray, _draws(2, shift))
+    n = 2000 if shift == 0 else 200
+    confidence, correct = map(jnp.asarray, _draws(2, shift, n=n))
     plain, corrected = (
         np.asarray(jax.jit(jax.vmap(error))(confidence, correct))
         for error in (calibration.expected_calibration_error,
                       debiased.debiased_calibration_error))
-    self.assertGreater(plain.mean(), shift + 0.02)
-    # Of |x| for a Gaussian x, (2 - sqrt(2)) of its mean is left.
-    left = (corrected.mean() - shift) / (plain.mean() - shift)
-    self.assertBetween(left, *((0.5, 0.65) if shift == 0 else (-0.1, 0.6)))
+    if shift == 0:
+      # Of |x| for a Gaussian x, (2 - sqrt(2)) of its mean is left.
+      error_bars.assert_means(corrected - (2 - 2**0.5) * plain, 0)
+    # Too large, and less so; nor is it farther off on the other side.
+    for excess in (plain - shift, plain - corrected,
+                   plain + corrected - 2 * shift):
+      self.assertGreater(
+          excess.mean(), error_bars.LEVEL * error_bars.of_mean(excess))
 
   def test_the_square_is_unbiased(self):
     # Before the root: its expectation is that of infinitely many labels.
@@ -72,8 +77,7 @@ class DebiasedTest(parameterized.TestCase):
     found = np.asarray(jax.jit(jax.vmap(
         lambda c, a: debiased.debiased_calibration_error(
             c, a, num_bins=5, norm="l2")))(confidence, correct))
-    error = np.std(found**2) / len(found)**0.5
-    np.testing.assert_allclose(np.mean(found**2), 0.09, atol=4 * error)
+    error_bars.assert_means(found**2, 0.09)
 
   def test_bins_of_one_and_bins_without_noise(self):
     one_each = np.array([0.15, 0.55]), np.array([False, True])

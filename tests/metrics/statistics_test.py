@@ -9,10 +9,20 @@ from scipy import stats
 
 from jaxcal.metrics import calibration
 from jaxcal.metrics import statistics
+from tests import error_bars
 
 
 def _mean_of(values):
   return lambda weights: statistics.weighted_mean(jnp.asarray(values), weights)
+
+
+def _rejected(level, n):
+  """How often a mean of n normal numbers is beyond its bootstrap's level.
+
+  The spread of resamples is that of the numbers, divided by n, not n - 1.
+  """
+  return 2 * stats.t.sf(
+      stats.norm.isf(level / 2) * (1 - 1 / n)**0.5, n - 1)
 
 
 class WeightedMeanTest(absltest.TestCase):
@@ -45,12 +55,10 @@ class ResampleTest(absltest.TestCase):
     np.testing.assert_array_equal(counts.sum(axis=1), n)
     np.testing.assert_array_equal(counts, np.round(counts))
     # Each count is binomial(n, 1 / n): mean 1, variance 1 - 1 / n.
-    variance = 1 - 1 / n
-    np.testing.assert_allclose(
-        counts.mean(axis=0), 1, atol=4.5 * (variance / num_samples)**0.5)
-    np.testing.assert_allclose(counts.var(), variance, rtol=0.03)
-    covariance = np.cov(counts.T)[np.triu_indices(n, 1)].mean()
-    np.testing.assert_allclose(covariance, -1 / n, rtol=0.05)
+    # Any two covary by -1 / n.
+    error_bars.assert_means(counts, 1)
+    error_bars.assert_means(
+        (counts[:, :, None] - 1) * (counts[:, None] - 1), np.eye(n) - 1 / n)
 
   def test_samples_do_not_depend_on_the_batch(self):
     values = np.random.default_rng(0).normal(size=30)
@@ -81,47 +89,52 @@ class IntervalTest(parameterized.TestCase):
   def test_scipy_for_an_unbiased_statistic(self, level):
     values = np.random.default_rng(2).gamma(2.0, size=80)
     ours = statistics.bootstrap_interval(
-        _mean_of(values), 80, key=jax.random.key(3), num_samples=6000,
+        _mean_of(values), 80, key=jax.random.key(3), num_samples=20_000,
         level=level)
     theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=6000, confidence_level=level,
+        (values,), np.mean, n_resamples=20_000, confidence_level=level,
         method="percentile", rng=np.random.default_rng(4)).confidence_interval
-    error = values.std() / 80**0.5
+    # Both are of draws; the law of a mean of 80 is nearly normal.
+    error = 2**0.5 * error_bars.of_quantile(
+        20_000, (1 - level) / 2, values.std() / 80**0.5)
     np.testing.assert_allclose(ours.estimate, values.mean(), rtol=1e-6)
-    np.testing.assert_allclose(ours.low, theirs.low, atol=0.1 * error)
-    np.testing.assert_allclose(ours.high, theirs.high, atol=0.1 * error)
+    np.testing.assert_allclose(
+        [ours.low, ours.high], [theirs.low, theirs.high],
+        atol=error_bars.LEVEL * error)
 
   def test_covers_the_mean_as_often_as_it_says(self):
-    values = np.random.default_rng(5).normal(size=(400, 60))
+    runs, n, resamples = 1000, 60, 200
+    values = np.random.default_rng(5).normal(size=(runs, n))
     run = jax.jit(jax.vmap(lambda x, key: statistics.bootstrap_interval(
-        lambda weights: statistics.weighted_mean(x, weights), 60, key=key,
-        num_samples=400, level=0.9)))
+        lambda weights: statistics.weighted_mean(x, weights), n, key=key,
+        num_samples=resamples, level=0.9)))
     intervals = run(
         jnp.asarray(values, jnp.float32),
-        jax.random.split(jax.random.key(6), 400))
-    covered = np.mean((intervals.low < 0) & (intervals.high > 0))
-    # 0.9 less the bootstrap's 1 / n shortfall; 0.015 is a standard error.
-    self.assertBetween(covered, 0.84, 0.945)
+        jax.random.split(jax.random.key(6), runs))
+    covered = np.sum((intervals.low < 0) & (intervals.high > 0))
+    # A resample is outside a little more often than one time in ten.
+    outside = 2 * (1 + 0.05 * (resamples - 1)) / (resamples + 1)
+    self.assertBetween(covered, *error_bars.binomial_band(
+        runs, 1 - _rejected(outside, n)))
 
   def test_contains_its_estimate_where_percentiles_miss_it(self):
-    # A calibrated model on few examples: the ECE of a resample is larger.
-    generator = np.random.default_rng(7)
-    confidence = np.linspace(0.3, 0.99, 400)
-    correct = generator.uniform(size=400) < confidence
+    # As often right as it says, in every bin: no resample is.
+    confidence = np.repeat([0.25, 0.5, 0.75], 120)
+    correct = np.arange(360) % 4 < 4 * confidence
 
     def ece(weights):
       return calibration.expected_calibration_error(
           confidence, correct, weights=weights)
 
     interval = statistics.bootstrap_interval(
-        ece, 400, key=jax.random.key(8), num_samples=500)
+        ece, 360, key=jax.random.key(8), num_samples=500)
     percentile = np.quantile(
         statistics.bootstrap_samples(
-            ece, 400, key=jax.random.key(8), num_samples=500), 0.025)
+            ece, 360, key=jax.random.key(8), num_samples=500), 0.025)
     self.assertGreater(percentile, interval.estimate)
     self.assertLess(interval.low, interval.estimate)
     self.assertGreater(interval.high, interval.estimate)
-    np.testing.assert_allclose(interval.estimate, ece(jnp.ones(400)))
+    np.testing.assert_allclose(interval.estimate, 0, atol=1e-6)
 
   def test_arrays_of_statistics_under_jit(self):
     values = jnp.asarray(
@@ -162,8 +175,13 @@ class GroupsTest(absltest.TestCase):
     counts = np.asarray(run(groups=(3, 7)))
     np.testing.assert_array_equal(counts[:, :3].sum(1), np.full(200, 3))
     np.testing.assert_array_equal(counts[:, 3:].sum(1), np.full(200, 7))
-    self.assertGreater(counts.std(0).min(), 0.5)
-    self.assertGreater(np.asarray(run())[:, :3].sum(1).std(), 1)
+    for start, size in ((0, 3), (3, 7)):
+      off = counts[:, start:start + size] - 1
+      error_bars.assert_means(
+          off[:, :, None] * off[:, None], np.eye(size) - 1 / size)
+    # Without groups their sizes vary.
+    error_bars.assert_variances(
+        np.asarray(run())[:, :3].sum(1), 10 * 0.3 * 0.7)
     for wrong in ((3, 6), (0, 10)):
       with self.assertRaisesRegex(ValueError, "must sum to num_examples=10"):
         run(groups=wrong)
@@ -288,19 +306,22 @@ class TestsOfDifferencesTest(parameterized.TestCase):
 
   def test_uniform_where_there_is_no_difference(self):
     generator = np.random.default_rng(13)
-    values = jnp.asarray(generator.normal(size=(400, 40)), jnp.float32)
+    runs, n, resamples = 1000, 40, 200
+    values = jnp.asarray(generator.normal(size=(runs, n)), jnp.float32)
 
     def p_value(values, key):
       samples = statistics.bootstrap_samples(
-          _mean_of(values), 40, key=key, num_samples=400)
+          _mean_of(values), n, key=key, num_samples=resamples)
       return statistics.difference_p_value(jnp.mean(values), samples)
 
     found = np.asarray(jax.jit(jax.vmap(p_value))(
-        values, jax.random.split(jax.random.key(14), 400)))
-    # A standard error of a share of 400 is 0.011 at 0.05 and 0.02 at 0.2; the
-    # bootstrap's spread is 1 / n too small.
-    self.assertBetween(np.mean(found <= 0.05), 0.02, 0.1)
-    self.assertBetween(np.mean(found <= 0.2), 0.13, 0.28)
+        values, jax.random.split(jax.random.key(14), runs)))
+    for level in (0.05, 0.2):
+      # Values are 2 / 201 apart.
+      possible = 2 * np.floor(level * (resamples + 1) / 2) / (resamples + 1)
+      self.assertBetween(
+          np.sum(found <= level),
+          *error_bars.binomial_band(runs, _rejected(possible, n)))
 
 
 if __name__ == "__main__":

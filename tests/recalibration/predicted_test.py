@@ -18,6 +18,7 @@ from jaxcal import stages
 from jaxcal.recalibration import base
 from jaxcal.recalibration import predicted
 from jaxcal.recalibration import temperature
+from tests import error_bars
 
 _NAMES = ("cat", "dog", "owl")
 
@@ -330,9 +331,9 @@ class DrawTest(parameterized.TestCase):
     repeats = 2000
     counts = sum(predicted.draw(labels, 0.4, seed=seed).astype(int)
                  for seed in range(repeats))
-    expected = 4 / 11
-    error = np.sqrt(expected * (1 - expected) / repeats)
-    np.testing.assert_allclose(counts / repeats, expected, atol=4 * error)
+    least, most = error_bars.binomial_band(repeats, 4 / 11)
+    self.assertBetween(counts.min(), least, most)
+    self.assertBetween(counts.max(), least, most)
 
   def test_seed(self):
     labels = np.arange(40) % 4

@@ -10,6 +10,7 @@ from jaxcal import stages
 from jaxcal.report import aggregate
 from jaxcal.report import resampled
 from jaxcal.report import summary
+from tests import error_bars
 
 _A, _B, _C = map(stages.Stages, ("tpt", "soc", "mta"))
 _CONVENTIONS = summary.Conventions(num_resamples=500)
@@ -43,8 +44,11 @@ class MeansTest(absltest.TestCase):
     error = math.hypot(digits.std() / math.sqrt(60),
                        shapes.std() / math.sqrt(90)) / 2
     width = first["nll_high"] - first["nll_low"]
+    # Either end is of 500 resamples.
     self.assertAlmostEqual(
-        width / (2 * stats.norm.ppf(0.975) * error), 1, delta=0.12)
+        width, 2 * stats.norm.ppf(0.975) * error,
+        delta=error_bars.LEVEL * 2**0.5 * error_bars.of_quantile(
+            500, 0.025, error))
     self.assertEqual((first["best"], second["best"]), (["nll"], []))
     self.assertEqual(second["reference"], "tpt")
     self.assertAlmostEqual(

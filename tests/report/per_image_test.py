@@ -9,6 +9,7 @@ import numpy as np
 from jaxcal.predictions import Predictions
 from jaxcal.report import inputs
 from jaxcal.report import per_image
+from tests import error_bars
 
 
 def _random(seed=0, n=400, k=7, decimals=2):
@@ -112,7 +113,7 @@ class PerImageTest(absltest.TestCase):
                      for size in sizes], axis=0)
     median = per_image.lowest_by_chance(labels, correct)
     # Half of the draws are at least the median, and half at most.
-    error = 4 * np.sqrt(0.25 / draws)
+    error = error_bars.LEVEL * np.sqrt(0.25 / draws)
     self.assertGreater(np.mean(lowest >= median - 1e-12), 0.5 - error)
     self.assertLess(np.mean(lowest > median + 1e-12), 0.5 + error)
 

@@ -15,6 +15,7 @@ from jaxcal.report import resampled
 from jaxcal.report import scores
 from jaxcal.report import summary
 from jaxcal.report import tables
+from tests import error_bars
 
 _QUICK = summary.Conventions(num_resamples=60)
 
@@ -199,8 +200,8 @@ class WinnersTest(parameterized.TestCase):
           {of: resampled.of(_given(one, labels), conventions)
            for of, one in methods.items()}, 0.95)
       some += any(found.values())
-    # At most 5 % of the tables have a bold number, and three standard errors.
-    self.assertLessEqual(some / runs, 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs))
+    # At most 5 % of the tables have a bold number.
+    self.assertLessEqual(some, error_bars.binomial_band(runs, 0.05)[1])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from jaxcal.report import resampled
 from jaxcal.report import scores
 from jaxcal.report import seeds
 from jaxcal.report import summary
+from tests import error_bars
 from tests.report import drawn
 
 
@@ -150,12 +151,13 @@ class SeedsTest(parameterized.TestCase):
       row = seeds.pool(_resampled(values, seed=run), 0.95)
       held["images"] += row["gap_low"] <= 0 <= row["gap_high"]
       held["total"] += row["gap_total_low"] <= 0 <= row["gap_total_high"]
-    # The bootstrap of 100 images covers 94.5 %; three standard errors below.
+    # The bootstrap of 100 images covers 94.5 %.
     self.assertGreaterEqual(
-        held["total"] / runs, 0.945 - 3 * math.sqrt(0.945 * 0.055 / runs))
+        held["total"], error_bars.binomial_band(runs, 0.945)[0])
     if of_seeds:
       # The interval over images alone says nothing of other seeds.
-      self.assertLess(held["images"] / runs, 0.9)
+      self.assertLess(
+          held["images"], error_bars.binomial_band(runs, 0.945)[0])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxcal.tuning import clip_adapter
 from jaxcal.tuning import method as method_lib
+from tests import error_bars
 from tests.tuning import oracle as oracle_lib
 from tests.tuning import steps
 
@@ -72,8 +73,7 @@ class ArraysTest(absltest.TestCase):
     self.assertEqual(
         jax.tree.map(jnp.shape, params), {"hidden": (64, 16), "out": (16, 64)})
     for weights, bound in ((params["hidden"], 1 / 8), (params["out"], 1 / 4)):
-      self.assertBetween(float(jnp.abs(weights).max()), .95 * bound, bound)
-      self.assertLess(abs(float(weights.mean())), bound / 10)
+      error_bars.assert_uniform(weights, bound)
     with self.assertRaisesRegex(ValueError, "1 to the 64 .* got 65"):
       clip_adapter.method(logit_scale=1.0, reduction=65).init(
           jax.random.key(0), prompts)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.tuning import coop
+from tests import error_bars
 from tests import quick
 from tests.tuning import oracle as oracle_lib
 
@@ -50,7 +51,7 @@ class CoopTest(parameterized.TestCase):
         key, base)["context"]
     random = start(coop.method)
     self.assertEqual(random.shape, (4, 64))
-    self.assertBetween(float(random.std()), 0.017, 0.023)
+    error_bars.assert_normal(random, 0.02)
     np.testing.assert_array_equal(start(coop.method, context=words), words)
     each = start(coop.class_specific)
     self.assertEqual(each.shape, (6, 4, 64))

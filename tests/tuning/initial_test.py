@@ -5,6 +5,7 @@ import jax
 import numpy as np
 
 from jaxcal.tuning import initial
+from tests import error_bars
 
 
 class InitialTest(absltest.TestCase):
@@ -12,7 +13,7 @@ class InitialTest(absltest.TestCase):
   def test_vectors(self):
     x = initial.vectors(jax.random.key(0), (40, 100))
     self.assertEqual(x.shape, (40, 100))
-    np.testing.assert_allclose([x.mean(), x.std()], [0, 0.02], atol=1e-3)
+    error_bars.assert_normal(x, 0.02)
 
   def test_linear_is_pytorchs(self):
     try:
@@ -25,10 +26,8 @@ class InitialTest(absltest.TestCase):
     for name, other in (("kernel", theirs.weight.T), ("bias", theirs.bias)):
       other = other.detach().numpy()
       self.assertEqual(ours[name].shape, other.shape)
-      quantiles = np.linspace(0, 1, 11)
-      np.testing.assert_allclose(
-          np.quantile(ours[name], quantiles), np.quantile(other, quantiles),
-          atol=0.02)
+      for one in (ours[name], other):
+        error_bars.assert_uniform(one, 25**-0.5)
       self.assertLessEqual(float(np.abs(ours[name]).max()), 0.2)
 
 

@@ -11,6 +11,7 @@ from jaxcal.clip import towers
 from jaxcal.tuning import dor
 from jaxcal.tuning import maple
 from jaxcal.tuning import training
+from tests import error_bars
 from tests import quick
 from tests.tuning import oracle as oracle_lib
 
@@ -74,8 +75,8 @@ class MapleTest(parameterized.TestCase):
     if name == "maple":
       np.testing.assert_array_equal(params["context"], stored["context"])
     else:
-      self.assertBetween(params["context"].std(), 0.015, 0.025)
-    self.assertBetween(params["deep_text"].std(), 0.015, 0.025)
+      error_bars.assert_normal(params["context"], 0.02)
+    error_bars.assert_normal(params["deep_text"], 0.02)
     maps = params["vision"]
     for leaf in jax.tree.leaves(maps):  # uniform, in an eighth = 64^-1/2
       self.assertLess(np.abs(leaf).max(), 0.125)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.tuning import outliers
+from tests import error_bars
 from tests import shared
 
 _LICENCE = "  1 This software and database is being provided to you\n"
@@ -163,18 +164,24 @@ class DrawTest(parameterized.TestCase):
     self.assertGreater(len({tuple(words) for words in passes.tolist()}), 30)
     # Over the passes, every word has its share.
     counts = np.bincount(passes.ravel(), minlength=num_words)
-    expected = 60 * per_pass * num_drawn / num_words
-    self.assertLess(np.abs(counts - expected).max(), .4 * expected)
+    least, most = error_bars.binomial_band(
+        60, per_pass * num_drawn / num_words)
+    self.assertBetween(counts.min(), least, most)
+    self.assertBetween(counts.max(), least, most)
 
   def test_independent_draws(self):
     drawn = self._steps(outliers.iid, range(200), 9, 3)
     self.assertTrue(all(len(set(words)) == 3 for words in drawn.tolist()))
     counts = np.bincount(drawn.ravel(), minlength=9)
-    self.assertBetween(counts.min(), 40, 67)
+    least, most = error_bars.binomial_band(200, 3 / 9)
+    self.assertBetween(counts.min(), least, most)
+    self.assertBetween(counts.max(), least, most)
     # Unlike in a pass, words come again in the next step.
     again = [set(a) & set(b) for a, b in zip(drawn[::3].tolist(),
                                              drawn[1::3].tolist())]
-    self.assertGreater(sum(map(bool, again)), 20)
+    # Three of nine others share none with a chance of 20 / 84.
+    self.assertBetween(sum(map(bool, again)), *error_bars.binomial_band(
+        len(again), 64 / 84))
 
   def test_fixed_words(self):
     drawn = self._steps(outliers.fixed, range(5), 50, 3)

@@ -11,6 +11,7 @@ from jaxcal.clip import prompts as prompts_lib
 from jaxcal.clip import towers
 from jaxcal.tuning import promptsrc
 from jaxcal.tuning import training
+from tests import error_bars
 from tests import quick
 from tests.tuning import oracle as oracle_lib
 
@@ -95,11 +96,11 @@ class PromptSrcTest(parameterized.TestCase):
         jax.tree.map(jnp.shape, tree) for tree in (params, stored)))
     np.testing.assert_array_equal(params["context"], stored["context"])
     for part in ("deep_text", "vision"):
-      self.assertBetween(params[part].std(), 0.017, 0.023)
+      error_bars.assert_normal(params[part], 0.02)
     random = self._method(name, context=None).init(
         jax.random.key(0), self._base())
     self.assertEqual(random["context"].shape, (4, 64))
-    self.assertBetween(random["context"].std(), 0.015, 0.025)
+    error_bars.assert_normal(random["context"], 0.02)
 
   def test_weights_scale_their_parts(self):
     params = oracle_lib.params(self.oracle.stored, "promptsrc", "init")

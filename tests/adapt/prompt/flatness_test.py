@@ -13,6 +13,7 @@ from jaxcal.adapt.prompt import flatness
 from jaxcal.clip import prefix
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
+from tests import error_bars
 from tests import quick
 from tests.clip import tiny
 
@@ -148,19 +149,18 @@ class FlatnessTest(absltest.TestCase):
     noise = np.asarray(
         flatness.draw_noise(jax.random.key(3), encode, recipe))
     self.assertEqual(noise.shape, (2000, 8, 16))
-    # 32,000 numbers per position: their deviation is known to 0.4 %.
     expected = np.full(8, 0.02**0.5)
     expected[1:3] = 0.005**0.5
-    np.testing.assert_allclose(noise.std(axis=(0, 2)), expected, rtol=0.02)
-    np.testing.assert_allclose(noise.mean(axis=(0, 2)), 0, atol=5e-3)
+    for position, deviation in enumerate(expected):
+      error_bars.assert_normal(noise[:, position], deviation)
     # No two positions, nor two draws, share their noise.
     flat = noise[:, :, 0] / expected[None]
-    np.testing.assert_allclose(np.cov(flat.T), np.eye(8), atol=0.15)
-    self.assertLess(abs((flat[:-1] * flat[1:]).mean()), 0.05)
+    error_bars.assert_means(flat[:, :, None] * flat[:, None], np.eye(8))
+    error_bars.assert_means(flat[:-1] * flat[1:], 0)
 
   def test_random_context(self):
     context = flatness.random_context(jax.random.key(0), (40, 500))
-    np.testing.assert_allclose(context.std(), 0.141421, rtol=0.02)
+    error_bars.assert_normal(context, 0.02**0.5)
     np.testing.assert_allclose(
         flatness.random_context(jax.random.key(0), (40, 500), std=1.0),
         context / 0.02**0.5, rtol=1e-12)
