@@ -26,13 +26,15 @@ def of_variance(draws):
 
 def assert_means(draws, expected, *, rounding=0.0):
   """Means over the first axis are the expected ones, within their errors."""
-  off = np.abs(np.mean(draws, 0, dtype=np.float64) - expected)
+  draws = np.asarray(draws, np.float64)
+  off = np.abs(draws.mean(0) - expected)
   np.testing.assert_array_less(off, LEVEL * of_mean(draws) + rounding + 1e-300)
 
 
 def assert_variances(draws, expected, *, rounding=0.0):
   """The same of variances."""
-  off = np.abs(np.var(draws, 0, dtype=np.float64, ddof=1) - expected)
+  draws = np.asarray(draws, np.float64)
+  off = np.abs(draws.var(0, ddof=1) - expected)
   np.testing.assert_array_less(
       off, LEVEL * of_variance(draws) + rounding + 1e-300)
 
