@@ -8,6 +8,7 @@ import tempfile
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import pytest
 
 from jaxcal import config as config_lib
 from jaxcal import config_choice
@@ -150,6 +151,7 @@ class ChoiceTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "no setting of tda for all"):
       config_choice.chosen(config, "shapes")
 
+  @pytest.mark.slow
   def test_evaluation_with_them(self):
     output = pathlib.Path(self.create_tempdir().full_path, "run")
     given = ("evaluate", *_SMALL, "--config.method.name=zero_shot,tda",

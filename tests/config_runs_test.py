@@ -7,6 +7,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 import jaxcal
 from jaxcal import config as config_lib
@@ -111,6 +112,7 @@ class ConfigRunsTest(parameterized.TestCase):
     with mock.patch.object(run, "_compute", side_effect=AssertionError):
       self.assertEqual(list(self._predict(config)), ["zero", "mta"])
 
+  @pytest.mark.slow
   def test_several_orders(self):
     config = _config()
     config.method.name, config.stream.seed = ("zero_shot", "tda"), 4
@@ -346,6 +348,7 @@ class ConfigRunsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       config_lib.validate(config)
 
+  @pytest.mark.slow
   def test_a_store_of_other_views_is_refused(self):
     config, features = _config(), self.output / "features"
     fill.fill(self.model, self.images, features / "digits",

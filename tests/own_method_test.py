@@ -8,6 +8,7 @@ from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxcal
 from jaxcal import config
@@ -66,6 +67,7 @@ class OwnMethodTest(absltest.TestCase):
     lines = [line for line in _METHOD.splitlines() if line.strip()]
     self.assertLess(len(lines), 25)
 
+  @pytest.mark.slow
   def test_on_arrays_and_as_a_grid(self):
     names = dict(self.names)
     for block in (_ARRAYS, _GRID):
@@ -81,6 +83,7 @@ class OwnMethodTest(absltest.TestCase):
           np.exp(names["outputs"].log_probs[row]), _mean_of_views(
               names["text"], 20.0, names["features"], clean), atol=1e-5)
 
+  @pytest.mark.slow
   def test_on_a_store_and_on_images(self):
     model = jaxcal.load("testbed")
     images = image_sets.limit(sets.load("digits"), 7)
@@ -106,6 +109,7 @@ class OwnMethodTest(absltest.TestCase):
       np.testing.assert_array_equal(found.labels, images.labels)
       self.assertEqual(found.class_names, images.class_names)
 
+  @pytest.mark.slow
   def test_in_the_command_by_a_config_file(self):
     folder = pathlib.Path(self.create_tempdir().full_path)
     (folder / "mine.py").write_text(_METHOD + _CONFIG)

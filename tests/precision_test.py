@@ -256,6 +256,7 @@ class TowerTest(parameterized.TestCase):
   @parameterized.product(
       name=precision.PRECISIONS,
       write=(tiny.write, tiny.write_siglip, tiny.write_resnet))
+  @pytest.mark.slow
   def test_texts(self, name, write):
     model = self._model(write, text=name)
     ids = np.array([[28, 3, 4, 29, 0], [28, 5, 6, 7, 29]])
@@ -486,6 +487,7 @@ class ProgramTest(parameterized.TestCase):
       towers_in=("highest", "bfloat16"),
       part=("prompt_tuning", "streams", "other_texts", "views_program",
             "few_shots", "training_of_the_testbed"))
+  @pytest.mark.slow
   def test_around_a_model(self, towers_in, part):
     self._assert_exact(towers_in, getattr(_world(towers_in), part)())
 

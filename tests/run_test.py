@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+import pytest
 
 from jaxcal import predictions
 from jaxcal import run
@@ -172,6 +173,7 @@ class IterateTest(_Runs, parameterized.TestCase):
       self.assertEqual(one.logits.shape, (11, 10))
 
   @parameterized.parameters(3, 16)
+  @pytest.mark.slow
   def test_batches_of_another_size_give_the_same_predictions(self, batch_size):
     self.assert_same(self.run_all(batch_size=batch_size), atol=1e-5)
 
@@ -232,6 +234,7 @@ class MixedTest(_Runs, parameterized.TestCase):
       "image_features", "zero_shot_logits", "zero_shot_text_features",
       "mean_cosine", "view_logits", "zero_shot_view_logits")}
 
+  @pytest.mark.slow
   def test_company_does_not_matter(self):
     for name, method in self.methods.items():
       with mock.patch.object(type(self), "methods", {name: method}):
@@ -244,6 +247,7 @@ class MixedTest(_Runs, parameterized.TestCase):
           np.allclose(one.logits, self.one_device[name].logits, atol=1e-4),
           name not in ("tda", "ecalp"), name)
 
+  @pytest.mark.slow
   def test_features_in_arrays_give_the_same_predictions(self):
     read = sources.from_images(self.model, self.images, recipe=_RECIPE)
     batches = read.batches([np.arange(11)], sharding.data_mesh(
@@ -269,6 +273,7 @@ class MixedTest(_Runs, parameterized.TestCase):
         self.assertCountEqual(read, self.order[first:])
         self.assert_same(resumed)
 
+  @pytest.mark.slow
   def test_a_part_that_was_lost_before_the_saved_state(self):
     parts = pathlib.Path(self.create_tempdir().full_path, "parts")
 
@@ -347,6 +352,7 @@ class MemoryTest(_Runs, absltest.TestCase):
 
     return mock.patch.object(run, "_program", limited)
 
+  @pytest.mark.slow
   def test_goes_on_with_half_of_the_batch(self):
     images, read = watched(self.images)
     with self._limited(4), self.assertLogs(level="WARNING") as logs:
@@ -355,6 +361,7 @@ class MemoryTest(_Runs, absltest.TestCase):
     self.assertIn("with 8 images at a time; going on with 4", logs.output[-1])
     self.assertCountEqual(set(read), range(11))
 
+  @pytest.mark.slow
   def test_methods_with_a_state_go_on_where_they_were(self):
     expected = run.predict(
         {"tda": cache.Tda()}, self.task, self.images, model=self.model,
@@ -431,6 +438,7 @@ class HeadTest(_Runs, absltest.TestCase):
     return bayesian.Head(
         posterior, *maps, jnp.exp(cls.shipped.params["logit_scale"]), noise)
 
+  @pytest.mark.slow
   def test_every_method_predicts_in_every_form(self):
     self.assertEqual(list(self.one_device), [
         name + form for name in ("zero_shot", "soc")

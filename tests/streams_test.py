@@ -8,6 +8,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 import jaxcal
 from jaxcal import predictions
@@ -68,6 +69,7 @@ class StreamsTest(parameterized.TestCase):
                 ours, theirs, rtol=0, atol=atol), getattr(one, field),
             getattr(self.expected[name], field))
 
+  @pytest.mark.slow
   def test_each_order_is_as_by_itself_and_the_others_are_there_once(self):
     found = jaxcal.predict(
         _METHODS, self.task, self.views, labels=self.labels,
@@ -103,6 +105,7 @@ class StreamsTest(parameterized.TestCase):
 
   @parameterized.parameters(
       dict(_LONGEST=7), dict(_BYTES=3 * 4 * _V * _D * 2), dict(_BYTES=1))
+  @pytest.mark.slow
   def test_the_length_of_stretches_does_not_matter(self, **limits):
     """To the last bit, but for stretches of one image, where no loop is."""
     asked = []
@@ -143,6 +146,7 @@ class StreamsTest(parameterized.TestCase):
       with mock.patch.object(streams, "_advance", side_effect=AssertionError):
         self._assert_same(self.iterate(parts=parts))
 
+  @pytest.mark.slow
   def test_a_part_that_was_lost_before_the_saved_states(self):
     parts = pathlib.Path(self.create_tempdir().full_path)
     with mock.patch.multiple(streams, _LONGEST=8, _SAVE_SECONDS=0):
@@ -195,6 +199,7 @@ class PageTest(absltest.TestCase):
 
 class FromImagesTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_every_image_goes_through_the_tower_once(self):
     model = jaxcal.load("testbed")
     images, read = run_test.watched(image_sets.limit(sets.load("digits"), 11))

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal import provenance
 from jaxcal.adapt.prompt import flatness
@@ -41,6 +42,7 @@ class DrawsTest(parameterized.TestCase):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
                  narrow, wide)
 
+  @pytest.mark.slow
   def test_boxes_as_they_have_always_been(self):
     (top, left, height, width), mirrored = _boxes()
     self.assertEqual(

@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.adapt import base
 from jaxcal.adapt import low_rank
@@ -105,6 +106,7 @@ class TtlTest(parameterized.TestCase):
     features = jax.vmap(self.blocks)(self.seen.states[:, :1])[:, 0]
     return base.logits(self.task, features)
 
+  @pytest.mark.slow
   def test_without_a_step_it_is_the_tower(self):
     for changed in (dict(num_steps=0), dict(learning_rate=0.0),
                     dict(alpha=0.0)):
@@ -114,11 +116,13 @@ class TtlTest(parameterized.TestCase):
         np.abs(self._logits(low_rank.Ttl()) - self._plain()).max(), 0.1)
 
   @parameterized.parameters(1, 2, 3, 7, 100)
+  @pytest.mark.slow
   def test_views_at_once_change_nothing(self, views_at_once):
     np.testing.assert_allclose(
         self._logits(low_rank.Ttl(num_steps=2), views_at_once=views_at_once),
         self._logits(low_rank.Ttl(num_steps=2)), atol=2e-3)
 
+  @pytest.mark.slow
   def test_images_are_adapted_one_by_one(self):
     together = self._logits(low_rank.Ttl())
     for image in range(4):
@@ -126,6 +130,7 @@ class TtlTest(parameterized.TestCase):
           lambda x, i=image: x[i:i + 1], self.seen))
       np.testing.assert_allclose(alone[0], together[image], atol=1e-4)
 
+  @pytest.mark.slow
   def test_blocks_before_those_that_are_changed_stay(self):
     """Where another method of the run adapts more blocks."""
     states = self.seen.states
@@ -158,6 +163,7 @@ class TtlTest(parameterized.TestCase):
           change[0]["q_proj"].down,
           low_rank.initial(jax.random.key(0), wide, 4)[0]["q_proj"].down)
 
+  @pytest.mark.slow
   def test_views_at_once_bound_the_memory(self):
     """Not the number of images, and less with fewer views at a time."""
     blocks = small_tower.blocks(8)

@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxcal
 from jaxcal import predictions
@@ -257,6 +258,7 @@ class LengthTest(parameterized.TestCase):
     return base.Task(jnp.asarray(self.text, jnp.float32), jnp.float32(_SCALE),
                      num_images=num_images)
 
+  @pytest.mark.slow
   def test_it_is_that_of_the_stream(self):
     found = jaxcal.predict(
         {"ecalp": jaxcal.Ecalp(), "roomy": jaxcal.Ecalp(length=_N + 9)},

@@ -11,6 +11,7 @@ import pathlib
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import pytest
 
 from benchmarks import aot
 from benchmarks import jaxprs
@@ -73,6 +74,7 @@ class RecordTest(parameterized.TestCase):
                     f"with those of {installed}")
 
   @parameterized.parameters(*[(name,) for name in _RECORDS])
+  @pytest.mark.slow
   def test_counts_are_those_of_today(self, name):
     """Which do not hang on versions."""
     record = _RECORDS[name]

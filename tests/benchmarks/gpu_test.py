@@ -34,6 +34,7 @@ class GpuTest(absltest.TestCase):
     limits = [part.limit for part in gpu.PARTS.values()]
     self.assertLess(limits[0] + sum(limits), 8 * 60)
 
+  @pytest.mark.slow
   def test_a_cpu_is_not_measured_at_full_size(self):
     done = _run()
     self.assertEqual(done.returncode, 2)
@@ -87,6 +88,7 @@ class ProcessesTest(absltest.TestCase):
 
 class ImageTowerTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_operations_are_those_of_the_sizes(self):
     for config in sizes.MODELS.values():
       vision = config.vision

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.clip import checkpoint
 from jaxcal.clip import last_blocks
@@ -42,6 +43,7 @@ class LastBlocksTest(parameterized.TestCase):
     folder = tiny.write_siglip(self.create_tempdir().full_path)
     self._assert_the_tower(checkpoint.load(folder), number)
 
+  @pytest.mark.slow
   def test_gradients_by_every_parameter_are_those_of_the_tower(self):
     model = checkpoint.load(shipped.folder())
     config, params = model.config, dict(model.params)

@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from safetensors import numpy as safetensors
 
 from jaxcal.clip import checkpoint
@@ -102,6 +103,7 @@ class LoadTest(absltest.TestCase):
         theirs(params), self.folder / "open_clip_model.safetensors")
     return config, params
 
+  @pytest.mark.slow
   def test_a_folder(self):
     config, params = self._write(vocab_size=1000)
     for file in ("vocab.json", "merges.txt"):

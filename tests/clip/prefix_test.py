@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.clip import prefix
 from jaxcal.clip import prompts
@@ -91,6 +92,7 @@ class EncoderTest(parameterized.TestCase):
     np.testing.assert_array_equal(features[3], features[4])
 
   @parameterized.parameters((1, None), (2, 1), (3, 2), (4, 7))
+  @pytest.mark.slow
   def test_groups_and_chunks(self, max_groups, classes_per_chunk):
     encode = self._encoder(_bank(), max_groups=max_groups,
                            classes_per_chunk=classes_per_chunk)
@@ -99,6 +101,7 @@ class EncoderTest(parameterized.TestCase):
     self._assert_same(encode, _plain())
 
   @parameterized.parameters((1, None), (2, 2))
+  @pytest.mark.slow
   def test_before_the_projection(self, max_groups, classes_per_chunk):
     encode = self._encoder(_bank(), max_groups=max_groups,
                            classes_per_chunk=classes_per_chunk)
@@ -119,6 +122,7 @@ class EncoderTest(parameterized.TestCase):
     self._assert_same(encode, _plain(in_front))
 
   @parameterized.parameters(((6,), _M), (_LENGTHS, 0))
+  @pytest.mark.slow
   def test_one_class_and_no_context(self, lengths, m):
     bank = _bank(lengths, in_front=m, m=m)
     plain = prompts.context_encoder(_CONFIG, _params(jnp.float64), bank)
@@ -126,6 +130,7 @@ class EncoderTest(parameterized.TestCase):
         plain, _random(m, 8), _random(len(lengths), 5, seed=2))
     self._assert_same(self._encoder(bank, max_groups=1), expected)
 
+  @pytest.mark.slow
   def test_jacobian(self, in_front=1):
     encode = self._encoder(_bank(in_front=in_front), max_groups=1)
     plain = prompts.context_encoder(
@@ -137,6 +142,7 @@ class EncoderTest(parameterized.TestCase):
         quick.jit(lambda e, c: e.jacobian(c))(encode, context), expected,
         atol=1e-10)
 
+  @pytest.mark.slow
   def test_a_jacobian_has_no_copies_beside_it(self):
     """But for the one that XLA makes of the place where it is written."""
     encode = self._encoder(_bank(lengths=[1, 2, 3, 5] * 25), max_groups=3)
@@ -223,6 +229,7 @@ class EncoderTest(parameterized.TestCase):
                      [(1, 5), (1, 10), (1, 18)])
     self.assertEqual(shapes(range(6), max_groups=1), [(6, 18)])
 
+  @pytest.mark.slow
   def test_copies_without_room(self):
     encode = self._encoder(_bank(), max_groups=5)
     features = encode.take(jnp.array([0, 5, 5]), max_groups=3)(_random(_M, 8))
@@ -259,6 +266,7 @@ class DeepTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (2, _M, _M), (2, 2, _M), (1, 1, 2), (0, _M, _M))
+  @pytest.mark.slow
   def test_against_the_plain_tower(self, depth, count, in_front):
     deep = _random(depth, count, 8, seed=6)
 
@@ -324,6 +332,7 @@ class DeepTest(parameterized.TestCase):
           with_deep(encode, self.context, deep), plain(self.context, deep=deep),
           atol=1e-10)
 
+  @pytest.mark.slow
   def test_half_precision(self):
     half = prefix.context_encoder(
         self.config, _params(jnp.bfloat16, self.config), _bank(), max_groups=1)
@@ -375,6 +384,7 @@ class CausalityTest(parameterized.TestCase):
 
 class MemoryTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_chunks_bound_what_the_gradient_needs(self):
     def temporary(num_classes, classes_per_chunk, longer=0):
       bank = _bank((4,) * num_classes + (16,) * longer)

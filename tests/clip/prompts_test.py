@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
@@ -192,6 +193,7 @@ class PromptBankTest(parameterized.TestCase):
     self.assertEqual(bank.token_ids[1].tolist(), [28, 3, 4, 5, 8, 6, 10, 29])
     self.assertEqual(bank.context_positions.tolist(), [[1, 2, 3]] * 2)
 
+  @pytest.mark.slow
   def test_crop(self):
     names = ["cat", "tall_cat", "cat"]  # a name may occur twice
     cropped, whole = (
@@ -377,6 +379,7 @@ class ContextTest(parameterized.TestCase):
           (jax.grad(loss)(context) * step).sum(), slope, rtol=1e-6)
 
   @parameterized.parameters("shared", "own", "deep")
+  @pytest.mark.slow
   def test_chunks_and_some_rows(self, kind):
     bank = BANK(["cat", "a cat", "tall house", "house"], template="a {}.")
     with jax.enable_x64(True):

@@ -11,6 +11,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.special
 
 from jaxcal.clip import checkpoint
@@ -320,6 +321,7 @@ class CheckpointTest(parameterized.TestCase):
     self.assertEqual(model.preprocess,
                      preprocess.Preprocess(64, 64, offset="round"))
 
+  @pytest.mark.slow
   def test_bytes_to_features(self):
     model = checkpoint.load(tiny.write_resnet(self.folder))
     pixels = np.random.default_rng(0).integers(

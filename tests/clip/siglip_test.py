@@ -14,6 +14,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal import tasks
 from jaxcal.clip import captions
@@ -172,6 +173,7 @@ class CheckpointTest(parameterized.TestCase):
     positions = shapes["vision_model"]["embeddings"]["position_embedding"]
     self.assertEqual(positions["embedding"].shape, (27 * 27, 1152))
 
+  @pytest.mark.slow
   def test_bytes_to_features(self):
     model = checkpoint.load(tiny.write_siglip(self.folder))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 14, 14, 3), np.uint8)

@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from safetensors import numpy as safetensors
 import scipy.special
 
@@ -226,6 +227,7 @@ class TowersTest(parameterized.TestCase):
     np.testing.assert_allclose(
         one_by_one(self.pixels), features, atol=1e-6)
 
+  @pytest.mark.slow
   def test_image_prompts_that_would_flow_anyway_change_nothing(self):
     config, params = _deeper(), init(_deeper(), jax.random.key(0))
     with jax.enable_x64(True):

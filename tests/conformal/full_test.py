@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.conformal import coverage
 from jaxcal.conformal import full
@@ -175,6 +176,7 @@ class LargeTest(absltest.TestCase):
 class PValuesTest(parameterized.TestCase):
 
   @parameterized.parameters(full.ss_text, full.so_lda)
+  @pytest.mark.slow
   def test_order_batches_and_candidates(self, method):
     with jax.enable_x64(True):
       data = _random()
@@ -245,6 +247,7 @@ class CoverageTest(parameterized.TestCase):
     return np.mean(hits)
 
   @parameterized.parameters(full.ss_text, full.so_lda)
+  @pytest.mark.slow
   def test_an_independent_draw_keeps_the_promise(self, p_values):
     found = self._mean(
         p_values, lambda rng, labels: rng.permutation(1005)[:38])
@@ -252,6 +255,7 @@ class CoverageTest(parameterized.TestCase):
     self.assertAlmostEqual(
         found, law.mean, delta=error_bars.LEVEL * law.std / _DRAWS ** 0.5)
 
+  @pytest.mark.slow
   def test_two_images_of_every_class_do_not(self):
     """As the docstring of the module says."""
     found = self._mean(full.ss_text, lambda rng, labels: np.concatenate([

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import special
 
 import jaxcal
@@ -177,6 +178,7 @@ class MeasureFullTest(parameterized.TestCase):
                   "text_features": text.astype(np.float32)})
 
   @parameterized.parameters(*predicted.FULL)
+  @pytest.mark.slow
   def test_equals_a_loop_over_splits(self, method):
     one = self._predictions()
     row = predicted.measure_full(one, method=method, num_splits=3, seed=1)

@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from jaxcal.conformal import coverage
@@ -127,6 +128,7 @@ class ThresholdTest(parameterized.TestCase):
         [split.threshold(values[where & (groups == g)], 0.1)
          for g in range(3)])
 
+  @pytest.mark.slow
   def test_splits_of_any_size_are_compiled_once(self):
     rng = np.random.default_rng(0)
     values = rng.uniform(size=100).astype(np.float32)
@@ -191,6 +193,7 @@ class SetsTest(absltest.TestCase):
         split.prediction_sets(values, q, nonempty=True),
         [[0, 1, 0], [1, 0, 1]])
 
+  @pytest.mark.slow
   def test_order_of_images_and_one_at_a_time(self):
     rng = np.random.default_rng(3)
     probabilities = rng.dirichlet(np.full(6, 0.5), 90).astype(np.float32)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+import pytest
 
 from jaxcal.data import contents
 from jaxcal.data import corruptions
@@ -226,6 +227,7 @@ class ShapesTest(parameterized.TestCase):
     np.testing.assert_array_equal(
         made, _make("contrast", np.asarray(expected), None, 1))
 
+  @pytest.mark.slow
   def test_images_side_by_side_are_as_alone(self):
     images = np.stack([corruption_numbers.picture(24, 32)[::step]
                        for step in (1, -1)])
@@ -437,6 +439,7 @@ class PublishedTest(parameterized.TestCase):
                   corruption=_Corruption(name, 3, share=0.5))
 
   @parameterized.parameters((None,), (_Corruption("elastic_ic", 1),))
+  @pytest.mark.slow
   def test_it_has_a_folder_for_each_corruption(self, corruption):
     with self.assertRaisesRegex(
         ValueError, "folder for each corruption.*gaussian_noise"):

@@ -6,6 +6,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import large_images
@@ -54,6 +55,7 @@ class CutTest(parameterized.TestCase):
     self.assertLessEqual(difference.max(), 1)
     self.assertLess((difference > 0).mean(), 0.05)
 
+  @pytest.mark.slow
   def test_mixed_views(self):
     """AugMix draws the same; what it makes of a pixel less or more differs."""
     recipe = views.Recipe(size=48, resize=48, num_views=6, augmix=True)

@@ -259,6 +259,7 @@ class CleanViewTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       views.clean_view(_image(), (40, 50), resize=8, crop=8, **options)
 
+  @pytest.mark.slow
   def test_hugging_face_processor(self):
     pytest.importorskip("transformers")
     processor_class = _pillow_processor()
@@ -435,6 +436,7 @@ class MakeViewsTest(parameterized.TestCase):
         _make_views(_image(), few), _make_views(_image(), _PLAIN)[:6]
     )
 
+  @pytest.mark.slow
   def test_canvas_batch_order_and_devices_do_not_matter(self):
     images = [_image(30 + 4 * n, 64 - 3 * n, seed=n) for n in range(8)]
     ids = [f"{n}.png" for n in range(8)]

@@ -9,6 +9,7 @@ from flax import serialization
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
+import pytest
 from safetensors import numpy as safetensors
 
 from jaxcal.clip import checkpoint
@@ -111,6 +112,7 @@ class CheckpointsTest(fuzz.FaultCase):
 
   @fuzz.fewer(0.6)
   @hypothesis.given(_safetensors())
+  @pytest.mark.slow
   def test_safetensors(self, content):
     self._load("model.safetensors", **{"model.safetensors": content})
 

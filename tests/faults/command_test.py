@@ -8,6 +8,7 @@ import zipfile
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from jaxcal import stages
@@ -140,6 +141,7 @@ class CommandTest(fuzz.FaultCase):
     redrawn.write(run, summary.Conventions(num_bins=3, num_resamples=5))
     return run
 
+  @pytest.mark.slow
   def test_runs(self):
     run = self._run()
     (run / "predictions/pets/zero_shot.npz").rename(self.root / "aside.npz")

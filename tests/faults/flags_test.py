@@ -6,6 +6,7 @@ import math
 from absl.testing import absltest
 import hypothesis
 from hypothesis import strategies as st
+import pytest
 
 from jaxcal import config as config_lib
 from tests.cli import command
@@ -51,6 +52,7 @@ class FlagsTest(fuzz.FaultCase):
   num_bytes = fuzz.COMPILING_BYTES
 
   @hypothesis.given(_arguments())
+  @pytest.mark.slow
   def test_command_line(self, arguments):
     """Nothing of a run comes about: there are no images."""
     fuzz.COUNTS["command lines, inputs"] += 1

@@ -6,6 +6,7 @@ from absl.testing import absltest
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from jaxcal import stages
@@ -91,17 +92,20 @@ class ReportsTest(fuzz.FaultCase):
 
   @fuzz.fewer(0.3)
   @hypothesis.given(fuzz.damaged_json(_ABOUT))
+  @pytest.mark.slow
   def test_about(self, content):
     self._read("run.json", content)
 
   @fuzz.fewer(0.2)
   @hypothesis.given(fuzz.damaged_json(_RECALIBRATION))
+  @pytest.mark.slow
   def test_about_recalibration(self, content):
     self._read("run.json", content)
 
   @fuzz.fewer(0.4)
   @hypothesis.given(st.data(), st.sampled_from((
       "results.jsonl", "differences.jsonl", "sets.jsonl", "failure.jsonl")))
+  @pytest.mark.slow
   def test_tables(self, data, name):
     first, *others = self._tables[name].splitlines()
     broken = data.draw(fuzz.damaged_json(json.loads(first)))

@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal import sharding
 from jaxcal.clip import checkpoint
@@ -98,6 +99,7 @@ class FromImagesTest(_ExtractCase):
     self.assertGreater(np.ptp(self.pooled, axis=0).max(), 0.1)
 
   @parameterized.parameters((1, 4), (2, 2), (4, 1))
+  @pytest.mark.slow
   def test_features_of_each_image_alone(self, num_devices, batch_size):
     batches = [[4, 0, 5, 2], [1, 3], []]
     found = self._extract(batches, num_devices, batch_size=batch_size)
@@ -139,6 +141,7 @@ class FromImagesTest(_ExtractCase):
     with self.assertRaisesRegex(ValueError, "5 images .* 2 devices .* 2 each"):
       self._extract([[0, 1, 2, 3, 4]], 2)
 
+  @pytest.mark.slow
   def test_an_image_that_cannot_be_read(self):
     images = self.images._replace(
         read=lambda position: np.zeros((0, 4, 3), np.uint8))
@@ -160,6 +163,7 @@ class FromImagesTest(_ExtractCase):
 
 class AugMixTest(_ExtractCase):
 
+  @pytest.mark.slow
   def test_mixtures_are_encoded_without_rounding(self):
     recipe = views.Recipe(size=48, resize=48, num_views=2, augmix=True)
     batch, = self._extract([[0, 2]], recipe=recipe)
@@ -267,6 +271,7 @@ class FromStoreTest(parameterized.TestCase):
 
 class ResidualTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_from_images_through_a_store(self):
     """A SigLIP, whose image tower adds a residual to its projection."""
     model = checkpoint.load(

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.metrics import binning
 from tests import shared
@@ -73,6 +74,7 @@ class BinStatisticsTest(parameterized.TestCase):
           confidence, correct, num_bins=15, edges=edges)
       np.testing.assert_allclose(np.stack(bins), expected, rtol=1e-12)
 
+  @pytest.mark.slow
   def test_statistics_of_parts_add_up(self):
     confidence, correct = _data(1, 300)
     with jax.enable_x64(True):

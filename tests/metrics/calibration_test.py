@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from jaxcal.metrics import binning
@@ -67,6 +68,7 @@ def _loop_ece(confidence, correct, num_bins):
 
 class HandCaseTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_four_examples_in_two_bins(self):
     # Bin (0, 1/2]: confidence 0.3, accuracy 1/2. Bin (1/2, 1]: 0.8 and 0.
     confidence = jnp.array([0.2, 0.4, 0.7, 0.9])
@@ -423,6 +425,7 @@ class FloorTest(parameterized.TestCase):
         floor, np.mean(errors), rtol=0,
         atol=error_bars.LEVEL * 2**0.5 * error_bars.of_mean(errors))
 
+  @pytest.mark.slow
   def test_one_bin_has_a_closed_form(self):
     # The mean of |binomial(n, 1/2) / n - 1/2|, whose square has 1 / 4n.
     floor = calibration.calibration_floor(

@@ -4,6 +4,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 from jaxcal.metrics import presets
 
@@ -63,6 +64,7 @@ class PresetsTest(parameterized.TestCase):
       np.testing.assert_allclose(
           self._found(paper, name, probs, labels), np.mean(terms), rtol=1e-10)
 
+  @pytest.mark.slow
   def test_bins_of_equal_mass(self):
     probs, labels = _data()
     values, hits = probs.max(-1), probs.argmax(-1) == labels

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.metrics import calibration
 from jaxcal.metrics import proximity
@@ -83,6 +84,7 @@ class PieceTest(parameterized.TestCase):
               confidence, correct, grouping, num_bins=5, num_groups=4),
           expected, rtol=1e-12)
 
+  @pytest.mark.slow
   def test_at_least_the_error_without_groups(self):
     confidence, correct, grouping = self._data()
     plain = calibration.expected_calibration_error(

@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.metrics import calibration
 from jaxcal.metrics import smooth
@@ -139,6 +140,7 @@ class PropertyTest(parameterized.TestCase):
           batched, [function(c.astype(np.float32).astype(float), a)
                     for c, a in data], rtol=1e-4)
 
+  @pytest.mark.slow
   def test_a_calibrated_model_has_little(self):
     confidence, correct = _data(6, 20_000)
     for name, function in _ALL.items():

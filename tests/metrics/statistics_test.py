@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from jaxcal.metrics import calibration
@@ -102,6 +103,7 @@ class IntervalTest(parameterized.TestCase):
         [ours.low, ours.high], [theirs.low, theirs.high],
         atol=error_bars.LEVEL * error)
 
+  @pytest.mark.slow
   def test_covers_the_mean_as_often_as_it_says(self):
     runs, n, resamples = 1000, 60, 200
     values = np.random.default_rng(5).normal(size=(runs, n))
@@ -117,6 +119,7 @@ class IntervalTest(parameterized.TestCase):
     self.assertBetween(covered, *error_bars.binomial_band(
         runs, 1 - _rejected(outside, n)))
 
+  @pytest.mark.slow
   def test_contains_its_estimate_where_percentiles_miss_it(self):
     # As often right as it says, in every bin: no resample is.
     confidence = np.repeat([0.25, 0.5, 0.75], 120)

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.metrics import binning
 from jaxcal.metrics import calibration
@@ -43,6 +44,7 @@ class StreamingTest(parameterized.TestCase):
           ours, theirs, rtol=0, atol=1e-12), found, expected)
     self.assertGreater(float(found.errors.expected), 0.1)
 
+  @pytest.mark.slow
   def test_weights_and_a_scan(self):
     probs, labels = _data()
     weights = np.random.default_rng(1).poisson(1.0, size=120)
@@ -57,6 +59,7 @@ class StreamingTest(parameterized.TestCase):
       jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(
           ours, theirs, rtol=0, atol=1e-12), state, whole)
 
+  @pytest.mark.slow
   def test_a_state_does_not_grow(self):
     stream = streaming.calibration_errors(4, num_bins=5)
     shapes = lambda state: jax.tree.map(lambda x: (x.shape, x.dtype), state)

@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal import sharding
 from jaxcal.posterior import curvature
@@ -259,6 +260,7 @@ class StreamTest(parameterized.TestCase):
       _assert_near(factors.a, a, 1e-13)
       _assert_near(factors.b, b, 1e-13)
 
+  @pytest.mark.slow
   def test_resumed_from_a_file(self):
     activations, embeddings, targets = _pairs(10, dtype=np.float32)
     whole = curvature.kronecker_factors(
@@ -347,6 +349,7 @@ class StreamTest(parameterized.TestCase):
       with self.assertRaisesRegex(ValueError, message):
         call()
 
+  @pytest.mark.slow
   def test_zero_activations_are_no_error(self):
     activations, embeddings, targets = _pairs(4, dtype=np.float32)
     sums = curvature.add(curvature.start(4, 6), _spoilt(activations, 1, 0.0),

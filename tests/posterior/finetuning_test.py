@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.posterior import finetuning
 from jaxcal.posterior import model
@@ -166,6 +167,7 @@ class LearningCurveTest(absltest.TestCase):
     return problem, list(finetuning.learning_curve(
         problem, targets, **(settings | changes)))
 
+  @pytest.mark.slow
   def test_cells_are_what_their_parts_give(self):
     problem, curve = self._curve()
     self.assertLen(curve, 8)

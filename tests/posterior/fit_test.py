@@ -6,6 +6,7 @@ from unittest import mock
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 import jaxcal
 from jaxcal.data import image_set as image_sets
@@ -102,6 +103,7 @@ class FitTest(absltest.TestCase):
     self.assertEqual(about["prior_precision"],
                      self.fitted.evidence.prior_precision)
 
+  @pytest.mark.slow
   def test_another_choice_needs_no_other_factors(self):
     folder = self._new_folder()
     half = pairs_lib.limit(self.pairs, 6)
@@ -150,6 +152,7 @@ class FitTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, "candidates is 1, expected at"):
       self._fit(self.folder, candidates=1)
 
+  @pytest.mark.slow
   def test_validation_with_a_posterior_that_is_no_more_than_a_point(self):
     """A prior that lets nothing vary leaves the logits of the model."""
     task = inputs.task(self.model, self.images)
@@ -167,6 +170,7 @@ class FitTest(absltest.TestCase):
     evidence = files.maximise_evidence(self.fitted.found, 1.0)
     self.assertEqual(found.evidence, files.scaled(evidence, best["factor"]))
 
+  @pytest.mark.slow
   def test_predictions_with_it(self):
     chosen = head.load(self.folder, self.model)
     task = jaxcal.task_of(self.model, self.images.class_names)

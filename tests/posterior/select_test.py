@@ -6,6 +6,7 @@ import tempfile
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 import jaxcal
 from jaxcal import predictions
@@ -47,6 +48,7 @@ class SelectTest(parameterized.TestCase):
         "strategies": ["random", "entropy"], "budgets": [2, 3], "seeds": [5],
         **options})
 
+  @pytest.mark.slow
   def test_choices_are_of_all_pools_and_kept(self):
     told = []
     paths = self._select(about={"mine": 1}, progress=lambda *at: (

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import optimize
 from scipy import special
 
@@ -268,6 +269,7 @@ class CalibratorTest(parameterized.TestCase):
             fitted, logits + 1e5, labels, level=level), ends, rtol=1e-7)
 
   @parameterized.parameters(1., 2.)
+  @pytest.mark.slow
   def test_interval_covers_the_true_temperature(self, true_temperature):
     repeats, covered, noted = 400, 0, 0
     for seed in range(repeats):

@@ -3,6 +3,7 @@
 from absl.testing import absltest
 import jax
 import numpy as np
+import pytest
 from scipy import optimize
 from scipy import special
 
@@ -55,6 +56,7 @@ class VectorTest(absltest.TestCase):
     np.testing.assert_allclose(
         vector.fit_vector(half, on.labels)[1], shift, atol=1e-4)
 
+  @pytest.mark.slow
   def test_what_needs_no_change(self):
     """Labels drawn from the softmax: close to one and zero."""
     on = made.evidence(0, 20_000, factor=1.)

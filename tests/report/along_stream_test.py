@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxcal
 from jaxcal import stages
@@ -98,6 +99,7 @@ class AlongStreamTest(parameterized.TestCase):
                              last - differences[0][name], places=6)
     self.assertNotIn("accuracy", rows[4])
 
+  @pytest.mark.slow
   def test_intervals_are_of_resamples_of_all_images(self):
     found = _predictions()
     row = _rows(found)[1]
@@ -269,6 +271,7 @@ class AlongStreamTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "no rows with a nll_difference"):
       figures.along_stream(without, "nll", "NLL")
 
+  @pytest.mark.slow
   def test_measured_with_the_rest(self):
     found = _predictions()
     whole = measured.measure([measured.Predicted(

@@ -8,6 +8,7 @@ import pathlib
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 from scipy import special
 
 from jaxcal import predictions
@@ -152,6 +153,7 @@ class ComparedTest(parameterized.TestCase):
     for remark in planned.remarks:
       self.assertIn(f"- {remark}", text)
 
+  @pytest.mark.slow
   def test_any_two_methods_also_of_one_run(self):
     planned = compared.plan([self.one, self.one], ["tpt", "soc"])
     row, = compared.compare(planned, _CONVENTIONS).rows

@@ -11,6 +11,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from sklearn import metrics
 
 from jaxcal import predictions as predictions_lib
@@ -196,6 +197,7 @@ class EvaluateTest(parameterized.TestCase):
     self._check(found.differences[0], {
         f"{name}_difference": value for name, value in expected.items()})
 
+  @pytest.mark.slow
   def test_p_values_are_of_the_whole_table(self):
     logits, labels = _data(n=200)
     worse = {f"noise {i}": np.random.default_rng(i + 1).normal(
@@ -230,6 +232,7 @@ class EvaluateTest(parameterized.TestCase):
     softmax, flat = (row["ece"] for row in found.rows)
     self._check(difference, {"ece_difference": flat - softmax})
 
+  @pytest.mark.slow
   def test_other_conventions(self):
     logits, labels = _data()
     narrow, wide = (summary.evaluate(
@@ -260,6 +263,7 @@ class ProbabilitiesTest(parameterized.TestCase):
     self.assertAlmostEqual(
         found.rows[0]["nll"], -np.log(rounded[range(300), labels]).mean(), 10)
 
+  @pytest.mark.slow
   def test_on_the_edge_of_a_bin_they_stay_there(self):
     # Each has a bin of its own, so that the gaps do not cancel.
     confidence = np.arange(11, 20) / 20
@@ -427,6 +431,7 @@ class TextTest(parameterized.TestCase):
         "a perfectly calibrated model with these confidences; brackets: 95 % "
         "bootstrap.")
 
+  @pytest.mark.slow
   def test_several_methods(self):
     logits, labels = _data()
     probs = _softmax(logits)
@@ -475,6 +480,7 @@ class TextTest(parameterized.TestCase):
 
 class CompilationTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_the_same_shapes_are_compiled_once(self):
     first, second = (_data(seed, n=37, k=3) for seed in (0, 1))
     with jax.log_compiles():

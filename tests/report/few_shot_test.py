@@ -5,6 +5,7 @@ import pathlib
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from jaxcal import predictions as predictions_lib
 from jaxcal import stages
@@ -62,6 +63,7 @@ class FewShotTest(absltest.TestCase):
     pair.write(folder / f"seed-{seed}", "safetensors", b"", {
         "losses": [2.0, 1.0]})
 
+  @pytest.mark.slow
   def test_rows_figures_and_page(self):
     text = few_shot.write(self.run, self.tasks, _CONVENTIONS)
     rows = _rows(self.run)
@@ -85,6 +87,7 @@ class FewShotTest(absltest.TestCase):
     # A diagram for each method and half, and the losses of each set.
     self.assertEqual(page.count("<svg"), 2 * (3 * 2 + 1))
 
+  @pytest.mark.slow
   def test_a_finished_run_tells_all_of_it(self):
     few_shot.write(self.run, self.tasks, _CONVENTIONS)
     self.assertEqual(few_shot.of_results(_rows(self.run)), [
@@ -110,6 +113,7 @@ class FewShotTest(absltest.TestCase):
     self.assertNotIn("num_new", _rows(self.run)[0])
     self.assertEqual(few_shot.of_results(_rows(self.run))[0].halves, ("all",))
 
+  @pytest.mark.slow
   def test_what_is_missing_damaged_or_not_at_its_end(self):
     with self.assertRaisesRegex(
         ValueError, "not come to its end; give its command again: jaxcal tune "

@@ -6,6 +6,7 @@ import pathlib
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from jaxcal.recalibration import predicted
@@ -88,6 +89,7 @@ class FromFilesTest(parameterized.TestCase):
     self.assertIn("plain.npz, SHA-256 ",
                   saved_runs.about(self.output)["files.plain"])
 
+  @pytest.mark.slow
   def test_what_is_saved_can_be_recalibrated(self):
     other_logits, other_labels = _data(1)
     for output, logits, labels in (
@@ -171,6 +173,7 @@ class FromFilesTest(parameterized.TestCase):
         self.logits.argmax(-1) == self.labels))
     self.assertIn("files.labels", saved_runs.about(self.output))
 
+  @pytest.mark.slow
   def test_a_folder_is_of_the_same_files(self):
     path = self._save("a", logits=self.logits, labels=self.labels)
     self._write(a=path)

@@ -5,6 +5,7 @@ import pathlib
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from jaxcal import predictions as predictions_lib
 from jaxcal import stages
@@ -48,6 +49,7 @@ class JoinedRunsTest(absltest.TestCase):
     redrawn.write(run)
     return run
 
+  @pytest.mark.slow
   def test_rows_and_differences_of_all(self):
     one = self._run("one", ("zero_shot", "tpt"))
     two = self._run("two", ("soc", "zero_shot"), data="dogs")
@@ -75,6 +77,7 @@ class JoinedRunsTest(absltest.TestCase):
     self.assertIn("paired differences are within each run", said.text)
     self.assertFalse((self.output / "run.json").exists())
 
+  @pytest.mark.slow
   def test_a_method_twice(self):
     one, two = self._run("one", ("tpt",)), self._run("two", ("tpt", "mta"))
     with self.assertRaisesRegex(
@@ -86,6 +89,7 @@ class JoinedRunsTest(absltest.TestCase):
       joined_runs.write([one, seed], self.output)
     self.assertFalse(self.output.exists())
 
+  @pytest.mark.slow
   def test_other_images_or_classes_of_the_same_name(self):
     one = self._run("one", ("tpt",))
     for name, changes in (("fewer", {"num_images": 30}),
@@ -96,6 +100,7 @@ class JoinedRunsTest(absltest.TestCase):
           ".*/one"):
         joined_runs.write([one, other], self.output)
 
+  @pytest.mark.slow
   def test_other_conventions_and_commands(self):
     one, two = self._run("one", ("tpt",)), self._run("two", ("mta",))
     about = json.loads((two / "run.json").read_text())

@@ -5,6 +5,7 @@ import pathlib
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from jaxcal import stages
@@ -48,6 +49,7 @@ class OverOrdersTest(absltest.TestCase):
     cls.sampled = {name: resampled.of(one, drawn.QUICK)
                    for name, one in cls.predictions.items()}
 
+  @pytest.mark.slow
   def test_a_row_for_each_method(self):
     zero_shot, tda = self.found.rows
     self.assertEqual((zero_shot["method"], tda["method"]), ("zero_shot", "tda"))

@@ -6,6 +6,7 @@ import shutil
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from jaxcal.posterior import curvature
@@ -104,6 +105,7 @@ class SelectionTest(absltest.TestCase):
                  "from the lowest to the highest seed"):
       self.assertIn(part, page)
 
+  @pytest.mark.slow
   def test_redrawn_from_its_folder(self):
     run = self.folder / "run"
     found = run / "predictions" / "pets"

@@ -6,6 +6,7 @@ import pathlib
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 from scipy import stats
 
 from jaxcal import predictions
@@ -79,6 +80,7 @@ class PredictionSetsTest(absltest.TestCase):
                  "Mean size against the calibration error", "Rank"):
       self.assertIn(part, page)
 
+  @pytest.mark.slow
   def test_a_report_of_the_run_has_them_while_they_are_of_its_predictions(self):
     prediction_sets.write(prediction_sets.plan(
         self.run_folder, ("lac",), num_splits=5), self.run_folder)

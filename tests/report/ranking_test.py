@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal import predictions as predictions_lib
 from jaxcal.metrics import failure
@@ -26,6 +27,7 @@ def _predictions(seed=0, n=60, k=5, *, strength=2.0, data_seed=0, **changes):
 
 class FailuresTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_measures_of_each_method_and_score(self):
     methods = {"a": _predictions(1), "b": _predictions(2, strength=1.0)}
     found = ranking.rank_failures(methods, _QUICK, logit_scale=100.0)
@@ -52,6 +54,7 @@ class FailuresTest(parameterized.TestCase):
     for text in ("AUGRC %", "b, energy", "a, msp", "FPR95 right %"):
       self.assertIn(text, printed)
 
+  @pytest.mark.slow
   def test_a_method_with_itself(self):
     one = _predictions(1)
     found = ranking.rank_failures({"a": one, "again": one}, _QUICK)
@@ -64,6 +67,7 @@ class FailuresTest(parameterized.TestCase):
           self.assertEqual(row[f"{name}_difference{end}"], 0)
         self.assertEqual(row[f"{name}_difference_p"], 1)
 
+  @pytest.mark.slow
   def test_pairs_and_their_tests(self):
     methods = {"good": _predictions(1, n=200, strength=4.0),
                "poor": _predictions(2, n=200, strength=0.3)}
@@ -95,6 +99,7 @@ class FailuresTest(parameterized.TestCase):
     self.assertIn("all 60 predictions are right", found.notes[0])
     self.assertIn("nan", str(found))
 
+  @pytest.mark.slow
   def test_uncertainties_of_a_posterior(self):
     variance = np.random.default_rng(3).uniform(size=60).astype(np.float32)
     methods = {"a": _predictions(1, info={
@@ -134,6 +139,7 @@ class OutliersTest(parameterized.TestCase):
                for name, seed in (("a", 3), ("b", 4))}
     return inside, outside
 
+  @pytest.mark.slow
   def test_measures(self):
     inside, outside = self._sets()
     found = ranking.rank_outliers(inside, outside, _QUICK)
@@ -177,6 +183,7 @@ class OutliersTest(parameterized.TestCase):
 
 class HeldOutTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_draws(self):
     one = _predictions(1, n=100, k=6)
     found = ranking.rank_held_out_classes(

@@ -2,6 +2,7 @@
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from jaxcal.predictions import Predictions
 from jaxcal.recalibration import predicted
@@ -40,6 +41,7 @@ class RepairedTest(absltest.TestCase):
     cls.measured = measured.measure(
         [measured.Predicted("some", found, cls.pairs)], cls.conventions)
 
+  @pytest.mark.slow
   def test_a_wrong_scale_is_repaired_and_no_more(self):
     rows = {row["method"]: row for row in repaired.rows(self.measured.rows)}
     self.assertEqual(list(rows), list(self.factors))

@@ -143,6 +143,7 @@ class DifferencesTest(parameterized.TestCase):
     one = resampled.of(_given(methods["method 0"], labels), _QUICK)
     self.assertEqual(resampled.best({"a": one}, 0.95), {"a": []})
 
+  @pytest.mark.slow
   def test_of_confidences_what_there_is_is_compared(self):
     methods, labels = _methods(2)
     probs = np.asarray(jax.nn.softmax(methods["method 0"]))
@@ -155,6 +156,7 @@ class DifferencesTest(parameterized.TestCase):
     self.assertEqual(resampled.mean([whole, one]).names,
                      ("accuracy", "ece", "aurc", "gap"))
 
+  @pytest.mark.slow
   def test_a_winner_is_bold_and_a_sentence_says_so(self):
     methods, labels = _methods(2, n=200)
     methods["right"] = 3 * np.eye(4)[labels]

@@ -6,6 +6,7 @@ import re
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from jaxcal import stages
@@ -109,6 +110,7 @@ class RunsTest(absltest.TestCase):
                  (output / "report.html").read_text()):
       self.assertIn(note, " ".join(text.split()))
 
+  @pytest.mark.slow
   def test_what_a_run_says_of_its_sets_is_said_again(self):
     remark = "pets: protocol of the papers for the family fine_grained"
     (self.run / "run.json").write_text(json.dumps({"protocol.pets": remark}))
@@ -117,6 +119,7 @@ class RunsTest(absltest.TestCase):
     self.assertIn(
         f"\n\n{remark}\n\n", recalibrated.write(plan, plan.folder).text)
 
+  @pytest.mark.slow
   def test_a_copy_goes_by_its_own_name(self):
     folder = self.run / "predictions" / "pets"
     predictions.save(predictions.load(folder / "zero_shot"), folder / "mine")
@@ -183,6 +186,7 @@ class RunsTest(absltest.TestCase):
                   "20 resamples the smallest of 10 is 0.95 or more", text)
     self.assertIn("No number is bold", text)
 
+  @pytest.mark.slow
   def test_means_over_sets(self):
     output = self.run / "other"
     one, other = _ZERO_SHOT, _FULL

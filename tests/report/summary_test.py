@@ -5,6 +5,7 @@ import json
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 from sklearn import metrics
 
 from jaxcal.report import resampled
@@ -53,6 +54,7 @@ class SummaryTest(parameterized.TestCase):
         ("brier", "brier_sum", 6), ("nll", "nll", 5)):
       self.assertAlmostEqual(row[ours], expected[theirs], places, msg=ours)
 
+  @pytest.mark.slow
   def test_intervals_stay_within_the_range_of_the_metric(self):
     sure = drawn.predictions(np.eye(4)[[0, 1, 2, 3]] * 50, [0, 1, 2, 3])
     row = summary.summarise(sure, drawn.QUICK)
@@ -70,6 +72,7 @@ class SummaryTest(parameterized.TestCase):
       self.assertGreaterEqual(row[f"{name}_low"], 0)
       self.assertLessEqual(row[f"{name}_high"], largest)
 
+  @pytest.mark.slow
   def test_spread_is_that_of_the_seeds(self):
     seeds = [drawn.random(seed) for seed in range(3)]
     row = summary.spread(iter(seeds), drawn.QUICK)
@@ -79,6 +82,7 @@ class SummaryTest(parameterized.TestCase):
                          (f"{name}_high", max(values))):
         self.assertAlmostEqual(row[key], value, places=10, msg=key)
 
+  @pytest.mark.slow
   def test_floor_of_a_calibrated_model_is_near_its_error(self):
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(4000, 3)) * 1.5
@@ -135,6 +139,7 @@ class SummaryTest(parameterized.TestCase):
     self.assertLess(row["nll_clamped"], row["nll"] - 0.5)
 
   @parameterized.parameters((40, 25), (1, 3))
+  @pytest.mark.slow
   def test_detection_out_of_distribution(self, num_inside, num_outside):
     rng = np.random.default_rng(0)
     # Few values, so that some are equal.

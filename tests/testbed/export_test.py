@@ -60,6 +60,7 @@ class ExportTest(absltest.TestCase):
     unfollowed = towers.text_features(_CONFIG, rescaled, vectors, ends)
     self.assertGreater(np.abs(unfollowed - before).max(), 1e-3)
 
+  @pytest.mark.slow
   def test_folder(self):
     with tempfile.TemporaryDirectory() as name:
       folder = pathlib.Path(name) / "new" / "weights"
@@ -74,6 +75,7 @@ class ExportTest(absltest.TestCase):
     self.assertEqual(record["steps"], 3)
     self.assertEqual(record["context_rms"], export.CONTEXT_RMS)
 
+  @pytest.mark.slow
   def test_pytorch_computes_the_same(self):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

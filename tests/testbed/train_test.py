@@ -8,6 +8,7 @@ from absl.testing import absltest
 import jax
 import numpy as np
 from PIL import Image
+import pytest
 
 from jaxcal.clip import preprocess
 from jaxcal.clip import towers
@@ -75,6 +76,7 @@ class TrainTest(absltest.TestCase):
     self.assertFalse(np.array_equal(one.token_ids, two.token_ids))
     self.assertFalse(np.array_equal(one.token_ids, three.token_ids))
 
+  @pytest.mark.slow
   def test_resumed_run_equals_an_uninterrupted_one(self):
     expected, _, halfway = _whole()
     with tempfile.TemporaryDirectory() as folder:

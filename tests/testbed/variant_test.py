@@ -4,6 +4,7 @@ from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxcal
 from jaxcal import tasks
@@ -48,6 +49,7 @@ class VariantTest(absltest.TestCase):
     cls.stressed = tasks.load("testbed-stress")
     cls.data = sets.load("shades", split="validation", limit=64)
 
+  @pytest.mark.slow
   def test_norms_are_those_of_the_shipped_model(self):
     texts, images = [], []
     for name in sets.BASES:
@@ -74,6 +76,7 @@ class VariantTest(absltest.TestCase):
     pairs = expected[np.triu_indices(len(expected), k=1)]
     self.assertBetween(pairs.mean(), 0.75, 0.85)
 
+  @pytest.mark.slow
   def test_logits_are_the_old_ones_at_half_the_scale(self):
     sides = [_images(self.plain, self.data),
              _texts(self.plain, self.data.class_names)]

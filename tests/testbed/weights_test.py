@@ -102,6 +102,7 @@ class WeightsTest(parameterized.TestCase):
     self.assertLess(cosines.mean(), .8)
     self.assertLess(cosines.max(), .99)
 
+  @pytest.mark.slow
   def test_no_shape_at_chance(self):
     labels, logits = _logits("shapes", 396)
     hits = np.asarray(logits.argmax(axis=1) == labels)

@@ -6,6 +6,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.clip import checkpoint
 from jaxcal.clip import prompts
@@ -52,6 +53,7 @@ class ClassesTest(parameterized.TestCase):
         float(jnp.abs(jnp.linalg.norm(found.embeddings, axis=-1) - 1).max()),
         1e-3)
 
+  @pytest.mark.slow
   def test_a_context_for_each_class(self):
     names = ("red circle", "star", "square")
     shared = classes.prompts_of(_model(), names)

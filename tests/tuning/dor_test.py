@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.tuning import cocoop
 from jaxcal.tuning import coop
@@ -48,6 +49,7 @@ class DorTest(parameterized.TestCase):
   @parameterized.parameters(
       ("dor_cocoop", False), ("dor_cocoop_b4_mean", False),
       ("dor_cocoop_b4_last", True))
+  @pytest.mark.slow
   def test_cocoop(self, name, last):
     base, outliers = self._prompts()
     one = name == "dor_cocoop"
@@ -58,6 +60,7 @@ class DorTest(parameterized.TestCase):
                           last_image_only=last),
         base, outliers=outliers, rows=rows, parts=_PARTS)
 
+  @pytest.mark.slow
   def test_is_zero_at_the_frozen_prompt(self):
     base, outliers = self._prompts()
     base_method = coop.method(logit_scale=self.scale)
@@ -83,6 +86,7 @@ class DorTest(parameterized.TestCase):
     np.testing.assert_allclose(
         gradient["context"], direction["context"], rtol=1e-10)
 
+  @pytest.mark.slow
   def test_gradient_is_added_to_the_projected_one(self):
     base, outliers = self._prompts("x4words4", num_context=8)
     base_method = prograd.method(logit_scale=self.scale)

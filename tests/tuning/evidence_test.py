@@ -7,6 +7,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from jaxcal import stages
@@ -54,6 +55,7 @@ class EvidenceTest(parameterized.TestCase):
     found = classes.template_embeddings(self.model, class_names, _TEMPLATE)
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
+  @pytest.mark.slow
   def test_of_a_tuned_context(self):
     one = self._tuned("coop", num_context=2)
     found = self._arrays(one)
@@ -88,6 +90,7 @@ class EvidenceTest(parameterized.TestCase):
                      {"base_text_features"})
     self.assertEqual(self._arrays(one, ()), {})
 
+  @pytest.mark.slow
   def test_an_adapter_of_images_leaves_the_text_side(self):
     found = self._arrays(self._tuned("clip_adapter"))
     self.assertEqual(set(found), {*evidence.NAMES} - {"image_features"})

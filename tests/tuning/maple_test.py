@@ -46,6 +46,7 @@ class MapleTest(parameterized.TestCase):
     return self.oracle.prompts(ids, group, num_context=room, **options)
 
   @parameterized.parameters(*_GROUPS)
+  @pytest.mark.slow
   def test_start(self, name):
     regularised = name.startswith("dor")
     oracle_lib.assert_stored(
@@ -87,6 +88,7 @@ class MapleTest(parameterized.TestCase):
     self.assertGreater(
         np.abs(other["deep_text"] - params["deep_text"]).max(), 0.01)
 
+  @pytest.mark.slow
   def test_the_plain_encoder_gives_the_same(self, name="maple"):
     params = oracle_lib.params(self.oracle.stored, name, "final")
     plain = self._prompts(name, "new", plain=True)
@@ -140,6 +142,7 @@ class MapleTest(parameterized.TestCase):
         oracle_lib.logits(method, params, base, self.oracle.images),
         100 * images @ base.zero_shot.T, atol=1e-10)
 
+  @pytest.mark.slow
   def test_errors(self):
     make = lambda **given: maple.method(
         self.oracle.config, self.oracle.params, logit_scale=100.0, **given)

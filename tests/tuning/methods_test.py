@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import special
 
 from jaxcal.clip import checkpoint
@@ -116,6 +117,7 @@ class MethodsTest(parameterized.TestCase):
     self.assertEqual(prompts.encode.context_shape[0], 2)
 
   @parameterized.parameters("front", "middle")
+  @pytest.mark.slow
   def test_position_of_the_name(self, position):
     spec = _spec("coop", num_context=4, from_words=False)
     end, moved = (

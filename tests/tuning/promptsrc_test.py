@@ -58,6 +58,7 @@ class PromptSrcTest(parameterized.TestCase):
     self.assertGreater(np.abs(other - target).max(), 1e-4)
 
   @parameterized.parameters(*_GROUPS)
+  @pytest.mark.slow
   def test_start(self, name):
     oracle_lib.assert_stored(
         self.oracle, name, self._method(name), self._base(), parts={
@@ -71,6 +72,7 @@ class PromptSrcTest(parameterized.TestCase):
         self.oracle, name, self._method(name), self._base(),
         new=self.oracle.prompts("words4", "new"))
 
+  @pytest.mark.slow
   def test_aggregated_over_epochs(self):
     """Epochs of one step each."""
     stored, method = self.oracle.stored, self._method("promptsrc")

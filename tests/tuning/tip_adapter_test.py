@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import tip_adapter
@@ -63,6 +64,7 @@ class TipAdapterTest(absltest.TestCase):
         [self._loop(self.cache.keys, image, 1.7, 5.5)
          for image in self.images], rtol=1e-12)
 
+  @pytest.mark.slow
   def test_training_moves_the_keys_as_adamw_does(self):
     method = self._method(alpha=2.0, beta=3.0)
     params = method.init(jax.random.key(0), self.prompts)

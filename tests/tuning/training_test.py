@@ -204,6 +204,7 @@ class LoopTest(parameterized.TestCase):
                  (again._replace(key=0), parts_again))
     self.assertEqual(state.epoch, 3)
 
+  @pytest.mark.slow
   def test_average(self):
     state, expected = self._init(0), 0
     for share in (0.25, 0.75):
@@ -212,6 +213,7 @@ class LoopTest(parameterized.TestCase):
     np.testing.assert_allclose(
         state.average["context"], expected, rtol=1e-12)
 
+  @pytest.mark.slow
   def test_seeds_together_equal_one_by_one(self):
     alone = [self._init(seed) for seed in range(3)]
     together = jax.vmap(
@@ -233,6 +235,7 @@ class LoopTest(parameterized.TestCase):
     spread = np.ptp(together.params["context"], axis=0)
     self.assertGreater(spread.min(), 1e-8)
 
+  @pytest.mark.slow
   def test_last_batch_is_a_step(self):
     state = self._init(0)
     kept, parts = self._epoch(state, keep_last=True)

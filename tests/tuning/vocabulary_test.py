@@ -3,6 +3,7 @@
 import pathlib
 
 from absl.testing import absltest
+import pytest
 
 from jaxcal import tasks
 from jaxcal.data import load
@@ -21,6 +22,7 @@ class CandidatesTest(absltest.TestCase):
         num_shots=1, num_seeds=2)
     self.model = tasks.load("testbed")
 
+  @pytest.mark.slow
   def test_each_method_draws_what_it_can(self):
     new = self.task.tests["new"].class_names
     known = vocabulary.encode(

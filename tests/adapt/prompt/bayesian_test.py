@@ -6,6 +6,7 @@ from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import special
 
 from jaxcal.adapt.prompt import bayesian
@@ -88,6 +89,7 @@ class BayesianTest(absltest.TestCase):
           mu @ text_cov @ mu + nu @ cov @ nu + np.trace(cov @ text_cov)))
     return np.array(means), np.array(variances), extended @ a @ extended
 
+  @pytest.mark.slow
   def test_logits_and_variances_are_those_of_the_formula(self):
     predicted = self._predict(self._head())
     self.assertEqual(set(predicted), {"diagonal", "full", "tangent"})

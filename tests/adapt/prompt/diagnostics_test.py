@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.adapt.prompt import diagnostics
 from jaxcal.adapt.prompt import engine
@@ -56,6 +57,7 @@ def _toy(rng, m=2, w=3, k=5, d=4):
 class DiagnosticsTest(parameterized.TestCase):
 
   @parameterized.named_parameters((name, name) for name in _REAL)
+  @pytest.mark.slow
   def test_real_clip(self, name):
     folder = shared.path("data/detic_text_features")
     features = np.load(folder / f"{name}.npy").astype(np.float64)
@@ -103,6 +105,7 @@ class DiagnosticsTest(parameterized.TestCase):
           for one in np.eye(20).reshape(20, 5, 4)])
     self.assertAlmostEqual(found.norms[0], np.linalg.norm(slopes), places=7)
 
+  @pytest.mark.slow
   def test_by_context_by_differences(self):
     chosen = {"c": methods.CTpt(), "a": methods.ATpt(),
               "s": methods.Soc(delta=0.9)}
@@ -129,6 +132,7 @@ class DiagnosticsTest(parameterized.TestCase):
          for one in slopes])
     np.testing.assert_allclose(found.weights, [50, 10, 30])
 
+  @pytest.mark.slow
   def test_a_weight_that_belongs_to_an_image_is_none_of_a_data_set(self):
     found = diagnostics.by_features(
         {"q": methods.SocQuantile()}, _unit(np.random.default_rng(0), 5, 4))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 import numpy as np
+import pytest
 
 import jaxcal
 from jaxcal.adapt import base
@@ -78,6 +79,7 @@ class EffectiveWeightTest(parameterized.TestCase):
 
   @parameterized.named_parameters(
       (type(method).__name__, method) for method in _METHODS)
+  @pytest.mark.slow
   def test_predictions_are_those_of_the_weight(self, method):
     """Alone and in the family, in all steps."""
     method = dataclasses.replace(
@@ -103,6 +105,7 @@ class EffectiveWeightTest(parameterized.TestCase):
     self.assertGreater(np.abs(
         found.scores - together["tpt"].scores).max(), 1e-4)
 
+  @pytest.mark.slow
   def test_info_is_of_the_first_step(self):
     method = methods.SocQuantile(selection_fraction=0.25)
     prepared = _prepared(self.task)
@@ -125,6 +128,7 @@ class EffectiveWeightTest(parameterized.TestCase):
                  self.views).info[name], 0)
 
   @parameterized.product(classes=((2,), (1, 1, 1)), bits=(32, 64))
+  @pytest.mark.slow
   def test_without_a_gradient_the_weight_is_zero(self, classes, bits):
     task, views = _task(classes)
     task, views = jax.tree.map(
@@ -195,6 +199,7 @@ class EffectiveWeightTest(parameterized.TestCase):
         found["c_tpt"].settings["numbers"]["weight"], float(expected), places=5)
     self.assertNotIn("numbers", found["plain"].settings)
 
+  @pytest.mark.slow
   def test_settings_say_the_margin_too(self):
     found = jaxcal.predict(
         {"soc": methods.Soc(delta_quantile=0.6, selection_fraction=0.25)},
@@ -245,6 +250,7 @@ class OneKnobTest(absltest.TestCase):
   within a few ten-thousandths, far closer than any of them is to TPT.
   """
 
+  @pytest.mark.slow
   def test_four_regularisers(self):
     model, images = jaxcal.load("testbed"), sets.load("shades", limit=60)
     task = jaxcal.task_of(model, images.class_names)

@@ -12,6 +12,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxcal.adapt import methods
 from jaxcal.adapt.prompt import engine
@@ -103,6 +104,7 @@ class EngineTest(parameterized.TestCase):
     np.testing.assert_allclose(got.logits, expected, rtol=1e-12)
 
   @parameterized.parameters(("c_tpt", 1), ("soc", 2))
+  @pytest.mark.slow
   def test_weight_zero_is_tpt_bit_for_bit(self, name, num_steps):
     encode, prepared, views = _setting(dtype=jnp.float32)
     several = lambda m: dataclasses.replace(m, num_steps=num_steps)
@@ -236,6 +238,7 @@ class EngineTest(parameterized.TestCase):
     self.assertEqual(step.weight, -7)
 
   @parameterized.parameters(("tpt", 1), ("soc_quantile", 2))
+  @pytest.mark.slow
   def test_adapt_is_its_parts(self, name, num_steps):
     encode, prepared, views = _setting()
     method = dataclasses.replace(_objective(name), num_steps=num_steps)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 import numpy as np
+import pytest
 
 from jaxcal import stages
 from jaxcal.adapt import base
@@ -74,6 +75,7 @@ class AdaptTest(absltest.TestCase):
     super().setUp()
     self.enterContext(jax.enable_x64(True))
 
+  @pytest.mark.slow
   def test_one_by_one(self):
     encode, prepared, views = _data()
     adapted = _adapt(family.share(encode, prepared, _METHODS), views)
@@ -94,6 +96,7 @@ class AdaptTest(absltest.TestCase):
                  for a in adapted.values()}
     self.assertGreater(len(different), 6)
 
+  @pytest.mark.slow
   def test_order_and_company_do_not_matter(self):
     encode, prepared, views = _data()
     alone = {name: _METHODS[name] for name in ("turns", "c_tpt")}
@@ -113,6 +116,7 @@ class AdaptTest(absltest.TestCase):
     np.testing.assert_allclose(
         update, -0.03 * (np.sign(gradient) + 0.2 * prepared.context), rtol=1e-4)
 
+  @pytest.mark.slow
   def test_gradients_add_up(self):
     """The total's own gradient, through the plain tower of a tiny CLIP."""
     params = jax.tree.map(
@@ -199,6 +203,7 @@ class FamilyTest(absltest.TestCase):
     super().setUp()
     self.enterContext(jax.enable_x64(True))
 
+  @pytest.mark.slow
   def test_outputs_are_those_of_each_method_alone(self):
     encode, prepared, views = _data()
     task = base.Task(
@@ -247,6 +252,7 @@ class FamilyTest(absltest.TestCase):
 
 class PenaltiesTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_weights_share_the_work(self):
     calls = []
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxcal.adapt.prompt import engine
 from jaxcal.adapt.prompt import flatness
@@ -123,6 +124,7 @@ class FlatnessTest(absltest.TestCase):
     np.testing.assert_allclose(state.context, context, rtol=1e-7)
     self.assertEqual(state.step, 4)
 
+  @pytest.mark.slow
   def test_noisy_features_and_target_carry_no_gradient(self):
     params, encode, template, target = _setting()
     context = template + 0.1
@@ -165,6 +167,7 @@ class FlatnessTest(absltest.TestCase):
         flatness.random_context(jax.random.key(0), (40, 500), std=1.0),
         context / 0.02**0.5, rtol=1e-12)
 
+  @pytest.mark.slow
   def test_losses_go_down(self):
     _, encode, _, target = _setting()
     recipe = dataclasses.replace(_RECIPE, final_learning_rate=1e-2)
@@ -209,6 +212,7 @@ class FlatnessTest(absltest.TestCase):
         encode, template, target, jax.random.key(6), _RECIPE)
     self.assertFalse(np.allclose(others.total, losses.total, rtol=1e-6))
 
+  @pytest.mark.slow
   def test_methods_start_from_the_new_context(self):
     _, encode, template, target = _setting()
     context, _ = _pretrain(
@@ -226,6 +230,7 @@ class FlatnessTest(absltest.TestCase):
     np.testing.assert_allclose(
         adapted.logits, 10 * target[0] @ _call(encode, context).T, rtol=1e-9)
 
+  @pytest.mark.slow
   def test_another_place_of_the_context_is_refused(self):
     params, encode, template, target = _setting()
     banks = [_bank((2, 3)), _bank((1, 3))]

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 import numpy as np
+import pytest
 
 from jaxcal.adapt import base
 from jaxcal.adapt.prompt import engine
@@ -52,6 +53,7 @@ class RewardModelTest(absltest.TestCase):
                 jax.nn.log_softmax(logits[view])[top]).sum() / 3
     return total / 2
 
+  @pytest.mark.slow
   def test_first_step(self):
     numbers = rewards.Rlcf(num_steps=1, selection_fraction=0.25)
     adapted = rewards.adapt(
