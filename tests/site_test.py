@@ -91,7 +91,9 @@ class NavigationTest(absltest.TestCase):
     self.assertCountEqual(listed, [
         "first_steps.md", "CONTRIBUTING.md", "CHANGELOG.md", "api/index.md",
         *(f"api/{name}.md" for name in modules),
-        *(path.name for path in (_ROOT / "docs").glob("*.md"))])
+        *(path.name for path in (_ROOT / "docs").glob("*.md")),
+        *(f"notebooks/{path.stem}.md"
+          for path in (_ROOT / "docs" / "notebooks").glob("*.ipynb"))])
 
 
 @pytest.mark.slow
@@ -177,11 +179,18 @@ class SiteTest(parameterized.TestCase):
     self.assertRegex(text, r'<h1 id="stresstest">stress/test')
     self.assertIn('<a href="../../../../runs.html">stored runs</a>', text)
 
+  def test_notebooks_have_their_outputs(self):
+    text = (self.folder / "notebooks/calibrate_logits.html").read_text("utf-8")
+    article = text.partition("<article")[2]
+    for part in ("data:image/png;base64,", "<table", "language-python"):
+      self.assertIn(part, article)
+
   @parameterized.parameters(1280, 390)
   def test_fits_the_window(self, width):
     with _opened(self.folder / "index.html", width) as page:
       for name in ("index.html", "metrics.html", "api/metrics.html",
                    "api/index.html", "own_method.html",
+                   "notebooks/own_method.html",
                    "benchmarks/results/set_sizes/sets.html"):
         page.goto((self.folder / name).as_uri())
         self.assertLessEqual(page.evaluate(_BEYOND), 0, name)

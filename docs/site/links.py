@@ -106,6 +106,8 @@ def _targets(page: str) -> Iterator[str]:
 
 def _place(path: str) -> str:
   """Where a file of the repository lies in the site."""
+  if path.endswith(".ipynb"):  # which is a page there
+    path = path.removesuffix(".ipynb") + ".md"
   return _RENAMED.get(path, path.removeprefix("docs/"))
 
 
