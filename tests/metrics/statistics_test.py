@@ -105,7 +105,7 @@ class IntervalTest(parameterized.TestCase):
 
   @pytest.mark.slow
   def test_covers_the_mean_as_often_as_it_says(self):
-    runs, n, resamples = 1000, 60, 200
+    runs, n, resamples = 800, 60, 200
     values = np.random.default_rng(5).normal(size=(runs, n))
     run = jax.jit(jax.vmap(lambda x, key: statistics.bootstrap_interval(
         lambda weights: statistics.weighted_mean(x, weights), n, key=key,
