@@ -37,8 +37,10 @@ class DebiasedTest(parameterized.TestCase):
 
     def expected(count, conf, acc):
       gap = np.abs(acc - conf)
-      deviation = np.maximum(np.sqrt(acc * (1 - acc) / count), 1e-9)
-      excess = stats.foldnorm.mean(gap / deviation, scale=deviation) - gap
+      noisy, excess = acc * (1 - acc) > 0, np.zeros_like(gap)
+      deviation = np.sqrt(acc * (1 - acc) / count)[noisy]
+      excess[noisy] = stats.foldnorm.mean(
+          gap[noisy] / deviation, scale=deviation) - gap[noisy]
       return np.sum(count / 60 * (gap - excess))
 
     self._check("l1", expected)
