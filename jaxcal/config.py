@@ -267,6 +267,11 @@ class TdaConfig:
   negative_keeps: str | None = _field(
       None, "what a full class of the negative cache keeps: 'lowest_entropy' "
       "or 'newest'")
+  selection_fraction: float | None = _field(
+      None, "share of the views, those of lowest entropy, that are confident")
+  predicted: str | None = _field(
+      None, "what is predicted and remembered: 'clean', or the mean of the "
+      "'confident' views, as the originals do on ImageNet's variants")
   predict_first: bool | None = _field(
       None, "predict an image before it enters the caches")
 
@@ -276,9 +281,8 @@ class BoostAdapterConfig(TdaConfig):
   """Numbers of BoostAdapter."""
 
   extra_capacity: int | None = _field(
-      None, "further entries per class while an image is predicted")
-  selection_fraction: float | None = _field(
-      None, "share of the views, those of lowest entropy, that join the cache")
+      None, "further entries per class while an image is predicted, among them "
+      "the confident views")
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)

@@ -98,10 +98,10 @@ def _lowest(entries, capacity):
 
 
 def tda(text, scale, stream, *, alpha=2.0, beta=5.0, negative_alpha=0.117,
-        negative_beta=1.0, capacity=3, negative_capacity=2, extra_capacity=0,
-        selection_fraction=None, negative_keeps="lowest_entropy",
-        predict_first=False):
-  """Logits of each image by TDA, or BoostAdapter with selection_fraction.
+        negative_beta=1.0, capacity=3, negative_capacity=2, extra_capacity=None,
+        selection_fraction=0.1, negative_keeps="lowest_entropy",
+        predicted="clean", predict_first=False):
+  """Logits of each image by TDA, or BoostAdapter with an extra_capacity.
 
   And the lists of the positive and of the negative cache, by class.
   """
@@ -109,37 +109,43 @@ def tda(text, scale, stream, *, alpha=2.0, beta=5.0, negative_alpha=0.117,
   positive, negative = [[] for _ in text], [_Negative() for _ in text]
   found = []
 
-  def predict(x, logits):
-    clean = logits[0].copy()
+  def predict(views, logits, x, scores):
+    scores = scores.copy()
     boosted = [list(entries) for entries in positive]
-    if selection_fraction is not None:
+    if extra_capacity is not None:
       for view in most_confident(logits, selection_fraction):
         label, probs = logits[view].argmax(), softmax(logits[view])
         boosted[label] = _lowest(
-            boosted[label] + [(entropy(probs, 1e-5), x[view])],
+            boosted[label] + [(entropy(probs, 1e-5), views[view])],
             capacity + extra_capacity)
     for label, entries in enumerate(boosted):
       for _, features in entries:
-        clean[label] += alpha * np.exp(-beta * (1 - features @ x[0]))
+        scores[label] += alpha * np.exp(-beta * (1 - features @ x))
     for one in negative:
       for _, features, against in one.entries:
-        clean -= against * negative_alpha * np.exp(
-            -negative_beta * (1 - features @ x[0]))
-    found.append(clean)
+        scores -= against * negative_alpha * np.exp(
+            -negative_beta * (1 - features @ x))
+    found.append(scores)
 
-  for x in stream:
-    logits = scale * x @ text.T
-    probs, label = softmax(logits[0]), logits[0].argmax()
+  for views in stream:
+    logits = scale * views @ text.T
+    x, own, probs = views[0], logits[0], softmax(logits[0])
     e = entropy(probs, 1e-5)
+    if predicted == "confident":
+      kept = most_confident(logits, selection_fraction)
+      x, own = views[kept].mean(0), logits[kept].mean(0)
+      probs = softmax(logits[kept]).mean(0)
+      e = entropy(probs)
+    label = own.argmax()
     if predict_first:
-      predict(x, logits)
-    positive[label] = _lowest(positive[label] + [(e, x[0])], capacity)
+      predict(views, logits, x, own)
+    positive[label] = _lowest(positive[label] + [(e, x)], capacity)
     if 0.2 < e / np.log2(k) < 0.5:
       negative[label].enter(
-          (e, x[0], (probs > 0.03) & (probs < 1)), negative_capacity,
+          (e, x, (probs > 0.03) & (probs < 1)), negative_capacity,
           negative_keeps)
     if not predict_first:
-      predict(x, logits)
+      predict(views, logits, x, own)
   return np.array(found), positive, [one.entries for one in negative]
 
 

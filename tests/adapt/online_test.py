@@ -89,6 +89,8 @@ class OnlineTest(parameterized.TestCase):
   @parameterized.parameters(
       {}, dict(predict_first=True), dict(negative_keeps="newest"),
       dict(capacity=1, negative_capacity=1, predict_first=True),
+      dict(predicted="confident", selection_fraction=0.4),
+      dict(boosted=True, predicted="confident"),
       dict(boosted=True), dict(boosted=True, predict_first=True),
       dict(boosted=True, negative_keeps="lowest_entropy", capacity=2),
       dict(boosted=True, extra_capacity=0, selection_fraction=0.8),
