@@ -7,6 +7,7 @@ import unittest
 from absl.testing import absltest
 import jax.numpy as jnp
 import jaxtyping
+import pytest
 
 from jaxcal.losses import cosines
 from jaxcal.losses import entropy
@@ -52,6 +53,7 @@ class AnnotationsTest(absltest.TestCase):
     self.assertNotEmpty(
         self._refused(entropy.marginal_entropy, jnp.ones(3)))  # on again
 
+  @pytest.mark.slow
   def test_public_functions_of_the_library_name_all_types(self):
     lacking = []
     for path in sorted(set(_ROOT.rglob("*.py")) -

@@ -18,6 +18,9 @@ from jaxcal.adapt import base
 from jaxcal.report import saved_runs
 from tests.cli import command
 
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
+
 # Both sweep and evaluation; digits and shapes.
 _SMALL = (*command.SMALL, "--config.data.name=shapes",
           "--config.data.limit=12")
@@ -151,7 +154,6 @@ class ChoiceTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "no setting of tda for all"):
       config_choice.chosen(config, "shapes")
 
-  @pytest.mark.slow
   def test_evaluation_with_them(self):
     output = pathlib.Path(self.create_tempdir().full_path, "run")
     given = ("evaluate", *_SMALL, "--config.method.name=zero_shot,tda",

@@ -191,6 +191,7 @@ class ConfigRunsTest(parameterized.TestCase):
   @parameterized.parameters(
       {}, {"orders": 2, "seed": 5}, {"order": "given"},
       {"order": "sorted", "orders": 2})
+  @pytest.mark.slow
   def test_images_of_other_classes_are_in_the_stream(self, **fields):
     config, others = self._mixed(**fields)
     config.evidence = ("image_features", "mean_cosine")
@@ -236,6 +237,7 @@ class ConfigRunsTest(parameterized.TestCase):
                         for one in (path, found[name]))
         np.testing.assert_allclose(ours.logits, theirs.logits, atol=1e-4)
 
+  @pytest.mark.slow
   def test_both_files_are_there_or_are_made(self):
     config, others = self._mixed(orders=2)
     save = predictions_lib.save

@@ -9,6 +9,7 @@ import warnings
 from absl.testing import absltest
 import jax
 import numpy as np
+import pytest
 from scipy import special
 
 import jaxcal
@@ -18,6 +19,9 @@ from jaxcal.losses import dispersion
 from jaxcal.losses import orthogonality
 from jaxcal.recalibration import base
 from tests.cli import command
+
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
 
 _DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 

@@ -550,6 +550,7 @@ class ProgramTest(parameterized.TestCase):
     }
     self._assert_exact("highest", programs.items())
 
+  @pytest.mark.slow
   def test_what_follows_a_tower_in_half_precision(self):
     model = _world("bfloat16").model
     for projection in inputs.projections(model).values():

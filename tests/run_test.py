@@ -190,6 +190,7 @@ class IterateTest(_Runs, parameterized.TestCase):
     store = self._store(self.images, "float16")
     self.assert_same(self.run_all(store=store), atol=0.05)
 
+  @pytest.mark.slow
   def test_bfloat16_image_tower_is_close(self):
     half = checkpoint.in_precision(
         self.model, image="bfloat16", text="highest")
@@ -283,6 +284,7 @@ class MixedTest(_Runs, parameterized.TestCase):
     (parts / f"{self.order[2]:08d}.npz").unlink()
     self.assert_same(self.run_all(parts=parts))
 
+  @pytest.mark.slow
   def test_another_order_does_not_go_on(self):
     parts = pathlib.Path(self.create_tempdir().full_path, "parts")
     self.run_all(parts=parts)
@@ -477,6 +479,7 @@ class HeadTest(_Runs, absltest.TestCase):
         np.testing.assert_allclose(
             predicted[name].info["epistemic"], 0, atol=1e-5)
 
+  @pytest.mark.slow
   def test_logits_shrink_by_the_formula(self):
     """Full covariance, spelled out for one image and one class."""
     head, plain = self.options["head"], self.one_device["zero_shot"].logits[4]

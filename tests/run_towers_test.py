@@ -28,6 +28,9 @@ from jaxcal.testbed import sets
 from jaxcal.testbed import shipped
 from tests.clip import tiny
 
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
+
 _METHODS = {
     "r_tpt": jaxcal.RTpt(selection_fraction=0.25, num_neighbours=3),
     "rlcf": jaxcal.Rlcf(selection_fraction=0.25, num_steps=2),
@@ -83,7 +86,6 @@ class RunTest(parameterized.TestCase):
       for other in logits[:i]:
         self.assertGreater(np.abs(one - other).max(), 0.05)
 
-  @pytest.mark.slow
   def test_ttl_is_what_it_is_from_the_pixels_of_each_view(self):
     config, params = self.model.config, self.model.params
     blocks = last_blocks.of(config, params, 3)
@@ -104,13 +106,11 @@ class RunTest(parameterized.TestCase):
         config, self.model.preprocess, params, pixels, 1)
     np.testing.assert_allclose(batch.states[2], states, atol=1e-4)
 
-  @pytest.mark.slow
   def test_company_batches_and_devices_do_not_matter(self):
     for name, method in _METHODS.items():
       self._assert_whole(self._run({name: method}, batch_size=3), atol=1e-3)
     self._assert_whole(self._run(num_devices=2), atol=1e-3)
 
-  @pytest.mark.slow
   def test_interrupted_run_goes_on_with_the_same_bits(self):
     for every in (0, 3600):  # seconds between two saves of states
       with self.subTest(every), mock.patch.object(run, "_SAVE_SECONDS", every):
@@ -119,7 +119,6 @@ class RunTest(parameterized.TestCase):
           self._run(parts=parts, on_batch=_stop)
         self._assert_whole(self._run(parts=parts))
 
-  @pytest.mark.slow
   def test_the_budget_bounds_images_and_views(self):
     seen = []
     of = sources.from_images
@@ -145,7 +144,6 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(seen[-1], (1, 1))
     self.assertGreater(seen[1][1], seen[0][1])
 
-  @pytest.mark.slow
   def test_gradients_hold_what_was_counted(self):
     """The compiler's count, against ours by the number of views."""
     states = encoding.states_of_image(self.model, 1, 64)
@@ -160,7 +158,6 @@ class RunTest(parameterized.TestCase):
       self.assertLess(compiled.memory_analysis().temp_size_in_bytes,
                       1.5 * at_once * of_view + 6 * states.size * 4)
 
-  @pytest.mark.slow
   def test_a_store_has_the_features_of_all_but_ttl(self):
     source = self._store()
     methods = {name: one for name, one in _METHODS.items() if name != "ttl"}
@@ -207,7 +204,6 @@ class RunTest(parameterized.TestCase):
       self._run({"rlcf": dataclasses.replace(_METHODS["rlcf"],
                                              num_sampled=11)})
 
-  @pytest.mark.slow
   def test_a_posterior_sees_the_clean_view_alone(self):
     with self.assertRaisesRegex(
         ValueError, "r_tpt predicts an image by all of its views, but a post"):
@@ -220,7 +216,6 @@ class RunTest(parameterized.TestCase):
 class StepsTest(absltest.TestCase):
   """States from the image tower in steps are those from all views at once."""
 
-  @pytest.mark.slow
   def test_steps_change_nothing(self):
     model = checkpoint.load(shipped.folder())
     images = image_sets.limit(sets.load("digits"), 4)

@@ -129,6 +129,7 @@ class StreamsTest(parameterized.TestCase):
     self._assert_same(self.iterate(devices=jax.devices()[:1]))
 
   @parameterized.parameters(0, 3600)
+  @pytest.mark.slow
   def test_interrupted_run_goes_on(self, every):
     parts = pathlib.Path(self.create_tempdir().full_path)
     batches = []

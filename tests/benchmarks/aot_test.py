@@ -55,6 +55,7 @@ class RecordTest(parameterized.TestCase):
     self.assertIn("aot_v5e", _RECORDS)
 
   @parameterized.parameters(*[(name,) for name in _RECORDS])
+  @pytest.mark.slow
   def test_is_of_these_programs(self, name):
     record = _RECORDS[name]
     self.assertEqual(list(record["programs"]), list(programs.PROGRAMS),

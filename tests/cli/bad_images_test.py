@@ -12,6 +12,9 @@ from tests.cli import command
 from tests.data import files
 from tests.data import miniatures
 
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
+
 _SMALL = ("--config.views.number=2", "--config.method.selection_fraction=0.5",
           "--config.metrics.num_resamples=20", "--config.method.name=zero_shot")
 _SKIP = "--config.data.on_bad_image=skip"
@@ -80,7 +83,6 @@ class BadImagesTest(absltest.TestCase):
     self.assertEqual(status, 2)
     self.assertRegex(error, "cannot use image 'cat/1.png'.*truncated")
 
-  @pytest.mark.slow
   def test_skipped_images_are_listed_everywhere(self):
     bad = _damage(self.images)
     for again in range(2):  # the second time, what is there is used
@@ -105,7 +107,6 @@ class BadImagesTest(absltest.TestCase):
     self.assertEqual(status, 2)
     self.assertRegex(error, "data.num_images: stored 5, asked 6")
 
-  @pytest.mark.slow
   def test_a_report_of_several_runs_keeps_what_one_says(self):
     _damage(self.images)
     for images, output in ((self.images, "out"),
@@ -138,7 +139,6 @@ class BadImagesTest(absltest.TestCase):
     self.assertEqual(status, 0, error)
     self._listed(bad)
 
-  @pytest.mark.slow
   def test_a_list_and_a_sweep(self):
     bad = _damage(self.images)
     names = sorted(path.relative_to(self.root).as_posix()
@@ -155,7 +155,6 @@ class BadImagesTest(absltest.TestCase):
                      [f"pets/{bad[0]}", f"pets/{bad[2]}"])
     self.assertIn("pets: 2 images left out", printed)
 
-  @pytest.mark.slow
   def test_shots_of_files_that_are_called_like_the_test_images(self):
     train = _fill(self.root / "train", first=100)
     bad = _damage(train)

@@ -12,6 +12,9 @@ from jaxcal import predictions
 from jaxcal.data import corruptions
 from tests.cli import command
 
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
+
 _SMALL = ("--config.data.name=digits", "--config.data.limit=6",
           "--config.views.number=2", "--config.method.selection_fraction=0.5",
           "--config.metrics.num_resamples=20", "--config.method.name=zero_shot")
@@ -31,7 +34,6 @@ class CorruptionsTest(parameterized.TestCase):
   def _logits(self, output, setting="predictions/digits"):
     return predictions.load(self.root / output / setting / "zero_shot").logits
 
-  @pytest.mark.slow
   def test_images_are_corrupted_and_the_run_says_so(self):
     for output, arguments in (
         ("clean", ()), ("noisy", _NOISE), ("again", _NOISE),
@@ -50,7 +52,6 @@ class CorruptionsTest(parameterized.TestCase):
     self.assertEqual(
         (row["corruption"], row["severity"]), ("gaussian_noise", 5))
 
-  @pytest.mark.slow
   def test_a_run_does_not_go_on_with_other_corruptions(self):
     self.assertEqual(self._run("out", *_NOISE)[0], 0)
     for changed in ("--config.data.severity=2", "--config.data.corruption=fog",

@@ -18,6 +18,9 @@ from jaxcal.report import tables
 from jaxcal.storage import output_folder
 from tests.cli import command
 
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
+
 
 def _predictions(seed, n=60, k=5, labels=None):
   labels = np.random.default_rng(0).integers(k, size=n)
@@ -47,7 +50,6 @@ class FailureTest(absltest.TestCase):
     return [json.loads(line) for line in
             (folder / "failure.jsonl").read_text().splitlines()]
 
-  @pytest.mark.slow
   def test_all_tables(self):
     status, printed, error = command.here(
         "failure", str(self.run_folder), "--held_out=2", "--draws=20",
@@ -141,7 +143,6 @@ class FailureTest(absltest.TestCase):
     self.assertNotIn("tpt+full", {method for method, *_ in found})
     self.assertIn("| tpt+full ", printed)
 
-  @pytest.mark.slow
   def test_a_folder_of_its_own_and_nothing_asked(self):
     output = self.run_folder / "other"
     status, printed, error = command.here(

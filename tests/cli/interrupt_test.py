@@ -7,8 +7,12 @@ import sys
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import pytest
 
 from jaxcal.cli import interrupt
+
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
 
 _START = """
 import hashlib

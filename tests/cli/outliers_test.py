@@ -14,6 +14,9 @@ from jaxcal.data import load
 from jaxcal.report import summary
 from tests.cli import command
 
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
+
 _SHARE = ("--config.data.out_of_distribution=shades",
           "--config.stream.outlier_share=0.2")
 _METHODS = "--config.method.name=zero_shot,tda"
@@ -137,7 +140,6 @@ class OutliersTest(parameterized.TestCase):
     return error
 
   @parameterized.parameters((), ("--config.stream.orders=2",))
-  @pytest.mark.slow
   def test_killed_at_any_file_and_resumed_is_the_undisturbed_run(self, *given):
     arguments = (
         *_SHARE, "--config.method.name=zero_shot,mta,tda,dmn", *given)

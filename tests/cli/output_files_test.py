@@ -7,6 +7,7 @@ import sys
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from jaxcal import predictions
 from jaxcal.features import store as stores
@@ -14,6 +15,9 @@ from jaxcal.storage import atomic
 from jaxcal.storage import lock
 from jaxcal.storage import process
 from tests.cli import command
+
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
 
 
 def _files(folder):

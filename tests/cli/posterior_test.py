@@ -42,6 +42,9 @@ from jaxcal.testbed import shipped
 from jaxcal.typing import Pooled
 from tests.cli import command
 
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
+
 _FILE = "--config=configs/bayesvlm.py"
 _CONFIG = (_FILE, "--config.batch_size=2")
 # 60 pairs: of blocks of 24, the last one is ragged.
@@ -167,7 +170,6 @@ class FitTest(_Fitted):
     np.testing.assert_allclose(
         posterior.text.b_inv @ precision, np.eye(128), atol=1e-4)
 
-  @pytest.mark.slow
   def test_killed_at_random_moments_and_resumed_is_the_undisturbed_fit(self):
     folder, rng = self._folder("killed"), random.Random(0)
     for _ in range(command.KILLS):
@@ -177,7 +179,6 @@ class FitTest(_Fitted):
                      _contents(self.folder, "*.npz"))
     self.assertFalse((folder / "work").exists())
 
-  @pytest.mark.slow
   def test_stopped_at_every_file_and_resumed(self):
     whole, folder = self._folder("whole"), self._folder("stopped")
     self._runs(*_fit(whole))
@@ -196,7 +197,6 @@ class FitTest(_Fitted):
       self.assertEqual((folder / name).read_bytes(),
                        (whole / name).read_bytes(), name)
 
-  @pytest.mark.slow
   def test_again_is_at_once_and_other_pairs_are_refused(self):
     folder = self._copy()
     with mock.patch.object(curvature, "add", side_effect=AssertionError):
@@ -341,7 +341,6 @@ class FitTest(_Fitted):
 
 class UseTest(_Fitted):
 
-  @pytest.mark.slow
   def test_evaluate(self):
     output = self._folder("run")
     arguments = (
@@ -475,7 +474,6 @@ class UseTest(_Fitted):
     self._fails("no field 'temperature.split'", *arguments,
                 "--sweep=temperature.split=train,validation")
 
-  @pytest.mark.slow
   def test_select(self):
     output = self._folder("run")
     arguments = ("posterior", "select", *_SMALL, *_SELECT,
@@ -598,7 +596,6 @@ class UseTest(_Fitted):
                 f"--output={output}", *arguments)
     self.assertFalse(output.exists())
 
-  @pytest.mark.slow
   def test_folders_have_no_split_for_a_temperature(self):
     root = self._folder("pets")
     for seed, name in enumerate(("cat", "dog", "owl")):
@@ -685,7 +682,6 @@ class ImportTest(parameterized.TestCase):
         {"lambda_img": 2.0, "n_img": 10, "lambda_txt": 3.0, "n_txt": 10}))
     return folder
 
-  @pytest.mark.slow
   def test_imported_and_used(self):
     source, folder = self._released(128, 128), self._folder("imported")
     arguments = ("posterior", "import", source, _FILE, _posterior(folder))

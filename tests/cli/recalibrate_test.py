@@ -24,6 +24,9 @@ from jaxcal.recalibration import calibrators
 from jaxcal.recalibration import predicted
 from tests.cli import command
 
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
+
 # A name given twice is two image sets.
 _ZERO_SHOT = (
     *(flag for flag in command.SMALL if "config.data.name" not in flag),
@@ -163,7 +166,6 @@ class RecalibrateTest(parameterized.TestCase):
         _rows(output)[1]["temperature"], _rows(self.digits)[1]["temperature"],
         rtol=1e-4)
 
-  @pytest.mark.slow
   def test_a_share_of_a_folder_of_images_of_ones_own(self):
     run = pathlib.Path(self.create_tempdir().full_path, "run")
     shutil.copytree(self.own, run)
@@ -267,7 +269,6 @@ class RecalibrateTest(parameterized.TestCase):
     about = json.loads((output / "run.json").read_text())
     self.assertEqual(about["recalibrator"], "temperature+top_label_isotonic")
 
-  @pytest.mark.slow
   def test_a_chain_needs_labels_where_one_of_it_does(self):
     self._fails("sals.temperature is fitted to labelled images: give one of",
                 self.digits, "--recalibrator=sals,temperature")

@@ -21,6 +21,9 @@ from jaxcal.clip import checkpoint
 from jaxcal.storage import lock
 from tests.cli import command
 
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
+
 # A name given twice is two image sets.
 _SMALL = tuple(
     flag for flag in command.SMALL if "config.data.name" not in flag)
@@ -125,7 +128,6 @@ class ReportTest(parameterized.TestCase):
     shutil.copytree(source, run)
     return run
 
-  @pytest.mark.slow
   def test_one_at_a_time(self):
     with lock.hold(self.run):
       self._fails("run is in use by another run: process", self.run)
@@ -146,7 +148,6 @@ class ReportTest(parameterized.TestCase):
       self.assertIn(table, printed)
     self.assertNotIn("cannot continue", error)
 
-  @pytest.mark.slow
   def test_without_its_tables_in_the_order_of_names(self):
     rows, differences = _rows(self.run), _rows(self.run, "differences")
     for name in _TABLES:
@@ -184,7 +185,6 @@ class ReportTest(parameterized.TestCase):
                       "tpt+temperature", "a_new"])
 
   @parameterized.parameters((15, "left"), (7, "right"))
-  @pytest.mark.slow
   def test_other_bins(self, num_bins, edges):
     output = self.root / f"bins_{num_bins}"
     printed, _ = self._report(
@@ -211,7 +211,6 @@ class ReportTest(parameterized.TestCase):
         "<dt><code>config.metrics.num_bins</code></dt>"
         f"<dd>{num_bins}</dd>", page)
 
-  @pytest.mark.slow
   def test_what_is_given_comes_before_the_run_even_where_it_is_the_default(
       self):
     self._report(self.run, "--config.metrics.num_resamples=1000",
@@ -233,7 +232,6 @@ class ReportTest(parameterized.TestCase):
   def _before(self):
     return map(json.loads, self.before["results.jsonl"].splitlines())
 
-  @pytest.mark.slow
   def test_a_recalibration(self):
     run = self._other_run(self.recalibrated)
     before = _contents(run)
@@ -250,7 +248,6 @@ class ReportTest(parameterized.TestCase):
     self.assertIn("ECE: 4 right-closed bins", printed)
 
   @parameterized.parameters(True, False)
-  @pytest.mark.slow
   def test_several_seeds_of_a_method(self, earlier):
     folder = self.run / "predictions" / "digits"
     plain = predictions.load(folder / "zero_shot")
@@ -286,7 +283,6 @@ class ReportTest(parameterized.TestCase):
       (self.run / f"{name}.jsonl").write_text("".join(
           json.dumps(_joined(row)) + "\n" for row in _rows(self.run, name)))
 
-  @pytest.mark.slow
   def test_a_run_of_the_first_version(self):
     self._of_the_first_version()
     output = self.root / "first_version"
@@ -432,7 +428,6 @@ class ReportTest(parameterized.TestCase):
     self.assertIn("<dt>Run by, other</dt><dd><code>jaxcal evaluate",
                   (output / "report.html").read_text())
 
-  @pytest.mark.slow
   def test_no_model_and_no_library_for_one_is_loaded(self):
     done = subprocess.run(
         [sys.executable, "-c", _LOADED, "report", str(self.run)],

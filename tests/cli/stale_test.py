@@ -18,6 +18,9 @@ from jaxcal.testbed import shipped
 from tests.cli import command
 from tests.data import miniatures
 
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
+
 _SMALL = ("--config.views.number=8", "--config.method.selection_fraction=0.5",
           "--config.metrics.num_resamples=20")
 
@@ -78,13 +81,11 @@ class StaleTest(absltest.TestCase):
     row, = self._refused("(?s)data.ids: stored .*data.labels: stored")
     self.assertEqual(row["num_images"], 6)
 
-  @pytest.mark.slow
   def test_a_class_more(self):
     miniatures.picture(self.images / "hen" / "0.png", 99)
     row, = self._refused("data.num_classes: stored 2, asked 3")
     self.assertEqual((row["num_images"], row["num_classes"]), (7, 3))
 
-  @pytest.mark.slow
   def test_other_names(self):
     names = self.root / "names.txt"
     flag = f"--config.data.class_names={names}"
@@ -102,7 +103,6 @@ class StaleTest(absltest.TestCase):
     changed = np.abs(self._logits() - self.before).max(axis=1) > 1e-3
     self.assertEqual(changed.tolist(), [False] * 4 + [True, False])
 
-  @pytest.mark.slow
   def test_touched_pictures_are_the_same(self):
     for path in self.images.rglob("*.png"):
       os.utime(path, ns=(10**18, 10**18))
@@ -117,7 +117,6 @@ class StaleTest(absltest.TestCase):
       self._evaluate()
     self._refused("views.seed: stored 0, asked 1", "--config.views.seed=1")
 
-  @pytest.mark.slow
   def test_foreign_predictions(self):
     other = self.root / "other"
     for name in ("cat", "dog"):
@@ -133,7 +132,6 @@ class StaleTest(absltest.TestCase):
     self._refused("data.num_images: stored 2, asked 6")
     np.testing.assert_array_equal(self._logits(), self.before)
 
-  @pytest.mark.slow
   def test_another_checkpoint_of_the_same_name(self):
     model = self.root / "model"
     shutil.copytree(shipped.folder(), model)
@@ -157,7 +155,6 @@ class StaleTest(absltest.TestCase):
     self.assertIn("of an earlier version of jaxcal", error)
     self.assertIn("can be reported", error)
 
-  @pytest.mark.slow
   def test_a_run_grows(self):
     path = self.output / "predictions" / "pets" / "zero_shot.npz"
     written = path.stat().st_mtime_ns
@@ -180,7 +177,6 @@ class StaleTest(absltest.TestCase):
     self.assertEqual(found.evidence["image_features"].shape[0], 6)
     np.testing.assert_array_equal(found.logits, self.before)
 
-  @pytest.mark.slow
   def test_another_order_matters_to_methods_with_a_state_alone(self):
     self._evaluate(methods="zero_shot,tda")
     status, _, error = self._run(

@@ -485,6 +485,7 @@ class MakeViewsTest(parameterized.TestCase):
       margin = 4 * math.sqrt(2000 * probability * (1 - probability))
       self.assertLessEqual(abs(drawn.mirrored.sum() - count), margin)
 
+  @pytest.mark.slow
   def test_augmix_mixes_the_same_views(self):
     plain, mixed = (
         _make_views(_image(), recipe) for recipe in (_PLAIN, _MIXED)
@@ -602,6 +603,7 @@ class ImageKeyTest(absltest.TestCase):
 
 class PhotosTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_views_of_real_photos(self):
     image_set = sources.image_folder(shared.path("data/photos"))
     recipe = views.Recipe(64, resize=64, num_views=8)

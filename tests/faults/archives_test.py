@@ -9,6 +9,7 @@ import zipfile
 from absl.testing import absltest
 import hypothesis
 from hypothesis import strategies as st
+import pytest
 
 from jaxcal.data import archives
 from jaxcal.data import image_set as image_sets
@@ -106,6 +107,7 @@ class ArchivesTest(fuzz.FaultCase):
 
   @fuzz.fewer(0.5)
   @hypothesis.given(_maybe_damaged(_tar()), st.booleans(), st.data())
+  @pytest.mark.slow
   def test_compressed(self, content, inside, data):
     packed = gzip.compress(content)
     if not inside:

@@ -107,6 +107,7 @@ class CheckpointsTest(fuzz.FaultCase):
 
   @fuzz.fewer(0.6)
   @hypothesis.given(fuzz.damaged_json(tiny.SETTINGS))
+  @pytest.mark.slow
   def test_config(self, content):
     self._load("config.json", **{"config.json": content})
 
@@ -138,6 +139,7 @@ class CheckpointsTest(fuzz.FaultCase):
       {"metadata": {"total_size": 1}, "weight_map": {
           "logit_scale": "model-1-of-1.safetensors",
           "text_projection.weight": "model-1-of-1.safetensors"}}))
+  @pytest.mark.slow
   def test_shards(self, content):
     (self.root / "model.safetensors").unlink(missing_ok=True)
     (self.root / "model-1-of-1.safetensors").write_bytes(_weights())
@@ -146,6 +148,7 @@ class CheckpointsTest(fuzz.FaultCase):
 
   @fuzz.fewer(0.6)
   @hypothesis.given(st.deferred(lambda: fuzz.damaged_json(_residual())))
+  @pytest.mark.slow
   def test_open_clip(self, content):
     for name in ("config.json", "model.safetensors"):
       (self.root / name).unlink(missing_ok=True)

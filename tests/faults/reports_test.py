@@ -115,6 +115,7 @@ class ReportsTest(fuzz.FaultCase):
   @fuzz.fewer(0.2)
   @hypothesis.given(st.data(), st.sampled_from((
       "sets.json", "failure.json", "thumbnails.json")))
+  @pytest.mark.slow
   def test_beside(self, data, name):
     sound = json.loads(self._tables.get(name, b'{"pets": {"1": "data:x"}}'))
     self._read(name, data.draw(fuzz.damaged_json(sound)))

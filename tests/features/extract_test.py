@@ -124,6 +124,7 @@ class FromImagesTest(_ExtractCase):
     self.assertFalse(empty.mask.any())
     self.assertEqual(empty.positions.shape, (4,))
 
+  @pytest.mark.slow
   def test_batches_are_read_as_they_are_asked_for(self):
     read = []
     images = self.images._replace(

@@ -4,6 +4,7 @@ import pathlib
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 
 from jaxcal import tasks
 from jaxcal.features import extract
@@ -33,6 +34,7 @@ class FillTest(absltest.TestCase):
         chunk_size=2, batch_size=1,
         progress=lambda *at: self.told.append(at), **options)
 
+  @pytest.mark.slow
   def test_features_are_those_of_the_images(self):
     store = self._fill()
     view_features, _ = stores.read(store, range(5))

@@ -7,6 +7,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.losses import angular
 
@@ -24,6 +25,7 @@ class NearestAngleTest(parameterized.TestCase):
         angular.nearest_angle(_on_circle(0, 30, 90)), math.radians(40),
         rtol=1e-6)
 
+  @pytest.mark.slow
   def test_plain_loop(self):
     features = np.random.default_rng(0).normal(size=(9, 4))
     features /= np.linalg.norm(features, axis=1, keepdims=True)

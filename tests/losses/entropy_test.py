@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.test_util import check_grads
 import numpy as np
+import pytest
 
 from jaxcal.losses import entropy
 from tests import shared
@@ -124,6 +125,7 @@ class MarginalEntropyTest(parameterized.TestCase):
       np.testing.assert_allclose(
           entropy.marginal_entropy(moved + offsets), value, rtol=1e-12)
 
+  @pytest.mark.slow
   def test_gradients_in_float64(self):
     with jax.enable_x64(True):
       logits = jnp.asarray(_logits(4, 5, 6))

@@ -273,7 +273,8 @@ class PropertyTest(parameterized.TestCase):
     self.assertAlmostEqual(
         error["ece_over"] + error["ece_under"], error["ece"], places=12)
     with jax.enable_x64(True):
-      wrong = _errors(confidence, np.zeros(300, bool))
+      wrong = {name: float(e) for name, e in _errors(
+          confidence, np.zeros(300, bool)).items()}
     self.assertEqual(wrong["ece_under"], 0)
     np.testing.assert_allclose(wrong["ece_over"], confidence.mean())
 

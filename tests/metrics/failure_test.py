@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.metrics import densities
 from jaxcal.metrics import failure
@@ -239,6 +240,7 @@ class MeasuresTest(parameterized.TestCase):
     correct = generator.random(n) < 0.7
     return generator.normal(correct, 1.5), correct
 
+  @pytest.mark.slow
   def test_both_sides(self):
     scores, correct = self._data()
     with jax.enable_x64(True):

@@ -262,6 +262,7 @@ class SeedsTest(parameterized.TestCase):
 
 class TestsOfDifferencesTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_holm_by_hand(self):
     # 4 x 0.005, then 3 x 0.01, then 2 x 0.03, then at least that.
     np.testing.assert_allclose(
@@ -307,6 +308,7 @@ class TestsOfDifferencesTest(parameterized.TestCase):
     self.assertEqual(
         statistics.difference_p_value(jnp.zeros(()), jnp.zeros(99)), 1)
 
+  @pytest.mark.slow
   def test_uniform_where_there_is_no_difference(self):
     generator = np.random.default_rng(13)
     runs, n, resamples = 1000, 40, 200

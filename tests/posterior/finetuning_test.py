@@ -187,6 +187,7 @@ class LearningCurveTest(absltest.TestCase):
       np.testing.assert_allclose(
           point.cosines.variance, cosines.variance, rtol=1e-3)
 
+  @pytest.mark.slow
   def test_goes_on_without_what_is_done(self):
     _, whole = self._curve()
     done = [cell for cell, _ in whole[:3]]

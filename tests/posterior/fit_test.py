@@ -53,6 +53,7 @@ class FitTest(absltest.TestCase):
   def _new_folder(self):
     return pathlib.Path(self.create_tempdir().full_path, "new")
 
+  @pytest.mark.slow
   def test_clear_leaves_what_is_not_of_a_posterior(self):
     folder = self._new_folder()
     self._fit(folder)

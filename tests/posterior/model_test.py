@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.posterior import acquisition
 from jaxcal.posterior import laplace
@@ -64,6 +65,7 @@ class ModelTest(parameterized.TestCase):
     error_bars.assert_variances(drawn, variance)
 
   @parameterized.named_parameters(*small.CASES)
+  @pytest.mark.slow
   def test_shared_samples_give_epig_a_limit(self, case):
     get, (found, pool, targets) = small.oracle(case), small.released(case)
     pool = model.take(pool, jnp.arange(34, 40))

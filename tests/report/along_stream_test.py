@@ -174,6 +174,7 @@ class AlongStreamTest(parameterized.TestCase):
     self.assertEqual(along_stream.held(own, labels, stop, others),
                      (len(inside), wrong, outside))
 
+  @pytest.mark.slow
   def test_what_tda_admits_of_other_classes(self):
     """By the lists of a program that is built as the released one is."""
     rng = np.random.default_rng(2)

@@ -466,6 +466,7 @@ class TextTest(parameterized.TestCase):
         {"a": confidence, "b": 1 - confidence}, hits, conventions=_QUICK)
     self.assertIn("\n\nThe ECE of a is not above its floor", str(two))
 
+  @pytest.mark.slow
   def test_no_minus_zero(self):
     # The likelihood of one class alone is -0.0 before it is written.
     text = str(summary.evaluate(

@@ -104,6 +104,7 @@ class FewShotTest(absltest.TestCase):
     self.assertIn("num_bins is 5, was 20", written.text)
     self.assertNotEqual(_rows(output), _rows(self.run))
 
+  @pytest.mark.slow
   def test_all_classes(self):
     for path in (self.run / "predictions").rglob("base-*"):
       path.rename(path.with_name(path.name.replace("base", "all")))

@@ -58,6 +58,7 @@ class FromFilesTest(parameterized.TestCase):
     return [(row["method"], row["reference"])
             for row in self._rows("differences")]
 
+  @pytest.mark.slow
   def test_the_numbers_are_those_of_evaluate(self):
     # Two decimals lie on the edges of bins, where the logarithm of float32
     # would move them.
@@ -151,6 +152,7 @@ class FromFilesTest(parameterized.TestCase):
                   written.text)
     self.assertLen(self._rows(), 2)
 
+  @pytest.mark.slow
   def test_classes_in_another_order_are_seen_as_the_same(self):
     names = np.array(["a", "b", "c", "d", "e"])
     self._write(

@@ -117,6 +117,7 @@ class PredictionSetsTest(absltest.TestCase):
         [(data, name) for data, of_set in before.items() for name in of_set
          if after[data][name] != of_set[name]], [("cats", "plain")])
 
+  @pytest.mark.slow
   def test_by_class_and_transported(self):
     written, rows = self._write(("lac",), by_class=True, transported=True)
     self.assertTrue(all(row["infinite"] > 0 for row in rows))

@@ -87,6 +87,7 @@ class FailuresTest(parameterized.TestCase):
         between["auroc_difference"], rows["poor", "max_logit"]["auroc"]
         - rows["poor", "msp"]["auroc"], 12)
 
+  @pytest.mark.slow
   def test_no_errors(self):
     found = ranking.rank_failures({"a": _predictions(1, strength=20.)}, _QUICK)
     row = found.rows[0]
@@ -159,6 +160,7 @@ class OutliersTest(parameterized.TestCase):
     self.assertIn("60, 40", str(found))
     self.assertIn("FPR95 out %", str(found))
 
+  @pytest.mark.slow
   def test_shares_of_both_kinds_stay(self):
     # A score that tells nothing has the share as its AUPR in every resample.
     inside, outside = self._sets()

@@ -69,6 +69,7 @@ class RepairedTest(absltest.TestCase):
     self.assertLess(row["nll_difference_high"], 0)
     self.assertEqual(row["accuracy_difference"], 0)
 
+  @pytest.mark.slow
   def test_section(self):
     found = repaired.section(self.measured.rows, "some")
     self.assertEqual(found.heading, "What a temperature repairs: some")

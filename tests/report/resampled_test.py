@@ -87,6 +87,7 @@ def _loop_holm(values):
 
 class DifferencesTest(parameterized.TestCase):
 
+  @pytest.mark.slow
   def test_p_values_and_winners_are_those_of_loops(self):
     methods, labels = _methods()
     methods["method 1"] = methods["method 1"] * 0.8 + 2 * np.eye(4)[labels]

@@ -47,6 +47,7 @@ class RunsTest(absltest.TestCase):
       predictions.save(_predictions(one, seed=len(one.label)),
                        self.run / "predictions" / "pets" / one.label)
 
+  @pytest.mark.slow
   def test_recalibrated_in_a_few_lines(self):
     plan = recalibrated.plan(self.run, recalibrated.Share(0.25, seed=3))
     self.assertFalse(plan.folder.exists())
@@ -96,6 +97,7 @@ class RunsTest(absltest.TestCase):
     self.assertRegex(" ".join(said.notes), "made by other code than this")
     self.assertFalse((self.run / "results.jsonl").exists())
 
+  @pytest.mark.slow
   def test_an_error_below_its_floor_is_said(self):
     # As confident as right: half of them.
     logits = np.log(np.array([[0.5, 0.3, 0.2]] * 40, np.float32))

@@ -112,6 +112,7 @@ class SummaryTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "same images in the same order"):
       _compare(ours, ours._replace(ids=ours.ids[::-1]))
 
+  @pytest.mark.slow
   def test_estimates_are_those_with_intervals(self):
     given, conventions = drawn.random(), summary.Conventions(
         num_bins=7, edges="left", num_resamples=2)

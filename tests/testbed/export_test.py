@@ -15,6 +15,9 @@ from jaxcal.testbed import captions
 from jaxcal.testbed import export
 from jaxcal.testbed import tokenizer
 
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
+
 _TOWER = towers.TowerConfig(width=16, layers=2, heads=2, mlp_width=32)
 _SIZE = len(tokenizer.build(captions.vocabulary())[0])
 _CONFIG = towers.ClipConfig(
@@ -60,7 +63,6 @@ class ExportTest(absltest.TestCase):
     unfollowed = towers.text_features(_CONFIG, rescaled, vectors, ends)
     self.assertGreater(np.abs(unfollowed - before).max(), 1e-3)
 
-  @pytest.mark.slow
   def test_folder(self):
     with tempfile.TemporaryDirectory() as name:
       folder = pathlib.Path(name) / "new" / "weights"
@@ -75,7 +77,6 @@ class ExportTest(absltest.TestCase):
     self.assertEqual(record["steps"], 3)
     self.assertEqual(record["context_rms"], export.CONTEXT_RMS)
 
-  @pytest.mark.slow
   def test_pytorch_computes_the_same(self):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -16,6 +16,9 @@ from jaxcal.testbed import captions
 from jaxcal.testbed import scenes
 from jaxcal.testbed import train
 
+# Whole commands, trainings or towers.
+pytestmark = pytest.mark.slow
+
 _TOWER = towers.TowerConfig(width=16, layers=1, heads=2, mlp_width=32)
 _TINY = towers.ClipConfig(
     text=_TOWER, vision=_TOWER, vocab_size=train.MODEL.vocab_size,
@@ -76,7 +79,6 @@ class TrainTest(absltest.TestCase):
     self.assertFalse(np.array_equal(one.token_ids, two.token_ids))
     self.assertFalse(np.array_equal(one.token_ids, three.token_ids))
 
-  @pytest.mark.slow
   def test_resumed_run_equals_an_uninterrupted_one(self):
     expected, _, halfway = _whole()
     with tempfile.TemporaryDirectory() as folder:

@@ -37,6 +37,7 @@ class ClassesTest(parameterized.TestCase):
       with self.assertRaisesRegex(ValueError, "positions, but"):
         bank([word])
 
+  @pytest.mark.slow
   def test_templates_are_those_of_the_whole_tower(self):
     names, template = ("red circle", "star"), "a drawing of one {}, seen twice."
     config = _model().config

@@ -5,6 +5,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.tuning import clip_adapter
 from jaxcal.tuning import method as method_lib
@@ -99,6 +100,7 @@ class ArraysTest(absltest.TestCase):
         method.logits(params, prompts, images),
         10 * images.features @ prompts.target.T, atol=1e-5)
 
+  @pytest.mark.slow
   def test_visual_outliers(self):
     prompts, images = _toy()
     _, outliers = _toy(num_images=5)

@@ -4,6 +4,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 from jaxcal.tuning import cocoop
 from tests import error_bars
@@ -33,6 +34,7 @@ class CoCoopTest(parameterized.TestCase):
             self.oracle.images),
         self.oracle.stored[f"{name}/logits_new_final"], atol=1e-7)
 
+  @pytest.mark.slow
   def test_init(self):
     base = self.oracle.prompts("words4", "base")
     words = self.oracle.context("words4", 4)

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.tuning import coop
 from tests import error_bars
@@ -43,6 +44,7 @@ class CoopTest(parameterized.TestCase):
           oracle_lib.logits(method, params, new, self.oracle.images),
           self.stored[f"{name}/logits_new_final"], atol=1e-7)
 
+  @pytest.mark.slow
   def test_init(self):
     scale, key = self.oracle.logit_scale, jax.random.key(0)
     base = self.oracle.prompts("x4", "base", plain=True)

@@ -31,6 +31,7 @@ class DorTest(parameterized.TestCase):
     return (self.oracle.prompts(ids, group, **options)
             for group in ("base", "outlier"))
 
+  @pytest.mark.slow
   def test_coop(self):
     base, outliers = self._prompts("x4")
     oracle_lib.assert_stored(

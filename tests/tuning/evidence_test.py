@@ -99,6 +99,7 @@ class EvidenceTest(parameterized.TestCase):
           found[f"{prefix}text_features"],
           found[f"{prefix}zero_shot_text_features"])
 
+  @pytest.mark.slow
   def test_seeds_share_what_is_the_same_for_them(self):
     folder = pathlib.Path(self.create_tempdir().full_path)
     one = self._tuned("coop", num_context=2)

@@ -120,6 +120,7 @@ class MapleTest(parameterized.TestCase):
     for name in ("context", "deep_text"):
       self.assertGreater(np.abs(pull[name]).max(), 1e-3)
 
+  @pytest.mark.slow
   def test_depth_of_one_replaces_nothing(self):
     method = maple.method(
         self.oracle.config, self.oracle.params,

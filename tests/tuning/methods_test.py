@@ -142,6 +142,7 @@ class MethodsTest(parameterized.TestCase):
         plain.logits(params, prompts, _images()._replace(
             pixels=jnp.asarray(pixels, jnp.float32))), atol=1e-4)
 
+  @pytest.mark.slow
   def test_a_cache_without_weight_is_the_zero_shot_model(self):
     plain, prompts, params = _made(_spec("tip_adapter"))
     light, _, _ = _made(_spec("tip_adapter", cache_weight=0.0))

@@ -189,6 +189,7 @@ class LoopTest(parameterized.TestCase):
          training.num_steps(2, 3), training.num_steps(6, 3, keep_last=True)],
         [2, 3, 1, 2])
 
+  @pytest.mark.slow
   def test_resumed_is_undisturbed(self):
     state = self._init(0)
     for _ in range(2):

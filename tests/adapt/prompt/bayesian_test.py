@@ -101,6 +101,7 @@ class BayesianTest(absltest.TestCase):
           uncertainty.variance, variance[expected.argmax()], rtol=1e-4)
       np.testing.assert_allclose(uncertainty.image_variance, spread, rtol=1e-4)
 
+  @pytest.mark.slow
   def test_the_forms_differ(self):
     predicted = self._predict(self._head())
     for one, other in itertools.combinations(predicted, 2):

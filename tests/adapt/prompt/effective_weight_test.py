@@ -188,6 +188,7 @@ class EffectiveWeightTest(parameterized.TestCase):
         {"method.effective_weight": 2.0, "method.delta_quantile": 0.8})
     self.assertNotIn("method.effective_weight", plain)
 
+  @pytest.mark.slow
   def test_settings_say_the_weight_too(self):
     found = jaxcal.predict(
         {"c_tpt": methods.CTpt(effective_weight=2.0, selection_fraction=0.25),
@@ -217,6 +218,7 @@ class MarginTest(absltest.TestCase):
     super().setUp()
     self.enterContext(jax.enable_x64(True))
 
+  @pytest.mark.slow
   def test_margin_at_a_quantile_of_the_zero_shot_cosines(self):
     task, views = _task(range(5))
     asked = methods.Soc(delta_quantile=0.6, selection_fraction=0.25)

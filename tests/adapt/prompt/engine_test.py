@@ -300,6 +300,7 @@ class EngineTest(parameterized.TestCase):
     self.assertTrue(np.isfinite(adapted.logits).all())
     self.assertTrue(np.isfinite(adapted.context).all())
 
+  @pytest.mark.slow
   def test_any_optimiser(self):
     encode, prepared, views = _setting()
     adapted = engine.adapt(

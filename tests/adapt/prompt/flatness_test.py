@@ -98,6 +98,7 @@ class FlatnessTest(absltest.TestCase):
     super().setUp()
     self.enterContext(jax.enable_x64(True))
 
+  @pytest.mark.slow
   def test_steps_against_formulas(self):
     params, encode, _, target = _setting()
     key = jax.random.key(7)
