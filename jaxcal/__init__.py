@@ -42,7 +42,7 @@ JAX. `dir(jaxcal)` lists what there is.
 
 from jaxcal import lazy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Name: module, and attribute there; None where the name stands for the module.
 _EXPORTS = {
