@@ -1,4 +1,4 @@
-"""Every recalibrator behind every test-time method, as the command has them."""
+"""Every recalibrator behind every test-time method of a run."""
 
 import json
 import pathlib
@@ -12,6 +12,7 @@ import pytest
 from jaxcal import predictions
 from jaxcal.adapt import methods
 from jaxcal.recalibration import calibrators
+from jaxcal.recalibration import predicted
 from tests.cli import command
 
 _EVIDENCE = ("image_features", "zero_shot_text_features", "zero_shot_logits",
@@ -46,25 +47,36 @@ class CompositionTest(parameterized.TestCase):
   @parameterized.parameters(
       *(name for name in calibrators.RECALIBRATORS if name not in _OF_TUNED))
   def test_of_all_methods(self, name):
-    output = pathlib.Path(self.create_tempdir().full_path, "recalibrated")
-    fitted = () if name in _UNLABELLED else ("--on=validation",)
-    status, _, error = command.here(
-        "recalibrate", str(self.output), f"--recalibrator={name}", *fitted,
-        f"--output={output}")
-    self.assertEqual(status, 0, error)
-    rows = [json.loads(line) for line in
-            (output / "results.jsonl").read_text().splitlines()]
-    found = [row["method"] for row in rows if row.get("recalibrator") == name]
+    folder = self.output / "predictions" / "digits"
+    calibrator, found = calibrators.calibrator(name), []
+    for method in methods.METHODS:
+      one, other = (predictions.load(folder / where / method)
+                    for where in ("", "validation"))
+      if name in _OF_PROMPTS and "view_logits" not in one.evidence:
+        with self.assertRaisesRegex(ValueError, "view_logits"):
+          predicted.recalibrate_quietly(one, None, calibrator)
+        continue
+      on = None if name in _UNLABELLED else other
+      logits = predicted.recalibrate_quietly(one, on, calibrator).logits
+      total = np.exp(np.float64(logits)).sum(-1)
+      self.assertTrue((np.isfinite(total) & (total > 0)).all(), method)
+      found.append(method)
     if name in _OF_PROMPTS:
       self.assertContainsSubset(("zero_shot", "tpt", "soc"), found)
       self.assertNotIn("tda", found)
     else:
       self.assertEqual(found, list(methods.METHODS))
-    for method in found:
-      one = predictions.load(
-          output / "predictions" / "digits" / f"{method}+{name}")
-      total = np.exp(np.float64(one.logits)).sum(-1)
-      self.assertTrue((np.isfinite(total) & (total > 0)).all(), method)
+
+  def test_by_the_command(self):
+    output = pathlib.Path(self.create_tempdir().full_path, "recalibrated")
+    status, _, error = command.here(
+        "recalibrate", str(self.output), "--recalibrator=temperature",
+        "--on=validation", f"--output={output}")
+    self.assertEqual(status, 0, error)
+    rows = [json.loads(line) for line in
+            (output / "results.jsonl").read_text().splitlines()]
+    self.assertEqual([row["method"] for row in rows if row.get("recalibrator")],
+                     list(methods.METHODS))
 
   def test_of_tuned_parameters_alone(self):
     status, _, error = command.here(
