@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+import jaxcal
 from jaxcal import predictions
 from jaxcal import stages
 from jaxcal.clip import checkpoint
@@ -287,8 +288,8 @@ class ReportTest(parameterized.TestCase):
     self._of_the_first_version()
     output = self.root / "first_version"
     printed, error = self._report(self.run, f"--output={output}")
-    self.assertIn("made by other code than this (jaxcal 0.1.0): it can be "
-                  "reported, but `jaxcal evaluate` cannot continue it", error)
+    self.assertIn("made by other code than this (jaxcal "
+                  f"{jaxcal.__version__}): it can be reported, but `jaxcal evaluate` cannot continue it", error)
     self.assertEqual(
         printed, self.printed.replace(str(self.saved), str(output)))
     methods = [row["method"] for row in _rows(output)]
