@@ -288,8 +288,9 @@ class ReportTest(parameterized.TestCase):
     self._of_the_first_version()
     output = self.root / "first_version"
     printed, error = self._report(self.run, f"--output={output}")
-    self.assertIn("made by other code than this (jaxcal "
-                  f"{jaxcal.__version__}): it can be reported, but `jaxcal evaluate` cannot continue it", error)
+    self.assertIn(
+        f"made by other code than this (jaxcal {jaxcal.__version__}): it can "
+        "be reported, but `jaxcal evaluate` cannot continue it", error)
     self.assertEqual(
         printed, self.printed.replace(str(self.saved), str(output)))
     methods = [row["method"] for row in _rows(output)]
