@@ -218,12 +218,12 @@ def _on_others(config, images, outside):
     number, total = len(others.ids), len(others.ids) + len(images.ids)
     fewer = ("" if number == image_sets.num_of_share(len(images.ids), share)
              else f", all that there are where {share:g} was asked for")
-    yield (f"{number:,} images of {outside.name} stand in its stream of "
+    yield (f"{number:,} images of {outside.name} are in its stream of "
            f"{total:,}, a share of {number / total:.3g}{fewer}; every score "
            "but those of detection is of its own images alone "
            "(stream.outlier_share).")
   elif share:
-    yield (f"no images of other classes stand in its stream, as {outside.name} "
+    yield (f"no images of other classes are in its stream, as {outside.name} "
            "is the set itself (stream.outlier_share).")
 
 

@@ -123,8 +123,8 @@ def remembered(load: Callable[..., Any]) -> Callable[..., Any]:
   last: dict[Any, Any] = {}
 
   def loaded(*parts):
-    key = tuple(part if isinstance(part, float) else dataclasses.astuple(part)
-                for part in parts)
+    key = tuple(part if isinstance(part, int | float) else
+                dataclasses.astuple(part) for part in parts)
     if key not in last:
       last.clear()
       last[key] = load(*parts)

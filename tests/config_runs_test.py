@@ -324,11 +324,11 @@ class ConfigRunsTest(parameterized.TestCase):
         config, {"digits": self.images}, outside)["digits"]
     self.assertEqual(
         say(load.images("shades", limit=10)),
-        "digits: 2 images of shades stand in its stream of 5, a share of 0.4; "
+        "digits: 2 images of shades are in its stream of 5, a share of 0.4; "
         "every score but those of detection is of its own images alone "
         "(stream.outlier_share).")
     config.stream.outlier_share = 0.9
-    self.assertIn("10 images of shades stand in its stream of 13, a share of "
+    self.assertIn("10 images of shades are in its stream of 13, a share of "
                   "0.769, all that there are where 0.9 was asked for;",
                   say(load.images("shades", limit=10)))
     self.assertIn("as digits is the set itself", say(self.images))

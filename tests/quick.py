@@ -14,8 +14,8 @@ jit = functools.partial(jax.jit, compiler_options=compiler.OPTIONS)
 def call(function, *arguments):
   """What a function gives, compiled for this one call.
 
-  Not by way of `jax.jit`'s own memory: in three of some twenty runs of the
-  whole suite it took the program of one method for that of another one, whose
-  arguments have the same shapes.
+  Not by way of `jax.jit`'s own memory: in a run of the whole suite it took the
+  program of one method for that of another one, whose arguments have the same
+  shapes; two earlier runs failed at the same place.
   """
   return jit(function).lower(*arguments).compile()(*arguments)

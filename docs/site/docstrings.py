@@ -26,7 +26,7 @@ class Docstrings(griffe.Extension):
 
     Args:
       obj: Module, class, function or attribute.
-      kwargs: What else griffe says of it, of no use here.
+      kwargs: Further arguments of griffe, of no use here.
     """
     del kwargs
     if obj.docstring is not None:

@@ -32,7 +32,7 @@ def on_files(
   """The files of docs/, and those outside that they lead to.
 
   Args:
-    files: What MkDocs has found in docs/.
+    files: Files that MkDocs has found in docs/.
     config: Settings of the site.
   """
   waiting = [path for file in files.documentation_pages()

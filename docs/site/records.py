@@ -25,7 +25,7 @@ class Records(griffe.Extension):
 
     Args:
       pkg: The package, with all of its modules.
-      kwargs: What else griffe says of it, of no use here.
+      kwargs: Further arguments of griffe, of no use here.
     """
     del kwargs
     for one in _classes(pkg):
@@ -53,7 +53,7 @@ class Records(griffe.Extension):
 
     Args:
       obj: Function or attribute.
-      kwargs: What else griffe says of it, of no use here.
+      kwargs: Further arguments of griffe, of no use here.
     """
     del kwargs
     if obj.is_function:

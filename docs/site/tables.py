@@ -17,7 +17,7 @@ def on_page_content(html: str, **kwargs: object) -> str:
 
   Args:
     html: Content of the page.
-    kwargs: What else MkDocs says of it, of no use here.
+    kwargs: Further arguments of MkDocs, of no use here.
   """
   del kwargs
   return _NUMBER.sub(

@@ -186,7 +186,9 @@ class BoostAdapter(Tda):
   Adaptation via Regional Bootstrapping, NeurIPS 2024 (taolinzhang/BoostAdapter
   @9983e1a), in the form of the benchmark TomSheng21/tta-vlm @bcc735f, which
   predicts the clean view on all sets.
-  Differs from the released code in: nothing in float64.
+  Differs from the released code in: nothing in float64; with the confident
+  views predicted, as in the original, from that in the 1e-5 that is added to
+  probabilities in the entropies of views.
   """
 
   negative_keeps: str = dataclasses.field(

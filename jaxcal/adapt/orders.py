@@ -34,9 +34,11 @@ def order(
   Raises:
     ValueError: An unknown kind.
   """
-  found = _order(kind, as_numpy(labels), seed)
-  return _among(kind, as_numpy(labels)[found], found, num_others, seed) if (
-      num_others) else found
+  labels = as_numpy(labels)
+  found = _order(kind, labels, seed)
+  if not num_others:
+    return found
+  return _among(kind, labels[found], found, num_others, seed)
 
 
 def _order(kind, labels, seed):

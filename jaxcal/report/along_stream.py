@@ -185,7 +185,8 @@ def _is_along(one):
 def _in_stream(one, other):
   """Predictions of images of other classes in the stream; None without any.
 
-  In a stream of their own, they have positions of which there are two.
+  In a stream of their own they are numbered from 0 as well, so that the two
+  have positions in common.
   """
   if other is None or predictions_lib.STREAM_POSITION not in other.info:
     return None

@@ -50,7 +50,7 @@ class OutliersTest(parameterized.TestCase):
            "--config.method.name=zero_shot,tda")
     output, printed = self._run(*few, *_SHARE)
     self.assertIn(
-        "digits: 20 images of shades stand in its stream of 100, a share of "
+        "digits: 20 images of shades are in its stream of 100, a share of "
         "0.2; every score but those of detection is of its own images alone",
         printed)
     folder = output / "predictions/digits"
@@ -94,7 +94,7 @@ class OutliersTest(parameterized.TestCase):
     output, printed = self._run(
         f"--config.data.out_of_distribution={root}", _METHODS,
         "--config.stream.outlier_share=0.5", "--config.stream.order=given")
-    self.assertIn("2 images of boats stand in its stream of 8, a share of "
+    self.assertIn("2 images of boats are in its stream of 8, a share of "
                   "0.25, all that there are where 0.5 was asked for", printed)
     own, outside = (
         predictions.load(output / f"predictions/digits/{place}tda")
@@ -178,7 +178,7 @@ class OutliersTest(parameterized.TestCase):
   def test_among_its_own_set_there_are_none(self):
     output, printed = self._run(
         "--config.data.name=shades", *_SHARE, _METHODS)
-    self.assertIn("shades: no images of other classes stand in its stream, as "
+    self.assertIn("shades: no images of other classes are in its stream, as "
                   "shades is the set itself", printed)
     self.assertFalse(
         (output / "predictions/shades/out_of_distribution").exists())
