@@ -13,11 +13,13 @@ from jaxcal import config
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Each room, and the rooms that it may import; itself is always allowed, and so
-# are `precision`, which every product needs, `lazy`, with which a room's
-# __init__.py imports its modules, and `spelling`, for errors on names.
+# are `precision`, which every product needs, `compiled`, for any function of
+# arrays, `lazy`, with which a room's __init__.py imports its modules, and
+# `spelling`, for errors on names.
 _MAY_IMPORT = {
     "__main__": {"cli"},
     "compilation_cache": set(),
+    "compiled": set(),
     "last_words": {"storage"},
     "lazy": set(),
     "peers": {"sharding", "storage"},
@@ -121,6 +123,7 @@ _ONLY = {
                "types", "typing"},
     "lazy": {"collections", "importlib", "typing"},
     "spelling": {"collections", "difflib"},
+    "compiled": {"collections", "functools", "jax", "typing"},
     "precision": {"collections", "contextlib", "functools", "jax", "typing"},
     "losses": {"collections", "jax", "math", "numpy", "typing"},
     "metrics": {"collections", "functools", "jax", "math", "numpy", "typing"},
@@ -219,7 +222,7 @@ class ArchitectureTest(parameterized.TestCase):
       also = _MAY_ALSO_IMPORT.get(
           path.relative_to(_ROOT / "jaxcal").as_posix(), set())
       allowed = _MAY_IMPORT[room] | also | {
-          room, "lazy", "precision", "spelling"}
+          room, "compiled", "lazy", "precision", "spelling"}
       self.assertLessEqual(_rooms_used(path), allowed, str(path))
 
   def test_what_may_import_more_is_above_all_of_that(self):

@@ -7,12 +7,15 @@ Vision-Language Models, NeurIPS 2022.
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled
+from jaxcal.compiled import compiled_with
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
 from jaxcal.typing import Int
 
 
+@compiled
 def prediction_entropy(logits: Float[Array, "*batch k"]) -> Float[
     Array, "*batch"]:
   r"""Entropy of each prediction, in nats.
@@ -37,6 +40,7 @@ def prediction_entropy(logits: Float[Array, "*batch k"]) -> Float[
   return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
 
+@compiled
 def marginal_entropy(
     logits: Float[Array, "v k"],
     *,
@@ -83,6 +87,7 @@ def marginal_entropy(
   return -jnp.sum(jnp.exp(log_mean) * log_mean)
 
 
+@compiled
 def mean_entropy(
     logits: Float[Array, "v k"],
     *,
@@ -111,6 +116,7 @@ def mean_entropy(
   return jnp.mean(prediction_entropy(logits), where=where)
 
 
+@compiled
 def confidence_weighted_entropy(
     logits: Float[Array, "*batch k"], margin: float | Float[Array, ""]
 ) -> Float[Array, "*batch"]:
@@ -133,6 +139,7 @@ def confidence_weighted_entropy(
   return jnp.exp(jax.lax.stop_gradient(margin - entropy)) * entropy
 
 
+@compiled_with("fraction")
 def confident_views(
     logits: Float[Array, "v k"], fraction: float) -> Bool[Array, "v"]:
   """Which views of one image have the lowest prediction entropies.
@@ -153,6 +160,7 @@ def confident_views(
   return jnp.zeros(logits.shape[0], bool).at[kept].set(True)
 
 
+@compiled_with("fraction")
 def most_confident(
     logits: Float[Array, "v k"], fraction: float) -> Int[Array, "s"]:
   """Positions of the views of lowest prediction entropy, by rising entropy.
