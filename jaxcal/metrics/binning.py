@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.compiled import compiled
+from jaxcal.compiled import compiled_with
 from jaxcal.metrics import examples
 from jaxcal.metrics import ranks
 from jaxcal.typing import Array
@@ -80,9 +82,8 @@ def bin_statistics(
   if num_bins < 1:
     raise ValueError(f"num_bins must be at least one, but {num_bins=}.")
   _check_choice(edges, _SIDES, name="edges")
-  seen = checked(confidence, correct, weights)
-  inner = np.arange(1, num_bins) / num_bins
-  return _sums(_members(seen.values, inner, edges), seen)
+  return _of_equal_width(
+      checked(confidence, correct, weights), num_bins=num_bins, edges=edges)
 
 
 def equal_mass_bin_statistics(
@@ -140,17 +141,8 @@ def equal_mass_bin_statistics(
   if num_bins < 1:
     raise ValueError(f"num_bins must be at least one, but {num_bins=}.")
   _check_choice(rule, RULES, name="rule")
-  seen = checked(confidence, correct, weights)
-  if rule == "equal_count":
-    return _sums(_parts(seen.values, seen.mass, num_bins), seen)
-  inner, edges = _inner_edges(seen.values, seen.mass, num_bins, rule)
-  bins = _sums(_members(seen.values, inner, edges), seen)
-  if rule == "interpolated":
-    kept = jnp.arange(num_bins + 1) > 0
-    bins = bins._replace(
-        confidence_sum=jnp.where(kept, bins.confidence_sum, 0),
-        correct_sum=jnp.where(kept, bins.correct_sum, 0))
-  return bins
+  return _of_equal_mass(
+      checked(confidence, correct, weights), num_bins=num_bins, rule=rule)
 
 
 def classwise_bin_statistics(
@@ -187,16 +179,10 @@ def classwise_bin_statistics(
         f"{probs.shape=} and {labels.shape=}.")
   examples.check_labels(labels, probs.shape[1])
   examples.check_probabilities(probs, name="probs")
-  labels = jnp.asarray(labels)
-
-  def of_class(column_and_class):
-    column, index = column_and_class
-    return bin_statistics(
-        column, labels == index, num_bins=num_bins, edges=edges,
-        weights=weights)
-
-  classes = jnp.arange(probs.shape[1], dtype=labels.dtype)
-  return jax.lax.map(of_class, (probs.T, classes))
+  if weights is not None:
+    weights = examples.checked_weights(weights, labels)
+  return _of_classes(probs, examples.as_array(labels), weights,
+                     num_bins=num_bins, edges=edges)
 
 
 def grouped_bin_statistics(
@@ -232,20 +218,18 @@ def grouped_bin_statistics(
                      f"{num_bins=} and {num_groups=}.")
   _check_choice(edges, _SIDES, name="edges")
   seen = checked(confidence, correct, weights)
-  grouping = at_least_float32(examples.as_array(grouping))
+  grouping = examples.as_array(grouping)
   if grouping.shape != seen.values.shape:
     raise ValueError(
         "there must be one value per example to group by, but the shapes are "
         f"{grouping.shape} and {seen.values.shape}.")
-  grouping = jnp.where(seen.mass > 0, grouping, 0)
-  if not examples.is_traced(grouping) and not jnp.isfinite(grouping).all():
-    raise ValueError("values to group by must be finite, but "
-                     f"{int((~jnp.isfinite(grouping)).sum())} are not.")
-  groups = _members(
-      grouping, *_inner_edges(grouping, seen.mass, num_groups, "quantile"))
-  bins = _members(seen.values, np.arange(1, num_bins) / num_bins, edges)
-  joint = (groups[:, :, None] * bins[:, None, :].astype(groups.dtype))
-  return _sums(joint.reshape(len(grouping), -1).astype(seen.mass.dtype), seen)
+  if not examples.is_traced(grouping, seen.mass):
+    unknown = ~np.isfinite(grouping) & (np.asarray(seen.mass) > 0)
+    if unknown.any():
+      raise ValueError("values to group by must be finite, but "
+                       f"{unknown.sum()} are not.")
+  return _of_groups(seen, grouping, num_bins=num_bins, num_groups=num_groups,
+                    edges=edges)
 
 
 def checked(
@@ -255,24 +239,75 @@ def checked(
   Raises:
     ValueError: As `bin_statistics`.
   """
-  values, hits = (at_least_float32(examples.as_array(x))
-                  for x in (confidence, correct))
+  values, hits = examples.as_array(confidence), examples.as_array(correct)
   if hits.shape != values.shape:
     raise ValueError(
         "confidence and correct must have one value per example, but their "
         f"shapes are {values.shape} and {hits.shape}.")
+  weights = examples.checked_weights(weights, values)
+  examples.check_probabilities(values, name="confidence", weights=weights)
+  examples.check_hits(hits, name="correct", way_out="predicted == labels",
+                      weights=weights)
+  return _finite(values, hits, weights)
+
+
+@compiled
+def _finite(values, hits, weights):
+  """Examples of one dtype, without what is no number."""
+  values = at_least_float32(values)
+  hits = at_least_float32(hits).astype(values.dtype)
   mass = examples.example_weights(weights, values)
-  hits = hits.astype(values.dtype)
-  examples.check_probabilities(
-      jnp.where(mass > 0, values, 0), name="confidence")
-  examples.check_hits(jnp.where(mass > 0, hits, 0), name="correct",
-                      way_out="predicted == labels")
   # Not where there is mass: values that do not depend on it are binned once
   # for all resamples. What is no number there makes the mass none, too.
   finite = jnp.isfinite(values) & jnp.isfinite(hits)
   mass = jnp.where(finite | (mass == 0), mass, jnp.nan)
   return Examples(
       jnp.where(finite, values, 0), jnp.where(finite, hits, 0), mass)
+
+
+@compiled_with("num_bins", "edges")
+def _of_equal_width(seen, *, num_bins, edges):
+  inner = np.arange(1, num_bins) / num_bins
+  return _sums(_members(seen.values, inner, edges), seen)
+
+
+@compiled_with("num_bins", "rule")
+def _of_equal_mass(seen, *, num_bins, rule):
+  if rule == "equal_count":
+    return _sums(_parts(seen.values, seen.mass, num_bins), seen)
+  inner, edges = _inner_edges(seen.values, seen.mass, num_bins, rule)
+  bins = _sums(_members(seen.values, inner, edges), seen)
+  if rule == "interpolated":
+    kept = jnp.arange(num_bins + 1) > 0
+    bins = bins._replace(
+        confidence_sum=jnp.where(kept, bins.confidence_sum, 0),
+        correct_sum=jnp.where(kept, bins.correct_sum, 0))
+  return bins
+
+
+@compiled_with("num_bins", "edges")
+def _of_classes(probs, labels, weights, *, num_bins, edges):
+  """Bins of each class, one class after the other."""
+
+  def of_class(column_and_class):
+    column, index = column_and_class
+    return bin_statistics(
+        column, labels == index, num_bins=num_bins, edges=edges,
+        weights=weights)
+
+  classes = jnp.arange(probs.shape[1], dtype=labels.dtype)
+  return jax.lax.map(of_class, (probs.T, classes))
+
+
+@compiled_with("num_bins", "num_groups", "edges")
+def _of_groups(seen, grouping, *, num_bins, num_groups, edges):
+  """Bins within groups of equal mass."""
+  grouping = jnp.where(seen.mass > 0, at_least_float32(grouping), 0)
+  groups = _members(
+      grouping, *_inner_edges(grouping, seen.mass, num_groups, "quantile"))
+  bins = _members(seen.values, np.arange(1, num_bins) / num_bins, edges)
+  joint = (groups[:, :, None] * bins[:, None, :].astype(groups.dtype))
+  return _sums(joint.reshape(len(grouping), -1).astype(seen.mass.dtype), seen)
 
 
 def _check_choice(given, known, *, name):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled
 from jaxcal.metrics import binning
 from jaxcal.metrics import examples
 from jaxcal.metrics import statistics
@@ -49,15 +50,14 @@ def top_label_brier_score(
     ValueError: Wrong shapes, or (where not traced) a confidence outside [0, 1]
       or NaN, or anything but hits as `correct`.
   """
-  values, hits = (at_least_float32(examples.as_array(x))
-                  for x in (confidence, correct))
+  values, hits = examples.as_array(confidence), examples.as_array(correct)
   if values.shape != hits.shape:
     raise ValueError(
         "confidence and correct must have one value per example, but their "
         f"shapes are {values.shape} and {hits.shape}.")
   examples.check_probabilities(values, name="confidence")
   examples.check_hits(hits, name="correct", way_out="predicted == labels")
-  return jnp.square(values - hits.astype(values.dtype))
+  return _squares(values, hits)
 
 
 def brier_decomposition(
@@ -79,10 +79,19 @@ def brier_decomposition(
   """
   bins = binning.bin_statistics(
       confidence, correct, num_bins=num_bins, edges=edges, weights=weights)
-  values, hits = (at_least_float32(examples.as_array(x))
-                  for x in (confidence, correct))
-  score = statistics.weighted_mean(
-      jnp.square(values - hits.astype(values.dtype)), weights)
+  return _terms(bins, statistics.weighted_mean(_squares(
+      examples.as_array(confidence), examples.as_array(correct)), weights))
+
+
+@compiled
+def _squares(values, hits):
+  values, hits = at_least_float32(values), at_least_float32(hits)
+  return jnp.square(values - hits.astype(values.dtype))
+
+
+@compiled
+def _terms(bins, score):
+  """The terms of a mean score, by the bins of its examples."""
   total, count = jnp.sum(bins.count), jnp.where(bins.count > 0, bins.count, 1)
   accuracy, share = jnp.sum(bins.correct_sum) / total, bins.count / total
   of_bins = bins.correct_sum / count

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled
+from jaxcal.compiled import compiled_with
 from jaxcal.metrics import binning
 from jaxcal.metrics import examples
 from jaxcal.typing import Array
@@ -249,7 +251,7 @@ def classwise_calibration_error(
     Error in [0, 1], a fraction. Where the classes are many, most probabilities
     are near zero and so are most of the errors that it averages.
   """
-  return jnp.mean(classwise_calibration_errors(
+  return _mean(classwise_calibration_errors(
       probs, labels, num_bins=num_bins, edges=edges, norm=norm,
       weights=weights))
 
@@ -289,7 +291,7 @@ def classwise_calibration_errors(
   """
   bins = binning.classwise_bin_statistics(
       probs, labels, num_bins=num_bins, edges=edges, weights=weights)
-  return jax.vmap(lambda one: calibration_error(one, norm=norm))(bins)
+  return _errors_of_classes(bins, norm=norm)
 
 
 def confidence_gap(
@@ -343,8 +345,16 @@ def calibration_floor(
   """
   if num_samples < 1:
     raise ValueError(f"num_samples must be at least one, but {num_samples=}.")
-  confidence = at_least_float32(examples.as_array(confidence))
+  confidence = examples.as_array(confidence)
   examples.check_probabilities(confidence, name="confidence")
+  return _floor(confidence, key, num_samples=num_samples, num_bins=num_bins,
+                edges=edges)
+
+
+@compiled_with("num_samples", "num_bins", "edges")
+def _floor(confidence, key, *, num_samples, num_bins, edges):
+  """The mean of the drawn errors."""
+  confidence = at_least_float32(confidence)
 
   def drawn_error(one):
     correct = jax.random.uniform(
@@ -357,6 +367,7 @@ def calibration_floor(
   return jnp.mean(errors)
 
 
+@compiled_with("norm")
 def calibration_error(
     bins: binning.BinStatistics, *, norm: str = "l1") -> Float[Array, ""]:
   """Calibration error from the statistics of bins, however they were made.
@@ -382,6 +393,7 @@ def calibration_error(
   raise ValueError(f"unknown {norm=}; choose from: l1, l2, max.")
 
 
+@compiled
 def errors_of(bins: binning.BinStatistics) -> Errors:
   """All errors of one binning, such as a sum of statistics of parts.
 
@@ -402,6 +414,16 @@ def errors_of(bins: binning.BinStatistics) -> Errors:
       under=jnp.sum(jnp.maximum(-terms, 0)),
       confidence_weighted_over=jnp.sum(mean * over),
       gap=jnp.sum(terms))
+
+
+@compiled_with("norm")
+def _errors_of_classes(bins, *, norm):
+  return jax.vmap(lambda one: calibration_error(one, norm=norm))(bins)
+
+
+@compiled
+def _mean(values):
+  return jnp.mean(values)
 
 
 def _gaps(bins):

@@ -13,6 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled_with
 from jaxcal.metrics import binning
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -53,6 +54,7 @@ def debiased_calibration_error(
       norm=norm)
 
 
+@compiled_with("norm")
 def debiased_error(
     bins: binning.BinStatistics, *, norm: str = "l1") -> Float[Array, ""]:
   r"""Debiased calibration error of bins, however they were made.

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.compiled import compiled
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import as_numpy
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Shaped
 from jaxcal.typing import Values
 
 
@@ -30,13 +32,27 @@ def readable(x: Any) -> Array | np.ndarray:
 
 def as_array(x: Any) -> Array:
   """Numbers of any kind as a jax array; errors as for `readable`."""
-  return jnp.asarray(readable(x))
+  x = readable(x)
+  # Moved, which compiles nothing; a copy, as JAX may look at it only later.
+  return x if isinstance(x, jax.Array) else jax.device_put(np.array(x))
 
 
 def example_weights(
     weights: Values | None, values: Float[Array, "n"]
 ) -> Float[Array, "n"]:
   """The weights of the examples, in the dtype of the values; ones if None.
+
+  Raises:
+    ValueError: As for `checked_weights`.
+  """
+  weights = checked_weights(weights, values)
+  return _ones(values) if weights is None else _like(weights, values)
+
+
+def checked_weights(
+    weights: Values | None, values: Shaped[AnyArray, "n"]
+) -> Shaped[Array, "n"] | None:
+  """The weights of the examples as `as_array` has them; None as it is.
 
   Raises:
     ValueError: The values are not one per example, there is none, the weights
@@ -48,7 +64,7 @@ def example_weights(
         "metrics take one value per example, shape (n,) with n > 0, but got "
         f"shape {values.shape}.")
   if weights is None:
-    return jnp.ones_like(values)
+    return None
   weights = as_array(weights)
   if weights.shape != values.shape:
     raise ValueError(
@@ -58,21 +74,27 @@ def example_weights(
     concrete = np.asarray(weights)
     if not np.all((concrete >= 0) & np.isfinite(concrete)):
       raise ValueError("weights must be finite and not negative.")
-  return weights.astype(values.dtype)
+  return weights
 
 
 def check_probabilities(
-    values: Float[AnyArray, "..."], *, name: str) -> None:
+    values: Float[AnyArray, "..."], *, name: str,
+    weights: Shaped[AnyArray, "..."] | None = None) -> None:
   """Raises ValueError on a value outside [0, 1] or NaN, unless traced.
 
   A rounding excess of 1e-6 passes: sums of float32 probabilities make it.
+
+  Args:
+    values: Probabilities.
+    name: Name of the argument.
+    weights: Weights; values of weight zero may be anything.
   """
-  if is_traced(values) or values.size == 0:
+  if is_traced(values, weights) or values.size == 0:
     return
+  concrete = _counted(values, weights)
   # Two numbers tell, where they are what they should be; NaN is either.
-  if values.min() >= -1e-6 and values.max() <= 1 + 1e-6:
+  if concrete.min() >= -1e-6 and concrete.max() <= 1 + 1e-6:
     return
-  concrete = np.asarray(values)
   valid = (concrete >= -1e-6) & (concrete <= 1 + 1e-6)
   if not np.all(valid):
     raise ValueError(
@@ -82,17 +104,19 @@ def check_probabilities(
 
 
 def check_hits(
-    values: Values, *, name: str, way_out: str) -> None:
+    values: Values, *, name: str, way_out: str,
+    weights: Shaped[AnyArray, "..."] | None = None) -> None:
   """Raises ValueError on a value that is neither 0 nor 1, unless traced.
 
   Args:
     values: Hits as numbers.
     name: Name of the argument.
     way_out: Way from class labels, a frequent mistake, to hits.
+    weights: Weights; values of weight zero may be anything.
   """
-  if is_traced(values):
+  if is_traced(values, weights):
     return
-  concrete = as_numpy(values)
+  concrete = _counted(as_numpy(values), weights)
   wrong = (concrete != 0) & (concrete != 1)
   if np.any(wrong):
     raise ValueError(
@@ -116,12 +140,30 @@ def check_labels(
     raise TypeError("labels must be integers, the positions of the classes, "
                     f"but {labels.dtype=}.")
   if not is_traced(labels) and labels.size:
-    least, greatest = np.min(labels), np.max(labels)
+    concrete = np.asarray(labels)
+    least, greatest = concrete.min(), concrete.max()
     if not 0 <= least <= greatest < num_classes:
       raise ValueError(f"labels must lie in [0, {num_classes}), but they span "
                        f"[{least}, {greatest}].")
 
 
-def is_traced(array: Any) -> bool:
-  """Whether JAX is tracing, so that the values are not there to be checked."""
-  return isinstance(array, jax.core.Tracer)
+def is_traced(*arrays: Any) -> bool:
+  """Whether JAX is tracing one, so that its values cannot be checked."""
+  return any(isinstance(one, jax.core.Tracer) for one in arrays)
+
+
+def _counted(values, weights):
+  """Values on the host, where no program is compiled to look at them."""
+  values = np.asarray(values)
+  return values if weights is None else np.where(
+      np.asarray(weights) > 0, values, np.zeros_like(values))
+
+
+@compiled
+def _ones(values):
+  return jnp.ones_like(values)
+
+
+@compiled
+def _like(weights, values):
+  return weights.astype(values.dtype)

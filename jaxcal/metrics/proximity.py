@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled_with
 from jaxcal.metrics import binning
 from jaxcal.metrics import calibration
 from jaxcal.metrics import examples
@@ -51,10 +52,9 @@ def proximity(
   Differs from the released code in: an image leaves out itself, not whichever
   is nearest, so that copies of it count.
   """
-  features = at_least_float32(examples.as_array(features))
   leave_out = references is None
-  references = features if leave_out else at_least_float32(
-      examples.as_array(references)).astype(features.dtype)
+  features = examples.as_array(features)
+  references = features if leave_out else examples.as_array(references)
   if features.ndim != 2 or references.shape[1:] != features.shape[1:]:
     raise ValueError(
         "features and references must be matrices of one width, but their "
@@ -64,6 +64,15 @@ def proximity(
     raise ValueError(
         f"expected 1 to {available} neighbours, as there are {available} other "
         f"images, got {num_neighbours}; give more images, or ask for fewer.")
+  return _near(features, references, leave_out=leave_out,
+               num_neighbours=num_neighbours, batch_size=batch_size)
+
+
+@compiled_with("leave_out", "num_neighbours", "batch_size")
+def _near(features, references, *, leave_out, num_neighbours, batch_size):
+  """Proximity of each image to its nearest references, itself left out."""
+  features = at_least_float32(features)
+  references = at_least_float32(references).astype(features.dtype)
   squares = jnp.sum(jnp.square(references), axis=1)
 
   def of_image(image_and_position):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -29,6 +30,7 @@ class Order(NamedTuple):
   place: Int[Array, "n"]
 
 
+@compiled
 def order(values: Float[Array, "n"]) -> Order:
   """The order of values, NaN before or behind all others.
 
@@ -41,6 +43,7 @@ def order(values: Float[Array, "n"]) -> Order:
                jnp.searchsorted(ordered, bits))
 
 
+@compiled
 def ranks(scores: Float[Array, "n"], mass: Float[Array, "n"]) -> Ranks:
   """Where the score of each example stands among examples of the given mass.
 
@@ -54,6 +57,7 @@ def ranks(scores: Float[Array, "n"], mass: Float[Array, "n"]) -> Ranks:
   return Ranks(upto[-1] - upto[place], own[place])
 
 
+@compiled
 def at_least(
     scores: Float[Array, "n"], mass: Float[Array, "n"]) -> Float[Array, "n"]:
   """How much of the mass has at least the score of each example."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.compiled import compiled
 from jaxcal.metrics import binning
 from jaxcal.metrics import ranks
 from jaxcal.typing import Array
@@ -47,7 +48,12 @@ def kolmogorov_smirnov_error(
 
   Source: Gupta et al., Calibration of Neural Networks using Splines, ICLR 2021.
   """
-  values, hits, mass = binning.checked(confidence, correct, weights)
+  return _largest_sum(binning.checked(confidence, correct, weights))
+
+
+@compiled
+def _largest_sum(seen):
+  values, hits, mass = seen
   gaps = ranks.at_least(-values, mass * (values - hits))
   return jnp.max(jnp.where(mass > 0, jnp.abs(gaps), 0)) / jnp.sum(mass)
 
@@ -85,10 +91,17 @@ def smooth_calibration_error(
   Differs from the released code in: the integral is taken to five digits or
   more; 200 points there differ from it by up to 3e-3.
   """
-  values, hits, mass = binning.checked(confidence, correct, weights)
+  seen = binning.checked(confidence, correct, weights)
   if bandwidth is not None and not isinstance(bandwidth, jax.core.Tracer):
     if not float(bandwidth) >= 0.002:
       raise ValueError(f"bandwidth must be at least 0.002, but {bandwidth=}.")
+  return _smooth(seen, bandwidth)
+
+
+@compiled
+def _smooth(seen, bandwidth):
+  """The error at a width; at the one that it is equal to, if None."""
+  values, hits, mass = seen
   terms = _cosine_terms(values, mass * (hits - values) / jnp.sum(mass))
   if bandwidth is not None:
     return _smoothed_area(terms, bandwidth)
@@ -137,7 +150,14 @@ def maximum_mean_calibration_error(
   """
   if not bandwidth > 0:
     raise ValueError(f"bandwidth must be positive, but {bandwidth=}.")
-  values, hits, mass = binning.checked(confidence, correct, weights)
+  return _mean_square(
+      binning.checked(confidence, correct, weights), bandwidth)
+
+
+@compiled
+def _mean_square(seen, bandwidth):
+  """The root of the mean over all pairs."""
+  values, hits, mass = seen
   order = jnp.argsort(values)
   values, gaps = values[order], (mass * (values - hits))[order]
   # Sum over all earlier ones, decayed by their distance: no number grows.
