@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.compiled import compiled
 from jaxcal.metrics import examples
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -77,7 +78,7 @@ def fit(
   factors = [np.linalg.cholesky(
       np.cov(one, rowvar=False).reshape(noise.shape) + noise)
       for one in of_class]
-  return Gaussians(*(jnp.asarray(np.asarray(part)) for part in (
+  return Gaussians(*(jax.device_put(np.asarray(part)) for part in (
       centre, components, [one.mean(axis=0) for one in of_class], factors)))
 
 
@@ -93,7 +94,12 @@ def log_densities(
     gaussians: Gaussians from `fit`.
     features: Features of images [n d].
   """
-  features = examples.as_array(features).astype(gaussians.centre.dtype)
+  return _log_densities(gaussians, examples.as_array(features))
+
+
+@compiled
+def _log_densities(gaussians, features):
+  features = features.astype(gaussians.centre.dtype)
   projected = jnp.matmul(features - gaussians.centre[None],
                          gaussians.components,
                          precision=jax.lax.Precision.HIGHEST)

@@ -15,11 +15,15 @@ to images changes the order of all scores here but `max_logit`; it belongs to
 the number as the name of the score does.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+import functools
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxcal.compiled import compiled
 from jaxcal.metrics import examples
 from jaxcal.metrics import selective
 from jaxcal.typing import Array
@@ -28,6 +32,9 @@ from jaxcal.typing import Float
 from jaxcal.typing import Positions
 from jaxcal.typing import Scores
 from jaxcal.typing import Values
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class FailurePrediction(NamedTuple):
@@ -83,6 +90,19 @@ class Detection(NamedTuple):
   fpr95_out: Float[Array, ""]
 
 
+def _of_scores(function: Callable[_P, _R]) -> Callable[_P, _R]:
+  """The function of arrays as one program, of scores that anything holds."""
+  of_arrays: Callable[..., _R] = compiled(function)
+
+  @functools.wraps(function)
+  def of_any(*scores: _P.args, **named: _P.kwargs) -> _R:
+    return of_arrays(
+        *map(examples.as_array, scores),
+        **{name: examples.as_array(one) for name, one in named.items()})
+
+  return of_any
+
+
 def failure_prediction(
     scores: Values, correct: Values, *, weights: Values | None = None
 ) -> FailurePrediction:
@@ -102,12 +122,7 @@ def failure_prediction(
 
   Source: conventions of names, MCM (Ming et al., NeurIPS 2022) and OpenOOD.
   """
-  sides = _both_sides(scores, correct, weights)
-  wrong = 1 - at_least_float32(examples.as_array(correct))
-  areas = (area(wrong, scores, weights=weights) for area in (
-      selective.risk_coverage_area, selective.excess_risk_coverage_area,
-      selective.generalised_risk_coverage_area))
-  return FailurePrediction(*(*sides, *areas))
+  return _failures(*selective.checked_groups(scores, correct, weights))
 
 
 def detection(
@@ -129,7 +144,7 @@ def detection(
   Raises:
     ValueError: As `selective.roc_area`.
   """
-  return Detection(*_both_sides(scores, in_distribution, weights))
+  return _found(*selective.checked_groups(scores, in_distribution, weights))
 
 
 def dropped(
@@ -155,9 +170,10 @@ def dropped(
         f"some of the positions of {num_classes} classes are needed, but got "
         f"{sorted(out)}.")
   kept = [one for one in range(num_classes) if one not in out]
-  return logits[..., jnp.asarray(kept)]
+  return _columns(logits, np.asarray(kept))
 
 
+@_of_scores
 def max_softmax(logits: Scores) -> Float[Array, "*n"]:
   """Maximum softmax probability (MSP), as its log-odds.
 
@@ -180,6 +196,7 @@ def max_softmax(logits: Scores) -> Float[Array, "*n"]:
   return jnp.max(logits, axis=-1) - others
 
 
+@_of_scores
 def max_logit(logits: Scores) -> Float[Array, "*n"]:
   """Largest logit; strong in detection on some sets, weak for failures.
 
@@ -206,9 +223,10 @@ def energy(
   Differs from the paper in: the sign, so that high is in distribution.
   """
   _check_temperature(temperature)
-  return temperature * jax.nn.logsumexp(_wide(logits) / temperature, axis=-1)
+  return _energy(examples.as_array(logits), temperature)
 
 
+@_of_scores
 def negative_entropy(logits: Scores) -> Float[Array, "*n"]:
   """Negative entropy of the softmax, in nats, at most zero.
 
@@ -238,16 +256,17 @@ def max_concept_matching(
   Vision-Language Representations, NeurIPS 2022.
   """
   _check_temperature(temperature)
-  cosines = _wide(cosines)
+  cosines = examples.as_array(cosines)
   if not examples.is_traced(cosines):
-    largest = float(jnp.max(jnp.where(
-        jnp.isinf(cosines), 0, jnp.abs(cosines))))
+    sizes = np.abs(np.asarray(cosines))
+    largest = sizes.max(where=np.isfinite(sizes), initial=0)
     if largest > 1 + 1e-3:
       raise ValueError("cosines must lie in [-1, 1], but the largest size is "
                        f"{largest:g}; divide logits by the logit scale.")
-  return jnp.max(jax.nn.softmax(cosines / temperature, axis=-1), axis=-1)
+  return _largest_share(cosines, temperature)
 
 
+@_of_scores
 def margin(logits: Scores) -> Float[Array, "*n"]:
   """Difference of the two largest probabilities.
 
@@ -257,6 +276,7 @@ def margin(logits: Scores) -> Float[Array, "*n"]:
   return logit_margin(jax.nn.softmax(_wide(logits), axis=-1))
 
 
+@_of_scores
 def logit_margin(logits: Scores) -> Float[Array, "*n"]:
   """Difference of the two largest logits; another order than `margin`.
 
@@ -267,6 +287,7 @@ def logit_margin(logits: Scores) -> Float[Array, "*n"]:
   return first - second
 
 
+@_of_scores
 def gini(logits: Scores) -> Float[Array, "*n"]:
   """Sum of the squared probabilities; the order of DOCTOR's alpha.
 
@@ -278,6 +299,7 @@ def gini(logits: Scores) -> Float[Array, "*n"]:
   return jnp.sum(jnp.square(jax.nn.softmax(_wide(logits), axis=-1)), axis=-1)
 
 
+@_of_scores
 def intra_class_proximity(
     logits: Scores, log_densities: Scores) -> Float[Array, "*n"]:
   """Probability of the predicted class, averaged with that of its images.
@@ -299,6 +321,7 @@ def intra_class_proximity(
   return jnp.sum(jnp.where(_top(of_class), both, 0), axis=-1)
 
 
+@_of_scores
 def negative_variance(
     mean: Scores, variance: Scores) -> Float[Array, "*n"]:
   """Negative variance of the logit of the predicted class.
@@ -314,6 +337,7 @@ def negative_variance(
   return -jnp.sum(jnp.where(_top(mean), variance, 0), axis=-1)
 
 
+@_of_scores
 def probit_softmax(
     mean: Scores, variance: Scores) -> Float[Array, "*n"]:
   """Maximum softmax of logits that their variance has shrunk (log-odds).
@@ -329,21 +353,48 @@ def probit_softmax(
   return max_softmax(mean / jnp.sqrt(1 + jnp.pi * variance / 8))
 
 
-def _both_sides(scores, positive, weights):
+@compiled
+def _columns(logits, kept):
+  return logits[..., kept]
+
+
+@compiled
+def _failures(right, scores, mass):
+  """The measures of groups from `selective.checked_groups`."""
+  sides = _both_sides(right, scores, mass)
+  areas = (area(1 - right, scores, weights=mass) for area in (
+      selective.risk_coverage_area, selective.excess_risk_coverage_area,
+      selective.generalised_risk_coverage_area))
+  return FailurePrediction(*(*sides, *areas))
+
+
+@compiled
+def _found(inside, scores, mass):
+  return Detection(*_both_sides(inside, scores, mass))
+
+
+def _both_sides(positive, scores, mass):
   """AUROC, AUPR and FPR95 with either group as the one to be found."""
-  scores = at_least_float32(examples.as_array(scores))
-  positive = at_least_float32(examples.as_array(positive))
-  kept = {"weights": weights}
-  area = selective.roc_area(scores, positive, **kept)
+  area = selective.roc_area(scores, positive, weights=mass)
   return area, *(
-      metric(*sides, **kept)
+      metric(*sides, weights=mass)
       for metric in (selective.average_precision,
                      selective.false_positive_rate)
       for sides in ((scores, positive), (-scores, 1 - positive)))
 
 
+@compiled
+def _energy(logits, temperature):
+  return temperature * jax.nn.logsumexp(_wide(logits) / temperature, axis=-1)
+
+
+@compiled
+def _largest_share(cosines, temperature):
+  return jnp.max(jax.nn.softmax(_wide(cosines) / temperature, axis=-1), axis=-1)
+
+
 def _wide(scores):
-  scores = at_least_float32(examples.as_array(scores))
+  scores = at_least_float32(scores)
   if scores.ndim == 0:
     raise ValueError("expected scores [..., classes], but got a number.")
   return scores

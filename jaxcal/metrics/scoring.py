@@ -3,12 +3,13 @@
 Their means over a data set are `statistics.weighted_mean` of the values.
 """
 
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled
+from jaxcal.compiled import compiled_with
 from jaxcal.metrics import examples
 from jaxcal.metrics import statistics
 from jaxcal.typing import Array
@@ -77,10 +78,16 @@ def balanced_accuracy(
   Source: as scikit-learn's balanced_accuracy_score.
   """
   hits = correct(logits, labels)
+  return _mean_recall(
+      hits, examples.as_array(labels), examples.checked_weights(weights, hits),
+      num_classes=examples.readable(logits).shape[-1])
+
+
+@compiled_with("num_classes")
+def _mean_recall(hits, labels, weights, *, num_classes):
   mass = examples.example_weights(weights, at_least_float32(hits))
-  num_classes = jnp.shape(examples.as_array(logits))[-1]
   count, right = jax.ops.segment_sum(
-      jnp.stack([mass, mass * hits], axis=-1), examples.as_array(labels),
+      jnp.stack([mass, mass * hits], axis=-1), labels,
       num_segments=num_classes).T
   recall = jnp.where(count > 0, right / jnp.where(count > 0, count, 1), 0)
   return jnp.sum(recall) / jnp.sum(count > 0)
@@ -109,6 +116,11 @@ def top_probability(
   if not 1 <= k <= probs.shape[-1]:
     raise ValueError(f"k must lie in [1, {probs.shape[-1]}], but {k=}.")
   examples.check_probabilities(probs, name="probs")
+  return _sum_of_highest(probs, k=k)
+
+
+@compiled_with("k")
+def _sum_of_highest(probs, *, k):
   probs = at_least_float32(probs)
   highest = (jnp.max(probs, axis=-1) if k == 1 else
              jnp.sum(jax.lax.top_k(probs, k)[0], axis=-1))
@@ -145,10 +157,7 @@ def negative_log_likelihood(
   logits, labels = _paired(logits, labels)
   if not 0 <= clamp < 0.5:
     raise ValueError(f"clamp must lie in [0, 1/2), but {clamp=}.")
-  of_label = _log_probability(at_least_float32(logits), labels)
-  if clamp:
-    of_label = jnp.clip(of_label, math.log(clamp), math.log1p(-clamp))
-  return -of_label
+  return _surprise(logits, labels, clamp=float(clamp))
 
 
 def brier_score(
@@ -175,11 +184,11 @@ def brier_score(
   """
   probs, labels = _paired(probs, labels)
   examples.check_probabilities(probs, name="probs")
-  return _square_distance(at_least_float32(probs), labels)
+  return _square_distance(probs, labels)
 
 
 # Compiled, so that a plain call makes no arrays as large as the scores.
-@functools.partial(jax.jit, static_argnames="k")
+@compiled_with("k")
 def _among_highest(logits, labels, *, k):
   """Whether the label is among the k classes of the highest logits."""
   own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
@@ -195,7 +204,14 @@ def _among_highest(logits, labels, *, k):
           jnp.sum(~behind, axis=-1) < k)
 
 
-@jax.jit
+@compiled_with("clamp")
+def _surprise(logits, labels, *, clamp):
+  of_label = _log_probability(at_least_float32(logits), labels)
+  if clamp:
+    of_label = jnp.clip(of_label, math.log(clamp), math.log1p(-clamp))
+  return -of_label
+
+
 def _log_probability(logits, labels):
   """Log-softmax at the label, without that of the other classes."""
   highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
@@ -204,8 +220,9 @@ def _log_probability(logits, labels):
   return (own - highest) - jnp.log(total)
 
 
-@jax.jit
+@compiled
 def _square_distance(probs, labels):
+  probs = at_least_float32(probs)
   target = jax.nn.one_hot(labels, probs.shape[-1], dtype=probs.dtype)
   return jnp.sum(jnp.square(probs - target), axis=-1)
 
@@ -218,4 +235,4 @@ def _paired(scores, labels):
         "expected scores [..., classes] and one label for each row, but their "
         f"shapes are {scores.shape} and {labels.shape}.")
   examples.check_labels(labels, scores.shape[-1])
-  return scores, jnp.asarray(labels)
+  return scores, examples.as_array(labels)

@@ -7,8 +7,12 @@ mean over all their orders. So metrics of repeated data, and bootstrap
 resamples, are exact.
 """
 
-import jax.numpy as jnp
+from typing import NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcal.compiled import compiled
 from jaxcal.metrics import examples
 from jaxcal.metrics import ranks
 from jaxcal.metrics import statistics
@@ -50,7 +54,11 @@ def risk_coverage_area(
   Differs from the released code of FPP in: equal scores, which are taken there
   in the order of a sort.
   """
-  losses, scores, mass = _prepared(losses, scores, weights, name="losses")
+  return _area(*_prepared(losses, scores, weights, name="losses"))
+
+
+@compiled
+def _area(losses, scores, mass):
   total = jnp.sum(mass)
   above, tied = ranks.ranks(scores, mass)
   # The loss at rank r is part of the means at all later ranks: it counts the
@@ -80,13 +88,17 @@ def risk_coverage_trapezoid(
   Source: as torch-uncertainty's AURC.
   Differs from the released code in: equal scores, whose orders are averaged.
   """
-  losses, scores, mass = _prepared(losses, scores, weights, name="losses")
+  return _trapezoid(*_prepared(losses, scores, weights, name="losses"))
+
+
+@compiled
+def _trapezoid(losses, scores, mass):
   total = jnp.sum(mass)
   highest = jnp.max(jnp.where(mass > 0, scores, -jnp.inf))
   first = statistics.weighted_mean(
       losses, jnp.where(scores == highest, mass, 0))
   last = statistics.weighted_mean(losses, mass)
-  area = risk_coverage_area(losses, scores, weights=mass)
+  area = _area(losses, scores, mass)
   return (total * area - (first + last) / 2) / (total - 1)
 
 
@@ -116,7 +128,11 @@ def generalised_risk_coverage_area(
   Differs from the code of torch-uncertainty in: the curve begins at a
   coverage of 1/N there, and its area is divided by 1 - 1/N.
   """
-  losses, scores, mass = _prepared(losses, scores, weights, name="losses")
+  return _generalised_area(*_prepared(losses, scores, weights, name="losses"))
+
+
+@compiled
+def _generalised_area(losses, scores, mass):
   above, tied = ranks.ranks(scores, mass)
   total = jnp.sum(mass)
   kept = (total - above - tied / 2) / total
@@ -136,9 +152,12 @@ def excess_risk_coverage_area(
 
   Source: Geifman et al., Bias-Reduced Uncertainty Estimation, ICLR 2019.
   """
-  losses, scores, mass = _prepared(losses, scores, weights, name="losses")
-  return (risk_coverage_area(losses, scores, weights=mass)
-          - risk_coverage_area(losses, -losses, weights=mass))
+  return _excess_area(*_prepared(losses, scores, weights, name="losses"))
+
+
+@compiled
+def _excess_area(losses, scores, mass):
+  return _area(losses, scores, mass) - _area(losses, -losses, mass)
 
 
 def risk_at_coverage(
@@ -167,9 +186,15 @@ def risk_at_coverage(
       outside (0, 1].
   """
   losses, scores, mass = _prepared(losses, scores, weights, name="losses")
-  coverage = examples.as_array(coverage).astype(scores.dtype)
-  if not examples.is_traced(coverage) and not 0 < coverage <= 1:
+  coverage = examples.as_array(coverage)
+  if not examples.is_traced(coverage) and not 0 < np.asarray(coverage) <= 1:
     raise ValueError(f"coverage must lie in (0, 1], but {coverage=}.")
+  return _risk_at(losses, scores, mass, coverage)
+
+
+@compiled
+def _risk_at(losses, scores, mass, coverage):
+  coverage = coverage.astype(scores.dtype)
   above, tied = ranks.ranks(scores, mass)
   kept = jnp.clip((coverage * jnp.sum(mass) - above) / tied, 0, 1)
   return statistics.weighted_mean(losses, jnp.where(mass > 0, mass * kept, 0))
@@ -200,12 +225,16 @@ def coverage_at_risk(
     ValueError: As `risk_coverage_area`.
   """
   losses, scores, mass = _prepared(losses, scores, weights, name="losses")
+  return _coverage_at(losses, scores, mass, examples.as_array(risk))
+
+
+@compiled
+def _coverage_at(losses, scores, mass, risk):
   kept = ranks.at_least(scores, mass)
   lost = ranks.at_least(scores, mass * losses)
   # A whole number of losses must not miss its share by a rounding.
   slack = 1 + 4 * jnp.finfo(lost.dtype).eps
-  within = (mass > 0) & (lost <= examples.as_array(risk).astype(
-      lost.dtype) * kept * slack)
+  within = (mass > 0) & (lost <= risk.astype(lost.dtype) * kept * slack)
   return jnp.max(jnp.where(within, kept, 0)) / jnp.sum(mass)
 
 
@@ -236,7 +265,11 @@ def roc_area(
     ValueError: Wrong shapes, no example, or (where not traced) a NaN score or
       anything but hits as `positive`, such as class labels.
   """
-  positive, scores, mass = _of_groups(positive, scores, weights)
+  return _roc_area(*checked_groups(scores, positive, weights))
+
+
+@compiled
+def _roc_area(positive, scores, mass):
   negatives = ranks.ranks(scores, mass * (1 - positive))
   num_negatives = jnp.sum(mass * (1 - positive))
   beaten = num_negatives - negatives.above - negatives.tied / 2
@@ -262,7 +295,11 @@ def average_precision(
 
   Source: as scikit-learn's average_precision_score.
   """
-  positive, scores, mass = _of_groups(positive, scores, weights)
+  return _average_precision(*checked_groups(scores, positive, weights))
+
+
+@compiled
+def _average_precision(positive, scores, mass):
   hits, named = (ranks.at_least(scores, of) for of in (mass * positive, mass))
   return statistics.weighted_mean(hits / named, mass * positive)
 
@@ -294,7 +331,12 @@ def false_positive_rate(
   """
   if not 0 < recall <= 1:
     raise ValueError(f"recall must lie in (0, 1], but {recall=}.")
-  positive, scores, mass = _of_groups(positive, scores, weights)
+  return _false_positive_rate(
+      *checked_groups(scores, positive, weights), recall)
+
+
+@compiled
+def _false_positive_rate(positive, scores, mass, recall):
   present, absent = mass * positive, mass * (1 - positive)
   found, total = ranks.at_least(scores, present), jnp.sum(present)
   # A whole number of positives must not miss its share by a rounding.
@@ -304,30 +346,58 @@ def false_positive_rate(
   return jnp.where(total > 0, least / jnp.sum(absent), jnp.nan)
 
 
-def _of_groups(positive, scores, weights):
-  """As `_prepared`, once `positive` is seen to tell two groups apart."""
-  positive, scores, mass = _prepared(positive, scores, weights, name="positive")
+class Groups(NamedTuple):
+  """Two groups of examples and their scores, of one dtype.
+
+  Attributes:
+    positive: One for the examples of the first group, zero for others and for
+      those of no mass.
+    scores: Scores.
+    mass: Weights.
+  """
+
+  positive: Float[Array, "n"]
+  scores: Float[Array, "n"]
+  mass: Float[Array, "n"]
+
+
+def checked_groups(
+    scores: Values, positive: Values, weights: Values | None) -> Groups:
+  """What every measure of two groups takes, once it is seen to be that.
+
+  Raises:
+    ValueError: As `roc_area`.
+  """
+  found = Groups(*_prepared(positive, scores, weights, name="positive"))
   examples.check_hits(
-      positive, name="positive", way_out="labels == the class that is meant")
-  return positive, scores, mass
+      found.positive, name="positive",
+      way_out="labels == the class that is meant")
+  return found
 
 
 def _prepared(values, scores, weights, *, name):
   """Values, scores and weights of one dtype, values of no weight as zero."""
-  values, scores = (at_least_float32(examples.as_array(x))
-                    for x in (values, scores))
+  values, scores = examples.as_array(values), examples.as_array(scores)
   if values.shape != scores.shape:
     raise ValueError(
         f"{name} and scores must have one value per example, but their shapes "
         f"are {values.shape} and {scores.shape}.")
+  weights = examples.checked_weights(weights, scores)
+  if not examples.is_traced(scores, weights):
+    unknown = np.isnan(scores)
+    if weights is not None:
+      unknown &= np.asarray(weights) > 0
+    if unknown.any():
+      raise ValueError(f"{unknown.sum()} of {scores.size} scores are NaN, "
+                       "which has no place in an order.")
+  return _of_one_dtype(values, scores, weights)
+
+
+@compiled
+def _of_one_dtype(values, scores, weights):
+  values, scores = at_least_float32(values), at_least_float32(scores)
   mass = examples.example_weights(weights, scores)
-  if not examples.is_traced(scores) and not examples.is_traced(mass):
-    unknown = int(jnp.sum(jnp.isnan(scores) & (mass > 0)))
-    if unknown:
-      raise ValueError(f"{unknown} of {scores.size} scores are NaN, which has "
-                       "no place in an order.")
-  values = jnp.where(mass > 0, values, 0).astype(scores.dtype)
-  return values, scores, mass
+  return jnp.where(mass > 0, values, 0).astype(scores.dtype), scores, mass
 
 
 def _harmonic(start, count):

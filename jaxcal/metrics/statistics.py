@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxcal.compiled import compiled
+from jaxcal.compiled import compiled_with
 from jaxcal.metrics import examples
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
@@ -47,13 +50,20 @@ def weighted_mean(
   Raises:
     ValueError: Wrong shapes, no example, or a negative or non-finite weight.
   """
-  values = at_least_float32(examples.as_array(values))
+  values = examples.as_array(values)
+  return _mean(values, examples.checked_weights(weights, values))
+
+
+@compiled
+def _mean(values, weights):
+  values = at_least_float32(values)
   weights = examples.example_weights(weights, values)
   # Selected, not only multiplied: zero times NaN is NaN.
   total = jnp.sum(weights * jnp.where(weights > 0, values, 0))
   return total / jnp.sum(weights)
 
 
+@compiled_with("num_examples")
 def resample_weights(
     key: Key[Array, ""], num_examples: int) -> Float[Array, "n"]:
   """How often each example occurs in one bootstrap resample.
@@ -188,12 +198,18 @@ def recentred_interval(
     ValueError: `level` is outside (0, 1), or there are too few samples.
   """
   check_interval(level, len(samples))
-  shift = estimate - jnp.mean(samples, axis=0)
   tail = (1 - level) / 2
+  return _recentred(estimate, samples, tail, 1 - tail)
+
+
+@compiled
+def _recentred(estimate, samples, tail, rest):
+  """The quantiles at both tails, moved to the estimate."""
+  shift = estimate - jnp.mean(samples, axis=0)
   return Interval(
       estimate,
       low=jnp.quantile(samples, tail, axis=0) + shift,
-      high=jnp.quantile(samples, 1 - tail, axis=0) + shift)
+      high=jnp.quantile(samples, rest, axis=0) + shift)
 
 
 def mean_interval(
@@ -214,14 +230,20 @@ def mean_interval(
   Raises:
     ValueError: `level` is outside (0, 1), or there are fewer than two values.
   """
-  values = at_least_float32(examples.as_array(values))
+  values = examples.as_array(values)
   check_interval(level, max(len(values), 2))
   if len(values) < 2:
     raise ValueError("the spread of a mean needs two values, but got "
                      f"{len(values)}.")
+  return _mean_interval(values, 1 - level)
+
+
+@compiled
+def _mean_interval(values, outside):
+  values = at_least_float32(values)
   free = jnp.asarray(len(values) - 1, values.dtype)
   # free / (free + t ** 2) follows a beta distribution.
-  share = _beta_quantile(free / 2, jnp.full_like(free, 0.5), 1 - level)
+  share = _beta_quantile(free / 2, jnp.full_like(free, 0.5), outside)
   width = jnp.sqrt(free * (1 - share) / share) * jnp.std(
       values, ddof=1) / jnp.sqrt(free + 1)
   mean = jnp.mean(values)
@@ -262,6 +284,7 @@ def check_interval(level: float, num_samples: int) -> None:
     raise ValueError(f"an interval needs two resamples, but {num_samples=}.")
 
 
+@compiled
 def difference_p_value(
     estimate: Float[Array, "*shape"],
     samples: Float[Array, "samples *shape"],
@@ -306,7 +329,11 @@ def paired_hits_p_value(
 
   Source: McNemar 1947, with the binomial distribution.
   """
-  a, b = (jnp.asarray(x, float) for x in (ours, theirs))
+  return _both_tails(_number(ours), _number(theirs))
+
+
+@compiled
+def _both_tails(a, b):
   fewer, more = jnp.minimum(a, b), jnp.maximum(a, b)
   # The distribution of no examples has no parameters.
   share = jax.scipy.special.betainc(jnp.maximum(more, 1), fewer + 1, 0.5)
@@ -332,9 +359,15 @@ def holm(p_values: Values) -> Float[Array, "n"]:
 
   Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
   """
-  values = at_least_float32(examples.as_array(p_values))
-  examples.example_weights(None, values)
+  values = examples.as_array(p_values)
+  examples.checked_weights(None, values)
   examples.check_probabilities(values, name="p_values")
+  return _adjusted(values)
+
+
+@compiled
+def _adjusted(values):
+  values = at_least_float32(values)
   order = jnp.argsort(values)
   left = len(values) - jnp.arange(len(values), dtype=values.dtype)
   adjusted = jax.lax.cummax(values[order] * left)
@@ -373,9 +406,9 @@ def proportion_interval(
   """
   if not 0 < level < 1:
     raise ValueError(f"level must lie in (0, 1), but {level=}.")
-  hits, number = (jnp.asarray(x, float) for x in (successes, total))
-  if not examples.is_traced(hits) and not examples.is_traced(number):
-    if not (0 <= hits <= number and number > 0):
+  hits, number = _number(successes), _number(total)
+  if not examples.is_traced(hits, number):
+    if not 0 <= float(hits) <= float(number) or not float(number) > 0:
       raise ValueError(
           f"{successes=} must lie between 0 and {total=}, which is positive.")
   if method == "exact":
@@ -385,6 +418,13 @@ def proportion_interval(
   raise ValueError(f"unknown {method=}; choose from: exact, wilson.")
 
 
+def _number(x):
+  """A number in the default width."""
+  return x.astype(float) if isinstance(x, jax.Array) else jax.device_put(
+      np.asarray(x, float))
+
+
+@compiled
 def _exact_interval(hits, total, tail):
   """Shares at which so many hits, or so few, have the probability `tail`."""
 
@@ -400,8 +440,7 @@ def _exact_interval(hits, total, tail):
               hits + 1, least_one(misses), 1 - tail), 1))
 
 
-# Or the loop would be compiled anew by every call.
-@jax.jit
+@compiled
 def _beta_quantile(a, b, probability):
   """Where a beta distribution reaches a probability."""
 
@@ -415,6 +454,7 @@ def _beta_quantile(a, b, probability):
   return sum(jax.lax.fori_loop(0, 40, halve, ends)) / 2
 
 
+@compiled
 def _score_interval(hits, total, tail):
   z = -jax.scipy.stats.norm.ppf(jnp.asarray(tail, hits.dtype))
   share, more = hits / total, jnp.square(z) / total

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled
 from jaxcal.metrics import binning
 from jaxcal.metrics import calibration
 from jaxcal.metrics import debiased
@@ -104,22 +105,27 @@ def calibration_errors(
     if probs.ndim != 2 or probs.shape[1] != num_classes:
       raise ValueError(f"expected probs [examples, {num_classes}], but "
                        f"{probs.shape=}.")
-    return merge(state, State(
+    return _sum(state, State(
         binning.bin_statistics(
             scoring.top_probability(probs), scoring.correct(probs, labels),
             weights=weights, **of_bins),
         binning.classwise_bin_statistics(
             probs, labels, weights=weights, **of_bins)))
 
-  def merge(first, second):
-    return jax.tree.map(lambda a, b: a + b.astype(a.dtype), first, second)
+  return Stream(init, update, _sum, _computed)
 
-  def compute(state):
-    count = jnp.sum(state.predicted.count)
-    return Computed(
-        jnp.sum(state.predicted.correct_sum) / count,
-        calibration.errors_of(state.predicted),
-        debiased.debiased_error(state.predicted),
-        jax.vmap(calibration.calibration_error)(state.classes))
 
-  return Stream(init, update, merge, compute)
+@compiled
+def _sum(first, second):
+  """The state of both their examples, in the dtypes of the first."""
+  return jax.tree.map(lambda a, b: a + b.astype(a.dtype), first, second)
+
+
+@compiled
+def _computed(state):
+  count = jnp.sum(state.predicted.count)
+  return Computed(
+      jnp.sum(state.predicted.correct_sum) / count,
+      calibration.errors_of(state.predicted),
+      debiased.debiased_error(state.predicted),
+      jax.vmap(calibration.calibration_error)(state.classes))

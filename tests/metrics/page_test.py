@@ -20,7 +20,8 @@ _PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" /
 _NOT_MEASURES = {
     "binning", "examples", "ranks", "presets",
     "calibration.calibration_error", "calibration.errors_of",
-    "debiased.debiased_error", "statistics.weighted_mean",
+    "debiased.debiased_error", "selective.checked_groups",
+    "statistics.weighted_mean",
     "statistics.resample_weights", "statistics.bootstrap_samples",
     "statistics.check_interval"}
 
