@@ -182,8 +182,8 @@ def bootstrap_interval(
 
 
 def recentred_interval(
-    estimate: Float[Array, "*shape"],
-    samples: Float[Array, "samples *shape"],
+    estimate: Float[AnyArray, "*shape"],
+    samples: Float[AnyArray, "samples *shape"],
     *,
     level: float = 0.95,
 ) -> Interval:
@@ -250,6 +250,7 @@ def _mean_interval(values, outside):
   return Interval(mean, mean - width, mean + width)
 
 
+@compiled
 def combined_interval(
     estimate: Float[AnyArray, "*shape"], parts: Sequence[Interval]) -> Interval:
   """Interval of an estimate that varies for several independent reasons.
@@ -286,8 +287,8 @@ def check_interval(level: float, num_samples: int) -> None:
 
 @compiled
 def difference_p_value(
-    estimate: Float[Array, "*shape"],
-    samples: Float[Array, "samples *shape"],
+    estimate: Float[AnyArray, "*shape"],
+    samples: Float[AnyArray, "samples *shape"],
 ) -> Float[Array, "*shape"]:
   """Two-sided p-value of a difference from zero, of bootstrap resamples.
 

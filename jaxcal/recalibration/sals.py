@@ -5,11 +5,15 @@ import dataclasses
 import jax
 import numpy as np
 
+from jaxcal.compiled import compiled
 from jaxcal.losses import logit_range
 from jaxcal.recalibration import base
 from jaxcal.recalibration import probabilities
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Float
+
+
+_match_range = compiled(logit_range.match_range)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,6 @@ def apply(
     ValueError: The shapes differ.
   """
   with jax.enable_x64(True):
-    found = logit_range.match_range(*(
-        jax.numpy.asarray(np.asarray(x, np.float64))
-        for x in (logits, zero_shot_logits)))
-  return probabilities.keeping(logits, np.asarray(found))
+    found = np.asarray(_match_range(*(
+        np.asarray(x, np.float64) for x in (logits, zero_shot_logits))))
+  return probabilities.keeping(logits, found)

@@ -229,10 +229,10 @@ def _sample(of_orders, parts, conventions):
   with jax.enable_x64(True):
     scored = [scores.of(one) for one in of_orders]
     seen = jax.tree.map(
-        lambda *x: jnp.stack([jnp.asarray(of_order)[rows]
-                              for of_order, rows in zip(x, parts)]), *scored)
+        lambda *x: np.stack([np.asarray(of_order)[rows]
+                             for of_order, rows in zip(x, parts)]), *scored)
     estimates, samples = jax.tree.map(np.asarray, _sampled(
-        seen, jnp.asarray(parts), conventions._replace(level=0.5),
+        seen, parts, conventions._replace(level=0.5),
         len(of_orders[0].ids)))
   return [resampled.Resampled(_SCORES, estimates[part], samples[:, part])
           for part in range(PARTS)]

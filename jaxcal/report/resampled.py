@@ -134,7 +134,7 @@ def interval(one: Resampled, level: float) -> statistics.Interval:
   """
   with jax.enable_x64(True):
     found = statistics.recentred_interval(
-        jnp.asarray(one.estimates), jnp.asarray(one.samples), level=level)
+        one.estimates, one.samples, level=level)
   return jax.tree.map(np.asarray, found)
 
 
@@ -147,8 +147,7 @@ def p_values(one: Resampled) -> Row:
     one: Differences from `difference`.
   """
   with jax.enable_x64(True):
-    values = statistics.difference_p_value(
-        jnp.asarray(one.estimates), jnp.asarray(one.samples))
+    values = statistics.difference_p_value(one.estimates, one.samples)
     found = dict(zip(one.names, np.asarray(values).tolist()))
     if one.decided is not None and "accuracy" in found:
       found["accuracy"] = max(found["accuracy"], float(

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.compiled import compiled
 from jaxcal.metrics import calibration
+from jaxcal.metrics import examples
 from jaxcal.metrics import scoring
 from jaxcal.metrics import selective
 from jaxcal.metrics import statistics
@@ -75,7 +77,7 @@ def of(predictions: Predictions | inputs.Given) -> Scored:
     raise ValueError(f"the predictions for {len(predictions.ids)} images have "
                      "no labels, without which nothing can be measured; "
                      "predictions._replace(labels=...) adds them.")
-  return _of_logits(predictions.logits, jnp.asarray(predictions.labels))
+  return _of_logits(predictions.logits, predictions.labels)
 
 
 def names(scored: Scored) -> tuple[str, ...]:
@@ -109,11 +111,13 @@ def weighted(
   ])
 
 
+@compiled
 def probabilities(logits: Float[AnyArray, "n k"]) -> Float[Array, "n k"]:
   """Their softmax."""
   return jax.nn.softmax(jnp.asarray(logits, jnp.float64))
 
 
+@compiled
 def confidence(probs: Float[Array, "n k"]) -> Float[Array, "n"]:
   """The largest probability of each example, at most one."""
   # Rounding may leave a sum of probabilities just above one.
@@ -121,12 +125,17 @@ def confidence(probs: Float[Array, "n k"]) -> Float[Array, "n"]:
 
 
 def _of_given(given):
-  labels = jnp.asarray(given.labels)
   if given.kind == "logits":
-    return _of_logits(given.values, labels)
-  values = jnp.clip(jnp.asarray(given.values, jnp.float64), 0, 1)
+    return _of_logits(given.values, given.labels)
+  values = np.clip(np.asarray(given.values, np.float64), 0, 1)
   if given.kind == "confidences":
-    return Scored(values, labels)
+    return Scored(examples.as_array(values), examples.as_array(given.labels))
+  return _of_classes(values, examples.as_array(given.labels))
+
+
+@compiled
+def _of_classes(values, labels):
+  """The same of probabilities."""
   own = jnp.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
   return Scored(
       confidence(values), scoring.correct(values, labels),
@@ -134,7 +143,13 @@ def _of_given(given):
 
 
 def _of_logits(logits, labels):
-  logits = jnp.asarray(logits, jnp.float64)
+  logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+  examples.check_labels(labels, logits.shape[-1])
+  return _of_logits_and_labels(*map(examples.as_array, (logits, labels)))
+
+
+@compiled
+def _of_logits_and_labels(logits, labels):
   probs = probabilities(logits)
   return Scored(
       confidence(probs), scoring.correct(logits, labels),

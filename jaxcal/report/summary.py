@@ -18,6 +18,7 @@ from jaxcal import predictions as predictions_lib
 from jaxcal import stages
 from jaxcal.metrics import binning
 from jaxcal.metrics import calibration
+from jaxcal.metrics import examples
 from jaxcal.metrics import selective
 from jaxcal.metrics import statistics
 from jaxcal.report import inputs
@@ -33,6 +34,10 @@ Predictions = predictions_lib.Predictions
 
 # torch's spacing of float32 at one, to which it clamps probabilities.
 _CLAMP = 2.0 ** -23
+
+# What a row tells without an interval, in its order.
+_WITHOUT_INTERVAL = ("ece_floor", "adaptive_ece", "mce", "confidence",
+                     "confidence_gap", "nll_clamped")
 
 # Images out of distribution should have more of each, but less confidence.
 UNCERTAINTIES = ("confidence", "variance", "image_variance", "epistemic")
@@ -280,10 +285,23 @@ def _area_interval(values, outside, conventions):
 
 
 @functools.partial(jax.jit, static_argnames="conventions")
-def _floor(confidence, conventions):
-  return calibration.calibration_floor(
-      confidence, key=jax.random.key(conventions.seed),
-      num_bins=conventions.num_bins, edges=conventions.edges)
+def _of_confidence(scored, conventions):
+  """What a row tells without an interval, in one program."""
+  seen, bins = scored[:2], {"num_bins": conventions.num_bins}
+  found = {
+      "ece_floor": calibration.calibration_floor(
+          scored.confidence, key=jax.random.key(conventions.seed), **bins,
+          edges=conventions.edges),
+      "adaptive_ece": calibration.adaptive_calibration_error(*seen, **bins),
+      "mce": calibration.maximum_calibration_error(
+          *seen, **bins, edges=conventions.edges),
+      "confidence": jnp.mean(scored.confidence),
+      "confidence_gap": calibration.confidence_gap(*seen),
+  }
+  if scored.nll is not None:
+    found["nll_clamped"] = jnp.mean(jnp.clip(
+        scored.nll, -math.log1p(-_CLAMP), -math.log(_CLAMP)))
+  return found
 
 
 def _area(values, outside, weights):
@@ -347,22 +365,16 @@ def check_same_classes(
 
 def _row(scored, sampled, info, conventions, sizes):
   """All that `summarise` tells; of confidences, what there is to tell."""
-  number, seen = len(scored.confidence), (scored.confidence, scored.correct)
-  bins = {"num_bins": conventions.num_bins}
+  number = len(scored.confidence)
+  examples.check_probabilities(scored.confidence, name="confidence")
+  # Of any level, as the resamples.
+  found = _of_confidence(scored, conventions._replace(level=0.5))
   measured = resampled.score_row(sampled, conventions.level)
   row = {
       "num_images": number, **sizes, **measured,
       **resampled.exact_where_alike(measured, number, conventions.level),
-      "ece_floor": _floor(scored.confidence, conventions),
-      "adaptive_ece": calibration.adaptive_calibration_error(*seen, **bins),
-      "mce": calibration.maximum_calibration_error(
-          *seen, **bins, edges=conventions.edges),
-      "confidence": jnp.mean(scored.confidence),
-      "confidence_gap": calibration.confidence_gap(*seen),
+      **{name: found[name] for name in _WITHOUT_INTERVAL if name in found},
   }
-  if scored.nll is not None:
-    row["nll_clamped"] = jnp.mean(jnp.clip(
-        scored.nll, -math.log1p(-_CLAMP), -math.log(_CLAMP)))
   row |= {f"median_{name}": np.median(values) for name, values in info.items()
           if name not in predictions_lib.PLACES}
   return {name: value if isinstance(value, int) else float(value)
