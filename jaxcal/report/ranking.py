@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import predictions as predictions_lib
+from jaxcal.compiled import compiled
 from jaxcal.metrics import failure
 from jaxcal.metrics import scoring
 from jaxcal.metrics import statistics
@@ -23,7 +24,6 @@ from jaxcal.predictions import Predictions
 from jaxcal.report import resampled
 from jaxcal.report import summary
 from jaxcal.report import tables
-from jaxcal.typing import Array
 from jaxcal.typing import Float
 
 # Scores of logits; the first one is what others are compared with.
@@ -74,8 +74,8 @@ class _Ranked(NamedTuple):
 
   names: tuple[str, ...]
   measures: tuple[str, ...]
-  estimates: Float[Array, "scores measures"]
-  samples: Float[Array, "resamples scores measures"]
+  estimates: Float[np.ndarray, "scores measures"]
+  samples: Float[np.ndarray, "resamples scores measures"]
 
 
 def rank_failures(
@@ -117,11 +117,11 @@ def rank_failures(
                          "which none of them is known to be wrong.")
       scores = _scores(one, logit_scale)
       notes += _notes(name, scores)
-      correct = scoring.correct(
-          jnp.asarray(one.logits, jnp.float64), np.asarray(one.labels))
-      if bool(correct.all()) or not bool(correct.any()):
+      correct = np.asarray(scoring.correct(
+          np.asarray(one.logits, np.float64), np.asarray(one.labels)))
+      if correct.all() or not correct.any():
         notes.append(f"{name}: all {len(one.ids)} predictions are "
-                     f"{'right' if bool(correct.all()) else 'wrong'}; what "
+                     f"{'right' if correct.all() else 'wrong'}; what "
                      "compares both kinds is NaN.")
       ranked[name] = _rank(scores, correct, (), conventions, "failures")
     rows = _rows(ranked, conventions, {
@@ -177,11 +177,11 @@ def rank_outliers(
       outside = out_of_distribution[name]
       summary.check_same_classes(inside, outside)
       parts = [_scores(one, logit_scale) for one in (inside, outside)]
-      scores = {score: jnp.concatenate([part[score] for part in parts])
+      scores = {score: np.concatenate([part[score] for part in parts])
                 for score in parts[0] if score in parts[1]}
       notes += _notes(name, scores)
       sizes = len(inside.ids), len(outside.ids)
-      known = jnp.arange(sum(sizes)) < sizes[0]
+      known = np.arange(sum(sizes)) < sizes[0]
       about[name] = {"num_images": sizes[0], "num_outliers": sizes[1]}
       ranked[name] = _rank(scores, known, sizes, conventions, "outliers")
     return Ranking(
@@ -245,8 +245,9 @@ def rank_held_out_classes(
       scale = _scale(one, logit_scale)
       names = (*_OF_LOGITS, *(("mcm",) if scale else ()))
       areas, rates = _over_draws(
-          jnp.asarray(one.logits, jnp.float64), np.asarray(one.labels), out,
+          np.asarray(one.logits, np.float64), np.asarray(one.labels), out,
           scale)
+      areas, rates = np.asarray(areas), np.asarray(rates)
       for index, score in enumerate(names):
         rows.append({
             "method": name, "score": score, "draws": num_draws,
@@ -270,8 +271,15 @@ def _reference(predictions, reference):
   return reference
 
 
+@compiled
+def _without_scale(logits):
+  return {name: score(logits) for name, score in _OF_LOGITS.items()}
+
+
 def _scores_of_logits(logits, logit_scale):
-  scores = {name: score(logits) for name, score in _OF_LOGITS.items()}
+  found = _without_scale(logits)
+  # In the order of the names, which a program does not keep.
+  scores = {name: found[name] for name in _OF_LOGITS}
   if logit_scale is not None:
     scores["mcm"] = failure.max_concept_matching(logits / logit_scale)
   return scores
@@ -288,10 +296,11 @@ def _scale(predictions, logit_scale):
 
 
 def _scores(predictions, logit_scale):
-  logits = jnp.asarray(predictions.logits, jnp.float64)
+  logits = np.asarray(predictions.logits, np.float64)
   scale = _scale(predictions, logit_scale)
-  return _scores_of_logits(logits, scale) | {
-      f"neg_{name}": -jnp.asarray(predictions.info[name], jnp.float64)
+  found = _scores_of_logits(logits, scale)
+  return {name: np.asarray(values) for name, values in found.items()} | {
+      f"neg_{name}": -np.asarray(predictions.info[name], np.float64)
       for name in _UNCERTAINTIES if name in predictions.info}
 
 
@@ -299,16 +308,16 @@ def _notes(name, scores):
   """Scores that are one number cannot rank anything."""
   return [f"{name}: {score} is the same for all images, and ranks none of them."
           for score, values in scores.items()
-          if bool(values.min() == values.max())]
+          if values.min() == values.max()]
 
 
 def _rank(scores, positive, groups, conventions, kind):
-  estimates, samples = _resampled(
-      jnp.stack(list(scores.values())), positive, groups, conventions, kind)
+  estimates, samples = map(np.asarray, _resampled(
+      np.stack(list(scores.values())), positive, groups, conventions, kind))
   measures = failure.Detection._fields if kind == "outliers" else (
       "accuracy", *failure.FailurePrediction._fields)
   # Resamples of one kind only tell nothing else than the full data.
-  samples = jnp.where(jnp.isnan(samples), estimates[None], samples)
+  samples = np.where(np.isnan(samples), estimates[None], samples)
   return _Ranked(tuple(scores), measures, estimates, samples)
 
 
@@ -336,8 +345,8 @@ def _resampled(scores, positive, groups, conventions, kind):
 def _rows(ranked, conventions, about):
   rows = []
   for method, one in ranked.items():
-    interval = statistics.recentred_interval(
-        one.estimates, one.samples, level=conventions.level)
+    interval = jax.tree.map(np.asarray, statistics.recentred_interval(
+        one.estimates, one.samples, level=conventions.level))
     for i, score in enumerate(one.names):
       row: dict[str, Any] = {"method": method, "score": score, **about[method]}
       for j, measure in enumerate(one.measures):
@@ -369,8 +378,8 @@ def _difference(ranked, pair, conventions, kind):
         for one in [ranked[method]]
         for at in [(one.names.index(score), one.measures.index(measure))])
     estimate, samples = ours - theirs, of_ours - of_theirs
-    interval = statistics.recentred_interval(
-        estimate, samples, level=conventions.level)
+    interval = jax.tree.map(np.asarray, statistics.recentred_interval(
+        estimate, samples, level=conventions.level))
     row |= _with_ends(f"{measure}_difference", interval, (), lowest=-1)
     row[f"{measure}_difference_p"] = float(
         statistics.difference_p_value(estimate, samples))
@@ -380,8 +389,8 @@ def _difference(ranked, pair, conventions, kind):
 def _with_ends(name, interval, at, *, lowest):
   """A number and its interval, without the part that no data could show."""
   return {name: float(interval.estimate[at]),
-          f"{name}_low": float(jnp.maximum(interval.low[at], lowest)),
-          f"{name}_high": float(jnp.minimum(interval.high[at], 1))}
+          f"{name}_low": float(np.maximum(interval.low[at], lowest)),
+          f"{name}_high": float(np.minimum(interval.high[at], 1))}
 
 
 def _every_draw_has_both(out, labels):

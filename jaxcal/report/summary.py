@@ -255,17 +255,18 @@ def detect(
   both = in_distribution, out_of_distribution
   check_same_classes(*both)
   with jax.enable_x64(True):
-    found = {"confidence": [1 - scores.confidence(scores.probabilities(
-        one.logits)) for one in both]} | {
-        name: [jnp.asarray(one.info[name], jnp.float64) for one in both]
+    found = {"confidence": [1 - np.asarray(scores.confidence(
+        scores.probabilities(one.logits))) for one in both]} | {
+        name: [np.asarray(one.info[name], np.float64) for one in both]
         for name in UNCERTAINTIES if name in in_distribution.info}
-    values = jnp.stack([jnp.concatenate(parts) for parts in found.values()])
+    values = np.stack([np.concatenate(parts) for parts in found.values()])
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():
       raise ValueError(f"{list(found)[finite.argmin()]!r} is not finite for "
                        "all images; predict them again")
-    outside = jnp.arange(values.shape[1]) >= len(in_distribution.ids)
-    interval = _area_interval(values, outside, conventions)
+    outside = np.arange(values.shape[1]) >= len(in_distribution.ids)
+    interval = jax.tree.map(
+        np.asarray, _area_interval(values, outside, conventions))
   row: dict[str, float] = {}
   for index, name in enumerate(found):
     row |= {f"auroc_{name}": float(interval.estimate[index]),
