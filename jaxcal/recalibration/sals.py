@@ -1,5 +1,6 @@
 """Sample-adaptive logit scaling (SaLS): the range of the zero-shot logits."""
 
+from collections.abc import Callable
 import dataclasses
 
 import jax
@@ -10,10 +11,11 @@ from jaxcal.losses import logit_range
 from jaxcal.recalibration import base
 from jaxcal.recalibration import probabilities
 from jaxcal.typing import AnyArray
+from jaxcal.typing import Array
 from jaxcal.typing import Float
 
-
-_match_range = compiled(logit_range.match_range)
+# Arrays of the host, too.
+_match_range: Callable[..., Array] = compiled(logit_range.match_range)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -377,7 +377,7 @@ def _difference(ranked, pair, conventions, kind):
         for method, score in (pair[:2], pair[2:])
         for one in [ranked[method]]
         for at in [(one.names.index(score), one.measures.index(measure))])
-    estimate, samples = ours - theirs, of_ours - of_theirs
+    estimate, samples = np.asarray(ours - theirs), of_ours - of_theirs
     interval = jax.tree.map(np.asarray, statistics.recentred_interval(
         estimate, samples, level=conventions.level))
     row |= _with_ends(f"{measure}_difference", interval, (), lowest=-1)
