@@ -20,7 +20,7 @@ def _data(seed, n):
 def _filled(confidence, num_bins, edges, dtype=jnp.float32):
   """The index of the only filled bin."""
   bins = binning.bin_statistics(
-      jnp.asarray([confidence], dtype), jnp.array([True]), num_bins=num_bins,
+      np.asarray([confidence], dtype), np.array([True]), num_bins=num_bins,
       edges=edges)
   return int(np.flatnonzero(bins.count).item())
 
@@ -117,15 +117,15 @@ class BinStatisticsTest(parameterized.TestCase):
     bins = binning.bin_statistics(
         jnp.ones(1000, dtype), jnp.ones(1000, bool), num_bins=10)
     self.assertEqual(bins.count.dtype, jnp.float32)
-    self.assertEqual(bins.count[-1], 1000)
-    self.assertEqual(bins.confidence_sum[-1], 1000)
+    bins = np.asarray(bins)
+    np.testing.assert_array_equal(bins[:2, -1], 1000)
 
   @parameterized.parameters(
       binning.bin_statistics, binning.equal_mass_bin_statistics)
   def test_jit_vmap_and_strict_dtypes(self, function):
     data = [_data(seed, 30) for seed in range(3)]
-    confidence = jnp.asarray([c for c, _ in data], jnp.float32)
-    correct = jnp.asarray([a for _, a in data])
+    confidence = np.asarray([c for c, _ in data], np.float32)
+    correct = np.asarray([a for _, a in data])
     with jax.numpy_dtype_promotion("strict"):
       batched = jax.jit(jax.vmap(function))(confidence, correct)
       loop = [function(c, a) for c, a in zip(confidence, correct)]

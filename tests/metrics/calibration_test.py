@@ -71,8 +71,8 @@ class HandCaseTest(absltest.TestCase):
   @pytest.mark.slow
   def test_four_examples_in_two_bins(self):
     # Bin (0, 1/2]: confidence 0.3, accuracy 1/2. Bin (1/2, 1]: 0.8 and 0.
-    confidence = jnp.array([0.2, 0.4, 0.7, 0.9])
-    correct = jnp.array([True, False, False, False])
+    confidence = np.array([0.2, 0.4, 0.7, 0.9])
+    correct = np.array([True, False, False, False])
     expected = {
         "ece": 0.5 * 0.2 + 0.5 * 0.8, "mce": 0.8, "max_bin_contribution": 0.4,
         "avg_ce": 0.5, "rmsce": (0.5 * 0.04 + 0.5 * 0.64)**0.5,
@@ -91,9 +91,9 @@ class HandCaseTest(absltest.TestCase):
 
   def test_classwise_by_hand(self):
     # One bin per class: mean probabilities (0.7, 0.3), frequencies (1/2, 1/2).
-    probs = jnp.array([[0.9, 0.1], [0.5, 0.5]])
+    probs = np.array([[0.9, 0.1], [0.5, 0.5]])
     error = calibration.classwise_calibration_error(
-        probs, jnp.array([0, 1]), num_bins=1)
+        probs, np.array([0, 1]), num_bins=1)
     np.testing.assert_allclose(error, 0.2, rtol=1e-6)
 
 
@@ -116,15 +116,15 @@ class RecordedConfidencesTest(parameterized.TestCase):
             errors[ours], expected[f"{theirs}_netcal_{num_bins}"],
             rtol=0, atol=1e-9)
     with jax.enable_x64(True):
-      probs = jnp.asarray(probs, float)
+      probs = np.asarray(probs, float)
       np.testing.assert_allclose(
-          jnp.mean(scoring.brier_score(probs, labels)), expected["brier_sum"],
+          np.mean(scoring.brier_score(probs, labels)), expected["brier_sum"],
           rtol=0, atol=1e-9)
       # The reference clips probabilities at 1e-12; the rows sum to one in
       # float32 only.
       np.testing.assert_allclose(
-          jnp.mean(scoring.negative_log_likelihood(
-              jnp.log(probs), labels, clamp=1e-12)),
+          np.mean(scoring.negative_log_likelihood(
+              np.log(probs), labels, clamp=1e-12)),
           expected["nll"], rtol=0, atol=2e-8)
       np.testing.assert_allclose(
           scoring.accuracy(probs, labels), expected["acc"], rtol=0, atol=1e-12)
@@ -326,8 +326,8 @@ class PropertyTest(parameterized.TestCase):
   @parameterized.named_parameters(*_named(_ALL))
   def test_jit_vmap_and_strict_dtypes(self, function):
     data = [_data(seed, 60, 2.0) for seed in range(3)]
-    confidence = jnp.asarray([c for c, _ in data], jnp.float32)
-    correct = jnp.asarray([a for _, a in data])
+    confidence = np.asarray([c for c, _ in data], np.float32)
+    correct = np.asarray([a for _, a in data])
     with jax.numpy_dtype_promotion("strict"):
       batched = jax.jit(jax.vmap(function))(confidence, correct)
       loop = [function(c, a) for c, a in zip(confidence, correct)]

@@ -3,7 +3,6 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
@@ -58,7 +57,7 @@ class DebiasedTest(parameterized.TestCase):
   @parameterized.parameters(0.0, 0.1)
   def test_nearer_to_the_truth_than_the_plain_error(self, shift):
     n = 2000 if shift == 0 else 50
-    confidence, correct = map(jnp.asarray, _draws(2, shift, n=n))
+    confidence, correct = _draws(2, shift, n=n)
     plain, corrected = (
         np.asarray(jax.jit(jax.vmap(error))(confidence, correct))
         for error in (calibration.expected_calibration_error,
@@ -74,7 +73,7 @@ class DebiasedTest(parameterized.TestCase):
 
   def test_the_square_is_unbiased(self):
     # Before the root: its expectation is that of infinitely many labels.
-    confidence, correct = map(jnp.asarray, _draws(3, 0.3, n=300))
+    confidence, correct = _draws(3, 0.3, n=300)
     found = np.asarray(jax.jit(jax.vmap(
         lambda c, a: debiased.debiased_calibration_error(
             c, a, num_bins=5, norm="l2")))(confidence, correct))

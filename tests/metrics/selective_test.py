@@ -6,8 +6,8 @@ import itertools
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import jax.numpy as jnp
 import numpy as np
+from scipy import special
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
@@ -87,7 +87,7 @@ class HandCaseTest(absltest.TestCase):
 
   def test_four_examples(self):
     # In order of score: right, wrong, right, wrong.
-    losses, scores = jnp.array([0., 1, 0, 1]), jnp.array([9., 7, 5, 3])
+    losses, scores = np.array([0., 1, 0, 1]), np.array([9., 7, 5, 3])
     area = (0 + 1 / 2 + 1 / 3 + 1 / 2) / 4
     np.testing.assert_allclose(
         selective.risk_coverage_area(losses, scores), area, rtol=1e-6)
@@ -120,8 +120,8 @@ class HandCaseTest(absltest.TestCase):
         float(selective.false_positive_rate(-scores, wrong, recall=0.5)), 0.)
 
   def test_perfect_useless_and_inverse_scores(self):
-    positive = jnp.arange(10) < 4
-    for scores, area, rate in ((positive, 1, 0), (jnp.ones(10), 1 / 2, 1),
+    positive = np.arange(10) < 4
+    for scores, area, rate in ((positive, 1, 0), (np.ones(10), 1 / 2, 1),
                                (~positive, 0, 1)):
       self.assertAlmostEqual(float(selective.roc_area(scores, positive)), area)
       self.assertAlmostEqual(
@@ -129,9 +129,9 @@ class HandCaseTest(absltest.TestCase):
     self.assertAlmostEqual(
         float(selective.average_precision(positive, positive)), 1)
     self.assertAlmostEqual(
-        float(selective.average_precision(jnp.ones(10), positive)), .4, 6)
+        float(selective.average_precision(np.ones(10), positive)), .4, 6)
     self.assertAlmostEqual(
-        float(selective.risk_coverage_area(positive, jnp.ones(10))), .4, 6)
+        float(selective.risk_coverage_area(positive, np.ones(10))), .4, 6)
 
 
 class OracleTest(parameterized.TestCase):
@@ -204,9 +204,9 @@ class OracleTest(parameterized.TestCase):
   def test_stored_areas(self, part):
     path = shared.path("oracles/few_shot") / "calibration_oracle.npz"
     with np.load(path) as stored, jax.enable_x64(True):
-      logits = jnp.asarray(stored[f"data/{part}_logits"], float)
+      logits = np.asarray(stored[f"data/{part}_logits"], float)
       wrong = logits.argmax(-1) != stored[f"data/{part}_labels"]
-      confidence = jax.nn.softmax(logits).max(-1)
+      confidence = special.softmax(logits, axis=-1).max(-1)
       for metric, name in ((selective.risk_coverage_area, "aurc"),
                            (selective.risk_coverage_trapezoid,
                             "aurc_trapezoid"),
@@ -239,7 +239,7 @@ class OracleTest(parameterized.TestCase):
   def test_a_whole_share_of_the_positives_is_enough(self):
     # 19 of 20 is 95 %, whatever 0.95 * 20 rounds to.
     for count in (20, 140):
-      scores = jnp.arange(2 * count)[::-1]
+      scores = np.arange(2 * count)[::-1]
       positive = scores % 2 == 1  # In turn, beginning with a positive one.
       rate = selective.false_positive_rate(scores, positive)
       needed = count * 19 // 20
@@ -287,8 +287,9 @@ class WeightsTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*_ALL.items())
   def test_jit_vmap_and_bootstrap(self, metric):
-    positive, scores = map(jnp.asarray, _data(3, 40, 6))
-    weights = jax.random.randint(jax.random.key(0), (3, 40), 1, 4).astype(float)
+    positive, scores = _data(3, 40, 6)
+    weights = np.random.default_rng(0).integers(1, 4, size=(3, 40))
+    weights = weights.astype(np.float32)
     mapped = jax.jit(jax.vmap(lambda w: metric(positive, scores, w)))(weights)
     np.testing.assert_allclose(
         mapped, [metric(positive, scores, w) for w in weights], rtol=1e-5)
@@ -301,40 +302,40 @@ class WeightsTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*_ALL.items())
   def test_only_the_order_of_scores_matters(self, metric):
-    positive, scores = map(jnp.asarray, _data(4, 40, 6))
+    positive, scores = _data(4, 40, 6)
     order = np.random.default_rng(0).permutation(40)
     np.testing.assert_allclose(
-        metric(positive[order], jnp.exp(scores[order])),
+        metric(positive[order], np.exp(scores[order])),
         metric(positive, scores), rtol=1e-5)
-    shifted = metric(positive, scores.at[0].set(jnp.inf))
-    self.assertTrue(np.isfinite(shifted))
+    scores[0] = np.inf
+    self.assertTrue(np.isfinite(metric(positive, scores)))
 
 
 class EdgeTest(parameterized.TestCase):
 
   def test_empty_groups_are_nan(self):
-    scores = jnp.arange(3.)
+    scores = np.arange(3.)
     for name, function in _OF_GROUPS.items():
       self.assertTrue(
-          np.isnan(function(scores, jnp.zeros(3, bool))), name)
+          np.isnan(function(scores, np.zeros(3, bool))), name)
       if name != "average_precision":
         self.assertTrue(
-            np.isnan(function(scores, jnp.ones(3, bool))), name)
+            np.isnan(function(scores, np.ones(3, bool))), name)
 
   @parameterized.named_parameters(*_ALL.items())
   def test_refuses(self, metric):
     with self.assertRaisesRegex(ValueError, r"shapes are \(3,\) and \(2,\)"):
-      metric(jnp.ones(3), jnp.ones(2))
+      metric(np.ones(3), np.ones(2))
     with self.assertRaisesRegex(ValueError, "one value per example"):
-      metric(jnp.ones(0), jnp.ones(0))
+      metric(np.ones(0), np.ones(0))
     with self.assertRaisesRegex(ValueError, "1 of 2 scores are NaN"):
-      metric(jnp.array([True, False]), jnp.array([jnp.nan, 1.]))
+      metric(np.array([True, False]), np.array([np.nan, 1.]))
     with self.assertRaisesRegex(ValueError, "weights must be finite"):
-      metric(jnp.ones(2), jnp.ones(2), weights=jnp.array([1., -1]))
+      metric(np.ones(2), np.ones(2), weights=np.array([1., -1]))
 
   @parameterized.parameters(0., 1.1, -0.2)
   def test_refuses_shares(self, share):
-    ones = jnp.ones(2)
+    ones = np.ones(2)
     with self.assertRaisesRegex(ValueError, "coverage must lie in"):
       selective.risk_at_coverage(ones, ones, share)
     with self.assertRaisesRegex(ValueError, "recall must lie in"):
@@ -342,11 +343,11 @@ class EdgeTest(parameterized.TestCase):
 
   def test_a_curve(self):
     losses, scores = _data(6, 40)
-    coverages = jnp.arange(1, 41) / 40
-    curve = jax.vmap(lambda coverage: selective.risk_at_coverage(
-        losses, scores, coverage))(coverages)
+    coverages = np.arange(1, 41) / 40
+    curve = jax.jit(jax.vmap(lambda coverage: selective.risk_at_coverage(
+        losses, scores, coverage)))(coverages)
     np.testing.assert_allclose(
-        jnp.mean(curve), selective.risk_coverage_area(losses, scores),
+        np.mean(curve), selective.risk_coverage_area(losses, scores),
         rtol=1e-5)
 
 

@@ -29,21 +29,21 @@ def _rejected(level, n):
 class WeightedMeanTest(absltest.TestCase):
 
   def test_by_hand(self):
-    values = jnp.array([1.0, 2.0, jnp.nan])
+    values = np.array([1.0, 2.0, np.nan])
     np.testing.assert_allclose(
-        statistics.weighted_mean(values, jnp.array([1, 3, 0])), 1.75)
+        statistics.weighted_mean(values, np.array([1, 3, 0])), 1.75)
     np.testing.assert_allclose(
-        statistics.weighted_mean(jnp.array([True, False, True, True])), 0.75)
+        statistics.weighted_mean(np.array([True, False, True, True])), 0.75)
 
   def test_no_weight_at_all_is_nan(self):
     self.assertTrue(np.isnan(
-        statistics.weighted_mean(jnp.ones(2), jnp.zeros(2))))
+        statistics.weighted_mean(np.ones(2), np.zeros(2))))
 
   def test_wrong_weights_raise(self):
     with self.assertRaisesRegex(ValueError, r"shape \(2,\).*\(3,\)"):
-      statistics.weighted_mean(jnp.ones(2), jnp.ones(3))
+      statistics.weighted_mean(np.ones(2), np.ones(3))
     with self.assertRaisesRegex(ValueError, "not negative"):
-      statistics.weighted_mean(jnp.ones(2), jnp.array([1.0, -1.0]))
+      statistics.weighted_mean(np.ones(2), np.array([1.0, -1.0]))
 
 
 class ResampleTest(absltest.TestCase):
@@ -212,7 +212,7 @@ class ProportionTest(parameterized.TestCase):
   def test_traced(self):
     found = jax.jit(jax.vmap(
         lambda hits: statistics.proportion_interval(hits, 9)))(
-            jnp.array([0., 3., 9.]))
+            np.array([0., 3., 9.]))
     for index, hits in enumerate((0, 3, 9)):
       np.testing.assert_allclose(
           [part[index] for part in found],
@@ -251,9 +251,9 @@ class SeedsTest(parameterized.TestCase):
       statistics.mean_interval([1.0, 2.0], level=95)
 
   def test_distances_are_added_in_squares_end_by_end(self):
-    ends = lambda *values: statistics.Interval(*map(jnp.asarray, values))
+    ends = lambda *values: statistics.Interval(*map(np.asarray, values))
     found = statistics.combined_interval(
-        jnp.array([1., 2.]), [ends([1., 2.], [-2., 2.], [1., 3.]),
+        np.array([1., 2.]), [ends([1., 2.], [-2., 2.], [1., 3.]),
                               ends([1., 2.], [-3., 1.], [6., 2.])])
     np.testing.assert_allclose(found.low, [1 - 5, 2 - 1])
     np.testing.assert_allclose(found.high, [1 + 5, 2 + 1])
@@ -274,10 +274,10 @@ class TestsOfDifferencesTest(parameterized.TestCase):
         statistics.holm(wrong)
 
   def test_zero_at_the_end_of_the_interval(self):
-    samples = jnp.asarray(np.random.default_rng(11).normal(size=3999))
+    samples = np.asarray(np.random.default_rng(11).normal(size=3999))
     for level in (0.8, 0.95):
       around = statistics.recentred_interval(
-          jnp.zeros(()), samples, level=level)
+          np.zeros(()), samples, level=level)
       for end in (around.low, around.high):
         for shift in (0, 5):
           np.testing.assert_allclose(
@@ -287,10 +287,10 @@ class TestsOfDifferencesTest(parameterized.TestCase):
   def test_a_difference_by_a_single_example_is_none(self):
     # A third of the resamples lack it; the mean of the others may lie on
     # either side of the estimate.
-    samples = jnp.asarray(np.random.default_rng(0).poisson(1, size=999) / 250.)
+    samples = np.asarray(np.random.default_rng(0).poisson(1, size=999) / 250.)
     for estimate in (0.9, 1, 1.1):
       self.assertGreater(statistics.difference_p_value(
-          jnp.asarray(estimate / 250), samples), 0.5)
+          np.asarray(estimate / 250), samples), 0.5)
 
   @parameterized.parameters((0, 0), (1, 0), (0, 5), (4, 4), (3, 9), (40, 80))
   def test_paired_hits_are_those_of_a_binomial_test(self, ours, theirs):
@@ -301,12 +301,12 @@ class TestsOfDifferencesTest(parameterized.TestCase):
           statistics.paired_hits_p_value(ours, theirs), expected, rtol=1e-9)
 
   def test_never_zero_and_one_without_a_difference(self):
-    samples = jnp.asarray(np.random.default_rng(12).normal(size=99))
+    samples = np.asarray(np.random.default_rng(12).normal(size=99))
     np.testing.assert_allclose(
-        statistics.difference_p_value(jnp.asarray(50.), samples), 0.02,
+        statistics.difference_p_value(np.asarray(50.), samples), 0.02,
         rtol=1e-6)
     self.assertEqual(
-        statistics.difference_p_value(jnp.zeros(()), jnp.zeros(99)), 1)
+        statistics.difference_p_value(np.zeros(()), np.zeros(99)), 1)
 
   @pytest.mark.slow
   def test_uniform_where_there_is_no_difference(self):
