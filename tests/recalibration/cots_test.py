@@ -1,5 +1,7 @@
 """CoTS and E-CoTS against optax's Adam and loops."""
 
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -10,9 +12,11 @@ from scipy import special
 
 from jaxcal.recalibration import cots
 from jaxcal.recalibration import predicted
+from tests import quick
 from tests.recalibration import made
 
 
+@functools.partial(quick.jit, static_argnums=(2, 3))
 def _adam(views, reference, num_steps, learning_rate):
   """One image, as the released program does it, but by autodiff of jax."""
 
@@ -23,11 +27,15 @@ def _adam(views, reference, num_steps, learning_rate):
 
   optimiser = optax.adam(learning_rate)
   log_temperature = jnp.zeros(())
-  state = optimiser.init(log_temperature)
-  for _ in range(num_steps):
+
+  def step(_, so_far):
+    log_temperature, state = so_far
     updates, state = optimiser.update(jax.grad(loss)(log_temperature), state)
-    log_temperature = optax.apply_updates(log_temperature, updates)
-  return float(jnp.exp(log_temperature))
+    return optax.apply_updates(log_temperature, updates), state
+
+  log_temperature, _ = jax.lax.fori_loop(
+      0, num_steps, step, (log_temperature, optimiser.init(log_temperature)))
+  return jnp.exp(log_temperature)
 
 
 class TemperaturesTest(parameterized.TestCase):
@@ -40,8 +48,7 @@ class TemperaturesTest(parameterized.TestCase):
         learning_rate=learning_rate)
     with jax.enable_x64(True):
       expected = [
-          _adam(jnp.asarray(views), jnp.asarray(reference), num_steps,
-                learning_rate)
+          float(_adam(views, reference, num_steps, learning_rate))
           for views, reference in zip(
               one.view_logits, one.zero_shot_view_logits)]
     np.testing.assert_allclose(found, expected, rtol=1e-9)

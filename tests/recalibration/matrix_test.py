@@ -12,6 +12,7 @@ from jaxcal.recalibration import base
 from jaxcal.recalibration import matrix
 from jaxcal.recalibration import probabilities
 from jaxcal.recalibration import temperature
+from tests import quick
 from tests.recalibration import made
 
 
@@ -56,7 +57,7 @@ class MatrixTest(parameterized.TestCase):
               100 * jnp.sum(between ** 2) / 110 + jnp.mean(shift ** 2))
 
     with jax.enable_x64(True):
-      slopes = jax.grad(loss, argnums=(0, 1))(weight, shift)
+      slopes = quick.jit(jax.grad(loss, argnums=(0, 1)))(weight, shift)
     for slope in slopes:
       np.testing.assert_allclose(slope, 0, atol=1e-6)
 

@@ -14,6 +14,7 @@ from jaxcal.recalibration import base
 from jaxcal.recalibration import predicted
 from jaxcal.recalibration import temperature
 from tests import error_bars
+from tests import quick
 from tests import shared
 
 
@@ -97,8 +98,9 @@ class FitTest(parameterized.TestCase):
     logits, labels = _data(1)
     fitted = temperature.fit_temperature(logits, labels)
     with jax.enable_x64(True):
-      slope = jax.grad(lambda scale: -jnp.mean(jnp.take_along_axis(
-          jax.nn.log_softmax(scale * logits), labels[:, None], -1)))(1 / fitted)
+      slope = quick.jit(jax.grad(lambda scale: -jnp.mean(jnp.take_along_axis(
+          jax.nn.log_softmax(scale * logits), labels[:, None], -1))))(
+              1 / fitted)
     np.testing.assert_allclose(slope, 0, atol=1e-10)
 
   def test_integer_weights_repeat_the_examples(self):

@@ -10,6 +10,7 @@ from scipy import special
 from jaxcal.recalibration import base
 from jaxcal.recalibration import vector
 from tests import error_bars
+from tests import quick
 from tests.recalibration import made
 
 
@@ -40,10 +41,10 @@ class VectorTest(absltest.TestCase):
     np.testing.assert_allclose(scale, best.x[:4], rtol=1e-3)
     np.testing.assert_allclose(shift.sum(), 0, atol=1e-12)
     with jax.enable_x64(True):
-      slopes = jax.grad(
+      slopes = quick.jit(jax.grad(
           lambda pair: -jax.nn.log_softmax(
               on.logits * pair[0][None] + pair[1][None])[
-                  np.arange(300), on.labels].mean())((scale, shift))
+                  np.arange(300), on.labels].mean()))((scale, shift))
     np.testing.assert_allclose(np.stack(slopes), 0, atol=1e-10)
 
   def test_logits_of_any_size(self):

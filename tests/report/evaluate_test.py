@@ -254,7 +254,7 @@ class ProbabilitiesTest(parameterized.TestCase):
   @parameterized.parameters(np.float16, np.float32, jnp.bfloat16)
   def test_of_few_digits(self, dtype):
     logits, labels = _data(n=300, k=40)
-    probs = np.asarray(jax.nn.softmax(jnp.asarray(logits, dtype)))
+    probs = np.asarray(jax.jit(jax.nn.softmax)(np.asarray(logits, dtype)))
     found = summary.evaluate(probs, labels, conventions=_QUICK)
     self.assertEqual(found.kinds, ("probabilities",))
     rounded = probs.astype(float)
