@@ -21,6 +21,9 @@ os.environ["XLA_FLAGS"] = (
        # One part of a program is compiled faster than many, if they are small.
        f" {compiler.flags()} --xla_cpu_parallel_codegen_split_count=1"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# For the processes that run the tests, which are as many as there are cores:
+# more threads for small matrices would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import gc  # noqa: E402
 
