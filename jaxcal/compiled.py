@@ -8,7 +8,7 @@ own: the program around it is the same as without.
 
 from collections.abc import Callable
 import functools
-from typing import ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 
@@ -31,3 +31,26 @@ def compiled_with(
   """
   return functools.partial(  # type: ignore[return-value]
       jax.jit, inline=True, static_argnames=static)
+
+
+def compiled_after(
+    check: Callable[[Any], None]
+) -> Callable[[Callable[Concatenate[Any, _P], _R]],
+              Callable[Concatenate[Any, _P], _R]]:
+  """`compiled` for functions whose first argument is checked before.
+
+  Args:
+    check: Check of the argument's values, which are not there in a program.
+  """
+
+  def decorate(function):
+    program = compiled(function)
+
+    @functools.wraps(function)
+    def checked(first, *args, **kwargs):
+      check(first)
+      return program(first, *args, **kwargs)
+
+    return checked
+
+  return decorate

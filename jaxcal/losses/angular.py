@@ -2,11 +2,13 @@
 
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled_after
 from jaxcal.losses import cosines
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 
 
+@compiled_after(cosines.check_class_features)
 def nearest_angle(text_features: Float[Array, "k d"]) -> Float[Array, ""]:
   r"""Mean angle between each class and its nearest other class, in radians.
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.compiled import compiled
 from jaxcal.typing import Array
 from jaxcal.typing import as_numpy
 from jaxcal.typing import at_least_float32
@@ -37,10 +38,7 @@ def cosine_matrix(
     ValueError: See `check_class_features`.
   """
   check_class_features(features)
-  features = at_least_float32(features)
-  products = jnp.matmul(
-      features, features.T, precision=jax.lax.Precision.HIGHEST)
-  return jnp.where(jnp.eye(features.shape[0], dtype=bool), diagonal, products)
+  return _cosine_matrix(features, diagonal)
 
 
 def pair_cosines(features: Float[Array, "k d"]) -> Float[Array, "pairs"]:
@@ -52,8 +50,8 @@ def pair_cosines(features: Float[Array, "k d"]) -> Float[Array, "pairs"]:
   Raises:
     ValueError: See `check_class_features`.
   """
-  similarity = cosine_matrix(features, diagonal=0.0)
-  return similarity[np.triu_indices(len(similarity), k=1)]
+  check_class_features(features)
+  return _pair_cosines(features)
 
 
 def paired_cosines(
@@ -74,7 +72,7 @@ def paired_cosines(
     raise ValueError(
         f"features must come in pairs, but {first.shape=} and "
         f"{second.shape=}.")
-  return jnp.sum(at_least_float32(first) * at_least_float32(second), axis=-1)
+  return _row_products(first, second)
 
 
 def check_class_features(features: Float[Array, "k d"]) -> None:
@@ -98,3 +96,22 @@ def check_class_features(features: Float[Array, "k d"]) -> None:
         f"features must be of unit norm, but {wrong.sum()} of {len(norms)} are "
         f"not; the first of them has norm {norms[wrong][0]:.4g}. Divide each "
         "by its norm.")
+
+
+@compiled
+def _cosine_matrix(features, diagonal):
+  features = at_least_float32(features)
+  products = jnp.matmul(
+      features, features.T, precision=jax.lax.Precision.HIGHEST)
+  return jnp.where(jnp.eye(features.shape[0], dtype=bool), diagonal, products)
+
+
+@compiled
+def _pair_cosines(features):
+  similarity = cosine_matrix(features, diagonal=0.0)
+  return similarity[np.triu_indices(len(similarity), k=1)]
+
+
+@compiled
+def _row_products(first, second):
+  return jnp.sum(at_least_float32(first) * at_least_float32(second), axis=-1)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled_after
 from jaxcal.losses import cosines
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -36,5 +37,11 @@ def cosine_deviation(
   Differs from the released code in: the features are not normalised a second
   time.
   """
+  cosines.check_class_features(frozen)
+  return _deviation(tuned, frozen)
+
+
+@compiled_after(cosines.check_class_features)
+def _deviation(tuned, frozen):
   cosine = cosines.paired_cosines(tuned, jax.lax.stop_gradient(frozen))
   return (1 - jnp.mean(cosine)).astype(tuned.dtype)

@@ -6,11 +6,13 @@ Models via Text Feature Dispersion, ICLR 2024.
 
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled_after
 from jaxcal.losses import cosines
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 
 
+@compiled_after(cosines.check_class_features)
 def text_dispersion(text_features: Float[Array, "k d"]) -> Float[Array, ""]:
   r"""Mean Euclidean distance of the class features to their centroid.
 
@@ -34,7 +36,6 @@ def text_dispersion(text_features: Float[Array, "k d"]) -> Float[Array, ""]:
   Source: Yoon et al. 2024 (hee-suk-yoon/C-TPT @085e6c2).
   Differs from the released code in: nothing.
   """
-  cosines.check_class_features(text_features)
   centroid = jnp.mean(text_features, axis=0, keepdims=True)
   squared = jnp.sum(jnp.square(text_features - centroid), axis=-1)
   # The root has no finite slope at zero, so it never sees one.

@@ -8,10 +8,12 @@ over-confident.
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 
 
+@compiled
 def match_range(
     logits: Float[Array, "*batch k"],
     reference_logits: Float[Array, "*batch k"],
@@ -50,6 +52,7 @@ def match_range(
   return (1 - share) * least + share * greatest
 
 
+@compiled
 def range_excess(
     logits: Float[Array, "*batch k"],
     reference_logits: Float[Array, "*batch k"],

@@ -13,12 +13,15 @@ normalisation that made the features unit-norm.
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled
+from jaxcal.compiled import compiled_after
 from jaxcal.losses import cosines
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Number
 
 
+@compiled_after(cosines.check_class_features)
 def householder_orthogonality(
     text_features: Float[Array, "k d"]) -> Float[Array, ""]:
   r"""Orthogonality by reflections, O-TPT as released: mean excess row norm.
@@ -51,6 +54,7 @@ def householder_orthogonality(
   return jnp.mean(excess).astype(text_features.dtype)
 
 
+@compiled_after(cosines.check_class_features)
 def full_orthogonality(text_features: Float[Array, "k d"]) -> Float[Array, ""]:
   r"""Orthogonality as O-TPT was published: squared distance of S from identity.
 
@@ -98,8 +102,7 @@ def semantic_orthogonality(
   """
   if not isinstance(delta, jax.core.Tracer) and not 0 < delta <= 1:
     raise ValueError(f"delta must lie in (0, 1], but {delta=}.")
-  values = _mean(huber(cosines.pair_cosines(text_features), delta))
-  return values.astype(text_features.dtype)
+  return _semantic_orthogonality(text_features, delta)
 
 
 def quantile_semantic_orthogonality(
@@ -132,16 +135,10 @@ def quantile_semantic_orthogonality(
   """
   if not isinstance(quantile, jax.core.Tracer) and not 0 <= quantile <= 1:
     raise ValueError(f"quantile must lie in [0, 1], but {quantile=}.")
-  pairs = cosines.pair_cosines(text_features)
-  if pairs.size < 2:
-    return jnp.zeros((), text_features.dtype)
-  least = jnp.min(pairs, keepdims=True)
-  greatest = jnp.max(pairs, keepdims=True)
-  scaled = (pairs - least) / (greatest - least + 1e-12)
-  delta = jnp.quantile(jax.lax.stop_gradient(scaled), quantile, keepdims=True)
-  return _mean(huber(scaled, delta)).astype(text_features.dtype)
+  return _quantile_semantic_orthogonality(text_features, quantile)
 
 
+@compiled
 def entropy_proportional_weight(
     coefficient: Number,
     entropy: Float[Array, ""],
@@ -162,6 +159,7 @@ def entropy_proportional_weight(
   return coefficient * entropy / (jax.lax.stop_gradient(regulariser) + 1e-12)
 
 
+@compiled
 def huber(
     values: Float[Array, "*shape"],
     delta: float | Float[Array, "*#shape"],
@@ -178,6 +176,24 @@ def huber(
   size = jnp.abs(values)
   linear = delta * (size - delta / 2)
   return jnp.where(size <= delta, jnp.square(values) / 2, linear)
+
+
+@compiled_after(cosines.check_class_features)
+def _semantic_orthogonality(text_features, delta):
+  values = _mean(huber(cosines.pair_cosines(text_features), delta))
+  return values.astype(text_features.dtype)
+
+
+@compiled_after(cosines.check_class_features)
+def _quantile_semantic_orthogonality(text_features, quantile):
+  pairs = cosines.pair_cosines(text_features)
+  if pairs.size < 2:
+    return jnp.zeros((), text_features.dtype)
+  least = jnp.min(pairs, keepdims=True)
+  greatest = jnp.max(pairs, keepdims=True)
+  scaled = (pairs - least) / (greatest - least + 1e-12)
+  delta = jnp.quantile(jax.lax.stop_gradient(scaled), quantile, keepdims=True)
+  return _mean(huber(scaled, delta)).astype(text_features.dtype)
 
 
 def _mean(values):

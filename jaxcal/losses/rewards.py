@@ -7,6 +7,7 @@ in Vision-Language Models, ICLR 2024 (RLCF).
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled_with
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
 from jaxcal.typing import Float
@@ -15,6 +16,7 @@ from jaxcal.typing import Float
 _SCALE = 2.5
 
 
+@compiled_with("num_sampled")
 def reward_weighted_likelihood(
     logits: Float[Array, "v k"],
     cosines: Float[Array, "v k"],
