@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.compiled import compiled_with
 from jaxcal.conformal import split
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
@@ -101,6 +102,7 @@ def clusters(
   return found
 
 
+@compiled_with("alpha", "num_clusters")
 def thresholds(
     scores: Float[AnyArray, "n"],
     labels: Integer[AnyArray, "n"],

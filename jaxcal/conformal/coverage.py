@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.compiled import compiled_with
 from jaxcal.conformal import split
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
@@ -74,6 +75,7 @@ class Promise(NamedTuple):
   valid: float
 
 
+@compiled_with("alpha")
 def measure(
     sets: Bool[AnyArray, "m k"],
     labels: Integer[AnyArray, "m"],
@@ -84,7 +86,7 @@ def measure(
   Args:
     sets: Sets, as `split.prediction_sets` gives them.
     labels: True classes.
-    alpha: Share of images whose class may be missed.
+    alpha: Share of images whose class may be missed; static.
   """
   sets, labels = jnp.asarray(sets), jnp.asarray(labels)
   covered = jnp.take_along_axis(sets, labels[:, None], axis=-1)[:, 0]
@@ -92,6 +94,7 @@ def measure(
                   num_classes=sets.shape[-1])
 
 
+@compiled_with("alpha", "num_classes")
 def of_sizes(
     size: Int[Array, "m"],
     covered: Bool[Array, "m"],
@@ -106,7 +109,7 @@ def of_sizes(
     size: Number of classes in each set.
     covered: Whether the true class is among them.
     labels: True classes.
-    alpha: Share of images whose class may be missed.
+    alpha: Share of images whose class may be missed; static.
     num_classes: Number of classes.
   """
   strata = jnp.searchsorted(jnp.asarray(STRATA), size)

@@ -15,11 +15,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
 from jaxcal.typing import Float
 from jaxcal.typing import Int
+from jaxcal.typing import Number
 
 # Of log-probabilities of all classes and one uniform number for each image, in
 # which each is linear: see `linear`.
@@ -39,6 +41,7 @@ class _Ranked(NamedTuple):
   mass: Float[Array, "*n k"]
 
 
+@compiled
 def least_ambiguous(
     probabilities: Float[AnyArray, "*n k"]) -> Float[Array, "*n k"]:
   """LAC, also called THR: one minus the probability; the smallest sets.
@@ -52,6 +55,7 @@ def least_ambiguous(
   return 1 - at_least_float32(probabilities)
 
 
+@compiled
 def adaptive(
     probabilities: Float[AnyArray, "*n k"],
     uniforms: Float[AnyArray, "*n"] | None = None,
@@ -73,12 +77,13 @@ def adaptive(
   return _ranked(probabilities).mass - uniforms * probabilities
 
 
+@compiled
 def regularised_adaptive(
     probabilities: Float[AnyArray, "*n k"],
     uniforms: Float[AnyArray, "*n"] | None = None,
     *,
-    penalty: float = 0.001,
-    free_rank: int = 1,
+    penalty: Number = 0.001,
+    free_rank: int | Int[Array, ""] = 1,
 ) -> Float[Array, "*n k"]:
   """RAPS: APS and a penalty on ranks, against long tails of unlikely classes.
 
@@ -103,11 +108,12 @@ def regularised_adaptive(
   return mass - uniforms * probabilities + penalty * beyond
 
 
+@compiled
 def sorted_adaptive(
     probabilities: Float[AnyArray, "*n k"],
     uniforms: Float[AnyArray, "*n"] | None = None,
     *,
-    weight: float = 0.2,
+    weight: Number = 0.2,
 ) -> Float[Array, "*n k"]:
   """SAPS: ranks beside the highest probability, the only one that counts.
 
@@ -148,6 +154,7 @@ def linear(
   return Linear(least, least - score(logs, jnp.ones_like(logs[..., 0])))
 
 
+@compiled
 def _log_least_ambiguous(log_probabilities, uniforms):
   """The sets of LAC, without its underflow of what is unlikely."""
   del uniforms  # it has no ties to break
@@ -157,10 +164,11 @@ def _log_least_ambiguous(log_probabilities, uniforms):
 # By the names that commands and files give them, with their default numbers.
 SCORES: Mapping[str, Score] = {
     "lac": _log_least_ambiguous,
-    "aps": lambda logs, uniforms: adaptive(jnp.exp(logs), uniforms),
-    "raps": lambda logs, uniforms: regularised_adaptive(
-        jnp.exp(logs), uniforms),
-    "saps": lambda logs, uniforms: sorted_adaptive(jnp.exp(logs), uniforms),
+    "aps": compiled(lambda logs, uniforms: adaptive(jnp.exp(logs), uniforms)),
+    "raps": compiled(lambda logs, uniforms: regularised_adaptive(
+        jnp.exp(logs), uniforms)),
+    "saps": compiled(lambda logs, uniforms: sorted_adaptive(
+        jnp.exp(logs), uniforms)),
 }
 
 

@@ -14,6 +14,7 @@ import fractions
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled_with
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
@@ -42,6 +43,7 @@ def threshold_rank(num_scores: int, alpha: float) -> int:
   return int(_rank(num_scores, _as_fraction(alpha)))
 
 
+@compiled_with("alpha")
 def threshold(
     scores: Float[AnyArray, "n"],
     alpha: float,
@@ -76,6 +78,7 @@ def threshold(
   return jnp.append(jnp.sort(scores), jnp.inf)[rank - 1]
 
 
+@compiled_with("alpha", "num_groups")
 def group_thresholds(
     scores: Float[AnyArray, "n"],
     groups: Integer[AnyArray, "n"],
@@ -103,6 +106,7 @@ def group_thresholds(
       lambda group: threshold(scores, alpha, where=group))(members)
 
 
+@compiled_with("nonempty")
 def prediction_sets(
     scores: Float[AnyArray, "m k"],
     thresholds: Float[AnyArray, ""] | Float[AnyArray, "k"],

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.compiled import compiled_with
 from jaxcal.metrics import examples
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
@@ -44,11 +45,17 @@ def transport(
   CVPR 2025. Differs from the released code in: shares are equal unless given,
   there counted among the calibration labels; 1 / n is not rounded to float32.
   """
+  if shares is not None:
+    _check_shares(shares)
+  return _transport(logits, shares, epsilon, rounds=rounds)
+
+
+@compiled_with("rounds")
+def _transport(logits, shares, epsilon, *, rounds):
   logits = at_least_float32(logits)
   num_images, num_classes = logits.shape
   if shares is None:
     shares = jnp.full(num_classes, 1 / num_classes, logits.dtype)
-  _check_shares(shares)
   log_shares = jnp.log(jnp.asarray(shares, logits.dtype))[None]
 
   def one_round(_, plan):
@@ -79,9 +86,13 @@ def observed_shares(
   """
   labels = examples.readable(labels)
   examples.check_labels(labels, num_classes)
-  counts = jnp.bincount(labels, length=num_classes)
-  _check_all_there(counts)
-  return counts / len(labels)
+  _check_all_there(labels, num_classes)
+  return _shares(labels, num_classes)
+
+
+@compiled_with("num_classes")
+def _shares(labels, num_classes):
+  return jnp.bincount(labels, length=num_classes) / len(labels)
 
 
 def _check_shares(shares):
@@ -95,10 +106,10 @@ def _check_shares(shares):
         "them out for equal ones")
 
 
-def _check_all_there(counts):
-  if examples.is_traced(counts):
+def _check_all_there(labels, num_classes):
+  if examples.is_traced(labels):
     return
-  absent = np.flatnonzero(np.asarray(counts) == 0)
+  absent = np.setdiff1d(np.arange(num_classes), np.asarray(labels))
   if absent.size:
     raise ValueError(
         f"{absent.size} classes have no calibration image, the first one "
