@@ -15,8 +15,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcal import precision
+from jaxcal.compiled import compiled
+from jaxcal.compiled import compiled_with
 from jaxcal.conformal import scores as scores_lib
 from jaxcal.conformal import split
 from jaxcal.metrics import examples
@@ -68,7 +71,6 @@ class Fitted(NamedTuple):
 _Fit = Callable[[Int[Array, ""], Int[Array, ""]], Fitted]
 
 
-@precision.highest
 def ss_text(
     data: Data,
     score: Score = scores_lib.least_ambiguous,
@@ -95,19 +97,18 @@ def ss_text(
   Vision-Language Models, IPMI 2025.
   """
   return _p_values(
-      ss_text_fit(data, score, logit_scale=logit_scale,
-                  temperature=temperature), data, candidates)
+      ss_text_fit, data, score, candidates,
+      {"logit_scale": logit_scale, "temperature": temperature})
 
 
-@precision.highest
 def so_lda(
     data: Data,
     score: Score = scores_lib.least_ambiguous,
     *,
     candidates: Bool[AnyArray, "m k"] | None = None,
     logit_scale: Number = 100.0,
-    load: float = 10.0,
-    text_weight: float = 1.0,
+    load: Number = 10.0,
+    text_weight: Number = 1.0,
 ) -> Float[Array, "m k"]:
   """P-values of SO-LDA, a discriminant analysis around the text.
 
@@ -128,8 +129,8 @@ def so_lda(
   alone and shrinks by n / (n + 1): not quite the same for them and the image.
   """
   return _p_values(
-      so_lda_fit(data, score, logit_scale=logit_scale, load=load,
-                 text_weight=text_weight), data, candidates)
+      so_lda_fit, data, score, candidates,
+      {"logit_scale": logit_scale, "load": load, "text_weight": text_weight})
 
 
 def two_stage(
@@ -163,10 +164,7 @@ def two_stage(
   """
   if not 0 < pruned < alpha:
     raise ValueError(f"pruning must be given a part of {alpha=}, but {pruned=}")
-  strange = scores_lib.least_ambiguous(zero_shot)
-  own = jnp.take_along_axis(strange, jnp.asarray(labels)[:, None], axis=-1)
-  kept = split.prediction_sets(
-      scores_lib.least_ambiguous(others), split.threshold(own[:, 0], pruned))
+  kept = _zero_shot_sets(zero_shot, labels, others, pruned)
   # As a decimal number: 0.1 - 0.005 is not quite 0.095 in binary.
   left = float(f"{alpha - pruned:.12g}")
   return kept & in_set(p_values(kept), len(zero_shot), left)
@@ -184,7 +182,7 @@ def in_set(
   """
   total = num_calibration + 1
   most = total - split.threshold_rank(num_calibration, alpha)
-  return jnp.round(jnp.asarray(p_values) * total).astype(int) > most
+  return _above(p_values, total, most)
 
 
 def ss_text_fit(
@@ -218,8 +216,8 @@ def ss_text_fit(
 
 
 def so_lda_fit(
-    data: Data, score: Score, *, logit_scale: Number, load: float,
-    text_weight: float,
+    data: Data, score: Score, *, logit_scale: Number, load: Number,
+    text_weight: Number,
 ) -> _Fit:
   """How SO-LDA is fitted to one pair more; for arguments see `so_lda`.
 
@@ -261,15 +259,39 @@ def _scored(logits, labels, logits_of_image, candidate, score) -> Fitted:
       own, labels[:, None], axis=-1)[:, 0])
 
 
-def _p_values(fit, data, candidates):
+@compiled_with("pruned")
+def _zero_shot_sets(zero_shot, labels, others, pruned):
+  strange = scores_lib.least_ambiguous(zero_shot)
+  own = jnp.take_along_axis(strange, labels[:, None], axis=-1)
+  return split.prediction_sets(
+      scores_lib.least_ambiguous(others), split.threshold(own[:, 0], pruned))
+
+
+@compiled
+def _above(p_values, total, most):
+  return jnp.round(p_values * total).astype(int) > most
+
+
+def _p_values(fitted, data, score, candidates, numbers):
+  """Of the pairs to look at, by one program after the checks of values."""
+  data = data._replace(labels=examples.readable(data.labels))
+  _check(data)
+  pairs = None if candidates is None else np.argwhere(np.asarray(candidates))
+  return _of_pairs(data, pairs, numbers, fitted=fitted, score=score)
+
+
+@compiled_with("fitted", "score")
+@precision.highest
+def _of_pairs(data, pairs, numbers, *, fitted, score):
+  fit = fitted(data, score, **numbers)
   n, (m, k) = len(data.images), (len(data.others), len(data.text))
 
   def p_value(pair):
     score, calibration = fit(*pair)
     return (1 + jnp.sum(calibration >= score)) / (n + 1)
 
-  pairs = (jnp.stack(jnp.divmod(jnp.arange(m * k), k), axis=-1)
-           if candidates is None else jnp.argwhere(jnp.asarray(candidates)))
+  if pairs is None:
+    pairs = jnp.stack(jnp.divmod(jnp.arange(m * k), k), axis=-1)
   if not len(pairs):
     return jnp.zeros((m, k))
   size = n * k + data.text.size
@@ -284,9 +306,15 @@ def _sums(data):
 
 
 def _checked(data):
-  labels = examples.readable(data.labels)
+  data = data._replace(labels=examples.readable(data.labels))
+  _check(data)
   images, others, text = map(
       at_least_float32, (data.images, data.others, data.text))
+  return Data(images, jnp.asarray(data.labels), others, text)
+
+
+def _check(data):
+  images, labels, others, text = data
   widths = {one.shape[-1] for one in (images, others, text)}
   if len(widths) > 1 or labels.shape != images.shape[:1]:
     raise ValueError(
@@ -294,4 +322,3 @@ def _checked(data):
         f"other images [m d] and of classes [k d], but {images.shape=}, "
         f"{labels.shape=}, {others.shape=} and {text.shape=}")
   examples.check_labels(labels, len(text))
-  return Data(images, jnp.asarray(labels), others, text)

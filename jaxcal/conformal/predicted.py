@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import spelling
+from jaxcal.compiled import compiled_with
 from jaxcal.conformal import coverage
 from jaxcal.conformal import full
 from jaxcal.conformal import scores as scores_lib
@@ -86,17 +87,9 @@ def conformal_sets(
                      f"{other_values.shape[1]} and {values.shape[1]}")
   check_score(score)
   with jax.enable_x64(True):
-    logs = jax.nn.log_softmax(jnp.concatenate([values, other_values]))
-    uniforms = jax.random.uniform(jax.random.key(seed), (len(logs),))
-    found = scores_lib.SCORES[score](logs, uniforms)
-    labels = jnp.asarray(labels)
-    own = jnp.take_along_axis(
-        found[:len(values)], labels[:, None], axis=-1)[:, 0]
-    thresholds = _thresholds(own, labels, alpha, by_class=by_class,
-                             num_classes=values.shape[1])
-    sets = split.prediction_sets(
-        found[len(values):], thresholds, nonempty=nonempty)
-  return np.asarray(sets)
+    return np.asarray(_sets(
+        values, labels, other_values, jax.random.key(seed), score=score,
+        alpha=alpha, by_class=by_class, nonempty=nonempty))
 
 
 def measure(
@@ -143,12 +136,11 @@ def measure(
       predictions.labels, alpha=alpha, num_splits=num_splits, share=share)
   assert predictions.labels is not None
   with jax.enable_x64(True):
-    logits = jnp.asarray(predictions.logits, jnp.float64)
-    logs = (jnp.log(transductive.transport(logits)) if transported else
-            jax.nn.log_softmax(logits))
-    labels = jnp.asarray(predictions.labels)
+    logs = _log_probabilities(
+        np.asarray(predictions.logits, np.float64), transported=transported)
     found, infinite, images_of_class = jax.tree.map(np.asarray, _over_splits(
-        logs, labels, jax.random.split(jax.random.key(seed), num_splits),
+        logs, np.asarray(predictions.labels),
+        jax.random.split(jax.random.key(seed), num_splits),
         score=score, alpha=alpha, count=count, by_class=by_class))
     row = _row(found, images_of_class, alpha)
   return {
@@ -201,7 +193,7 @@ def measure_full(
   images, text, scale = _features(predictions)
   with jax.enable_x64(True):
     found, images_of_class = jax.tree.map(np.asarray, _full_over_splits(
-        full.Data(images, jnp.asarray(predictions.labels), images, text), scale,
+        full.Data(images, np.asarray(predictions.labels), images, text), scale,
         jax.random.split(jax.random.key(seed), num_splits),
         method=method, alpha=alpha, count=count))
     row = _row(found, images_of_class, alpha)
@@ -315,6 +307,26 @@ def _centred(logits):
   """Without the constant of each image, which no softmax sees."""
   logits = np.asarray(logits, np.float64)
   return logits - logits.mean(axis=1, keepdims=True)
+
+
+@compiled_with("score", "alpha", "by_class", "nonempty")
+def _sets(values, labels, others, key, *, score, alpha, by_class, nonempty):
+  """`conformal_sets` without its checks."""
+  logs = jax.nn.log_softmax(jnp.concatenate([values, others]))
+  uniforms = jax.random.uniform(key, (len(logs),))
+  found = scores_lib.SCORES[score](logs, uniforms)
+  own = jnp.take_along_axis(
+      found[:len(values)], labels[:, None], axis=-1)[:, 0]
+  thresholds = _thresholds(own, labels, alpha, by_class=by_class,
+                           num_classes=values.shape[1])
+  return split.prediction_sets(
+      found[len(values):], thresholds, nonempty=nonempty)
+
+
+@compiled_with("transported")
+def _log_probabilities(logits, *, transported):
+  return (jnp.log(transductive.transport(logits)) if transported else
+          jax.nn.log_softmax(logits))
 
 
 def _drawn(key, num_images, count):

@@ -13,6 +13,7 @@ from jaxcal.conformal import coverage
 from jaxcal.conformal import full
 from jaxcal.conformal import scores
 from tests import error_bars
+from tests import quick
 from tests.conformal import oracle
 
 _ALPHAS = (0.1, 0.05)
@@ -35,12 +36,16 @@ def _random(n=12, m=3, k=4, d=6):
   return full.Data(rows(n), rng.integers(0, k - 1, n), rows(m), rows(k))
 
 
-def _all_fits(fit, data):
+def _all_fits(fitted, data, score=scores.least_ambiguous, **numbers):
   """Scores of all images and candidates, [m k] and [m k n]."""
   m, k = len(data.others), len(data.text)
-  of_image = jax.vmap(fit, (None, 0))
-  return jax.jit(lambda: jax.lax.map(
-      lambda i: of_image(i, jnp.arange(k)), jnp.arange(m)))()
+
+  @quick.jit
+  def run(data):
+    of_image = jax.vmap(fitted(data, score, **numbers), (None, 0))
+    return jax.lax.map(lambda i: of_image(i, jnp.arange(k)), jnp.arange(m))
+
+  return jax.device_get(run(data))
 
 
 class StoredTest(parameterized.TestCase):
@@ -51,8 +56,8 @@ class StoredTest(parameterized.TestCase):
     self.file = oracle.stored("full_conformal")
     self.data = _data(self.file["cal"], self.file["test"])
 
-  def _check(self, name, fit, found):
-    score, calibration = _all_fits(fit, self.data)
+  def _check(self, name, fits, found):
+    score, calibration = fits
     np.testing.assert_allclose(score, self.file[f"{name}_score"], atol=1e-6)
     stored = self.file.get(
         f"{name.removesuffix('_lac')}_scores_of_calibration_0")
@@ -67,12 +72,12 @@ class StoredTest(parameterized.TestCase):
                             ("aps", scores.adaptive))
   def test_ss_text(self, name, score):
     self._check(f"ss_text_{name}",
-                full.ss_text_fit(self.data, score, **_SS_TEXT),
+                _all_fits(full.ss_text_fit, self.data, score, **_SS_TEXT),
                 full.ss_text(self.data, score))
 
   def test_so_lda(self):
-    fit = full.so_lda_fit(self.data, scores.least_ambiguous, **_SO_LDA)
-    self._check("so_lda", fit, full.so_lda(self.data))
+    fits = _all_fits(full.so_lda_fit, self.data, **_SO_LDA)
+    self._check("so_lda", fits, full.so_lda(self.data))
 
   def test_two_stages(self):
     for cal, test, stored, pruned in (
@@ -122,8 +127,7 @@ class RefitTest(parameterized.TestCase):
 
   def test_ss_text(self):
     for score in (scores.least_ambiguous, scores.adaptive):
-      ours = _all_fits(
-          full.ss_text_fit(self.data, score, **_SS_TEXT), self.data)
+      ours = _all_fits(full.ss_text_fit, self.data, score, **_SS_TEXT)
       for i, c, images, labels in self._pairs():
         weights = self.data.text.copy()
         np.add.at(weights, labels, images / (13 * (1 / 13) * 0.01))
@@ -134,8 +138,7 @@ class RefitTest(parameterized.TestCase):
         np.testing.assert_allclose(ours.score[i, c], expected[-1])
 
   def test_so_lda(self):
-    ours = _all_fits(full.so_lda_fit(
-        self.data, scores.least_ambiguous, **_SO_LDA), self.data)
+    ours = _all_fits(full.so_lda_fit, self.data, **_SO_LDA)
     images, labels, _, text = self.data
     rest = images - text[labels]
     spread = rest.T @ rest / 12
@@ -160,8 +163,7 @@ class LargeTest(absltest.TestCase):
     """From 1,000 images on, the weight of an image falls with their number."""
     data = _random(n=1500, m=1, k=3)
     with jax.enable_x64(True):
-      ours = _all_fits(full.ss_text_fit(
-          data, scores.least_ambiguous, **_SS_TEXT), data)
+      ours = _all_fits(full.ss_text_fit, data, **_SS_TEXT)
     for c in range(3):
       images = np.append(data.images, data.others, axis=0)
       labels, weights = np.append(data.labels, c), data.text.copy()
