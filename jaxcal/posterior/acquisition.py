@@ -17,11 +17,14 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled
+from jaxcal.compiled import compiled_with
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 
 
+@compiled
 def entropy(probs: Float[AnyArray, "*n k"]) -> Float[Array, "*n"]:
   """Entropy of each distribution, in nats, in [0, log(k)].
 
@@ -32,11 +35,13 @@ def entropy(probs: Float[AnyArray, "*n k"]) -> Float[Array, "*n"]:
   return jnp.sum(jax.scipy.special.entr(probs), axis=-1)
 
 
+@compiled
 def entropy_of_logits(logits: Float[AnyArray, "*n k"]) -> Float[Array, "*n"]:
   """Entropy of each softmax, in nats, in [0, log(k)]."""
   return entropy(jax.nn.softmax(logits))
 
 
+@compiled
 def bald(logits: Float[AnyArray, "*n s k"]) -> Float[Array, "*n"]:
   r"""Information that the label holds about the weights, in nats.
 
@@ -59,6 +64,7 @@ def bald(logits: Float[AnyArray, "*n s k"]) -> Float[Array, "*n"]:
   return jnp.sum(mean * jnp.mean(_divergence(excess), axis=-2), axis=-1)
 
 
+@compiled
 def bald_two_draws(
     logits: Float[AnyArray, "*n s k"], more_logits: Float[AnyArray, "*n s k"]
 ) -> Float[Array, "*n"]:
@@ -76,6 +82,7 @@ def bald_two_draws(
   return total - jnp.mean(entropy_of_logits(more_logits), axis=-1)
 
 
+@compiled_with("entries_per_block")
 def epig(
     pool: Float[AnyArray, "n s k"],
     targets: Float[AnyArray, "t s k"],
@@ -133,6 +140,7 @@ def epig(
       _relative(pool), batch_size=rows_per_block)
 
 
+@compiled
 def epig_independent(
     pool_logits: Float[AnyArray, "n s k"],
     target_logits: Float[AnyArray, "t s k"],

@@ -31,6 +31,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from jaxcal.compiled import compiled
+from jaxcal.compiled import compiled_with
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
@@ -81,7 +83,13 @@ def infonce_block(
   Raises:
     ValueError: Shapes that do not fit.
   """
-  embedding, targets = _check_point(embedding, targets)
+  _check_point(embedding, targets)
+  return _infonce_block(embedding, targets, logit_scale)
+
+
+@compiled
+def _infonce_block(embedding, targets, logit_scale):
+  embedding, targets = _of_one_width(embedding, targets)
   unit, targets = _unit(embedding), _unit(targets)
   probs = jax.nn.softmax(logit_scale * _matmul(targets, unit))
   spread = targets - _matmul(probs, targets)[None]
@@ -100,7 +108,13 @@ def sigmoid_block(
   The labels do not enter: the loss has the same curvature for a pair and for a
   mismatch. Otherwise as `infonce_block`; `logit_bias` is added to the logits.
   """
-  embedding, targets = _check_point(embedding, targets)
+  _check_point(embedding, targets)
+  return _sigmoid_block(embedding, targets, logit_scale, logit_bias)
+
+
+@compiled
+def _sigmoid_block(embedding, targets, logit_scale, logit_bias):
+  embedding, targets = _of_one_width(embedding, targets)
   unit, targets = _unit(embedding), _unit(targets)
   weights = _logistic_variance(
       logit_scale * _matmul(targets, unit) + logit_bias)
@@ -140,9 +154,19 @@ def ggn_sum(
   hence all rows at once; symmetric to the last bit; keeps its digits where a
   softmax is almost sure.
   """
-  embeddings, targets, where = _check_block(embeddings, targets, where)
+  if where is None:
+    where = np.ones(len(embeddings), bool)
+  _check_block(embeddings, targets, where)
   if rows_per_chunk < 1:
     raise ValueError(f"{rows_per_chunk=} must be at least 1")
+  return _ggn_sum(embeddings, targets, logit_scale, logit_bias, where,
+                  rows_per_chunk=rows_per_chunk)
+
+
+@compiled_with("rows_per_chunk")
+def _ggn_sum(
+    embeddings, targets, logit_scale, logit_bias, where, *, rows_per_chunk):
+  embeddings, targets = _of_one_width(embeddings, targets)
   infonce = logit_bias is None
   targets, dtype = _unit(targets), targets.dtype
   logit_scale = jnp.asarray(logit_scale, dtype)
@@ -227,8 +251,9 @@ def start(
     projection: Width d of the projection.
     dtype: Type of the sums.
   """
-  return Sums(jnp.zeros((num_activations,) * 2, dtype),
-              jnp.zeros((projection,) * 2, dtype), jnp.zeros((), jnp.int32))
+  return Sums(*map(jax.device_put, (
+      np.zeros((num_activations,) * 2, dtype),
+      np.zeros((projection,) * 2, dtype), np.zeros((), np.int32))))
 
 
 def add(
@@ -268,7 +293,7 @@ def add(
   _check_shape("embeddings", embeddings, (len(embeddings), d))
   _check_shape("targets", targets, (len(targets), d))
   if where is None:
-    where = jnp.ones(len(embeddings), bool)
+    where = np.ones(len(embeddings), bool)
   _check_shape("where", where, (len(embeddings),))
   _check_rows("activations", activations, where, may_be_zero=True)
   _check_rows("embeddings", embeddings, where)
@@ -337,7 +362,7 @@ def kronecker_factors(
   _check_rows("embeddings", embeddings)
   _check_rows("targets", targets)
   sums = start(activations.shape[1], embeddings.shape[1],
-               at_least_float32(embeddings[:1]).dtype)
+               jax.eval_shape(at_least_float32, embeddings).dtype)
   for rows, candidates in blocks(n, block):
     sums = add(sums, activations[rows], embeddings[rows], targets[candidates],
                logit_scale, logit_bias, rows_per_chunk=rows_per_chunk,
@@ -345,6 +370,7 @@ def kronecker_factors(
   return finish(sums)
 
 
+@compiled
 def with_one(activations: Float[AnyArray, "*n p"]) -> Float[Array, "*n p+1"]:
   """Activations with the 1 that a projection's bias multiplies, at the end."""
   activations = jnp.asarray(activations)
@@ -446,25 +472,26 @@ def _check_point(embedding, targets):
   if jnp.ndim(embedding) != 1:
     raise ValueError("one embedding of shape [d] expected, but its shape is "
                      f"{jnp.shape(embedding)}; vmap over many, or ggn_sum")
-  row, targets, _ = _check_block(jnp.asarray(embedding)[None], targets, None)
-  return row[0], targets
+  _check_block(embedding[None], targets, np.ones(1, bool))
 
 
 def _check_block(embeddings, targets, where):
-  """Arrays that fit, in float32 at least."""
+  """Refuses arrays that do not fit, and rows of no use."""
   shapes = jnp.shape(embeddings), jnp.shape(targets)
   if (len(shapes[0]) != 2 or len(shapes[1]) != 2 or 0 in sum(shapes, ())
       or shapes[0][1] != shapes[1][1]):
     raise ValueError("embeddings [m d] and targets [c d] expected, of the same "
                      f"width and not empty, but {shapes[0]} and {shapes[1]}")
-  if where is None:
-    where = jnp.ones(len(embeddings), bool)
   _check_shape("where", where, shapes[0][:1])
   _check_rows("embeddings", embeddings, where)
   _check_rows("targets", targets)
+
+
+def _of_one_width(embeddings, targets):
+  """In the wider of both floating point types, float32 at least."""
   embeddings, targets = at_least_float32(embeddings), at_least_float32(targets)
   dtype = jnp.promote_types(embeddings.dtype, targets.dtype)
-  return embeddings.astype(dtype), targets.astype(dtype), jnp.asarray(where)
+  return embeddings.astype(dtype), targets.astype(dtype)
 
 
 def _check_shape(name, x, expected):

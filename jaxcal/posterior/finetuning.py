@@ -180,7 +180,7 @@ def points(
   """
   rows = np.asarray(rows)
   train = models.Labelled(models.take(problem.pool, rows),
-                          jnp.asarray(problem.labels)[rows])
+                          jax.device_put(np.asarray(problem.labels)[rows]))
   found = _tune_and_predict(
       keys, problem.model, train, test, validation, schedule)
   return [Point(chosen, *jax.tree.map(lambda x, i=i: x[i], found))

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.compiled import compiled
 from jaxcal.posterior import curvature
 from jaxcal.storage import arrays as arrays_lib
 from jaxcal.storage import atomic
@@ -87,7 +88,7 @@ def kronecker_posterior(
     if not _traced(value) and not 0 < value < math.inf:
       raise ValueError(f"{name} must be positive and finite, but is {value}.")
   return Layer(*(
-      _damped_inverse(name, jnp.asarray(factor), pseudo_count, prior_precision)
+      _checked_inverse(name, factor, pseudo_count, prior_precision)
       for name, factor in (("a", factors.a), ("b", factors.b))))
 
 
@@ -96,7 +97,7 @@ def deterministic(p: int, d: int) -> Layer:
 
   Count the bias in `p` or leave it out; predictions are the same.
   """
-  return Layer(jnp.zeros((p, p)), jnp.zeros((d, d)))
+  return Layer(*map(jax.device_put, (np.zeros((p, p)), np.zeros((d, d)))))
 
 
 def check(
@@ -185,23 +186,28 @@ def write_arrays(
   atomic.write_whole(path, arrays_lib.pack(arrays))
 
 
-def _damped_inverse(name, factor, pseudo_count, prior_precision):
-  """Inverse of sqrt(tau) F + sqrt(lambda) I."""
+def _checked_inverse(name, factor, pseudo_count, prior_precision):
   if factor.ndim != 2 or factor.shape[0] != factor.shape[1]:
     raise ValueError(f"factor {name} must be a square matrix, but has shape "
                      f"{factor.shape}.")
-  if not _traced(factor) and not jnp.isfinite(factor).all():
+  if not _traced(factor) and not np.isfinite(np.asarray(factor)).all():
     raise ValueError(f"factor {name} has entries that are not finite.")
+  inverse = _damped_inverse(factor, pseudo_count, prior_precision)
+  if not _traced(inverse) and not np.isfinite(np.asarray(inverse)).all():
+    raise ValueError(
+        f"factor {name} has eigenvalues so far below zero that the prior does "
+        "not make up for them; a curvature factor is positive semi-definite.")
+  return inverse
+
+
+@compiled
+def _damped_inverse(factor, pseudo_count, prior_precision):
+  """Inverse of sqrt(tau) F + sqrt(lambda) I."""
   identity = jnp.eye(len(factor), dtype=factor.dtype)
   curved = jnp.sqrt(pseudo_count).astype(factor.dtype) * _symmetric(factor)
   prior = jnp.sqrt(prior_precision).astype(factor.dtype)
   root = jnp.linalg.cholesky(curved + prior * identity)
-  inverse = jax.scipy.linalg.cho_solve((root, True), identity)
-  if not _traced(inverse) and not jnp.isfinite(inverse).all():
-    raise ValueError(
-        f"factor {name} has eigenvalues so far below zero that the prior does "
-        "not make up for them; a curvature factor is positive semi-definite.")
-  return _symmetric(inverse)
+  return _symmetric(jax.scipy.linalg.cho_solve((root, True), identity))
 
 
 def _read(arrays, name):
@@ -213,7 +219,7 @@ def _read(arrays, name):
     with np.errstate(over="ignore"):  # infinite, and refused
       matrix = matrix.astype(jax.dtypes.canonicalize_dtype(matrix.dtype))
   _check_covariance(name, matrix)
-  return jnp.asarray(matrix)
+  return jax.device_put(matrix)
 
 
 def _check_covariance(name, matrix):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled
 from jaxcal.posterior import curvature
 from jaxcal.posterior import laplace
 from jaxcal.posterior import predictive
@@ -55,6 +56,7 @@ class Model(NamedTuple):
   logit_bias: Float[Array, ""] | None = None
 
 
+@compiled
 def with_bias(
     kernel: Float[AnyArray, "p d"], bias: Float[AnyArray, "d"] | None
 ) -> Float[Array, "q d"]:
@@ -70,16 +72,20 @@ def size(inputs: Pooled) -> int:
 
 def take(inputs: Pooled, rows: Int[AnyArray, "*m"] | slice) -> Pooled:
   """Some of the images."""
-  residual = inputs.residual
-  return Pooled(inputs.activations[rows],
-                None if residual is None else residual[rows])
+  if isinstance(rows, slice):
+    return jax.tree.map(lambda x: x[rows], inputs)
+  # What lies on the host stays there.
+  return jax.tree.map(lambda x: _rows(x, rows) if isinstance(x, jax.Array)
+                      else x[rows], inputs)
 
 
+@compiled
 def join(first: Pooled, second: Pooled) -> Pooled:
   """The images of both, of which both or neither have a residual."""
   return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
 
 
+@compiled
 def embed(
     weights: Float[Array, "q d"], inputs: Pooled
 ) -> Float[Array, "n d"]:
@@ -109,23 +115,27 @@ def widen(
   return activations if width == found else curvature.with_one(activations)
 
 
+@compiled
 def image_embeddings(model: Model, inputs: Pooled) -> predictive.Embedding:
   """Gaussian embeddings of images, not normalised."""
   return predictive.embedding(
       inputs.activations, embed(model.weights, inputs), model.posterior.image)
 
 
+@compiled
 def text_embeddings(model: Model) -> predictive.Embedding:
   """Gaussian embeddings of the classes, not normalised."""
   return predictive.embedding(
       model.text_activations, model.text_embeddings, model.posterior.text)
 
 
+@compiled
 def cosines(model: Model, inputs: Pooled) -> predictive.Cosines:
   """Means and variances of the logits, [n k], as published (ProbCosine)."""
   return cosines_of(model, image_embeddings(model, inputs))
 
 
+@compiled
 def cosines_of(
     model: Model, images: predictive.Embedding) -> predictive.Cosines:
   """The same of images that are embedded already."""
@@ -133,6 +143,7 @@ def cosines_of(
       images, text_embeddings(model), model.posterior, model.logit_scale)
 
 
+@compiled
 def logits(model: Model, inputs: Pooled) -> Float[Array, "n k"]:
   """What the model predicts without a posterior."""
   return model.logit_scale * jnp.matmul(
@@ -172,6 +183,11 @@ def sample_logits(
   samples = jax.lax.map(
       one, keys, batch_size=min(num_samples, _SAMPLES_PER_BLOCK))
   return jnp.moveaxis(samples, 0, 1)
+
+
+@compiled
+def _rows(x, rows):
+  return x[rows]
 
 
 def _unit(x):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.compiled import compiled
 from jaxcal.posterior import laplace
 from jaxcal.posterior import predictive
 from jaxcal.typing import Array
@@ -19,6 +20,7 @@ from jaxcal.typing import Int
 _QUERIES_PER_BLOCK = 8
 
 
+@compiled
 def squared_wasserstein(
     query: predictive.Embedding,
     pool: predictive.Embedding,
@@ -44,6 +46,7 @@ def squared_wasserstein(
   return between + roots**2 * jnp.trace(layer.b_inv)
 
 
+@compiled
 def expected_cosine(
     query: predictive.Embedding,
     pool: predictive.Embedding,

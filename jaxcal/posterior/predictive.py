@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled
 from jaxcal.posterior import acquisition
 from jaxcal.posterior import curvature
 from jaxcal.posterior import laplace
@@ -64,6 +65,7 @@ class Uncertainty(NamedTuple):
   epistemic: Float[Array, ""]  # mutual information of label and weights
 
 
+@compiled
 def embedding(
     activations: Float[AnyArray, "*n p"],
     mean: Float[AnyArray, "*n d"],
@@ -93,6 +95,7 @@ def embedding(
   return Embedding(jnp.asarray(mean), _quadratic(activations, layer.a_inv))
 
 
+@compiled
 def joint_spread(
     activations: Float[AnyArray, "k p"], layer: laplace.Layer
 ) -> Float[Array, "k k"]:
@@ -108,6 +111,7 @@ def joint_spread(
   return _matmul(_matmul(activations, layer.a_inv), activations.T)
 
 
+@compiled
 def coordinate_variance(
     embedding: Embedding, layer: laplace.Layer
 ) -> Float[Array, "*n d"]:
@@ -115,6 +119,7 @@ def coordinate_variance(
   return jnp.multiply.outer(embedding.spread, jnp.diagonal(layer.b_inv))
 
 
+@compiled
 def normalised_embedding(
     embedding: Embedding, layer: laplace.Layer
 ) -> Normalised:
@@ -133,6 +138,7 @@ def normalised_embedding(
   return _normalised(embedding, jnp.diagonal(layer.b_inv))
 
 
+@compiled
 def normalised_embedding_full(
     embedding: Embedding, layer: laplace.Layer
 ) -> Normalised:
@@ -140,6 +146,7 @@ def normalised_embedding_full(
   return _normalised(embedding, layer.b_inv)
 
 
+@compiled
 def prob_cosine(
     image: Embedding,
     texts: Embedding,
@@ -182,6 +189,7 @@ def prob_cosine(
                   jnp.diagonal(posterior.text.b_inv), logit_scale)
 
 
+@compiled
 def prob_cosine_full(
     image: Embedding,
     texts: Embedding,
@@ -208,6 +216,7 @@ def prob_cosine_full(
                   logit_scale)
 
 
+@compiled
 def prob_cosine_tangent(
     image: Embedding,
     texts: Embedding,
@@ -278,6 +287,7 @@ def prob_cosine_tangent(
       jnp.square(logit_scale) * jnp.maximum(variance, 0) / growth)
 
 
+@compiled
 def prob_cosine_diagonal(
     image_mean: Float[AnyArray, "d"],
     image_variance: Float[AnyArray, "d"],
@@ -306,6 +316,7 @@ def prob_cosine_diagonal(
       jnp.square(logit_scale) * variance / (image_norm * text_norms))
 
 
+@compiled
 def joint_covariance(
     image: Embedding,
     text_means: Float[AnyArray, "k d"],
@@ -341,6 +352,7 @@ def joint_covariance(
   return jnp.square(logit_scale) * (from_texts * spreads + x.spread * seen)
 
 
+@compiled
 def probit_logits(cosines: Cosines) -> Float[Array, "*n k"]:
   r"""Logits moderated by their variance, E / sqrt(1 + pi / 8 V).
 
@@ -354,11 +366,13 @@ def probit_logits(cosines: Cosines) -> Float[Array, "*n k"]:
   return cosines.mean / jnp.sqrt(1 + jnp.pi / 8 * cosines.variance)
 
 
+@compiled
 def probit_softmax(cosines: Cosines) -> Float[Array, "*n k"]:
   """Class probabilities of Gaussian logits: a softmax of `probit_logits`."""
   return jax.nn.softmax(probit_logits(cosines))
 
 
+@compiled
 def sample_logits(
     cosines: Cosines, noise: Float[Array, "s k"]
 ) -> Float[Array, "s k"]:
@@ -371,6 +385,7 @@ def sample_logits(
   return cosines.mean[None] + jnp.sqrt(cosines.variance)[None] * noise
 
 
+@compiled
 def sample_joint_logits(
     mean: Float[AnyArray, "k"],
     covariance: Float[AnyArray, "k k"],
@@ -391,13 +406,14 @@ def sample_joint_logits(
   return jnp.asarray(mean)[None] + _matmul(noise, root.T)
 
 
+@compiled
 def uncertainty(logits: Float[Array, "s k"]) -> Uncertainty:
   """Splits the uncertainty of sampled predictions by where it comes from.
 
-  The epistemic part is `acquisition.bald`, not negative and zero where all
-  samples agree. Logits drawn class by class move apart even where the weights
-  would only shift them all, which changes no prediction; draw them jointly to
-  tell.
+  The epistemic part is `acquisition.bald`, not negative and, up to rounding,
+  zero where all samples agree. Logits drawn class by class move apart even
+  where the weights would only shift them all, which changes no prediction; draw
+  them jointly to tell.
 
   Args:
     logits: Samples, e.g. of `sample_joint_logits`; half precision is widened.
@@ -412,6 +428,7 @@ def uncertainty(logits: Float[Array, "s k"]) -> Uncertainty:
   return Uncertainty(aleatoric + epistemic, aleatoric, epistemic)
 
 
+@compiled
 def sample_weights(
     key: Key[Array, ""], layer: laplace.Layer
 ) -> Float[Array, "p d"]:
@@ -424,6 +441,7 @@ def sample_weights(
   return _matmul(_matmul(_root(layer.a_inv), noise), _root(layer.b_inv).T)
 
 
+@compiled
 def sampled_embeddings(
     activations: Float[AnyArray, "*n p"],
     mean: Float[AnyArray, "*n d"],
@@ -442,6 +460,7 @@ def sampled_embeddings(
       precision=jax.lax.Precision.HIGHEST)
 
 
+@compiled
 def sampled_cosines(
     image: Float[AnyArray, "s d"],
     texts: Float[AnyArray, "s k d"],

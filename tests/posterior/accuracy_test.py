@@ -33,11 +33,13 @@ _over_images = {
 
 def _ratios(images, texts, posterior):
   """Absolute cosines of the means, and variances over the exact ones [3 p]."""
-  unit = lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+  unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
   _, variance = exact.of_posterior(images, texts, posterior, 1.0)
-  found = [np.asarray(_over_images[form](images, texts, posterior, 1.0).variance
-                      / variance).ravel() for form in _FORMS]
-  return np.abs(unit(images.mean) @ unit(texts.mean).T).ravel(), np.array(found)
+  found = [(np.asarray(_over_images[form](
+      images, texts, posterior, 1.0).variance) / variance).ravel()
+           for form in _FORMS]
+  cosines = unit(np.asarray(images.mean)) @ unit(np.asarray(texts.mean)).T
+  return np.abs(cosines).ravel(), np.array(found)
 
 
 def _random(seed, size, *, d, decay, shared, n=12, k=6):
@@ -51,14 +53,14 @@ def _random(seed, size, *, d, decay, shared, n=12, k=6):
     turn = np.linalg.qr(rng.normal(size=(d, d)))[0]
     values = np.arange(1.0, d + 1)**-decay
     return laplace.Layer(
-        jnp.eye(1), jnp.asarray((turn * values / values.sum()) @ turn.T))
+        *jax.device_put((np.eye(1), (turn * values / values.sum()) @ turn.T)))
 
   common = shared * rng.normal(size=d)
 
   def embeddings(number):
     mean = rng.normal(size=(number, d)) + common
     return predictive.Embedding(
-        jnp.asarray(mean), jnp.asarray(size * np.sum(mean**2, -1)))
+        *jax.device_put((mean, size * np.sum(mean**2, -1))))
 
   return embeddings(n), embeddings(k), laplace.Posterior(layer(), layer())
 
@@ -66,7 +68,7 @@ def _random(seed, size, *, d, decay, shared, n=12, k=6):
 def _of_model(found, image_inputs):
   """Embeddings of a model in float64, and its posterior."""
   found, image_inputs = jax.tree.map(
-      lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)),
+      lambda leaf: jax.device_put(np.asarray(leaf, np.float64)),
       (found, image_inputs))
   return (models.image_embeddings(found, image_inputs),
           models.text_embeddings(found), found.posterior)

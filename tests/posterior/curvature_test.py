@@ -1,5 +1,6 @@
 """Kronecker factors against released numbers, autodiff and their own parts."""
 
+import functools
 import io
 
 from absl.testing import absltest
@@ -35,9 +36,10 @@ def _block(embedding, targets, bias):
   return curvature.sigmoid_block(embedding, targets, _SCALE, bias)
 
 
+@functools.partial(quick.jit, static_argnames="bias")
 def _autodiff_block(embedding, targets, bias):
   """J^T H J of logits and loss as they are written down."""
-  targets = targets / np.linalg.norm(targets, axis=1, keepdims=True)
+  targets = targets / jnp.linalg.norm(targets, axis=1, keepdims=True)
 
   def logits(embedding):
     unit = embedding / jnp.sqrt(jnp.sum(embedding ** 2))

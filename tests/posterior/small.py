@@ -70,5 +70,5 @@ def random(seed=0, *, p=5, d=4, k=3, w=3, bias=True, pool=12, targets=6,
 
 
 def _float(x):
-  return jnp.asarray(x, jnp.float64 if jax.config.jax_enable_x64 else
-                     jnp.float32)
+  return jax.device_put(np.asarray(
+      x, np.float64 if jax.config.jax_enable_x64 else np.float32))
