@@ -72,11 +72,10 @@ def size(inputs: Pooled) -> int:
 
 def take(inputs: Pooled, rows: Int[AnyArray, "*m"] | slice) -> Pooled:
   """Some of the images."""
-  if isinstance(rows, slice):
+  on_host = not isinstance(inputs.activations, jax.Array)  # and stays there
+  if on_host or isinstance(rows, slice):
     return jax.tree.map(lambda x: x[rows], inputs)
-  # What lies on the host stays there.
-  return jax.tree.map(lambda x: _rows(x, rows) if isinstance(x, jax.Array)
-                      else x[rows], inputs)
+  return _rows(inputs, rows)
 
 
 @compiled
@@ -186,8 +185,8 @@ def sample_logits(
 
 
 @compiled
-def _rows(x, rows):
-  return x[rows]
+def _rows(inputs, rows):
+  return jax.tree.map(lambda x: x[rows], inputs)
 
 
 def _unit(x):

@@ -13,6 +13,7 @@ from jaxcal.losses import dispersion
 from jaxcal.losses import orthogonality
 from tests import quick
 
+
 def _eye(x):
   return jax.device_put(np.eye(*x.shape, dtype=np.float32))
 

@@ -77,7 +77,8 @@ class HouseholderTest(parameterized.TestCase):
     with jax.enable_x64(True):
       features = _unit(k, k, d)
       explicit, closed = (
-          quick.jit(jax.value_and_grad(lambda x, f=f: f(_normalise(x))))(features)
+          quick.jit(jax.value_and_grad(lambda x, f=f: f(_normalise(x))))(
+              features)
           for f in (_explicit_reflections,
                     orthogonality.householder_orthogonality))
       np.testing.assert_allclose(closed[0], explicit[0], rtol=1e-13)

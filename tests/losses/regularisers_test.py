@@ -78,7 +78,8 @@ class RegulariserTest(parameterized.TestCase):
       value = function(jax.device_put(features))
       self.assertGreater(value, 0.01)
       np.testing.assert_allclose(
-          function(jax.device_put(features[::-1] @ rotation)), value, rtol=1e-10)
+          function(jax.device_put(features[::-1] @ rotation)), value,
+          rtol=1e-10)
 
   @parameterized.named_parameters(
       *_named({name: f for name, f in _ALL.items() if name != "quantile"}))

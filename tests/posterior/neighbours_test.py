@@ -2,6 +2,7 @@
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,16 +16,18 @@ from tests.posterior import small
 def _embeddings(seed, n, d=4):
   rng = np.random.default_rng(seed)
   return predictive.Embedding(
-      jnp.asarray(rng.standard_normal((n, d)), jnp.float32),
-      jnp.asarray(rng.uniform(0.1, 2, n), jnp.float32))
+      *jax.device_put((rng.standard_normal((n, d)).astype(np.float32),
+                       rng.uniform(0.1, 2, n).astype(np.float32))))
 
 
 def _layer(d=4):
-  return laplace.Layer(jnp.eye(3), jnp.diag(jnp.linspace(0.1, 1, d)))
+  return laplace.Layer(*jax.device_put((
+      np.eye(3, dtype=np.float32),
+      np.diag(np.linspace(0.1, 1, d, dtype=np.float32)))))
 
 
 def _take(embedded, rows):
-  return predictive.Embedding(embedded.mean[rows], embedded.spread[rows])
+  return jax.tree.map(lambda x: jax.device_put(np.asarray(x)[rows]), embedded)
 
 
 class NeighboursTest(parameterized.TestCase):

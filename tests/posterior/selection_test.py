@@ -20,7 +20,7 @@ _KEY = jax.random.key(5)
 
 def _problem(seed=0, **changes):
   found, pool, targets = small.random(seed)
-  factors = curvature.Factors(jnp.eye(6) * 3, jnp.eye(4) * 2, 30)
+  factors = curvature.Factors(np.eye(6) * 3, np.eye(4) * 2, 30)
   return selection.Problem(
       found, pool, targets, labels=np.arange(12) % 3,
       learner=online.Learner(factors, 4.0, 20.0, learning_rate=0.1,
@@ -30,8 +30,9 @@ def _problem(seed=0, **changes):
 
 def _near(problem, rows, budget):
   layer = problem.model.posterior.image
-  pool, targets = (model.image_embeddings(problem.model, inputs)
-                   for inputs in (problem.pool, problem.targets))
+  pool, targets = jax.device_get([
+      model.image_embeddings(problem.model, inputs)
+      for inputs in (problem.pool, problem.targets)])
   far = np.array([
       neighbours.squared_wasserstein(
           jax.tree.map(lambda x, row=row: x[row], targets), pool, layer)
