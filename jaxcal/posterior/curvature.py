@@ -317,9 +317,7 @@ def finish(sums: Sums) -> Factors:
   num_pairs = int(sums.num_pairs)
   if num_pairs < 1:
     raise ValueError("no pair was added; factors need at least one")
-  root = num_pairs ** 0.5
-  return Factors(
-      jnp.asarray(sums.a) / root, jnp.asarray(sums.b) / root, num_pairs)
+  return Factors(*_over(sums[:2], num_pairs ** 0.5), num_pairs)
 
 
 def kronecker_factors(
@@ -376,6 +374,11 @@ def with_one(activations: Float[AnyArray, "*n p"]) -> Float[Array, "*n p+1"]:
   activations = jnp.asarray(activations)
   one = jnp.ones((*activations.shape[:-1], 1), activations.dtype)
   return jnp.concatenate([activations, one], axis=-1)
+
+
+@compiled
+def _over(sums, root):
+  return jax.tree.map(lambda x: x / root, sums)
 
 
 def _place(tree, sharding):

@@ -5,16 +5,16 @@ import math
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxcal.losses import angular
+from tests import quick
 
 
 def _on_circle(*degrees):
   radians = np.deg2rad(degrees)
-  return jnp.asarray(np.stack([np.cos(radians), np.sin(radians)], 1))
+  return np.stack([np.cos(radians), np.sin(radians)], 1).astype(np.float32)
 
 
 class NearestAngleTest(parameterized.TestCase):
@@ -22,8 +22,8 @@ class NearestAngleTest(parameterized.TestCase):
   def test_angles_on_a_circle(self):
     # Nearest neighbours at 30, 30 and 60 degrees.
     np.testing.assert_allclose(
-        angular.nearest_angle(_on_circle(0, 30, 90)), math.radians(40),
-        rtol=1e-6)
+        angular.nearest_angle(jax.device_put(_on_circle(0, 30, 90))),
+        math.radians(40), rtol=1e-6)
 
   @pytest.mark.slow
   def test_plain_loop(self):
@@ -34,19 +34,20 @@ class NearestAngleTest(parameterized.TestCase):
         for i, a in enumerate(features)]
     with jax.enable_x64(True):
       np.testing.assert_allclose(
-          angular.nearest_angle(jnp.asarray(features)), sum(nearest) / 9,
+          angular.nearest_angle(jax.device_put(features)), sum(nearest) / 9,
           rtol=1e-12)
 
   @parameterized.parameters(
       (_on_circle(45, 45), 0.99999), (_on_circle(0, 180), -0.99999))
   def test_clipped_without_gradient(self, features, cosine):
-    value, gradient = jax.value_and_grad(angular.nearest_angle)(features)
+    value, gradient = quick.jit(jax.value_and_grad(angular.nearest_angle))(
+        features)
     np.testing.assert_allclose(value, math.acos(cosine), rtol=1e-3)
     np.testing.assert_array_equal(gradient, np.zeros((2, 2)))
 
   def test_a_class_feels_only_its_nearest(self):
     features = _on_circle(0, 20, 100)
-    gradient = jax.grad(angular.nearest_angle)(features)
+    gradient = quick.jit(jax.grad(angular.nearest_angle))(features)
     # Its own row and that of the class at 20 degrees, away from that class.
     expected = -2 / 3 / math.sin(math.radians(20)) * features[1]
     np.testing.assert_allclose(gradient[0], expected, rtol=1e-5)

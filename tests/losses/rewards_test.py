@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.losses import rewards
+from tests import quick
 
 
 def _data(v=5, k=7):
@@ -39,7 +40,8 @@ class RewardsTest(parameterized.TestCase):
     logits, cosines = _data()
     self.assertAlmostEqual(
         float(rewards.reward_weighted_likelihood(
-            jnp.asarray(logits), jnp.asarray(cosines), num_sampled=number)),
+            jax.device_put(logits), jax.device_put(cosines),
+            num_sampled=number)),
         _by_hand(logits, cosines, range(5), number), places=12)
 
   def test_views_left_out(self):
@@ -47,20 +49,21 @@ class RewardsTest(parameterized.TestCase):
     where = np.array([True, False, False, True, True])
     loss = lambda logits: rewards.reward_weighted_likelihood(
         logits, jnp.asarray(cosines), where=jnp.asarray(where))
-    value, gradient = jax.value_and_grad(loss)(jnp.asarray(logits))
+    value, gradient = quick.jit(jax.value_and_grad(loss))(logits)
     self.assertAlmostEqual(
         float(value), _by_hand(logits, cosines, (0, 3, 4), 3), places=12)
-    np.testing.assert_array_equal(np.any(gradient != 0, axis=1), where)
+    np.testing.assert_array_equal(
+        np.any(np.asarray(gradient) != 0, axis=1), where)
 
   def test_the_gradient_takes_rewards_and_classes_for_constants(self):
-    logits, cosines = map(jnp.asarray, _data(v=1))
+    logits, cosines = _data(v=1)
     top = np.argsort(-logits[0])[:3]
     scores = np.maximum(0, 2.5 * cosines[0, top])
     centred = scores - scores.mean()
     probs = np.exp(logits[0]) / np.exp(logits[0]).sum()
     expected = -(np.eye(7)[top] - probs[None]).T @ centred / 3
-    gradient, of_cosines = jax.grad(
-        rewards.reward_weighted_likelihood, argnums=(0, 1))(logits, cosines)
+    gradient, of_cosines = quick.jit(jax.grad(
+        rewards.reward_weighted_likelihood, argnums=(0, 1)))(logits, cosines)
     np.testing.assert_allclose(gradient[0], expected, atol=1e-12)
     np.testing.assert_array_equal(of_cosines, np.zeros((1, 7)))
 
