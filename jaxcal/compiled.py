@@ -54,3 +54,28 @@ def compiled_after(
     return checked
 
   return decorate
+
+
+def compiled_alone(
+    *static: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+  """`compiled_with`, and a traced call gets the function as it is.
+
+  For what programs that take time differentiate: the derivative of a compiled
+  function has its operations in another order than that of the function.
+
+  Args:
+    static: Names of the arguments that are no arrays, if any.
+  """
+
+  def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    program: Callable[_P, _R] = compiled_with(*static)(function)
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+      traced = any(isinstance(leaf, jax.core.Tracer)
+                   for leaf in jax.tree.leaves((args, kwargs)))
+      return (function if traced else program)(*args, **kwargs)
+
+    return call
+
+  return decorate

@@ -29,6 +29,7 @@ from jaxcal.clip import sizes
 from jaxcal.clip import tokenizers
 from jaxcal.clip import towers
 from jaxcal.clip import weights as weights_lib
+from jaxcal.compiled import compiled
 from jaxcal.storage import damage
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
@@ -61,9 +62,11 @@ _INSTEAD = {
     "siglip2": " (a 'siglip2' takes images as any number of patches, NaFlex; "
                "take a SigLIP 2 for images of one size, of type 'siglip', such "
                "as google/siglip2-base-patch16-256)"}
-# What becomes of a parameter, by the precision of its tower.
-_STORED = dict.fromkeys(precision.PRECISIONS, at_least_float32) | {
-    "bfloat16": lambda x: x.astype(jnp.bfloat16)}
+# What becomes of parameters, by the precision of its tower.
+_STORED = dict.fromkeys(
+    precision.PRECISIONS, lambda tree: jax.tree.map(at_least_float32, tree)) | {
+        "bfloat16": compiled(lambda tree: jax.tree.map(
+            lambda x: x.astype(jnp.bfloat16), tree))}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,8 +162,7 @@ def load(
   computed = "bfloat16" if dtype == jnp.bfloat16 else "highest"
   return Model(
       config=_computing(config, image=computed, text=computed),
-      params=jax.tree.map(
-          jnp.asarray, traverse_util.unflatten_dict(flat, sep="/")),
+      params=jax.device_put(traverse_util.unflatten_dict(flat, sep="/")),
       tokenizer=tokenizer,
       preprocess=preprocess,
       name=str(name_or_path),
@@ -196,7 +198,7 @@ def in_precision(model: Model, *, image: str, text: str) -> Model:
   sides = (dict.fromkeys(towers.IMAGE_PARAMS, image) |
            dict.fromkeys(towers.TEXT_PARAMS, text))
   params = {
-      name: jax.tree.map(_STORED[sides[name]], value)
+      name: _STORED[sides[name]](value)
       if name in sides else value for name, value in model.params.items()}
   return dataclasses.replace(model, config=config, params=params)
 

@@ -19,6 +19,8 @@ import numpy as np
 from jaxcal import precision
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
+from jaxcal.compiled import compiled_alone
+from jaxcal.compiled import compiled_with
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import at_least_float32
@@ -86,6 +88,7 @@ class Encoder:
     """Number and width of the context's vectors."""
     return self.num_context, self.start.shape[-1]
 
+  @compiled_alone()
   def __call__(
       self,
       context: Float[Array, "m w"],
@@ -108,6 +111,7 @@ class Encoder:
     """
     return self._all_classes(self._project, context, offset, deep)
 
+  @compiled_alone()
   def pooled(
       self,
       context: Float[Array, "m w"],
@@ -118,6 +122,7 @@ class Encoder:
     """What the projection sees of each class; arguments as in a call."""
     return self._all_classes(lambda pooled: pooled, context, offset, deep)
 
+  @compiled_alone()
   def jacobian(
       self, context: Float[Array, "m w"]) -> Float[Array, "k d m w"]:
     """Derivative of every text feature by the context.
@@ -152,6 +157,7 @@ class Encoder:
         first += count
     return result
 
+  @compiled_alone("max_groups")
   def take(self, rows: Int[AnyArray, "r"], *, max_groups: int = 2) -> "Encoder":
     """The encoder of these classes alone; under `jit`, of any as many.
 
@@ -346,20 +352,21 @@ def context_encoder(
   groups = []
   for number, longest in enumerate(padded):
     rows = np.flatnonzero(group_of == number)
-    groups.append(Group(
-        towers.token_embeddings(params, ids[rows, first:first + longest]),
-        jnp.asarray(context[rows, num_shared:] - first),
-        jnp.asarray(ends[rows] - first)))
+    groups.append((ids[rows, first:first + longest],
+                   context[rows, num_shared:] - first, ends[rows] - first))
+  order = np.argsort(np.argsort(group_of, kind="stable"))
   text = params["text_model"]
-  embeddings = text["embeddings"]
+  positions = text["embeddings"]["position_embedding"]["embedding"]
+  start, made, layers = _computed(
+      params, ids[0, 0], groups, config.text.layers)
   return Encoder(
-      start=towers.token_embeddings(params, ids[0, 0]),
-      positions=jnp.asarray(embeddings["position_embedding"]["embedding"]),
-      layers=_stacked(text["encoder"]["layers"], config.text.layers),
+      start=start,
+      positions=jnp.asarray(positions),
+      layers=layers,
       final_layer_norm=text["final_layer_norm"],
       projection=towers.text_projection(config, params),
-      groups=tuple(groups),
-      order=jnp.asarray(np.argsort(np.argsort(group_of, kind="stable"))),
+      groups=made,
+      order=jax.device_put(order),
       config=config.text, num_context=context.shape[1], num_shared=num_shared,
       classes_per_chunk=classes_per_chunk)
 
@@ -437,6 +444,24 @@ def _shares(x, number):
 
 def _where(condition, x, other):
   return jnp.where(jnp.expand_dims(condition, range(1, x.ndim)), x, other)
+
+
+@compiled_with("num_layers")
+def _computed(params, start, groups, num_layers):
+  """What an encoder has of the parameters and of token ids, as one program.
+
+  Args:
+    params: The whole parameter tree.
+    start: Id of the start token.
+    groups: For each group, token ids in place of `Group.embeddings`, and the
+      other arrays.
+    num_layers: Number of blocks.
+  """
+  made = [Group(towers.token_embeddings(params, ids), *positions)
+          for ids, *positions in groups]
+  layers = params["text_model"]["encoder"]["layers"]
+  return (towers.token_embeddings(params, start), tuple(made),
+          _stacked(layers, num_layers))
 
 
 def _stacked(layers, count):

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxcal.clip import sizes
+from jaxcal.compiled import compiled_with
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import DTypeLike
@@ -57,6 +58,7 @@ class Preprocess:
       sizes.whole(side, "a side of images")
 
 
+@compiled_with("mean", "std", "dtype")
 def normalise_pixels(
     pixels: UInt8[AnyArray, "*n s s 3"],
     mean: tuple[float, float, float],

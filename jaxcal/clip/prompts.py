@@ -12,10 +12,10 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.clip import towers
+from jaxcal.compiled import compiled_alone
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -76,6 +76,7 @@ class Encoder:
     """Number and width of the context's vectors."""
     return self.bank.context_positions.shape[-1], self.embeddings.shape[-1]
 
+  @compiled_alone()
   def __call__(
       self,
       context: Float[Array, "m w"] | Float[Array, "k m w"],
@@ -96,6 +97,7 @@ class Encoder:
         self.pooled(context, deep=deep), self.projection,
         precision=self.config.text.precision))
 
+  @compiled_alone()
   def pooled(
       self,
       context: Float[Array, "m w"] | Float[Array, "k m w"],
@@ -130,6 +132,7 @@ class Encoder:
     return towers.pooled_text(
         self.config, self.params, embeddings, bank.end_positions, deep)
 
+  @compiled_alone()
   def take(self, rows: Int[AnyArray, "r"]) -> "Encoder":
     """The encoder of these classes alone."""
     return dataclasses.replace(
@@ -257,8 +260,8 @@ def from_token_ids(
                      "comes after it has no effect")
   if (np.diff(np.sort(context, axis=1), axis=1) == 0).any():
     raise ValueError("a context position occurs twice in a prompt")
-  return PromptBank(*(
-      jnp.asarray(array, jnp.int32) for array in (ids, context, ends)))
+  return PromptBank(*jax.device_put([
+      array.astype(np.int32) for array in (ids, context, ends)]))
 
 
 def end_positions(
@@ -291,6 +294,7 @@ def end_positions(
   return is_end.argmax(axis=1).astype(np.int32)
 
 
+@compiled_alone()
 def insert_context(
     embeddings: Float[Array, "k t w"],
     context: Float[Array, "m w"] | Float[Array, "k m w"],
@@ -310,6 +314,7 @@ def insert_context(
   return towers.place(embeddings, context, context_positions)
 
 
+@compiled_alone()
 def initial_context(
     params: towers.Params, bank: PromptBank) -> Float[Array, "m w"]:
   """Vectors of the context's own tokens, which all prompts share."""

@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal import precision as precision_lib
+from jaxcal.compiled import compiled_alone
+from jaxcal.compiled import compiled_with
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import ArrayLike
@@ -409,6 +411,7 @@ def _class_token(config, x):
   return Pooled(layer_norm(config.layer_norm_eps, "post_layernorm")(x[:, 0]))
 
 
+@compiled_with("config")
 def init(config: ClipConfig, key: Key[Array, ""]) -> Params:
   """Fresh parameters (float32), in the layout that the module describes."""
   text_key, vision_key, text_out, visual_out = jax.random.split(key, 4)
@@ -433,6 +436,7 @@ def init(config: ClipConfig, key: Key[Array, ""]) -> Params:
   return traverse_util.unflatten_dict(flat) | logits
 
 
+@compiled_alone()
 def token_embeddings(
     params: Params,
     token_ids: Int[ArrayLike, "*shape"],
@@ -483,6 +487,7 @@ def check_image_prompts(config: ClipConfig) -> None:
                      "no prompts")
 
 
+@compiled_alone("config")
 def pooled_text(
     config: ClipConfig,
     params: Params,
@@ -515,6 +520,7 @@ def pooled_text(
         {"params": params["text_model"]}, embeddings, end_positions, deep)
 
 
+@compiled_alone("config")
 def text_features(
     config: ClipConfig,
     params: Params,
@@ -527,6 +533,7 @@ def text_features(
                            precision=config.text.precision))
 
 
+@compiled_alone("config")
 def pooled_image(
     config: ClipConfig,
     params: Params,
@@ -562,6 +569,7 @@ def pooled_image(
         {"params": params["vision_model"]}, *inputs)
 
 
+@compiled_alone("config", "block")
 def image_states(
     config: ClipConfig,
     params: Params,
@@ -591,6 +599,7 @@ def _check_pixels(config, pixels):
                      f"{pixels.shape=}")
 
 
+@compiled_alone("config")
 def image_features(
     config: ClipConfig,
     params: Params,
@@ -614,6 +623,7 @@ def text_projection(config: ClipConfig, params: Params) -> Projection:
   return _projection(params, config.text_projection)
 
 
+@compiled_alone("precision")
 def project(
     activations: Float[AnyArray, "*n p"],
     projection: Projection,
@@ -643,6 +653,7 @@ def _projection(params, path):
   return Projection(jnp.asarray(params["kernel"]), params.get("bias"))
 
 
+@compiled_alone()
 def normalise(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
   """Vectors scaled to unit Euclidean length."""
   x = at_least_float32(x)

@@ -17,7 +17,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -163,7 +162,7 @@ def corrupt(
     image = central_crop(image)
   words = views.image_key(corruption.seed, f"corruption of {image_id}")
   if name in on_device.CORRUPTIONS:
-    key = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+    key = jax.random.wrap_key_data(words, impl="threefry2x32")
     return np.asarray(on_device.corrupt(name, image, key, severity))
   kind, generator = on_host.CORRUPTIONS[name], np.random.default_rng(words)
   return kind.make(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import precision
+from jaxcal.compiled import compiled_with
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -69,12 +70,14 @@ class Corruption(NamedTuple):
   make: Callable[[_Image, Any, int], _Image]
 
 
+@compiled_with("severity")
 def gaussian_noise(
     image: _Image, noise: Float[Array, "h w 3"], severity: int) -> _Image:
   """Adds standard normal `noise`, the wider the more severe."""
   return _truncated(_unit(image) + noise * _GAUSSIAN_NOISE[severity - 1])
 
 
+@compiled_with("severity")
 def shot_noise(
     image: _Image, counts: Int[Array, "h w 3"], severity: int) -> _Image:
   """Shows `counts` of photons, Poisson with the mean `photons`."""
@@ -82,11 +85,13 @@ def shot_noise(
   return _truncated(jnp.float32(counts) / _SHOT_NOISE[severity - 1])
 
 
+@compiled_with("severity")
 def photons(image: _Image, severity: int) -> Float[Array, "h w 3"]:
   """Photons to be expected at each value of an image."""
   return _unit(image) * _SHOT_NOISE[severity - 1]
 
 
+@compiled_with("severity")
 def impulse_noise(
     image: _Image, draws: Float[Array, "2 h w 3"], severity: int) -> _Image:
   """Makes some values black or white.
@@ -101,6 +106,7 @@ def impulse_noise(
       changed, jnp.where(draws[1] <= 0.5, 255, 0), image).astype(jnp.uint8)
 
 
+@compiled_with("severity")
 def speckle_noise(
     image: _Image, noise: Float[Array, "h w 3"], severity: int) -> _Image:
   """Adds standard normal `noise` times the image."""
@@ -108,12 +114,14 @@ def speckle_noise(
   return _truncated(x + x * (noise * _SPECKLE_NOISE[severity - 1]))
 
 
+@compiled_with("severity")
 def gaussian_blur(image: _Image, _: None, severity: int) -> _Image:
   """Blurs with a Gaussian that sees the edge's values beyond the edge."""
   sigma = _GAUSSIAN_BLUR[severity - 1]
   return _truncated(_smoothed(_unit(image), (sigma, sigma), "edge", 4))
 
 
+@compiled_with("severity")
 @precision.highest
 def defocus_blur(image: _Image, _: None, severity: int) -> _Image:
   """Averages over a disk, as a lens out of focus does."""
@@ -129,6 +137,7 @@ def defocus_blur(image: _Image, _: None, severity: int) -> _Image:
   return _truncated(jnp.moveaxis(blurred[:, 0], 0, -1))
 
 
+@compiled_with("severity")
 def zoom_blur(image: _Image, _: None, severity: int) -> _Image:
   """Averages the image and what a lens sees of it that zooms in."""
   stop, step = _ZOOM[severity - 1]
@@ -147,6 +156,7 @@ def zoom_blur(image: _Image, _: None, severity: int) -> _Image:
   return _truncated(total / (len(factors) + 1))
 
 
+@compiled_with("severity")
 def fog(
     image: _Image, draws: tuple[Float[Array, "3 _ _"], ...], severity: int
 ) -> _Image:
@@ -165,6 +175,7 @@ def fog(
   return _truncated((x + amount * layer) * brightest / (brightest + amount))
 
 
+@compiled_with("decay")
 def plasma(
     draws: tuple[Float[Array, "3 _ _"], ...], decay: float
 ) -> Float[Array, "side side"]:
@@ -197,6 +208,7 @@ def plasma(
   return heights / jnp.max(heights)
 
 
+@compiled_with("severity")
 def brightness(image: _Image, _: None, severity: int) -> _Image:
   """Adds to the value of HSV; hue and saturation stay."""
   x = _unit(image)
@@ -206,6 +218,7 @@ def brightness(image: _Image, _: None, severity: int) -> _Image:
       jnp.where(value > 0, x * (brighter / _nonzero(value)), brighter))
 
 
+@compiled_with("severity")
 def contrast(image: _Image, _: None, severity: int) -> _Image:
   """Moves values towards the mean of their channel."""
   x = _unit(image)
@@ -213,6 +226,7 @@ def contrast(image: _Image, _: None, severity: int) -> _Image:
   return _truncated((x - mean) * _CONTRAST[severity - 1] + mean)
 
 
+@compiled_with("severity")
 def saturate(image: _Image, _: None, severity: int) -> _Image:
   """Changes the saturation of HSV; hue and value stay.
 
@@ -232,6 +246,7 @@ def saturate(image: _Image, _: None, severity: int) -> _Image:
   return _truncated((value - value * changed * directions) / 255)
 
 
+@compiled_with("severity")
 def pixelate(image: _Image, _: None, severity: int) -> _Image:
   """Shrinks by Pillow's box filter, and shows each pixel large."""
   x = image.astype(jnp.int32)
@@ -247,6 +262,7 @@ def pixelate(image: _Image, _: None, severity: int) -> _Image:
   return x[rows][:, columns].astype(jnp.uint8)
 
 
+@compiled_with("severity")
 def elastic_inet(
     image: _Image,
     draws: tuple[Float[Array, "3 2"], Float[Array, "2 h w"]],
@@ -279,6 +295,7 @@ def elastic_inet(
   return _truncated(_displaced(x, down, right))
 
 
+@compiled_with("severity")
 def elastic_ic(
     image: _Image, fields: Float[Array, "2 h w"], severity: int) -> _Image:
   """Stretches the image as the package imagecorruptions does.
