@@ -150,9 +150,9 @@ class ReferenceTest(parameterized.TestCase):
         class_position=place if place in prompts.CLASS_POSITIONS else "end")
     with jax.enable_x64(True):
       params = jax.tree.map(
-          lambda x: jnp.asarray(np.asarray(x, np.float64)), model.params)
+          lambda x: np.asarray(x, np.float64), model.params)
       encode = prompts.context_encoder(model.config, params, bank)
-      text = jax.jit(encode)(jnp.asarray(context, jnp.float64))
+      text = np.asarray(encode(np.asarray(context, np.float64)))
       np.testing.assert_allclose(scale * images @ text.T, expected, atol=1e-9)
 
 
@@ -283,13 +283,17 @@ class FromTokenIdsTest(parameterized.TestCase):
       prompts.from_token_ids(ids, context, ends)
 
 
+def _params64():
+  return jax.tree.map(lambda x: np.asarray(x, np.float64), tiny.params())
+
+
 class ContextTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
     rng = np.random.default_rng(0)
     self.embeddings = rng.standard_normal((3, 6, 16), np.float32)
-    self.positions = jnp.array([[1, 2], [2, 4], [3, 1]])
+    self.positions = np.array([[1, 2], [2, 4], [3, 1]])
     self.context = rng.standard_normal((3, 2, 16), np.float32)
 
   def test_insert_against_a_loop(self):
@@ -300,16 +304,14 @@ class ContextTest(parameterized.TestCase):
           vectors = context[k] if context.ndim == 3 else context
           expected[k, self.positions[k, m]] = vectors[m]
       np.testing.assert_array_equal(
-          prompts.insert_context(
-              jnp.asarray(self.embeddings), jnp.asarray(context),
-              self.positions),
+          prompts.insert_context(self.embeddings, context, self.positions),
           expected)
 
   def test_insert_refuses_another_shape(self):
     for shape in ((3, 16), (2, 8), (2, 2, 16)):
       with self.assertRaisesRegex(ValueError, r"\[2, 16\] or \[3, 2, 16\]"):
         prompts.insert_context(
-            jnp.asarray(self.embeddings), jnp.zeros(shape), self.positions)
+            self.embeddings, np.zeros(shape), self.positions)
 
   def test_the_initial_context_changes_nothing(self):
     bank = BANK(["cat", "tall house"], template="a photo of {}.")
@@ -317,15 +319,15 @@ class ContextTest(parameterized.TestCase):
     context = prompts.initial_context(params, bank)
     table = params["text_model"]["embeddings"]["token_embedding"]["embedding"]
     np.testing.assert_array_equal(context, table[[3, 4, 5]])
-    encode = jax.jit(prompts.context_encoder(tiny.CONFIG, params, bank))
-    plain = jax.jit(towers.text_features)(
+    encode = prompts.context_encoder(tiny.CONFIG, params, bank)
+    plain = towers.text_features(
         tiny.CONFIG, params, towers.token_embeddings(params, bank.token_ids),
         bank.end_positions)
     np.testing.assert_allclose(encode(context), plain, atol=1e-6)
-    per_class = jnp.stack([context, context[:, ::-1]])
-    self.assertGreater(
-        np.abs(encode(per_class)[1] - plain[1]).max(), 1e-3)
-    np.testing.assert_allclose(encode(per_class)[0], plain[0], atol=1e-6)
+    context, plain = np.asarray(context), np.asarray(plain)
+    per_class = np.asarray(encode(np.stack([context, context[:, ::-1]])))
+    self.assertGreater(np.abs(per_class[1] - plain[1]).max(), 1e-3)
+    np.testing.assert_allclose(per_class[0], plain[0], atol=1e-6)
 
   def test_before_the_projection(self):
     params, bank = tiny.params(), BANK(["cat", "tall house"], template="a {}.")
@@ -362,36 +364,35 @@ class ContextTest(parameterized.TestCase):
   def test_gradient_against_differences(self):
     bank = BANK(["cat", "tall house"], template="a {}.", class_position="front")
     with jax.enable_x64(True):
-      params = jax.tree.map(
-          lambda x: jnp.asarray(x, jnp.float64), tiny.params())
+      params = _params64()
       encode = prompts.context_encoder(tiny.CONFIG, params, bank)
-      weights = jnp.asarray(np.random.default_rng(1).standard_normal((2, 5)))
+      weights = np.random.default_rng(1).standard_normal((2, 5))
 
-      @jax.jit
-      def loss(context):
-        return (weights * encode(context)).sum()
+      @quick.jit
+      def loss_and_gradient(encode, context):
+        return jax.value_and_grad(
+            lambda context: (weights * encode(context)).sum())(context)
 
-      context = prompts.initial_context(params, bank)
-      step = 1e-5 * jnp.asarray(
-          np.random.default_rng(2).standard_normal(context.shape))
-      slope = (loss(context + step) - loss(context - step)) / 2
+      context = np.asarray(prompts.initial_context(params, bank))
+      step = 1e-5 * np.random.default_rng(2).standard_normal(context.shape)
+      (above, _), (below, _), (_, gradient) = (
+          map(np.asarray, loss_and_gradient(encode, context + moved))
+          for moved in (step, -step, 0 * step))
       np.testing.assert_allclose(
-          (jax.grad(loss)(context) * step).sum(), slope, rtol=1e-6)
+          (gradient * step).sum(), (above - below) / 2, rtol=1e-6)
 
   @parameterized.parameters("shared", "own", "deep")
   @pytest.mark.slow
   def test_chunks_and_some_rows(self, kind):
     bank = BANK(["cat", "a cat", "tall house", "house"], template="a {}.")
     with jax.enable_x64(True):
-      params = jax.tree.map(
-          lambda x: jnp.asarray(x, jnp.float64), tiny.params())
+      params = _params64()
       whole = prompts.context_encoder(tiny.CONFIG, params, bank)
       shape, rng = whole.context_shape, np.random.default_rng(1)
-      context = jnp.asarray(rng.standard_normal(
-          (4, *shape) if kind == "own" else shape))
-      deep = (jnp.asarray(rng.standard_normal((1, *shape)))
+      context = rng.standard_normal((4, *shape) if kind == "own" else shape)
+      deep = (jax.device_put(rng.standard_normal((1, *shape)))
               if kind == "deep" else None)
-      weights = jnp.asarray(rng.standard_normal((4, 5)))
+      weights = rng.standard_normal((4, 5))
 
       @quick.jit
       def pulled(encode, context):

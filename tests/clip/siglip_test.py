@@ -48,8 +48,12 @@ def _sentencepiece():
 
 def _outputs(model, pixels, ids):
   """What our towers say, under the names of `make_oracle.siglip_outputs`."""
-  config, params = model.config, model.params
-  ends = prompts.end_positions(ids, config.eos_token_id)
+  ends = prompts.end_positions(ids, model.config.eos_token_id)
+  return _programs(model.config, model.params, pixels, ids, ends)
+
+
+@quick.jit
+def _programs(config, params, pixels, ids, ends):
   embeddings = towers.token_embeddings(params, ids)
   pooled = towers.pooled_image(config, params, pixels)
   text_pooled = towers.pooled_text(config, params, embeddings, ends)
@@ -117,7 +121,7 @@ class ParityTest(parameterized.TestCase):
     config = towers.TowerConfig(
         width=8, layers=1, heads=int(case["num_heads"]), mlp_width=16,
         activation="gelu_pytorch_tanh", layer_norm_eps=1e-6)
-    pooled = siglip.AttentionPool(config).apply(
+    pooled = quick.jit(siglip.AttentionPool(config).apply)(
         {"params": head}, case["tokens"])
     np.testing.assert_allclose(
         pooled.activations, case["activations"], atol=1e-6)
@@ -237,8 +241,8 @@ class CheckpointTest(parameterized.TestCase):
     config, side = model.config, model.config.image_size
     with self.assertRaisesRegex(ValueError, "takes no prompts"):
       towers.pooled_image(
-          config, model.params, jnp.zeros((1, side, side, 3)),
-          jnp.zeros((1, 2, config.vision.width)))
+          config, model.params, np.zeros((1, side, side, 3)),
+          np.zeros((1, 2, config.vision.width)))
 
   def _refuses(self, message):
     with self.assertRaisesRegex(ValueError, message):
@@ -369,16 +373,17 @@ class PromptTest(parameterized.TestCase):
     bank = self._bank(["cat", "red house"])
     with jax.enable_x64(True):
       params = jax.tree.map(
-          lambda x: jnp.asarray(x, jnp.float64), self.model.params)
+          lambda x: np.asarray(x, np.float64), self.model.params)
       encode = prompts.context_encoder(self.model.config, params, bank)
-      weights = jnp.asarray(np.random.default_rng(1).standard_normal((2, 20)))
-      loss = quick.jit(lambda encode, c: (weights * encode(c)).sum())
-      context = prompts.initial_context(params, bank)
-      step = 1e-5 * jnp.asarray(
-          np.random.default_rng(2).standard_normal(context.shape))
-      slope = (loss(encode, context + step) - loss(encode, context - step)) / 2
-      gradient = quick.jit(jax.grad(
-          lambda c, encode: (weights * encode(c)).sum()))(context, encode)
+      weights = np.random.default_rng(1).standard_normal((2, 20))
+      program = quick.jit(jax.value_and_grad(
+          lambda c, encode: (weights * encode(c)).sum()))
+      context = np.asarray(prompts.initial_context(params, bank))
+      step = 1e-5 * np.random.default_rng(2).standard_normal(context.shape)
+      (above, _), (below, _), (_, gradient) = (
+          map(np.asarray, program(context + moved, encode))
+          for moved in (step, -step, 0 * step))
+      slope = (above - below) / 2
       np.testing.assert_allclose((gradient * step).sum(), slope, rtol=1e-6)
       self.assertGreater(np.abs(slope), 1e-7)
 
