@@ -4,7 +4,6 @@ import dataclasses
 
 from absl.testing import absltest
 from absl.testing import parameterized
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.clip import captions
@@ -36,7 +35,7 @@ class CaptionsTest(parameterized.TestCase):
     ends = (ids == config.eos_token_id).argmax(1)
     return towers.pooled_text(
         config, self.model.params,
-        towers.token_embeddings(self.model.params, ids), jnp.asarray(ends))
+        towers.token_embeddings(self.model.params, ids), ends)
 
   @parameterized.parameters(
       (_SHORT, 16), ((*_SHORT, _MIDDLE), 32), ((*_SHORT, _LONG), 32))

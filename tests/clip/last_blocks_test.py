@@ -11,6 +11,7 @@ from jaxcal.clip import checkpoint
 from jaxcal.clip import last_blocks
 from jaxcal.clip import towers
 from jaxcal.testbed import shipped
+from tests import quick
 from tests.clip import tiny
 
 
@@ -19,11 +20,10 @@ class LastBlocksTest(parameterized.TestCase):
   def _assert_the_tower(self, model, number):
     config, params = model.config, model.params
     side = config.image_size
-    pixels = jnp.asarray(
-        np.random.default_rng(0).standard_normal((3, side, side, 3)), float)
-    pooled, states = jax.jit(
-        towers.image_states, static_argnames="block")(
-            config, params, pixels, config.vision.layers - number)
+    pixels = np.random.default_rng(0).standard_normal(
+        (3, side, side, 3), np.float32)
+    pooled, states = towers.image_states(
+        config, params, pixels, config.vision.layers - number)
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5),
         pooled, towers.pooled_image(config, params, pixels))
@@ -31,7 +31,7 @@ class LastBlocksTest(parameterized.TestCase):
     blocks = last_blocks.of(config, params, number)
     self.assertLen(blocks.blocks, number)
     np.testing.assert_allclose(
-        jax.jit(lambda blocks, states: blocks(states))(blocks, states),
+        blocks(states),
         towers.image_features(config, params, pixels), atol=2e-6)
 
   @parameterized.parameters(1, 3, 4)
@@ -47,18 +47,19 @@ class LastBlocksTest(parameterized.TestCase):
   def test_gradients_by_every_parameter_are_those_of_the_tower(self):
     model = checkpoint.load(shipped.folder())
     config, params = model.config, dict(model.params)
-    pixels = jnp.asarray(
-        np.random.default_rng(1).standard_normal((2, 48, 48, 3)), jnp.float32)
-    direction = jnp.arange(2.0 * config.projection).reshape(2, -1) % 7
+    pixels = np.random.default_rng(1).standard_normal(
+        (2, 48, 48, 3), np.float32)
+    direction = np.arange(2.0 * config.projection).reshape(2, -1) % 7
 
     def whole(vision):
       return jnp.sum(direction * towers.image_features(
           config, {**params, "vision_model": vision}, pixels))
 
     _, states = towers.image_states(config, params, pixels, 3)
-    ours = jax.grad(lambda blocks: jnp.sum(direction * blocks(states)))(
-        last_blocks.of(config, params, 1))
-    theirs = jax.grad(whole)(jax.tree.map(jnp.asarray, params["vision_model"]))
+    ours = quick.jit(jax.grad(
+        lambda blocks: jnp.sum(direction * blocks(states))))(
+            last_blocks.of(config, params, 1))
+    theirs = quick.jit(jax.grad(whole))(params["vision_model"])
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4),
         dict(ours.blocks[0]), theirs["encoder"]["layers"]["3"])
@@ -66,7 +67,7 @@ class LastBlocksTest(parameterized.TestCase):
   def test_the_precision_is_that_of_the_tower(self):
     model = checkpoint.in_precision(
         checkpoint.load(shipped.folder()), image="bfloat16", text="highest")
-    pixels = jnp.zeros((1, 48, 48, 3), jnp.bfloat16)
+    pixels = np.zeros((1, 48, 48, 3), jnp.bfloat16)
     _, states = towers.image_states(model.config, model.params, pixels, 2)
     self.assertEqual(states.dtype, jnp.bfloat16)
     blocks = last_blocks.of(model.config, model.params, 2)

@@ -101,7 +101,7 @@ class ParityTest(parameterized.TestCase):
         make_resnet_oracle.weights(settings))
     pixels, _ = make_resnet_oracle.inputs(settings)
     stored = make_resnet_oracle.read("RN50-quickgelu")
-    pooled = jax.jit(towers.pooled_image)(config, params, pixels)
+    pooled = towers.pooled_image(config, params, pixels)
     np.testing.assert_allclose(
         pooled.activations, stored["image_pooled"], rtol=1e-4,
         atol=1e-5 * np.abs(stored["image_pooled"]).mean())
@@ -194,7 +194,7 @@ class LayersTest(parameterized.TestCase):
     with jax.enable_x64(True):
       x = self.rng.standard_normal((2, 6, 4, before))
       params = self._params(module, x)
-      ours = module.apply({"params": params}, x)
+      ours = quick.jit(module.apply)({"params": params}, x)
       self.assertEqual("downsample_conv" in params,
                        before != 12 or stride == 2)
       np.testing.assert_allclose(ours, _block(x, params, stride), rtol=1e-9,
@@ -205,7 +205,7 @@ class LayersTest(parameterized.TestCase):
     with jax.enable_x64(True):
       x = self.rng.standard_normal((2, 8, 12, 3))
       p = self._params(module, x)
-      ours = module.apply({"params": p}, x)
+      ours = quick.jit(module.apply)({"params": p}, x)
       y = x
       for number, stride in ((1, 2), (2, 1), (3, 1)):
         y = np.maximum(_norm(_convolve(y, p[f"conv{number}"]["kernel"], stride),
@@ -218,25 +218,27 @@ class LayersTest(parameterized.TestCase):
     with jax.enable_x64(True):
       x = 0.1 * self.rng.standard_normal((3, 2, 3, config.last_width))
       params = self._params(module, x)
-      found = module.apply({"params": params}, x)
+      pool = quick.jit(module.apply)
+      found = pool({"params": params}, x)
       np.testing.assert_allclose(found.activations, _pool(x, params, heads=4),
                                  rtol=1e-9, atol=1e-9)
       self.assertIsNone(found.residual)
       # Softmax does not see what is the same for all keys.
       params["k_proj"]["bias"] = params["k_proj"]["bias"] + 1
-      np.testing.assert_allclose(module.apply({"params": params}, x)[0],
+      np.testing.assert_allclose(pool({"params": params}, x)[0],
                                  found.activations, rtol=1e-9, atol=1e-9)
 
   def test_norms_stay_in_float32(self):
     module = resnet.FrozenBatchNorm()
-    half = lambda x: jnp.asarray(x, jnp.bfloat16)
+    half = lambda x: np.asarray(x, jnp.bfloat16)
     x = half(50 + self.rng.standard_normal((2, 3, 3, 5)))
     params = jax.tree.map(half, self._params(module, x))
     params["mean"] = half(np.full(5, 49.75))
-    found = module.apply({"params": params}, x)
+    norm = quick.jit(module.apply)
+    found = norm({"params": params}, x)
     self.assertEqual(found.dtype, jnp.bfloat16)
-    full = functools.partial(jax.tree.map, lambda x: x.astype(jnp.float32))
-    exact = module.apply({"params": full(params)}, full(x))
+    full = functools.partial(jax.tree.map, np.float32)
+    exact = norm({"params": full(params)}, full(x))
     np.testing.assert_array_equal(found, half(exact))
 
 
@@ -377,7 +379,7 @@ class CheckpointTest(parameterized.TestCase):
     model = checkpoint.load(tiny.write_resnet(self.folder))
     with self.assertRaisesRegex(ValueError, "takes no prompts"):
       towers.pooled_image(model.config, model.params,
-                          jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 2, 4)))
+                          np.zeros((1, 64, 64, 3)), np.zeros((1, 2, 4)))
 
   def test_the_size_of_images_that_keep_their_aspect_stays(self):
     model = checkpoint.load(tiny.write_resnet(self.folder))
