@@ -293,7 +293,8 @@ class SettingsTest(parameterized.TestCase):
     self.assertEqual(config.text.mlp_width, 4 * text["width"])
     self.assertEqual({config.text.activation, config.vision.activation},
                      {"gelu"})
-    shapes = jax.eval_shape(lambda: towers.init(config, jax.random.key(0)))
+    shapes = jax.eval_shape(
+        towers.init, config, jax.eval_shape(jax.random.key, 0))
     self.assertEqual(
         sum(leaf.size for leaf in jax.tree.leaves(shapes)), count, name)
     positions = shapes["vision_model"]["embeddings"]["position_embedding"]

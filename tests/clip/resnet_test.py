@@ -259,7 +259,8 @@ class ConfigTest(parameterized.TestCase):
     if quick_gelu:
       return
     self.assertEqual(config.pooled_sizes, (32 * width, 0))
-    shapes = jax.eval_shape(lambda: towers.init(config, jax.random.key(0)))
+    shapes = jax.eval_shape(
+        towers.init, config, jax.eval_shape(jax.random.key, 0))
     found = jax.tree_util.tree_leaves_with_path(shapes)
     self.assertEqual(sum(leaf.size for _, leaf in found), count + statistics)
     self.assertEqual(statistics, sum(
@@ -316,7 +317,7 @@ class CheckpointTest(parameterized.TestCase):
   def test_the_tree_of_a_fresh_model(self):
     model = checkpoint.load(tiny.write_resnet(self.folder))
     fresh = jax.eval_shape(
-        lambda: towers.init(model.config, jax.random.key(0)))
+        towers.init, model.config, jax.eval_shape(jax.random.key, 0))
     shapes = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
     self.assertEqual(shapes(fresh), shapes(model.params))
     self.assertEqual(model.config.pooled_sizes, (128, 0))

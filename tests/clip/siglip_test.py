@@ -154,7 +154,7 @@ class CheckpointTest(parameterized.TestCase):
   def test_the_tree_of_a_fresh_model(self):
     model = checkpoint.load(tiny.write_siglip(self.folder))
     fresh = jax.eval_shape(
-        lambda: towers.init(model.config, jax.random.key(0)))
+        towers.init, model.config, jax.eval_shape(jax.random.key, 0))
     shapes = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
     self.assertEqual(shapes(fresh), shapes(model.params))
     self.assertEqual(model.config.pooled_sizes, (44, 20))
@@ -170,7 +170,8 @@ class CheckpointTest(parameterized.TestCase):
     self.assertEqual(config.vision, towers.TowerConfig(
         1152, 27, 16, 4304, "gelu_pytorch_tanh", 1e-6))
     self.assertEqual(config.pooled_sizes, (4304, 1152))
-    shapes = jax.eval_shape(lambda: towers.init(config, jax.random.key(0)))
+    shapes = jax.eval_shape(
+        towers.init, config, jax.eval_shape(jax.random.key, 0))
     self.assertEqual(
         sum(leaf.size for leaf in jax.tree.leaves(shapes)), 877_960_498)
     # 27 patches of 14 in a side of 384, and six pixels that are not seen.

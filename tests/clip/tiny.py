@@ -36,7 +36,8 @@ SETTINGS = {
 
 def params(config=CONFIG, seed=0):
   """Random numbers everywhere, also where fresh models have zeros and ones."""
-  shapes = jax.eval_shape(lambda: towers.init(config, jax.random.key(0)))
+  shapes = jax.eval_shape(
+      towers.init, config, jax.eval_shape(jax.random.key, 0))
   rng = np.random.default_rng(seed)
   return jax.tree.map(
       lambda leaf: 0.3 * rng.standard_normal(leaf.shape, np.float32) + 0.1,
