@@ -6,7 +6,6 @@ from unittest import mock
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors
@@ -16,6 +15,7 @@ from jaxcal.clip import open_clip
 from jaxcal.clip import preprocess
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
+from tests import quick
 from tests import shared
 from tests.clip import tiny
 
@@ -211,9 +211,8 @@ class ConvertTest(parameterized.TestCase):
         f"{at}.{name}": value.detach().numpy()
         for name, value in attention.named_parameters()})
     layer = tree["vision_model"]["encoder"]["layers"]["0"]["self_attn"]
-    ours = towers.Attention(CONFIG.vision).apply(
-        {"params": layer}, jnp.asarray(x.numpy()),
-        jnp.asarray(allowed)[None, None])
+    ours = quick.jit(towers.Attention(CONFIG.vision).apply)(
+        {"params": layer}, x.numpy(), allowed[None, None])
     np.testing.assert_allclose(
         ours, expected.detach().numpy(), rtol=1e-5, atol=1e-5)
 
@@ -226,8 +225,8 @@ class ConvertTest(parameterized.TestCase):
       import torch
     except ImportError:
       self.skipTest("no open_clip")
-    for quick in (True, False):
-      model_cfg = SETTINGS["model_cfg"] | {"quick_gelu": quick}
+    for quick_gelu in (True, False):
+      model_cfg = SETTINGS["model_cfg"] | {"quick_gelu": quick_gelu}
       model_cfg["vision_cfg"] = model_cfg["vision_cfg"] | vision
       params = tiny.params(
           open_clip.config({"model_cfg": model_cfg}), seed=int(quick))
@@ -252,7 +251,7 @@ class ConvertTest(parameterized.TestCase):
           towers.image_features(config, params, pixels), image, atol=1e-5)
       np.testing.assert_allclose(
           towers.text_features(
-              config, params, jnp.asarray(towers.token_embeddings(params, ids)),
+              config, params, towers.token_embeddings(params, ids),
               prompts.end_positions(ids, config.eos_token_id)),
           text, atol=1e-5)
 
