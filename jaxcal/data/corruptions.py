@@ -162,7 +162,8 @@ def corrupt(
     image = central_crop(image)
   words = views.image_key(corruption.seed, f"corruption of {image_id}")
   if name in on_device.CORRUPTIONS:
-    key = jax.random.wrap_key_data(words, impl="threefry2x32")
+    key = jax.random.wrap_key_data(
+        jax.device_put(words), impl="threefry2x32")
     return np.asarray(on_device.corrupt(name, image, key, severity))
   kind, generator = on_host.CORRUPTIONS[name], np.random.default_rng(words)
   return kind.make(

@@ -229,12 +229,12 @@ class ConvertTest(parameterized.TestCase):
       model_cfg = SETTINGS["model_cfg"] | {"quick_gelu": quick_gelu}
       model_cfg["vision_cfg"] = model_cfg["vision_cfg"] | vision
       params = tiny.params(
-          open_clip.config({"model_cfg": model_cfg}), seed=int(quick))
+          open_clip.config({"model_cfg": model_cfg}), seed=int(quick_gelu))
       model = original.CLIP(
           model_cfg["embed_dim"],
           original.model.CLIPVisionCfg(**model_cfg["vision_cfg"]),
           original.model.CLIPTextCfg(**model_cfg["text_cfg"]),
-          quick_gelu=quick).eval()
+          quick_gelu=quick_gelu).eval()
       model.load_state_dict({
           name: torch.from_numpy(np.array(value))
           for name, value in theirs(params).items()})
