@@ -288,12 +288,13 @@ class SetsTest(parameterized.TestCase):
       fog = _Corruption("fog", 2, share=share)
       of = lambda corruption: {
           one for one in ids if corruptions.is_corrupted(one, corruption)}
-      self.assertAlmostEqual(len(of(fog)) / len(ids), share, delta=0.04)
-      self.assertLess(before, of(fog))
-      self.assertEqual(of(fog), of(fog._replace(name="snow", severity=5)))
+      found = of(fog)
+      self.assertAlmostEqual(len(found) / len(ids), share, delta=0.04)
+      self.assertLess(before, found)
+      self.assertEqual(found, of(fog._replace(name="snow", severity=5)))
       if share < 1:
-        self.assertNotEqual(of(fog), of(fog._replace(seed=1)))
-      before = of(fog)
+        self.assertNotEqual(found, of(fog._replace(seed=1)))
+      before = found
     self.assertLen(before, len(ids))
 
   def test_identity_says_the_corruption(self):
