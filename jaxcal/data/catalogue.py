@@ -652,6 +652,7 @@ def _check_names(entry, found):
       )
 
 
+@functools.lru_cache(maxsize=4096)  # asked of every image of a class
 def plain(name: str) -> str:
   """A class name without what data sets write in different ways."""
   return name.replace("_", " ").replace("-", " ").lower()

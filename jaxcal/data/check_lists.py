@@ -68,9 +68,10 @@ def read_coop(path: pathlib.Path, mend: str) -> Lists:
         kind=findings.SPLIT_DAMAGED, what=str(error), mend=mend)])
   splits, bad = {}, []
   for split, rows in raw.items():
-    sound = [row for row in rows if _is_sound(row)]
-    bad += [f"{split}: {row!r:.80}" for row in rows if not _is_sound(row)]
-    splits[split] = [Entry(*row) for row in sound]
+    unsound = _unsound(rows)
+    bad += [f"{split}: {rows[number]!r:.80}" for number in sorted(unsound)]
+    splits[split] = [Entry(*row) for number, row in enumerate(rows)
+                     if number not in unsound]
   found = [] if not bad else [Finding(
       kind=findings.SPLIT_DAMAGED, mend=mend,
       what=f"{path} has {len(bad)} entries that are no [path below the images, "
@@ -316,10 +317,13 @@ def _repeated(lists, mend):
              f"{' and in '.join(splits)}: {findings.some(paths)}.")
 
 
-def _is_sound(row):
-  """Whether an entry has the right form and stays below the images."""
-  return coop.is_entry(row) and bool(row[0]) and "\0" not in row[0] and (
-      not posixpath.isabs(row[0]) and ".." not in row[0].split("/"))
+def _unsound(rows):
+  """Where entries have not the right form or do not stay below the images."""
+  odd = set(coop.odd_entries(rows))
+  return odd | {
+      number for number, row in enumerate(rows) if number not in odd and (
+          not row[0] or "\0" in row[0] or posixpath.isabs(row[0])
+          or ".." in row[0].split("/"))}
 
 
 def _stem(path):

@@ -8,6 +8,7 @@ from jaxcal.data import image_set as image_sets
 from jaxcal.data import sources
 from jaxcal.data import text_files
 
+_ENTRY = [str, int, str]
 SPLITS = ("train", "val", "test")
 
 
@@ -109,20 +110,19 @@ def lists(path: str | os.PathLike) -> dict[str, list]:
   return {split: found[split] for split in SPLITS}
 
 
-def is_entry(row: object) -> bool:
-  """Whether this is a path, a label and a class name, as a split lists them."""
-  return isinstance(row, list) and (
-      [type(value) for value in row] == [str, int, str])
+def odd_entries(rows: list) -> list[int]:
+  """Where a list has something else than a path, a label and a class name."""
+  return [number for number, row in enumerate(rows)
+          if not isinstance(row, list) or list(map(type, row)) != _ENTRY]
 
 
 def _lists(path):
   """The lists of the file by split, looked through."""
   found = lists(path)
   for split in SPLITS:
-    for number, row in enumerate(found[split]):
-      if not is_entry(row):
-        raise ValueError(
-            f"{path}, {split}, entry {number}: expected [path, label, class "
-            f"name], found {row!r}."
-        )
+    for number in odd_entries(found[split]):
+      raise ValueError(
+          f"{path}, {split}, entry {number}: expected [path, label, class "
+          f"name], found {found[split][number]!r}."
+      )
   return found

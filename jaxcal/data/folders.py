@@ -4,6 +4,7 @@ No file is opened: what is no file that ends may wait for ever.
 """
 
 from collections.abc import Collection
+import functools
 import os
 import pathlib
 
@@ -19,11 +20,13 @@ _LEFT_BEHIND = frozenset((
     "system volume information", "temporary items"))
 
 
+@functools.lru_cache(maxsize=4096)  # folders have files of the same names
 def is_left_behind(name: str) -> bool:
   """Whether a file or folder of this name is hidden or made by a system."""
   return name.startswith(".") or name.casefold() in _LEFT_BEHIND
 
 
+@functools.lru_cache(maxsize=4096)
 def is_image(name: str) -> bool:
   """Whether a file is called like one of those that are read as images."""
   return pathlib.PurePath(name).suffix.lower() in decoding.IMAGE_SUFFIXES
