@@ -1,10 +1,9 @@
-"""Functions of arrays as one program each, whoever calls them.
+"""Functions of arrays as one program each, where they are called by themselves.
 
-Left alone, a function that is called by itself runs operation by operation:
-each is compiled for each shape, in about 20 ms, and dispatched on its own.
-Called by a function that JAX is tracing, one of these leaves no trace of its
-own: the program around it is the same as without, but for the order of
-operations in a derivative (see `compiled_alone`).
+Left alone, such a function runs operation by operation: each is compiled for
+each shape, in about 20 ms, and dispatched on its own. Called by a function that
+JAX is tracing (under `jit`, `grad` or `vmap`), one of these is the plain
+function: the program around it is the same as without, to its last bit.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ _R = TypeVar("_R")
 
 def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
   """The function of arrays, compiled where it is called by itself."""
-  return jax.jit(function, inline=True)
+  return compiled_with()(function)
 
 
 def compiled_with(
@@ -30,8 +29,22 @@ def compiled_with(
     static: Names of the arguments that are no arrays, such as a number of bins.
       Their values must be hashable; each compiles a program of its own.
   """
-  return functools.partial(  # type: ignore[return-value]
-      jax.jit, inline=True, static_argnames=static)
+
+  def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    program: Callable[_P, _R] = jax.jit(
+        function, inline=True, static_argnames=static)
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+      # An inlined jit would do, but for derivatives: they would have their
+      # operations in another order.
+      traced = any(isinstance(leaf, jax.core.Tracer)
+                   for leaf in jax.tree.leaves((args, kwargs)))
+      return (function if traced else program)(*args, **kwargs)
+
+    return call
+
+  return decorate
 
 
 def compiled_after(
@@ -53,30 +66,5 @@ def compiled_after(
       return program(first, *args, **kwargs)
 
     return checked
-
-  return decorate
-
-
-def compiled_alone(
-    *static: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-  """`compiled_with`, and a traced call gets the function as it is.
-
-  For what programs that take time differentiate: the derivative of a compiled
-  function has its operations in another order than that of the function.
-
-  Args:
-    static: Names of the arguments that are no arrays, if any.
-  """
-
-  def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    program: Callable[_P, _R] = compiled_with(*static)(function)
-
-    @functools.wraps(function)
-    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-      traced = any(isinstance(leaf, jax.core.Tracer)
-                   for leaf in jax.tree.leaves((args, kwargs)))
-      return (function if traced else program)(*args, **kwargs)
-
-    return call
 
   return decorate

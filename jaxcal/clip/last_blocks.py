@@ -12,7 +12,7 @@ import jax
 
 from jaxcal import precision
 from jaxcal.clip import towers
-from jaxcal.compiled import compiled_alone
+from jaxcal.compiled import compiled
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 
@@ -48,7 +48,7 @@ class LastBlocks:
     """Width of the states."""
     return self.config.vision.width
 
-  @compiled_alone()
+  @compiled
   def __call__(self, states: Float[Array, "n t w"]) -> Float[Array, "n d"]:
     """Unit-norm features of images or views, in the tower's precision."""
     vision = self.config.vision

@@ -19,7 +19,7 @@ import numpy as np
 from jaxcal import precision
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
-from jaxcal.compiled import compiled_alone
+from jaxcal.compiled import compiled
 from jaxcal.compiled import compiled_with
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
@@ -88,7 +88,7 @@ class Encoder:
     """Number and width of the context's vectors."""
     return self.num_context, self.start.shape[-1]
 
-  @compiled_alone()
+  @compiled
   def __call__(
       self,
       context: Float[Array, "m w"],
@@ -111,7 +111,7 @@ class Encoder:
     """
     return self._all_classes(self._project, context, offset, deep)
 
-  @compiled_alone()
+  @compiled
   def pooled(
       self,
       context: Float[Array, "m w"],
@@ -122,7 +122,7 @@ class Encoder:
     """What the projection sees of each class; arguments as in a call."""
     return self._all_classes(lambda pooled: pooled, context, offset, deep)
 
-  @compiled_alone()
+  @compiled
   def jacobian(
       self, context: Float[Array, "m w"]) -> Float[Array, "k d m w"]:
     """Derivative of every text feature by the context.
@@ -157,7 +157,7 @@ class Encoder:
         first += count
     return result
 
-  @compiled_alone("max_groups")
+  @compiled_with("max_groups")
   def take(self, rows: Int[AnyArray, "r"], *, max_groups: int = 2) -> "Encoder":
     """The encoder of these classes alone; under `jit`, of any as many.
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxcal.clip import towers
-from jaxcal.compiled import compiled_alone
+from jaxcal.compiled import compiled
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -76,7 +76,7 @@ class Encoder:
     """Number and width of the context's vectors."""
     return self.bank.context_positions.shape[-1], self.embeddings.shape[-1]
 
-  @compiled_alone()
+  @compiled
   def __call__(
       self,
       context: Float[Array, "m w"] | Float[Array, "k m w"],
@@ -97,7 +97,7 @@ class Encoder:
         self.pooled(context, deep=deep), self.projection,
         precision=self.config.text.precision))
 
-  @compiled_alone()
+  @compiled
   def pooled(
       self,
       context: Float[Array, "m w"] | Float[Array, "k m w"],
@@ -132,7 +132,7 @@ class Encoder:
     return towers.pooled_text(
         self.config, self.params, embeddings, bank.end_positions, deep)
 
-  @compiled_alone()
+  @compiled
   def take(self, rows: Int[AnyArray, "r"]) -> "Encoder":
     """The encoder of these classes alone."""
     return dataclasses.replace(
@@ -294,7 +294,7 @@ def end_positions(
   return is_end.argmax(axis=1).astype(np.int32)
 
 
-@compiled_alone()
+@compiled
 def insert_context(
     embeddings: Float[Array, "k t w"],
     context: Float[Array, "m w"] | Float[Array, "k m w"],
@@ -314,7 +314,7 @@ def insert_context(
   return towers.place(embeddings, context, context_positions)
 
 
-@compiled_alone()
+@compiled
 def initial_context(
     params: towers.Params, bank: PromptBank) -> Float[Array, "m w"]:
   """Vectors of the context's own tokens, which all prompts share."""

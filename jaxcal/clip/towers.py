@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal import precision as precision_lib
-from jaxcal.compiled import compiled_alone
+from jaxcal.compiled import compiled
 from jaxcal.compiled import compiled_with
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
@@ -436,7 +436,7 @@ def init(config: ClipConfig, key: Key[Array, ""]) -> Params:
   return traverse_util.unflatten_dict(flat) | logits
 
 
-@compiled_alone()
+@compiled
 def token_embeddings(
     params: Params,
     token_ids: Int[ArrayLike, "*shape"],
@@ -487,7 +487,7 @@ def check_image_prompts(config: ClipConfig) -> None:
                      "no prompts")
 
 
-@compiled_alone("config")
+@compiled_with("config")
 def pooled_text(
     config: ClipConfig,
     params: Params,
@@ -520,7 +520,7 @@ def pooled_text(
         {"params": params["text_model"]}, embeddings, end_positions, deep)
 
 
-@compiled_alone("config")
+@compiled_with("config")
 def text_features(
     config: ClipConfig,
     params: Params,
@@ -533,7 +533,7 @@ def text_features(
                            precision=config.text.precision))
 
 
-@compiled_alone("config")
+@compiled_with("config")
 def pooled_image(
     config: ClipConfig,
     params: Params,
@@ -569,7 +569,7 @@ def pooled_image(
         {"params": params["vision_model"]}, *inputs)
 
 
-@compiled_alone("config", "block")
+@compiled_with("config", "block")
 def image_states(
     config: ClipConfig,
     params: Params,
@@ -599,7 +599,7 @@ def _check_pixels(config, pixels):
                      f"{pixels.shape=}")
 
 
-@compiled_alone("config")
+@compiled_with("config")
 def image_features(
     config: ClipConfig,
     params: Params,
@@ -623,7 +623,7 @@ def text_projection(config: ClipConfig, params: Params) -> Projection:
   return _projection(params, config.text_projection)
 
 
-@compiled_alone("precision")
+@compiled_with("precision")
 def project(
     activations: Float[AnyArray, "*n p"],
     projection: Projection,
@@ -653,7 +653,7 @@ def _projection(params, path):
   return Projection(jnp.asarray(params["kernel"]), params.get("bias"))
 
 
-@compiled_alone()
+@compiled
 def normalise(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
   """Vectors scaled to unit Euclidean length."""
   x = at_least_float32(x)

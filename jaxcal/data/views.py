@@ -26,7 +26,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcal.compiled import compiled_alone
+from jaxcal.compiled import compiled_with
 from jaxcal.data import augmix
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
@@ -208,7 +208,7 @@ def image_key(seed: int, image_id: str) -> UInt32[np.ndarray, "2"]:
   return np.frombuffer(hashlib.sha256(name).digest()[:8], "<u4")
 
 
-@compiled_alone("recipe")
+@compiled_with("recipe")
 def make_views(
     canvas: UInt8[AnyArray, "H W 3"],
     size: Int[AnyArray, "2"] | tuple[int, int],
@@ -251,7 +251,7 @@ def make_views(
   return jnp.concatenate([clean, jax.vmap(make)(draw(key, size, recipe))])
 
 
-@compiled_alone("recipe")
+@compiled_with("recipe")
 def draw(
     key: UInt32[Array, "2"], size: Int[Array, "2"], recipe: Recipe) -> Draw:
   """Draws the random views of an image: all views but the first.
@@ -351,7 +351,7 @@ def crop_offset(
   return half + (outside * odd + ~outside * (odd & half))
 
 
-@compiled_alone("size", "resample")
+@compiled_with("size", "resample")
 def crop_resized(
     canvas: UInt8[Array, "H W 3"],
     box: Box,
@@ -387,7 +387,7 @@ def crop_resized(
   return _resample(canvas, vertical, horizontal)
 
 
-@compiled_alone("area", "ratio")
+@compiled_with("area", "ratio")
 def random_box(
     key: Key[Array, ""],
     height: int | Int[Array, ""],

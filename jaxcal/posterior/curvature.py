@@ -317,7 +317,8 @@ def finish(sums: Sums) -> Factors:
   num_pairs = int(sums.num_pairs)
   if num_pairs < 1:
     raise ValueError("no pair was added; factors need at least one")
-  return Factors(*_over(sums[:2], num_pairs ** 0.5), num_pairs)
+  a, b = _over(sums[:2], num_pairs ** 0.5)
+  return Factors(a, b, num_pairs)
 
 
 def kronecker_factors(

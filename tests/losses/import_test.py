@@ -33,7 +33,8 @@ class ImportTest(absltest.TestCase):
     self.assertContainsSubset(modules, loaded)
     self.assertEmpty(set(_FOREIGN) & set(loaded))
     own = {name.split(".")[1] for name in loaded if name.startswith("jaxcal.")}
-    self.assertEqual(own, {"lazy", "losses", "metrics", "spelling", "typing"})
+    self.assertEqual(own, {
+        "compiled", "lazy", "losses", "metrics", "spelling", "typing"})
 
 
 if __name__ == "__main__":
