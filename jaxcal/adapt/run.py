@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcal import precision
 from jaxcal.adapt import base
+from jaxcal.compiled import compiled_with
 from jaxcal.typing import AnyArray
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -109,9 +110,22 @@ def stream(
 def begin(
     method: base.TestTimeMethod, task: base.Task, num_streams: int) -> PyTree:
   """The state of each stream before its first image."""
+  if not isinstance(task.num_images, int):  # traced, or an array
+    return _begun(method, task, num_streams)
+  # As a plain number it may decide shapes, so it is part of the program.
+  return _begun_compiled(
+      method, task._replace(num_images=0), num_streams, task.num_images)
+
+
+def _begun(method, task, num_streams):
   return jax.tree.map(
       lambda x: jnp.repeat(x[None], num_streams, axis=0),
       jax.tree.map(jnp.asarray, method.init(task)))
+
+
+@compiled_with("num_streams", "num_images")
+def _begun_compiled(method, task, num_streams, num_images):
+  return _begun(method, task._replace(num_images=num_images), num_streams)
 
 
 @jax.jit

@@ -1,6 +1,7 @@
 """The table of methods: choices, defaults, and what every method keeps to."""
 
 import dataclasses
+import functools
 import inspect
 
 from absl.testing import absltest
@@ -19,25 +20,55 @@ _STREAMS = ("tda", "boostadapter", "dmn", "dmn_weak", "dpe", "onzeta",
             "ecalp", "dynaprompt")
 
 
+@functools.cache
 def _task():
   rng = np.random.default_rng(0)
   text = rng.standard_normal((_K, _D)).astype(np.float32)
-  weights = jnp.asarray(rng.standard_normal((_K, _D, 2, 3)), jnp.float32)
+  weights = np.float32(rng.standard_normal((_K, _D, 2, 3)))
 
   def encode(weights, context):
     hidden = jnp.tanh(jnp.einsum("kdmw,mw->kd", weights, context))
     return hidden / jnp.linalg.norm(hidden, axis=-1, keepdims=True)
 
-  encode = jax.tree_util.Partial(encode, weights)
-  context = jnp.asarray(0.3 * rng.standard_normal((2, 3)), jnp.float32)
-  return base.Task(encode(context), jnp.asarray(20.0), encode, context,
-                   num_images=len(text), image_blocks=small_tower.blocks(_D))
+  encode = jax.tree_util.Partial(encode, jax.device_put(weights))
+  context = np.float32(0.3 * rng.standard_normal((2, 3)))
+  return base.Task(
+      jax.jit(encode)(context), np.float32(20), encode, context,
+      num_images=len(text), image_blocks=small_tower.blocks(_D))
 
 
 def _views(n=6):
   views = np.random.default_rng(1).standard_normal((n, _V, _D))
-  return jnp.asarray(views / np.linalg.norm(
-      views, axis=-1, keepdims=True), jnp.float32)
+  return np.float32(views / np.linalg.norm(views, axis=-1, keepdims=True))
+
+
+def _method(name):
+  share = {"selection_fraction": 0.3}
+  known = methods.numbers_of(name)
+  return methods.method(name, **{
+      key: value for key, value in share.items() if key in known}).method()
+
+
+def _seen(name, views):
+  return small_tower.seen(methods.method(name), views)
+
+
+# Of each method two programs for all tests: compiling takes all the time.
+_episodic = jax.jit(run.episodic)
+
+
+@functools.cache
+def _streamed(name):
+  """Outputs of the images there and back."""
+  return jax.jit(run.stream)(
+      _method(name), _task(), _seen(name, _views()),
+      np.stack([np.arange(6), np.arange(6)[::-1]]))
+
+
+@functools.cache
+def _alone(name):
+  """Outputs of the images, each as the first one."""
+  return _episodic(_method(name), _task(), _seen(name, _views()))
 
 
 class TableTest(parameterized.TestCase):
@@ -74,53 +105,35 @@ class TableTest(parameterized.TestCase):
 class ContractTest(parameterized.TestCase):
   """What runners, recalibrators and metrics may rely on."""
 
-  def _method(self, name):
-    share = {"selection_fraction": 0.3}
-    known = methods.numbers_of(name)
-    return methods.method(name, **{
-        key: value for key, value in share.items() if key in known}).method()
-
-  def _seen(self, name, views):
-    return small_tower.seen(methods.method(name), views)
-
   @parameterized.parameters(*methods.METHODS)
   def test_outputs_are_distributions_and_their_argmax_is_the_scores(self, name):
-    method, task, views = self._method(name), _task(), _views()
-    outputs = jax.jit(run.stream)(
-        method, task, self._seen(name, views), jnp.arange(len(views))[None])
-    self.assertEqual(outputs.scores.shape, (1, len(views), _K))
+    outputs = _streamed(name)
+    self.assertEqual(outputs.scores.shape, (2, 6, _K))
     np.testing.assert_allclose(
         np.exp(outputs.log_probs).sum(-1), 1, rtol=1e-5)
     np.testing.assert_array_equal(
-        outputs.log_probs.argmax(-1), outputs.scores.argmax(-1))
+        np.argmax(outputs.log_probs, -1), np.argmax(outputs.scores, -1))
     for values in outputs.info.values():
-      self.assertEqual(values.shape, (1, len(views)))
+      self.assertEqual(values.shape, (2, 6))
       self.assertTrue(np.isfinite(values).all())
 
   @parameterized.parameters(*methods.METHODS)
   def test_the_clean_view_is_row_zero(self, name):
     """Other orders of the random views change nothing."""
-    method, task, views = self._method(name), _task(), _views()
     order = np.r_[0, 1 + np.random.default_rng(0).permutation(_V - 1)]
-    seen = self._seen(name, views)
-    outputs = [
-        jax.jit(run.episodic)(method, task, some).log_probs
-        for some in (seen, jax.tree.map(lambda x: x[:, order], seen))]
-    np.testing.assert_allclose(*outputs, atol=2e-4)
+    moved = jax.tree.map(lambda x: x[:, order], _seen(name, _views()))
+    np.testing.assert_allclose(
+        _alone(name).log_probs,
+        _episodic(_method(name), _task(), moved).log_probs, atol=2e-4)
 
   @parameterized.parameters(*methods.METHODS)
   def test_only_methods_with_a_state_see_other_images(self, name):
-    method, task, views = self._method(name), _task(), _views()
-    orders = jnp.stack([jnp.arange(6), jnp.arange(6)[::-1]])
-    seen = self._seen(name, views)
-    forth, back = jax.jit(run.stream)(method, task, seen, orders).log_probs
-    has_state = base.has_state(method, task)
+    forth, back = np.asarray(_streamed(name).log_probs)
+    has_state = base.has_state(_method(name), _task())
     self.assertEqual(has_state, name in _STREAMS)
     self.assertEqual(has_state, not np.allclose(forth, back, atol=1e-5))
     if not has_state:
-      np.testing.assert_allclose(
-          jax.jit(run.episodic)(method, task, seen).log_probs, forth,
-          atol=2e-4)
+      np.testing.assert_allclose(_alone(name).log_probs, forth, atol=2e-4)
 
   @parameterized.parameters(
       "tpt", "soc", "c_tpt_two_step", "rlcf", "r_tpt", "dynaprompt")
@@ -128,13 +141,13 @@ class ContractTest(parameterized.TestCase):
     task = _task()._replace(encode=None, context=None)
     with self.assertRaisesRegex(ValueError, "tunes a prompt, but the task has "
                                 "text features alone.*jaxcal.task_of"):
-      run.episodic(self._method(name), task, _views())
+      jax.eval_shape(run.episodic, _method(name), task, _views())
 
   def test_zero_shot_needs_one_view_and_no_encoder(self):
     task, views = _task(), _views()
     bare = base.Task(task.text_features, 20.0)
-    output = run.episodic(methods.method("zero_shot").method(), bare,
-                          views[:, :1])
+    output = _episodic(
+        methods.method("zero_shot").method(), bare, views[:, :1])
     np.testing.assert_allclose(
         output.scores, 20 * views[:, 0] @ task.text_features.T, atol=1e-5)
     probs = np.exp(np.float64(output.log_probs))

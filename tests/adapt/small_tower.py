@@ -3,7 +3,6 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.adapt import base
@@ -27,4 +26,4 @@ def seen(numbers, views):
     return views
   shape = (*views.shape[:-1], _TOKENS, tiny.CONFIG.vision.width)
   states = np.random.default_rng(0).standard_normal(shape)
-  return base.Seen(views, jnp.asarray(states, views.dtype))
+  return base.Seen(views, states.astype(views.dtype))
