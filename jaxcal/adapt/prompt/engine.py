@@ -22,6 +22,8 @@ import optax
 
 from jaxcal import precision
 from jaxcal.adapt import base
+from jaxcal.compiled import compiled
+from jaxcal.compiled import compiled_with
 from jaxcal.losses import entropy
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
@@ -227,6 +229,7 @@ def penalty(prepared: Prepared, objective: Objective) -> Penalty:
   return Penalty(value, prepared.pull_back(cotangent))
 
 
+@compiled
 def regulariser_at(
     text_features: Float[Array, "k d"], objective: Objective
 ) -> tuple[Float[Array, ""], Float[Array, "k d"]]:
@@ -236,6 +239,7 @@ def regulariser_at(
   return jax.value_and_grad(objective.regulariser)(text_features)
 
 
+@compiled_with("selection_fraction", "of_views")
 @precision.highest
 def begin(
     prepared: Prepared,
@@ -268,6 +272,7 @@ def begin(
   return entropy_at(prepared, views, kept, of_views, judged)
 
 
+@compiled_with("of_views")
 @precision.highest
 def entropy_at(
     prepared: Prepared,
@@ -297,6 +302,7 @@ def entropy_at(
   return Start(kept, value, prepared.pull_back(cotangent), judged)
 
 
+@compiled_with("step")
 def combine(
     objective: Objective,
     start: Start,
@@ -324,6 +330,7 @@ def combine(
   return Step(start.gradient, jnp.zeros_like(pull), jnp.zeros_like(weight))
 
 
+@compiled
 def weight_of(
     objective: Objective, start: Start, pulled: Penalty) -> Float[Array, ""]:
   """The signed factor of the regulariser, whose turn it may not be; or 0.
@@ -506,10 +513,12 @@ def _no_derivative(cotangent):
                    f"'none'), but a gradient {cotangent.shape} is wanted")
 
 
+@compiled
 def _first_of(pull_back, cotangent):
   return pull_back(cotangent)[0]
 
 
+@compiled
 @precision.highest
 def _contract(jacobian, cotangent):
   return jnp.tensordot(cotangent, jacobian, 2)
