@@ -1,12 +1,12 @@
 """Methods on features against numbers of the released programs, in float64."""
 
+import functools
 from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcal.adapt import base
@@ -52,20 +52,26 @@ _DMN = {f"{name}_len{capacity}": kind(capacity=capacity, **more)
 
 _episodic = jax.jit(run.episodic)
 _stream = jax.jit(run.stream)
+_tuned = jax.jit(jax.vmap(shifts.tuned, (None, None, 0)))
+
+
+@functools.cache
+def _oracle():
+  with np.load(shared.path("oracles/zoo") / "zoo_oracle.npz",
+               allow_pickle=False) as oracle:
+    return dict(oracle)
 
 
 class ZooOracleTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    self.oracle = np.load(
-        shared.path("oracles/zoo") / "zoo_oracle.npz", allow_pickle=False)
+    self.oracle = _oracle()
     self.enterContext(jax.enable_x64(True))
     self.task = base.Task(
-        jnp.asarray(self.oracle["text"]),
-        jnp.asarray(self.oracle["logit_scale"], float), num_images=60)
-    self.views = jnp.asarray(self.oracle["views"])
-    self.orders = jnp.asarray(self.oracle["orders"])
+        self.oracle["text"], np.float64(self.oracle["logit_scale"]),
+        num_images=60)
+    self.views, self.orders = self.oracle["views"], self.oracle["orders"]
 
   def _each(self, numbers):
     return _episodic(numbers.method(), self.task, self.views)
@@ -104,8 +110,7 @@ class ZooOracleTest(parameterized.TestCase):
   def test_tps(self, name):
     np.testing.assert_allclose(
         self._each(_TPS[name]).scores, self.oracle[f"{name}/logits"], atol=1e-9)
-    tuned = jax.jit(jax.vmap(shifts.tuned, (None, None, 0)))
-    shift, _ = tuned(_TPS[name], self.task, self.views[:6])
+    shift, _ = _tuned(_TPS[name], self.task, self.views[:6])
     np.testing.assert_allclose(
         shift, self.oracle[f"{name}/shift"], atol=1e-9)
 
@@ -115,9 +120,10 @@ class ZooOracleTest(parameterized.TestCase):
     states, outputs = run.advance(
         method, self.task, run.begin(method, self.task, 3), self.views,
         self.orders)
-    back = jnp.argsort(self.orders, axis=1)
-    return states, jax.tree.map(
-        lambda x: jnp.stack([one[row] for one, row in zip(x, back)]), outputs)
+    back = np.argsort(self.orders, axis=1)
+    return jax.tree.map(np.asarray, states), jax.tree.map(
+        lambda x: np.stack([
+            one[row] for one, row in zip(np.asarray(x), back)]), outputs)
 
   def _stored(self, name, key):
     """Of three orders."""
@@ -209,7 +215,7 @@ class ZooOracleTest(parameterized.TestCase):
   def test_float32_is_close(self, name):
     numbers = {"ecalp_clean": graph.Ecalp()} | (
         _TDA | _BOOST | _DMN | _DPE | _ONZETA)
-    single = lambda x: jnp.asarray(x, jnp.float32)
+    single = np.float32
     self.views = single(self.views)
     self.task = self.task._replace(
         text_features=single(self.task.text_features),
@@ -223,8 +229,9 @@ class ZooOracleTest(parameterized.TestCase):
   @mock.patch.object(run, "LARGE_STATE", 100)
   def test_large_states_one_stream_after_the_other(self):
     method = memory.Dmn(selection_fraction=0.25, capacity=4).method()
-    outputs = jax.jit(lambda: run.stream(
-        method, self.task, self.views, self.orders))()
+    # Not by way of a program of streams at once.
+    outputs = jax.jit(lambda *given: run.stream(*given))(
+        method, self.task, self.views, self.orders)
     self._assert_equal(outputs.scores, "dmn_len4", "output", atol=1e-9)
 
   def test_two_settings_of_a_method_are_one_program(self):
@@ -235,29 +242,27 @@ class ZooOracleTest(parameterized.TestCase):
   def test_a_grid_of_numbers_is_one_by_one(self):
     grid = [cache.Tda(alpha=alpha, beta=beta) for alpha, beta in (
         (1.0, 3.0), (2.0, 8.0), (5.0, 5.0))]
-    stream = lambda numbers: run.stream(
-        numbers.method(), self.task, self.views, self.orders)
-    together = jax.jit(jax.vmap(stream))(run.stack(grid))
+    stream = lambda numbers, *given: run.stream(numbers.method(), *given)
+    together = jax.tree.map(np.asarray, jax.jit(jax.vmap(
+        stream, (0, None, None, None)))(
+            run.stack(grid), self.task, self.views, self.orders))
     for i, numbers in enumerate(grid):
       jax.tree.map(
           lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-12),
-          together, jax.jit(stream)(numbers))
+          together, _stream(
+              numbers.method(), self.task, self.views, self.orders))
 
   def test_a_grid_of_numbers_is_as_long_a_program_as_two(self):
-    def program(*rates):
+    function, sizes = jax.jit(run.episodic_each), []
+    for rates in ((1e-3, 5e-3), (1e-3, 2e-3, 5e-3, 1e-2, 3e-2)):
       methods_of = {f"tps-{rate}": shifts.Tps(learning_rate=rate).method()
                     for rate in rates} | {"mta": modes.Mta().method()}
-      return jax.jit(lambda methods: run.episodic_each(
-          methods, self.task, self.views)), methods_of
-
-    sizes = []
-    for rates in ((1e-3, 5e-3), (1e-3, 2e-3, 5e-3, 1e-2, 3e-2)):
-      function, methods_of = program(*rates)
-      sizes.append(len(str(function.trace(methods_of).jaxpr).splitlines()))
-      found = function(methods_of)
+      given = methods_of, self.task, self.views
+      sizes.append(len(str(function.trace(*given).jaxpr).splitlines()))
+      found = function(*given)
       self.assertCountEqual(found, methods_of)
       for name, method in methods_of.items():
-        alone = jax.jit(run.episodic)(method, self.task, self.views)
+        alone = _episodic(method, self.task, self.views)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12),
                      found[name], alone)
     # Each further number is stacked before, and taken out after.
@@ -288,11 +293,11 @@ class ZooOracleTest(parameterized.TestCase):
     method = _TDA["tda_eurosat"].method()
     chunks = list(run.stream_in_chunks(
         method, self.task, lambda rows: self.views[rows], self.orders,
-        chunk_size=13))
+        chunk_size=7))
     for at in (0, 2):
       resumed = list(run.stream_in_chunks(
           method, self.task, lambda rows: self.views[rows], self.orders,
-          chunk_size=13, states=chunks[at].states, start=chunks[at].stop))
+          chunk_size=7, states=chunks[at].states, start=chunks[at].stop))
       jax.tree.map(np.testing.assert_array_equal, resumed, chunks[at + 1:])
 
   def test_a_start_needs_its_states(self):
