@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 
 from jaxcal import precision
 from jaxcal.clip import towers
+from jaxcal.compiled import compiled
 from jaxcal.losses import deviation
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
@@ -69,6 +70,7 @@ def method(
       logits=Partial(_logits, scale, ratio))
 
 
+@compiled
 @precision.highest
 def image_features(
     params: method_lib.Params, images: method_lib.Images, *, ratio: Number = 0.2
@@ -86,6 +88,7 @@ def image_features(
   return towers.normalise(ratio * adapted + (1 - ratio) * images.embeddings)
 
 
+@compiled
 def _init(reduction, key, prompts):
   width = prompts.target.shape[-1]
   if not 1 <= reduction.factor <= width:
@@ -100,12 +103,14 @@ def _init(reduction, key, prompts):
           ((width, narrow), (narrow, width)))}
 
 
+@compiled
 @precision.highest
 def _logits(scale, ratio, params, prompts, images):
   features = image_features(params, images, ratio=ratio)
   return scale * features @ prompts.target.T
 
 
+@compiled
 def _loss(scale, ratio, params, prompts, batch):
   loss = coop.cross_entropy(
       _logits(scale, ratio, params, prompts, batch.images), batch.labels)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxcal import precision
+from jaxcal.compiled import compiled
 from jaxcal.tuning import coop
 from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
@@ -63,6 +64,7 @@ def method(
       text_features=Partial(_text_features, bound))
 
 
+@compiled
 def _init(bound, key, prompts):
   context_key, hidden_key, out_key = jax.random.split(key, 3)
   context = coop.initial_context(context_key, prompts, bound.context)
@@ -73,6 +75,7 @@ def _init(bound, key, prompts):
       "out": initial.linear(out_key, hidden, context.shape[-1])}}
 
 
+@compiled
 @precision.highest
 def _text_features(bound, params, prompts, images):
   hidden, out = params["meta"]["hidden"], params["meta"]["out"]
@@ -89,12 +92,14 @@ def _text_features(bound, params, prompts, images):
   return jax.lax.map(jax.checkpoint(one), features, batch_size=size)
 
 
+@compiled
 @precision.highest
 def _logits(bound, params, prompts, images):
   features = _text_features(bound, params, prompts, images)
   return bound.scale * jnp.einsum("bd,bkd->bk", images.features, features)
 
 
+@compiled
 def _loss(bound, params, prompts, batch):
   loss = coop.cross_entropy(
       _logits(bound, params, prompts, batch.images), batch.labels)

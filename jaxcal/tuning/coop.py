@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 import optax
 
 from jaxcal import precision
+from jaxcal.compiled import compiled
 from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
@@ -75,6 +76,7 @@ def class_specific(
       logits=Partial(_logits, scale))
 
 
+@compiled
 def cross_entropy(
     logits: Float[Array, "b k"], labels: Int[Array, "b"]) -> Float[Array, ""]:
   """Mean negative log probability of the labels, nats."""
@@ -101,6 +103,7 @@ def initial_context(
   return jnp.asarray(context)
 
 
+@compiled
 def text_features(
     params: method_lib.Params,
     prompts: method_lib.Prompts,
@@ -121,21 +124,25 @@ def text_features(
   return prompts.encode(context)
 
 
+@compiled
 def _init(context, key, prompts):
   return {"context": initial_context(key, prompts, context)}
 
 
+@compiled
 def _init_each(context, key, prompts):
   each = lambda key: initial_context(key, prompts, context)
   return {"context": jax.vmap(each)(
       jax.random.split(key, len(prompts.zero_shot)))}
 
 
+@compiled
 @precision.highest
 def _logits(scale, params, prompts, images):
   return scale * images.features @ text_features(params, prompts, images).T
 
 
+@compiled
 def _loss(scale, params, prompts, batch):
   logits = _logits(scale, params, prompts, batch.images)
   loss = cross_entropy(logits, batch.labels)

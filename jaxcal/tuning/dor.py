@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxcal.compiled import compiled
 from jaxcal.losses import deviation
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import AnyArray
@@ -86,10 +87,15 @@ def take(outliers: _Table, rows: Int[AnyArray, "r"]) -> _Table:
 def _mean(text_features, params, batch):
   """Mean deviation over outliers, and over images where they matter."""
   outliers = _outliers(batch)
-  tuned = text_features(params, outliers, batch.images)
-  tuned = tuned.reshape(-1, *outliers.zero_shot.shape)
+  return _mean_deviation(
+      text_features(params, outliers, batch.images), outliers.zero_shot)
+
+
+@compiled
+def _mean_deviation(tuned, frozen):
+  tuned = tuned.reshape(-1, *frozen.shape)
   return jnp.mean(jax.vmap(deviation.cosine_deviation, (0, None))(
-      tuned, outliers.zero_shot))
+      tuned, frozen))
 
 
 def _last(text_features, params, batch):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxcal import precision
+from jaxcal.compiled import compiled
 from jaxcal.losses import deviation
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
@@ -41,6 +42,7 @@ def method(
       loss=Partial(_loss, jnp.asarray(logit_scale), weight))
 
 
+@compiled
 @precision.highest
 def _loss(scale, weight, params, prompts, batch):
   features = coop.text_features(params, prompts, batch.images)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxcal import precision
+from jaxcal.compiled import compiled
 from jaxcal.losses import logit_range
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
@@ -74,24 +75,33 @@ def _check_follows_loss(method):
         "loss would not change; use one whose `gradient` is None.")
 
 
-@precision.highest
-def _zero_shot_logits(scale, prompts, images):
-  return scale * images.features @ prompts.target.T
-
-
 def _matched_loss(loss, logits, scale, params, prompts, batch):
   total, parts = loss(params, prompts, batch)
-  matched = logit_range.match_range(
-      logits(params, prompts, batch.images),
-      _zero_shot_logits(scale, prompts, batch.images))
-  matched_entropy = coop.cross_entropy(matched, batch.labels)
+  matched_entropy = _matched_entropy(
+      logits(params, prompts, batch.images), scale, prompts, batch)
   rest = total - parts["cross_entropy"]
   return rest + matched_entropy, {**parts, "cross_entropy": matched_entropy}
 
 
 def _penalised_loss(loss, logits, scale, weight, params, prompts, batch):
   total, parts = loss(params, prompts, batch)
-  excess = jnp.mean(logit_range.range_excess(
-      logits(params, prompts, batch.images),
-      _zero_shot_logits(scale, prompts, batch.images)))
+  excess = _excess(logits(params, prompts, batch.images), scale, prompts, batch)
   return total + weight * excess, {**parts, "range_excess": excess}
+
+
+@compiled
+def _matched_entropy(logits, scale, prompts, batch):
+  matched = logit_range.match_range(
+      logits, _zero_shot_logits(scale, prompts, batch.images))
+  return coop.cross_entropy(matched, batch.labels)
+
+
+@compiled
+def _excess(logits, scale, prompts, batch):
+  return jnp.mean(logit_range.range_excess(
+      logits, _zero_shot_logits(scale, prompts, batch.images)))
+
+
+@precision.highest
+def _zero_shot_logits(scale, prompts, images):
+  return scale * images.features @ prompts.target.T

@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 from jaxcal import precision
 from jaxcal.clip import towers
+from jaxcal.compiled import compiled
 from jaxcal.tuning import coop
 from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
@@ -65,6 +66,7 @@ def method(
       text_features=Partial(two_towers.text_features, model))
 
 
+@compiled
 def _init(model, key, prompts):
   del prompts
   text_key, first_key, deep_key = jax.random.split(key, 3)
@@ -77,6 +79,7 @@ def _init(model, key, prompts):
   return {**two_towers.initial_text(model, text_key), "vision": maps}
 
 
+@compiled
 @precision.highest
 def _logits(model, params, prompts, images):
   texts = jnp.concatenate([params["context"][None], params["deep_text"]])
@@ -87,6 +90,7 @@ def _logits(model, params, prompts, images):
       model, params, prompts, images).T
 
 
+@compiled
 def _loss(model, params, prompts, batch):
   loss = coop.cross_entropy(
       _logits(model, params, prompts, batch.images), batch.labels)

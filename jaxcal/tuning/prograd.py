@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 import optax
 
 from jaxcal import precision
+from jaxcal.compiled import compiled
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
@@ -57,6 +58,7 @@ def after_zeros(
   return jnp.pad(words, ((num_context - len(words), 0), (0, 0)))
 
 
+@compiled
 def project(
     gradient: PyTree, teacher: PyTree, strength: Number = 1.0) -> PyTree:
   """A gradient without what points against the teacher's, array by array.
@@ -93,11 +95,13 @@ def _parts(cross_entropy, to_teacher):
   return {"cross_entropy": cross_entropy, "teacher": to_teacher}
 
 
+@compiled
 def _loss(scale, params, prompts, batch):
   losses = _losses(scale, params, prompts, batch)
   return losses[0], _parts(*losses)
 
 
+@compiled
 def _gradient(scale, strength, params, prompts, batch):
   (losses, pull_back) = jax.vjp(
       lambda params: _losses(scale, params, prompts, batch), params)

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxcal import precision
 from jaxcal.clip import towers
+from jaxcal.compiled import compiled
 from jaxcal.tuning import coop
 from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
@@ -119,6 +120,7 @@ def epoch_weights(
   return weights / weights.sum()
 
 
+@compiled
 def _init(model, key, prompts):
   del prompts
   text_key, vision_key = jax.random.split(key)
@@ -127,6 +129,7 @@ def _init(model, key, prompts):
           "vision": initial.vectors(vision_key, shape)}
 
 
+@compiled
 @precision.highest
 def _logits(model, params, prompts, images):
   features = two_towers.image_features(model, params["vision"], images)
@@ -134,6 +137,7 @@ def _logits(model, params, prompts, images):
       model, params, prompts, images).T
 
 
+@compiled
 @precision.highest
 def _loss(model, text_weight, image_weight, params, prompts, batch):
   images = batch.images

@@ -8,6 +8,7 @@ from jax.tree_util import Partial
 
 from jaxcal import precision
 from jaxcal.clip import towers
+from jaxcal.compiled import compiled
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import AnyArray
@@ -55,6 +56,7 @@ def take_classes(
   return {"residual": params["residual"][positions]}
 
 
+@compiled
 @precision.highest
 def text_features(
     params: method_lib.Params,
@@ -81,17 +83,20 @@ def text_features(
   return towers.normalise(embeddings + residual_weight * residual)
 
 
+@compiled
 def _init(key, prompts):
   del key  # Begins at zero.
   return {"residual": jnp.zeros_like(prompts.embeddings)}
 
 
+@compiled
 @precision.highest
 def _logits(scale, weight, params, prompts, images):
   text = text_features(params, prompts.embeddings, residual_weight=weight)
   return scale * images.features @ text.T
 
 
+@compiled
 def _loss(scale, weight, params, prompts, batch):
   loss = coop.cross_entropy(
       _logits(scale, weight, params, prompts, batch.images), batch.labels)

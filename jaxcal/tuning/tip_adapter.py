@@ -16,6 +16,7 @@ import optax
 
 from jaxcal import precision
 from jaxcal.clip import towers
+from jaxcal.compiled import compiled
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import training
@@ -210,6 +211,7 @@ def _init(keys, key, prompts):
   return {"keys": keys}
 
 
+@compiled
 @precision.highest
 def _logits(scale, alpha, beta, values, params, prompts, images):
   _check_classes(values, prompts)
@@ -218,6 +220,7 @@ def _logits(scale, alpha, beta, values, params, prompts, images):
           alpha * jnp.exp(-beta * distance) @ values)
 
 
+@compiled
 def _loss(scale, alpha, beta, values, params, prompts, batch):
   loss = coop.cross_entropy(
       _logits(scale, alpha, beta, values, params, prompts, batch.images),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal.clip import towers
+from jaxcal.compiled import compiled
 from jaxcal.tuning import initial
 from jaxcal.tuning import method as method_lib
 from jaxcal.typing import Array
@@ -88,6 +89,7 @@ def initial_text(model: Model, key: Key[Array, ""]) -> method_lib.Params:
       "deep_text": initial.vectors(deep_key, (model.text_depth - 1, *shape))}
 
 
+@compiled
 def text_features(
     model: Model,
     params: method_lib.Params,
@@ -102,6 +104,7 @@ def text_features(
   return prompts.encode(context, deep=params["deep_text"])
 
 
+@compiled
 def image_features(
     model: Model,
     vision: Float[Array, "e n w"],
