@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcal.compiled import compiled_with
 from jaxcal.data import text_files
 from jaxcal.tuning import protocol
 from jaxcal.typing import Array
@@ -196,6 +197,7 @@ def overlap(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
   return tuple(name for name in names if protocol.plain_name(name) in known)
 
 
+@compiled_with("num_kept")
 def rank(
     features: Float[Array, "n d"],
     base_features: Float[Array, "k d"],
@@ -237,6 +239,7 @@ def rank(
   return Ranking(positions, similarity[positions])
 
 
+@compiled_with("num_words", "num_drawn")
 def shuffled(
     key: Key[Array, ""],
     step: int | Int[Array, ""],
@@ -276,6 +279,7 @@ def shuffled(
       order, step % steps_per_pass * num_drawn, num_drawn)
 
 
+@compiled_with("num_words", "num_drawn")
 def iid(
     key: Key[Array, ""],
     step: int | Int[Array, ""],
@@ -292,6 +296,7 @@ def iid(
       jax.random.fold_in(key, step), num_words)[:num_drawn]
 
 
+@compiled_with("num_words", "num_drawn")
 def fixed(
     key: Key[Array, ""],
     step: int | Int[Array, ""],

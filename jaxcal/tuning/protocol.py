@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcal.compiled import compiled_with
 from jaxcal.data import image_set as image_sets
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -311,6 +312,7 @@ def summarise(
       base, new, (base + new) / 2, harmonic_mean(base, new))))
 
 
+@compiled_with("num_neighbours")
 def neighbour_distances(
     features: Float[Array, "k d"], num_neighbours: int = 5
 ) -> Float[Array, "k"]:
@@ -335,6 +337,7 @@ def neighbour_distances(
   return jax.lax.map(distance, jnp.arange(num_classes))
 
 
+@compiled_with("num_neighbours")
 def fd_score(
     features: Float[Array, "k d"], num_neighbours: int = 5
 ) -> Float[Array, ""]:

@@ -17,6 +17,7 @@ import optax
 from jaxcal import precision
 from jaxcal.clip import towers
 from jaxcal.compiled import compiled
+from jaxcal.compiled import compiled_with
 from jaxcal.tuning import coop
 from jaxcal.tuning import method as method_lib
 from jaxcal.tuning import training
@@ -84,6 +85,11 @@ def make_cache(
   if labels.min() < 0 or labels.max() >= num_classes:
     raise ValueError(f"labels in [0, {num_classes}) expected, found "
                      f"{labels.min()} to {labels.max()}.")
+  return _made(embeddings, labels, num_classes)
+
+
+@compiled_with("num_classes")
+def _made(embeddings, labels, num_classes):
   keys = towers.normalise(jnp.mean(embeddings, axis=0))
   return Cache(keys, jax.nn.one_hot(labels, num_classes, dtype=keys.dtype))
 
@@ -144,7 +150,6 @@ def optimiser(
       optax.cosine_decay_schedule(learning_rate, num_steps), eps=1e-4)
 
 
-@precision.highest
 def search(
     params: method_lib.Params,
     cache: Cache,
@@ -179,9 +184,17 @@ def search(
   Source: Zhang et al. 2022 (gaopengcuhk/Tip-Adapter).
   Differs from the released code in: nothing.
   """
-  weights, sharpnesses = (
-      jnp.asarray(grid, cache.values.dtype) for grid in (alphas, betas))
   _check_classes(cache.values, prompts)
+  weights, sharpnesses = (
+      np.asarray(grid, cache.values.dtype) for grid in (alphas, betas))
+  return _search(params, cache, prompts, images, labels, logit_scale, weights,
+                 sharpnesses)
+
+
+@compiled
+@precision.highest
+def _search(params, cache, prompts, images, labels, logit_scale, weights,
+            sharpnesses):
   zero_shot = logit_scale * images.features @ prompts.target.T
   distance = 1 - images.features @ params["keys"].T
 

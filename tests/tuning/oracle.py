@@ -95,11 +95,11 @@ class Oracle(NamedTuple):
         else prefix.context_encoder(
             self.config, self.params, bank, max_groups=max_groups))
     template = "words4" if group == "outlier" else "pet"
-    zero_shot = jnp.asarray(self.stored[f"zs/text_raw/words4/{group}"])
-    embeddings = jnp.asarray(self.stored[f"zs/text_raw/{template}/{group}"])
-    return method_lib.Prompts(
-        encode, towers.normalise(zero_shot), towers.normalise(embeddings),
-        embeddings)
+    zero_shot = self.stored[f"zs/text_raw/words4/{group}"]
+    embeddings = self.stored[f"zs/text_raw/{template}/{group}"]
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return method_lib.Prompts(encode, *jax.device_put((
+        unit(zero_shot), unit(embeddings), embeddings)))
 
   def context(self, ids: str, num_context: int) -> jax.Array:
     """Vectors of the words that the context overwrites, [m w]."""
@@ -111,9 +111,9 @@ class Oracle(NamedTuple):
       outliers: method_lib.Prompts | None = None,
   ) -> method_lib.Batch:
     """Some of the 8 images."""
-    return method_lib.Batch(
-        jax.tree.map(lambda x: x[rows], self.images), self.labels[rows],
-        outliers)
+    images, labels = jax.device_put(jax.tree.map(
+        lambda x: np.asarray(x)[rows], (self.images, self.labels)))
+    return method_lib.Batch(images, labels, outliers)
 
 
 @functools.cache
@@ -123,23 +123,23 @@ def load() -> Oracle:
   with np.load(folder / "fewshot_oracle.npz", allow_pickle=False) as file:
     stored = dict(file)
   model = checkpoint.load(folder / "hf_clip_tiny")
-  params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), model.params)
-  pixels = jnp.asarray(stored["images"].transpose(0, 2, 3, 1), jnp.float64)
+  params = jax.device_put(jax.tree.map(np.float64, model.params))
+  features, embeddings, pixels, labels, scale = jax.device_put((
+      stored["zs/image_features"], stored["zs/image_features_raw"],
+      np.float64(stored["images"].transpose(0, 2, 3, 1)), stored["labels"],
+      stored["zs/logit_scale_exp"]))
   images = method_lib.Images(
-      features=jnp.asarray(stored["zs/image_features"]),
-      embeddings=jnp.asarray(stored["zs/image_features_raw"]),
+      features=features, embeddings=embeddings,
       pooled=quick.jit(towers.pooled_image)(model.config, params, pixels),
       pixels=pixels)
-  return Oracle(
-      stored, model.config, params, images, jnp.asarray(stored["labels"]),
-      jnp.asarray(stored["zs/logit_scale_exp"]))
+  return Oracle(stored, model.config, params, images, labels, scale)
 
 
 def params(
     stored: Mapping[str, np.ndarray], name: str, when: str,
 ) -> dict[str, Any]:
   """A group's parameters at "init" or "final", or their "grad"."""
-  at = lambda key: jnp.asarray(stored[f"{name}/{when}/{key}"])
+  at = lambda key: stored[f"{name}/{when}/{key}"]
   result = {"context": at("ctx")}
   if f"{name}/{when}/meta.0.bias" in stored:
     result["meta"] = {
@@ -147,18 +147,18 @@ def params(
                "bias": at(f"meta.{number}.bias")}
         for ours, number in (("hidden", 0), ("out", 2))}
   if f"{name}/{when}/deep_text.1" in stored:
-    layers = lambda key: jnp.stack([
+    layers = lambda key: np.stack([
         at(key.format(layer)) for layer in range(4)
         if f"{name}/{when}/{key.format(layer)}" in stored])
     result["deep_text"] = layers("deep_text.{}")
     if f"{name}/{when}/vision_ctx" in stored:
-      result["vision"] = jnp.concatenate(
+      result["vision"] = np.concatenate(
           [at("vision_ctx")[None], layers("deep_vision.{}")])
     else:
       result["vision"] = {
           "kernel": layers("vision_proj.{}.weight").swapaxes(1, 2),
           "bias": layers("vision_proj.{}.bias")}
-  return result
+  return jax.device_put(result)
 
 
 def assert_stored(
@@ -189,7 +189,7 @@ def assert_stored(
       logits(method, start, prompts, oracle.images),
       stored[f"{name}/logits_base_init"], atol=1e-9)
   if labels is not None:
-    oracle = oracle._replace(labels=jnp.asarray(labels))
+    oracle = oracle._replace(labels=jax.device_put(labels))
   if outliers is not None:
     outliers = dor.take(outliers, stored["outlier_idx"][0])
   batch = oracle.batch(rows, outliers)
@@ -213,7 +213,7 @@ def assert_steps(
 ) -> None:
   """Compares a group's losses, parameters and logits along three steps."""
   stored, start = oracle.stored, params(oracle.stored, name, "init")
-  rows = jnp.asarray(stored["batch_idx"])
+  rows = jax.device_put(stored["batch_idx"])
   state = training.State(
       start, SGD.init(start), jax.tree.map(jnp.zeros_like, start),
       jnp.zeros((), jnp.int32), jax.random.key(0))
@@ -233,4 +233,4 @@ def assert_relative(actual: Any, expected: Any, tolerance: float = 1e-8):
   """Close, in relation to the largest entry."""
   np.testing.assert_allclose(
       actual, expected, rtol=0,
-      atol=tolerance * float(jnp.abs(expected).max()))
+      atol=tolerance * float(np.abs(np.asarray(expected)).max()))

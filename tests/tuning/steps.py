@@ -4,7 +4,12 @@ import jax
 import optax
 
 from jaxcal.tuning import method as method_lib
+from tests import quick
 from tests.tuning import oracle as oracle_lib
+
+_OPTIMISER = optax.chain(
+    optax.add_decayed_weights(5e-4),
+    optax.sgd(oracle_lib.LEARNING_RATE, momentum=0.9))
 
 
 def three_steps(
@@ -14,14 +19,16 @@ def three_steps(
     prompts: method_lib.Prompts,
 ) -> tuple[list[jax.Array], method_lib.Params]:
   """The loss before each stored step, and the parameters after the last."""
-  optimiser = optax.chain(
-      optax.add_decayed_weights(5e-4),
-      optax.sgd(oracle_lib.LEARNING_RATE, momentum=0.9))
-  state, losses = optimiser.init(params), []
+  state, losses = _OPTIMISER.init(params), []
   for rows in oracle.stored["batch_idx"]:
-    (loss, _), gradient = jax.value_and_grad(method.loss, has_aux=True)(
-        params, prompts, oracle.batch(rows))
+    (loss, _), gradient = oracle_lib.step(
+        method, params, prompts, oracle.batch(rows))
     losses.append(loss)
-    updates, state = optimiser.update(gradient, state, params)
-    params = optax.apply_updates(params, updates)
+    params, state = _moved(params, gradient, state)
   return losses, params
+
+
+@quick.jit
+def _moved(params, gradient, state):
+  updates, state = _OPTIMISER.update(gradient, state, params)
+  return optax.apply_updates(params, updates), state
