@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 
 from jaxcal import precision
 from jaxcal.clip import last_blocks
+from jaxcal.compiled import compiled
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -153,11 +154,10 @@ def state_shapes(method: TestTimeMethod, task: Task) -> PyTree:
   return jax.eval_shape(init, task._replace(num_images=0))
 
 
-@precision.highest
 def logits(
     task: Task, features: Float[Array, "*n d"]) -> Float[Array, "*n k"]:
   """Scaled cosines of unit-norm image features with the classes."""
-  return task.logit_scale * features @ task.text_features.T
+  return _cosines(task.logit_scale, features, task.text_features)
 
 
 def from_logits(
@@ -166,6 +166,12 @@ def from_logits(
 ) -> Output:
   """The output of a method whose scores are logits."""
   return Output(logits, jax.nn.log_softmax(logits), dict(info), {})
+
+
+@compiled
+@precision.highest
+def _cosines(scale, features, text_features):
+  return scale * features @ text_features.T
 
 
 def _no_state(task):

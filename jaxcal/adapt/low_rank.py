@@ -12,6 +12,7 @@ from jaxcal import precision
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.clip import last_blocks
+from jaxcal.compiled import compiled_with
 from jaxcal.losses import entropy
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -95,6 +96,7 @@ class Ttl:
     return base.episodic(_step, self)
 
 
+@compiled_with("rank")
 def initial(
     key: Key[Array, ""], blocks: last_blocks.LastBlocks, rank: int) -> Change:
   """Changes of nothing: Xavier normal A and zero B, for each kernel.

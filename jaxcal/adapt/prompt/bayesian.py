@@ -10,6 +10,7 @@ Baumann et al., Post-hoc Probabilistic Vision-Language Models, ICLR 2026.
 from typing import NamedTuple
 
 from jaxcal.clip import towers
+from jaxcal.compiled import compiled
 from jaxcal.posterior import laplace
 from jaxcal.posterior import predictive
 from jaxcal.typing import AnyArray
@@ -53,6 +54,7 @@ class Uncertainty(NamedTuple):
   epistemic: Float[Array, ""]
 
 
+@compiled
 def embed(
     activations: Float[AnyArray, "*n p"],
     projection: towers.Projection,
@@ -65,6 +67,7 @@ def embed(
   return predictive.embedding(activations, means, layer)
 
 
+@compiled
 def predict(
     head: Head,
     texts: predictive.Embedding,

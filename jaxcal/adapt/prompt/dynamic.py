@@ -12,6 +12,7 @@ from jaxcal import precision
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.adapt.prompt import methods
+from jaxcal.compiled import compiled_with
 from jaxcal.losses import entropy
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -142,6 +143,7 @@ def state_at(
                jnp.zeros(count, int), numbers.optimiser.init(offsets))
 
 
+@compiled_with("by_position")
 def choose(
     logits: Float[Array, "q v k"],
     queue: Int[Array, "q"],

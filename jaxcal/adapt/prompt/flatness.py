@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcal.clip import prefix
+from jaxcal.compiled import compiled
 from jaxcal.typing import Array
 from jaxcal.typing import Float
 from jaxcal.typing import Int
@@ -186,6 +187,7 @@ def pretrain(
   return done.context, parts
 
 
+@compiled
 def losses(
     encode: prefix.Encoder,
     context: Float[Array, "m w"],
@@ -214,6 +216,7 @@ def losses(
   return Losses(alignment + flatness_weight * flatness, alignment, flatness)
 
 
+@compiled
 def draw_noise(
     key: Key[Array, ""],
     encode: prefix.Encoder,

@@ -28,6 +28,7 @@ from jaxcal import precision
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.adapt.prompt import engine
+from jaxcal.compiled import compiled
 from jaxcal.losses import angular
 from jaxcal.losses import cosines
 from jaxcal.losses import dispersion
@@ -198,7 +199,6 @@ class Weighted(Tpt):
     super().check_numbers()
     _check_range(self, "effective_weight", np.inf)
 
-  @precision.highest
   def of_context(
       self, prepared: engine.Prepared, penalty: engine.Penalty
   ) -> "PromptMethod":
@@ -209,8 +209,7 @@ class Weighted(Tpt):
     """
     if self.effective_weight is None:
       return self
-    norm = jnp.where(_alike(prepared.text_features), 0,
-                     jnp.linalg.norm(penalty.gradient))
+    norm = _slope(prepared.text_features, penalty.gradient)
     if not isinstance(norm, jax.core.Tracer) and not norm > 0:
       raise ValueError(
           f"the regulariser of {type(self).__name__} has no gradient at these "
@@ -479,6 +478,13 @@ def _unresolved(entropy, value):
       "an effective_weight becomes a weight where the gradient by the context "
       "is known, by methods.resolved(method, prepared); text features alone do "
       "not tell it: give weight there")
+
+
+@compiled
+@precision.highest
+def _slope(text_features, gradient):
+  """Norm of a regulariser's gradient; none where all classes are alike."""
+  return jnp.where(_alike(text_features), 0, jnp.linalg.norm(gradient))
 
 
 def _alike(text_features):

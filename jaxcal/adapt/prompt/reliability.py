@@ -11,6 +11,7 @@ from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.adapt.prompt import engine
 from jaxcal.adapt.prompt import methods
+from jaxcal.compiled import compiled_with
 from jaxcal.losses import entropy
 from jaxcal.typing import Array
 from jaxcal.typing import Bool
@@ -73,7 +74,6 @@ class RTpt(methods.Tpt):
     super().check_numbers()
     numbers_lib.refuse_no_counts(self, "num_neighbours")
 
-  @precision.highest
   def view_weights(self, views: Float[Array, "v d"]) -> Float[Array, "v"]:
     """Weights of the views, which sum to one.
 
@@ -81,10 +81,7 @@ class RTpt(methods.Tpt):
       ValueError: Too few views for the neighbours.
     """
     self._check_neighbours(len(views))
-    itself = jnp.eye(len(views), dtype=bool)
-    cosines = jnp.where(itself, -jnp.inf, views @ views.T)
-    nearest, _ = jax.lax.top_k(cosines, self.num_neighbours)
-    return jax.nn.softmax(jnp.mean(nearest, axis=1) / self.temperature)
+    return _weights(views, self.temperature, self.num_neighbours)
 
   def _check_neighbours(self, num_views):
     if num_views <= self.num_neighbours:
@@ -98,3 +95,12 @@ def _mean_entropy(
     judged: Float[Array, "v k"] | None) -> Float[Array, ""]:
   del judged
   return entropy.mean_entropy(logits, where=kept)
+
+
+@compiled_with("num_neighbours")
+@precision.highest
+def _weights(views, temperature, num_neighbours):
+  itself = jnp.eye(len(views), dtype=bool)
+  cosines = jnp.where(itself, -jnp.inf, views @ views.T)
+  nearest, _ = jax.lax.top_k(cosines, num_neighbours)
+  return jax.nn.softmax(jnp.mean(nearest, axis=1) / temperature)

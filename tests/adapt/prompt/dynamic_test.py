@@ -23,13 +23,14 @@ def _features(weights, context):
 
 def _data(num_images=12):
   rng = np.random.default_rng(0)
-  encode = Partial(_features, jnp.asarray(
-      rng.standard_normal((_K, _D, _M, _W)), jnp.float32))
-  context = jnp.asarray(0.3 * rng.standard_normal((_M, _W)), jnp.float32)
+  encode = Partial(_features, jax.device_put(
+      np.float32(rng.standard_normal((_K, _D, _M, _W)))))
+  context = jax.device_put(np.float32(0.3 * rng.standard_normal((_M, _W))))
   views = rng.standard_normal((num_images, _V, _D))
   views /= np.linalg.norm(views, axis=-1, keepdims=True)
-  task = base.Task(encode(context), jnp.float32(10.0), encode, context)
-  return task, jnp.asarray(views, jnp.float32)
+  text = jax.jit(lambda encode, context: encode(context))(encode, context)
+  task = base.Task(text, np.float32(10.0), encode, context)
+  return task, jax.device_put(np.float32(views))
 
 
 def _by_lists(logits, queue, by_position):
@@ -66,8 +67,7 @@ class ChooseTest(parameterized.TestCase):
       logits = 3 * rng.standard_normal((6, 5, 4)).astype(np.float32)
       queue = rng.permutation(6)
       chosen, after = _by_lists(logits, queue.tolist(), by_position)
-      found = choose(jnp.asarray(logits), jnp.asarray(queue),
-                     by_position=by_position)
+      found = choose(logits, queue, by_position=by_position)
       np.testing.assert_array_equal(
           found.counts, np.bincount(chosen, minlength=6))
       np.testing.assert_array_equal(found.queue, after)

@@ -39,17 +39,22 @@ def _features(weights, context):
 def _task(classes, seed=0):
   """A task whose classes are rows of five, and the views of two images."""
   rng = np.random.default_rng(seed)
-  normal = lambda *shape: jnp.asarray(rng.standard_normal(shape))
-  every = normal(5, _WIDTH, 2, 4)
-  encode = Partial(_features, every[jnp.asarray(classes)])
-  context = 0.3 * normal(2, 4)
-  views = normal(2, _VIEWS, _WIDTH)
-  views /= jnp.linalg.norm(views, axis=-1, keepdims=True)
-  return base.Task(encode(context), jnp.asarray(10.0), encode, context), views
+  every = rng.standard_normal((5, _WIDTH, 2, 4))
+  encode, context = jax.device_put((
+      Partial(_features, every[list(classes)]),
+      0.3 * rng.standard_normal((2, 4))))
+  views = rng.standard_normal((2, _VIEWS, _WIDTH))
+  views /= np.linalg.norm(views, axis=-1, keepdims=True)
+  return base.Task(_encoded(encode, context), *jax.device_put((
+      np.asarray(10.0), encode, context))), jax.device_put(views)
+
+
+_encoded = quick.jit(lambda encode, context: encode(context))
+_prepare = quick.jit(engine.prepare)
 
 
 def _prepared(task):
-  return engine.prepare(task.encode, task.context, task.logit_scale)
+  return _prepare(task.encode, task.context, task.logit_scale)
 
 
 def _alone(method, task, views):
@@ -70,8 +75,10 @@ class EffectiveWeightTest(parameterized.TestCase):
     asked = dataclasses.replace(method, effective_weight=3.5)
     found = methods.resolved(asked, prepared)
     self.assertIsNone(found.effective_weight)
-    slope = jax.grad(lambda context: method.objective().regulariser(
-        self.task.encode(context)))(self.task.context)
+    slope = quick.jit(jax.grad(
+        lambda context, encode, objective: objective.regulariser(
+            encode(context))))(
+                self.task.context, self.task.encode, method.objective())
     np.testing.assert_allclose(
         found.weight, np.copysign(3.5, method.weight) / np.linalg.norm(slope))
     pulls = diagnostics.by_context({"found": found}, prepared)

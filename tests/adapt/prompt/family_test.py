@@ -33,13 +33,15 @@ def _data(seed=0):
   """An encoder, what is prepared for it, and the views of the images."""
   rng = np.random.default_rng(seed)
   normal = lambda *shape: rng.standard_normal(shape)
-  encode = Partial(_features, jnp.asarray(normal(_K, _D, _M, _W)))
+  encode = Partial(_features, jax.device_put(normal(_K, _D, _M, _W)))
   views = normal(_IMAGES, _V, _D)
   views /= np.linalg.norm(views, axis=-1, keepdims=True)
-  prepared = engine.prepare(encode, jnp.asarray(0.3 * normal(_M, _W)), 10.0)
-  return encode, prepared, jnp.asarray(views)
+  prepared = _prepare(encode, 0.3 * normal(_M, _W), np.asarray(10.0))
+  return encode, prepared, jax.device_put(views)
 
 
+_prepare = quick.jit(engine.prepare)
+_encoded = quick.jit(lambda encode, context: encode(context))
 _adapt = quick.jit(jax.vmap(family.adapt, (None, 0)))
 
 _METHODS = {
@@ -225,7 +227,8 @@ class FamilyTest(absltest.TestCase):
       for image in range(_IMAGES):
         with self.subTest(f"{name}, image {image}"):
           tuned, before = (
-              10 * np.asarray(views[image]) @ np.asarray(encode(context)).T
+              10 * np.asarray(views[image]) @ np.asarray(
+                  _encoded(encode, context)).T
               for context in (one.context[image], prepared.context))
           probs = np.exp(tuned) / np.exp(tuned).sum(-1, keepdims=True)
           entropy = -(probs * np.log(probs)).sum(-1)

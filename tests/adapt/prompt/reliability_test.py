@@ -18,14 +18,14 @@ class WeightsTest(parameterized.TestCase):
     oracle = np.load(shared.path("oracles/zoo") / "zoo_oracle.npz",
                      allow_pickle=False)
     with jax.enable_x64(True):
-      views = jnp.asarray(oracle["views"])
+      views = jax.device_put(oracle["views"])
       numbers = reliability.RTpt(
           num_neighbours=5, num_steps=0, selection_fraction=0.25)
       np.testing.assert_allclose(
-          jax.vmap(numbers.view_weights)(views),
+          jax.jit(jax.vmap(numbers.view_weights))(views),
           oracle["rtpt_weights_k5/weights"], atol=1e-9)
-      task = base.Task(jnp.asarray(oracle["text"]),
-                       jnp.asarray(oracle["logit_scale"], float))
+      task = base.Task(
+          *jax.device_put((oracle["text"], np.float64(oracle["logit_scale"]))))
       # Without steps, features are enough.
       outputs = jax.jit(run.episodic)(numbers.method(), task, views)
       np.testing.assert_allclose(
