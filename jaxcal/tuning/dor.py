@@ -68,6 +68,7 @@ def with_outliers(
       loss=Partial(_loss, base.loss, penalty, weight), gradient=gradient)
 
 
+@compiled
 def take(outliers: _Table, rows: Int[AnyArray, "r"]) -> _Table:
   """Some of a table of outliers, e.g. those drawn for a step.
 

@@ -43,6 +43,7 @@ def method(
       logits=Partial(_logits, scale, residual_weight))
 
 
+@compiled
 def take_classes(
     params: method_lib.Params, positions: Int[AnyArray, "k"]
 ) -> method_lib.Params:

@@ -94,6 +94,7 @@ def _made(embeddings, labels, num_classes):
   return Cache(keys, jax.nn.one_hot(labels, num_classes, dtype=keys.dtype))
 
 
+@compiled
 def take_classes(cache: Cache, positions: Int[AnyArray, "k"]) -> Cache:
   """The cache with only some of its classes as candidates.
 
