@@ -50,11 +50,11 @@ def _task(classes, seed=0):
 
 
 _encoded = quick.jit(lambda encode, context: encode(context))
-_prepare = quick.jit(engine.prepare)
+_compiled = quick.jit(engine.prepare)
 
 
-def _prepared(task):
-  return _prepare(task.encode, task.context, task.logit_scale)
+def _prepared(task, prepare=engine.prepare):
+  return prepare(task.encode, task.context, task.logit_scale)
 
 
 def _alone(method, task, views):
@@ -71,7 +71,7 @@ class EffectiveWeightTest(parameterized.TestCase):
   @parameterized.named_parameters(
       (type(method).__name__, method) for method in _METHODS)
   def test_weight_times_norm_is_what_was_asked_for(self, method):
-    prepared = _prepared(self.task)
+    prepared = _prepared(self.task, _compiled)
     asked = dataclasses.replace(method, effective_weight=3.5)
     found = methods.resolved(asked, prepared)
     self.assertIsNone(found.effective_weight)
