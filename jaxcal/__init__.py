@@ -51,6 +51,7 @@ _EXPORTS = {
         "conformal", "data", "features", "listing", "losses", "metrics",
         "posterior", "predictions", "printing", "progress", "recalibration",
         "report", "storage", "testbed", "tuning")},
+    "register_dataclass": ("jaxcal.pytrees", "register_dataclass"),
     "Conventions": ("jaxcal.report.scores", "Conventions"),
     "evaluate": ("jaxcal.report.summary", "evaluate"),
     "Predictions": ("jaxcal.predictions", "Predictions"),

@@ -14,8 +14,8 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Each room, and the rooms that it may import; itself is always allowed, and so
 # are `precision`, which every product needs, `compiled`, for any function of
-# arrays, `lazy`, with which a room's __init__.py imports its modules, and
-# `spelling`, for errors on names.
+# arrays, `pytrees`, for dataclasses of them, `lazy`, with which a room's
+# __init__.py imports its modules, and `spelling`, for errors on names.
 _MAY_IMPORT = {
     "__main__": {"cli"},
     "compilation_cache": set(),
@@ -25,6 +25,7 @@ _MAY_IMPORT = {
     "peers": {"sharding", "storage"},
     "spelling": set(),
     "precision": set(),
+    "pytrees": set(),
     "stages": set(),
     "typing": set(),
     "config": set(),
@@ -124,6 +125,7 @@ _ONLY = {
     "lazy": {"collections", "importlib", "typing"},
     "spelling": {"collections", "difflib"},
     "compiled": {"collections", "functools", "jax", "typing"},
+    "pytrees": {"dataclasses", "jax", "typing"},
     "precision": {"collections", "contextlib", "functools", "jax", "typing"},
     "losses": {"collections", "jax", "math", "numpy", "typing"},
     "metrics": {"collections", "functools", "jax", "math", "numpy", "typing"},
@@ -222,7 +224,7 @@ class ArchitectureTest(parameterized.TestCase):
       also = _MAY_ALSO_IMPORT.get(
           path.relative_to(_ROOT / "jaxcal").as_posix(), set())
       allowed = _MAY_IMPORT[room] | also | {
-          room, "compiled", "lazy", "precision", "spelling"}
+          room, "compiled", "lazy", "precision", "pytrees", "spelling"}
       self.assertLessEqual(_rooms_used(path), allowed, str(path))
 
   def test_what_may_import_more_is_above_all_of_that(self):

@@ -7,13 +7,13 @@ import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
-import jax
 import pytest
 
 from jaxcal import config as config_lib
 from jaxcal import config_choice
 from jaxcal import config_methods
 from jaxcal import predictions
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.report import saved_runs
 from tests.cli import command
@@ -26,7 +26,7 @@ _SMALL = (*command.SMALL, "--config.data.name=shapes",
           "--config.data.limit=12")
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Sharper:
   """A method of one's own."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.adapt import places
@@ -72,7 +73,7 @@ class State(NamedTuple):
   against: Bool[Array, "k c k"]  # classes that a negative entry speaks against
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tda:
   r"""Training-free dynamic adapter: a positive and a negative cache (TDA).
@@ -158,7 +159,7 @@ class Tda:
         similarities(cache, features, self.alpha, self.beta), axis=1)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BoostAdapter(Tda):
   """TDA with the image's own confident views beside the cache (BoostAdapter).

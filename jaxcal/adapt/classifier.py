@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.clip import towers
@@ -31,7 +32,7 @@ class State(NamedTuple):
   seen: Int[Array, ""]
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OnZeta:
   r"""Online zero-shot transfer: balanced labels, learned proxies (OnZeta).

@@ -110,8 +110,8 @@ def _check_leaves(functions):
       raise ValueError(
           "the leaves of what method() returns must be numbers and arrays, but "
           f"one is {_kind(leaf)}. Register a dataclass of numbers with "
-          "jax.tree_util.register_dataclass, mark what is no number as static, "
-          "and wrap functions in jax.tree_util.Partial")
+          "jaxcal.register_dataclass, mark what is no number as static, and "
+          "wrap functions in jax.tree_util.Partial")
 
 
 def _told(what, function, *arguments):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.clip import last_blocks
@@ -35,7 +36,7 @@ class Factors(NamedTuple):
 Change = tuple[dict[str, Factors], ...]
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ttl:
   r"""Test-time low-rank adaptation: LoRA in the last image blocks (TTL).

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.adapt import cache as caches
 from jaxcal.adapt import numbers as numbers_lib
@@ -30,7 +31,7 @@ class State(NamedTuple):
   memory: caches.Cache
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DmnWeak:
   r"""Dual memory, its dynamic part, from one view of each image (DMN-weak).
@@ -87,7 +88,7 @@ class DmnWeak:
     return jax.nn.softmax(base.logits(task, views[0]))
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dmn(DmnWeak):
   """Dual memory, labelled by the confident views of each image (DMN).

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.typing import Array
 from jaxcal.typing import Float
@@ -16,7 +17,7 @@ _NUM_STEPS = 5  # at most, of each of the three loops
 _TOLERANCE = 1e-6  # Euclidean, of a change that ends a loop
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mta:
   r"""Robust mean shift over views, each with an inlierness (MTA).

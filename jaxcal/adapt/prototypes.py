@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.adapt import cache as caches
 from jaxcal.adapt import numbers as numbers_lib
@@ -53,7 +54,7 @@ class Prototypes(NamedTuple):
   there: Bool[Array, "k"]
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dpe:
   r"""Dual prototypes that evolve with the stream (DPE).

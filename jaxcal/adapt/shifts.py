@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.clip import towers
@@ -16,7 +17,7 @@ from jaxcal.typing import Float
 from jaxcal.typing import Number
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tps:
   r"""Test-time prototype shifting: a shift of every class (TPS).

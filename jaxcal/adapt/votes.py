@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.losses import entropy
@@ -16,7 +17,7 @@ from jaxcal.typing import Number
 FALLBACKS = ("first_left_out", "class_zero")
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Zero:
   r"""Votes of the most confident views at zero temperature (ZERO).

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-import jax
-
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.clip import towers
 from jaxcal.compiled import compiled
 from jaxcal.typing import Array
@@ -20,7 +19,7 @@ from jaxcal.typing import Float
 _BEFORE = ("embeddings", "pre_layrnorm", "encoder")
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LastBlocks:
   """From the states that enter the first of the blocks to image features.

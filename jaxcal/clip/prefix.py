@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.clip import prompts
 from jaxcal.clip import towers
 from jaxcal.compiled import compiled
@@ -30,7 +31,7 @@ from jaxcal.typing import Int
 from jaxcal.typing import PyTree
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Group:
   """Classes whose prompts are about equally long; what follows the prefix.
@@ -47,7 +48,7 @@ class Group:
   end_positions: Int[Array, "c"]
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Encoder:
   """From a context [m w] to unit-norm text features [k d].

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxcal import pytrees
 from jaxcal.clip import towers
 from jaxcal.compiled import compiled
 from jaxcal.typing import AnyArray
@@ -45,7 +46,7 @@ class PromptBank(NamedTuple):
   end_positions: Int[Array, "k"]
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
   """From a context [m w] to unit-norm text features [k d].

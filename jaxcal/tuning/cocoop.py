@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.compiled import compiled
 from jaxcal.tuning import coop
 from jaxcal.tuning import initial
@@ -23,7 +24,7 @@ from jaxcal.typing import Number
 _NARROWER = 16
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Bound:
   """What the functions of a method share."""

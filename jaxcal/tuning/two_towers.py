@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxcal import pytrees
 from jaxcal.clip import towers
 from jaxcal.compiled import compiled
 from jaxcal.tuning import initial
@@ -19,7 +20,7 @@ def _static():
   return dataclasses.field(metadata={"static": True})
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Model:
   """A frozen CLIP whose towers take prompts, and how many.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 import numpy as np
 
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.adapt import cache
 from jaxcal.adapt import contract
@@ -20,7 +21,7 @@ _TASK = base.Task(np.eye(_K, dtype=np.float32), jnp.float32(2.0))
 _VIEWS = np.eye(_K, dtype=np.float32)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Own:
   """Whatever `step` makes of the logits of the clean view."""
@@ -44,7 +45,7 @@ class _Unregistered:
     return base.episodic(lambda own, task, views: None, self)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Mode:
   mode: str = "mean"

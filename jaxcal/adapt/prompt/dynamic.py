@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 import optax
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.adapt.prompt import methods
@@ -51,7 +52,7 @@ class Choice(NamedTuple):
   queue: Int[Array, "q"]
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DynaPrompt:
   """A queue of prompts, of which each image chooses some (DynaPrompt).

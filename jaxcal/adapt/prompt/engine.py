@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 import optax
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.compiled import compiled
 from jaxcal.compiled import compiled_with
@@ -38,7 +39,7 @@ LossOfViews = Callable[
     Float[Array, ""]]
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Objective:
   """What is minimised per image, and for how many optimiser steps.

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal import stages
 from jaxcal.adapt import base
 from jaxcal.adapt import run
@@ -29,7 +30,7 @@ from jaxcal.typing import Pooled
 Methods = Mapping[str, methods_lib.PromptMethod]
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Shared:
   """What all images of a data set share, for some methods.

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcal import pytrees
 from jaxcal.clip import prefix
 from jaxcal.compiled import compiled
 from jaxcal.typing import Array
@@ -25,7 +26,7 @@ from jaxcal.typing import Number
 from jaxcal.typing import PyTree
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Recipe:
   """The numbers of the procedure; defaults are those of the released code.

@@ -25,6 +25,7 @@ import numpy as np
 import optax
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.adapt.prompt import engine
@@ -43,7 +44,7 @@ _frozen = functools.partial(
 _static = functools.partial(dataclasses.field, metadata={"static": True})
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class PromptMethod:
   """What all methods of the family have.
@@ -138,7 +139,7 @@ class PromptMethod:
     return self
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class ZeroShot(PromptMethod):
   """No tuning: the predictions of the initial context (Radford et al., 2021).
@@ -149,7 +150,7 @@ class ZeroShot(PromptMethod):
   """
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class Tpt(PromptMethod):
   """Entropy alone. Shu et al., Test-Time Prompt Tuning, NeurIPS 2022.
@@ -178,7 +179,7 @@ class Tpt(PromptMethod):
     return optax.adamw(self.learning_rate, weight_decay=self.weight_decay)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class Weighted(Tpt):
   """What methods have in common whose regulariser has a constant weight.
@@ -220,7 +221,7 @@ class Weighted(Tpt):
         self, weight=jnp.copysign(size, self.weight), effective_weight=None)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class CTpt(Weighted):
   """Text features spread around their centroid. Yoon et al., C-TPT, ICLR 2024.
@@ -238,7 +239,7 @@ class CTpt(Weighted):
     return _sum(self, Partial(dispersion.text_dispersion), -self.weight)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class CTptTwoStep(CTpt):
   """C-TPT in two steps: the entropy alone, then the dispersion alone.
@@ -254,7 +255,7 @@ class CTptTwoStep(CTpt):
     return dataclasses.replace(super().objective(), turns=True)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class OTpt(Weighted):
   """Orthogonal text features, as released. Sharifdeen et al., O-TPT, CVPR 2025.
@@ -275,7 +276,7 @@ class OTpt(Weighted):
         self, Partial(orthogonality.householder_orthogonality), self.weight)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class OTptPublished(OTpt):
   """Orthogonal text features, ||S - I||^2 as in the text of the O-TPT paper.
@@ -289,7 +290,7 @@ class OTptPublished(OTpt):
     return _sum(self, Partial(orthogonality.full_orthogonality), self.weight)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class ATpt(Weighted):
   """Largest angle to the nearest class, with the sign of the A-TPT paper.
@@ -309,7 +310,7 @@ class ATpt(Weighted):
     return _sum(self, Partial(angular.nearest_angle), -self.weight)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class ATptInverted(Weighted):
   """A-TPT as its released fine-grained script runs: nearest classes attract.
@@ -325,7 +326,7 @@ class ATptInverted(Weighted):
     return _sum(self, Partial(angular.nearest_angle), self.weight)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class Soc(Weighted):
   """Huber penalty on class similarities with a constant margin (SoC).
@@ -381,7 +382,7 @@ class Soc(Weighted):
         orthogonality.semantic_orthogonality, delta=self.delta), self.weight)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class SocQuantile(Tpt):
   """SoC with the margin at a quantile of the min-max scaled similarities.
@@ -409,7 +410,7 @@ class SocQuantile(Tpt):
         self.num_steps)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @_frozen()
 class Regularised(Weighted):
   """Entropy plus `weight` times any function of the text features.

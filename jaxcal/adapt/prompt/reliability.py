@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcal import precision
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.adapt import numbers as numbers_lib
 from jaxcal.adapt.prompt import engine
@@ -19,7 +20,7 @@ from jaxcal.typing import Float
 from jaxcal.typing import Number
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RTpt(methods.Tpt):
   r"""Mean entropy of single views, and a weighted sum of all (R-TPT).

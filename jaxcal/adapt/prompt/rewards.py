@@ -3,8 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax
-
+from jaxcal import pytrees
 from jaxcal.adapt import base
 from jaxcal.adapt.prompt import engine
 from jaxcal.adapt.prompt import methods
@@ -41,7 +40,7 @@ class _Likelihood:
         logits, judged, num_sampled=self.num_sampled, where=kept)
 
 
-@jax.tree_util.register_dataclass
+@pytrees.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rlcf(methods.Tpt):
   """Likelihood of the top classes by their CLIP reward, no entropy (RLCF).
