@@ -294,6 +294,7 @@ class CaltechTest(parameterized.TestCase):
     self.assertRegex(found[kind].what, what)
     self.assertRegex(found[kind].mend, mend)
 
+  @pytest.mark.slow
   def test_what_lies_behind_the_header(self):
     copy = self.copy()
     _cut(copy)
@@ -336,6 +337,7 @@ class CaltechTest(parameterized.TestCase):
     report = check.benchmark("caltech101", copy.root, _HEADERS)
     self.assertEqual(report.findings, ())
 
+  @pytest.mark.slow
   def test_exchanged_pictures_show_in_the_contents_alone(self):
     copy = self.copy()
     clean = check.benchmark("caltech101", copy.root, _HEADERS).contents
@@ -346,6 +348,7 @@ class CaltechTest(parameterized.TestCase):
     self.assertEqual(report.findings, ())
     self.assertNotEqual(report.contents, clean)
 
+  @pytest.mark.slow
   def test_classes_that_the_benchmark_leaves_out(self):
     copy = self.copy()
     (copy.images / "BACKGROUND_Google").symlink_to(

@@ -7,9 +7,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from jaxcal.data import image_set as image_sets
-from jaxcal.data import screening
 from jaxcal.data import sources
-from tests import shared
 from tests.data import files
 
 
@@ -279,23 +277,6 @@ class ListedFilesTest(files.FolderCase):
       sources.listed_files("l", ["ant"], [("b.png", 1)], self.root)
     with self.assertRaisesRegex(ValueError, "has no images"):
       sources.listed_files("l", ["ant"], [], self.root)
-
-
-class PhotosTest(absltest.TestCase):
-
-  def test_real_photos(self):
-    root = shared.path("data/photos")
-    image_set = sources.image_folder(root)
-    self.assertLen(image_set.ids, 38)
-    self.assertLen(image_set.class_names, 19)
-    np.testing.assert_array_equal(np.bincount(image_set.labels), [2] * 19)
-    screening.check(image_set)
-    for position in range(38):
-      photo = image_set.read(position)
-      self.assertGreaterEqual(min(photo.shape[:2]), 400)
-      # Neither one colour nor black nor white; a beach is the brightest.
-      self.assertGreater(photo.std(), 5)
-      self.assertBetween(photo.mean(), 20, 252)
 
 
 if __name__ == "__main__":

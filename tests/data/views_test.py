@@ -15,7 +15,6 @@ import pytest
 from scipy import stats
 
 from jaxcal.data import augmix
-from jaxcal.data import sources
 from jaxcal.data import views
 from tests import shared
 
@@ -602,24 +601,6 @@ class ImageKeyTest(absltest.TestCase):
 
   def test_file_names_that_are_not_utf8(self):
     views.image_key(0, "a\udcff.jpg")
-
-
-class PhotosTest(absltest.TestCase):
-
-  @pytest.mark.slow
-  def test_views_of_real_photos(self):
-    image_set = sources.image_folder(shared.path("data/photos"))
-    recipe = views.Recipe(64, resize=64, num_views=8)
-    for position in range(0, 38, 6):
-      photo = image_set.read(position)
-      made = _make_views(
-          photo, recipe, image_id=image_set.ids[position]
-      ).astype(float)
-      # Every view shows much the same colours as the photo that it is part of.
-      distance = made.mean(axis=(1, 2)) - photo.mean(axis=(0, 1))[None]
-      self.assertLess(np.abs(distance).max(), 60)
-      self.assertLess(np.abs(distance[0]).max(), 1.5)
-      self.assertGreater(made.std(), 5)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from scipy import stats
 from jaxcal.metrics import binning
 from jaxcal.metrics import calibration
 from jaxcal.metrics import proximity
-from jaxcal.metrics import scoring
 from tests import error_bars
 from tests import shared
+from tests.metrics import measured
 
 _OF_CONFIDENCE = {
     "ece": calibration.expected_calibration_error,
@@ -97,49 +97,8 @@ class HandCaseTest(absltest.TestCase):
     np.testing.assert_allclose(error, 0.2, rtol=1e-6)
 
 
-class RecordedConfidencesTest(parameterized.TestCase):
-  """Outputs of real networks against netcal, torchmetrics and numpy."""
-
-  def _check(self, expected, probs, labels):
-    confidence = np.max(probs, axis=-1)
-    correct = np.argmax(probs, axis=-1) == labels
-    for num_bins in (10, 15, 20):
-      single = _errors(
-          confidence.astype(np.float32), correct, num_bins=num_bins)["ece"]
-      self.assertEqual(single.dtype, jnp.float32)
-      np.testing.assert_allclose(
-          single, expected[f"ece_torchmetrics_{num_bins}"], rtol=0, atol=5e-6)
-      with jax.enable_x64(True):
-        errors = _errors(confidence.astype(float), correct, num_bins=num_bins)
-      for ours, theirs in (("ece", "ece"), ("mce", "mce"), ("avg_ce", "ace")):
-        np.testing.assert_allclose(
-            errors[ours], expected[f"{theirs}_netcal_{num_bins}"],
-            rtol=0, atol=1e-9)
-    with jax.enable_x64(True):
-      probs = np.asarray(probs, float)
-      np.testing.assert_allclose(
-          np.mean(scoring.brier_score(probs, labels)), expected["brier_sum"],
-          rtol=0, atol=1e-9)
-      # The reference clips probabilities at 1e-12; the rows sum to one in
-      # float32 only.
-      np.testing.assert_allclose(
-          np.mean(scoring.negative_log_likelihood(
-              np.log(probs), labels, clamp=1e-12)),
-          expected["nll"], rtol=0, atol=2e-8)
-      np.testing.assert_allclose(
-          scoring.accuracy(probs, labels), expected["acc"], rtol=0, atol=1e-12)
-
-  @parameterized.parameters(
-      "lenet-5-cifar-10", "wideresnet-16-4-cifar-10",
-      "densenet-bc-100-cifar-100")
-  def test_cifar_networks(self, name):
-    expected = json.loads(
-        shared.path("data/expected_metrics.json").read_text())
-    folder = shared.path("data/recorded_confidences")
-    with np.load(folder / f"{name}.npz") as recorded:
-      self._check(
-          expected[f"{name}.npz"], recorded["predictions"],
-          recorded["ground_truth"].ravel())
+class ZeroShotTest(parameterized.TestCase):
+  """Outputs of CLIP against netcal, torchmetrics and numpy."""
 
   @parameterized.parameters("CLIP_RN50", "CLIP_ViT-B-32")
   def test_zero_shot_clip(self, name):
@@ -154,27 +113,10 @@ class RecordedConfidencesTest(parameterized.TestCase):
               stored["text_features"][row].astype(float)))
       logits = 100 * images @ texts.T
       exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-      self._check(
+      measured.check(
           expected[f"whurs19/{name}.npz/{prompt}"],
           exponentials / exponentials.sum(axis=1, keepdims=True),
           stored["labels"])
-
-  def test_imagenet_network(self):
-    expected = json.loads(
-        shared.path("data/expected_metrics.json").read_text())[
-            "hollance/ImageNet_torchvision/resnext101_32x8d.csv"]
-    rows = np.genfromtxt(
-        shared.path("data/recorded_confidences/resnext101_32x8d.csv"),
-        delimiter=",", names=True)
-    correct = rows["true_label"] == rows["pred_label"]
-    with jax.enable_x64(True):
-      for num_bins in (10, 15, 20):
-        errors = _errors(rows["confidence"], correct, num_bins=num_bins)
-        np.testing.assert_allclose(
-            errors["ece"], expected[f"ece_numpy_{num_bins}"], rtol=0,
-            atol=1e-9)
-      np.testing.assert_allclose(
-          errors["mce"], 0.1919470946617725, rtol=0, atol=1e-9)
 
 
 class ReferenceNumbersTest(parameterized.TestCase):

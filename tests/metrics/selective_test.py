@@ -245,28 +245,6 @@ class OracleTest(parameterized.TestCase):
       needed = count * 19 // 20
       np.testing.assert_allclose(rate, (needed - 1) / count, rtol=1e-6)
 
-  def test_confidences_of_a_network(self):
-    rows = np.genfromtxt(
-        shared.path("data/recorded_confidences/resnext101_32x8d.csv"),
-        delimiter=",", names=True)
-    wrong = rows["true_label"] != rows["pred_label"]
-    confidence = rows["confidence"]
-    with jax.enable_x64(True):
-      roc = selective.roc_area(-confidence, wrong)
-      area = selective.risk_coverage_area(wrong, confidence)
-      flat = selective.risk_coverage_area(wrong, np.zeros(len(wrong)))
-    np.testing.assert_allclose(
-        roc, sklearn_metrics.roc_auc_score(wrong, -confidence), rtol=1e-12)
-    # Over random orders of equal confidences, which there are.
-    generator, areas = np.random.default_rng(0), []
-    for _ in range(5):
-      order = np.lexsort((generator.random(len(wrong)), -confidence))
-      areas.append(np.mean(
-          np.cumsum(wrong[order]) / np.arange(1, len(wrong) + 1)))
-    self.assertGreater(np.ptp(areas), 0)
-    np.testing.assert_allclose(area, np.mean(areas), atol=5 * np.ptp(areas))
-    np.testing.assert_allclose(flat, wrong.mean(), rtol=1e-9)
-
 
 class WeightsTest(parameterized.TestCase):
 

@@ -10,9 +10,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from jaxcal.posterior import laplace
 from jaxcal.posterior import released
-from tests import shared
 
 _PRIOR = {"lambda_img": 2.0, "n_img": 1.0, "lambda_txt": 3, "n_txt": 10.0}
 _WIDTHS = {"A_img": 4, "B_img": 2, "A_txt": 3, "B_txt": 2}
@@ -37,35 +35,6 @@ class ReadFolderTest(parameterized.TestCase):
     for name, width in _WIDTHS.items():
       self._save(name, np.eye(width, dtype=np.float32))
     self._save_prior(_PRIOR)
-
-  def test_published_factors(self):
-    folder = shared.path("data/bayesvlm_factors")
-    got = released.read_folder(folder)
-    self.assertEqual(
-        [matrix.shape[0] for side in (got.image, got.text)
-         for matrix in (side.a, side.b)], [768, 512, 512, 512])
-    self.assertEqual(got.image.num_pairs, 327_680)
-    np.testing.assert_allclose(
-        list(got.prior.values()), [1708.94519, 1, 1255.33423, 1], rtol=1e-8)
-    self.assertEqual(got.asymmetry["A_img_analytic.pt"], 0)
-    self.assertBetween(got.asymmetry["B_img_analytic.pt"], 1e-8, 1e-6)
-    for side in (got.image, got.text):
-      np.testing.assert_array_equal(side.b, side.b.T)
-    with np.load(shared.path("oracles/bayesvlm") /
-                 "bayesvlm_oracle.npz") as stored:
-      for key, matrix in (("A_img", got.image.a), ("B_img", got.image.b),
-                          ("A_txt", got.text.a), ("B_txt", got.text.b)):
-        spectrum = stored[f"b32.eig_{key}"]
-        matrix = np.asarray(matrix, np.float64)
-        np.testing.assert_allclose(np.trace(matrix), spectrum.sum(), rtol=1e-6)
-        np.testing.assert_allclose(np.sum(matrix**2), np.sum(spectrum**2),
-                                   rtol=1e-6)
-
-    layer = laplace.kronecker_posterior(
-        got.image, pseudo_count=4, prior_precision=3575.3)
-    eye = np.asarray(layer.b_inv, np.float64) @ (
-        2 * np.asarray(got.image.b, np.float64) + np.sqrt(3575.3) * np.eye(512))
-    np.testing.assert_allclose(eye, np.eye(512), atol=1e-5)
 
   def test_sides_and_symmetry(self):
     a = np.array([[2.0, 1.0], [0.0, 4.0]], np.float32)

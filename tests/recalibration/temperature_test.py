@@ -9,7 +9,6 @@ import pytest
 from scipy import optimize
 from scipy import special
 
-from jaxcal.metrics import calibration
 from jaxcal.recalibration import base
 from jaxcal.recalibration import predicted
 from jaxcal.recalibration import temperature
@@ -57,30 +56,6 @@ class FitTest(parameterized.TestCase):
                  2 * _nll(logits, labels, fitted)) / h**2
     self.assertLess(abs(np.log(fitted / true_temperature)),
                     error_bars.LEVEL / (4000 * curvature)**0.5)
-
-  @parameterized.parameters(
-      "lenet-5-cifar-10", "wideresnet-16-4-cifar-10",
-      "densenet-bc-100-cifar-100")
-  def test_recorded_networks(self, name):
-    folder = shared.path("data/recorded_confidences")
-    with np.load(folder / f"{name}.npz") as recorded:
-      logits = np.log(recorded["predictions"][:4000])
-      labels = recorded["ground_truth"][:4000].ravel()
-    fitted = temperature.fit_temperature(logits, labels)
-    np.testing.assert_allclose(
-        fitted, _minimised(logits, labels), rtol=1e-6)
-    for value in (1., fitted * 1.001, fitted / 1.001):
-      self.assertLess(_nll(logits, labels, fitted),
-                      _nll(logits, labels, value))
-    scaled = temperature.apply(fitted, jnp.asarray(logits))
-    np.testing.assert_array_equal(scaled.argmax(-1), logits.argmax(-1))
-
-    def error(logits):
-      probs = special.softmax(np.asarray(logits), axis=-1)
-      return calibration.expected_calibration_error(
-          probs.max(-1), probs.argmax(-1) == labels)
-
-    self.assertLess(error(scaled), error(logits) + 0.003)
 
   def test_stored_oracle(self):
     path = shared.path("oracles/few_shot") / "calibration_oracle.npz"

@@ -13,8 +13,6 @@ from jaxcal import predictions as predictions_lib
 from jaxcal import stages
 from jaxcal.report import foreign
 from jaxcal.report import formats
-from jaxcal.report import summary
-from tests import shared
 
 _LOGITS = np.array([[2.0, 0.5, -1.0], [0.25, 3.0, 0.0], [0.0, 0.5, 1.5],
                     [1.0, -2.0, 0.75]])
@@ -150,18 +148,6 @@ class ForeignTest(parameterized.TestCase):
         ("correct", "confidence"), ("True", 0.5), ("false", 0.25), (1, 0.75)))
     np.testing.assert_array_equal(content.given.labels, [True, False, True])
     self.assertIsNone(content.truth)
-
-  def test_recorded_files(self):
-    folder = shared.path("data/recorded_confidences")
-    content = foreign.read(folder / "lenet-5-cifar-10.npz")
-    self.assertEqual(content.given.kind, "probabilities")
-    content = foreign.read(folder / "resnext101_32x8d.csv")
-    found = summary.summarise(
-        content.given, summary.Conventions(num_resamples=2))
-    # As the authors of that file print it.
-    self.assertAlmostEqual(found["ece"], 0.08073629151433703, places=9)
-    self.assertAlmostEqual(found["mce"], 0.1919470946617725, places=9)
-    self.assertNotIn("nll", found)
 
   def test_predictions_for_everything_else(self):
     path = self._npz(probabilities=np.append(
