@@ -9,6 +9,7 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 import csv
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -803,7 +804,7 @@ class Field(NamedTuple):
 
 def fields(config: Any, prefix: str = "config") -> Iterator[Field]:
   """Every field below `config`; `prefix` is what their names begin with."""
-  kinds = typing.get_type_hints(type(config))
+  kinds = _kinds(type(config))  # type: ignore[arg-type]
   for field in dataclasses.fields(config):
     value, name = getattr(config, field.name), f"{prefix}.{field.name}"
     if dataclasses.is_dataclass(value):
@@ -811,6 +812,11 @@ def fields(config: Any, prefix: str = "config") -> Iterator[Field]:
     else:
       yield Field(name, config, field.name, kinds[field.name],
                   field.metadata.get("path", False), field.metadata["help"])
+
+
+@functools.cache  # every look at a config asks for all of them
+def _kinds(section):
+  return typing.get_type_hints(section)
 
 
 def field_names(
@@ -983,6 +989,7 @@ def _check_type(name, value, annotation):
     raise _wrong(name, value, _expected(kind, or_none))
 
 
+@functools.cache
 def _kind_of(annotation):
   """The type itself, and whether None is allowed beside it."""
   if typing.get_origin(annotation) in (types.UnionType, typing.Union):
