@@ -37,6 +37,10 @@ from tests import annotations  # noqa: E402
 # Before jaxcal is imported.
 annotations.install()
 
+# Tracing makes many objects and few cycles of them: looking for these as often
+# as Python does takes a tenth of all time.
+gc.set_threshold(20_000, 50, 50)
+
 # Broadcasting between different ranks hides mistakes in axis order.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
