@@ -24,6 +24,13 @@ _OVER_IMAGES = (0, None, None, None)
 _over_images = {
     form: jax.jit(jax.vmap(form, _OVER_IMAGES)) for form in _FORMS}
 _probit_softmax = quick.jit(jax.vmap(predictive.probit_softmax))
+_coordinate_variance = quick.jit(
+    jax.vmap(predictive.coordinate_variance, (0, None)))
+_joint_covariance = quick.jit(
+    jax.vmap(predictive.joint_covariance, (0, None, None, None, None)))
+_split = quick.jit(jax.vmap(
+    lambda one, noise: predictive.uncertainty(
+        predictive.sample_logits(one, noise)), (0, 1)))
 _draws = jax.jit(jax.vmap(predictive.sample_weights, (0, None)))
 _sampled_cosines = jax.jit(
     jax.vmap(predictive.sampled_cosines, (1, None, None), 1))
@@ -95,7 +102,7 @@ class OracleTest(parameterized.TestCase):
       cosines = case.cosines(predictive.prob_cosine)
       close = lambda got, key: np.testing.assert_allclose(
           got, case[key], atol=1e-5, rtol=2e-6, err_msg=key)
-      close(jax.vmap(predictive.coordinate_variance, (0, None))(
+      close(_coordinate_variance(
           case.images, case.posterior.image), "test_diag_cov")
       close(cosines.mean, "logit_mean")
       close(cosines.variance, "logit_var")
@@ -131,9 +138,7 @@ class OracleTest(parameterized.TestCase):
     with jax.enable_x64(True):
       case = Case("clip")
       cosines = case.cosines(predictive.prob_cosine)
-      split = lambda noise: jax.vmap(
-          lambda one, noise: predictive.uncertainty(
-              predictive.sample_logits(one, noise)), (0, 1))(cosines, noise)
+      split = functools.partial(_split, cosines)
       total = split(case["bald_eps_total"]).total
       aleatoric = split(case["bald_eps_alea"]).aleatoric
       np.testing.assert_allclose(total - aleatoric, case["bald_official_f32"],
@@ -171,7 +176,7 @@ class WeightSamplesTest(parameterized.TestCase):
 
     full = case.cosines(predictive.prob_cosine_full)
     spreads = predictive.joint_spread(case.text_inputs, case.posterior.text)
-    joint = jax.vmap(predictive.joint_covariance, (0, None, None, None, None))(
+    joint = _joint_covariance(
         case.images, case.text_means, spreads, case.posterior, case.scale)
     np.testing.assert_allclose(
         np.diagonal(joint, axis1=1, axis2=2), full.variance, rtol=2e-5)
@@ -371,7 +376,7 @@ class FormsTest(parameterized.TestCase):
     with jax.enable_x64(True):
       case = Case("clip")
       layer = case.posterior.image
-      each = lambda fn: jax.vmap(fn, (0, None))(case.images, layer)
+      each = lambda fn: quick.jit(jax.vmap(fn, (0, None)))(case.images, layer)
       got = each(predictive.normalised_embedding)
       got_full = each(predictive.normalised_embedding_full)
       turns = quick.jit(jax.jacobian(lambda x: x / jnp.linalg.norm(x)))
