@@ -1,6 +1,7 @@
 """Who may import whom: read from the sources, and seen in a fresh process."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -159,9 +160,14 @@ _HEAVY = ("transformers", "matplotlib", "jinja2", "pyarrow", "sklearn", "torch",
           "ml_collections")
 
 
+@functools.cache  # every rule looks at every file
+def _nodes(path):
+  return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def _imports(path):
   """Dotted names that a file imports, `from a import b` as a.b and a."""
-  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+  for node in _nodes(path):
     if isinstance(node, ast.Import):
       yield from (name.name for name in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -189,8 +195,7 @@ class ArchitectureTest(parameterized.TestCase):
     """`/` joins paths, `+` texts and lists; nothing is counted."""
     counting = (ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult)
     for path in sorted((_ROOT / "jaxcal" / "cli").glob("*.py")):
-      tree = ast.parse(path.read_text(encoding="utf-8"))
-      for node in ast.walk(tree):
+      for node in _nodes(path):
         if isinstance(node, (ast.BinOp, ast.AugAssign)):
           self.assertNotIsInstance(
               node.op, counting, f"{path}:{node.lineno}")
@@ -207,7 +212,7 @@ class ArchitectureTest(parameterized.TestCase):
       self.assertFalse({f"jaxcal.{room}" for room in _MAY_IMPORT
                         if room.startswith("config_")} - {
                             "jaxcal.config_file"} & imports, str(path))
-      for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+      for node in _nodes(path):
         if isinstance(node, ast.arg) and node.annotation is not None:
           kind = ast.unparse(node.annotation)
           self.assertFalse(

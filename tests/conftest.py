@@ -60,7 +60,7 @@ def _drop_programs():
   thousands.
   """
   yield
-  if not _MAPS.exists() or _MAPS.read_bytes().count(b"\n") > 30_000:
+  if not _MAPS.exists() or _MAPS.read_bytes().count(b"\n") > 40_000:
     jax.clear_caches()
     gc.collect()
 
