@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import pathlib
 
 from absl.testing import absltest
 import jax
@@ -26,6 +27,13 @@ class _Others(_Numbers):
 
 
 class RegisterDataclassTest(absltest.TestCase):
+
+  def test_no_other_way_is_taken(self):
+    for path in (pathlib.Path(__file__).parents[1] / "jaxcal").rglob("*.py"):
+      if path.name != "pytrees.py":
+        self.assertNotRegex(
+            path.read_text("utf-8"),
+            r"tree_util\.register_dataclass|struct\.dataclass", str(path))
 
   def test_classes_of_the_same_fields_are_told_apart(self):
     structures = [jax.tree.structure(one) for one in (
