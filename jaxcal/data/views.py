@@ -211,7 +211,7 @@ def image_key(seed: int, image_id: str) -> UInt32[np.ndarray, "2"]:
 @compiled_with("recipe")
 def make_views(
     canvas: UInt8[AnyArray, "H W 3"],
-    size: Int[AnyArray, "2"] | tuple[int, int],
+    size: Int[AnyArray, "2"] | tuple[int | Int[Array, ""], ...],
     key: UInt32[AnyArray, "2"],
     recipe: Recipe,
 ) -> UInt8[Array, "v s s 3"] | Float[Array, "v s s 3"]:

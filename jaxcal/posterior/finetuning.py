@@ -203,7 +203,8 @@ def learning_curve(
   A cell depends on its own names and on the arrays alone, so cells may be kept
   and left out of a later call by naming them in `done`. Where a strategy's
   choices are nested, those for all budgets of a seed come from one run for the
-  largest; seeds are tuned together.
+  largest. All seeds of a budget are tuned together, also those that are done:
+  by themselves, the others would differ in the last bit.
 
   Args:
     problem: Problem with the labels of the whole pool, an array.
@@ -226,19 +227,19 @@ def learning_curve(
                      f"array, but {problem.labels=}.")
   done = frozenset(done)
   for strategy in strategies:
-    chosen: dict[Cell, Int[np.ndarray, "b"]] = {}
-    for seed in seeds:
-      wanted = [b for b in budgets if (strategy, seed, b) not in done]
-      found = selection.select_each(strategy, _key(seed, 0), problem, wanted)
-      chosen |= {Cell(strategy, seed, budget): rows
-                 for budget, rows in found.items()}
-    for budget in budgets:
-      cells = [cell for cell in chosen if cell.budget == budget]
-      if cells:
-        yield from zip(cells, points(
-            jnp.stack([_key(cell.seed, 1) for cell in cells]), problem,
-            np.stack([chosen[cell] for cell in cells]), test, validation,
-            schedule))
+    wanted = [budget for budget in budgets
+              if any((strategy, seed, budget) not in done for seed in seeds)]
+    chosen = [selection.select_each(strategy, _key(seed, 0), problem, wanted)
+              for seed in seeds]
+    for budget in wanted:
+      found = points(
+          jnp.stack([_key(seed, 1) for seed in seeds]), problem,
+          np.stack([of_seed[budget] for of_seed in chosen]), test, validation,
+          schedule)
+      for seed, point in zip(seeds, found):
+        cell = Cell(strategy, seed, budget)
+        if cell not in done:
+          yield cell, point
 
 
 @functools.partial(jax.jit, static_argnames="schedule")

@@ -196,6 +196,7 @@ def search(
 @precision.highest
 def _search(params, cache, prompts, images, labels, logit_scale, weights,
             sharpnesses):
+  weights, sharpnesses = jnp.asarray(weights), jnp.asarray(sharpnesses)
   zero_shot = logit_scale * images.features @ prompts.target.T
   distance = 1 - images.features @ params["keys"].T
 

@@ -224,8 +224,8 @@ class LoopTest(parameterized.TestCase):
   @pytest.mark.slow
   def test_seeds_together_equal_one_by_one(self):
     alone = [self._init(seed) for seed in range(3)]
-    together = jax.vmap(
-        lambda key: training.init(self.method, _SGD, self.base, key))(
+    together = jax.jit(jax.vmap(
+        lambda key: training.init(self.method, _SGD, self.base, key)))(
             jnp.stack([jax.random.key(seed) for seed in range(3)]))
     for _ in range(2):
       order = jax.vmap(lambda state: training.shuffle(state, 7, 3))(together)
