@@ -203,19 +203,18 @@ class CompilationCacheTest(parameterized.TestCase):
     folder, _, compiled, results = self._run()
     self.assertEqual(folder.parent, self.folder)
     self.assertLen(list(folder.glob("*-cache")), compiled)
-    self.assertGreater(compiled, 5)
+    self.assertGreater(compiled, 10)
     # One was half written: it is compiled again, without a word.
     half = max(folder.glob("*-cache"), key=lambda path: path.stat().st_size)
     half.write_bytes(half.read_bytes()[:half.stat().st_size // 2])
     again, found, missed, same = self._run()
-    self.assertEqual((again, missed, same), (folder, 1, results))
-    self.assertGreater(found, 5)
+    self.assertEqual((again, found, missed, same),
+                     (folder, compiled - 1, 1, results))
     # These change no name of a folder, but every program.
     flags = " ".join(flag for flag in os.environ["XLA_FLAGS"].split()
                      if "optimization_level" not in flag)
-    again, found, compiled, _ = self._run(XLA_FLAGS=flags)
-    self.assertEqual((again, found), (folder, 0))
-    self.assertGreater(compiled, 5)
+    again, found, missed, _ = self._run(XLA_FLAGS=flags)
+    self.assertEqual((again, found, missed), (folder, 0, compiled))
 
 
 if __name__ == "__main__":
