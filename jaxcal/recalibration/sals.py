@@ -1,21 +1,15 @@
 """Sample-adaptive logit scaling (SaLS): the range of the zero-shot logits."""
 
-from collections.abc import Callable
 import dataclasses
 
 import jax
 import numpy as np
 
-from jaxcal.compiled import compiled
 from jaxcal.losses import logit_range
 from jaxcal.recalibration import base
 from jaxcal.recalibration import probabilities
 from jaxcal.typing import AnyArray
-from jaxcal.typing import Array
 from jaxcal.typing import Float
-
-# Arrays of the host, too.
-_match_range: Callable[..., Array] = compiled(logit_range.match_range)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +43,7 @@ def apply(
     ValueError: The shapes differ.
   """
   with jax.enable_x64(True):
-    found = np.asarray(_match_range(*(
-        np.asarray(x, np.float64) for x in (logits, zero_shot_logits))))
+    found = np.asarray(logit_range.match_range(*(
+        jax.device_put(np.array(x, np.float64))
+        for x in (logits, zero_shot_logits))))
   return probabilities.keeping(logits, found)
