@@ -208,10 +208,13 @@ def image_key(seed: int, image_id: str) -> UInt32[np.ndarray, "2"]:
   return np.frombuffer(hashlib.sha256(name).digest()[:8], "<u4")
 
 
+_Side = int | Int[Array, ""]
+
+
 @compiled_with("recipe")
 def make_views(
     canvas: UInt8[AnyArray, "H W 3"],
-    size: Int[AnyArray, "2"] | tuple[int | Int[Array, ""], ...],
+    size: Int[AnyArray, "2"] | tuple[_Side, _Side],
     key: UInt32[AnyArray, "2"],
     recipe: Recipe,
 ) -> UInt8[Array, "v s s 3"] | Float[Array, "v s s 3"]:

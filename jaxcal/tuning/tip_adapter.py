@@ -186,17 +186,16 @@ def search(
   Differs from the released code in: nothing.
   """
   _check_classes(cache.values, prompts)
-  weights, sharpnesses = (
-      np.asarray(grid, cache.values.dtype) for grid in (alphas, betas))
-  return _search(params, cache, prompts, images, labels, logit_scale, weights,
-                 sharpnesses)
+  return _search(params, cache, prompts, images, labels, logit_scale,
+                 *map(np.asarray, (alphas, betas)))
 
 
 @compiled
 @precision.highest
-def _search(params, cache, prompts, images, labels, logit_scale, weights,
-            sharpnesses):
-  weights, sharpnesses = jnp.asarray(weights), jnp.asarray(sharpnesses)
+def _search(params, cache, prompts, images, labels, logit_scale, alphas,
+            betas):
+  weights, sharpnesses = (
+      jnp.asarray(grid, cache.values.dtype) for grid in (alphas, betas))
   zero_shot = logit_scale * images.features @ prompts.target.T
   distance = 1 - images.features @ params["keys"].T
 
