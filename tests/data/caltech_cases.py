@@ -13,6 +13,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from jaxcal.data import catalogue
+from jaxcal.data import check
 from jaxcal.data import coop
 from jaxcal.data import load
 from jaxcal.tuning import protocol
@@ -49,6 +50,17 @@ class CaltechCase(parameterized.TestCase):
       drawn[split] = [row for rows in of_label.values()
                       for row in random.sample(rows, number)]
     return drawn
+
+  def clean_report(self, look=check.Look()):
+    """What a check says, once it is seen to be of a set without damage."""
+    report = check.benchmark("caltech101", self.root, look)
+    self.assertEqual(report.findings, ())
+    self.assertEqual([(count.split, count.listed, count.there, count.expected)
+                      for count in report.counts],
+                     [(split, number, number, number) for split, number
+                      in caltech_stand_in.COUNTS.items()])
+    self.assertEqual(report.num_classes, 100)
+    return report
 
 
 class Splits(CaltechCase):

@@ -2,6 +2,7 @@
 
 from absl.testing import absltest
 
+from jaxcal.data import check
 from tests.data import caltech_cases
 from tests.data import caltech_stand_in
 
@@ -21,6 +22,12 @@ class SplitsTest(_StandIn, caltech_cases.Splits):
 
 class FewShotTest(_StandIn, caltech_cases.FewShot):
   pass
+
+
+class CheckTest(_StandIn, caltech_cases.CaltechCase):
+
+  def test_clean(self):
+    self.clean_report(check.Look(headers_only=True))
 
 
 if __name__ == "__main__":

@@ -272,15 +272,6 @@ class CaltechTest(parameterized.TestCase):
     return _Copy(self.original,
                  pathlib.Path(self.create_tempdir().full_path))
 
-  def test_clean(self):
-    report = check.benchmark("caltech101", self.original.parent, _HEADERS)
-    self.assertEqual(report.findings, ())
-    self.assertEqual([(count.split, count.listed, count.there, count.expected)
-                      for count in report.counts],
-                     [(split, number, number, number) for split, number
-                      in caltech_stand_in.COUNTS.items()])
-    self.assertEqual(report.num_classes, 100)
-
   @parameterized.parameters(*_DAMAGES)
   @pytest.mark.slow
   def test_damage(self, damage, expected):
