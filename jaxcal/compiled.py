@@ -1,7 +1,7 @@
 """Functions of arrays as one program each, where they are called by themselves.
 
 Left alone, such a function runs operation by operation: each is compiled for
-each shape, in about 20 ms, and dispatched on its own. Called by a function that
+each shape, in tens of milliseconds, and dispatched on its own. Called with what
 JAX is tracing (under `jit`, `grad` or `vmap`), one of these is the plain
 function: the program around it is the same as without, to its last bit.
 """
