@@ -47,8 +47,8 @@ class PredictionsTest(parameterized.TestCase):
   def test_needs_no_pickle_and_no_library_of_ours(self):
     path = self._path()
     predictions.save(_example(), path)
-    arrays = np.load(f"{path}.npz", allow_pickle=False)
-    self.assertEqual(arrays["ids"].tolist()[1], "çà/2.jpg")
+    with np.load(f"{path}.npz", allow_pickle=False) as arrays:
+      self.assertEqual(arrays["ids"].tolist()[1], "çà/2.jpg")
     about = json.loads(pathlib.Path(f"{path}.json").read_text("utf-8"))
     self.assertEqual(about["class_names"], ["cat", "dog", "cat"])
 

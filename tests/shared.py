@@ -1,8 +1,13 @@
-"""Where reference data lie: in the checkout, or beside it."""
+"""Where reference data lie, in the checkout or beside it; their arrays."""
 
+from collections.abc import Mapping
+import functools
 import os
 import pathlib
+import types
 import unittest
+
+import numpy as np
 
 _HERE = pathlib.Path(__file__).resolve()
 
@@ -23,3 +28,13 @@ def path(name: str) -> pathlib.Path:
     raise unittest.SkipTest(
         f"no {found}: reference data absent, nothing checked")
   return found
+
+
+@functools.cache
+def arrays(file: pathlib.Path | str) -> Mapping[str, np.ndarray]:
+  """All arrays of a .npz file, which is closed again; not to be written to."""
+  with np.load(file, allow_pickle=False) as stored:
+    found = dict(stored)
+  for array in found.values():
+    array.flags.writeable = False
+  return types.MappingProxyType(found)

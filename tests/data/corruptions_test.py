@@ -19,6 +19,7 @@ from jaxcal.data import corruptions_on_host as on_host
 from jaxcal.data import image_set as image_sets
 from jaxcal.data import load
 from jaxcal.features import store as stores
+from tests import shared
 from tests.data import corruption_numbers
 from tests.data import miniatures
 
@@ -34,7 +35,7 @@ _MOST = {"jpeg_compression": 10}
 
 def _reference(name):
   """(severity, shape, values) of a corruption in the stored numbers."""
-  file = np.load(corruption_numbers.PATH)
+  file = shared.arrays(corruption_numbers.PATH)
   theirs = "elastic_transform" if name in _PACKAGES else name
   for key, values in zip(file["names"].tolist(), file["values"]):
     package, one, severity, shape = key.split("/")

@@ -92,7 +92,7 @@ class StoredViewsTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     path = shared.path("oracles/tpt") / "views_oracle.npz"
-    self.stored = np.load(path, allow_pickle=False)
+    self.stored = shared.arrays(path)
 
   def assert_close(self, view, stored, share):
     difference = np.abs(view.astype(int) - stored)

@@ -21,7 +21,7 @@ _SIDES = ("img", "txt")
 
 
 def _oracle():
-  return np.load(shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz")
+  return shared.arrays(shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz")
 
 
 class FactorsTest(parameterized.TestCase):
@@ -38,14 +38,14 @@ class FactorsTest(parameterized.TestCase):
     self.assertBetween(got.asymmetry["B_img_analytic.pt"], 1e-8, 1e-6)
     for side in (got.image, got.text):
       np.testing.assert_array_equal(side.b, side.b.T)
-    with _oracle() as stored:
-      for key, matrix in (("A_img", got.image.a), ("B_img", got.image.b),
-                          ("A_txt", got.text.a), ("B_txt", got.text.b)):
-        spectrum = stored[f"b32.eig_{key}"]
-        matrix = np.asarray(matrix, np.float64)
-        np.testing.assert_allclose(np.trace(matrix), spectrum.sum(), rtol=1e-6)
-        np.testing.assert_allclose(np.sum(matrix**2), np.sum(spectrum**2),
-                                   rtol=1e-6)
+    stored = _oracle()
+    for key, matrix in (("A_img", got.image.a), ("B_img", got.image.b),
+                        ("A_txt", got.text.a), ("B_txt", got.text.b)):
+      spectrum = stored[f"b32.eig_{key}"]
+      matrix = np.asarray(matrix, np.float64)
+      np.testing.assert_allclose(np.trace(matrix), spectrum.sum(), rtol=1e-6)
+      np.testing.assert_allclose(np.sum(matrix**2), np.sum(spectrum**2),
+                                 rtol=1e-6)
 
     layer = laplace.kronecker_posterior(
         got.image, pseudo_count=4, prior_precision=3575.3)

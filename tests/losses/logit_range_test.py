@@ -12,7 +12,7 @@ from tests import shared
 
 
 def _oracle():
-  return np.load(
+  return shared.arrays(
       shared.path("oracles/few_shot") / "calibration_oracle.npz")
 
 

@@ -34,7 +34,7 @@ class _Stored:
 
   def __init__(self, name):
     folder = shared.path("oracles/conformal")
-    self.found = np.load(folder / f"ranking_{name}.npz")
+    self.found = shared.arrays(folder / f"ranking_{name}.npz")
     path = shared.path("data/whurs19") / f"{_MODELS[name]}.npz"
     with np.load(path) as stored:
       self.images = _unit(stored["image_features"])

@@ -15,7 +15,7 @@ _CASES = (("clip", "clip"), ("siglip", "siglip"))
 
 def _oracle(case):
   path = shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz"
-  arrays = np.load(path)
+  arrays = shared.arrays(path)
   return lambda key: arrays[f"{case}.{key}"]
 
 

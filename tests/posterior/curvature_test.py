@@ -274,7 +274,8 @@ class StreamTest(parameterized.TestCase):
       file = io.BytesIO()
       np.savez(file, **sums._asdict())
       file.seek(0)
-      sums = curvature.Sums(**np.load(file))
+      with np.load(file) as stored:
+        sums = curvature.Sums(**stored)
     self.assertEqual(sums.num_pairs, 10)
     for resumed, expected in zip(curvature.finish(sums), whole):
       np.testing.assert_array_equal(resumed, expected)
@@ -367,7 +368,8 @@ def _spoilt(rows, row, value):
 
 def _oracle(case):
   """(activations, embeddings) of each side, scale, bias, and all by name."""
-  arrays = np.load(shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz")
+  arrays = shared.arrays(
+      shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz")
   stored = lambda name: arrays[f"{case}.{name}"]
   pairs = {}
   for side in ("img", "txt"):

@@ -15,14 +15,13 @@ CASES = (("clip", "clip"), ("siglip", "siglip"))
 def oracle(case):
   """From a name to an array of the released code, for "clip" or "siglip"."""
   path = shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz"
-  arrays = np.load(path)
-  names = frozenset(arrays.files)
+  arrays = shared.arrays(path)
 
   def get(key, default=None):
     found = f"{case}.{key}"
-    return arrays[found] if found in names or default is None else default
+    return arrays[found] if found in arrays or default is None else default
 
-  get.has = lambda key: f"{case}.{key}" in names
+  get.has = lambda key: f"{case}.{key}" in arrays
   return get
 
 

@@ -30,7 +30,7 @@ _NOUNS = (
 
 
 def _oracle():
-  return np.load(shared.path("oracles/few_shot") / "fewshot_oracle.npz")
+  return shared.arrays(shared.path("oracles/few_shot") / "fewshot_oracle.npz")
 
 
 class WordNetTest(absltest.TestCase):

@@ -14,7 +14,7 @@ from tests import shared
 
 
 def _oracle(name="fewshot_oracle"):
-  return np.load(shared.path("oracles/few_shot") / f"{name}.npz")
+  return shared.arrays(shared.path("oracles/few_shot") / f"{name}.npz")
 
 
 def _set(labels, class_names, name="toy"):

@@ -15,8 +15,7 @@ from tests import shared
 class WeightsTest(parameterized.TestCase):
 
   def test_oracle(self):
-    oracle = np.load(shared.path("oracles/zoo") / "zoo_oracle.npz",
-                     allow_pickle=False)
+    oracle = shared.arrays(shared.path("oracles/zoo") / "zoo_oracle.npz")
     with jax.enable_x64(True):
       views = jax.device_put(oracle["views"])
       numbers = reliability.RTpt(
