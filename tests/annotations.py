@@ -3,6 +3,11 @@
 Shapes and dtypes of arrays are, too. JAXTYPING_DISABLE=1 turns it off.
 """
 
+from collections.abc import Iterable
+import functools
+import inspect
+import types
+import typing
 import unittest
 
 import beartype
@@ -19,6 +24,44 @@ def check(function):
   leaves it works with, such as batches of them, axes or nothing at all.
   """
   return function if function.__name__ == "__init__" else _checked(function)
+
+
+def _jaxtyped(*, typechecker):
+  """`jaxtyping.jaxtyped`, which is for functions of arrays alone.
+
+  It looks at every call four times over; where there are no shapes that
+  arguments could share, once is enough, and not at all without annotations.
+  """
+  with_shapes = _all_jaxtyped(typechecker=typechecker)
+
+  def decorate(function):
+    if not isinstance(function, types.FunctionType) or _mentions_arrays(
+        function.__annotations__.values()):
+      return with_shapes(function)
+    if not function.__annotations__:
+      return function
+    checked = typechecker(function)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+      here = function if jaxtyping.config.jaxtyping_disable else checked
+      return here(*args, **kwargs)
+
+    return call
+
+  return decorate
+
+
+_all_jaxtyped = jaxtyping.jaxtyped
+
+
+def _mentions_arrays(annotations: Iterable[object]) -> bool:
+  """Whether some of them have shapes, or are text that may have."""
+  return any(
+      isinstance(one, str) or
+      (inspect.isclass(one) and issubclass(one, jaxtyping.AbstractArray)) or
+      _mentions_arrays(one if isinstance(one, list) else typing.get_args(one))
+      for one in annotations)
 
 
 class _Refusal(unittest.case._AssertRaisesContext):
@@ -39,5 +82,6 @@ class _Refusal(unittest.case._AssertRaisesContext):
 
 def install() -> None:
   """Checks all of jaxcal that is imported from now on."""
+  jaxtyping.jaxtyped = _jaxtyped
   jaxtyping.install_import_hook("jaxcal", f"{__name__}.{check.__name__}")
   unittest.case._AssertRaisesContext = _Refusal

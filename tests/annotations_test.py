@@ -1,16 +1,26 @@
 """A false annotation fails the test that comes upon it."""
 
 import ast
+from collections.abc import Callable
+from collections.abc import Mapping
 import pathlib
+from typing import Any
 import unittest
 
 from absl.testing import absltest
+from beartype import roar
 import jax.numpy as jnp
 import jaxtyping
 import pytest
 
+from jaxcal import memory
+from jaxcal.adapt.prompt import engine
 from jaxcal.losses import cosines
 from jaxcal.losses import entropy
+from jaxcal.typing import Array
+from jaxcal.typing import Float
+from jaxcal.typing import Number
+from tests import annotations
 
 _ROOT = pathlib.Path(__file__).parents[1] / "jaxcal"
 
@@ -46,6 +56,18 @@ class AnnotationsTest(absltest.TestCase):
     unit = ones / jnp.linalg.norm(ones, axis=1, keepdims=True)
     self.assertRegex(
         self._refused(cosines.paired_cosines, unit, unit[:1]), "'second'")
+
+  def test_functions_without_arrays(self):
+    with pytest.raises(roar.BeartypeCallHintParamViolation, match="'budget'"):
+      memory.shares("much")
+    with self.assertRaises(TypeError) as reached:  # the function's own
+      memory.shares("much")
+    self.assertNotIsInstance(reached.exception, roar.BeartypeException)
+    self.assertFalse(annotations._mentions_arrays([
+        int, None, Callable[[int], str], Mapping[str, int | None], Any]))
+    for array in (Float[Array, ""], Number, engine.LossOfViews, "Float[Array, '']",
+                  Mapping[str, tuple[int, Float[Array, "k"] | None]]):
+      self.assertTrue(annotations._mentions_arrays([array]))
 
   def test_functions_are_reached_by_what_they_are_to_refuse(self):
     with self.assertRaisesRegex(ValueError, "logits must be .views, classes."):

@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
 from jaxcal import predictions
+from jaxcal.storage import pair
 
 
 def _example(**changes):
@@ -104,6 +106,7 @@ class PredictionsTest(parameterized.TestCase):
 
   @parameterized.product(ending=("npz", "json"), old=(False, True))
   def test_damaged_files_are_named(self, ending, old):
+    self.enter_context(mock.patch.object(pair, "_PAUSE", 0))
     path = self._path()
     predictions.save(_example(), path)
     if old:  # without checksums, damage shows in the format
