@@ -27,25 +27,27 @@ def check(function):
 
 
 def _jaxtyped(*, typechecker):
-  """`jaxtyping.jaxtyped`, which is for functions of arrays alone.
+  """`jaxtyping.jaxtyped`, with one look at a call in place of four.
 
-  It looks at every call four times over; where there are no shapes that
-  arguments could share, once is enough, and not at all without annotations.
+  None at a function without annotations.
   """
-  with_shapes = _all_jaxtyped(typechecker=typechecker)
-
   def decorate(function):
-    if not isinstance(function, types.FunctionType) or _mentions_arrays(
-        function.__annotations__.values()):
-      return with_shapes(function)
-    if not function.__annotations__:
+    if not isinstance(function, types.FunctionType):
+      return _all_jaxtyped(function, typechecker=typechecker)
+    annotations = function.__annotations__.values()
+    if not annotations:
       return function
     checked = typechecker(function)
+    has_shapes = _mentions_arrays(annotations)
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-      here = function if jaxtyping.config.jaxtyping_disable else checked
-      return here(*args, **kwargs)
+      if jaxtyping.config.jaxtyping_disable:
+        return function(*args, **kwargs)
+      if not has_shapes:
+        return checked(*args, **kwargs)
+      with _all_jaxtyped("context"):  # in which a name is of one size
+        return checked(*args, **kwargs)
 
     return call
 

@@ -20,9 +20,6 @@ from jaxcal.losses import orthogonality
 from jaxcal.recalibration import base
 from tests.cli import command
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 _DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 
 
@@ -51,6 +48,7 @@ class _PageTest(absltest.TestCase):
 
 class RegulariserTest(_PageTest):
 
+  @pytest.mark.slow
   def test_beside_others(self):
     function, beside, _ = _blocks("own_regulariser.md")
     names, printed = self._run(function, beside)
@@ -70,6 +68,7 @@ class RegulariserTest(_PageTest):
     np.testing.assert_allclose(
         np.median(found["nearest"].info["effective_weight"]), 2, rtol=1e-5)
 
+  @pytest.mark.slow
   def test_in_the_command_another_function_is_another_run(self):
     function, _, config = _blocks("own_regulariser.md")
     path = self.folder / "mine.py"
@@ -103,6 +102,7 @@ class RegulariserTest(_PageTest):
 
 class RecalibratorTest(_PageTest):
 
+  @pytest.mark.slow
   def test_on_arrays_and_of_a_run(self):
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", base.FitWarning)
@@ -134,6 +134,7 @@ class RecalibratorTest(_PageTest):
 
 class ImagesTest(_PageTest):
 
+  @pytest.mark.slow
   def test_from_pictures_to_predictions_and_features(self):
     images, everywhere, stored = _blocks("own_images.md")
     names, printed = self._run(images, everywhere)

@@ -12,9 +12,6 @@ from tests.cli import command
 from tests.data import files
 from tests.data import miniatures
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 _SMALL = ("--config.views.number=2", "--config.method.selection_fraction=0.5",
           "--config.metrics.num_resamples=20", "--config.method.name=zero_shot")
 _SKIP = "--config.data.on_bad_image=skip"
@@ -83,6 +80,7 @@ class BadImagesTest(absltest.TestCase):
     self.assertEqual(status, 2)
     self.assertRegex(error, "cannot use image 'cat/1.png'.*truncated")
 
+  @pytest.mark.slow
   def test_skipped_images_are_listed_everywhere(self):
     bad = _damage(self.images)
     for again in range(2):  # the second time, what is there is used
@@ -107,6 +105,7 @@ class BadImagesTest(absltest.TestCase):
     self.assertEqual(status, 2)
     self.assertRegex(error, "data.num_images: stored 5, asked 6")
 
+  @pytest.mark.slow
   def test_a_report_of_several_runs_keeps_what_one_says(self):
     _damage(self.images)
     for images, output in ((self.images, "out"),
@@ -121,6 +120,7 @@ class BadImagesTest(absltest.TestCase):
     self.assertEqual(status, 0, error)
     self.assertEqual(printed.count("pets: 3 images left out"), 1)
 
+  @pytest.mark.slow
   def test_nothing_is_said_of_sound_images(self):
     status, printed, error = self._evaluate(_SKIP)
     self.assertEqual(status, 0, error)
@@ -128,6 +128,7 @@ class BadImagesTest(absltest.TestCase):
     told = json.loads((self.output / "run.json").read_text("utf-8"))
     self.assertFalse([key for key in told if key.startswith("left_out")])
 
+  @pytest.mark.slow
   def test_a_store_knows_what_was_left_out(self):
     bad = _damage(self.images)
     store = f"{self.root}/store"
@@ -139,6 +140,7 @@ class BadImagesTest(absltest.TestCase):
     self.assertEqual(status, 0, error)
     self._listed(bad)
 
+  @pytest.mark.slow
   def test_a_list_and_a_sweep(self):
     bad = _damage(self.images)
     names = sorted(path.relative_to(self.root).as_posix()
@@ -155,6 +157,7 @@ class BadImagesTest(absltest.TestCase):
                      [f"pets/{bad[0]}", f"pets/{bad[2]}"])
     self.assertIn("pets: 2 images left out", printed)
 
+  @pytest.mark.slow
   def test_shots_of_files_that_are_called_like_the_test_images(self):
     train = _fill(self.root / "train", first=100)
     bad = _damage(train)

@@ -12,9 +12,6 @@ from jaxcal import predictions
 from jaxcal.data import corruptions
 from tests.cli import command
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 _SMALL = ("--config.data.name=digits", "--config.data.limit=6",
           "--config.views.number=2", "--config.method.selection_fraction=0.5",
           "--config.metrics.num_resamples=20", "--config.method.name=zero_shot")
@@ -34,6 +31,7 @@ class CorruptionsTest(parameterized.TestCase):
   def _logits(self, output, setting="predictions/digits"):
     return predictions.load(self.root / output / setting / "zero_shot").logits
 
+  @pytest.mark.slow
   def test_images_are_corrupted_and_the_run_says_so(self):
     for output, arguments in (
         ("clean", ()), ("noisy", _NOISE), ("again", _NOISE),
@@ -52,6 +50,7 @@ class CorruptionsTest(parameterized.TestCase):
     self.assertEqual(
         (row["corruption"], row["severity"]), ("gaussian_noise", 5))
 
+  @pytest.mark.slow
   def test_a_run_does_not_go_on_with_other_corruptions(self):
     self.assertEqual(self._run("out", *_NOISE)[0], 0)
     for changed in ("--config.data.severity=2", "--config.data.corruption=fog",
@@ -60,6 +59,7 @@ class CorruptionsTest(parameterized.TestCase):
       self.assertEqual(status, 2)
       self.assertIn(f"{changed[9:].partition('=')[0]}: stored", error)
 
+  @pytest.mark.slow
   def test_a_share_of_the_images(self):
     share = (*_NOISE, "--config.stream.corrupted_share=0.5")
     for output, arguments in (("clean", ()), ("noisy", _NOISE),
@@ -112,6 +112,7 @@ class CorruptionsTest(parameterized.TestCase):
     self.assertRegex(error, message)
     self.assertFalse((self.root / "out").exists())
 
+  @pytest.mark.slow
   def test_a_sweep_over_severities(self):
     status, _, error = self._run(
         "sweep", _NOISE[0], "--sweep=data.severity=1,5", name="sweep")
@@ -120,6 +121,7 @@ class CorruptionsTest(parameterized.TestCase):
         "utf-8").splitlines()))
     self.assertEqual([row["data.severity"] for row in rows], [1, 5])
 
+  @pytest.mark.slow
   def test_a_sweep_over_shares(self):
     status, printed, error = self._run(
         "sweep", *_NOISE, "--sweep=stream.corrupted_share=0.5,1", name="sweep")

@@ -16,9 +16,6 @@ from jaxcal.report import diagnosis
 from jaxcal.storage import output_folder
 from tests.cli import command
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 
 def _features(k=6, d=8):
   features = 1 + np.random.default_rng(0).normal(size=(k, d))
@@ -40,6 +37,7 @@ class DiagnoseTest(parameterized.TestCase):
     return {(row["data"], row["method"]): row
             for row in map(json.loads, text.splitlines())}
 
+  @pytest.mark.slow
   def test_classes_of_a_model(self):
     status, printed, error = self._run(
         "--config.data.name=digits,dtd", "--config.method.name=zero_shot,soc",
@@ -61,6 +59,7 @@ class DiagnoseTest(parameterized.TestCase):
     for path in (self.folder / "out").iterdir():
       self.assertRegex(path.name, f"{output_folder.FILES}|.*lock.*")
 
+  @pytest.mark.slow
   def test_a_file_of_features(self):
     np.save(self.folder / "mine.npy", _features())
     status, _, error = self._run(f"--features={self.folder / 'mine.npy'}")
@@ -78,6 +77,7 @@ class DiagnoseTest(parameterized.TestCase):
     self.assertNotIn("weight", rows["mine", "soc_quantile"])
     self.assertLen(rows, 6)
 
+  @pytest.mark.slow
   def test_effective_weights_and_a_margin_that_follow_the_classes(self):
     status, _, error = self._run(
         "--config.data.name=digits,shapes", "--config.method.name=c_tpt,soc",
@@ -100,6 +100,7 @@ class DiagnoseTest(parameterized.TestCase):
     self.assertIn("text features alone do not tell it", re.sub(
         r"\s+", " ", error))
 
+  @pytest.mark.slow
   def test_under_the_published_weights(self):
     status, _, error = self._run(
         "--config.data.name=imagenet_r", "--config.protocol=paper",

@@ -13,9 +13,6 @@ from jaxcal.features import sources
 from jaxcal.features import store as stores
 from tests.cli import command
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 
 def _stopped_after_one(write):
   """The function, killed when it is called again."""
@@ -42,6 +39,7 @@ class DryRunTest(absltest.TestCase):
     return tuple(int(text.replace(",", "")) for text in re.search(
         "image tower: ([0-9,]+);.*contexts: ([0-9,]+)[.]", printed).groups())
 
+  @pytest.mark.slow
   def test_evaluate(self):
     output = pathlib.Path(self.create_tempdir().full_path, "run")
     given = lambda methods: ("evaluate", *command.SMALL, f"--output={output}",
@@ -61,6 +59,7 @@ class DryRunTest(absltest.TestCase):
     self.assertEqual(
         {path: path.stat().st_mtime_ns for path in output.rglob("*")}, before)
 
+  @pytest.mark.slow
   def test_unfinished_work_counts(self):
     root = pathlib.Path(self.create_tempdir().full_path)
     for number in range(1, 20):  # until one of three batches is written
@@ -73,6 +72,7 @@ class DryRunTest(absltest.TestCase):
     printed = self._run(*given, "--dry_run")
     self.assertEqual(self._sums(printed), (32, 40))
 
+  @pytest.mark.slow
   def test_views_that_the_run_keeps_for_its_orders_are_not_counted_again(self):
     output = pathlib.Path(self.create_tempdir().full_path, "run")
     given = lambda methods, orders: (

@@ -18,9 +18,6 @@ from jaxcal.report import tables
 from jaxcal.storage import output_folder
 from tests.cli import command
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 
 def _predictions(seed, n=60, k=5, labels=None):
   labels = np.random.default_rng(0).integers(k, size=n)
@@ -50,6 +47,7 @@ class FailureTest(absltest.TestCase):
     return [json.loads(line) for line in
             (folder / "failure.jsonl").read_text().splitlines()]
 
+  @pytest.mark.slow
   def test_all_tables(self):
     status, printed, error = command.here(
         "failure", str(self.run_folder), "--held_out=2", "--draws=20",
@@ -99,6 +97,7 @@ class FailureTest(absltest.TestCase):
     self.assertNotIn("Outliers, pets",
                      (self.run_folder / "report.html").read_text())
 
+  @pytest.mark.slow
   def test_predictions_that_say_their_logit_scale(self):
     path = self.run_folder / "predictions" / "pets" / "zero_shot"
     one = self.saved["zero_shot"]
@@ -143,6 +142,7 @@ class FailureTest(absltest.TestCase):
     self.assertNotIn("tpt+full", {method for method, *_ in found})
     self.assertIn("| tpt+full ", printed)
 
+  @pytest.mark.slow
   def test_a_folder_of_its_own_and_nothing_asked(self):
     output = self.run_folder / "other"
     status, printed, error = command.here(

@@ -11,9 +11,6 @@ import pytest
 
 from jaxcal.cli import interrupt
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 _START = """
 import hashlib
 import signal
@@ -52,6 +49,7 @@ class InterruptTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (_IN_ONE_CALL, True), (_ON_A_DEVICE, False))
+  @pytest.mark.slow
   def test_ends_without_the_device(self, busy, forced):
     program = _START + busy + _RUN
     with subprocess.Popen(

@@ -10,9 +10,6 @@ from jaxcal import memory
 from jaxcal.features import encoding
 from tests.cli import command
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 _TUNE = ("tune", "--config=dor_base_to_new", "--config.data.name=digits",
          "--config.data.limit=10", "--config.tune.num_shots=1",
          "--config.tune.num_seeds=1", "--config.tune.num_epochs=1",
@@ -29,6 +26,7 @@ class MemoryTest(parameterized.TestCase):
       ("--store", ("features", *command.small("features"),
                    "--config.data.limit=2")),
       ("--output", _TUNE), ("--config.posterior.folder", _FIT))
+  @pytest.mark.slow
   def test_of_the_budget_that_is_asked_for(self, flag, given):
     with mock.patch.object(
         encoding, "image_encoder", wraps=encoding.image_encoder) as encoder:

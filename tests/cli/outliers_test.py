@@ -14,9 +14,6 @@ from jaxcal.data import load
 from jaxcal.report import summary
 from tests.cli import command
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 _SHARE = ("--config.data.out_of_distribution=shades",
           "--config.stream.outlier_share=0.2")
 _METHODS = "--config.method.name=zero_shot,tda"
@@ -45,6 +42,7 @@ class OutliersTest(parameterized.TestCase):
     self.assertEqual((status, printed), (2, ""))
     return error
 
+  @pytest.mark.slow
   def test_rows_are_of_the_own_images_and_detection_of_both(self):
     few = ("--config.data.limit=80", "--config.stream.orders=2",
            "--config.method.name=zero_shot,tda")
@@ -88,6 +86,7 @@ class OutliersTest(parameterized.TestCase):
     self.assertRegex(printed, r": zero_shot +\| 80 \| +0.0 \[0.0, 0.0\]")
     self.assertIn(": tda-order1", printed)
 
+  @pytest.mark.slow
   def test_with_fewer_images_than_asked_for(self):
     root = self._folder("boats")
     self._write(root / "yacht", 2)
@@ -111,6 +110,7 @@ class OutliersTest(parameterized.TestCase):
       Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(
           folder / f"{number}.png")
 
+  @pytest.mark.slow
   def test_replaced_pictures_of_either_set_are_noticed(self):
     root = self._folder("root")
     for name in ("pets/cat", "pets/dog", "boats/yacht"):
@@ -140,6 +140,7 @@ class OutliersTest(parameterized.TestCase):
     return error
 
   @parameterized.parameters((), ("--config.stream.orders=2",))
+  @pytest.mark.slow
   def test_killed_at_any_file_and_resumed_is_the_undisturbed_run(self, *given):
     arguments = (
         *_SHARE, "--config.method.name=zero_shot,mta,tda,dmn", *given)
@@ -165,6 +166,7 @@ class OutliersTest(parameterized.TestCase):
         self.assertEqual(ours.ids, theirs.ids)
     self.assertGreater(killed, 2)
 
+  @pytest.mark.slow
   def test_a_dry_run_counts_both(self):
     given = (*_SHARE, _METHODS)
     output, printed = self._folder(), None
@@ -175,6 +177,7 @@ class OutliersTest(parameterized.TestCase):
       self.assertNotIn("out_of_distribution", printed)
       self._run(*given, output=output)
 
+  @pytest.mark.slow
   def test_among_its_own_set_there_are_none(self):
     output, printed = self._run(
         "--config.data.name=shades", *_SHARE, _METHODS)

@@ -16,9 +16,6 @@ from jaxcal.storage import lock
 from jaxcal.storage import process
 from tests.cli import command
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 
 def _files(folder):
   return sorted(path.relative_to(folder).as_posix()
@@ -36,6 +33,7 @@ class CommandTest(absltest.TestCase):
         "evaluate", *command.SMALL, "--config.method.name=zero_shot",
         f"--output={self.output}", *arguments)
 
+  @pytest.mark.slow
   def test_overwrite_keeps_what_it_did_not_write(self):
     status, _, error = self._evaluate()
     self.assertEqual((status, lock.NAME in _files(self.output)), (0, False))
@@ -60,6 +58,7 @@ class CommandTest(absltest.TestCase):
     run = json.loads((self.output / "run.json").read_text())
     self.assertEqual(run["config.views.seed"], 1)
 
+  @pytest.mark.slow
   def test_one_run_at_a_time(self):
     self.output.mkdir()
     with lock.hold(self.output):
@@ -85,6 +84,7 @@ class CommandTest(absltest.TestCase):
                      "that ended without giving it back: process .*, since")
     self.assertFalse({left.name, lock.NAME} & set(_files(self.output)))
 
+  @pytest.mark.slow
   def test_damaged_parts_and_predictions(self):
     status, _, error = self._evaluate()
     self.assertEqual(status, 0, error)

@@ -42,9 +42,6 @@ from jaxcal.testbed import shipped
 from jaxcal.typing import Pooled
 from tests.cli import command
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 _FILE = "--config=configs/bayesvlm.py"
 _CONFIG = (_FILE, "--config.batch_size=2")
 # 60 pairs: of blocks of 24, the last one is ragged.
@@ -111,6 +108,7 @@ class _Fitted(parameterized.TestCase):
 
 class FitTest(_Fitted):
 
+  @pytest.mark.slow
   def test_factors_are_those_of_the_pairs(self):
     model = checkpoint.load(shipped.folder())
     pairs = testbed_pairs.load(60)
@@ -170,6 +168,7 @@ class FitTest(_Fitted):
     np.testing.assert_allclose(
         posterior.text.b_inv @ precision, np.eye(128), atol=1e-4)
 
+  @pytest.mark.slow
   def test_killed_at_random_moments_and_resumed_is_the_undisturbed_fit(self):
     folder, rng = self._folder("killed"), random.Random(0)
     for _ in range(command.KILLS):
@@ -179,6 +178,7 @@ class FitTest(_Fitted):
                      _contents(self.folder, "*.npz"))
     self.assertFalse((folder / "work").exists())
 
+  @pytest.mark.slow
   def test_stopped_at_every_file_and_resumed(self):
     whole, folder = self._folder("whole"), self._folder("stopped")
     self._runs(*_fit(whole))
@@ -197,6 +197,7 @@ class FitTest(_Fitted):
       self.assertEqual((folder / name).read_bytes(),
                        (whole / name).read_bytes(), name)
 
+  @pytest.mark.slow
   def test_again_is_at_once_and_other_pairs_are_refused(self):
     folder = self._copy()
     with mock.patch.object(curvature, "add", side_effect=AssertionError):
@@ -233,6 +234,7 @@ class FitTest(_Fitted):
     self.assertEqual((folder / name).read_text(), "mine")
     self.assertEqual((folder / "work").exists(), "work" in name)
 
+  @pytest.mark.slow
   def test_tars_with_a_broken_image_and_a_missing_caption(self):
     root = self._folder("tars")
     root.mkdir()
@@ -269,6 +271,7 @@ class FitTest(_Fitted):
         np.testing.assert_allclose(
             getattr(factors, name), want, atol=1e-5 * np.abs(want).max())
 
+  @pytest.mark.slow
   def test_mostly_unusable_images_end_the_fit_early(self):
     root = self._folder("broken")
     root.mkdir()
@@ -291,6 +294,7 @@ class FitTest(_Fitted):
     self.assertIn("| 12 ", printed)
     self.assertEqual(files.read(folder).manifest["pairs"], "digits")
 
+  @pytest.mark.slow
   def test_chosen_by_validation(self):
     folder = self._copy()
     printed = self._runs(
@@ -341,6 +345,7 @@ class FitTest(_Fitted):
 
 class UseTest(_Fitted):
 
+  @pytest.mark.slow
   def test_evaluate(self):
     output = self._folder("run")
     arguments = (
@@ -402,6 +407,7 @@ class UseTest(_Fitted):
     self._fails("posterior.pseudo_count: stored", "evaluate", *arguments,
                 "--config.posterior.pseudo_count=40")
 
+  @pytest.mark.slow
   def test_uncertainty_about_images_of_other_classes_in_the_stream(self):
     """Without a state, the same as in a stream of their own."""
     found = []
@@ -425,6 +431,7 @@ class UseTest(_Fitted):
         np.testing.assert_allclose(mixed.info[key], values, rtol=1e-3,
                                    atol=1e-4)
 
+  @pytest.mark.slow
   def test_another_split_has_other_images(self):
     output = self._folder("run")
     plain = (
@@ -438,6 +445,7 @@ class UseTest(_Fitted):
       self.assertTrue(image_id.startswith("digits/validation/"))
     self.assertEqual([row["method"] for row in _rows(output)], ["zero_shot"])
 
+  @pytest.mark.slow
   def test_sweep(self):
     output = self._folder("run")
     printed = self._runs(
@@ -463,6 +471,7 @@ class UseTest(_Fitted):
              for path in sorted(folder.rglob("zero_shot.npz"))]
     np.testing.assert_array_equal(*plain)
 
+  @pytest.mark.slow
   def test_sweep_of_posteriors(self):
     output = self._folder("run")
     arguments = ("sweep", *_SWEPT, _posterior("nowhere"), f"--output={output}")
@@ -474,6 +483,7 @@ class UseTest(_Fitted):
     self._fails("no field 'temperature.split'", *arguments,
                 "--sweep=temperature.split=train,validation")
 
+  @pytest.mark.slow
   def test_select(self):
     output = self._folder("run")
     arguments = ("posterior", "select", *_SMALL, *_SELECT,
@@ -596,6 +606,7 @@ class UseTest(_Fitted):
                 f"--output={output}", *arguments)
     self.assertFalse(output.exists())
 
+  @pytest.mark.slow
   def test_folders_have_no_split_for_a_temperature(self):
     root = self._folder("pets")
     for seed, name in enumerate(("cat", "dog", "owl")):
@@ -682,6 +693,7 @@ class ImportTest(parameterized.TestCase):
         {"lambda_img": 2.0, "n_img": 10, "lambda_txt": 3.0, "n_txt": 10}))
     return folder
 
+  @pytest.mark.slow
   def test_imported_and_used(self):
     source, folder = self._released(128, 128), self._folder("imported")
     arguments = ("posterior", "import", source, _FILE, _posterior(folder))
@@ -702,6 +714,7 @@ class ImportTest(parameterized.TestCase):
     self.assertEqual(status, 0, error)
     self.assertLen(_rows(output), 1 + len(bayesian.FORMS))
 
+  @pytest.mark.slow
   def test_of_another_model(self):
     source, folder = self._released(12, 8), self._folder("imported")
     self._fails("does not belong to .*128 inputs.* over 12 inputs and 8",

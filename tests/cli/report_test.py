@@ -185,7 +185,7 @@ class ReportTest(parameterized.TestCase):
                      ["zero_shot", "tpt", "zero_shot+temperature",
                       "tpt+temperature", "a_new"])
 
-  @parameterized.parameters((15, "left"), (7, "right"))
+  @parameterized.parameters((2, "left"), (7, "right"))
   def test_other_bins(self, num_bins, edges):
     output = self.root / f"bins_{num_bins}"
     printed, _ = self._report(

@@ -12,9 +12,6 @@ import pytest
 from jaxcal import predictions
 from tests.cli import command
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 _SWEEP = ("sweep", *command.SMALL, "--sweep=method.name=zero_shot,c_tpt,soc",
           "--sweep=method.weight=1,30")
 
@@ -35,6 +32,7 @@ class SweepTest(parameterized.TestCase):
     self.assertEqual(status, 0, error)
     return printed, error
 
+  @pytest.mark.slow
   def test_killed_at_random_moments_and_resumed_is_the_undisturbed_sweep(self):
     whole, killed = self._folder("whole"), self._folder("killed")
     _, _, took = command.run_timed(*_SWEEP, f"--output={whole}")
@@ -55,6 +53,7 @@ class SweepTest(parameterized.TestCase):
       np.testing.assert_array_equal(a.logits, b.logits)
       self.assertEqual(a.ids, b.ids)
 
+  @pytest.mark.slow
   def test_rows_are_those_of_evaluate_and_a_sweep_can_grow(self):
     output, single = self._folder("sweep"), self._folder("single")
     printed, error = self._sweep(output)
@@ -84,6 +83,7 @@ class SweepTest(parameterized.TestCase):
     for path, written in before.items():
       self.assertEqual(path.stat().st_mtime_ns, written, path)
 
+  @pytest.mark.slow
   def test_streams_of_their_own_are_said_unless_they_are_swept(self):
     images = ("--config.data.limit=40", "--sweep=method.name=zero_shot,tda",
               "--config.views.number=2")
@@ -101,6 +101,7 @@ class SweepTest(parameterized.TestCase):
         self.assertEqual("images are kept; the share of a class" in text, said)
         self.assertEqual("see the images sorted" in text, said)
 
+  @pytest.mark.slow
   def test_seeds_that_were_swept_are_pooled(self):
     output = self._folder("seeds")
     status, printed, error = command.here(

@@ -226,7 +226,6 @@ class AllClassesTest(absltest.TestCase):
     self.assertEqual(again[:2], (0, printed))
 
 
-@pytest.mark.slow
 class OwnImagesTest(absltest.TestCase):
 
   def test_shots_from_another_folder(self):

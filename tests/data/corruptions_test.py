@@ -202,9 +202,16 @@ class RandomnessTest(parameterized.TestCase):
 
 class ShapesTest(parameterized.TestCase):
 
-  @parameterized.product(
-      name=corruptions.NAMES, shape=((1, 1), (3, 50), (37, 19)))
+  @parameterized.parameters(*corruptions.NAMES)
+  def test_a_single_pixel(self, name):
+    self._assert_corrupted(name, (1, 1))
+
+  @parameterized.product(name=corruptions.NAMES, shape=((3, 50), (37, 19)))
+  @pytest.mark.slow
   def test_any_size(self, name, shape):
+    self._assert_corrupted(name, shape)
+
+  def _assert_corrupted(self, name, shape):
     noise = np.random.default_rng(0).integers(
         0, 256, (*shape, 3), dtype=np.uint8)
     made = corruptions.corrupt(

@@ -16,9 +16,6 @@ from jaxcal.testbed import captions
 from jaxcal.testbed import scenes
 from jaxcal.testbed import train
 
-# Whole commands, trainings or towers.
-pytestmark = pytest.mark.slow
-
 _TOWER = towers.TowerConfig(width=16, layers=1, heads=2, mlp_width=32)
 _TINY = towers.ClipConfig(
     text=_TOWER, vision=_TOWER, vocab_size=train.MODEL.vocab_size,
@@ -65,6 +62,7 @@ class TrainTest(absltest.TestCase):
   def assertSameTree(self, one, two):
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
+  @pytest.mark.slow
   def test_two_runs_are_equal(self):
     one, losses, _ = _whole()
     two, _ = _fit(train.init(_TINY, 5))
@@ -79,6 +77,7 @@ class TrainTest(absltest.TestCase):
     self.assertFalse(np.array_equal(one.token_ids, two.token_ids))
     self.assertFalse(np.array_equal(one.token_ids, three.token_ids))
 
+  @pytest.mark.slow
   def test_resumed_run_equals_an_uninterrupted_one(self):
     expected, _, halfway = _whole()
     with tempfile.TemporaryDirectory() as folder:
@@ -94,6 +93,7 @@ class TrainTest(absltest.TestCase):
     with self.assertRaises(FileNotFoundError):
       train.load_checkpoint(_TINY, 5, pathlib.Path("/nowhere/at.all"))
 
+  @pytest.mark.slow
   def test_training_lowers_the_loss(self):
     _, losses, _ = _whole()
     self.assertLess(losses[-5:, 0].mean(), losses[:5, 0].mean() - .1)
@@ -134,6 +134,7 @@ class TrainTest(absltest.TestCase):
     np.testing.assert_allclose(
         train._contrastive_loss(logits, matches), expected / 10, rtol=1e-6)
 
+  @pytest.mark.slow
   def test_best_scale_is_the_one_that_drew_the_labels(self):
     rng = np.random.default_rng(0)
     parts = []
@@ -144,6 +145,7 @@ class TrainTest(absltest.TestCase):
       parts.append((cosines, noisy.argmax(axis=1)))
     self.assertAlmostEqual(train.best_scale(parts), 12, delta=.5)
 
+  @pytest.mark.slow
   def test_whole_windows_resize_as_pillow_does(self):
     image = _pool().images[0]
     window = np.float32([[0, 0, 64, 64]])
