@@ -3,7 +3,7 @@
 Shapes and dtypes of arrays are, too. JAXTYPING_DISABLE=1 turns it off.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 import functools
 import inspect
 import types
@@ -32,13 +32,15 @@ def _jaxtyped(*, typechecker):
   None at a function without annotations.
   """
   def decorate(function):
-    if not isinstance(function, types.FunctionType):
+    parts = list(_parts(getattr(function, "__annotations__", {}).values()))
+    # Of text it is jaxtyping that knows what it stands for.
+    if not isinstance(function, types.FunctionType) or any(
+        isinstance(part, str) for part in parts):
       return _all_jaxtyped(function, typechecker=typechecker)
-    annotations = function.__annotations__.values()
-    if not annotations:
+    if not parts:
       return function
     checked = typechecker(function)
-    has_shapes = _mentions_arrays(annotations)
+    has_shapes = any(map(_is_of_jaxtyping, parts))
 
     @functools.wraps(function)
     def call(*args, **kwargs):
@@ -57,13 +59,17 @@ def _jaxtyped(*, typechecker):
 _all_jaxtyped = jaxtyping.jaxtyped
 
 
-def _mentions_arrays(annotations: Iterable[object]) -> bool:
-  """Whether some of them have shapes, or are text that may have."""
-  return any(
-      isinstance(one, str) or
-      (inspect.isclass(one) and issubclass(one, jaxtyping.AbstractArray)) or
-      _mentions_arrays(one if isinstance(one, list) else typing.get_args(one))
-      for one in annotations)
+def _parts(annotations: Iterable[object]) -> Iterator[object]:
+  """Annotations, and what stands in their brackets."""
+  for one in annotations:
+    yield one
+    yield from _parts(one if isinstance(one, list) else typing.get_args(one))
+
+
+def _is_of_jaxtyping(part: object) -> bool:
+  """Whether a part of an annotation has axes: an array, or a tree of them."""
+  return inspect.isclass(part) and any(
+      base.__module__.startswith("jaxtyping") for base in part.__mro__)
 
 
 class _Refusal(unittest.case._AssertRaisesContext):

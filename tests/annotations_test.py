@@ -62,11 +62,16 @@ class AnnotationsTest(absltest.TestCase):
     with self.assertRaises(TypeError) as reached:  # the function's own
       memory.shares("much")
     self.assertNotIsInstance(reached.exception, roar.BeartypeException)
-    self.assertFalse(annotations._mentions_arrays([
-        int, None, Callable[[int], str], Mapping[str, int | None], Any]))
-    for array in (Float[Array, ""], Number, engine.LossOfViews, "Float",
+    for bare in (int, Callable[[int], str], Mapping[str, int | None], Any):
+      self.assertFalse(self._has_shapes(bare))
+    for array in (Float[Array, ""], Number, engine.LossOfViews,
+                  jaxtyping.PyTree[Float[Array, "n"]],
                   Mapping[str, tuple[int, Float[Array, "k"] | None]]):
-      self.assertTrue(annotations._mentions_arrays([array]))
+      self.assertTrue(self._has_shapes(array))
+
+  def _has_shapes(self, annotation):
+    return any(map(annotations._is_of_jaxtyping,
+                   annotations._parts([annotation])))
 
   def test_functions_are_reached_by_what_they_are_to_refuse(self):
     with self.assertRaisesRegex(ValueError, "logits must be .views, classes."):
