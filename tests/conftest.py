@@ -96,9 +96,10 @@ def pytest_configure():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_unconfigure():
-  """One look for what nobody holds, and warns as it goes; pytest takes ten."""
+  """Looks for what nobody holds, such as open files, once.
+  """
   gc.collect()
-  gc.freeze()
+  gc.freeze()  # pytest would look another ten times
 
 
 def pytest_collection_modifyitems(items):

@@ -12,7 +12,7 @@ import numpy as np
 _HERE = pathlib.Path(__file__).resolve()
 
 
-def path(name: str) -> pathlib.Path:
+def path(name: pathlib.Path | str) -> pathlib.Path:
   """The file or folder `name` of the reference data.
 
   What is small and free is in tests/reference. The rest is in `../shared`, seen
@@ -31,9 +31,10 @@ def path(name: str) -> pathlib.Path:
 
 
 @functools.cache
-def arrays(file: pathlib.Path | str) -> Mapping[str, np.ndarray]:
-  """All arrays of a .npz file, which is closed again; not to be written to."""
-  with np.load(file, allow_pickle=False) as stored:
+def arrays(name: pathlib.Path | str) -> Mapping[str, np.ndarray]:
+  """The arrays of a .npz file, none to be written to; `path` says where it is.
+  """
+  with np.load(path(name), allow_pickle=False) as stored:
     found = dict(stored)
   for array in found.values():
     array.flags.writeable = False

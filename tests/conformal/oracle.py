@@ -16,12 +16,12 @@ class Features(NamedTuple):
 
 def stored(name):
   """Arrays of the reference file `name`."""
-  return dict(shared.arrays(shared.path("oracles/conformal") / f"{name}.npz"))
+  return dict(shared.arrays(f"oracles/conformal/{name}.npz"))
 
 
 def features(model="CLIP_ViT-B-32", prompt=90):
   """Features of an image encoder, and of one prompt's classes."""
-  stored = shared.arrays(shared.path("data/whurs19") / f"{model}.npz")
+  stored = shared.arrays(f"data/whurs19/{model}.npz")
   return Features(_unit(stored["image_features"]),
                   stored["labels"].astype(int),
                   _unit(stored["text_features"][prompt]))

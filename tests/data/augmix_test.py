@@ -64,8 +64,7 @@ class StoredOperationsTest(parameterized.TestCase):
 
   @parameterized.parameters(*augmix.OPERATIONS)
   def test_operation(self, name):
-    stored = shared.arrays(
-        shared.path("oracles/tpt") / "views_oracle.npz")
+    stored = shared.arrays("oracles/tpt/views_oracle.npz")
     for number, level in enumerate(stored[f"ops/{name}/levels"]):
       if name in ("posterize", "rotate", "solarize"):
         level = int(level)

@@ -91,8 +91,7 @@ class StoredViewsTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
-    path = shared.path("oracles/tpt") / "views_oracle.npz"
-    self.stored = shared.arrays(path)
+    self.stored = shared.arrays("oracles/tpt/views_oracle.npz")
 
   def assert_close(self, view, stored, share):
     difference = np.abs(view.astype(int) - stored)

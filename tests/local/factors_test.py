@@ -21,7 +21,7 @@ _SIDES = ("img", "txt")
 
 
 def _oracle():
-  return shared.arrays(shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz")
+  return shared.arrays("oracles/bayesvlm/bayesvlm_oracle.npz")
 
 
 class FactorsTest(parameterized.TestCase):

@@ -264,7 +264,7 @@ class ReleasedProgramTest(parameterized.TestCase):
 
   @parameterized.product(num_classes=(5, 12), image=(0, 1, 2))
   def test_entropy_selection_and_loss(self, num_classes, image):
-    numbers = shared.arrays(shared.path("oracles/tpt") / "tpt_oracle.npz")
+    numbers = shared.arrays("oracles/tpt/tpt_oracle.npz")
     prefix = f"K{num_classes}/tpt/f64/"
     selected = numbers[prefix + "selected"][image]
     with jax.enable_x64(True):

@@ -12,8 +12,7 @@ from tests import shared
 
 
 def _oracle():
-  return shared.arrays(
-      shared.path("oracles/few_shot") / "calibration_oracle.npz")
+  return shared.arrays("oracles/few_shot/calibration_oracle.npz")
 
 
 def _batch(oracle):

@@ -60,7 +60,7 @@ class RegulariserTest(parameterized.TestCase):
 
   @parameterized.product(name=tuple(_ORACLE_NAMES), num_classes=(5, 12))
   def test_released_program(self, name, num_classes):
-    numbers = shared.arrays(shared.path("oracles/tpt") / "tpt_oracle.npz")
+    numbers = shared.arrays("oracles/tpt/tpt_oracle.npz")
     expected = numbers[f"K{num_classes}/{_ORACLE_NAMES[name]}/f64/reg"][:, 0]
     self.assertEqual(float(numbers["meta/soc_const_delta"]), 0.5)
     with jax.enable_x64(True):

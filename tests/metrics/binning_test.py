@@ -52,8 +52,7 @@ class BinStatisticsTest(parameterized.TestCase):
 
   @parameterized.product(num_bins=(4, 8, 10, 16, 20), edges=("left", "right"))
   def test_reference_counts_on_edges(self, num_bins, edges):
-    numbers = shared.arrays(
-        shared.path("oracles/few_shot") / "calibration_oracle.npz")
+    numbers = shared.arrays("oracles/few_shot/calibration_oracle.npz")
     bins = binning.bin_statistics(
         numbers["edge/confidence"], numbers["edge/correct"],
         num_bins=num_bins, edges=edges)

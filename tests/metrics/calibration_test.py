@@ -124,8 +124,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
   @parameterized.product(
       split=("val", "test", "new"), num_bins=(10, 15), edges=("left", "right"))
   def test_binned_errors(self, split, num_bins, edges):
-    numbers = shared.arrays(
-        shared.path("oracles/few_shot") / "calibration_oracle.npz")
+    numbers = shared.arrays("oracles/few_shot/calibration_oracle.npz")
     probs, labels = self._probs(numbers, split)
     confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == labels
     prefix = f"metrics/{split}/"
@@ -143,8 +142,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
 
   @parameterized.product(split=("val", "test", "new"), num_bins=(10, 15, 20))
   def test_adaptive_error_and_gap(self, split, num_bins):
-    numbers = shared.arrays(
-        shared.path("oracles/few_shot") / "calibration_oracle.npz")
+    numbers = shared.arrays("oracles/few_shot/calibration_oracle.npz")
     probs, labels = self._probs(numbers, split)
     confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == labels
     with jax.enable_x64(True):
@@ -161,8 +159,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
 
   @parameterized.product(num_bins=(4, 8, 10, 16, 20), edges=("left", "right"))
   def test_confidences_on_edges(self, num_bins, edges):
-    numbers = shared.arrays(
-        shared.path("oracles/few_shot") / "calibration_oracle.npz")
+    numbers = shared.arrays("oracles/few_shot/calibration_oracle.npz")
     with jax.enable_x64(True):
       errors = _errors(
           numbers["edge/confidence"], numbers["edge/correct"],
@@ -173,8 +170,7 @@ class ReferenceNumbersTest(parameterized.TestCase):
           atol=1e-12)
 
   def test_errors_of_each_class(self):
-    numbers = shared.arrays(
-        shared.path("oracles/few_shot") / "calibration_oracle.npz")
+    numbers = shared.arrays("oracles/few_shot/calibration_oracle.npz")
     with jax.enable_x64(True):
       errors = calibration.classwise_calibration_errors(
           *self._probs(numbers, "test"), num_bins=15)

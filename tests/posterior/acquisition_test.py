@@ -14,8 +14,7 @@ _CASES = (("clip", "clip"), ("siglip", "siglip"))
 
 
 def _oracle(case):
-  path = shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz"
-  arrays = shared.arrays(path)
+  arrays = shared.arrays("oracles/bayesvlm/bayesvlm_oracle.npz")
   return lambda key: arrays[f"{case}.{key}"]
 
 

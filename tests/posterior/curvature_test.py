@@ -368,8 +368,7 @@ def _spoilt(rows, row, value):
 
 def _oracle(case):
   """(activations, embeddings) of each side, scale, bias, and all by name."""
-  arrays = shared.arrays(
-      shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz")
+  arrays = shared.arrays("oracles/bayesvlm/bayesvlm_oracle.npz")
   stored = lambda name: arrays[f"{case}.{name}"]
   pairs = {}
   for side in ("img", "txt"):

@@ -18,7 +18,7 @@ _PUBLISHED = {("corrected", 10): (3913.3015, 4180.8232),
 
 
 def _oracle():
-  return shared.arrays(shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz")
+  return shared.arrays("oracles/bayesvlm/bayesvlm_oracle.npz")
 
 
 def _factor(seed, size, rank):

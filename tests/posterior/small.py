@@ -14,8 +14,7 @@ CASES = (("clip", "clip"), ("siglip", "siglip"))
 
 def oracle(case):
   """From a name to an array of the released code, for "clip" or "siglip"."""
-  path = shared.path("oracles/bayesvlm") / "bayesvlm_oracle.npz"
-  arrays = shared.arrays(path)
+  arrays = shared.arrays("oracles/bayesvlm/bayesvlm_oracle.npz")
 
   def get(key, default=None):
     found = f"{case}.{key}"

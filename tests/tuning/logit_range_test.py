@@ -31,8 +31,7 @@ class WrappersTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.enterContext(jax.enable_x64(True))
-    self.stored = shared.arrays(
-        shared.path("oracles/few_shot") / "calibration_oracle.npz")
+    self.stored = shared.arrays("oracles/few_shot/calibration_oracle.npz")
     rows = self.stored["logit_range/batch_idx"]
     data = lambda name: self.stored[f"data/{name}"]
     text = data("text_base_zs")

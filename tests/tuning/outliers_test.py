@@ -30,7 +30,7 @@ _NOUNS = (
 
 
 def _oracle():
-  return shared.arrays(shared.path("oracles/few_shot") / "fewshot_oracle.npz")
+  return shared.arrays("oracles/few_shot/fewshot_oracle.npz")
 
 
 class WordNetTest(absltest.TestCase):

@@ -14,7 +14,7 @@ from tests import shared
 
 
 def _oracle(name="fewshot_oracle"):
-  return shared.arrays(shared.path("oracles/few_shot") / f"{name}.npz")
+  return shared.arrays(f"oracles/few_shot/{name}.npz")
 
 
 def _set(labels, class_names, name="toy"):

@@ -15,7 +15,7 @@ from tests import shared
 class WeightsTest(parameterized.TestCase):
 
   def test_oracle(self):
-    oracle = shared.arrays(shared.path("oracles/zoo") / "zoo_oracle.npz")
+    oracle = shared.arrays("oracles/zoo/zoo_oracle.npz")
     with jax.enable_x64(True):
       views = jax.device_put(oracle["views"])
       numbers = reliability.RTpt(

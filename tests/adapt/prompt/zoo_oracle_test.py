@@ -9,7 +9,6 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
-import pytest
 
 from jaxcal.adapt import base
 from jaxcal.adapt import run
@@ -77,7 +76,6 @@ class ZooOracleTest(parameterized.TestCase):
       self._assert_stored(adapted.logits, f"K{k}/{name}/output", 1e-8)
       self._assert_stored(adapted.context, f"K{k}/{name}/ctx", 1e-9)
 
-  @pytest.mark.slow
   def test_one_method_alone(self, k=5):
     for name in ("rlcf", "rtpt_k5"):
       output = quick.jit(run.episodic)(
