@@ -13,6 +13,7 @@ import json
 import os
 import select
 import sys
+import time
 from typing import Any, NamedTuple
 
 from jaxcal.storage import process
@@ -78,6 +79,21 @@ def gone(told: Told) -> list[int]:
   return [0] if 0 in found else found
 
 
+def _gone_at_last(told):
+  """`gone` for a process that was ended before anybody was missed.
+
+  JAX ends it as soon as the connections of the first one close: a moment before
+  the system says that the first one has ended, and maybe after others have.
+  """
+  until = time.monotonic() + _PAUSE
+  while True:
+    found = gone(told)
+    if (found == [0] or not told.number or not told.everyone or
+        time.monotonic() > until):
+      return found
+    time.sleep(_PAUSE / 50)
+
+
 def main() -> None:
   """Watches until standard input ends."""
   told, content = Told(), b""
@@ -87,7 +103,9 @@ def main() -> None:
     more = os.read(0, 2**16) if ready else None
     content += more or b""
     told = _read(content)
-    seen = seen or gone(told)  # who was gone first; others follow
+    ended = more == b"" and not told.done
+    # Who was gone first; others follow.
+    seen = seen or (_gone_at_last if ended else gone)(told)
     if told.lost:  # unless JAX ends the process, too, it waits for this one
       select.select([0], [], [], _LAST_SECONDS)
     if more == b"" or told.lost:

@@ -77,6 +77,21 @@ class MainTest(absltest.TestCase):
     self.assertIn("is gone (broken): it says", self._said(
         meet, met, {"lost": "broken"}))
 
+  def test_the_first_one_is_gone_a_moment_later_than_its_connections(self):
+    first = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(.3)"])
+    told = last_words.Told(2, [
+        process.Process(process.current().machine, first.pid, 0), _ended(),
+        process.current()])
+    self.assertEqual(last_words.gone(told), [1])
+    self.assertEqual(last_words._gone_at_last(told), [0])
+    first.communicate()
+    # Of the first one itself, and of one that was killed from outside.
+    alone = [process.current(), process.current()]
+    for number in (0, 1):
+      self.assertEqual(
+          last_words._gone_at_last(last_words.Told(number, alone)), [])
+
 
 if __name__ == "__main__":
   absltest.main()
