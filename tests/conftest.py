@@ -96,8 +96,7 @@ def pytest_configure():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_unconfigure():
-  """Looks for what nobody holds, such as open files, once.
-  """
+  """Looks for what nobody holds, such as open files, once."""
   gc.collect()
   gc.freeze()  # pytest would look another ten times
 
