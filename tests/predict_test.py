@@ -4,6 +4,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 import jaxcal
 from jaxcal import tasks
@@ -50,6 +51,7 @@ class PredictTest(parameterized.TestCase):
 
   @parameterized.product(text=(np.float32, np.float64),
                          views=(np.float32, np.float64))
+  @pytest.mark.slow
   def test_64_bits_give_the_same(self, text, views):
     with jax.enable_x64(True):
       self._assert_close(self._predict(

@@ -156,6 +156,15 @@ class _SameTests(_Runs):
 
 class IterateTest(_SameTests, parameterized.TestCase):
 
+  # In the fast set, those of `MixedTest` do.
+  @pytest.mark.slow
+  def test_four_devices_give_the_same_predictions(self):
+    super().test_four_devices_give_the_same_predictions()
+
+  @pytest.mark.slow
+  def test_stored_features_give_the_same_predictions(self):
+    super().test_stored_features_give_the_same_predictions()
+
   def test_zero_shot_is_what_the_model_says(self):
     clean = np.stack([
         np.asarray(Image.fromarray(self.images.read(i)).resize(
@@ -183,6 +192,7 @@ class IterateTest(_SameTests, parameterized.TestCase):
 
   @parameterized.parameters(
       dict(linearisation="jacobian"), dict(max_bytes=2**22))
+  @pytest.mark.slow
   def test_other_ways_to_the_same_predictions(self, **options):
     # The second way encodes the classes a few at a time.
     task = tasks.unencoded_task(
@@ -443,6 +453,15 @@ class HeadTest(_SameTests, absltest.TestCase):
     noise = rng.standard_normal((20, 10), np.float32)
     return bayesian.Head(
         posterior, *maps, jnp.exp(cls.shipped.params["logit_scale"]), noise)
+
+  # In the fast set, those of `MixedTest` do.
+  @pytest.mark.slow
+  def test_four_devices_give_the_same_predictions(self):
+    super().test_four_devices_give_the_same_predictions()
+
+  @pytest.mark.slow
+  def test_stored_features_give_the_same_predictions(self):
+    super().test_stored_features_give_the_same_predictions()
 
   @pytest.mark.slow
   def test_every_method_predicts_in_every_form(self):

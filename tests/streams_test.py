@@ -124,6 +124,7 @@ class StreamsTest(parameterized.TestCase):
         "_LONGEST", max(1, limits.get("_BYTES", 0) // (3 * 4 * _V * _D)))
     self.assertLessEqual(max(map(len, asked)), most)
 
+  @pytest.mark.slow
   def test_on_one_device(self):
     self.assertGreater(jax.device_count(), 1)
     self._assert_same(self.iterate(devices=jax.devices()[:1]))

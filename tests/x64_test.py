@@ -33,6 +33,7 @@ class DrawsTest(parameterized.TestCase):
       ("vectors", lambda: initial.vectors(jax.random.key(3), (4, 5))),
       ("linear", lambda: initial.linear(jax.random.key(4), 4, 5)),
       ("context", lambda: flatness.random_context(jax.random.key(5), (4, 5))))
+  @pytest.mark.slow
   def test_same_draws(self, draw):
     with jax.enable_x64(False):
       narrow = jax.tree.map(np.asarray, draw())

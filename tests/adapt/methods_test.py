@@ -9,6 +9,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.adapt import base
 from jaxcal.adapt import methods
@@ -127,6 +128,7 @@ class ContractTest(parameterized.TestCase):
         _episodic(_method(name), _task(), moved).log_probs, atol=2e-4)
 
   @parameterized.parameters(*methods.METHODS)
+  @pytest.mark.slow
   def test_only_methods_with_a_state_see_other_images(self, name):
     forth, back = np.asarray(_streamed(name).log_probs)
     has_state = base.has_state(_method(name), _task())

@@ -157,6 +157,7 @@ class StreamTest(parameterized.TestCase):
         self.orders, chunk_size=size, **more))
 
   @parameterized.parameters(*_STREAMS)
+  @pytest.mark.slow
   def test_where_it_is_cut_and_killed_does_not_matter(self, name):
     whole, = self._chunks(name, _N)
     for size in (13, 39):

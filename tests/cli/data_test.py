@@ -6,6 +6,7 @@ import tarfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import pytest
 
 from jaxcal.data import catalogue
 from jaxcal.testbed import sets
@@ -47,6 +48,7 @@ class DataTest(parameterized.TestCase):
       self.assertRegex(printed, r"(?s)1\. damaged images: .*cat/1.png.*mend: .*"
                        "own: 1 finding\n$")
 
+  @pytest.mark.slow
   def test_a_shipped_set(self):
     status, printed, _ = self.run_here("check", "digits")
     self.assertEqual((status, printed.splitlines()[-1]), (0, "digits is clean"))

@@ -92,6 +92,7 @@ class DryRunTest(absltest.TestCase):
     with mock.patch.object(extract, "from_images", return_value=iter(())):
       self._run(*given("zero_shot,tda", 3))
 
+  @pytest.mark.slow
   def test_views_of_a_store_that_is_not_full(self):
     output = pathlib.Path(self.create_tempdir().full_path, "run")
     given = ("evaluate", *command.SMALL, f"--output={output}",

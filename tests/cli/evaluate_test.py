@@ -149,6 +149,7 @@ class EvaluateTest(parameterized.TestCase):
          for row in rows},
         dict.fromkeys(("zero_shot", "dpe"), ("tda", [0, 1])))
 
+  @pytest.mark.slow
   def test_a_temperature_without_an_optimum_is_not_applied_and_says_so(self):
     """One validation image, and that one is right."""
     output = self._folder("run")

@@ -166,6 +166,7 @@ class FailureTest(absltest.TestCase):
     self.assertEmpty([name for name in output_folder.remove_written(
         self.run_folder) if name.startswith("failure")])
 
+  @pytest.mark.slow
   def test_refuses(self):
     for flag, message in (
         ("--held_out=4", "num_classes=4 must leave two of the 5 classes"),

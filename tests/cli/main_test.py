@@ -10,6 +10,7 @@ from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import pytest
 
 import jaxcal
 from jaxcal import config as config_lib
@@ -97,6 +98,7 @@ class ConfigTest(_InAFolder):
 
   @parameterized.parameters(
       ((), "defaults"), (("--config=quickstart",), "quickstart"))
+  @pytest.mark.slow
   def test_a_run_in_an_empty_folder(self, arguments, name):
     status, printed, error = self._run("evaluate", *arguments, *_TINY)
     self.assertEqual(status, 0, error)

@@ -219,6 +219,7 @@ class FitTest(_Fitted):
     self.assertEqual(files.read(folder).factors["image"].num_pairs, 10)
 
   @parameterized.parameters("notes.txt", "work/notes.txt", "work/mine/x.npz")
+  @pytest.mark.slow
   def test_what_is_not_its_own_is_not_removed(self, name):
     folder = self._copy()
     (folder / name).parent.mkdir(exist_ok=True, parents=True)
@@ -335,6 +336,7 @@ class FitTest(_Fitted):
     self._fails(message, *_fit(folder, *arguments))
     self.assertFalse(folder.exists())
 
+  @pytest.mark.slow
   def test_damaged_files_and_the_way_out(self):
     folder = self._copy()
     (folder / "factors.npz").write_bytes(b"PK\x03\x04 nothing")

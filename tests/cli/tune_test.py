@@ -228,6 +228,7 @@ class AllClassesTest(absltest.TestCase):
 
 class OwnImagesTest(absltest.TestCase):
 
+  @pytest.mark.slow
   def test_shots_from_another_folder(self):
     root = pathlib.Path(self.create_tempdir().full_path)
     rng = np.random.default_rng(0)

@@ -282,6 +282,7 @@ class SettingsTest(parameterized.TestCase):
       ("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", 1280,
        {"layers": 48, "width": 1664, "head_width": 104, "mlp_ratio": 4.9231},
        {"width": 1280, "heads": 20, "layers": 32}, (16, 8192), 2_539_567_105))
+  @pytest.mark.slow
   def test_large_ones(self, name, embed_dim, vision, text, sizes, count):
     """The texts of published files; counts are those of OpenCLIP's models."""
     config = open_clip.config({"model_cfg": {

@@ -245,6 +245,7 @@ class LayersTest(parameterized.TestCase):
 class ConfigTest(parameterized.TestCase):
 
   @parameterized.product(name=tuple(_PUBLISHED), quick_gelu=(False, True))
+  @pytest.mark.slow
   def test_published(self, name, quick_gelu):
     out, side, layers, width, text_width, heads, count, statistics = (
         _PUBLISHED[name])

@@ -159,6 +159,7 @@ class CheckpointTest(parameterized.TestCase):
     self.assertEqual(shapes(fresh), shapes(model.params))
     self.assertEqual(model.config.pooled_sizes, (44, 20))
 
+  @pytest.mark.slow
   def test_so400m(self):
     """The sizes of google/siglip-so400m-patch14-384, nothing of it allocated;
     the number of parameters is that of transformers' model."""

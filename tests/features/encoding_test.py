@@ -6,6 +6,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 from jaxcal import memory
 from jaxcal import sharding
@@ -57,6 +58,7 @@ class StepsTest(parameterized.TestCase):
       self.assertEqual(one.shape, other.shape)
       np.testing.assert_allclose(one, other, atol=2e-6, rtol=1e-5)
 
+  @pytest.mark.slow
   def test_a_budget_below_one_view_takes_one(self):
     np.testing.assert_allclose(
         self.encode(1)[0], self.features, atol=2e-6, rtol=0)

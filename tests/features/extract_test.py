@@ -115,6 +115,7 @@ class FromImagesTest(_ExtractCase):
       np.testing.assert_allclose(
           np.linalg.norm(batch.view_features, axis=-1), 1, atol=1e-5)
 
+  @pytest.mark.slow
   def test_filling_repeats_an_image_and_is_masked(self):
     batch, empty = self._extract([[5, 2, 1], []], 4, batch_size=1)
     np.testing.assert_array_equal(batch.mask, [True] * 3 + [False])

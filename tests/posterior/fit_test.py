@@ -120,6 +120,7 @@ class FitTest(absltest.TestCase):
         3 * np.float64(one.found.factors["text"].b) +
         np.sqrt(3) * np.eye(128), atol=2e-4)
 
+  @pytest.mark.slow
   def test_images_that_cannot_be_used_are_left_out(self):
     def read(position):
       if position in (2, 7):

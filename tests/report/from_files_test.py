@@ -139,6 +139,7 @@ class FromFilesTest(parameterized.TestCase):
       ("the labels of 60 of 60 images differ", 1, 60, False),
       ("40 images and 60", 0, 40, False),
       ("2 ids are in one of them only", 0, 60, True))
+  @pytest.mark.slow
   def test_of_other_images(self, message, shift, number, ids):
     other, rows = (self.labels + shift) % 5, slice(number)
     names = lambda last: {"ids": np.array(

@@ -100,6 +100,7 @@ class JoinedRunsTest(absltest.TestCase):
           ".*/one"):
         joined_runs.write([one, other], self.output)
 
+  @pytest.mark.slow
   def test_other_conventions_and_commands(self):
     one, two = self._run("one", ("tpt",)), self._run("two", ("mta",))
     about = json.loads((two / "run.json").read_text())

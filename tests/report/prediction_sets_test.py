@@ -125,6 +125,7 @@ class PredictionSetsTest(absltest.TestCase):
     self.assertIn("Conf-OT", written.text)
     self.assertNotIn("(due ", written.text)
 
+  @pytest.mark.slow
   def test_full_conformal_sets_where_there_are_features(self):
     path = self.run_folder / "predictions/cats/plain"
     one, rng = predictions.load(path), np.random.default_rng(0)

@@ -168,6 +168,7 @@ class RunsTest(absltest.TestCase):
     self.assertEqual(
         ends, f"({row['nll_total_low']:.3f}, {row['nll_total_high']:.3f})")
 
+  @pytest.mark.slow
   def test_differences_of_a_set_are_tested_together(self):
     labels = _predictions(_ZERO_SHOT).labels
     methods = {one.label: _predictions(one, seed=number)._replace(labels=labels)

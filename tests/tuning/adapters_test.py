@@ -4,6 +4,7 @@ from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal import sharding
 from jaxcal.clip import checkpoint as models
@@ -45,6 +46,7 @@ class AdaptersTest(absltest.TestCase):
           given @ hidden, 0) @ out, 0) + .8 * given
       np.testing.assert_allclose(row, moved / np.linalg.norm(moved), atol=1e-6)
 
+  @pytest.mark.slow
   def test_texts_are_of_some_classes_in_any_order(self):
     model = models.load(shipped.folder())
     width = model.params["text_projection"]["kernel"].shape[1]

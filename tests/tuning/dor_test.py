@@ -108,6 +108,7 @@ class DorTest(parameterized.TestCase):
 
   @parameterized.parameters(
       {"plain": True}, {"max_groups": 1}, {"max_groups": 24})
+  @pytest.mark.slow
   def test_drawn_rows_equal_the_plain_tower(self, **options):
     _, outliers = self._prompts(**options)
     context = oracle_lib.params(self.oracle.stored, "coop", "init")["context"]

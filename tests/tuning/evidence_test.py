@@ -121,6 +121,7 @@ class EvidenceTest(parameterized.TestCase):
     np.testing.assert_array_equal(first[new], third[new])
     np.testing.assert_allclose(first[base], third[base][::-1], atol=1e-6)
 
+  @pytest.mark.slow
   def test_text_features_of_each_image_are_none(self):
     found = self._arrays(self._tuned("cocoop", num_context=2))
     self.assertEqual(set(found), {*evidence.NAMES} - {

@@ -75,6 +75,7 @@ def _zero_shot_logits():
 class MethodsTest(parameterized.TestCase):
 
   @parameterized.parameters(*methods.METHODS)
+  @pytest.mark.slow
   def test_every_name_has_a_loss_of_its_predictions(self, name):
     spec = _spec(name)
     if spec.kind.outliers == "names":

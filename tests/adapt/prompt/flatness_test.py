@@ -197,6 +197,7 @@ class FlatnessTest(absltest.TestCase):
     np.testing.assert_allclose(rates[500], (1e-2 + 1e-4) / 2, rtol=1e-6)
     np.testing.assert_allclose(rates[1000], 1e-4, rtol=1e-6)
 
+  @pytest.mark.slow
   def test_two_parts_are_one_go(self):
     _, encode, template, target = _setting()
     key = jax.random.key(5)
