@@ -14,6 +14,7 @@ import pytest
 from jaxcal.adapt import base
 from jaxcal.adapt import methods
 from jaxcal.adapt import run
+from jaxcal.adapt.prompt import methods as prompt_methods
 from tests.adapt import small_tower
 
 _K, _V, _D = 5, 21, 8
@@ -94,6 +95,17 @@ class TableTest(parameterized.TestCase):
       numbers = methods.numbers_of(name)
       self.assertEqual((numbers["learning_rate"], numbers["weight_decay"],
                         numbers["selection_fraction"]), (5e-3, 1e-2, 0.1))
+
+  def test_those_with_a_regulariser(self):
+    found = [name for name, kind in methods.METHODS.items()
+             if issubclass(kind, prompt_methods.PromptMethod) and
+             kind().of_classes(_task().text_features).objective().regulariser]
+    # Two have another one's, at turns of its own or with the other sign.
+    others = {"c_tpt_two_step", "a_tpt_inverted"}
+    self.assertEqual(
+        [name for name in found if name not in others],
+        list(methods.REGULARISED))
+    self.assertContainsSubset(others, found)
 
   @parameterized.parameters(*methods.METHODS)
   def test_every_number_is_described(self, name):
