@@ -80,18 +80,23 @@ def gone(told: Told) -> list[int]:
 
 
 def _gone_at_last(told):
-  """`gone` for a process that was ended before anybody was missed.
+  """`gone` for a process that ends, or has been ended.
 
-  JAX ends it as soon as the connections of the first one close: a moment before
-  the system says that the first one has ended, and maybe after others have.
+  Connections of a process close a moment before the system says that it has
+  ended. And where they are those of the first one, JAX ends all others, which
+  may look as if they were gone before it.
   """
+  if not told.everyone or told.number == 0 and not told.lost:
+    return gone(told)  # nobody ends the first one but itself, or from outside
   until = time.monotonic() + _PAUSE
-  while True:
+  first: list[int] = []
+  while first != [0] and time.monotonic() < until:
     found = gone(told)
-    if (found == [0] or not told.number or not told.everyone or
-        time.monotonic() > until):
-      return found
+    first = found if found == [0] else first or found
+    if told.number == 0 and first:
+      break
     time.sleep(_PAUSE / 50)
+  return first
 
 
 def main() -> None:
@@ -103,9 +108,9 @@ def main() -> None:
     more = os.read(0, 2**16) if ready else None
     content += more or b""
     told = _read(content)
-    ended = more == b"" and not told.done
+    ends = told.lost or more == b"" and not told.done
     # Who was gone first; others follow.
-    seen = seen or (_gone_at_last if ended else gone)(told)
+    seen = seen or (_gone_at_last if ends else gone)(told)
     if told.lost:  # unless JAX ends the process, too, it waits for this one
       select.select([0], [], [], _LAST_SECONDS)
     if more == b"" or told.lost:

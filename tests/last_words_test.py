@@ -86,6 +86,19 @@ class MainTest(absltest.TestCase):
     self.assertEqual(last_words.gone(told), [1])
     self.assertEqual(last_words._gone_at_last(told), [0])
     first.communicate()
+
+  def test_another_one_is_gone_a_moment_later_than_its_connections(self):
+    last = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(.3)"])
+    told = last_words.Told(lost="Connection closed", everyone=[
+        process.current(), process.current(),
+        process.Process(process.current().machine, last.pid, 0)])
+    for number in (0, 1):
+      told = told._replace(number=number)
+      self.assertEqual(last_words._gone_at_last(told), [2])
+    last.communicate()
+
+  def test_nobody_else_is_gone(self):
     # Of the first one itself, and of one that was killed from outside.
     alone = [process.current(), process.current()]
     for number in (0, 1):
