@@ -154,9 +154,9 @@ class _SameTests(_Runs):
     self.assert_same(resumed)
 
 
-class IterateTest(_SameTests, parameterized.TestCase):
+class _SameTestsInPart(_SameTests):
+  """Without those that take longest, which `MixedTest` has in the fast set."""
 
-  # In the fast set, those of `MixedTest` do.
   @pytest.mark.slow
   def test_four_devices_give_the_same_predictions(self):
     super().test_four_devices_give_the_same_predictions()
@@ -164,6 +164,9 @@ class IterateTest(_SameTests, parameterized.TestCase):
   @pytest.mark.slow
   def test_stored_features_give_the_same_predictions(self):
     super().test_stored_features_give_the_same_predictions()
+
+
+class IterateTest(_SameTestsInPart, parameterized.TestCase):
 
   def test_zero_shot_is_what_the_model_says(self):
     clean = np.stack([
@@ -428,7 +431,7 @@ class MemoryTest(_Runs, absltest.TestCase):
     self.assertEqual(batches[-1], (11, 11))
 
 
-class HeadTest(_SameTests, absltest.TestCase):
+class HeadTest(_SameTestsInPart, absltest.TestCase):
   """Predictions of a posterior beside those of the settings."""
 
   @classmethod
@@ -453,15 +456,6 @@ class HeadTest(_SameTests, absltest.TestCase):
     noise = rng.standard_normal((20, 10), np.float32)
     return bayesian.Head(
         posterior, *maps, jnp.exp(cls.shipped.params["logit_scale"]), noise)
-
-  # In the fast set, those of `MixedTest` do.
-  @pytest.mark.slow
-  def test_four_devices_give_the_same_predictions(self):
-    super().test_four_devices_give_the_same_predictions()
-
-  @pytest.mark.slow
-  def test_stored_features_give_the_same_predictions(self):
-    super().test_stored_features_give_the_same_predictions()
 
   @pytest.mark.slow
   def test_every_method_predicts_in_every_form(self):
