@@ -90,11 +90,11 @@ def _gone_at_last(told):
     return gone(told)  # nobody ends the first one but itself, or from outside
   until = time.monotonic() + _PAUSE
   first: list[int] = []
-  while first != [0] and time.monotonic() < until:
+  while time.monotonic() < until:
     found = gone(told)
-    first = found if found == [0] else first or found
-    if told.number == 0 and first:
-      break
+    if found == [0] or found and told.number == 0:
+      return found
+    first = first or found
     time.sleep(_PAUSE / 50)
   return first
 

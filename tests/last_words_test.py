@@ -1,5 +1,6 @@
 """What is said for a process that can no longer speak."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -21,6 +22,14 @@ def _ended():
   found = process.Process(process.current().machine, other.pid, 0)
   other.communicate(b"\n")
   return found
+
+
+@contextlib.contextmanager
+def _ending():
+  """A process that ends in a moment."""
+  with subprocess.Popen(
+      [sys.executable, "-c", "import time; time.sleep(.3)"]) as other:
+    yield process.Process(process.current().machine, other.pid, 0)
 
 
 class WordsTest(absltest.TestCase):
@@ -55,6 +64,27 @@ class GoneTest(absltest.TestCase):
     told = last_words.Told(1, [_ended(), process.current(), _ended()])
     self.assertEqual(last_words.gone(told), [0])
 
+  def test_the_first_one_is_gone_a_moment_later_than_its_connections(self):
+    with _ending() as first:
+      told = last_words.Told(2, [first, _ended(), process.current()])
+      self.assertEqual(last_words.gone(told), [1])
+      self.assertEqual(last_words._gone_at_last(told), [0])
+
+  def test_another_one_is_gone_a_moment_later_than_its_connections(self):
+    for number in (0, 1):
+      with _ending() as last:
+        told = last_words.Told(number, lost="Connection closed", everyone=[
+            process.current(), process.current(), last])
+        self.assertEqual(last_words.gone(told), [])
+        self.assertEqual(last_words._gone_at_last(told), [2])
+
+  def test_nobody_else_is_gone(self):
+    # Of the first one itself, and of one that was killed from outside.
+    alone = [process.current(), process.current()]
+    for number in (0, 1):
+      self.assertEqual(
+          last_words._gone_at_last(last_words.Told(number, alone)), [])
+
 
 class MainTest(absltest.TestCase):
 
@@ -76,34 +106,6 @@ class MainTest(absltest.TestCase):
     self.assertIn("as process 1 is gone: it says", self._said(meet, met))
     self.assertIn("is gone (broken): it says", self._said(
         meet, met, {"lost": "broken"}))
-
-  def test_the_first_one_is_gone_a_moment_later_than_its_connections(self):
-    first = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(.3)"])
-    told = last_words.Told(2, [
-        process.Process(process.current().machine, first.pid, 0), _ended(),
-        process.current()])
-    self.assertEqual(last_words.gone(told), [1])
-    self.assertEqual(last_words._gone_at_last(told), [0])
-    first.communicate()
-
-  def test_another_one_is_gone_a_moment_later_than_its_connections(self):
-    last = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(.3)"])
-    told = last_words.Told(lost="Connection closed", everyone=[
-        process.current(), process.current(),
-        process.Process(process.current().machine, last.pid, 0)])
-    for number in (0, 1):
-      told = told._replace(number=number)
-      self.assertEqual(last_words._gone_at_last(told), [2])
-    last.communicate()
-
-  def test_nobody_else_is_gone(self):
-    # Of the first one itself, and of one that was killed from outside.
-    alone = [process.current(), process.current()]
-    for number in (0, 1):
-      self.assertEqual(
-          last_words._gone_at_last(last_words.Told(number, alone)), [])
 
 
 if __name__ == "__main__":
