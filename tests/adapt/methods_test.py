@@ -55,22 +55,19 @@ def _seen(name, views):
   return small_tower.seen(methods.method(name), views)
 
 
-# Of each method two programs for all tests: compiling takes all the time.
-_episodic = jax.jit(run.episodic)
+# Of each method one program for all fast tests: compiling takes all the time.
+_stream, _episodic = jax.jit(run.stream), jax.jit(run.episodic)
+
+
+def _there_and_back(name, views):
+  return _stream(_method(name), _task(), views,
+                 np.stack([np.arange(6), np.arange(6)[::-1]]))
 
 
 @functools.cache
 def _streamed(name):
   """Outputs of the images there and back."""
-  return jax.jit(run.stream)(
-      _method(name), _task(), _seen(name, _views()),
-      np.stack([np.arange(6), np.arange(6)[::-1]]))
-
-
-@functools.cache
-def _alone(name):
-  """Outputs of the images, each as the first one."""
-  return _episodic(_method(name), _task(), _seen(name, _views()))
+  return _there_and_back(name, _seen(name, _views()))
 
 
 class TableTest(parameterized.TestCase):
@@ -136,8 +133,8 @@ class ContractTest(parameterized.TestCase):
     order = np.r_[0, 1 + np.random.default_rng(0).permutation(_V - 1)]
     moved = jax.tree.map(lambda x: x[:, order], _seen(name, _views()))
     np.testing.assert_allclose(
-        _alone(name).log_probs,
-        _episodic(_method(name), _task(), moved).log_probs, atol=2e-4)
+        _streamed(name).log_probs, _there_and_back(name, moved).log_probs,
+        atol=2e-4)
 
   @parameterized.parameters(*methods.METHODS)
   @pytest.mark.slow
@@ -147,7 +144,8 @@ class ContractTest(parameterized.TestCase):
     self.assertEqual(has_state, name in _STREAMS)
     self.assertEqual(has_state, not np.allclose(forth, back, atol=1e-5))
     if not has_state:
-      np.testing.assert_allclose(_alone(name).log_probs, forth, atol=2e-4)
+      alone = _episodic(_method(name), _task(), _seen(name, _views()))
+      np.testing.assert_allclose(alone.log_probs, forth, atol=2e-4)
 
   @parameterized.parameters(
       "tpt", "soc", "c_tpt_two_step", "rlcf", "r_tpt", "dynaprompt")

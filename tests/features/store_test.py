@@ -490,6 +490,7 @@ class ProcessesTest(absltest.TestCase):
       _write(store, chunk)
     return _contents(store.folder)
 
+  @pytest.mark.slow
   def test_two_writers_and_a_reader(self):
     images, folder = _images(50), self._folder()
     manifest = _manifest(images)

@@ -18,8 +18,11 @@ class CoCoopTest(parameterized.TestCase):
     self.enterContext(jax.enable_x64(True))
     self.oracle = oracle_lib.load()
 
-  @parameterized.parameters(
-      ("cocoop", None), ("cocoop", 3), ("cocoop_b1", 1))
+  @pytest.mark.slow
+  def test_stored_in_chunks(self):
+    self.test_stored("cocoop", 3)
+
+  @parameterized.parameters(("cocoop", None), ("cocoop_b1", 1))
   def test_stored(self, name, images_per_chunk):
     base, new = (
         self.oracle.prompts("words4", group) for group in ("base", "new"))

@@ -9,6 +9,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+import pytest
 
 from jaxcal.adapt import base
 from jaxcal.adapt import run
@@ -76,12 +77,16 @@ class ZooOracleTest(parameterized.TestCase):
       self._assert_stored(adapted.logits, f"K{k}/{name}/output", 1e-8)
       self._assert_stored(adapted.context, f"K{k}/{name}/ctx", 1e-9)
 
+  # The next two come to the numbers of the family by other programs.
+
+  @pytest.mark.slow
   def test_one_method_alone(self, k=5):
     for name in ("rlcf", "rtpt_k5"):
       output = quick.jit(run.episodic)(
           _METHODS[name].method(), _task(k), tower.views(k))
       self._assert_stored(output.scores, f"K{k}/{name}/output")
 
+  @pytest.mark.slow
   def test_a_reward_model_that_is_the_model_itself(self, k=5):
     shared_ = _shared(k)
     text_features = shared_.prepared.text_features
