@@ -8,6 +8,7 @@ from scipy import stats
 
 from jaxcal.conformal import coverage
 from tests import error_bars
+from tests import quick
 
 
 class MeasureTest(absltest.TestCase):
@@ -81,8 +82,8 @@ class FloorTest(absltest.TestCase):
     # Every class is in every set with 90 %, whatever the image.
     sets = rng.uniform(size=(splits, 300, k)) < 0.9
     with jax.enable_x64(True):
-      found = np.asarray(jax.vmap(
-          lambda s, y: coverage.measure(s, y, 0.1).class_gap)(sets, labels))
+      found = np.asarray(quick.jit(jax.vmap(
+          lambda s, y: coverage.measure(s, y, 0.1).class_gap))(sets, labels))
     counts = (labels[..., None] == np.arange(k)).sum(1)
     floor = coverage.class_gap_floor(counts, 0.1)
     error_bars.assert_means(found, floor)

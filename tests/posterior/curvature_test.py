@@ -17,6 +17,8 @@ from tests import shared
 
 _LOSSES = (("infonce", None), ("sigmoid", -5.0))
 _SCALE = 9.0
+_infonce_blocks = quick.jit(
+    jax.vmap(curvature.infonce_block, (0, None, None)))
 _sum = quick.jit(curvature.ggn_sum, static_argnames="rows_per_chunk")
 
 
@@ -99,9 +101,8 @@ class BlockTest(parameterized.TestCase):
 
   def test_vmap_and_jit(self):
     _, embeddings, targets = _pairs(5, dtype=np.float32)
-    many = quick.jit(jax.vmap(curvature.infonce_block, (0, None, None)))
     _assert_near(
-        many(embeddings, targets, _SCALE)[3],
+        _infonce_blocks(embeddings, targets, _SCALE)[3],
         curvature.infonce_block(embeddings[3], targets, _SCALE), 1e-5)
 
   def test_shapes(self):
@@ -161,10 +162,10 @@ class SumTest(parameterized.TestCase):
     targets = generator.normal(size=(64, 12))
     embeddings = targets[:20] + noise * generator.normal(size=(20, 12))
     with jax.enable_x64(True):
-      blocks = jax.vmap(curvature.infonce_block, (0, None, None))
-      expected = jnp.sum(blocks(embeddings, targets, 40.0), axis=0)
+      blocks = _infonce_blocks(embeddings, targets, 40.0)
+      expected = np.sum(blocks, axis=0)
       if noise < 0.5:
-        self.assertLess(float(jnp.max(expected)), 0.1)
+        self.assertLess(np.max(expected), 0.1)
     total = _sum(embeddings.astype(np.float32), targets.astype(np.float32),
                  40.0)
     _assert_near(total, expected, 2e-5)

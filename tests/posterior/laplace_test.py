@@ -11,6 +11,7 @@ import numpy as np
 from jaxcal.posterior import curvature
 from jaxcal.posterior import laplace
 from jaxcal.storage import atomic
+from tests import quick
 from tests import shared
 
 
@@ -54,9 +55,10 @@ class KroneckerPosteriorTest(parameterized.TestCase):
 
   def test_many_prior_precisions_at_once(self):
     factors = _factors()
-    several = jax.vmap(lambda precision: laplace.kronecker_posterior(
-        factors, pseudo_count=10, prior_precision=precision))(
-            jnp.array([1.0, 50.0]))
+    several = quick.jit(jax.vmap(
+        lambda precision: laplace.kronecker_posterior(
+            factors, pseudo_count=10, prior_precision=precision)))(
+                jnp.array([1.0, 50.0]))
     one = laplace.kronecker_posterior(
         factors, pseudo_count=10, prior_precision=50.0)
     np.testing.assert_allclose(several.a_inv[1], one.a_inv, rtol=1e-5)

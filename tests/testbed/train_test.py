@@ -132,7 +132,8 @@ class TrainTest(absltest.TestCase):
       expected += np.log(np.exp(row).sum()) + np.log(np.exp(column).sum())
       expected -= 2 * logits[i, i]
     np.testing.assert_allclose(
-        train._contrastive_loss(logits, matches), expected / 10, rtol=1e-6)
+        jax.jit(train._contrastive_loss)(logits, matches), expected / 10,
+        rtol=1e-6)
 
   @pytest.mark.slow
   def test_best_scale_is_the_one_that_drew_the_labels(self):

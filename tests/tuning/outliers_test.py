@@ -205,8 +205,8 @@ class DrawTest(parameterized.TestCase):
           jitted(key, jnp.int32(step)),
           draw(key, step, num_words=20, num_drawn=6))
     # The rows of an epoch, all at once.
-    rows = jax.vmap(
-        lambda step: draw(key, step, num_words=20, num_drawn=6))(
+    rows = jax.jit(jax.vmap(
+        lambda step: draw(key, step, num_words=20, num_drawn=6)))(
             jnp.arange(5, 9))
     np.testing.assert_array_equal(rows[0], jitted(key, jnp.int32(5)))
     np.testing.assert_array_equal(rows[3], jitted(key, jnp.int32(8)))
