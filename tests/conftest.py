@@ -1,5 +1,7 @@
 """What holds for every test: virtual devices, strict shapes, parsed flags."""
 
+import collections
+import importlib.util
 import os
 import pathlib
 
@@ -47,6 +49,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Files of few tests that take long: begun last, they would leave all but one
 # process without work at the end.
 _FIRST = ("tests/docs_test.py", "tests/cli/")
+
+# How many tests were taken out for want of a package, by its name.
+_ABSENT = pytest.StashKey[collections.Counter[str]]()
 
 _MAPS = pathlib.Path("/proc/self/maps")
 
@@ -101,5 +106,35 @@ def pytest_unconfigure():
   gc.freeze()  # pytest would look another ten times
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+  """Sorts, and takes out what needs packages that are not installed."""
   items.sort(key=lambda item: not item.nodeid.startswith(_FIRST))
+  absent = collections.Counter()
+  for item in items[:]:
+    needed = [name for mark in item.iter_markers("needs") for name in mark.args]
+    missing = [name for name in needed if not importlib.util.find_spec(name)]
+    if missing:
+      items.remove(item)
+      config.hook.pytest_deselected(items=[item])
+      absent.update(missing[:1])
+  config.stash[_ABSENT] = absent
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+  """All processes of a run collect all tests, so one of them knows."""
+  node.config.stash[_ABSENT] = collections.Counter(
+      node.workeroutput.get("absent", {}))
+
+
+def pytest_sessionfinish(session):
+  if hasattr(session.config, "workeroutput"):
+    session.config.workeroutput["absent"] = dict(
+        session.config.stash.get(_ABSENT, {}))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  for name, number in config.stash.get(_ABSENT, {}).items():
+    terminalreporter.write_line(
+        f"{number} tests were left out, as {name} is not installed")

@@ -1,22 +1,13 @@
 """Arrays of the host from whatever holds numbers."""
 
-import importlib.util
-import unittest
-
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcal.typing import as_numpy
-
-
-def _torch():
-  if importlib.util.find_spec("torch") is None:
-    raise unittest.SkipTest("torch is absent; its tensors are not checked")
-  import torch
-  return torch
 
 
 class AsNumpyTest(parameterized.TestCase):
@@ -54,13 +45,15 @@ class AsNumpyTest(parameterized.TestCase):
       ("float32", np.float32), ("float64", np.float64),
       ("float16", np.float16), ("bfloat16", np.float32),
       ("float8_e4m3fn", np.float32), ("int64", np.int64), ("bool", bool))
+  @pytest.mark.needs("torch")
   def test_torch(self, name, expected):
-    torch = _torch()
+    import torch
     given = torch.tensor([[0, 1], [1, 0]]).to(getattr(torch, name))
     self._check(as_numpy(given), [[0, 1], [1, 0]], expected)
 
+  @pytest.mark.needs("torch")
   def test_torch_with_a_gradient(self):
-    torch = _torch()
+    import torch
     for dtype in (torch.float32, torch.bfloat16):
       given = torch.ones(2, dtype=dtype, requires_grad=True)
       self._check(as_numpy(2 * given), [2, 2], np.float32)
@@ -76,8 +69,9 @@ class AsNumpyTest(parameterized.TestCase):
     self._check(as_numpy([]), [], np.float64)
     self._check(as_numpy(0.25), 0.25, np.float64)
 
+  @pytest.mark.needs("torch")
   def test_lists_of_tensors(self):
-    torch = _torch()
+    import torch
     given = [torch.ones(2, requires_grad=True),
              torch.zeros(2, dtype=torch.bfloat16)]
     self._check(as_numpy(given), [[1, 1], [0, 0]], np.float32)

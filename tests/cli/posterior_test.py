@@ -681,10 +681,7 @@ class ImportTest(parameterized.TestCase):
     self.assertNotIn("Traceback", error)
 
   def _released(self, p, d):
-    try:
-      import torch
-    except ImportError:
-      self.skipTest("needs torch")
+    import torch
     folder, rng = self._folder("released"), np.random.default_rng(0)
     folder.mkdir()
     for name, size in (("A_img", p), ("B_img", d), ("A_txt", p), ("B_txt", d)):
@@ -696,6 +693,7 @@ class ImportTest(parameterized.TestCase):
     return folder
 
   @pytest.mark.slow
+  @pytest.mark.needs("torch")
   def test_imported_and_used(self):
     source, folder = self._released(128, 128), self._folder("imported")
     arguments = ("posterior", "import", source, _FILE, _posterior(folder))
@@ -717,6 +715,7 @@ class ImportTest(parameterized.TestCase):
     self.assertLen(_rows(output), 1 + len(bayesian.FORMS))
 
   @pytest.mark.slow
+  @pytest.mark.needs("torch")
   def test_of_another_model(self):
     source, folder = self._released(12, 8), self._folder("imported")
     self._fails("does not belong to .*128 inputs.* over 12 inputs and 8",
@@ -729,6 +728,7 @@ class ImportTest(parameterized.TestCase):
         "--weight_norm2=3,4")
     self.assertEqual(status, 0, error)
 
+  @pytest.mark.needs("torch")
   def test_without_torch(self):
     source = self._released(12, 8)
     with mock.patch.dict(sys.modules, {"torch": None}):

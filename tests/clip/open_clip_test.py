@@ -194,11 +194,9 @@ class ConvertTest(parameterized.TestCase):
         "transformer.resblocks.0.ls_1.gamma": np.zeros(3)})
     self.assertEqual(tree.keys(), {"visual", "transformer"})
 
+  @pytest.mark.needs("torch")
   def test_the_fused_projection_is_that_of_pytorch(self):
-    try:
-      import torch
-    except ImportError:
-      self.skipTest("no torch")
+    import torch
     torch.manual_seed(0)
     attention = torch.nn.MultiheadAttention(12, 3, batch_first=True)
     torch.nn.init.normal_(attention.in_proj_bias)
@@ -219,12 +217,10 @@ class ConvertTest(parameterized.TestCase):
   # The second one has the heads and the MLP of ViT-bigG, one layer of it.
   @parameterized.parameters(
       {}, {"width": 208, "head_width": 104, "mlp_ratio": 4.9231})
+  @pytest.mark.needs("open_clip")
   def test_agrees_with_the_original(self, **vision):
-    try:
-      import open_clip as original
-      import torch
-    except ImportError:
-      self.skipTest("no open_clip")
+    import open_clip as original
+    import torch
     for quick_gelu in (True, False):
       model_cfg = SETTINGS["model_cfg"] | {"quick_gelu": quick_gelu}
       model_cfg["vision_cfg"] = model_cfg["vision_cfg"] | vision

@@ -1,7 +1,6 @@
 """OpenAI's residual networks against OpenCLIP's, stored and live, and numpy."""
 
 import functools
-import importlib.util
 import json
 import logging
 import pathlib
@@ -112,9 +111,8 @@ class ParityTest(parameterized.TestCase):
   @parameterized.parameters(
       {"layers": [1, 2, 1, 3], "width": 6, "head_width": 16, "image_size": 96},
       {"layers": [1, 1, 1, 1], "width": 2, "head_width": 64, "image_size": 32})
+  @pytest.mark.needs("open_clip")
   def test_live(self, **vision):
-    if not importlib.util.find_spec("open_clip"):
-      self.skipTest("no open_clip")
     settings = make_resnet_oracle.MODELS["small"] | {
         "vision_cfg": vision, "embed_dim": 7, "quick_gelu": True}
     pixels, ids = make_resnet_oracle.inputs(settings)

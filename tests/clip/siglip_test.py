@@ -94,9 +94,8 @@ class ParityTest(parameterized.TestCase):
       (21, {}), (22, {"image_size": 12, "num_attention_heads": 1}),
       (23, {"hidden_size": 144, "num_attention_heads": 2, "patch_size": 14,
             "num_hidden_layers": 1, "image_size": 34}))
+  @pytest.mark.needs("torch")
   def test_pytorch_towers_live(self, seed, changes):
-    if not importlib.util.find_spec("torch"):
-      self.skipTest("no torch")
     config = json.loads(json.dumps(make_oracle.SIGLIP))
     config["vision_config"] |= changes
     config["text_config"]["projection_size"] = config["vision_config"][
@@ -339,9 +338,8 @@ class PromptTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "9 positions, but .* needs 10"):
       self._bank(["the red tall cat dog"])
 
+  @pytest.mark.needs("torch")
   def test_text_features_are_pytorchs(self):
-    if not importlib.util.find_spec("torch"):
-      self.skipTest("no torch")
     import torch
     import transformers
     theirs = transformers.SiglipModel.from_pretrained(self.folder).eval()

@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import importlib.util
 import json
 import pathlib
 
@@ -79,9 +78,8 @@ class ParityTest(parameterized.TestCase):
       ("legacy", 11, {}), ("first", 12, {}),
       ("legacy", 13, {"hidden_act": "gelu"}),
       ("first", 14, {"num_attention_heads": 6, "layer_norm_eps": 1e-6}))
+  @pytest.mark.needs("torch")
   def test_pytorch_towers_live(self, case, seed, changes):
-    if not importlib.util.find_spec("torch"):
-      self.skipTest("no torch")
     config = json.loads(json.dumps(make_oracle.CONFIGS[case]))
     config["vision_config"] |= changes
     theirs, pixels, ids = make_oracle.model_and_inputs(config, seed)

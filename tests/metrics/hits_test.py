@@ -1,8 +1,6 @@
 """What metrics take for hits, scores and labels, and what they refuse."""
 
 import functools
-import importlib.util
-import unittest
 import warnings
 
 from absl.testing import absltest
@@ -10,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from sklearn import metrics as sklearn_metrics
 
 from jaxcal.metrics import binning
@@ -21,6 +20,7 @@ from jaxcal.metrics import scoring
 from jaxcal.metrics import selective
 from jaxcal.metrics import smooth
 from jaxcal.metrics import statistics
+from tests import tensors
 
 _OF_CORRECT = {
     "bins": lambda *x, **k: binning.bin_statistics(*x, **k).correct_sum,
@@ -56,23 +56,6 @@ _OF_POSITIVE = {
 _ALL = tuple((_OF_CORRECT | _OF_POSITIVE).items())
 _CONFIDENCE = [0.9, 0.8, 0.7, 0.35]
 _HITS = [True, False, True, False]
-
-
-def _tensor(values):
-  if importlib.util.find_spec("torch") is None:
-    raise unittest.SkipTest("torch is absent; its tensors are not checked")
-  import torch
-  return torch.tensor(np.asarray(values).tolist())
-
-
-def _learning(values):
-  return _tensor(values).double().requires_grad_()
-
-
-_HOLDERS = {
-    "numpy": np.asarray, "jax": jnp.asarray, "torch": _tensor,
-    "torch_with_gradient": _learning,
-    "list": lambda values: np.asarray(values).tolist()}
 
 
 class EndsOfTheRangeTest(parameterized.TestCase):
@@ -159,8 +142,12 @@ class HitsTest(parameterized.TestCase):
       calibration.confidence_gap(_CONFIDENCE, ["yes", "no", "no", "yes"])
 
 
-class HoldersTest(parameterized.TestCase):
+class _Held:
   """Numbers serve alike, whatever holds them, and without a warning."""
+
+  def hold(self, values):
+    """Holds them."""
+    raise NotImplementedError
 
   def setUp(self):
     super().setUp()
@@ -169,19 +156,18 @@ class HoldersTest(parameterized.TestCase):
     self.addCleanup(context.__exit__, None, None, None)
     warnings.simplefilter("error")
 
-  @parameterized.product(
-      holder=tuple(_HOLDERS), name=tuple(_OF_CORRECT | _OF_POSITIVE))
-  def test_confidences_hits_and_weights(self, holder, name):
-    metric, hold = (_OF_CORRECT | _OF_POSITIVE)[name], _HOLDERS[holder]
-    found = metric(hold(_CONFIDENCE), hold(_HITS), weights=hold([1, 2, 1, 3]))
-    self.assertIsInstance(found, jax.Array)
-    np.testing.assert_array_equal(found, metric(
-        jnp.array(_CONFIDENCE), jnp.array(_HITS),
-        weights=jnp.array([1, 2, 1, 3])))
+  def test_confidences_hits_and_weights(self):
+    for name, metric in _ALL:
+      with self.subTest(name):
+        found = metric(self.hold(_CONFIDENCE), self.hold(_HITS),
+                       weights=self.hold([1.0, 2.0, 1.0, 3.0]))
+        self.assertIsInstance(found, jax.Array)
+        np.testing.assert_array_equal(found, metric(
+            jnp.array(_CONFIDENCE), jnp.array(_HITS),
+            weights=jnp.array([1, 2, 1, 3])))
 
-  @parameterized.parameters(*_HOLDERS)
-  def test_losses_and_means(self, holder):
-    hold = _HOLDERS[holder]
+  def test_losses_and_means(self):
+    hold = self.hold
     losses, scores = [0.0, 1.0, 1.0, 0.5], [4.0, 3.0, 2.0, 1.0]
     # Means of the first one, two, three and four losses.
     self.assertAlmostEqual(
@@ -194,9 +180,8 @@ class HoldersTest(parameterized.TestCase):
         float(statistics.weighted_mean(hold(losses), hold([1, 0, 1, 2]))),
         2 / 4, places=6)
 
-  @parameterized.parameters("numpy", "jax", "torch", "list")
-  def test_scores_and_labels(self, holder):
-    hold = _HOLDERS[holder]
+  def test_scores_and_labels(self):
+    hold = self.hold
     rng = np.random.default_rng(0)
     probs = rng.dirichlet(np.ones(4), 50)
     labels = rng.integers(4, size=50)
@@ -220,6 +205,41 @@ class HoldersTest(parameterized.TestCase):
     floor = calibration.calibration_floor(
         hold(probs.max(1)), key=jax.random.key(0), num_samples=5)
     self.assertBetween(float(floor), 0.01, 0.5)
+
+
+class NumpyTest(_Held, absltest.TestCase):
+
+  hold = staticmethod(np.asarray)
+
+
+class JaxTest(_Held, absltest.TestCase):
+
+  hold = staticmethod(jnp.asarray)
+
+
+class ListTest(_Held, absltest.TestCase):
+
+  def hold(self, values):
+    return np.asarray(values).tolist()
+
+
+@pytest.mark.needs("torch")
+class TensorTest(_Held, absltest.TestCase):
+
+  hold = staticmethod(tensors.tensor)
+
+
+@pytest.mark.needs("torch")
+class LearningTensorTest(_Held, absltest.TestCase):
+  """Hits are numbers then."""
+
+  def hold(self, values):
+    values = np.asarray(values)
+    return tensors.learning(np.float64(values) if values.dtype == bool else
+                            values)
+
+
+class LabelsTest(absltest.TestCase):
 
   def test_labels_that_32_bits_would_fold_into_the_range(self):
     for function in (scoring.correct, scoring.brier_score):

@@ -1,14 +1,13 @@
-import importlib.util
 import json
 import os
 import pathlib
 import sys
-import unittest
 from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from jaxcal.posterior import released
 
@@ -26,7 +25,7 @@ class ExecutesOnUnpickling:
     return os.mkdir, (self._path,)
 
 
-@unittest.skipUnless(importlib.util.find_spec("torch"), "torch is absent")
+@pytest.mark.needs("torch")
 class ReadFolderTest(parameterized.TestCase):
 
   def setUp(self):

@@ -3,6 +3,7 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from jaxcal.recalibration import base
 from jaxcal.recalibration import binned
@@ -28,11 +29,9 @@ class OracleTest(absltest.TestCase):
     self.assertLen(fit.notes, 1)
     self.assertStartsWith(fit.notes[0], "7 of 110 bins have no image; ")
 
+  @pytest.mark.needs("netcal")
   def test_netcal(self):
-    try:
-      from netcal import binning as netcal
-    except ImportError:
-      self.skipTest("netcal is absent; the stored numbers are of it")
+    from netcal import binning as netcal
     on, target = made.evidence(0), made.evidence(1)
     fit = binned.fit(on, 10)
     theirs = netcal.HistogramBinning(bins=10)

@@ -3,6 +3,7 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 from sklearn import isotonic as sklearn_isotonic
 
 from jaxcal.recalibration import base
@@ -47,11 +48,9 @@ class OracleTest(absltest.TestCase):
 
 class NetcalTest(absltest.TestCase):
 
+  @pytest.mark.needs("netcal")
   def test_per_class(self):
-    try:
-      from netcal import binning as netcal
-    except ImportError:
-      self.skipTest("netcal is absent; the stored numbers are of it")
+    from netcal import binning as netcal
     on, target = made.evidence(0), made.evidence(1)
     fit = isotonic.fit_per_class(on)
     theirs = netcal.IsotonicRegression()

@@ -3,13 +3,13 @@
 import collections
 import pathlib
 import typing
-import unittest
 import warnings
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import optimize
 from scipy import special
 
@@ -19,6 +19,7 @@ from jaxcal.recalibration import base
 from jaxcal.recalibration import predicted
 from jaxcal.recalibration import temperature
 from tests import error_bars
+from tests import tensors
 
 _NAMES = ("cat", "dog", "owl")
 
@@ -34,14 +35,6 @@ def _predictions(seed, n=200, prefix="test", factor=3.):
       info={"entropy": rng.random(n, np.float32)},
       settings={"data": prefix, "method": "tpt"},
       evidence={"zero_shot_logits": logits[::-1].copy()})
-
-
-def _torch(x):
-  try:
-    import torch
-  except ImportError:
-    raise unittest.SkipTest("torch is absent; its tensors are not checked")
-  return torch.tensor(x, requires_grad=x.dtype.kind == "f")
 
 
 class _Of(typing.NamedTuple):
@@ -95,8 +88,15 @@ class RecalibrateTest(parameterized.TestCase):
         base.Evidence(target.logits), base.Evidence(on.logits, on.labels))
     np.testing.assert_array_equal(again, found.logits)
 
-  @parameterized.parameters(np.asarray, jnp.asarray, np.ndarray.tolist, _torch)
+  @pytest.mark.needs("torch")
+  def test_tensors(self):
+    self._check_kind(tensors.learning)
+
+  @parameterized.parameters(np.asarray, jnp.asarray, np.ndarray.tolist)
   def test_arrays_of_any_kind(self, kind):
+    self._check_kind(kind)
+
+  def _check_kind(self, kind):
     target, on = _predictions(0), _predictions(1, 3000, "held_out")
     found = predicted.recalibrate(
         kind(target.logits), (kind(on.logits), kind(on.labels)))

@@ -1,9 +1,7 @@
 """Arrays of any kind to rows: against loops and scikit-learn, and refusals."""
 
-import importlib.util
 import logging
 import math
-import unittest
 import warnings
 
 from absl.testing import absltest
@@ -19,27 +17,16 @@ from jaxcal.report import resampled
 from jaxcal.report import scores
 from jaxcal.report import summary
 from jaxcal.report import tables
+from tests import tensors
 
 _QUICK = summary.Conventions(num_resamples=20)
 
 
-def _tensor(values):
-  if importlib.util.find_spec("torch") is None:
-    raise unittest.SkipTest("torch is absent; its tensors are not checked")
-  import torch
-  return torch.tensor(np.asarray(values).tolist())
-
-
-def _learning(values):
-  values = _tensor(values)
-  return values.requires_grad_() if values.is_floating_point() else values
-
-
 # What holds the numbers, and to how many digits.
 _HOLDERS = {
-    "numpy": (np.asarray, 10), "jax": (jnp.asarray, 5), "torch": (_tensor, 5),
-    "torch_with_gradient": (_learning, 5),
+    "numpy": (np.asarray, 10), "jax": (jnp.asarray, 5),
     "list": (lambda values: np.asarray(values).tolist(), 10)}
+_TENSORS = {"plain": (tensors.tensor, 5), "learning": (tensors.learning, 5)}
 
 
 def _data(seed=0, n=60, k=5):
@@ -109,8 +96,16 @@ class EvaluateTest(parameterized.TestCase):
   @parameterized.product(
       holder=tuple(_HOLDERS), kind=("logits", "probabilities"))
   def test_against_loops_and_scikit_learn(self, holder, kind):
+    self._check_whole(*_HOLDERS[holder], kind)
+
+  @parameterized.product(
+      holder=tuple(_TENSORS), kind=("logits", "probabilities"))
+  @pytest.mark.needs("torch")
+  def test_tensors_against_loops_and_scikit_learn(self, holder, kind):
+    self._check_whole(*_TENSORS[holder], kind)
+
+  def _check_whole(self, hold, places, kind):
     logits, labels = _data()
-    hold, places = _HOLDERS[holder]
     given = logits if kind == "logits" else _softmax(logits)
     found = summary.evaluate(hold(given), hold(labels), conventions=_QUICK)
     self.assertEqual(found.kinds, (kind,))
@@ -128,8 +123,15 @@ class EvaluateTest(parameterized.TestCase):
 
   @parameterized.parameters(*_HOLDERS)
   def test_confidences_and_hits(self, holder):
+    self._check_hits(*_HOLDERS[holder])
+
+  @parameterized.parameters(*_TENSORS)
+  @pytest.mark.needs("torch")
+  def test_tensors_of_confidences_and_hits(self, holder):
+    self._check_hits(*_TENSORS[holder])
+
+  def _check_hits(self, hold, places):
     logits, labels = _data()
-    hold, places = _HOLDERS[holder]
     probs = _softmax(logits)
     confidences, hits = probs.max(-1), probs.argmax(-1) == labels
     row, = summary.evaluate(

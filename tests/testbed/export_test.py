@@ -77,9 +77,10 @@ class ExportTest(absltest.TestCase):
     self.assertEqual(record["steps"], 3)
     self.assertEqual(record["context_rms"], export.CONTEXT_RMS)
 
+  @pytest.mark.needs("torch")
   def test_pytorch_computes_the_same(self):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    import torch
+    import transformers
     params = _params()
     ids, ends = _sentences()
     pixels = np.random.default_rng(1).standard_normal((2, 16, 16, 3))

@@ -18,12 +18,15 @@ class CoCoopTest(parameterized.TestCase):
     self.enterContext(jax.enable_x64(True))
     self.oracle = oracle_lib.load()
 
-  @pytest.mark.slow
-  def test_stored_in_chunks(self):
-    self.test_stored("cocoop", 3)
-
   @parameterized.parameters(("cocoop", None), ("cocoop_b1", 1))
   def test_stored(self, name, images_per_chunk):
+    self._check_stored(name, images_per_chunk)
+
+  @pytest.mark.slow
+  def test_chunks_of_uneven_size(self):
+    self._check_stored("cocoop", 3)
+
+  def _check_stored(self, name, images_per_chunk):
     base, new = (
         self.oracle.prompts("words4", group) for group in ("base", "new"))
     method = cocoop.method(logit_scale=self.oracle.logit_scale,

@@ -3,6 +3,7 @@
 from absl.testing import absltest
 import jax
 import numpy as np
+import pytest
 
 from jaxcal.tuning import initial
 from tests import error_bars
@@ -15,11 +16,9 @@ class InitialTest(absltest.TestCase):
     self.assertEqual(x.shape, (40, 100))
     error_bars.assert_normal(x, 0.02)
 
+  @pytest.mark.needs("torch")
   def test_linear_is_pytorchs(self):
-    try:
-      import torch
-    except ImportError:
-      self.skipTest("no torch")
+    import torch
     torch.manual_seed(0)
     ours = initial.linear(jax.random.key(0), 25, 2000)
     theirs = torch.nn.Linear(25, 2000)

@@ -72,11 +72,9 @@ class ScheduleTest(parameterized.TestCase):
 class OptimiserTest(parameterized.TestCase):
 
   @parameterized.parameters("sgd", "adam", "adamw")
+  @pytest.mark.needs("torch")
   def test_is_pytorchs(self, name):
-    try:
-      import torch
-    except ImportError:
-      self.skipTest("no torch")
+    import torch
     self.enterContext(jax.enable_x64(True))
     rng = np.random.default_rng(0)
     start, gradients = rng.standard_normal(5), rng.standard_normal((4, 5))
