@@ -27,12 +27,18 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # more threads for small matrices would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import atexit  # noqa: E402
 import gc  # noqa: E402
 
 from absl import flags  # noqa: E402
 import chex  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+  # The last thing that a process of a run does: JAX would free program by
+  # program, for seconds. Whatever is registered from here on comes before.
+  atexit.register(os._exit, 0)
 
 from tests import annotations  # noqa: E402
 
