@@ -143,4 +143,4 @@ def pytest_sessionfinish(session):
 def pytest_terminal_summary(terminalreporter, config):
   for name, number in config.stash.get(_ABSENT, {}).items():
     terminalreporter.write_line(
-        f"{number} tests were left out, as {name} is not installed")
+        f"tests left out, as {name} is not installed: {number}")
