@@ -149,6 +149,7 @@ class TtlTest(parameterized.TestCase):
             few, self.seen._replace(states=later),
             blocks=self.blocks.blocks[1:]), atol=2e-4)
 
+  @pytest.mark.slow
   def test_the_seed_decides(self):
     one, again, other = (
         self._logits(low_rank.Ttl(seed=seed)) for seed in (3, 3, 4))

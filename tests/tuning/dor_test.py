@@ -74,6 +74,7 @@ class DorTest(parameterized.TestCase):
     np.testing.assert_allclose(
         gradient["context"], host_gradient["context"], atol=1e-12)
 
+  @pytest.mark.slow
   def test_on_base_classes_it_is_kgcoops_regulariser(self):
     base, _ = self._prompts()
     params = oracle_lib.params(self.oracle.stored, "kgcoop_random", "init")
