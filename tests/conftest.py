@@ -57,7 +57,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 _FIRST = ("tests/docs_test.py", "tests/cli/")
 
 # How many tests were taken out for want of a package, by its name.
-_ABSENT = pytest.StashKey[collections.Counter[str]]()
+_ABSENT = pytest.StashKey[dict[str, int]]()
 
 _MAPS = pathlib.Path("/proc/self/maps")
 
@@ -118,26 +118,26 @@ def pytest_collection_modifyitems(config, items):
   items.sort(key=lambda item: not item.nodeid.startswith(_FIRST))
   absent = collections.Counter()
   for item in items[:]:
-    needed = [name for mark in item.iter_markers("needs") for name in mark.args]
-    missing = [name for name in needed if not importlib.util.find_spec(name)]
-    if missing:
+    mark = item.get_closest_marker("needs")
+    if mark and not importlib.util.find_spec(*mark.args):
       items.remove(item)
       config.hook.pytest_deselected(items=[item])
-      absent.update(missing[:1])
-  config.stash[_ABSENT] = absent
+      absent.update(mark.args)
+  config.stash[_ABSENT] = dict(absent)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-  """All processes of a run collect all tests, so one of them knows."""
-  node.config.stash[_ABSENT] = collections.Counter(
-      node.workeroutput.get("absent", {}))
+  """All processes of a run collect all tests, so any that ends well knows."""
+  found = getattr(node, "workeroutput", {}).get("absent")
+  if found is not None:
+    node.config.stash[_ABSENT] = found
 
 
 def pytest_sessionfinish(session):
   if hasattr(session.config, "workeroutput"):
-    session.config.workeroutput["absent"] = dict(
-        session.config.stash.get(_ABSENT, {}))
+    session.config.workeroutput["absent"] = session.config.stash.get(
+        _ABSENT, {})
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -143,11 +143,13 @@ class HitsTest(parameterized.TestCase):
 
 
 class _Held:
-  """Numbers serve alike, whatever holds them, and without a warning."""
+  """Numbers serve alike, whatever holds them, and without a warning.
 
-  def hold(self, values):
-    """Holds them."""
-    raise NotImplementedError
+  Which that is, `hold` says; labels may be held by something else.
+  """
+
+  def hold_labels(self, labels):
+    return self.hold(labels)
 
   def setUp(self):
     super().setUp()
@@ -160,7 +162,7 @@ class _Held:
     for name, metric in _ALL:
       with self.subTest(name):
         found = metric(self.hold(_CONFIDENCE), self.hold(_HITS),
-                       weights=self.hold([1.0, 2.0, 1.0, 3.0]))
+                       weights=self.hold([1, 2, 1, 3]))
         self.assertIsInstance(found, jax.Array)
         np.testing.assert_array_equal(found, metric(
             jnp.array(_CONFIDENCE), jnp.array(_HITS),
@@ -185,7 +187,7 @@ class _Held:
     rng = np.random.default_rng(0)
     probs = rng.dirichlet(np.ones(4), 50)
     labels = rng.integers(4, size=50)
-    given = hold(probs), hold(labels)
+    given = hold(probs), self.hold_labels(labels)
     self.assertAlmostEqual(
         float(scoring.accuracy(*given)),
         sklearn_metrics.accuracy_score(labels, probs.argmax(1)), places=6)
@@ -231,12 +233,12 @@ class TensorTest(_Held, absltest.TestCase):
 
 @pytest.mark.needs("torch")
 class LearningTensorTest(_Held, absltest.TestCase):
-  """Hits are numbers then."""
+  """Hits and weights are numbers of double precision then."""
+
+  hold_labels = staticmethod(tensors.tensor)
 
   def hold(self, values):
-    values = np.asarray(values)
-    return tensors.learning(np.float64(values) if values.dtype == bool else
-                            values)
+    return tensors.tensor(values).double().requires_grad_()
 
 
 class LabelsTest(absltest.TestCase):
